@@ -1,0 +1,29 @@
+"""What many tests share: the reference tensors, and one thread (small tensors are slower on two)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+GOLDEN = Path(__file__).parent / "golden"
+
+torch.set_num_threads(1)
+
+
+class Golden:
+    """Tensors of one golden file by name; images come back as float."""
+
+    def __init__(self, path: str) -> None:
+        self.tensors = load_file(GOLDEN / path)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        value = self.tensors[name]
+        return value.float() / 32 if value.dtype == torch.int8 else value
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Golden

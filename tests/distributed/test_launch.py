@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from vistruct.distributed.launch import is_launched, launch
+
+
+def run(code: str, devices: int) -> int:
+    return launch(["-c", code], devices)
+
+
+def test_each_process_knows_its_place(tmp_path):
+    code = f"""
+import os
+keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+open({str(tmp_path)!r} + "/" + os.environ["RANK"], "w").write(" ".join(os.environ[k] for k in keys))
+"""
+    assert run(code, 3) == 0
+    said = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
+    assert [words[:3] for words in said] == [[str(rank), str(rank), "3"] for rank in range(3)]
+    assert len({tuple(words[3:]) for words in said}) == 1
+
+
+def test_when_one_fails_the_others_are_ended_and_its_words_are_shown(capfd):
+    code = """
+import os, sys, time
+if os.environ["RANK"] == "1":
+    sys.exit("rank one could not go on")
+time.sleep(60)
+"""
+    start = time.monotonic()
+    assert run(code, 2) == 1
+    assert time.monotonic() - start < 20
+    assert "rank one could not go on" in capfd.readouterr().err
+
+
+def test_a_mistake_that_all_make_is_told_once(capfd):
+    assert run("import sys; print('the same mistake', file=sys.stderr); sys.exit(2)", 3) == 2
+    assert capfd.readouterr().err.count("the same mistake") == 1
+
+
+def test_only_the_first_speaks(capfd):
+    assert run("import os; print('rank', os.environ['RANK'])", 2) == 0
+    assert capfd.readouterr().out == "rank 0\n"
+
+
+def test_a_process_that_is_killed_gives_the_shells_code():
+    assert run("import os; os.kill(os.getpid(), 9)", 1) == 137
+
+
+def test_sigterm_reaches_the_processes(tmp_path):
+    child = f"""
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))
+open({str(tmp_path / "ready")!r}, "w").close()
+time.sleep(60)
+"""
+    code = (
+        f"import sys; from vistruct.distributed.launch import launch; sys.exit(launch(['-c', {child!r}], 1))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait(timeout=30) == 43
+
+
+def test_a_plain_process_is_not_launched(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert not is_launched()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert is_launched()

@@ -1,0 +1,228 @@
+"""The smallest thing the engine can train: dropout, noise, unequal counts, a backbone and a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vistruct.config import KINDS, AnyPart, Eval, Part, Run
+from vistruct.contracts import DataInfo, Record, Sample, StepOutput
+from vistruct.errors import UserError
+
+TOYS = {
+    name: f"toy_engine:{cls}"
+    for name, cls in (
+        ("toy_data", "ToyDataConfig"),
+        ("toy_task", "ToyTaskConfig"),
+        ("toy_backbone", "ToyBackboneConfig"),
+        ("toy_metric", "ToyMetricConfig"),
+    )
+}
+
+
+def register() -> None:
+    KINDS.update(TOYS)
+
+
+@dataclass(frozen=True)
+class ToyDataset:
+    size: int = 24
+    broken: int = -1  # index of a sample that cannot be read
+    poison: int = -1  # index of a sample that is NaN
+    fingerprint: str = "0" * 64
+
+    @property
+    def info(self) -> DataInfo:
+        return DataInfo(
+            class_names=("toy",),
+            num_records=self.size,
+            fingerprint=self.fingerprint,
+            counts={"toy": self.size},
+        )
+
+    @property
+    def records(self) -> list[Record]:
+        return [Record(id=f"s{i}", images=()) for i in range(self.size)]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def sample(self, index: int, seed: int) -> Sample:
+        """uint8[3, 4, 4], of which the brightness depends on the index and the noise on the seed."""
+        if index == self.broken:
+            raise UserError("cannot be read", where=f"s{index}", fix="look at it")
+        noise = torch.randint(0, 32, (3, 4, 4), generator=torch.Generator().manual_seed(seed))
+        image = (noise + 9 * (index % 24)).to(torch.uint8)
+        labels = torch.arange(index % 4)  # 0 to 3 of them: unequal counts
+        boxes = torch.tensor([float("nan") if index == self.poison else 1.0] * 4).repeat(len(labels), 1)
+        return Sample(
+            id=f"s{index}", image_id=f"s{index}", seed=seed, images=[image], boxes_xyxy=boxes, labels=labels
+        )
+
+
+class ToyDataConfig(Part):
+    kind: Literal["toy_data"] = "toy_data"
+    size: int = 24
+    broken: int = -1
+    poison: int = -1
+    fingerprint: str = "0" * 64
+
+    def build(self) -> ToyDataset:
+        return ToyDataset(self.size, self.broken, self.poison, self.fingerprint)
+
+
+@dataclass
+class ToyBatch:
+    ids: list[str]
+    images: Tensor  # float[B, 48]
+    counts: Tensor  # float[B]
+    poison: Tensor  # float[B], 0 or NaN
+
+    def to(self, device: torch.device) -> ToyBatch:
+        return self
+
+
+def collate(samples: list[Sample]) -> ToyBatch:
+    return ToyBatch(
+        ids=[s.id for s in samples],
+        images=torch.stack([s.images[0].float().flatten() / 255 for s in samples]),
+        counts=torch.tensor([float(len(s.labels)) for s in samples]),
+        poison=torch.stack([s.boxes_xyxy.sum() * 0 for s in samples]),
+    )
+
+
+class ToyBackboneConfig(Part):
+    kind: Literal["toy_backbone"] = "toy_backbone"
+    width: int = 8
+    dropout: float = 0.2
+
+    def build(self) -> ToyBackbone:
+        return ToyBackbone(self.width, self.dropout)
+
+
+class ToyBackbone(nn.Module):
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.embed = nn.Linear(48, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = x + self.drop(block(x).relu())
+        return x
+
+    def layer_of(self, name: str) -> tuple[int, int]:
+        return (int(name.split(".")[1]) + 1 if name.startswith("blocks") else 0), 2
+
+
+class ToyTaskConfig(Part):
+    kind: Literal["toy_task"] = "toy_task"
+    backbone: AnyPart = ToyBackboneConfig()
+    dropout: float = 0.1
+
+    def build(self, info: DataInfo, assets: Path) -> ToyTask:
+        return ToyTask(self)
+
+
+class ToyTask(nn.Module):
+    seen: Tensor
+
+    """Regress the brightness; `count` is the number of labels, which differs between samples and may be 0."""
+
+    def __init__(self, config: ToyTaskConfig) -> None:
+        super().__init__()
+        part: Any = config.backbone
+        self.backbone = part.build()
+        self.drop = nn.Dropout(config.dropout)
+        self.head = nn.Linear(part.width, 1)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, batch: ToyBatch) -> StepOutput:
+        if self.training:
+            self.seen += len(batch.ids)
+        error = self._answer(batch) - batch.images.mean(1) + batch.poison
+        total = (error.square() * batch.counts).sum()
+        return StepOutput(
+            total=total,
+            count=float(batch.counts.sum()),
+            metrics={"error": float(error.detach().abs().mean())},
+        )
+
+    def _answer(self, batch: ToyBatch) -> Tensor:
+        return self.head(self.drop(self.backbone(batch.images)))[:, 0] * self.scale
+
+    def predict(self, batch: ToyBatch) -> list[tuple[str, float]]:
+        return list(zip(batch.ids, self._answer(batch).tolist(), strict=True))
+
+    @property
+    def collator(self) -> Any:
+        return collate
+
+
+class ToyMetricConfig(Part):
+    kind: Literal["toy_metric"] = "toy_metric"
+    losses: bool = False
+
+    def build(self, dataset: ToyDataset) -> ToyMetric:
+        return ToyMetric(self.losses)
+
+
+class ToyMetric:
+    def __init__(self, losses: bool) -> None:
+        self.needs_loss = losses
+        self.got: list[Any] = []
+
+    def update(self, predictions: list[Any]) -> None:
+        self.got += predictions
+
+    def compute(self) -> dict[str, float]:
+        if self.needs_loss:
+            return {"loss": sum(float(o.total) for o in self.got) / sum(o.count for o in self.got)}
+        ordered = [f"s{i}" for i in range(len(self.got))] == [name for name, _ in self.got]
+        return {"number": float(len(self.got)), "ordered": float(ordered), "sum": sum(v for _, v in self.got)}
+
+
+def toy_run(**changes: Any) -> Run:
+    """A run of 12 steps of 8 samples."""
+    register()
+    settings: dict[str, Any] = {
+        "task": ToyTaskConfig(),
+        "data": ToyDataConfig(),
+        "steps": 12,
+        "batch": 8,
+        "save_every": 4,
+        "log_every": 1,
+        "optim": {"lr": 1e-2},
+        "amp": "off",
+    }
+    return Run(**(settings | changes))
+
+
+def toy_eval(losses: bool = False) -> Eval:
+    return Eval(data=ToyDataConfig(size=7), metric=ToyMetricConfig(losses=losses))
+
+
+if __name__ == "__main__":  # a process of its own, to be killed or to be one of several
+    import sys
+
+    from vistruct.distributed.ranks import leave
+    from vistruct.engine.train import train
+
+    torch.set_num_threads(1)
+    sys.modules["toy_engine"] = sys.modules["__main__"]
+    register()
+    from vistruct.config import read_run
+
+    try:
+        train(read_run(Path(sys.argv[1])), Path(sys.argv[2]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    leave()

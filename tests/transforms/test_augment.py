@@ -1,0 +1,132 @@
+"""Random variation: a function of the sample's seed, within its bounds, and off when it is off."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from vistruct.contracts import Sample
+from vistruct.errors import UserError
+from vistruct.transforms.augment import Augment
+from vistruct.transforms.photometric import jitter
+
+EVERYTHING = Augment(hflip=True, vflip=True, turns90=True, photometric=0.3, scale=(0.7, 1.5))
+
+
+def sample(seed: int = 0, size_hw: tuple[int, int] = (24, 24)) -> Sample:
+    image = torch.zeros(3, *size_hw, dtype=torch.uint8)
+    image[:, 4:12, 2:8] = 200
+    return Sample(
+        id="a",
+        image_id="a",
+        seed=seed,
+        images=[image],
+        boxes_xyxy=torch.tensor([[2.0, 4, 8, 12]]),
+        labels=torch.tensor([0]),
+        is_crowd=torch.tensor([False]),
+    )
+
+
+def test_the_same_seed_gives_the_same_sample_whatever_happened_before() -> None:
+    first = EVERYTHING(sample(7))
+    torch.rand(5)
+    torch.manual_seed(99)
+    second = EVERYTHING(sample(7))
+    assert torch.equal(first.images[0], second.images[0])
+    assert torch.equal(first.boxes_xyxy, second.boxes_xyxy)
+
+
+def test_another_seed_gives_another_sample() -> None:
+    assert len({EVERYTHING(sample(seed)).images[0].float().mean().item() for seed in range(20)}) > 15
+
+
+def test_a_box_stays_on_its_paint_through_everything() -> None:
+    for seed in range(60):
+        after = EVERYTHING(sample(seed))
+        rows, columns = (after.images[0].float().mean(0) > 70).nonzero(as_tuple=True)
+        if len(after.boxes_xyxy) == 0:  # too little of it is left
+            continue
+        expected = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+        assert (after.boxes_xyxy[0] - torch.tensor(expected)).abs().max() <= 1.5
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    before = sample(3)
+    after = Augment()(before)
+    assert torch.equal(after.images[0], before.images[0])
+    assert torch.equal(after.boxes_xyxy, before.boxes_xyxy)
+    assert after.origin_xy == (0, 0)
+
+
+def test_all_eight_ways_up_come_equally_often() -> None:
+    image = torch.arange(4, dtype=torch.uint8).reshape(1, 2, 2).expand(3, 2, 2)
+    ways = Counter()
+    for seed in range(800):
+        before = dataclasses.replace(sample(seed), images=[image])
+        ways[tuple(Augment(hflip=True, turns90=True)(before).images[0][0].flatten().tolist())] += 1
+    assert len(ways) == 8
+    assert min(ways.values()) > 60
+
+
+def test_switching_one_variation_on_leaves_the_others_as_they_were() -> None:
+    for seed in range(20):
+        flipped = Augment(hflip=True)(sample(seed))
+        both = Augment(hflip=True, photometric=0.5)(sample(seed))
+        assert torch.equal(flipped.boxes_xyxy, both.boxes_xyxy)
+
+
+def test_scales_stay_in_their_range_and_never_grow_beyond_the_old_size() -> None:
+    factors = []
+    for seed in range(60):
+        after = Augment(scale=(0.5, 2.0))(sample(seed))
+        factors.append(after.scale_xy[0])
+        assert max(after.images[0].shape[1:]) <= 24
+    assert 0.5 <= min(factors) < 0.7
+    assert 1.4 < max(factors) <= 2
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (-1.0, 1.0), (1.2, 0.8)])
+def test_a_range_of_factors_that_is_none_is_an_error(scale: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="no range"):
+        Augment(scale=scale)
+
+
+def test_text_without_an_image_passes() -> None:
+    before = Sample(id="a", image_id="a", seed=0, images=[])
+    assert EVERYTHING(before) is before
+
+
+def test_colours_change_by_no_more_than_asked_and_alike_in_a_pair() -> None:
+    before = dataclasses.replace(sample(), images=[torch.full((3, 8, 8), 100, dtype=torch.uint8)] * 2)
+    shades = set()
+    for seed in range(40):
+        one, other = jitter(before, 0.2, torch.Generator().manual_seed(seed)).images
+        assert torch.equal(one, other)
+        assert one.dtype == torch.uint8
+        shades.add(int(one[0, 0, 0]))  # contrast and saturation leave an even grey as it is
+    assert min(shades) >= 79
+    assert max(shades) <= 120
+    assert len(shades) > 15
+
+
+def test_each_colour_change_is_torchvisions() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (3, 6, 6), dtype=torch.uint8, generator=generator)
+    draws = 1 + 0.4 * (2 * torch.rand(3, generator=torch.Generator().manual_seed(5), dtype=torch.float64) - 1)
+    brightness, contrast, saturation = draws.tolist()
+    expected = F.adjust_saturation(
+        F.adjust_contrast(F.adjust_brightness(image, brightness), contrast), saturation
+    )
+    after = jitter(dataclasses.replace(sample(), images=[image]), 0.4, torch.Generator().manual_seed(5))
+    assert torch.equal(after.images[0], expected)
+
+
+def test_one_pixel_survives_everything() -> None:
+    for seed in range(10):
+        before = dataclasses.replace(sample(seed), images=[torch.full((3, 1, 1), 9, dtype=torch.uint8)])
+        before.boxes_xyxy = torch.tensor([[0.0, 0, 1, 1]])
+        assert EVERYTHING(before).images[0].shape == (3, 1, 1)

@@ -1,0 +1,293 @@
+"""InternViT: a pre-norm ViT with class token, learned positions, layer scale, exact GELU and no final norm.
+
+Source: Chen et al., InternVL, arXiv:2312.14238; the 300M-448px configuration. Parameter names are those of the
+public checkpoints, so that these load as they are; `convert_keys` reads the other layouts in use.
+Differs: positions are resized to whatever comes in, in every forward; an optional convolutional stem (Xiao et al.,
+arXiv:2106.14881) stands in for the patch embedding where a small model is trained from random weights; attention is
+torch's own.
+Shapes: B images, L = H/patch * W/patch patches, D width.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from vistruct.config import Part
+from vistruct.contracts import FeatureSpec
+from vistruct.errors import UserError
+
+
+class InternVitConfig(Part):
+    """An InternViT; the defaults are the published 300M-448px model (304.0 M parameters)."""
+
+    kind: Literal["intern_vit"] = "intern_vit"
+    width: int = Field(1024, gt=0)
+    depth: int = Field(24, gt=0)
+    heads: int = Field(16, gt=0)
+    mlp_width: int = Field(4096, gt=0)
+    patch: int = Field(14, gt=0)  # pixels
+    image_size: int = Field(448, gt=0)  # pixels; only says how many positions are learned
+    stem: Literal["patch", "conv"] = "patch"  # conv: stride-2 3x3 convolutions, patch must be a power of two
+    drop_path: float = Field(0.0, ge=0, lt=1)  # at the last block, rising linearly from 0
+    layer_scale: float = 0.1  # initial value of ls1 and ls2
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+
+    @model_validator(mode="after")
+    def _fits(self) -> InternVitConfig:
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.image_size % self.patch:
+            raise ValueError(f"patch={self.patch} does not divide image_size={self.image_size}")
+        if self.stem == "conv" and (self.patch & (self.patch - 1) or self.patch < 4):
+            raise ValueError(f"stem='conv' halves the image: patch must be 4, 8, 16 or 32, not {self.patch}")
+        return self
+
+    def build(self) -> InternVit:
+        return InternVit(self)
+
+
+class ConvStem(nn.Module):
+    """Stride-2 3x3 convolutions down to one cell a patch, then a 1x1 projection: float[B, 3, H, W] -> [B, D, h, w]."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        halvings = patch.bit_length() - 1
+        widths = [3, *(max(width >> (halvings - i), 16) for i in range(1, halvings)), width]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+        self.convs = nn.Sequential(*layers)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(self.convs(image))
+
+
+class Embeddings(nn.Module):
+    """Patches and class token with their positions: float[B, 3, H, W] -> float[B, 1 + L, D]."""
+
+    def __init__(self, config: InternVitConfig) -> None:
+        super().__init__()
+        self.grid = config.image_size // config.patch
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, config.width))
+        self.position_embedding = nn.Parameter(torch.empty(1, 1 + self.grid**2, config.width))
+        self.patch_embedding: nn.Module = (
+            ConvStem(config.width, config.patch)
+            if config.stem == "conv"
+            else nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+        )
+        nn.init.normal_(self.class_embedding, std=0.02)
+        nn.init.normal_(self.position_embedding, std=0.02)
+
+    def positions(self, grid_hw: tuple[int, int]) -> Tensor:
+        """float[1, 1 + h*w, D]: the learned table, bicubically resized to this grid; the class slot is untouched."""
+        return resize_positions(self.position_embedding, (self.grid, self.grid), grid_hw)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches = self.patch_embedding(image)  # [B, D, h, w]
+        x = patches.flatten(2).transpose(1, 2)  # [B, L, D]
+        x = torch.cat([self.class_embedding.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        return x + self.positions((patches.shape[2], patches.shape[3])).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: InternVitConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = (
+            self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        )  # each [B, h, N, d/h]
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: InternVitConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, config.mlp_width)
+        self.fc2 = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, config: InternVitConfig, drop_path: float) -> None:
+        super().__init__()
+        self.attn = Attention(config)
+        self.mlp = Mlp(config)
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.ls1 = nn.Parameter(torch.full((config.width,), config.layer_scale))
+        self.ls2 = nn.Parameter(torch.full((config.width,), config.layer_scale))
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._drop(self.attn(self.norm1(x)) * self.ls1)
+        return x + self._drop(self.mlp(self.norm2(x)) * self.ls2)
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth by sample; the kept branches are scaled so that the mean stays."""
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * kept / (1 - self.drop_path)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: InternVitConfig) -> None:
+        super().__init__()
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.layers = nn.ModuleList(Block(config, rate) for rate in rates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class InternVit(nn.Module):
+    """Image in, one feature map (`forward`) or patch tokens (`tokens`) out.
+
+    Raises:
+        UserError: the image is not a whole number of patches.
+    """
+
+    def __init__(self, config: InternVitConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width, self.patch = config.width, config.patch
+        self.specs = (FeatureSpec(channels=config.width, stride=config.patch),)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.apply(_init)
+
+    def hidden(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
+        """float[B, 3, H, W] -> float[B, 1 + L, D]: class token first, then the patches row by row.
+
+        Args:
+            image: normalised; H and W are multiples of the patch.
+            keep: int64[B, K], patches (0-based, row-major) that enter the blocks; None: all.
+        """
+        h, w = image.shape[-2:]
+        if h % self.patch or w % self.patch:
+            raise UserError(
+                f"image of {h} x {w} pixels is not a whole number of {self.patch}-pixel patches",
+                fix=f"pad or resize to a multiple of {self.patch}",
+            )
+        x = self.embeddings(image)
+        if keep is not None:
+            index = torch.cat([keep.new_zeros(len(keep), 1), keep + 1], dim=1)  # the class token always stays
+            x = x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+        return self.encoder(x)
+
+    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
+        """float[B, 3, H, W] -> float[B, L, D] patch tokens, or [B, K, D] with `keep`."""
+        return self.hidden(image, keep)[:, 1:]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """float[B, 3, H, W] -> [float[B, D, H/patch, W/patch]]."""
+        h, w = image.shape[-2] // self.patch, image.shape[-1] // self.patch
+        return [self.tokens(image).transpose(1, 2).unflatten(2, (h, w))]
+
+    def layer_of(self, name: str) -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates: 0 embeddings, i + 1 block i; and the number of blocks."""
+        found = re.match(r"encoder\.layers\.(\d+)\.", name)
+        return (int(found.group(1)) + 1 if found else 0), self.config.depth
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Any public layout of these weights -> ours; keys of other modules (projector, language model) fall away."""
+        return convert_keys(state)
+
+    def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Fit positions and patch kernel of another image or patch size to this model; also names what was resized.
+
+        Source: bicubic, no corner alignment, no gain correction, as the published downstream code does.
+        """
+        state, resized = dict(state), []
+        name = "embeddings.position_embedding"
+        own = self.embeddings.position_embedding
+        if name in state and state[name].shape != own.shape and state[name].shape[-1] == own.shape[-1]:
+            side = round((state[name].shape[1] - 1) ** 0.5)
+            state[name] = resize_positions(
+                state[name], (side, side), (self.embeddings.grid, self.embeddings.grid)
+            )
+            resized.append(name)
+        name = "embeddings.patch_embedding.weight"
+        conv = self.embeddings.patch_embedding
+        if name in state and isinstance(conv, nn.Conv2d) and state[name].shape[:2] == conv.weight.shape[:2]:
+            if state[name].shape != conv.weight.shape:
+                kernel = state[name].float()
+                state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic").to(
+                    state[name].dtype
+                )
+                resized.append(name)
+        return state, resized
+
+
+def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
+    """float[1, 1 + h*w, D] -> float[1, 1 + h'*w', D], bicubic without corner alignment, in float32."""
+    if from_hw == to_hw:
+        return table
+    grid = table[:, 1:].float().transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
+    grid = F.interpolate(grid, to_hw, mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+_PREFIXES = ("module.", "backbone.", "model.vision_tower.", "vision_tower.", "vision_model.")
+# transformers' names on the left, the public checkpoints' on the right
+_RENAMES = (
+    (r"^embeddings\.cls_token$", "embeddings.class_embedding"),
+    (r"^embeddings\.position_embeddings$", "embeddings.position_embedding"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "embeddings.patch_embedding."),
+    (r"^encoder\.layer\.(\d+)\.lambda_([12])$", r"encoder.layers.\1.ls\2"),
+    (r"^encoder\.layer\.(\d+)\.layernorm_before\.", r"encoder.layers.\1.norm1."),
+    (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"encoder.layers.\1.norm2."),
+    (r"^encoder\.layer\.(\d+)\.attention\.projection_layer\.", r"encoder.layers.\1.attn.proj."),
+    (r"^encoder\.layer\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+    (r"^layers\.", "encoder.layers."),  # the published downstream checkpoints leave the word out
+)
+
+
+def convert_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of InternVL, transformers and ViTP's downstream layouts; fuse q, k and v where they are apart.
+
+    Keys that belong to no ViT (a projector, a language model, heads) are left out.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if name.startswith(("embeddings.", "encoder.")):
+            renamed[name] = value
+    out: dict[str, Tensor] = {}
+    for name, value in renamed.items():
+        found = re.match(r"encoder\.layer\.(\d+)\.attention\.q_proj\.(weight|bias)$", name)
+        if found:
+            index, kind = found.groups()
+            parts = [renamed[f"encoder.layer.{index}.attention.{part}_proj.{kind}"] for part in "qkv"]
+            out[f"encoder.layers.{index}.attn.qkv.{kind}"] = torch.cat(parts)
+        elif not re.match(r"encoder\.layer\.\d+\.attention\.[kv]_proj\.", name):
+            out[name] = value
+    return out
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

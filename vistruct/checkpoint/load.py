@@ -1,0 +1,163 @@
+"""Reading back: a checkpoint into a run that goes on, and a shipped model into a task that answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vistruct.checkpoint.save import step_of
+from vistruct.checkpoint.tensors import read_tensors, sha256
+from vistruct.config import Run, run_from_dict
+from vistruct.contracts import DataInfo
+from vistruct.errors import UserError
+
+MODEL_FORMAT = 1
+
+
+def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put a checkpoint's weights and optimiser state in place.
+
+    Returns:
+        the number of steps that were done when it was written.
+
+    Raises:
+        UserError: its tensors are not those of this model (the code has changed since).
+    """
+    load_exactly(model, read_tensors(path / "model.safetensors"), path)
+    state = read_tensors(path / "optimizer.safetensors")
+    named = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
+    strange = sorted({key.rpartition("/")[0] for key in state} - set(named))
+    if strange:
+        raise UserError(
+            f"the optimiser state is of other parameters: {', '.join(strange[:3])}",
+            where=path,
+            fix="use the version of vistruct that wrote it, or start over in another directory",
+        )
+    for key, value in state.items():
+        name, _, what = key.rpartition("/")
+        # Copied into fresh memory of the parameter's device: what was read may lie unaligned in a mapped
+        # file.
+        optimizer.state[named[name]][what] = torch.empty_like(value, device=named[name].device).copy_(value)
+    return step_of(path)
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
+    """Load a state dict that must cover the model name for name and shape for shape.
+
+    Raises:
+        UserError: naming the first tensors that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [k for k in sorted(own.keys() & state.keys()) if own[k].shape != state[k].shape]
+    wrong = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if wrong:
+        raise UserError(
+            f"these are not the weights of this model: {'; '.join(wrong)}",
+            where=where,
+            fix="use the version of vistruct that wrote them",
+        )
+    model.load_state_dict(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What model.json says beside the weights."""
+
+    path: Path  # the model/ directory
+    run: Run  # the run that made it, resolved
+    info: DataInfo  # of its training data: class names, counts, fingerprint
+    values: dict[str, Any] = field(default_factory=dict)  # all of model.json
+
+
+def model_dir(path: Path) -> Path:
+    """The model/ directory that `path` is or holds.
+
+    Raises:
+        UserError: neither a model nor a finished run.
+    """
+    for directory in (path, path / "model"):
+        if (directory / "model.json").is_file():
+            return directory
+    if (path / "run.yaml").is_file():
+        raise UserError(
+            "this run has not finished: it has no model yet",
+            where=path,
+            fix=f"vistruct train -c {path}/run.yaml --out {path}",
+        )
+    raise UserError(
+        "no model here", where=path, fix="give a run directory, or the model directory inside one"
+    )
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a model's json without its weights.
+
+    Raises:
+        UserError: no model at `path`, or one of another format.
+    """
+    directory = model_dir(path)
+    file = directory / "model.json"
+    try:
+        values = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"not valid json: {error}", where=file, fix="copy the model again") from error
+    if not isinstance(values, dict) or values.get("format") != MODEL_FORMAT:
+        found = values.get("format") if isinstance(values, dict) else None
+        raise UserError(
+            f"a model of format {found!r}; this version reads {MODEL_FORMAT}",
+            where=file,
+            fix="update vistruct",
+        )
+    info = values["info"]
+    return ModelCard(
+        path=directory,
+        run=run_from_dict(values["run"], file),
+        info=DataInfo(
+            class_names=tuple(info["class_names"]),
+            num_records=info["num_records"],
+            fingerprint=info["fingerprint"],
+            counts=info["counts"],
+            dropped=info["dropped"],
+        ),
+        values=values,
+    )
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Any, ModelCard]:
+    """Rebuild a task with its weights, in eval mode.
+
+    Args:
+        path: a run directory or the model/ directory inside one.
+
+    Returns:
+        the task, and what is known of it.
+
+    Raises:
+        UserError: no model, damaged weights, weights that do not cover the task.
+    """
+    card = read_card(path)
+    weights = card.path / "model.safetensors"
+    if not weights.is_file() or sha256(weights) != card.values["sha256"]:
+        raise UserError(
+            "the weights are not those that model.json was written for",
+            where=weights,
+            fix="copy the model again",
+        )
+    part: Any = card.run.task
+    task = part.build(card.info, card.path)
+    load_exactly(task, read_tensors(weights), weights)
+    return task.to(device).eval(), card

@@ -1,0 +1,96 @@
+"""What `train --dry-run` prints: the resolved run as YAML, with all that was found out about it as comments.
+
+The output is itself a run file. Nothing is assumed: the data is read, the task is built, and one sample goes
+through it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vistruct.config import Run
+    from vistruct.engine.run import State
+
+MIB = 2**20
+ADAM_BYTES = 4 + 4 + 4  # for each number that moves: its gradient and AdamW's two moments, in float32
+
+
+def describe(run: Run, devices: int = 1) -> str:
+    """The text of a dry run.
+
+    Args:
+        run: the resolved run.
+        devices: processes that would share the batch.
+
+    Raises:
+        UserError: whatever would stop training before its first step.
+    """
+    from vistruct.config import run_to_yaml
+    from vistruct.distributed.ranks import Ranks
+    from vistruct.engine.run import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = build(run, Path(folder), Ranks())
+        lines = ["", *_data(state), "", *state.plan.lines()]
+        if state.coverage is not None:
+            lines += ["", *state.coverage.lines()]
+        lines += ["", *_memory(state, devices)]
+    return run_to_yaml(run) + "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def _data(state: State) -> list[str]:
+    info, run = state.dataset.info, state.run
+    epochs = run.steps * run.batch / max(1, len(state.dataset))
+    lines = [f"{len(state.dataset):,} samples; {run.steps:,} steps of {run.batch} are {epochs:.3g} epochs"]
+    if info.class_names:
+        lines.append(f"classes: {', '.join(info.class_names)}")
+    return lines + [f"{count} x {reason}" for reason, count in info.dropped.items()]
+
+
+def _memory(state: State, devices: int) -> list[str]:
+    """Weights and optimiser from their sizes; activations measured on one sample."""
+    run = state.run
+    weights = sum(t.numel() * t.element_size() for t in state.task.state_dict().values())
+    optimiser = state.plan.moving * ADAM_BYTES
+    one = activation_bytes(state)
+    samples = run.batch // (devices * run.accumulate)
+    total = weights + optimiser + one * samples
+    return [
+        "memory on each device (estimate):",
+        f"  weights              {weights / MIB:>10,.1f} MiB",
+        f"  gradients and AdamW  {optimiser / MIB:>10,.1f} MiB",
+        f"  activations          {one * samples / MIB:>10,.1f} MiB  (measured on one sample, x {samples})",
+        f"  together             {total / MIB:>10,.1f} MiB, and what the libraries take",
+    ]
+
+
+def activation_bytes(state: State) -> int:
+    """Bytes that the forward pass of one sample keeps for the backward pass, weights apart."""
+    import torch
+
+    from vistruct.engine.environment import autocast
+    from vistruct.ops.seeds import derive
+
+    own = {t.untyped_storage().data_ptr() for t in state.task.state_dict().values()}
+    kept: dict[int, int] = {}  # by address: what several operations keep is there once
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    seed = derive(state.run.seed, 0, 0)
+    torch.manual_seed(seed)
+    batch = state.task.collator([state.dataset.sample(0, seed)]).to(state.device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        autocast(state.amp, state.device),
+    ):
+        output = state.task(batch)  # held while counting, so that no address is used twice
+        size = sum(kept.values())
+    del output
+    return size

@@ -1,0 +1,157 @@
+"""`vistruct inspect`: what is in a run, a model, a backbone or a safetensors file; no weights are loaded."""
+
+from __future__ import annotations
+
+import json as json_
+import math
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vistruct.cli.output import as_json, out, table
+from vistruct.errors import UserError
+
+LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+SHOWN = 40  # tensors in the table; --tensors shows all
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="A run, model or backbone directory, or a .safetensors file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For a program; all tensors.")] = False,
+) -> None:
+    """Show tensors, parameters, configuration, classes, metrics and licence."""
+    facts = gather(path)
+    if json:
+        as_json(facts)
+        return
+    simple = [[name, value] for name, value in facts.items() if not isinstance(value, dict | list)]
+    table(["", ""], simple, title=str(path))
+    for name, value in facts.items():
+        if isinstance(value, dict) and value and name != "config":
+            table([name, ""], value.items())
+    if facts.get("classes"):
+        out().print(f"classes: {', '.join(facts['classes'])}")
+    rows = [
+        [t["name"], "x".join(map(str, t["shape"])) or "scalar", t["dtype"]] for t in facts.get("tensors", [])
+    ]
+    if rows:
+        table(["tensor", "shape", "type"], rows if tensors else rows[:SHOWN])
+        if len(rows) > SHOWN and not tensors:
+            typer.echo(f"and {len(rows) - SHOWN} more: --tensors shows all")
+
+
+def gather(path: Path) -> dict[str, Any]:
+    """Everything that is known of what lies at `path`.
+
+    Raises:
+        UserError: nothing there, or nothing that this command knows.
+    """
+    if not path.exists():
+        raise UserError(
+            "no such file or directory", where=path, fix="give a run directory or a safetensors file"
+        )
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise UserError(
+                "not a safetensors file", where=path, fix="give a run directory or a safetensors file"
+            )
+        return {"what": "weights", **_tensors(path)}
+    for name, what in (("model.json", "model"), ("backbone.json", "backbone")):
+        if (path / name).is_file():
+            weights = path / f"{what}.safetensors"
+            card = _card(path / name)
+            return {
+                "what": what,
+                **card,
+                **(_tensors(weights) if weights.is_file() else {"weights": "missing"}),
+            }
+    if not (path / "run.yaml").is_file():
+        raise UserError(
+            "not a run, model or backbone", where=path, fix="give a directory with run.yaml or model.json"
+        )
+    facts: dict[str, Any] = {"what": "run", **_run(path)}
+    model = path / "model"
+    if (model / "model.json").is_file():
+        facts |= {k: v for k, v in gather(model).items() if k != "what"} | {"state": "finished"}
+    else:
+        steps = sorted(p.name for p in (path / "checkpoints").glob("step_*"))
+        facts["state"] = f"unfinished, {steps[-1] if steps else 'no checkpoint yet'}"
+    return facts
+
+
+def _run(path: Path) -> dict[str, Any]:
+    import yaml
+
+    values = yaml.safe_load((path / "run.yaml").read_text()) or {}
+    facts = {key: values.get(key) for key in ("recipe", "steps", "batch", "seed") if key in values}
+    facts["config"] = values
+    log = path / "metrics.jsonl"
+    metrics: dict[str, Any] = {}
+    for line in log.read_text().splitlines() if log.is_file() else []:
+        try:
+            metrics |= json_.loads(line)
+        except json_.JSONDecodeError:
+            continue  # the last line, cut short while it was written
+    facts["metrics"] = metrics
+    return facts
+
+
+def _card(file: Path) -> dict[str, Any]:
+    try:
+        values = json_.loads(file.read_text())
+    except json_.JSONDecodeError as error:
+        raise UserError(f"not valid json: {error}", where=file, fix="copy the model again") from error
+    info = values.get("info") or {}
+    facts: dict[str, Any] = {"config": values}
+    if info.get("class_names"):
+        facts["classes"] = list(info["class_names"])
+    for key in ("licence", "license", "source"):
+        if values.get(key):
+            facts[key] = values[key]
+    return facts
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    header = read_header(file)
+    metadata = header.pop("__metadata__", {})
+    tensors: list[dict[str, Any]] = [
+        {"name": name, "shape": t["shape"], "dtype": t["dtype"]} for name, t in sorted(header.items())
+    ]
+    types = Counter(t["dtype"] for t in tensors)
+    facts: dict[str, Any] = {
+        "file": str(file),
+        "size_mib": round(file.stat().st_size / 2**20, 2),
+        "parameters": sum(math.prod(t["shape"]) for t in tensors),
+        "num_tensors": len(tensors),
+        "types": ", ".join(f"{name} x {count}" for name, count in types.most_common()),
+    }
+    return facts | ({"metadata": metadata} if metadata else {}) | {"tensors": tensors}
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """The json header of a safetensors file: name -> {dtype, shape, data_offsets}, and `__metadata__`.
+
+    Raises:
+        UserError: not such a file, or one that was cut short.
+    """
+    broken = UserError("not a whole safetensors file", where=file, fix="copy or download it again")
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if len(start) < 8:
+            raise broken
+        (size,) = struct.unpack("<Q", start)
+        if size > LARGEST_HEADER:
+            raise broken
+        try:
+            header = json_.loads(stream.read(size))
+        except ValueError as error:
+            raise broken from error
+    tensors = [t for name, t in header.items() if name != "__metadata__"] if isinstance(header, dict) else []
+    end = max((t["data_offsets"][1] for t in tensors), default=0)
+    if not isinstance(header, dict) or file.stat().st_size < 8 + size + end:
+        raise broken
+    return header

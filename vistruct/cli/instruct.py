@@ -1,0 +1,78 @@
+"""`vistruct instruct`: turn annotated boxes into conversations about the images."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vistruct.cli.output import made, note, table
+from vistruct.errors import UserError
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A COCO json of annotated boxes.")],
+    out: Annotated[Path, typer.Option(help="Directory for the pictures and the jsonl.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")
+    ] = None,
+    crops: Annotated[
+        int | None, typer.Option(min=1, help="Crops to cut; by default whole images are asked about.")
+    ] = None,
+    crop_size: Annotated[
+        str | None, typer.Option(metavar="PX[-PX]", help="Side of a crop, or smallest and largest.")
+    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="Questions about each picture.")] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Ask only this family of questions; repeatable.")
+    ] = None,
+    turned: Annotated[
+        bool, typer.Option("--turned", help="Also turn and mirror crops: pictures without an up.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
+) -> None:
+    """Turn annotated boxes into conversations, the jsonl that pretraining reads."""
+    if crop_size is not None and crops is None:
+        raise UserError("--crop-size without --crops", fix="say how many: --crops 200")
+    from vistruct.data.instructions.write import write_instructions
+    from vistruct.engine.progress import tracking
+
+    asked = {"images": images, "questions": questions, "families": family}
+    chosen: dict[str, Any] = {
+        k: v for k, v in asked.items() if v is not None
+    }  # the rest has its own defaults
+    if crop_size is not None:
+        chosen["crop_size"] = sides(crop_size)
+    with ExitStack() as bar:
+        shows: list[Any] = []  # the bar, once the number of pictures is known
+
+        def progress(done: int, total: int) -> None:
+            if not shows:
+                shows.append(bar.enter_context(tracking("instructions", done=0, total=total)))
+            shows[0](done, "pictures")
+
+        summary = write_instructions(
+            source, out, crops=crops, turned=turned, seed=seed, progress=progress, **chosen
+        )
+    table(["family", "questions", "commonest answers"], summary.rows())
+    for reason, count in summary.dropped.items():
+        note(f"{count} x {reason}")
+    made(summary.path)
+
+
+def sides(text: str) -> tuple[int, int]:
+    """`448-896` as (448, 896), `512` as (512, 512).
+
+    Raises:
+        UserError: not one or two whole numbers from 1 on, the smaller first.
+    """
+    parts = text.split("-")
+    if len(parts) <= 2 and all(part.isdigit() and int(part) > 0 for part in parts):
+        low, high = int(parts[0]), int(parts[-1])
+        if low <= high:
+            return low, high
+    raise UserError(
+        f"--crop-size {text!r} is not a size in pixels", fix="--crop-size 512 or --crop-size 448-896"
+    )

@@ -1,0 +1,140 @@
+"""The command line: one verb a file, and one place where everything that goes wrong is told.
+
+Nothing heavy is imported here: torch and the rest come with the verb that needs them; `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from vistruct import __version__
+from vistruct.cli import check, demo, doctor, evaluate, inspect, instruct, predict, recipes, show, train
+from vistruct.errors import UserError, closest
+
+CTRL_C = 128 + signal.SIGINT
+# Some versions of typer carry their own copy of click, others use the package: find the class that it raises.
+UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
+
+app = typer.Typer(
+    name="vistruct",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+VERBS = {
+    "demo": (demo.command, "First"),
+    "check": (check.command, "Data"),
+    "instruct": (instruct.command, "Data"),
+    "show": (show.command, "Data"),
+    "recipes": (recipes.command, "Training"),
+    "train": (train.command, "Training"),
+    "eval": (evaluate.command, "Models"),
+    "predict": (predict.command, "Models"),
+    "inspect": (inspect.command, "Models"),
+    "doctor": (doctor.command, "This machine"),
+}
+for _name, (_command, _panel) in VERBS.items():
+    own_help = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(_name, rich_help_panel=_panel, context_settings=own_help if _name == "train" else None)(
+        _command
+    )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vistruct {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vistruct(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """Turn a domain's annotated images into a vision foundation model, and measure what it bought.
+
+    Start with [bold]vistruct demo[/]; then [bold]vistruct check[/] your own data.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and end the process: 0 done, 1 a fault of vistruct, 2 a user's mistake, 130 Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]  # it may stand anywhere
+    try:
+        verb = next((arg for arg in args if not arg.startswith("-")), None)
+        if verb is not None and verb not in VERBS and args[0] == verb:
+            raise UserError(f"no command {verb!r}", fix=closest(verb, VERBS))
+        code = app(args, prog_name="vistruct", standalone_mode=False)
+        if code == CTRL_C:
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
+    except UserError as error:
+        if debug:
+            raise
+        _tell(error, args)
+    except UsageError as error:
+        if debug:
+            raise
+        _tell(_usage(error), args)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("stopped by Ctrl-C", err=True)
+        sys.exit(CTRL_C)
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        fix = (
+            "make room and start again" if error.errno == errno.ENOSPC else "choose a place that you may use"
+        )
+        _tell(UserError(os.strerror(error.errno), where=error.filename or "", fix=fix), args)
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")
+        if debug or torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        fix = "a smaller batch, or the same batch in more parts: --set accumulate=4"
+        _tell(UserError("the device has no memory left", fix=fix), args)
+
+
+def _tell(error: UserError, args: Sequence[str]) -> NoReturn:
+    """Three lines: what, where, try."""
+    command = shlex.join(["vistruct", *args])
+    lines = {
+        "error": error.what,
+        "where": error.where or command,
+        "try": error.fix or f"{command} --debug",
+    }
+    for title, text in lines.items():
+        colour = typer.colors.RED if title == "error" else typer.colors.CYAN
+        typer.echo(typer.style(f"{title + ':':<7}", fg=colour, bold=True) + " ".join(text.split()), err=True)
+    sys.exit(2)
+
+
+def _usage(error: Any) -> UserError:
+    """A wrong option or argument, as a user's mistake with the closest right one."""
+    context = getattr(error, "ctx", None)
+    verb = context.command_path if context is not None else "vistruct"
+    if name := getattr(error, "option_name", None):
+        known = (
+            [option for parameter in context.command.params for option in parameter.opts] if context else []
+        )
+        if name not in known:
+            return UserError(f"no option {name!r}", where=verb, fix=closest(name, [*known, "--help"]))
+    return UserError(error.format_message(), where=verb, fix=f"{verb} --help")
+
+
+if __name__ == "__main__":
+    main()

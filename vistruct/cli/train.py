@@ -1,0 +1,147 @@
+"""`vistruct train`: a recipe or a saved run, trained, repeated or only shown."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vistruct.cli.output import made, note
+from vistruct.errors import UserError
+
+if TYPE_CHECKING:
+    from vistruct.config import Run
+
+RUNS = Path("runs")
+
+
+def command(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(help="A name from `vistruct recipes`.")] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="A saved run.yaml, instead.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value; repeatable.")
+    ] = None,
+    tiny: Annotated[bool, typer.Option("--tiny", help="The recipe's small twin: seconds, on a CPU.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the resolved run, what moves and the memory; train nothing."),
+    ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/RECIPE-...]")] = None,
+    help: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")
+    ] = False,
+) -> None:
+    """Train a recipe or a saved run; the same command again goes on where it stopped.
+
+    vistruct train detect --data annotations.json
+
+    vistruct train RECIPE --help shows the options of the recipe itself.
+    """
+    if help:
+        _help(context, recipe)
+        return
+    run = resolve(recipe, config, context.args, settings or [], tiny)
+    if dry_run:
+        from vistruct.cli.dry_run import describe
+
+        typer.echo(describe(run, devices), nl=False)
+        return
+    out_dir = out if out is not None else default_dir(run, config)
+    note(f"run directory: {out_dir}")
+    if devices > 1:
+        raise typer.Exit(_launch(run, out_dir, devices))
+    from vistruct.distributed.ranks import leave, setup
+    from vistruct.engine.train import train
+
+    try:
+        path = train(run, out_dir)
+        if setup().is_main:
+            made(path)
+    finally:
+        leave()
+
+
+def resolve(
+    recipe: str | None, config: Path | None, options: list[str], settings: list[str], tiny: bool = False
+) -> Run:
+    """The run that a command line asks for.
+
+    Raises:
+        UserError: neither or both of a recipe and a file, an unknown recipe, option, key or setting.
+    """
+    from vistruct.cli.recipe_options import parse
+    from vistruct.config import read_run, with_settings
+    from vistruct.recipes import find
+
+    if recipe is not None and recipe.startswith("-"):  # an option that train does not know came first
+        options = [recipe, *options]
+        recipe = None
+    if config is not None:
+        if recipe is not None or tiny:
+            raise UserError("a saved run and a recipe at once", fix="leave one of them out")
+        if options:
+            name = options[0].lstrip("-").partition("=")[0]
+            fix = f"--set {name}=VALUE; recipes' own options belong to recipes"
+            raise UserError(f"no option {options[0]!r} beside -c", fix=fix)
+        run = read_run(config)
+    elif recipe is None:
+        where = " ".join(["vistruct train", *options])
+        raise UserError("no recipe given", where=where, fix="name one first: `vistruct recipes` lists them")
+    else:
+        module = find(recipe)
+        if tiny and options:
+            raise UserError(f"--tiny takes no options, got {options[0]!r}", fix="change values with --set")
+        own = ("--config", "--set", "--tiny", "--dry-run", "--devices", "--out")
+        run = module.tiny() if tiny else module.recipe(**parse(module.recipe, options, own))
+        if not run.recipe:
+            run = run.model_copy(update={"recipe": recipe})
+    return with_settings(run, settings) if settings else run
+
+
+def default_dir(run: Run, config: Path | None = None) -> Path:
+    """`runs/RECIPE-1a2b3c`, from what the run is, so that the same command finds its directory again.
+
+    A saved run that is repeated from its own directory gets a new one beside it.
+    """
+    from vistruct.config import run_to_yaml
+
+    short = hashlib.sha256(run_to_yaml(run).encode()).hexdigest()[:6]
+    place = first = RUNS / f"{(run.recipe or 'run').replace('.', '-')}-{short}"
+    number = 1
+    while config is not None and (
+        place.resolve() == config.resolve().parent or (place / "model" / "model.json").exists()
+    ):
+        number += 1
+        place = first.with_name(f"{first.name}-{number}")
+    return place
+
+
+def _launch(run: Run, out_dir: Path, devices: int) -> int:
+    """Start this command once a device, each with the resolved run."""
+    from vistruct.config import run_to_yaml
+    from vistruct.distributed.launch import launch
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "run.yaml"
+        file.write_text(run_to_yaml(run))
+        argv = ["-m", "vistruct.cli.main", "train", "--config", str(file), "--out", str(out_dir)]
+        return launch(argv, devices)
+
+
+def _help(context: typer.Context, recipe: str | None) -> None:
+    if recipe is None or recipe.startswith("-"):
+        typer.echo(context.get_help())
+        return
+    from vistruct.cli.output import table
+    from vistruct.cli.recipe_options import help_rows
+    from vistruct.recipes import find
+
+    module = find(recipe)
+    typer.echo((module.__doc__ or "").strip())
+    table(["option", "value", "default"], help_rows(module.recipe))
+    typer.echo("and those of `vistruct train --help`")

@@ -1,0 +1,202 @@
+"""What crosses a border between rooms: the dataclasses and protocols everything else is written against.
+
+files --formats--> Record --dataset--> Sample --collator--> Batch --task--> StepOutput --engine--> step
+                                                            Batch --task.predict--> Prediction --metric--> numbers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One turn of a conversation; `<image>` in a user's text marks where an image goes."""
+
+    role: Role
+    text: str
+
+
+def _no_boxes() -> np.ndarray:
+    return np.zeros((0, 4), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What the annotations say of one image, or of one window of it, before anything is decoded.
+
+    Boxes are float32[N, 4] xyxy in pixels of the window (of the image where there is no window); `labels` are
+    int64[N] indices into `DataInfo.class_names`; `is_crowd` is bool[N].
+    """
+
+    id: str  # unique in its data set; names the image (and window) in every message
+    images: tuple[Path, ...]  # one; several for pairs and multi-image chats; none for text only
+    size_hw: tuple[int, int] | None = None  # pixels, of the window if there is one; None: not known before decoding
+    window_xyxy: tuple[int, int, int, int] | None = None  # the part of images[0] that this record is about
+    image_id: str = ""  # the whole image's record id; equal to `id` unless this is a window
+    boxes_xyxy: np.ndarray = field(default_factory=_no_boxes)
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    is_crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    turns: tuple[Turn, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image_id:
+            object.__setattr__(self, "image_id", self.id)
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """One decoded record. Everything random about it derives from `seed`, never from a global state."""
+
+    id: str
+    image_id: str
+    seed: int
+    images: list[Tensor]  # each uint8[3, H, W], RGB
+    boxes_xyxy: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[N, 4], pixels of images[0]
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # int64[N]
+    is_crowd: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # bool[N]
+    turns: tuple[Turn, ...] = ()
+    origin_xy: tuple[float, float] = (0.0, 0.0)  # this sample's top left corner in the whole image, pixels
+    scale_xy: tuple[float, float] = (1.0, 1.0)  # sample pixels to a pixel of the whole image
+
+
+class Batch(Protocol):
+    """Padded or packed tensors of several samples."""
+
+    ids: list[str]
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What one forward pass of a task is worth.
+
+    `total` is the loss *summed* over `count` units (images, supervised tokens, matched locations), so that
+    sum(total) / sum(count) over micro-batches and ranks is the loss of the whole batch however it was split.
+    """
+
+    total: Tensor  # float[], with its graph
+    count: float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # means over the same units, for the log
+
+    @property
+    def loss(self) -> Tensor:
+        """float[], the mean; 0 where there was nothing to learn from."""
+        return self.total / max(self.count, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxPrediction:
+    """Detections in one window or image, in pixels of the whole image, best score first."""
+
+    id: str
+    image_id: str
+    boxes_xyxy: Tensor  # float[N, 4]
+    scores: Tensor  # float[N], in [0, 1]
+    labels: Tensor  # int64[N], indices into class_names
+    class_names: tuple[str, ...]
+    window_xyxy: tuple[float, float, float, float] | None = None  # the part of the whole image that was looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPrediction:
+    """A language model's answer about one sample."""
+
+    id: str
+    image_id: str
+    question: str
+    answer: str
+    truth: str = ""
+
+
+Prediction = BoxPrediction | AnswerPrediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """One feature map that a backbone or neck gives."""
+
+    channels: int
+    stride: int
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """`forward(image float[B, 3, H, W]) -> list[float[B, C, H/stride, W/stride]]`, one map for each of `specs`.
+
+    The image is already normalised; position embeddings are resized to whatever comes in.
+    """
+
+    specs: tuple[FeatureSpec, ...]
+
+    def __call__(self, image: Tensor) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class TokenBackbone(Backbone, Protocol):
+    """A backbone that also gives its patch tokens to a language model, row-major."""
+
+    width: int
+    patch: int
+
+    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
+        """float[B, 3, H, W] -> float[B, L, D]; `keep` int64[B, K] chooses patches before the blocks."""
+        ...
+
+
+class Task(Protocol):
+    """Parts composed for one purpose: an `nn.Module` that the engine can train and ask."""
+
+    backbone: Any  # nn.Module, Backbone
+
+    def __call__(self, batch: Any) -> StepOutput: ...
+
+    def predict(self, batch: Any) -> list[Any]:
+        """Predictions in original-image pixels, one for each sample of the batch."""
+        ...
+
+    @property
+    def collator(self) -> Callable[[list[Sample]], Any]:
+        """Samples -> Batch; small, and able to travel to a worker process (it must not hold the weights)."""
+        ...
+
+
+class Metric(Protocol):
+    """Collects predictions against samples' truth; `compute` may be called once, at the end."""
+
+    def update(self, predictions: Sequence[Any]) -> None: ...
+
+    def compute(self) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """What a task must know of its data before it is built, and what `data.json` keeps."""
+
+    class_names: tuple[str, ...] = ()
+    num_records: int = 0
+    fingerprint: str = ""  # sha256 over the annotation files and the list of images with their sizes in bytes
+    counts: Mapping[str, int] = field(default_factory=dict)  # objects by class, turns by family, ...
+    dropped: Mapping[str, int] = field(default_factory=dict)  # what was left out or repaired, by reason
+    corpus: Callable[[], Iterator[str]] | None = field(default=None, compare=False)  # texts, to train a tokenizer on
+
+
+class Dataset(Protocol):
+    """Records with a way to make a sample of each; `sample` is a pure function of its arguments."""
+
+    info: DataInfo
+    records: Sequence[Record]
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, seed: int) -> Sample: ...

@@ -1,0 +1,190 @@
+"""The order of samples, as a pure function of the step number.
+
+Epochs are permutations laid end to end; optimiser step `s` owns positions [s * batch, (s + 1) * batch) of
+that endless row, so every sample comes once an epoch, a step may span two epochs, and the position of a
+loader is nothing but the step: resuming costs one permutation and decodes nothing that was already seen. What
+happens to a sample depends on (run seed, epoch, index) alone, so neither the number of workers nor the number
+of ranks changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from vistruct.contracts import Dataset, Sample
+from vistruct.errors import UserError
+from vistruct.ops.seeds import derive
+
+Key = tuple[int, int]  # (epoch, index of the sample)
+Collator = Callable[[list[Sample]], Any]
+
+
+class Order:
+    """Which samples a step is made of."""
+
+    def __init__(self, num_samples: int, batch: int, seed: int) -> None:
+        self.num_samples, self.batch, self.seed = num_samples, batch, seed
+        self._shuffled: tuple[int, torch.Tensor] | None = (
+            None  # (epoch, int64[num_samples]), the last one asked for
+        )
+
+    def keys(self, step: int) -> list[Key]:
+        """The `batch` (epoch, index) pairs of optimiser step `step`, over all ranks and micro-batches."""
+        positions = range(step * self.batch, (step + 1) * self.batch)
+        return [(p // self.num_samples, self._at(*divmod(p, self.num_samples))) for p in positions]
+
+    def _at(self, epoch: int, offset: int) -> int:
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
+            self._shuffled = epoch, torch.randperm(self.num_samples, generator=generator)
+        return int(self._shuffled[1][offset])
+
+
+class Loader:
+    """Iterating gives, for each optimiser step, the micro-batches of this rank; it never ends.
+
+    Args:
+        dataset: decodes; must be able to travel to a worker process where `workers` > 0.
+        collator: samples -> Batch; draws no randomness of its own except from `Sample.seed`.
+        batch: samples in a step over all ranks and micro-batches.
+        accumulate: micro-batches in a step on each rank.
+        seed: the run's seed.
+        workers: processes that decode for this rank; 0 decodes in this process.
+        first_step: the step that the first item belongs to.
+
+    Raises:
+        UserError: no samples; `batch` does not divide among ranks and micro-batches. While iterating:
+            whatever the dataset or the collator raised, from a worker as from this process.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collator: Collator,
+        *,
+        batch: int,
+        accumulate: int = 1,
+        seed: int = 0,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        first_step: int = 0,
+    ) -> None:
+        check_split(batch, world=world, accumulate=accumulate)
+        if len(dataset) == 0:
+            raise UserError(
+                "the data set has no samples", where="data", fix="vistruct check PATH says what was left out"
+            )
+        self.fetch = _Fetch(dataset, collator, seed)
+        self.order = Order(len(dataset), batch, seed)
+        self.accumulate, self.workers = accumulate, workers
+        self.rank, self.world, self.first_step = rank, world, first_step
+
+    def __iter__(self) -> Generator[list[Any]]:
+        batches = _fetched(self.fetch, self._microbatches(), self.workers)
+        while True:
+            yield [next(batches) for _ in range(self.accumulate)]
+
+    def _microbatches(self) -> Iterator[list[Key]]:
+        step = self.first_step
+        while True:
+            mine = self.order.keys(step)[self.rank :: self.world]
+            size = len(mine) // self.accumulate
+            yield from (mine[i : i + size] for i in range(0, len(mine), size))
+            step += 1
+
+
+def eval_batches(
+    dataset: Dataset, collator: Collator, batch: int, rank: int = 0, world: int = 1, workers: int = 0
+) -> Iterator[tuple[list[int], Any]]:
+    """Once through every `world`-th sample in order, each with a seed of its own that no run seed changes.
+
+    Yields:
+        (indices of the samples, their Batch); the last one may be smaller than `batch`; nothing where the
+        rank has no sample.
+
+    Raises:
+        UserError: as `Loader`.
+    """
+    indices = range(rank, len(dataset), world)
+    parts = [list(indices[i : i + batch]) for i in range(0, len(indices), batch)]
+    keys = ([(-1, index) for index in part] for part in parts)
+    yield from zip(parts, _fetched(_Fetch(dataset, collator, 0), keys, workers), strict=True)
+
+
+def check_split(batch: int, *, world: int, accumulate: int) -> None:
+    """Raise a UserError naming the nearest batch that divides evenly, if this one does not."""
+    parts = world * accumulate
+    if batch % parts:
+        below, above = batch // parts * parts, (batch // parts + 1) * parts
+        raise UserError(
+            f"batch={batch} does not divide among {world} devices x {accumulate} micro-batches",
+            where="batch",
+            fix=f"use batch={above}" + (f" or batch={below}" if below else ""),
+        )
+
+
+class _Fetch:
+    """Makes samples from keys.
+
+    A user's mistake is handed over as a value: an exception would cross from a worker as a page of traceback.
+    """
+
+    def __init__(self, dataset: Dataset, collator: Collator, seed: int) -> None:
+        self.dataset, self.collator, self.seed = dataset, collator, seed
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        epoch, index = key
+        seed = derive(0, "eval", index) if epoch < 0 else derive(self.seed, epoch, index)
+        try:
+            return self.dataset.sample(index, seed)
+        except UserError as error:
+            return error
+
+    def collate(self, items: Sequence[Sample | UserError]) -> Any:
+        samples: list[Sample] = []
+        for item in items:
+            if isinstance(item, UserError):
+                return item
+            samples.append(item)
+        try:
+            return self.collator(samples)
+        except UserError as error:
+            return error
+
+
+def _fetched(fetch: _Fetch, keys: Iterator[list[Key]], workers: int) -> Iterator[Any]:
+    batches: Iterator[Any]
+    if workers == 0:
+        batches = (fetch.collate([fetch[key] for key in part]) for part in keys)
+    else:
+        batches = iter(
+            DataLoader(
+                fetch,  # ty: ignore[invalid-argument-type]  # anything with __getitem__ will do
+                batch_sampler=_Once(keys),  # without a length, and none is needed
+                collate_fn=fetch.collate,
+                num_workers=workers,
+                generator=torch.Generator().manual_seed(0),  # leaves the global generator alone
+            )
+        )
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        del batches  # ends the workers now; left to the garbage collector they would be waited for
+
+
+class _Once:
+    """A batch sampler over an iterator."""
+
+    def __init__(self, keys: Iterator[list[Key]]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self.keys

@@ -1,0 +1,121 @@
+"""Start a command once for each device, and end them together: what `--devices N` does.
+
+torchrun would do the starting, but turns a three-line error into pages about its agents. Nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import IO
+
+GRACE_S = 10.0  # from a polite end to a hard one
+
+
+def is_launched() -> bool:
+    """Whether this process is already one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None = None) -> int:
+    """Run `python *argv` in `devices` processes on this machine and wait for all of them.
+
+    Rank 0 speaks; what another rank said on stderr is shown only where rank 0 did not fail itself. When one
+    process fails the others are ended; a SIGTERM or SIGINT to this process goes to all of them.
+
+    Args:
+        argv: what follows the interpreter, such as ["-m", "vistruct.cli.main", "train", "detect"].
+        devices: processes, at least 1.
+        env: added to this process's environment.
+
+    Returns:
+        0, or the exit code of a process that failed (128 + signal number if one ended it).
+    """
+    environment = {**os.environ, **(env or {}), "WORLD_SIZE": str(devices)}
+    environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    environment.setdefault("MASTER_PORT", str(_free_port()))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    processes: list[subprocess.Popen[bytes]] = []
+    quiet: list[IO[bytes]] = []  # stderr of the ranks that do not speak
+
+    def forward(signum: int, _frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signum)
+
+    before = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for rank in range(devices):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            stderr = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115  # closed below
+            if stderr is not None:
+                quiet.append(stderr)
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *argv],
+                    env=environment | place,
+                    stdout=None if rank == 0 else subprocess.DEVNULL,
+                    stderr=stderr,
+                    start_new_session=True,  # Ctrl-C reaches them once, through `forward`
+                )
+            )
+        failed = _wait(processes)
+        if failed is not None and processes[0].returncode in (0, -signal.SIGTERM, -signal.SIGKILL):
+            said = quiet[failed - 1] if failed else None
+            if said is not None:
+                said.seek(0)
+                sys.stderr.write(said.read().decode(errors="replace"))
+        return 0 if failed is None else _exit_code(processes[failed].returncode)
+    finally:
+        _end(processes)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for file in quiet:
+            file.close()
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all are done or one failed; the rank of the failed one, rank 0 rather than another."""
+    while True:
+        codes = [process.poll() for process in processes]
+        if any(codes):
+            # The same mistake usually stops every rank within moments: let rank 0 be the one to tell it.
+            try:
+                codes[0] = processes[0].wait(timeout=2.0)
+            except subprocess.TimeoutExpired:
+                _end(processes)
+            return next(rank for rank, code in enumerate(codes) if code)
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.05)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    alive = [process for process in processes if process.poll() is None]
+    for process in alive:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_S
+    for process in alive:
+        try:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _exit_code(returncode: int) -> int:
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

@@ -1,0 +1,99 @@
+"""Numbers for a task on a data set, the same for any number of ranks, workers and samples in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from vistruct.config import Eval
+from vistruct.contracts import Dataset, StepOutput
+from vistruct.data.loader import eval_batches
+from vistruct.distributed.ranks import from_main, gather_objects, setup
+from vistruct.engine.environment import autocast
+from vistruct.errors import UserError
+from vistruct.ops.seeds import derive
+
+
+# Not inference_mode: what a module caches there (positions, anchors) could not be trained with later.
+@torch.no_grad()
+def evaluate(
+    task: Any,
+    eval: Eval,
+    device: torch.device,
+    batch: int,
+    workers: int = 0,
+    *,
+    dataset: Dataset | None = None,
+    amp: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Ask the task about every sample once, in eval mode, and measure the answers.
+
+    A metric with `needs_loss = True` is given the StepOutput of each batch instead of predictions. The task's
+    modes are afterwards as before. The global random state is set.
+
+    Args:
+        eval: what on, and measured how.
+        batch: samples in a forward pass on one device.
+        workers: loader processes for each device.
+        dataset: what `eval.data` builds, if it is already there.
+        amp: autocast dtype; None: float32.
+
+    Returns:
+        numbers by name, the same on every rank.
+
+    Raises:
+        UserError: a data set without samples, or one that cannot be read.
+    """
+    ranks = setup()
+    data_part: Any = eval.data
+    metric_part: Any = eval.metric
+    dataset = data_part.build() if dataset is None else dataset
+    if len(dataset) == 0:
+        raise UserError(
+            "nothing to evaluate on: the data set has no samples", where="evals", fix="check its annotations"
+        )
+    metric = metric_part.build(dataset)
+    needs_loss = getattr(metric, "needs_loss", False)
+    torch.manual_seed(derive(0, "eval"))
+    # Some tasks are asked otherwise than trained: without the answers.
+    collator = task.collator if needs_loss else getattr(task, "predict_collator", task.collator)
+    found: list[tuple[int, Any]] = []  # by index of the (first) sample
+    with eval_mode(task):
+        for indices, samples in eval_batches(dataset, collator, batch, ranks.rank, ranks.world, workers):
+            moved = samples.to(device)
+            with autocast(amp, device):
+                answer = task(moved) if needs_loss else task.predict(moved)
+            if needs_loss:
+                found.append((indices[0], _on_cpu(answer)))
+            elif len(answer) != len(indices):
+                raise ValueError(
+                    f"{type(task).__name__}.predict gave {len(answer)} predictions for {len(indices)} samples"
+                )
+            else:
+                found += zip(indices, answer, strict=True)
+    everything = sorted((pair for part in gather_objects(found) for pair in part), key=lambda pair: pair[0])
+    numbers: dict[str, float] = {}
+    if ranks.is_main:
+        metric.update([answer for _, answer in everything])
+        numbers = metric.compute()
+    return from_main(numbers)
+
+
+def _on_cpu(out: StepOutput) -> StepOutput:
+    return StepOutput(total=out.total.detach().float().cpu(), count=out.count, metrics=dict(out.metrics))
+
+
+@contextmanager
+def eval_mode(task: nn.Module) -> Generator[None]:
+    """Eval mode, and afterwards each module's own mode again (frozen parts keep eval mode in training)."""
+    modes = [(module, module.training) for module in task.modules()]
+    task.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,120 @@
+"""The pen: colours, thin readable boxes, name chips and legend strips, on PIL images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Colour = tuple[int, int, int]
+# After Okabe and Ito's colour-blind-safe palette; lighter, so that it does not drown in vegetation.
+PALETTE: tuple[Colour, ...] = (
+    (255, 176, 46), (86, 196, 255), (240, 130, 190), (245, 232, 80),
+    (255, 105, 50), (60, 220, 170), (110, 150, 255),
+)  # fmt: skip
+PAPER, INK, FAINT = (22, 25, 30), (233, 236, 240), (150, 158, 168)
+MIN_SIDE = 512  # pixels: the long side of a drawn image is at least this
+
+
+def outline(
+    draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int, dashed: bool = False
+) -> None:
+    """A box (xyxy, pixels) as a thin line with a dark rim, so that it shows on any ground."""
+    x1, y1, x2, y2 = round(box[0]), round(box[1]), round(box[2]) - 1, round(box[3]) - 1
+    x2, y2 = max(x1, x2), max(y1, y2)
+    if not dashed:
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0, 120), width=1)
+        draw.rectangle((x1, y1, x2, y2), outline=(*colour, 255), width=width)
+        return
+    dash = max(4, 3 * width)
+    pieces = []  # like the solid line, the dashes lie inside the box
+    for x in range(x1, x2 + 1, 2 * dash):
+        right = min(x + dash - 1, x2)
+        pieces += [(x, y1, right, min(y1 + width - 1, y2)), (x, max(y2 - width + 1, y1), right, y2)]
+    for y in range(y1, y2 + 1, 2 * dash):
+        bottom = min(y + dash - 1, y2)
+        pieces += [(x1, y, min(x1 + width - 1, x2), bottom), (max(x2 - width + 1, x1), y, x2, bottom)]
+    for a, b, c, d in pieces:
+        draw.rectangle((a - 1, b - 1, c + 1, d + 1), fill=(0, 0, 0, 90))
+    for piece in pieces:
+        draw.rectangle(piece, fill=(*colour, 255))
+
+
+def enlarge(image: Image.Image, min_side: int = MIN_SIDE) -> tuple[Image.Image, float]:
+    """An RGB copy whose long side is at least `min_side` pixels, and the factor that this took."""
+    factor = max(1.0, min_side / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), factor
+
+
+def name_chip(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    text: str,
+    colour: Colour,
+    font: Any,
+    taken: list[list[float]],
+    size: tuple[int, int],
+) -> None:
+    """Write a name beside its box, at the first corner where it covers nothing; nowhere if there is none."""
+    wide, high = font.getlength(text) + 8, font.size + 5
+    x1, y1, x2, y2 = box
+    for x, y in ((x1, y1 - high - 1), (x2 - wide, y1 - high - 1), (x1, y2 + 1), (x2 - wide, y2 + 1)):
+        place = [x, y, x + wide, y + high]
+        inside = x >= 0 and y >= 0 and place[2] <= size[0] and place[3] <= size[1]
+        if inside and not any(_overlap(place, other) for other in taken):
+            draw.rounded_rectangle(place, radius=3, fill=(*colour, 255))
+            draw.text((x + 4, y + high / 2), text, (15, 17, 20), font, anchor="lm")
+            taken.append(place)
+            return
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, bool]], note: str) -> Image.Image:
+    """The picture with a dark strip below: a swatch and a text for each entry, then the note."""
+    size = max(14, round(picture.width / 48))
+    font, pad, line = typeface(size), round(size * 0.7), round(size * 1.6)
+    placed, x, y = [], pad, pad
+    for colour, text, is_dashed in [*entries, *([(None, note, False)] if note else [])]:
+        text = fit(text, font, picture.width - 3 * pad - size)
+        wide = font.getlength(text) + (size * 1.5 if colour else 0)
+        if x > pad and x + wide > picture.width - pad:
+            x, y = pad, y + line
+        placed.append((x, y, colour, text, is_dashed))
+        x += wide + 1.3 * size
+    if not placed:
+        return picture
+    canvas = Image.new("RGB", (picture.width, picture.height + y + line + pad // 3), PAPER)
+    canvas.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    for x, y, colour, text, is_dashed in placed:
+        top = picture.height + y
+        if colour:
+            outline(draw, (x, top + 1, x + size, top + size + 1), colour, max(2, size // 7), is_dashed)
+            x += size * 1.5
+        draw.text((x, top + size / 2 + 1), text, INK if colour else FAINT, font, anchor="lm")
+    return canvas
+
+
+def fit(text: str, font: Any, width: float) -> str:
+    """The text, its end replaced by an ellipsis where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def typeface(size: int) -> Any:
+    """Pillow's own scalable font; it knows Latin text only."""
+    return ImageFont.load_default(size)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """uint8[3, H, W] -> PIL."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())

@@ -1,0 +1,84 @@
+"""Pictures that a run leaves in `samples/`: what it was fed first, and what it says at the end.
+
+A label one pixel off, or a colour channel swapped, is seen at a glance and in no number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from vistruct.contracts import AnswerPrediction, BoxPrediction, Dataset, Sample, Turn
+from vistruct.data.loader import Order
+from vistruct.engine.draw import contact_sheet, draw_prediction, draw_sample
+from vistruct.engine.draw_chat import draw_conversation
+from vistruct.engine.environment import autocast
+from vistruct.engine.evaluate import eval_mode
+from vistruct.engine.run import State
+from vistruct.ops.seeds import derive
+
+MOST = 6  # training samples on a sheet
+FEW = 4  # predictions on a sheet: an answer takes its time
+
+
+def draw_first_batch(state: State) -> Path:
+    """`samples/first_batch.png`: the first samples of the first step exactly as the loader gives them."""
+    run = state.run
+    keys = Order(len(state.dataset), run.batch, run.seed).keys(0)[:MOST]
+    samples = [state.dataset.sample(index, derive(run.seed, epoch, index)) for epoch, index in keys]
+    return draw_samples(samples, state.dataset, state.out_dir / "samples" / "first_batch.png")
+
+
+@torch.no_grad()
+def draw_predictions(state: State) -> list[Path]:
+    """`samples/predictions_NAME.png` of each evaluation: what the task says of a few samples, with the truth."""
+    collator = getattr(state.task, "predict_collator", state.task.collator)
+    written = []
+    for name, dataset in state.eval_datasets.items():
+        step = max(1, len(dataset) // FEW)
+        samples = [dataset.sample(i, derive(0, "eval", i)) for i in range(0, len(dataset), step)][:FEW]
+        with eval_mode(state.task), autocast(state.amp, state.device):
+            predictions = state.task.predict(collator(samples).to(state.device))
+        pictures = [
+            _predicted(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)
+        ]
+        shown = [picture for picture in pictures if picture is not None]
+        if shown:
+            path = state.out_dir / "samples" / f"predictions_{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet(shown, 1 if samples[0].turns else 2, [sample.id for sample in samples]).save(path)
+            written.append(path)
+    return written
+
+
+def _predicted(sample: Sample, prediction: Any) -> Image.Image | None:
+    """One sample with what was said of it; None for a kind of prediction that has no picture."""
+    if isinstance(prediction, BoxPrediction):
+        boxes = prediction.boxes_xyxy.cpu()
+        moved = (boxes - boxes.new_tensor(sample.origin_xy * 2)) * boxes.new_tensor(sample.scale_xy * 2)
+        return draw_prediction(sample.images[0], replace(prediction, boxes_xyxy=moved), truth=sample)
+    if isinstance(prediction, AnswerPrediction):
+        answer = (
+            f"{prediction.answer}\n(truth: {prediction.truth})" if prediction.truth else prediction.answer
+        )
+        turns = (Turn(role="user", text=prediction.question), Turn(role="assistant", text=answer))
+        return draw_conversation(replace(sample, turns=turns))
+    return None
+
+
+def draw_samples(samples: list[Sample], dataset: Dataset, path: Path) -> Path:
+    """A sheet of samples with their boxes, or with their conversations where they have one."""
+    pictures = [draw_one(sample, dataset) for sample in samples]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = 1 if any(sample.turns for sample in samples) else 3
+    contact_sheet(pictures, columns, [sample.id for sample in samples]).save(path)
+    return path
+
+
+def draw_one(sample: Sample, dataset: Any) -> Image.Image:
+    """One sample with its truth."""
+    return draw_conversation(sample) if sample.turns else draw_sample(sample, dataset.info.class_names)

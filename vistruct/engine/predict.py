@@ -1,0 +1,182 @@
+"""A finished run as something to ask: `vistruct.load("runs/x").predict("port.tif")`.
+
+Images are put before the model as its training data was: cut into the same windows, resized by the same
+factor. Boxes come back joined, in pixels of the image that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vistruct.checkpoint.load import ModelCard, load_model
+from vistruct.contracts import AnswerPrediction, BoxPrediction, Prediction, Sample, Turn
+from vistruct.data.images import read_image
+from vistruct.data.tiles import merge_windows, windows
+from vistruct.errors import UserError
+from vistruct.transforms.geometry import rescale
+
+Picture = (
+    str | Path | Image.Image | np.ndarray | Tensor
+)  # arrays: uint8[H, W, 3] RGB; tensors: uint8[3, H, W] RGB
+
+EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> Model:
+    """Load a finished run.
+
+    Args:
+        path: a run directory, or the model directory inside one.
+        device: where to compute; None: a GPU if there is one.
+
+    Raises:
+        UserError: not a run, a run that has not finished, or damaged weights.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not Path(path).exists():
+        raise UserError(
+            "no such directory", where=path, fix="give a run directory, or the model directory inside one"
+        )
+    task, card = load_model(Path(path), where)
+    return Model(task=task, card=card, device=where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained task and what is known of it."""
+
+    task: Any  # nn.Module, Task, in eval mode
+    card: ModelCard
+    device: torch.device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels of a detector's predictions stand for; empty for a model that answers."""
+        return self.card.info.class_names
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is asked questions, rather than for boxes."""
+        return hasattr(self.task, "language")
+
+    @overload
+    def predict(self, images: Picture, *, ask: str | None = None, batch: int = 8) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, images: Sequence[Picture], *, ask: str | None = None, batch: int = 8
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, images: Picture | Sequence[Picture], *, ask: str | None = None, batch: int = 8
+    ) -> Prediction | list[Prediction]:
+        """Boxes in an image, or the answer to a question about it.
+
+        Args:
+            images: a path, a PIL image, uint8[H, W, 3] array or uint8[3, H, W] tensor in RGB; or a list
+                of those.
+            ask: the question, for a model with language.
+            batch: windows that are looked at together.
+
+        Returns:
+            One prediction for an image, a list of them for a list.
+
+        Raises:
+            UserError: an image that cannot be read or has another type or shape; a question to a model
+                without language, or none to one with it.
+        """
+        if ask is not None and not self.answers:
+            raise UserError(
+                "this model has no language to answer with",
+                where=self.card.path,
+                fix="ask a model trained with vitp.pretrain, or leave the question out for boxes",
+            )
+        if ask is None and self.answers:
+            raise UserError(
+                "this model answers questions, and there is none",
+                where=self.card.path,
+                fix='give one: ask="How many trees are there?", on the command line --ask "..."',
+            )
+        if isinstance(images, Picture):
+            return self._one(images, _name(images, 0), ask, batch)
+        return [self._one(image, _name(image, i), ask, batch) for i, image in enumerate(images)]
+
+    def _one(self, image: Picture, name: str, ask: str | None, batch: int) -> Prediction:
+        pixels = as_pixels(image, name)
+        return self._boxes(pixels, name, batch) if ask is None else self._answer(pixels, name, ask)
+
+    @torch.inference_mode()
+    def _boxes(self, pixels: Tensor, name: str, batch: int) -> BoxPrediction:
+        """Every window's boxes, joined."""
+        data: Any = self.card.run.data
+        height, width = pixels.shape[1:]
+        places = windows((height, width), data.tiles) if data.tiles is not None else [(0, 0, width, height)]
+        found: list[BoxPrediction] = []
+        for start in range(0, len(places), batch):
+            samples = []
+            for x0, y0, x1, y1 in places[start : start + batch]:
+                sample = Sample(
+                    id=f"{name}@{x0}_{y0}_{x1}_{y1}",
+                    image_id=name,
+                    seed=0,
+                    images=[pixels[:, y0:y1, x0:x1]],
+                    origin_xy=(float(x0), float(y0)),
+                )
+                samples.append(sample if data.resize is None else rescale(sample, data.resize))
+            found += self.task.predict(self.task.collator(samples).to(self.device))
+        if len(found) == 1:
+            return replace(found[0], id=name, window_xyxy=None)
+        return merge_windows(found)[0]
+
+    @torch.inference_mode()
+    def _answer(self, pixels: Tensor, name: str, ask: str) -> AnswerPrediction:
+        text = ask if "<image>" in ask else f"<image>\n{ask}"
+        sample = Sample(
+            id=name, image_id=name, seed=0, images=[pixels], turns=(Turn(role="user", text=text),)
+        )
+        (answer,) = self.task.predict(self.task.predict_collator([sample]).to(self.device))
+        return answer
+
+
+def as_pixels(image: Picture, name: str) -> Tensor:
+    """uint8[3, H, W] RGB of any picture; `name` is said in errors.
+
+    Raises:
+        UserError: an unreadable file, more than 8 bits a channel, another dtype or shape, or no pixels.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        if image.mode not in EIGHT_BIT:
+            raise UserError(
+                f"an image of mode {image.mode}, not 8 bits a channel", where=name, fix="scale it to 8 bits"
+            )
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    layout = "[height, width, 3]" if isinstance(image, np.ndarray) else "[3, height, width]"
+    pixels = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
+    channels = -1 if isinstance(image, np.ndarray) else 0
+    if pixels.dtype != torch.uint8:
+        raise UserError(
+            f"pixels of type {image.dtype}",
+            where=name,
+            fix="give uint8 from 0 to 255: (255 * image).astype('uint8')",
+        )
+    if pixels.ndim != 3 or pixels.shape[channels] != 3 or 0 in pixels.shape:
+        raise UserError(
+            f"pixels of shape {list(pixels.shape)}",
+            where=name,
+            fix=f"give {layout} in RGB, at least one pixel",
+        )
+    return pixels.permute(2, 0, 1) if channels else pixels
+
+
+def _name(image: Picture, index: int) -> str:
+    return str(image) if isinstance(image, str | Path) else f"image {index}"

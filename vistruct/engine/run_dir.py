@@ -1,0 +1,105 @@
+"""The directory of a run: made once, and later entered only by the same run on the same data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vistruct.checkpoint.save import write_json, write_text
+from vistruct.config import Run, read_run, run_to_yaml
+from vistruct.contracts import DataInfo
+from vistruct.distributed.ranks import Ranks
+from vistruct.engine.environment import describe
+from vistruct.errors import UserError
+
+# What may differ between the run that began and the run that goes on: none of it touches the weights.
+FREE = ("recipe", "workers", "log_every", "save_every", "keep")
+
+
+def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
+    """Make `out_dir` this run's directory, or check that it already is.
+
+    Raises:
+        UserError: the directory is another run's (with the first differences), or holds other things.
+    """
+    file = out_dir / "run.yaml"
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError("this is a file", where=out_dir, fix="choose another --out")
+    if file.exists():
+        differences = changed(read_run(file), run)
+        if differences:
+            shown = "; ".join(differences[:3]) + (
+                f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+            )
+            raise UserError(
+                f"this directory holds a different run ({shown})",
+                where=out_dir,
+                fix=f"choose another --out, or go on with that run: vistruct train -c {file} --out {out_dir}",
+            )
+    elif out_dir.exists() and any(not name.name.endswith(".partial") for name in out_dir.iterdir()):
+        raise UserError(
+            "not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out"
+        )
+    if ranks.is_main:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
+        write_json(out_dir / "env.json", describe(ranks.device, ranks.world))
+
+
+def note_data(info: DataInfo, evals: Mapping[str, DataInfo], out_dir: Path, ranks: Ranks) -> None:
+    """Write data.json, or check that the training data is what it says.
+
+    Args:
+        info: of the training data.
+        evals: of each evaluation's data, by name.
+
+    Raises:
+        UserError: the training data has changed since the run began.
+    """
+    file = out_dir / "data.json"
+    if file.exists():
+        before = json.loads(file.read_text())["train"]["fingerprint"]
+        if before != info.fingerprint:
+            raise UserError(
+                f"the training data has changed since this run began "
+                f"(fingerprint {before[:12]} -> {info.fingerprint[:12]})",
+                where=file,
+                fix="put the data back as it was, or train in a new directory",
+            )
+    elif ranks.is_main:
+        measured = {name if name != "train" else "train (evaluation)": i for name, i in evals.items()}
+        write_json(file, {name: info_to_dict(i) for name, i in {"train": info, **measured}.items()})
+
+
+def info_to_dict(info: DataInfo) -> dict[str, Any]:
+    """All of it that can be written down."""
+    return {
+        "class_names": list(info.class_names),
+        "num_records": info.num_records,
+        "fingerprint": info.fingerprint,
+        "counts": dict(info.counts),
+        "dropped": dict(info.dropped),
+    }
+
+
+def changed(before: Run, after: Run) -> list[str]:
+    """`key: old -> new` of each setting that decides the weights and differs."""
+    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    return [
+        f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in [*old, *(key for key in new if key not in old)]
+        if key not in FREE and old.get(key) != new.get(key)
+    ]
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        if isinstance(value, dict | list) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

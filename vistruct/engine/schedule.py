@@ -1,0 +1,62 @@
+"""The learning rate over a run, as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+from vistruct.config import Schedule
+from vistruct.errors import UserError
+
+
+def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
+    """The factor on the peak learning rate that step `step` of `steps` is taken with.
+
+    The warm-up rises in a line from `warmup_from` at step 0 and would meet 1 at step `warmup_steps`. After
+    it, cosine falls to `final` at the last step (steps - 1); step shape multiplies by `drop_by` from each of
+    `drops_at` on.
+
+    Args:
+        step: 0 for the first step of the run.
+
+    Returns:
+        in [0, 1]; 1 where a run is too short to have a slope.
+    """
+    if step < schedule.warmup_steps:
+        return schedule.warmup_from + (1 - schedule.warmup_from) * step / schedule.warmup_steps
+    if schedule.shape == "constant":
+        return 1.0
+    if schedule.shape == "step":
+        return schedule.drop_by ** sum(step >= at for at in schedule.drops_at)
+    span = steps - 1 - schedule.warmup_steps
+    if span <= 0:
+        return 1.0
+    progress = min((step - schedule.warmup_steps) / span, 1.0)
+    return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def check_schedule(schedule: Schedule, steps: int) -> None:
+    """Refuse a schedule that cannot do what it says within `steps`.
+
+    Raises:
+        UserError: the warm-up is as long as the run, so that the peak is never reached; a drop after the end;
+            drops with a shape that has none.
+    """
+    if schedule.warmup_steps >= steps:
+        raise UserError(
+            f"schedule.warmup_steps={schedule.warmup_steps} reaches the peak after steps={steps}",
+            where="schedule",
+            fix=f"use at most {steps - 1} warm-up steps, or train longer",
+        )
+    late = [at for at in schedule.drops_at if at >= steps]
+    if schedule.shape == "step" and late:
+        raise UserError(
+            f"schedule.drops_at={late[0]} is not below steps={steps}",
+            where="schedule",
+            fix="drop earlier, or train longer",
+        )
+    if schedule.shape != "step" and schedule.drops_at:
+        raise UserError(
+            f"schedule.drops_at does nothing with shape={schedule.shape!r}",
+            where="schedule",
+            fix="set shape: step",
+        )

@@ -1,0 +1,137 @@
+"""What a finished run leaves for use: `model/` whole, `backbone/` alone; each with a json that explains it.
+
+Adapters (LoRA) are added into the weights they adapt, so that what is shipped needs no peft.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from vistruct.checkpoint.load import MODEL_FORMAT
+from vistruct.checkpoint.save import write_json, write_text
+from vistruct.checkpoint.tensors import write_tensors
+from vistruct.engine.run import State
+from vistruct.engine.run_dir import info_to_dict
+from vistruct.engine.trainable import merged_state
+
+BACKBONE_FORMAT = 1
+
+
+def ship(state: State) -> None:
+    """Write `model/` and `backbone/` of the run directory; the json last, so that with it all is there.
+
+    Raises:
+        UserError: no room.
+    """
+    run, weights = state.run, merged_state(state.task)
+    values = run.model_dump(mode="json")
+    source = {
+        "recipe": run.recipe,
+        "steps": state.step,
+        "data_fingerprint": state.dataset.info.fingerprint,
+        "started_from": "random weights" if run.init is None else str(run.init),
+    }
+    licence = (
+        "as its training data and this run's owner allow"
+        if state.coverage is None
+        else state.coverage.licence
+    )
+    model = state.out_dir / "model"
+    digest = _write_weights(model / "model.safetensors", weights)
+    write_text(model / "README.md", card(state, licence))
+    write_json(
+        model / "model.json",
+        {
+            "format": MODEL_FORMAT,
+            "task": values["task"],
+            "info": info_to_dict(state.dataset.info),
+            "input": input_contract(values),
+            "parameters": sum(p.numel() for p in {t.data_ptr(): t for t in weights.values()}.values()),
+            "licence": licence,
+            "sha256": digest,
+            "run": values,
+        },
+    )
+    backbone = state.out_dir / "backbone"
+    backbone.mkdir(exist_ok=True)
+    own = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
+    digest = _write_weights(backbone / "backbone.safetensors", own)
+    write_json(
+        backbone / "backbone.json",
+        {
+            "format": BACKBONE_FORMAT,
+            "config": values["task"].get("backbone"),
+            "input": input_contract(values),
+            "source": source,
+            "licence": licence,
+            "sha256": digest,
+        },
+    )
+
+
+def input_contract(run: dict[str, Any]) -> dict[str, Any]:
+    """What the model expects of an image: wrong input units are the costliest silent mistake."""
+    task, data = run["task"], run["data"]
+    return {
+        "channels": ["red", "green", "blue"],
+        "values": "0 to 255; the task itself divides and normalises",
+        "mean": task.get("mean"),
+        "std": task.get("std"),
+        "tiles": data.get("tiles") or task.get("tiling"),
+        "resize": data.get("resize"),
+    }
+
+
+def card(state: State, licence: str) -> str:
+    """The model card, in Markdown."""
+    run, info = state.run, state.dataset.info
+    dropped = "; ".join(f"{number} x {reason}" for reason, number in info.dropped.items()) or "nothing"
+    classes = ", ".join(info.class_names[:30]) + (", ..." if len(info.class_names) > 30 else "")
+    lines = [
+        f"# {state.out_dir.resolve().name}",
+        "",
+        f"A `{values_kind(run.task)}` model trained with vistruct"
+        + (f" by the recipe `{run.recipe}`" if run.recipe else "")
+        + f" for {state.step:,} steps of {run.batch} samples.",
+        "",
+        "- Use: `vistruct predict "
+        + state.out_dir.name
+        + ' IMAGE`, or `vistruct.load("'
+        + state.out_dir.name
+        + '")` in Python',
+        f"- Started from: {'random weights' if run.init is None else run.init}",
+        f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",
+        f"- Left out or repaired: {dropped}",
+        *([f"- Classes: {classes}"] if classes else []),
+        f"- Moved in training: {state.plan.lines()[-1]}",
+        f"- Licence of the weights: {licence}",
+        "",
+        "Results are in `metrics.jsonl` and `report.html` of the run directory. The whole run:",
+        "",
+        "```yaml",
+        yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def values_kind(part: Any) -> str:
+    """The `kind` of a part."""
+    return str(getattr(part, "kind", type(part).__name__))
+
+
+def _write_weights(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write beside and rename into place; the sha256."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        digest = write_tensors(partial, tensors)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest

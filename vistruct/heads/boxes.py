@@ -1,0 +1,73 @@
+"""What every box head learns from, and what it gives: the two dataclasses on its border.
+
+A head has three verbs: `forward(features) -> output`, `loss(output, targets) -> HeadLoss` and
+`decode(output, sizes_hw) -> list[Detections]`. Class indices count from 0; background is not a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxTarget:
+    """The truth about one image, in pixels of the padded batch. Boxes are finite and have an area."""
+
+    boxes_xyxy: Tensor  # float[N, 4]
+    labels: Tensor  # int64[N], from 0
+    is_crowd: Tensor  # bool[N]: a region of many objects, neither one object nor background
+
+    def to(self, device: torch.device) -> Self:
+        """The same truth on `device`."""
+        return type(self)(
+            boxes_xyxy=self.boxes_xyxy.to(device),
+            labels=self.labels.to(device),
+            is_crowd=self.is_crowd.to(device),
+        )
+
+    def split(self) -> tuple[Tensor, Tensor, Tensor]:
+        """float[M, 4] boxes and int64[M] labels of the single objects, float[K, 4] crowd regions."""
+        single = ~self.is_crowd
+        return self.boxes_xyxy[single].float(), self.labels[single], self.boxes_xyxy[self.is_crowd].float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadLoss:
+    """A loss summed over `count` units, and its parts as means over the same units."""
+
+    total: Tensor  # float[]
+    count: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """What was found in one image, best score first, in pixels of the padded batch."""
+
+    boxes_xyxy: Tensor  # float[N, 4], inside the real (unpadded) image, with an area
+    scores: Tensor  # float[N], in [0, 1]
+    labels: Tensor  # int64[N], from 0
+
+
+def covered_share(boxes: Tensor, regions: Tensor) -> Tensor:
+    """The largest part of each box's area that lies in one of the regions.
+
+    Args:
+        boxes: float[N, 4], xyxy.
+        regions: float[K, 4], xyxy.
+
+    Returns:
+        float[N] in [0, 1]; 0 where there is no region or the box has no area.
+    """
+    if len(regions) == 0:
+        return boxes.new_zeros(len(boxes))
+    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])  # [N, K, 2]
+    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=2)  # [N, K], px^2
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)  # [N], px^2
+    return (shared / area.clamp(min=1e-9)[:, None]).amax(dim=1)

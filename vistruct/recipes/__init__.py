@@ -1,0 +1,24 @@
+"""Recipes by name; each is a module with `recipe(...) -> Run` and `tiny() -> Run`."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from vistruct.errors import UserError, closest
+
+RECIPES = {
+    "detect": "vistruct.recipes.detect",
+    "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
+}
+
+
+def find(name: str) -> ModuleType:
+    """The module of a recipe.
+
+    Raises:
+        UserError: no recipe has this name.
+    """
+    if name not in RECIPES:
+        raise UserError(f"no recipe {name!r}", fix=closest(name, RECIPES))
+    return importlib.import_module(RECIPES[name])

@@ -1,0 +1,31 @@
+"""Light changes of colour, as between two flights over the same place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from vistruct.contracts import Sample
+
+
+def jitter(sample: Sample, strength: float, generator: torch.Generator) -> Sample:
+    """Change brightness, contrast and saturation, each by a factor drawn from [1 - strength, 1 + strength].
+
+    All images of the sample change alike, so that a pair stays a pair.
+
+    Args:
+        sample: any.
+        strength: in [0, 1]; 0 changes nothing.
+        generator: source of randomness; always asked for three numbers.
+    """
+    brightness, contrast, saturation = (
+        1 + strength * (2 * torch.rand(3, generator=generator, dtype=torch.float64) - 1)
+    ).tolist()
+    images = sample.images
+    if strength > 0:
+        images = [F.adjust_brightness(image, brightness) for image in images]
+        images = [F.adjust_contrast(image, contrast) for image in images]
+        images = [F.adjust_saturation(image, saturation) for image in images]
+    return dataclasses.replace(sample, images=images)

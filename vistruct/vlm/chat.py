@@ -1,0 +1,114 @@
+"""Conversations as token rows: ChatML, image places, and labels on the answers only.
+
+Source: the `internvl2_5` template of InternVL (ChatML); special tokens in the order the public code adds them.
+Differs: no system text is put in unless the sample brings one (the published one introduces another product); the
+questions about one image can stand beside each other instead of after each other (`independent`), so that one pass of
+the backbone pays for all of them and none can be answered from the answer to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vistruct.contracts import Turn
+from vistruct.errors import UserError
+
+IGNORE = -100  # torch's cross-entropy leaves these labels out
+START, END = "<|im_start|>", "<|im_end|>"
+IMAGE_PLACE = "<image>"  # in a user's text
+IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
+ADDED_TOKENS = (
+    IMAGE_START, IMAGE_END, IMAGE_TOKEN, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>",
+)  # fmt: skip
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer; `transformers`' fast tokenizers have it."""
+
+    def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = ...) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One conversation in tokens."""
+
+    input_ids: list[int]
+    labels: list[int]  # the token itself where it is part of an answer (its end mark included), else IGNORE
+
+
+def encode(
+    turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokenizer, *, answer: bool = False
+) -> Row:
+    """Write a conversation as one row.
+
+    Args:
+        turns: `<image>` in users' texts marks the images; where no turn has one, a single image goes in front.
+        image_tokens: for each image, how many visual tokens it has.
+        answer: end with an open assistant turn, for generation.
+
+    Raises:
+        UserError: the number of `<image>` marks is not the number of images.
+    """
+    images = iter(image_tokens)
+    ids: list[int] = []
+    labels: list[int] = []
+
+    def add(text: str, supervised: bool) -> None:
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        ids.extend(tokens)
+        labels.extend(tokens if supervised else [IGNORE] * len(tokens))
+
+    for turn in with_marks(turns, len(image_tokens)):
+        if turn.role == "assistant":
+            add(f"{START}assistant\n", supervised=False)
+            add(f"{turn.text}{END}", supervised=True)
+            add("\n", supervised=False)
+            continue
+        text = turn.text
+        while turn.role == "user" and IMAGE_PLACE in text:
+            text = text.replace(IMAGE_PLACE, f"{IMAGE_START}{IMAGE_TOKEN * next(images)}{IMAGE_END}", 1)
+        add(f"{START}{turn.role}\n{text}{END}\n", supervised=False)
+    if answer:
+        add(f"{START}assistant\n", supervised=False)
+    return Row(input_ids=ids, labels=labels)
+
+
+def with_marks(turns: Sequence[Turn], num_images: int) -> list[Turn]:
+    """The turns, with a single image's mark put in front where no turn has one.
+
+    Raises:
+        UserError: the number of `<image>` marks is not the number of images.
+    """
+    marks = sum(turn.text.count(IMAGE_PLACE) for turn in turns if turn.role == "user")
+    first = next((turn for turn in turns if turn.role == "user"), None)
+    if marks == 0 and num_images == 1 and first is not None:
+        marked = Turn(role="user", text=f"{IMAGE_PLACE}\n{first.text}")
+        return [marked if turn is first else turn for turn in turns]
+    if marks != num_images:
+        raise UserError(
+            f"{marks} <image> marks for {num_images} images", fix="write one <image> for every image"
+        )
+    return list(turns)
+
+
+def apart(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+    """A conversation's questions as conversations of their own, each with the system turn and the images.
+
+    A conversation whose later questions bring images of their own stays whole: they build on each other.
+    """
+    users = [i for i, turn in enumerate(turns) if turn.role == "user"]
+    if len(users) < 2 or any(IMAGE_PLACE in turns[i].text for i in users[1:]):
+        return [tuple(turns)]
+    system = tuple(turns[: users[0]])
+    marks = f"{IMAGE_PLACE}\n" * turns[users[0]].text.count(IMAGE_PLACE)
+    out = [tuple(turns[: users[1]])]
+    for start, end in zip(users[1:], [*users[2:], len(turns)], strict=True):
+        asked = Turn(role="user", text=marks + turns[start].text)
+        out.append((*system, asked, *turns[start + 1 : end]))
+    return out

@@ -1,0 +1,79 @@
+"""Dynamic tiling: a large image becomes a grid of square tiles near its own aspect ratio, and a thumbnail.
+
+Source: InternVL 1.5, arXiv:2404.16821, section 3.2, and its public preprocessing.
+Differs: uint8 tensors and torchvision's antialiased bicubic resize (at most one grey level from PIL's).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from vistruct.config import Part
+
+
+class Tiling(Part):
+    """How an image is cut for the language side."""
+
+    size: int = Field(448, gt=0)  # pixels, a tile's side
+    max_tiles: int = Field(12, gt=0)  # without the thumbnail; shared by a sample's images
+    min_tiles: int = Field(1, gt=0)
+    thumbnail: bool = True  # the whole image, behind its tiles, when there is more than one
+
+
+@lru_cache(maxsize=64)
+def _grids(min_tiles: int, max_tiles: int) -> list[tuple[int, int]]:
+    grids = [
+        (columns, rows)
+        for columns in range(1, max_tiles + 1)
+        for rows in range(1, max_tiles + 1)
+        if min_tiles <= columns * rows <= max_tiles
+    ]
+    return sorted(grids, key=lambda g: g[0] * g[1])
+
+
+def choose_grid(size_hw: tuple[int, int], tiling: Tiling, max_tiles: int) -> tuple[int, int]:
+    """(columns, rows) with the aspect ratio nearest to the image's.
+
+    Of equally near grids a larger one wins only if the image has more than half of its pixels.
+    """
+    height, width = size_hw
+    best, nearest = (1, 1), float("inf")
+    for columns, rows in _grids(min(tiling.min_tiles, max_tiles), max_tiles):
+        distance = abs(width / height - columns / rows)
+        if distance < nearest:
+            best, nearest = (columns, rows), distance
+        elif distance == nearest and width * height > 0.5 * tiling.size**2 * columns * rows:
+            best = (columns, rows)
+    return best
+
+
+def tile(image: Tensor, tiling: Tiling, num_images: int = 1) -> Tensor:
+    """Cut an image into tiles, row by row, the thumbnail last.
+
+    Args:
+        image: uint8[3, H, W].
+        num_images: how many images share the sample's tiles.
+
+    Returns:
+        uint8[T, 3, size, size].
+    """
+    size = tiling.size
+    columns, rows = choose_grid(
+        (image.shape[1], image.shape[2]), tiling, max(1, tiling.max_tiles // num_images)
+    )
+    resized = _resize(image, rows * size, columns * size)
+    tiles = resized.view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
+    if tiling.thumbnail and len(tiles) > 1:
+        tiles = torch.cat([tiles, _resize(image, size, size)[None]])
+    return tiles.contiguous()
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image
+    return F.resize(image, [height, width], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
