@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from vistruct.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of Unix")
 
-STEPS = 60
+STEPS = 50
 SIZE_LIMIT = 40_000  # bytes; less than one checkpoint of `big_run`, more than its records
 
 
@@ -29,7 +30,7 @@ SIZE_LIMIT = 40_000  # bytes; less than one checkpoint of `big_run`, more than i
 def processes():
     """Fresh processes without seconds of imports each: one server imports, and forks."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vistruct.engine.train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["vistruct.engine.train", "torch.utils.tensorboard", "pytest"])
     return context
 
 
@@ -39,14 +40,14 @@ def train_alone(run_file: str, out_dir: str, full_at: int | None = None) -> None
 
     torch.set_num_threads(1)
     toy_run()
-    setattr(engine, "write_run_report", lambda path: path)  # noqa: B010  # not what is tested, and slow
 
     def on_step(step: int, _metrics: dict[str, float]) -> None:
         if step == full_at:
             resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE_LIMIT, SIZE_LIMIT))
 
     try:
-        engine.train(read_run(Path(run_file)), Path(out_dir), on_step=on_step)
+        with mock.patch.object(engine, "write_run_report"):  # not what is tested, and slow
+            engine.train(read_run(Path(run_file)), Path(out_dir), on_step=on_step)
     except UserError as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE_LIMIT, SIZE_LIMIT))
         Path(f"{out_dir}.err").write_text(str(error))
@@ -90,7 +91,7 @@ def test_kill_at_any_moment_and_restart_ends_bit_identical(tmp_path, processes):
     assert finish(processes, run, tmp_path / "whole") == 0
     chance = random.Random(0)
     kills = 0
-    for moment in (0, 4, 11, 20, 28, 37, 45, 52):  # steps after which the kill comes, and a little later
+    for moment in (0, 4, 13, 22, 31, 40):  # steps after which the kill comes, and a little later
         process = begin(processes, run, cut)
         while lines_of(cut / "metrics.jsonl") < moment and process.is_alive():
             time.sleep(0.001)
@@ -99,7 +100,7 @@ def test_kill_at_any_moment_and_restart_ends_bit_identical(tmp_path, processes):
         process.join()
         kills += process.exitcode == -9 and not (cut / "model" / "model.json").exists()
     assert finish(processes, run, cut) == 0
-    assert kills >= 4
+    assert kills >= 3  # on a busy machine one may come too late
     assert final(cut) == final(tmp_path / "whole")
     assert losses(cut) == losses(tmp_path / "whole")
     assert [step for step, _ in losses(cut)] == list(range(1, STEPS + 1))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,12 +34,16 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom vistruct.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "bad = {'torch', 'numpy', 'transformers', 'pydantic', 'yaml', 'matplotlib', 'PIL'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(bad))\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'pydantic', 'yaml', 'matplotlib', 'PIL'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 1.5
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert (
+        seconds < 1.0
+    )  # of processor time, 0.4 on an idle machine; a clock would measure the other processes
     assert "HEAVY []" in done.stdout
     assert all(verb in done.stdout for verb in VERBS)
 
@@ -76,7 +80,7 @@ MISTAKES = [
     (["inspect", "nowhere"], "no such file or directory", "nowhere", "run directory"),
     (["predict", "run", "nowhere.png"], "no such image or folder", "nowhere.png", "path"),
     (["demo", "--quick", "--full"], "--quick and --full exclude each other", "vistruct demo", "one of them"),
-    (["instruct", "x.json", "--out", "y", "--crop-size", "9"], "--crop-size without --crops", "instruct", "--crops"),
+    (["instruct", "x.json", "--out", "y", "--crop-size", "9"], "--crop-size without", "instruct", "--crops"),
 ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_mistakes_are_told_with_the_way_out(args: list[str], what: str, fix: str
 
 def test_a_missing_file_suggests_the_one_beside_it(tmp_path: Path) -> None:
     (tmp_path / "train.json").touch()
-    with pytest.raises(UserError, match="did you mean 'train.json'"):
+    with pytest.raises(UserError, match=r"did you mean 'train\.json'"):
         parse(recipe, ["--data", str(tmp_path / "tran.json")])
 
 

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def _fresh_cache():
     clear_cache()
 
 
-def saved(path: Path, pixels: np.ndarray = PIXELS, mode: str | None = None, **options: object) -> Path:
+def saved(path: Path, pixels: np.ndarray = PIXELS, mode: str | None = None, **options: Any) -> Path:
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(path, **options)
     return path
@@ -40,7 +41,7 @@ def as_array(image: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp"])
 def test_lossless_files_give_back_their_pixels(tmp_path: Path, name: str) -> None:
-    options = {"lossless": True} if name.endswith("webp") else {}
+    options: dict[str, Any] = {"lossless": True} if name.endswith("webp") else {}
     image = read_image(saved(tmp_path / name, **options))
     assert image.dtype == torch.uint8
     assert image.is_contiguous()
@@ -74,7 +75,7 @@ def test_exif_orientation_is_applied_and_the_header_agrees(
     exif[0x0112] = orientation
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :8] = 255  # one bright corner says which way is up
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     path = saved(tmp_path / f"a.{suffix}", pixels, exif=exif, **options)
     ways = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
     image = read_image(path)

@@ -4,6 +4,7 @@ import pickle
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -42,8 +43,12 @@ def take(loader: Loader, steps: int) -> list[list[list[tuple[int, int]]]]:
     return [next(batches) for _ in range(steps)]
 
 
+def names(size: int, broken: int = -1) -> Any:
+    return Names(size, broken)
+
+
 def make(size: int = 10, **settings) -> Loader:
-    return Loader(Names(size), pairs, **({"batch": 4, "seed": 3} | settings))
+    return Loader(names(size), pairs, **({"batch": 4, "seed": 3} | settings))
 
 
 def flat(steps: list[list[list[tuple[int, int]]]]) -> list[tuple[int, int]]:
@@ -119,7 +124,7 @@ def test_an_empty_data_set_is_refused():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_users_mistake_arrives_from_a_worker_as_it_was(workers):
     with pytest.raises(UserError) as caught:
-        take(Loader(Names(6, broken=4), pairs, batch=3, workers=workers), 2)
+        take(Loader(names(6, broken=4), pairs, batch=3, workers=workers), 2)
     assert (caught.value.what, caught.value.where, caught.value.fix) == (
         "cannot be read",
         "4.jpg",
@@ -132,13 +137,14 @@ def test_a_collators_mistake_arrives_too():
         raise UserError("do not fit together")
 
     with pytest.raises(UserError, match="do not fit"):
-        take(Loader(Names(6), refuse, batch=3), 1)
+        take(Loader(names(6), refuse, batch=3), 1)
 
 
 def test_what_travels_to_a_worker_can_travel_by_pickle():
-    loader = Loader(ToyDataset(), collate, batch=2)
-    copied = pickle.loads(pickle.dumps(loader.fetch))
-    assert torch.equal(copied[(0, 1)].images[0], loader.fetch[(0, 1)].images[0])
+    toy: Any = ToyDataset()
+    fetch: Any = Loader(toy, collate, batch=2).fetch
+    copied = pickle.loads(pickle.dumps(fetch))
+    assert torch.equal(copied[(0, 1)].images[0], fetch[(0, 1)].images[0])
 
 
 def test_the_order_of_an_epoch_is_a_permutation():
@@ -149,12 +155,12 @@ def test_the_order_of_an_epoch_is_a_permutation():
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("world", [1, 3])
 def test_an_evaluation_sees_every_sample_once_whatever_the_ranks(world, workers):
-    seen = [pair for r in range(world) for pair in eval_batches(Names(7), pairs, 2, r, world, workers)]
+    seen = [pair for r in range(world) for pair in eval_batches(names(7), pairs, 2, r, world, workers)]
     assert sorted(i for _, batch in seen for i, _ in batch) == list(range(7))
     assert all(indices == [i for i, _ in batch] for indices, batch in seen)
-    alone = dict(key for _, batch in eval_batches(Names(7), pairs, 7) for key in batch)
+    alone = dict(key for _, batch in eval_batches(names(7), pairs, 7) for key in batch)
     assert dict(key for _, batch in seen for key in batch) == alone
 
 
 def test_a_rank_without_samples_evaluates_nothing():
-    assert list(eval_batches(Names(1), pairs, 2, rank=1, world=2)) == []
+    assert list(eval_batches(names(1), pairs, 2, rank=1, world=2)) == []

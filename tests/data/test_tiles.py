@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_window_cannot_be_cut_again() -> None:
 
 
 def seen_in(
-    window: tuple[int, int, int, int], boxes: list[list[float]], scores: list[float]
+    window: tuple[int, int, int, int], boxes: Sequence[Sequence[float]], scores: list[float]
 ) -> BoxPrediction:
     """What a perfect detector says of one window: all that shows of every box, cut at the window's edges."""
     x0, y0, x1, y1 = window
@@ -202,6 +203,12 @@ def test_a_half_is_not_given_up_for_a_box_of_much_lower_score_or_another_class()
         (merged,) = merge_windows([half, rival])
         assert [90, 10, 100, 50] in merged.boxes_xyxy.tolist()
         assert len(merged.scores) == 2
+
+
+def test_two_objects_of_one_window_that_both_reach_its_edge_stay_two() -> None:
+    seen = seen_in(LEFT, [[85, 10, 100, 30], [60, 5, 100, 60]], [0.9, 0.8])
+    (merged,) = merge_windows([seen, seen_in(RIGHT, [], [])])
+    assert len(merged.scores) == 2
 
 
 def test_a_box_at_the_border_of_the_image_is_not_taken_for_a_half() -> None:

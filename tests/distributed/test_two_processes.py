@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def as_rank(rank: int, port: int, work: Any, arguments: tuple[Any, ...]) -> None
 def in_two(work: Any, *arguments: Any) -> list[int | None]:
     """Exit codes of two processes that do `work(*arguments)` as ranks 0 and 1."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vistruct.engine.train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["vistruct.engine.train", "torch.utils.tensorboard", "pytest"])
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -51,9 +52,9 @@ def train_here(run_file: str, out_dir: str) -> None:
     import vistruct.engine.train as engine
 
     toy_run()
-    setattr(engine, "write_run_report", lambda path: path)  # noqa: B010  # not what is tested, and slow
     try:
-        engine.train(read_run(Path(run_file)), Path(out_dir))
+        with mock.patch.object(engine, "write_run_report"):  # not what is tested, and slow
+            engine.train(read_run(Path(run_file)), Path(out_dir))
     except UserError as error:
         Path(f"{out_dir}.{os.environ.get('RANK', 'alone')}.err").write_text(str(error))
         sys.exit(2)

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyTaskConfig, toy_eval, toy_run
+from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConfig, toy_eval, toy_run
 
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import Move, Run, read_run
 from vistruct.engine.run import State, build
-from vistruct.engine.train import NonFiniteGradient, loader_of, train, train_step
+from vistruct.engine.step import NonFiniteGradient, train_step, without_gradient
+from vistruct.engine.train import loader_of, train
 from vistruct.errors import UserError
 
 CALM = ToyTaskConfig(dropout=0.0, backbone=ToyBackboneConfig(dropout=0.0))
@@ -243,14 +244,8 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
 
 def test_data_that_changed_since_the_run_began_is_refused(tmp_path, monkeypatch):
     train(toy_run(steps=2), tmp_path)
-    monkeypatch.setattr(ToyDataConfig, "build", lambda self: ToyDataConfigBuilt(self, "f" * 64))
+    monkeypatch.setattr(ToyDataConfig, "build", lambda self: ToyDataset(self.size, fingerprint="f" * 64))
     assert "has changed" in refused(toy_run(steps=2), tmp_path).what
-
-
-def ToyDataConfigBuilt(config: ToyDataConfig, fingerprint: str):
-    from toy_engine import ToyDataset
-
-    return ToyDataset(config.size, fingerprint=fingerprint)
 
 
 def test_a_loss_that_depends_on_nothing_that_trains_is_refused(tmp_path, monkeypatch):
@@ -258,3 +253,25 @@ def test_a_loss_that_depends_on_nothing_that_trains_is_refused(tmp_path, monkeyp
     monkeypatch.setattr(type(state.task), "_answer", lambda self, batch: batch.images.mean(1) * 2)
     with pytest.raises(UserError, match="depends on nothing"):
         train_step(state, next(iter(loader_of(state))))
+
+
+def test_a_part_that_should_move_and_is_not_used_is_named(tmp_path, monkeypatch):
+    state = build(toy_run(task=CALM), tmp_path)
+    monkeypatch.setattr(
+        type(state.task), "_answer", lambda self, batch: self.head(self.backbone(batch.images))[:, 0]
+    )
+    train_step(state, next(iter(loader_of(state))))
+    assert without_gradient(state) == ["scale"]
+
+
+def test_memory_that_runs_out_is_a_setting_that_can_be_mended(tmp_path, monkeypatch):
+    state = build(toy_run(), tmp_path)
+
+    def full(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nand much more")
+
+    monkeypatch.setattr(type(state.task), "forward", full)
+    with pytest.raises(UserError) as caught:
+        train_step(state, next(iter(loader_of(state))))
+    assert "Tried to allocate 20 GiB" in caught.value.what
+    assert "accumulate" in caught.value.fix

@@ -21,9 +21,7 @@ IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
     source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="What to look at.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Directory of the results.  [default: predictions in the run]")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the results; by default in the run.")] = None,
     ask: Annotated[
         str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")
     ] = None,

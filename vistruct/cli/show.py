@@ -23,7 +23,7 @@ def command(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Cut large images into windows of so many pixels.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The picture.  [default: show-NAME.png here]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The picture; by default show-NAME.png here.")] = None,
 ) -> None:
     """Draw samples as a model gets them: boxes on images, conversations beside them."""
     from vistruct.engine.draw import contact_sheet, draw_conversation, draw_sample

@@ -31,7 +31,9 @@ def command(
         typer.Option("--dry-run", help="Show the resolved run, what moves and the memory; train nothing."),
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Run directory.  [default: runs/RECIPE-...]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; by default runs/RECIPE-..., by what the run is.")
+    ] = None,
     help: Annotated[
         bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")
     ] = False,
@@ -52,9 +54,9 @@ def command(
         typer.echo(describe(run, devices), nl=False)
         return
     out_dir = out if out is not None else default_dir(run, config)
-    note(f"run directory: {out_dir}")
     if devices > 1:
         raise typer.Exit(_launch(run, out_dir, devices))
+    note(f"run directory: {out_dir}")
     from vistruct.distributed.ranks import leave, setup
     from vistruct.engine.train import train
 

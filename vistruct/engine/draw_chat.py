@@ -14,6 +14,7 @@ from vistruct.contracts import Sample, Turn
 from vistruct.engine.ink import (
     FAINT,
     INK,
+    MIN_SIDE,
     PALETTE,
     PAPER,
     Colour,
@@ -70,7 +71,11 @@ def draw_conversation(
         ValueError: `kept` without `grid_hw`, or one that does not fit it.
     """
     turns, spots = _read(sample.turns)
-    pictures = [enlarge(to_pil(image))[0] for image in sample.images]
+    panel, rest = _dialogue(turns, max_height=1600)
+    side = min(
+        max(MIN_SIDE, panel.height // max(1, len(sample.images))), 720
+    )  # beside much text, a larger image
+    pictures = [enlarge(to_pil(image), side)[0] for image in sample.images]
     note = ""
     if pictures and kept is not None:
         pictures[0], note = _shade(pictures[0], kept, grid_hw)
@@ -81,7 +86,6 @@ def draw_conversation(
     gap = 14
     wide = max((p.width for p in pictures), default=0)
     tall = sum(p.height + gap for p in pictures) - gap if pictures else 0
-    panel, rest = _dialogue(turns, max_height=max(1200, 2 * tall))
     canvas = Image.new(
         "RGB", (wide + panel.width + (3 if pictures else 2) * gap, max(tall, panel.height) + 2 * gap), PAPER
     )

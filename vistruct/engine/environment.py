@@ -6,11 +6,14 @@ import os
 import platform
 import resource
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from typing import Any, Literal
 
 import torch
+
+from vistruct.errors import UserError
 
 PACKAGES = ("vistruct", "torch", "torchvision", "transformers", "peft", "safetensors", "numpy", "pillow")
 
@@ -44,6 +47,19 @@ def amp_dtype(amp: Literal["auto", "bf16", "off"], device: torch.device) -> torc
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
     """Autocast to `dtype`, or nothing where it is None."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def explained_memory(device: torch.device) -> Generator[None]:
+    """Running out of an accelerator's memory is a setting that can be mended, and not a page of traceback."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on {device}: {str(error).splitlines()[0]}",
+            where="batch, accumulate",
+            fix="--set accumulate=N with a larger N: the same gradient from smaller pieces",
+        ) from error
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -35,7 +35,7 @@ def draw_first_batch(state: State) -> Path:
 
 @torch.no_grad()
 def draw_predictions(state: State) -> list[Path]:
-    """`samples/predictions_NAME.png` of each evaluation: what the task says of a few samples, with the truth."""
+    """`samples/predictions_NAME.png` of each evaluation: a few samples, what the task says, and the truth."""
     collator = getattr(state.task, "predict_collator", state.task.collator)
     written = []
     for name, dataset in state.eval_datasets.items():
@@ -44,7 +44,8 @@ def draw_predictions(state: State) -> list[Path]:
         with eval_mode(state.task), autocast(state.amp, state.device):
             predictions = state.task.predict(collator(samples).to(state.device))
         pictures = [
-            _predicted(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)
+            draw_one_prediction(sample, prediction)
+            for sample, prediction in zip(samples, predictions, strict=True)
         ]
         shown = [picture for picture in pictures if picture is not None]
         if shown:
@@ -55,7 +56,7 @@ def draw_predictions(state: State) -> list[Path]:
     return written
 
 
-def _predicted(sample: Sample, prediction: Any) -> Image.Image | None:
+def draw_one_prediction(sample: Sample, prediction: Any) -> Image.Image | None:
     """One sample with what was said of it; None for a kind of prediction that has no picture."""
     if isinstance(prediction, BoxPrediction):
         boxes = prediction.boxes_xyxy.cpu()

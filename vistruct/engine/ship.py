@@ -51,7 +51,7 @@ def ship(state: State) -> None:
             "task": values["task"],
             "info": info_to_dict(state.dataset.info),
             "input": input_contract(values),
-            "parameters": sum(p.numel() for p in {t.data_ptr(): t for t in weights.values()}.values()),
+            "parameters": sum(p.numel() for n, p in state.task.named_parameters() if ".lora_" not in n),
             "licence": licence,
             "sha256": digest,
             "run": values,

@@ -7,6 +7,7 @@ patterns. Without rules everything trains in full.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -172,7 +173,9 @@ def _adapt(model: nn.Module, held: list[str], rule: Move) -> None:
         lora_dropout=lora.dropout,
         target_modules="|".join(re.escape(name) for name in linears),  # a string is matched as a whole name
     )
-    peft.inject_adapter_in_model(config, model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second rule with another rank
+        peft.inject_adapter_in_model(config, model)
 
 
 def _is_adapter(name: str) -> bool:

@@ -1,0 +1,156 @@
+"""One small run through the commands: train, eval, predict, show, inspect, and the same run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vistruct.cli.main import main
+from vistruct.cli.train import default_dir, resolve
+from vistruct.config import read_run, run_to_yaml
+from vistruct.errors import UserError
+from vistruct.samples import trees
+
+SMALL = ["--set", "steps=1", "--set", "data.share=0.01", "--set", "evals={}"]
+
+
+def run_main(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str]:
+    """Exit code and stdout of a command."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in args])
+    return int(caught.value.code or 0), capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the detector's tiny twin."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "detect", "--tiny", *SMALL, "--out", str(out)])
+    assert caught.value.code == 0
+    return out
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with two images of one name, one of them below, a text, and a COCO json of one image."""
+    scene = Image.open(trees().test.with_suffix(".jpg"))
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    scene.crop((0, 0, 100, 80)).save(folder / "a.png")
+    scene.crop((0, 0, 64, 64)).save(folder / "below" / "a.jpg")
+    (folder / "notes.txt").write_text("not an image")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30], "area": 900, "iscrowd": 0}
+    image = {"id": 1, "file_name": "a.png", "width": 100, "height": 80}
+    document = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "tree"}]}
+    (folder / "truth.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_train_ends_with_its_directory_and_a_report(
+    capsys: pytest.CaptureFixture[str], run_dir: Path
+) -> None:
+    code, out = run_main(
+        capsys, "train", "detect", "--tiny", *SMALL, "--out", run_dir
+    )  # there already: goes on
+    assert code == 0
+    assert out.splitlines()[-1] == str(run_dir)
+    assert (run_dir / "report.html").stat().st_size > 10_000
+
+
+def test_another_run_in_the_same_directory_is_refused(run_dir: Path) -> None:
+    with pytest.raises(UserError, match="different run"):
+        main(["train", "detect", "--tiny", *SMALL, "--set", "seed=9", "--out", str(run_dir), "--debug"])
+
+
+def test_a_dry_run_prints_a_run_file_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out = run_main(capsys, "train", "detect", "--tiny", *SMALL, "--dry-run")
+    assert code == 0
+    assert list(tmp_path.iterdir()) == []
+    assert "parameters move" in out
+    (tmp_path / "run.yaml").write_text(out)
+    assert read_run(tmp_path / "run.yaml") == resolve("detect", None, [], SMALL[1::2], tiny=True)
+
+
+def test_eval_measures_other_data_and_writes_its_numbers(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path
+) -> None:
+    code, out = run_main(capsys, "eval", run_dir, "--data", pictures / "truth.json", "--json")
+    assert code == 0
+    value = json.loads(out)
+    assert 0 <= value["evaluations"]["truth"]["AP50"] <= 1
+    assert json.loads(Path(value["written"]).read_text()) == value["evaluations"]
+
+
+def test_eval_without_any_data_says_how_to_give_some(run_dir: Path) -> None:
+    with pytest.raises(UserError, match="no evaluation data"):
+        main(["eval", str(run_dir), "--debug"])
+
+
+def test_eval_refuses_data_of_another_kind(run_dir: Path, tmp_path: Path) -> None:
+    chat = tmp_path / "a.jsonl"
+    chat.write_text('{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n')
+    with pytest.raises(UserError, match="these are chat, the run was trained on boxes"):
+        main(["eval", str(run_dir), "--data", str(chat), "--debug"])
+
+
+def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    from vistruct.data.formats import coco
+    from vistruct.engine.predict import load
+
+    target = tmp_path / "out"
+    code, out = run_main(capsys, "predict", run_dir, pictures, "--out", target)
+    assert code == 0
+    assert out.splitlines()[-1] == str(target / "predictions.json")
+    assert sorted(p.name for p in (target / "pictures").iterdir()) == ["a.png.jpg", "below__a.jpg"]
+    document = json.loads((target / "predictions.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["a.png", "below/a.jpg"]
+    records, names, _ = coco.read(target / "predictions.json", pictures)
+    assert names == ("tree",)
+    direct = load(run_dir).predict(pictures / "a.png")
+    assert len(records[0].labels) == len(direct.labels) > 0
+    assert records[0].boxes_xyxy == pytest.approx(direct.boxes_xyxy.numpy(), abs=1e-3)
+
+
+def test_a_question_to_a_detector_is_a_mistake(run_dir: Path, pictures: Path) -> None:
+    with pytest.raises(UserError, match="no language"):
+        main(["predict", str(run_dir), str(pictures / "a.png"), "--ask", "How many?", "--debug"])
+
+
+def test_show_and_inspect_know_a_run_directory(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, tmp_path: Path
+) -> None:
+    code, out = run_main(capsys, "show", run_dir, "--out", tmp_path / "x.png")
+    assert code == 0
+    assert out.splitlines()[-1] == str(tmp_path / "x.png")
+    for part, what in ((run_dir, "run"), (run_dir / "model", "model"), (run_dir / "backbone", "backbone")):
+        facts = json.loads(run_main(capsys, "inspect", part, "--json")[1])
+        assert facts["what"] == what
+        assert facts["parameters"] > 1000
+        assert facts["licence"]
+        assert run_main(capsys, "inspect", part)[0] == 0
+    assert json.loads(run_main(capsys, "inspect", run_dir, "--json")[1])["classes"] == ["tree"]
+
+
+def test_the_default_directory_follows_from_the_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = resolve("detect", None, [], SMALL[1::2], tiny=True)
+    assert default_dir(run) == default_dir(run)
+    assert default_dir(run).name.startswith("detect-")
+    assert default_dir(run) != default_dir(run.model_copy(update={"seed": 1}))
+    first = default_dir(run)
+    first.mkdir(parents=True)
+    (first / "run.yaml").write_text(run_to_yaml(run))
+    assert default_dir(run, first / "run.yaml") == first.with_name(f"{first.name}-2")  # repeats, never mixes
+    assert default_dir(run, tmp_path / "elsewhere.yaml") == first
