@@ -7,6 +7,7 @@ file is itself a valid input. Unknown keys are errors that name the closest know
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,6 +103,7 @@ class Run(Part):
     data: AnyPart
     evals: dict[str, Eval] = {}
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
+    start: Path | None = None  # a run to go on from as a whole, heads and language model too; its steps are done
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
     steps: int = Field(gt=0)  # optimiser steps
     batch: int = Field(gt=0)  # samples in a step, over all devices and micro-batches
@@ -151,10 +153,25 @@ def run_from_dict(values: dict[str, Any], where: object = "") -> Run:
         raise explain(error, Run, where) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans, true and false alone: `amp: off` and `vrl: off` are words and not the number zero."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF"))
+
+
+def _from_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+
+
 def read_run(path: Path) -> Run:
     """Read a `run.yaml`."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = _from_yaml(path.read_text())
     except FileNotFoundError:
         raise UserError("no such run file", where=path, fix="give the path of a run.yaml") from None
     except yaml.YAMLError as error:
@@ -193,7 +210,7 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                     fix=closest(str(key), [str(k) for k in known]),
                 )
             if depth == len(parents):
-                at[key] = yaml.safe_load(text)
+                at[key] = _from_yaml(text)
             else:
                 at = at[key]
     return run_from_dict(values, "--set")

@@ -80,7 +80,7 @@ MISTAKES = [
     (["inspect", "nowhere"], "no such file or directory", "nowhere", "run directory"),
     (["predict", "run", "nowhere.png"], "no such image or folder", "nowhere.png", "path"),
     (["demo", "--quick", "--full"], "--quick and --full exclude each other", "vistruct demo", "one of them"),
-    (["instruct", "x.json", "--out", "y", "--crop-size", "9"], "--crop-size without", "instruct", "--crops"),
+    (["instruct", "x.json", "--out", "y", "--crop-size", "9-3"], "'9-3' is not a size", "instruct", "448-896"),
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class InternVitConfig(Part):
     patch: int = Field(14, gt=0)  # pixels
     image_size: int = Field(448, gt=0)  # pixels; only says how many positions are learned
     stem: Literal["patch", "conv"] = "patch"  # conv: stride-2 3x3 convolutions, patch must be a power of two
+    positions: Literal["random", "sincos"] = "random"  # how they start; both are learned
     drop_path: float = Field(0.0, ge=0, lt=1)  # at the last block, rising linearly from 0
     layer_scale: float = 0.1  # initial value of ls1 and ls2
     qkv_bias: bool = True
@@ -85,6 +86,9 @@ class Embeddings(nn.Module):
         )
         nn.init.normal_(self.class_embedding, std=0.02)
         nn.init.normal_(self.position_embedding, std=0.02)
+        if config.positions == "sincos":
+            with torch.no_grad():
+                self.position_embedding[0, 1:] = sincos_positions(config.width, self.grid)
 
     def positions(self, grid_hw: tuple[int, int]) -> Tensor:
         """float[1, 1 + h*w, D]: the learned table, bicubically resized to this grid; the class slot is untouched."""
@@ -234,6 +238,21 @@ class InternVit(nn.Module):
                 )
                 resized.append(name)
         return state, resized
+
+
+def sincos_positions(width: int, grid: int, amplitude: float = 0.2) -> Tensor:
+    """float[grid * grid, width]: sines and cosines of x and y, of all wavelengths down to two patches.
+
+    A language model that starts with the ViT from random weights must find its way to a patch first; with the usual
+    random table of standard deviation 0.02 the places are lost in what the stem says about the content.
+    Source: Dosovitskiy et al. and Chen et al. (arXiv:2104.02057) use fixed sinusoids in the same place.
+    """
+    if width % 4:
+        raise UserError(f"width={width} is not a multiple of 4, which sine and cosine of x and y need")
+    frequency = torch.pi * torch.arange(1, width // 4 + 1) / (width // 4)  # radians a patch, up to two patches a wave
+    at = torch.arange(grid) + 0.5
+    y, x = (side.flatten()[:, None] * frequency for side in torch.meshgrid(at, at, indexing="ij"))
+    return amplitude * torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 
 
 def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:

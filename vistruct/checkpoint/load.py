@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,18 @@ def model_dir(path: Path) -> Path:
     raise UserError(
         "no model here", where=path, fix="give a run directory, or the model directory inside one"
     )
+
+
+def copy_assets(source: Path, target: Path) -> None:
+    """Copy what a model has beside its weights and descriptions (a tokenizer), unless it is there already."""
+    own = {"model.safetensors", "model.json", "README.md"}
+    for item in source.iterdir():
+        if item.name in own or (target / item.name).exists():
+            continue
+        if item.is_dir():
+            shutil.copytree(item, target / item.name)
+        else:
+            shutil.copy2(item, target / item.name)
 
 
 def read_card(path: Path) -> ModelCard:

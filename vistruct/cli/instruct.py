@@ -19,23 +19,25 @@ def command(
         Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")
     ] = None,
     crops: Annotated[
-        int | None, typer.Option(min=1, help="Crops to cut; by default whole images are asked about.")
+        int | None, typer.Option(min=1, help="Random crops; by default every image once, whole up to 1024 px.")
     ] = None,
     crop_size: Annotated[
-        str | None, typer.Option(metavar="PX[-PX]", help="Side of a crop, or smallest and largest.")
+        str | None, typer.Option(metavar="PX[-PX]", help="Side of a crop, or smallest and largest; by default by the objects.")
     ] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Questions about each picture.")] = None,
     family: Annotated[
         list[str] | None, typer.Option(help="Ask only this family of questions; repeatable.")
     ] = None,
     turned: Annotated[
-        bool, typer.Option("--turned", help="Also turn and mirror crops: pictures without an up.")
+        bool, typer.Option("--turned", help="Also turn and mirror the pictures: for those without an up.")
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
 ) -> None:
-    """Turn annotated boxes into conversations, the jsonl that pretraining reads."""
-    if crop_size is not None and crops is None:
-        raise UserError("--crop-size without --crops", fix="say how many: --crops 200")
+    """Turn annotated boxes into conversations, the jsonl that pretraining reads.
+
+    Without --crops every image is asked about once: as it is up to 1024 pixels, and larger ones under crops that
+    cover it. The side of a crop is 1.5 to 3 times the median object side unless --crop-size says otherwise.
+    """
     from vistruct.data.instructions.write import write_instructions
     from vistruct.engine.progress import tracking
 
@@ -57,6 +59,7 @@ def command(
             source, out, crops=crops, turned=turned, seed=seed, progress=progress, **chosen
         )
     table(["family", "questions", "commonest answers"], summary.rows())
+    typer.echo(summary.line())
     for reason, count in summary.dropped.items():
         note(f"{count} x {reason}")
     made(summary.path)

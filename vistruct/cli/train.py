@@ -76,8 +76,10 @@ def resolve(
     Raises:
         UserError: neither or both of a recipe and a file, an unknown recipe, option, key or setting.
     """
+    from pydantic import ValidationError
+
     from vistruct.cli.recipe_options import parse
-    from vistruct.config import read_run, with_settings
+    from vistruct.config import Run, explain, read_run, with_settings
     from vistruct.recipes import find
 
     if recipe is not None and recipe.startswith("-"):  # an option that train does not know came first
@@ -99,7 +101,11 @@ def resolve(
         if tiny and options:
             raise UserError(f"--tiny takes no options, got {options[0]!r}", fix="change values with --set")
         own = ("--config", "--set", "--tiny", "--dry-run", "--devices", "--out")
-        run = module.tiny() if tiny else module.recipe(**parse(module.recipe, options, own))
+        values = {} if tiny else parse(module.recipe, options, own)
+        try:
+            run = module.tiny() if tiny else module.recipe(**values)
+        except ValidationError as error:  # a value that a part of the run does not take
+            raise explain(error, Run, " ".join(["vistruct train", recipe, *options])) from error
         if not run.recipe:
             run = run.model_copy(update={"recipe": recipe})
     return with_settings(run, settings) if settings else run

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from vistruct.checkpoint.load import restore
+from vistruct.checkpoint.load import copy_assets, load_exactly, model_dir, restore
 from vistruct.checkpoint.save import newest_good, sweep
+from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.weights import Coverage, load_backbone
 from vistruct.config import Run
 from vistruct.contracts import Dataset
@@ -73,8 +74,13 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     assets = out_dir / "model"
     with main_first(ranks):
         assets.mkdir(parents=True, exist_ok=True)
+        if run.start is not None:
+            copy_assets(model_dir(run.start), assets)
         torch.manual_seed(derive(run.seed, "init"))
         task = task_part.build(dataset.info, assets)
+    if run.start is not None:
+        start = model_dir(run.start)
+        load_exactly(task, read_tensors(start / "model.safetensors"), start)
     coverage = load_backbone(task.backbone, run.init) if run.init is not None else None
     plan = apply_moves(task, run.move)
     task.to(ranks.device)

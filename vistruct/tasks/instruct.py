@@ -48,6 +48,8 @@ class InstructConfig(Part):
     independent: bool = (
         False  # each question of a conversation is asked alone; one pass of the backbone for all
     )
+    image_last: bool = False  # images stand behind independent questions and not in front
+    answer_dropout: float = Field(0.0, ge=0, le=1)  # chance that an answer's token is hidden from those after it
     max_new_tokens: int = Field(64, gt=0)  # of a generated answer
 
     @model_validator(mode="after")
@@ -96,6 +98,7 @@ class ChatCollator:
     tiling: Tiling
     tokens_per_tile: int
     independent: bool = False  # see `InstructConfig`
+    image_last: bool = False
     generate: bool = False  # rows end with an open answer, the last answer becomes the truth
 
     def __call__(self, samples: Sequence[Sample]) -> ChatBatch:
@@ -109,9 +112,8 @@ class ChatCollator:
             numbers = list(range(sum(map(len, tiles)), sum(map(len, tiles)) + sum(map(len, cut))))
             tiles += cut
             turns = chat.with_marks(sample.turns, len(cut))
-            for at, asked in enumerate(
-                chat.apart(turns) if self.independent and not self.generate else [turns]
-            ):
+            apart = chat.apart(turns, image_last=self.image_last) if self.independent else [turns]
+            for at, asked in enumerate(apart[-1:] if self.generate else apart):
                 shown, truth = list(asked), ""
                 if self.generate and shown and shown[-1].role == "assistant":
                     truth = shown.pop().text
@@ -163,6 +165,16 @@ class Instruct(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
     @property
+    def is_blind_to_answers(self) -> bool:
+        """Whether every token of an answer is written without reading those before it."""
+        return self.config.answer_dropout == 1.0
+
+    @property
+    def hidden_token(self) -> int:
+        """What stands where an answer's token is hidden."""
+        return self.tokenizer.pad_token_id or 0
+
+    @property
     def collator(self) -> ChatCollator:
         """For training: whole conversations with their answers."""
         return ChatCollator(
@@ -170,6 +182,7 @@ class Instruct(nn.Module):
             tiling=self.config.tiling,
             tokens_per_tile=self.tokens_per_tile,
             independent=self.config.independent,
+            image_last=self.config.image_last,
         )
 
     @property
@@ -183,12 +196,31 @@ class Instruct(nn.Module):
         patches = self.backbone.tokens(pixels)  # [T, grid * grid, width]
         return self.projector(pixel_shuffle(patches, (self.grid, self.grid), self.config.shuffle))
 
+    def hide_answers(self, batch: ChatBatch) -> Tensor:
+        """int64[B, L], the tokens as the language model reads them: in training, some answer tokens become padding.
+
+        A small language model soon guesses an answer's next word from the words before it and leaves the image
+        alone; what it cannot read it must see. One that has never read an answer (a chance of 1) reads none later.
+        Source: word dropout, Bowman et al., arXiv:1511.06349, section 3.1.
+        """
+        chance = self.config.answer_dropout
+        if chance == 0.0 or not (self.training or self.is_blind_to_answers):
+            return batch.input_ids
+        draws = [
+            torch.rand(batch.labels.shape[1], generator=torch.Generator().manual_seed(derive(seed, "answer dropout")))
+            for seed in batch.seeds.tolist()
+        ]  # by row, so that a row's draw does not depend on its batch
+        hidden = (batch.labels != chat.IGNORE) & (torch.stack(draws) < chance).to(batch.labels.device)
+        return batch.input_ids.masked_fill(hidden, self.hidden_token)
+
     def embed(self, batch: ChatBatch) -> tuple[Tensor, Tensor]:
         """Text embeddings with the visual tokens in their places: float[B, L, D]; and where those are: bool[B, L]."""
-        text = self.language.get_input_embeddings()(batch.input_ids)
+        text = self.language.get_input_embeddings()(self.hide_answers(batch))
         is_image = batch.input_ids == self.image_token
         if len(batch.tiles):
-            return splice(text, self.visual_tokens(batch.tiles)[batch.mentions], is_image), is_image
+            # Not by indexing: its gradient adds what several rows say of a tile in any order, so that no run repeats.
+            visual = self.visual_tokens(batch.tiles).index_select(0, batch.mentions)
+            return splice(text, visual, is_image), is_image
         if (
             dist.is_initialized() and torch.is_grad_enabled()
         ):  # a rank without images must still meet the others
@@ -237,26 +269,37 @@ class Instruct(nn.Module):
         answers = []
         for row in range(len(batch.ids)):
             kept = ~batch.is_padding[row]
-            out = self.language.generate(
-                inputs_embeds=embeddings[row : row + 1, kept],
-                attention_mask=torch.ones(1, int(kept.sum()), dtype=torch.int64, device=embeddings.device),
-                max_new_tokens=self.config.max_new_tokens,
-                do_sample=False,
-                eos_token_id=self.tokenizer.convert_tokens_to_ids(chat.END),
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
+            ids = self.greedy(embeddings[row : row + 1, kept])
             answers.append(
                 AnswerPrediction(
                     id=batch.ids[row],
                     image_id=batch.image_ids[row],
                     question=batch.questions[row],
-                    answer=self.tokenizer.decode(out[0], skip_special_tokens=False)
-                    .replace(chat.END, "")
-                    .strip(),
+                    answer=self.tokenizer.decode(ids, skip_special_tokens=False).strip(),
                     truth=batch.truths[row],
                 )
             )
         return answers
+
+    def greedy(self, embeddings: Tensor) -> list[int]:
+        """Tokens of the likeliest answer to float[1, L, D], its end mark left out."""
+        end, most = self.tokenizer.convert_tokens_to_ids(chat.END), self.config.max_new_tokens
+        if self.is_blind_to_answers:  # no token waits for another: one pass writes them all
+            blanks = torch.full((1, most - 1), self.hidden_token, device=embeddings.device)
+            row = torch.cat([embeddings, self.language.get_input_embeddings()(blanks).to(embeddings.dtype)], dim=1)
+            positions = torch.arange(row.shape[1], device=row.device)[None]
+            written = self.hidden(row, torch.zeros_like(positions, dtype=torch.bool), positions)[:, -most:]
+            ids = self.language.get_output_embeddings()(written)[0].argmax(-1).tolist()
+        else:
+            ids = self.language.generate(
+                inputs_embeds=embeddings,
+                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device),
+                max_new_tokens=most,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )[0].tolist()
+        return ids[: ids.index(end)] if end in ids else ids
 
 
 def like_lengths(lengths: Tensor, spread: float = 1.5) -> list[tuple[Tensor, int]]:

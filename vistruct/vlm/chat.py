@@ -97,18 +97,23 @@ def with_marks(turns: Sequence[Turn], num_images: int) -> list[Turn]:
     return list(turns)
 
 
-def apart(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+def apart(turns: Sequence[Turn], *, image_last: bool = False) -> list[tuple[Turn, ...]]:
     """A conversation's questions as conversations of their own, each with the system turn and the images.
 
     A conversation whose later questions bring images of their own stays whole: they build on each other.
+
+    Args:
+        image_last: the images stand behind each question and not in front of it. The way from a visual token to the
+            answer is then the same for every question, which a small language model learns much sooner.
     """
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]
-    if len(users) < 2 or any(IMAGE_PLACE in turns[i].text for i in users[1:]):
+    if not users or any(IMAGE_PLACE in turns[i].text for i in users[1:]):
         return [tuple(turns)]
     system = tuple(turns[: users[0]])
-    marks = f"{IMAGE_PLACE}\n" * turns[users[0]].text.count(IMAGE_PLACE)
-    out = [tuple(turns[: users[1]])]
-    for start, end in zip(users[1:], [*users[2:], len(turns)], strict=True):
-        asked = Turn(role="user", text=marks + turns[start].text)
-        out.append((*system, asked, *turns[start + 1 : end]))
+    marks = [IMAGE_PLACE] * turns[users[0]].text.count(IMAGE_PLACE)
+    out = []
+    for start, end in zip(users, [*users[1:], len(turns)], strict=True):
+        question = turns[start].text.replace(IMAGE_PLACE, "").strip("\n") if start == users[0] else turns[start].text
+        lines = [question, *marks] if image_last else [*marks, question]
+        out.append((*system, Turn(role="user", text="\n".join(lines)), *turns[start + 1 : end]))
     return out

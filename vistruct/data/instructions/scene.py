@@ -1,9 +1,13 @@
-"""One picture as the question writers see it: its objects, where they are, and how places are called."""
+"""One picture as the question writers see it: its objects, where they are, and how places are called.
+
+An object that the picture's border cuts so far that it counts neither as there nor as not there is *doubtful*, and so
+is a crowd, which may hold any number. No answer may depend on them: the writers ask `possible` and keep silent.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,14 +17,20 @@ REGIONS = (
     "lower left", "lower middle", "lower right",
 )  # fmt: skip
 HALVES = ("left half", "right half", "upper half", "lower half")
+CROWD = 1_000_000  # objects that a crowd may stand for
+
+
+def _no_numbers() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """The annotated objects of one picture.
 
-    `boxes_xyxy` float[N, 4] in pixels, `labels` int[N] into `names`; `doubtful_xyxy` float[M, 4] are objects that
-    the picture's border cuts so far that they count neither as there nor as not there.
+    `boxes_xyxy` float[N, 4] in pixels, clipped to the picture; `labels` int[N] into `names`. Of the doubtful,
+    `doubtful_xyxy` float[M, 4] is the visible part, `doubtful_labels` int[M] (empty: of any class) and
+    `doubtful_most` int[M] how many objects each may be (empty: one).
     """
 
     size_hw: tuple[int, int]
@@ -28,10 +38,33 @@ class Scene:
     labels: np.ndarray
     names: tuple[str, ...]
     doubtful_xyxy: np.ndarray
+    doubtful_labels: np.ndarray = field(default_factory=_no_numbers)
+    doubtful_most: np.ndarray = field(default_factory=_no_numbers)
 
     def of(self, label: int) -> np.ndarray:
         """float[K, 4], the boxes of one class."""
         return self.boxes_xyxy[self.labels == label]
+
+    def doubtful_of(self, label: int) -> np.ndarray:
+        """float[K, 4], what is visible of the doubtful of one class."""
+        return self.doubtful_xyxy[self._may_be(label)]
+
+    def cut_of(self, label: int) -> np.ndarray:
+        """float[K, 4], what is visible of those doubtful objects that are no crowd."""
+        may_be = self._may_be(label)
+        return self.doubtful_xyxy[may_be & (self.doubtful_most < CROWD) if len(self.doubtful_most) else may_be]
+
+    def possible(self, label: int, area_xyxy: np.ndarray | None = None) -> int:
+        """How many more of a class may be in an area (the whole picture if None) than its boxes say."""
+        may_be = self._may_be(label)
+        boxes = self.doubtful_xyxy[may_be]
+        most = self.doubtful_most[may_be] if len(self.doubtful_most) else np.ones(len(boxes), np.int64)
+        return int(most.sum() if area_xyxy is None else most[overlap(boxes, area_xyxy) > 0].sum())
+
+    def _may_be(self, label: int) -> np.ndarray:
+        if not len(self.doubtful_labels):
+            return np.ones(len(self.doubtful_xyxy), bool)
+        return self.doubtful_labels == label
 
     def box_text(self, box: np.ndarray | Sequence[float]) -> str:
         """`<box>[[x1, y1, x2, y2]]</box>` in thousandths of the picture."""
@@ -42,6 +75,7 @@ class Scene:
         return f"<box>[{', '.join(self.numbers(box) for box in boxes)}]</box>"
 
     def numbers(self, box: np.ndarray | Sequence[float]) -> str:
+        """`[x1, y1, x2, y2]`, integers from 0 to 1000."""
         height, width = self.size_hw
         scale = (width, height, width, height)
         return str([min(1000, max(0, round(1000 * float(v) / s))) for v, s in zip(box, scale, strict=True)])
@@ -54,11 +88,10 @@ class Scene:
         return np.clip((3 * y / height).astype(int), 0, 2) * 3 + column
 
     def region_xyxy(self, region: int) -> np.ndarray:
+        """float[4], pixels of one of REGIONS."""
         height, width = self.size_hw
         row, column = divmod(region, 3)
-        return np.array(
-            [column * width / 3, row * height / 3, (column + 1) * width / 3, (row + 1) * height / 3]
-        )
+        return np.array([column * width, row * height, (column + 1) * width, (row + 1) * height]) / 3
 
     def in_half(self, boxes: np.ndarray, half: int) -> np.ndarray:
         """bool[K], whether each box's centre lies in one of HALVES."""
@@ -66,31 +99,22 @@ class Scene:
         x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
         return (x < width / 2, x >= width / 2, y < height / 2, y >= height / 2)[half]
 
+    def half_xyxy(self, half: int) -> np.ndarray:
+        """float[4], pixels of one of HALVES."""
+        height, width = self.size_hw
+        x, y = width / 2, height / 2
+        return np.array([(0, 0, x, height), (x, 0, width, height), (0, 0, width, y), (0, y, width, height)][half])
+
     def covered(self, box: np.ndarray) -> float:
-        """Largest share of `box` that any object, doubtful ones included, covers."""
+        """How far `box` and any object, doubtful ones included, cover each other: the larger of both shares."""
         everything = np.concatenate([self.boxes_xyxy, self.doubtful_xyxy])
         if not len(everything):
             return 0.0
-        low, high = np.maximum(everything[:, :2], box[:2]), np.minimum(everything[:, 2:], box[2:])
-        return float(
-            np.prod(np.clip(high - low, 0, None), axis=1).max() / max(np.prod(box[2:] - box[:2]), 1e-9)
-        )
+        smaller = np.minimum(np.prod(everything[:, 2:] - everything[:, :2], axis=1), np.prod(box[2:] - box[:2]))
+        return float((overlap(everything, box) / np.maximum(smaller, 1e-9)).max())
 
 
-def plural(name: str) -> str:
-    """English plural of a class name; good enough for class names, which are short."""
-    if name.endswith(("s", "x", "ch", "sh")):
-        return f"{name}es"
-    if name.endswith("y") and name[-2:-1] not in "aeiou":
-        return f"{name[:-1]}ies"
-    return f"{name}s"
-
-
-def article(name: str) -> str:
-    """`a tree`, `an aircraft`."""
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
-def several(count: int, name: str) -> str:
-    """`no trees`, `1 tree`, `7 trees`."""
-    return f"{count or 'no'} {name if count == 1 else plural(name)}"
+def overlap(boxes: np.ndarray, area_xyxy: np.ndarray) -> np.ndarray:
+    """float[K], square pixels that each box shares with one area."""
+    low, high = np.maximum(boxes[:, :2], area_xyxy[:2]), np.minimum(boxes[:, 2:], area_xyxy[2:])
+    return np.prod(np.clip(high - low, 0, None), axis=1)

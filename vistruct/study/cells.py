@@ -1,0 +1,210 @@
+"""A study as cells: function calls with JSON in and out, run in parallel, each kept once it is finished.
+
+A cell names a function, its arguments and the cells whose results it needs. `run_cells` starts each as soon
+as its needs are there, in processes that stay for the next cell, and writes its result to `cells/<name>.json`
+with a hash of what it was asked. Started again, a study does only what is missing or was asked differently.
+The hash holds no code: after a change of a function, give its cells another argument or remove their files.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vistruct.errors import UserError, closest
+from vistruct.study.display import Display, display
+from vistruct.study.workers import Failed, Finished, Job, Pool
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_GIVEN = ("results", "report")  # what every cell's function gets beside its arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One call of a study.
+
+    The function is called as `function(**arguments, results=..., report=...)` and gives a dict: `results` are
+    those of the needed cells by name, and `report(done, total, text="")` tells how far it is. Cells share
+    processes: what is random in one must be seeded by its arguments, never by a global state.
+    """
+
+    name: str  # also its file's name: letters, digits, '.', '_' and '-'
+    call: str  # module:function
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # JSON
+    needs: tuple[str, ...] = ()  # names of cells
+    cost: float = 1.0  # rough length in any unit; of the cells that can start, the longest chain starts first
+
+
+def run_cells(
+    cells: Sequence[Cell], out: Path, *, workers: int, threads: int = 1, show: Display | None = None
+) -> dict[str, dict[str, Any]]:
+    """Run the cells that have no result yet.
+
+    Args:
+        out: the study's directory; results and what cells print go to its `cells/`.
+        workers: processes at a time.
+        threads: of each process, for torch and OpenMP.
+        show: how to tell what goes on; by default bars on a terminal and lines elsewhere.
+
+    Returns:
+        each cell's result by name, in the order of `cells`, as JSON gives it back: keys are text.
+
+    Raises:
+        UserError: a name twice or unfit for a file, an unknown or circular need, arguments that are not JSON;
+            or a cell that failed, after those running beside it have finished and are kept.
+    """
+    if workers < 1 or threads < 1:
+        raise UserError(
+            f"workers={workers} and threads={threads} must be at least 1", fix="workers=2, threads=1"
+        )
+    order = _checked(cells)
+    hashes = _hashes(order)
+    folder = out / "cells"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "check that the place exists and may be written to"
+        raise UserError(f"cannot make the study's directory: {error}", where=folder, fix=fix) from error
+
+    results = {
+        cell.name: result
+        for cell in order
+        if (result := _from_before(folder / f"{cell.name}.json", hashes[cell.name])) is not None
+    }
+    waiting = [cell for cell in _longest_first(cells, order) if cell.name not in results]
+    by_name = {cell.name: cell for cell in cells}
+    failures: list[Failed] = []
+    with display() if show is None else show as shown, Pool(workers, threads) as pool:
+        shown.begin(len(cells), len(results))
+        while True:
+            ready = [cell for cell in waiting if all(need in results for need in cell.needs)]
+            while ready and pool.has_room and not failures:
+                cell = ready.pop(0)
+                waiting.remove(cell)
+                shown.started(cell.name)
+                pool.start(_job(cell, results, folder))
+            if not pool.num_busy:
+                break
+            for name, message in pool.messages():
+                if isinstance(message, Failed):
+                    failures.append(message)
+                    shown.ended(name, None)
+                elif isinstance(message, Finished):
+                    results[name] = message.result
+                    _keep(by_name[name], hashes[name], message, folder)
+                    shown.ended(name, message.seconds)
+                else:
+                    shown.progressed(name, message.done, message.total, message.text)
+    if failures:
+        first, more = failures[0], len(failures) - 1
+        what = first.what + (f" (and {more} more failed beside it)" if more else "")
+        raise UserError(what, where=first.where, fix=first.fix)
+    return {cell.name: results[cell.name] for cell in cells}
+
+
+def _checked(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with every need before what needs it."""
+    by_name: dict[str, Cell] = {}
+    for cell in cells:
+        if not _NAME.fullmatch(cell.name):
+            raise UserError(
+                f"{cell.name!r} cannot name a cell and its file", fix="use letters, digits, '.', '_' and '-'"
+            )
+        if cell.name in by_name:
+            raise UserError(f"two cells are named {cell.name!r}", fix="give each its own name")
+        module, _, function = cell.call.partition(":")
+        if not (module and function):
+            raise UserError(f"cell {cell.name!r} calls {cell.call!r}", fix="write module:function")
+        for given in _GIVEN:
+            if given in cell.arguments:
+                raise UserError(
+                    f"cell {cell.name!r} has an argument {given!r}, which the runner gives", fix="rename it"
+                )
+        by_name[cell.name] = cell
+    for cell in cells:
+        for need in cell.needs:
+            if need not in by_name:
+                raise UserError(f"cell {cell.name!r} needs unknown {need!r}", fix=closest(need, by_name))
+    try:
+        order = graphlib.TopologicalSorter({cell.name: cell.needs for cell in cells}).static_order()
+        return [by_name[name] for name in order]
+    except graphlib.CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))  # the library lists it from need to needing
+        raise UserError(f"cells need each other in a circle: {circle}", fix="take one need out") from None
+
+
+def _hashes(order: Sequence[Cell]) -> dict[str, str]:
+    """sha256 of what each cell is asked, and of what its needs are asked, and so on down."""
+    hashes: dict[str, str] = {}
+    for cell in order:
+        asked = {
+            "call": cell.call,
+            "arguments": dict(cell.arguments),
+            "needs": {need: hashes[need] for need in cell.needs},
+        }
+        try:
+            text = json.dumps(asked, sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"cell {cell.name!r}: its arguments are not JSON: {error}",
+                fix="give numbers, texts, lists and dicts",
+            ) from error
+        hashes[cell.name] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes
+
+
+def _longest_first(cells: Sequence[Cell], order: Sequence[Cell]) -> list[Cell]:
+    """By the cost of the longest chain that begins with a cell; equal ones as they were given."""
+    cost = {cell.name: cell.cost for cell in cells}
+    chain = dict(cost)
+    for cell in reversed(order):  # those that need it have been settled
+        for need in cell.needs:
+            chain[need] = max(chain[need], cost[need] + chain[cell.name])
+    return sorted(cells, key=lambda cell: -chain[cell.name])
+
+
+def _job(cell: Cell, results: Mapping[str, dict[str, Any]], folder: Path) -> Job:
+    return Job(
+        name=cell.name,
+        call=cell.call,
+        arguments=json.loads(json.dumps(dict(cell.arguments))),  # as hashed: tuples are lists
+        results={need: results[need] for need in cell.needs},
+        log=folder / f"{cell.name}.log",
+    )
+
+
+def _keep(cell: Cell, digest: str, done: Finished, folder: Path) -> None:
+    # Here and not above: a worker imports the main module again, and through it this file. Without torch it
+    # then starts at once.
+    from vistruct.checkpoint.save import write_json
+
+    record = {
+        "hash": digest,
+        "call": cell.call,
+        "arguments": dict(cell.arguments),
+        "needs": list(cell.needs),
+        "seconds": round(done.seconds, 3),
+        "result": done.result,
+    }
+    write_json(folder / f"{cell.name}.json", record)
+
+
+def _from_before(path: Path, digest: str) -> dict[str, Any] | None:
+    """The kept result of the same question; None where there is none, or the file is not whole."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # ValueError: no JSON or no text; it is made again
+        return None
+    if (
+        not isinstance(record, dict)
+        or record.get("hash") != digest
+        or not isinstance(record.get("result"), dict)
+    ):
+        return None
+    return record["result"]

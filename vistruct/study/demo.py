@@ -1,0 +1,117 @@
+"""The demo: from annotated images to a measured answer to "what did pretraining buy?".
+
+One comparison on real data. Every backbone starts from the same random weights; what differs is what it learned
+before the test. The test scene is another place than the training scene and is never pretrained on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from vistruct.config import Part
+from vistruct.study.cells import Cell, run_cells
+
+# Starting points of the comparison: what each is called, and the cell that makes it.
+STARTS = {
+    "random": "align",  # the aligned run's backbone was frozen: it is the random weights that all others start from
+    "plain": "pretrain-plain",
+    "vrl": "pretrain-vrl",
+    "shuffled": "pretrain-shuffled",
+}
+
+
+class Budget(Part):
+    """How much of everything."""
+
+    crops: int  # pictures asked about
+    align_steps: int
+    pretrain_steps: int
+    detect_steps: int
+    shares: tuple[float, ...]  # of the training scene's windows, for the detector
+    seeds: int  # of the detector
+    draws: int  # of labels, for the probes
+
+
+BUDGETS = {
+    "quick": Budget(crops=60, align_steps=4, pretrain_steps=4, detect_steps=3, shares=(0.1,), seeds=1, draws=2),
+    "default": Budget(
+        crops=2500, align_steps=150, pretrain_steps=320, detect_steps=80, shares=(0.1,), seeds=3, draws=8
+    ),
+    "full": Budget(
+        crops=5000, align_steps=200, pretrain_steps=900, detect_steps=150, shares=(0.03, 0.1, 0.3), seeds=5, draws=20
+    ),
+}
+
+
+def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "default", workers: int | None = None) -> Path:
+    """Run what is missing of the demo and write its report.
+
+    Args:
+        out: the demo's directory; finished parts in it are not run again.
+        workers: processes of one thread each; None: one a core, as far as there is work for them.
+
+    Returns:
+        the report's path.
+    """
+    from vistruct.study.demo_report import write_demo_report
+
+    chosen = BUDGETS[budget]
+    folder = out / budget
+    cells = plan(chosen, folder.resolve())
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    results = run_cells(cells, folder, workers=workers or max(1, min(available, 16)))
+    return write_demo_report(out / "report.html", results, chosen, folder, budget)
+
+
+def plan(budget: Budget, folder: Path) -> list[Cell]:
+    """All cells of the demo."""
+    here = "vistruct.study.demo_cells"
+    out = {"out": str(folder)}
+    train = {**out, "steps": budget.pretrain_steps, "seed": 0}
+    cells = [
+        Cell(name="data", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
+        Cell(
+            name="align", call=f"{here}:align", arguments={**out, "steps": budget.align_steps}, needs=("data",), cost=40
+        ),
+    ]
+    for name, answers, vrl in (
+        ("pretrain-plain", "true", "off"),
+        ("pretrain-vrl", "true", "paper"),
+        ("pretrain-shuffled", "shuffled", "off"),
+    ):
+        cells.append(
+            Cell(
+                name=name, call=f"{here}:pretrain", arguments={**train, "answers": answers, "vrl": vrl},
+                needs=("data", "align"), cost=110,
+            )  # fmt: skip
+        )
+    for start, cell in STARTS.items():
+        cells.append(
+            Cell(
+                name=f"probe-{start}", call=f"{here}:probe", arguments={"start": cell, "draws": budget.draws},
+                needs=(cell,), cost=5,
+            )  # fmt: skip
+        )
+        cells += [
+            Cell(
+                name=detect_name(start, share, seed), call=f"{here}:detect",
+                arguments={**out, "start": cell, "share": share, "seed": seed, "steps": budget.detect_steps},
+                needs=(cell,), cost=25,
+            )  # fmt: skip
+            for share in budget.shares
+            for seed in range(budget.seeds)
+        ]
+    return cells
+
+
+def detect_name(start: str, share: float, seed: int) -> str:
+    """The cell of one detector."""
+    return f"detect-{start}-{share:g}-{seed}"
+
+
+def detector_scores(results: dict[str, dict], start: str, share: float, seeds: Sequence[int], metric: str) -> list[float]:
+    """One number for each seed."""
+    return [float(results[detect_name(start, share, seed)][metric]) for seed in seeds]

@@ -1,0 +1,181 @@
+"""The demo's steps, each a cell: data in and numbers out, in a process of its own with one thread.
+
+Every step goes through the ordinary parts: recipes, the engine, the loader, the metrics. A step that trains keeps its
+run directory; what it returns is small and JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vistruct.checkpoint.load import load_model
+from vistruct.config import Eval, Run, run_to_yaml
+from vistruct.contracts import Record
+from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
+from vistruct.data.formats import chat, coco
+from vistruct.data.images import read_image
+from vistruct.data.instructions.write import shuffle_answers, write_instructions
+from vistruct.data.tiles import Tiles
+from vistruct.engine.draw import draw_prediction
+from vistruct.engine.draw_chat import draw_conversation
+from vistruct.engine.predict import load
+from vistruct.engine.train import train
+from vistruct.heads.fcos import FcosConfig
+from vistruct.metrics.coco import CocoBoxesConfig
+from vistruct.necks.simple_pyramid import SimplePyramidConfig
+from vistruct.ops.seeds import derive
+from vistruct.recipes import detect as detect_recipe
+from vistruct.recipes.vitp import pretrain as pretrain_recipe
+from vistruct.samples import trees
+from vistruct.study.linear import statistics
+from vistruct.study.patches import object_patches
+from vistruct.study.probe import dense_features, dense_probe, label_efficiency
+from vistruct.vlm.vrl import PRESETS, keep_mask
+
+Report = Callable[..., None]
+CROP = (72, 144)  # pixels at 10 cm: one to several crowns
+PATCH = 64  # pixels, a probe's patch
+DENSE_CROP = 96  # pixels
+
+
+def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Instructions about the training scene, and the same with every conversation moved to another picture."""
+    folder = Path(out) / "instructions"
+    summary = write_instructions(
+        trees().train, folder, crops=crops, crop_size=CROP, questions=3, always=("grid_map",), turned=True, seed=0,
+        progress=lambda done, total: report(done, total, "pictures"),
+    )  # fmt: skip
+    rows = [json.loads(line) for line in summary.path.read_text().splitlines()]
+    # Beside the true ones, in a file of another folder: a data set's folder holds one annotation file.
+    shuffled = Path(out) / "shuffled" / "instructions.jsonl"
+    shuffled.parent.mkdir(exist_ok=True)
+    moved = [{**row, "image": f"../instructions/{row['image']}"} for row in shuffle_answers(rows, seed=0)]
+    chat.write(shuffled, moved)
+    return {
+        "true": str(summary.path),
+        "shuffled": str(shuffled),
+        "families": [list(row) for row in summary.rows()],
+        "line": summary.line(),
+    }
+
+
+def align(*, out: str, steps: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Teach projector and language model to read a backbone of random weights, which stays as it is."""
+    run = pretrain_recipe.recipe(
+        data=Path(results["data"]["true"]), size="small", vrl="off", steps=steps, freeze_backbone=True
+    )
+    return _train(run, Path(out), "align", report)
+
+
+def pretrain(
+    *, out: str, answers: str, vrl: str, steps: int, seed: int, results: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
+    """Train everything on the instructions, from where `align` left off."""
+    run = pretrain_recipe.recipe(
+        data=Path(results["data"][answers]), size="small", vrl=vrl, steps=steps, seed=seed,  # ty: ignore[invalid-argument-type]
+        start=Path(results["align"]["run"]),
+    )  # fmt: skip
+    run = run.model_copy(update={"log_every": 5})
+    return _train(run, Path(out), f"pretrain-{answers}-{vrl}-{seed}", report)
+
+
+def probe(*, start: str, draws: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """What the frozen backbone is worth with few labels of the test scene, as it is and under the control."""
+    backbone = load_model(Path(results[start]["run"]))[0].backbone
+    scene, image = _scene(trees().test)
+    patches, labels = object_patches(image, scene.boxes_xyxy, PATCH, seed=0)
+    training, training_image = _scene(trees().train)
+    elsewhere, _ = object_patches(training_image, training.boxes_xyxy, PATCH, seed=0)
+    report(0, 4, "patches")
+    features = dense_features(backbone, patches).mean((1, 2))
+    reference = statistics(dense_features(backbone, elsewhere).mean((1, 2)))
+    out: dict[str, Any] = {
+        "patch": label_efficiency(features, labels, draws=draws),
+        "patch_control": label_efficiency(features, labels, draws=draws, reference=reference),
+    }
+    report(2, 4, "cells")
+    out["dense"] = dense_probe(backbone, image, scene.boxes_xyxy, DENSE_CROP, draws=draws, l2=3.0)
+    report(4, 4)
+    return out
+
+
+def detect(
+    *, out: str, start: str, share: float, seed: int, steps: int, results: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
+    """Fine-tune a detector on a share of the training scene's windows; measure it on the whole test scene."""
+    backbone = Path(results[start]["run"]) / "backbone"
+    run = detect_recipe.recipe(
+        data=trees().train, backbone=backbone, steps=steps, size=192, overlap=64, batch=4, lr=1e-3, share=share,
+        seed=seed, channels=64, turns=True,
+    )  # fmt: skip
+    task = run.task.model_copy(
+        update={
+            "neck": SimplePyramidConfig(channels=64, strides=(8, 16, 32)),
+            "head": FcosConfig(num_convs=2),
+        }
+    )
+    test = BoxDataConfig(annotation=trees().test, tiles=Tiles(size=384, overlap=96))
+    run = run.model_copy(
+        update={
+            "task": task,
+            "workers": 0,
+            "optim": run.optim.model_copy(update={"layer_decay": 1.0}),
+            "schedule": run.schedule.model_copy(update={"warmup_steps": max(1, steps // 10)}),
+            "evals": {"test": Eval(data=test, metric=CocoBoxesConfig())},
+            "log_every": 5,
+        }
+    )
+    done = _train(run, Path(out), f"detect-{start}-{share:g}-{seed}", report)
+    lines = (Path(done["run"]) / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    measured = {k.removeprefix("test/"): v for k, v in last.items() if k.startswith("test/")}
+    if seed == 0:
+        done["picture"] = str(draw_test_scene(Path(done["run"])))
+    return {**done, **measured}
+
+
+def draw_test_scene(run_dir: Path) -> Path:
+    """The test scene with as many of the best detections as it has objects."""
+    scene, image = _scene(trees().test)
+    prediction = load(run_dir).predict(image)
+    ranked = prediction.scores.sort(descending=True).values
+    at = min(len(scene.boxes_xyxy), len(ranked)) - 1
+    picture = draw_prediction(image, prediction, scene, min_score=float(ranked[at]) if at >= 0 else 1.0)
+    path = run_dir / "samples" / "test_scene.png"
+    path.parent.mkdir(exist_ok=True)
+    picture.save(path)
+    return path
+
+
+def draw_conversations(jsonl: Path, out: Path, most: int = 2) -> list[Path]:
+    """A few conversations with the visual tokens that VRL keeps for their first question."""
+    dataset = ChatDataConfig(jsonl=jsonl).build()
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in range(most):
+        sample = dataset.sample(index * (len(dataset) // most), seed=index)
+        seeds = torch.tensor([derive(sample.seed, "row", 0)])
+        kept = keep_mask(torch.ones(1, 36, dtype=torch.bool), PRESETS["paper"], seeds)[0]
+        path = out / f"conversation_{index}.png"
+        draw_conversation(sample, kept, (6, 6)).save(path)
+        paths.append(path)
+    return paths
+
+
+def _scene(annotation: Path) -> tuple[Record, torch.Tensor]:
+    record = coco.read(annotation)[0][0]
+    return record, read_image(record.images[0])
+
+
+def _train(run: Run, out: Path, name: str, report: Report) -> dict[str, Any]:
+    # Named by what it is, so that a run of other settings is another directory and nothing is overwritten.
+    digest = hashlib.sha256(run_to_yaml(run).encode()).hexdigest()[:8]
+    directory = out / "runs" / f"{name}-{digest}"
+    train(run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}"))
+    return {"run": str(directory)}
