@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-from vistruct.backbones.intern_vit import InternVitConfig, convert_keys, resize_positions
+from vistruct.backbones.intern_vit import InternVitConfig, convert_keys, resize_positions, sincos_positions
 from vistruct.errors import UserError
 
 TINY = InternVitConfig(width=64, depth=3, heads=4, mlp_width=128, patch=14, image_size=56)
@@ -147,3 +147,19 @@ def test_image_that_is_no_whole_number_of_patches_is_an_error():
 def test_sizes_that_do_not_fit_are_refused(bad):
     with pytest.raises(ValueError, match="width|image_size|stem"):
         InternVitConfig(**{"width": 64, "heads": 4, "patch": 14, "image_size": 56, **bad})
+
+
+def test_sincos_positions_tell_every_patch_from_every_other():
+    """Equal distances in the grid have equal similarity: the table is a function of the offset alone."""
+    table = sincos_positions(64, 6)
+    similarity = table @ table.T
+    assert torch.allclose(similarity.diagonal(), similarity[0, 0].expand(36))
+    assert (similarity - torch.diag(similarity.diagonal())).max() < 0.95 * similarity[0, 0]
+    one_right = [similarity[r * 6 + c, r * 6 + c + 1] for r in range(6) for c in range(5)]
+    assert_close(torch.stack(one_right), one_right[0].expand(30), atol=1e-4, rtol=0)
+
+
+def test_conv_model_can_start_with_sincos_positions_and_keeps_them_learnable():
+    vit = CONV.model_copy(update={"positions": "sincos"}).build()
+    assert_close(vit.embeddings.position_embedding[0, 1:], sincos_positions(32, 4))
+    assert vit.embeddings.position_embedding.requires_grad

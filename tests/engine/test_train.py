@@ -275,3 +275,15 @@ def test_memory_that_runs_out_is_a_setting_that_can_be_mended(tmp_path, monkeypa
         train_step(state, next(iter(loader_of(state))))
     assert "Tried to allocate 20 GiB" in caught.value.what
     assert "accumulate" in caught.value.fix
+
+
+def test_run_that_goes_on_from_another_starts_with_all_of_its_weights(tmp_path):
+    first = train(toy_run(steps=3), tmp_path / "first")
+    (first / "model" / "words.txt").write_text("made at build time")
+    state = build(toy_run(steps=1, start=first, seed=5), tmp_path / "second")
+    kept = read_tensors(first / "model" / "model.safetensors")
+    own = state.task.state_dict()
+    assert own.keys() == kept.keys()
+    assert all(torch.equal(own[name], kept[name]) for name in own)
+    assert (tmp_path / "second" / "model" / "words.txt").read_text() == "made at build time"
+    assert not (tmp_path / "second" / "model" / "model.json").exists()  # that says a run has finished

@@ -53,12 +53,8 @@ def golden_task(golden, tmp_path) -> Instruct:
     task = build(tmp_path, vocab_size=300)
     task.backbone.load_state_dict(golden("intern_vit/weights.safetensors").tensors)
     weights = golden("vlm/weights.safetensors").tensors
-    task.projector.load_state_dict(
-        {k.removeprefix("mlp1."): v for k, v in weights.items() if k.startswith("mlp1.")}
-    )
-    language = {
-        k.removeprefix("language_model."): v for k, v in weights.items() if k.startswith("language_model.")
-    }
+    task.projector.load_state_dict({k.removeprefix("mlp1."): v for k, v in weights.items() if k.startswith("mlp1.")})
+    language = {k.removeprefix("language_model."): v for k, v in weights.items() if k.startswith("language_model.")}
     task.language.load_state_dict(language)
     task.image_token = 292
     task.pixel_mean.zero_(), task.pixel_std.fill_(1)
@@ -152,9 +148,7 @@ def test_logits_and_loss_are_those_of_transformers(tmp_path, width):
             for kind in ("weight", "bias")
         }
     )
-    language = {
-        k.replace("model.language_model.", "model."): v for k, v in state.items() if "language_model" in k
-    }
+    language = {k.replace("model.language_model.", "model."): v for k, v in state.items() if "language_model" in k}
     task.language.load_state_dict(language | {"lm_head.weight": state["lm_head.weight"]})
 
     batch = task.collator([sample("a", images=2), sample("b", images=1, answer="no"), sample("c", images=0)])
@@ -192,9 +186,7 @@ def test_under_vrl_only_kept_visual_tokens_get_a_gradient(tmp_path):
     task = build(tmp_path, vrl="paper").train()
     batch = task.collator([sample("a", images=2), sample("b", images=1)])
     visual = []
-    task.projector.register_forward_hook(
-        lambda *args: visual.append(args[2].requires_grad_().retain_grad() or args[2])
-    )
+    task.projector.register_forward_hook(lambda *args: visual.append(args[2].requires_grad_().retain_grad() or args[2]))
     task(batch).loss.backward()
     (tokens,) = visual
     reached = tokens.grad.abs().sum(-1).flatten() > 0
@@ -232,9 +224,7 @@ def questions_about_one_image() -> Sample:
     asked = sample("many", answer="yes")
     more = [("is there a tree in the upper left ?", "no"), ("how many trees ?", "twelve trees")]
     turns = [
-        Turn(role=role, text=text)
-        for pair in more
-        for role, text in zip(("user", "assistant"), pair, strict=True)
+        Turn(role=role, text=text) for pair in more for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     return dataclasses.replace(asked, turns=(*asked.turns, *turns))
 
@@ -305,10 +295,100 @@ def test_generation_is_the_greedy_continuation(tmp_path):
             positions = torch.arange(embeddings.shape[1])[None]
             hidden = task.hidden(embeddings, torch.zeros_like(positions, dtype=torch.bool), positions)
             ids.append(int(task.language.get_output_embeddings()(hidden[:, -1]).argmax()))
-            embeddings = torch.cat(
-                [embeddings, task.language.get_input_embeddings()(torch.tensor([[ids[-1]]]))], 1
-            )
+            embeddings = torch.cat([embeddings, task.language.get_input_embeddings()(torch.tensor([[ids[-1]]]))], 1)
     assert prediction.answer == task.tokenizer.decode(ids).replace("<|im_end|>", "").strip()
+
+
+def test_of_independent_questions_the_last_one_is_asked_alone(tmp_path):
+    """As it was trained: the questions and answers before it are no part of its row."""
+    task = build(tmp_path).eval()
+    task.config = task.config.model_copy(update={"independent": True})
+    many = questions_about_one_image()
+    batch = task.predict_collator([many])
+    assert batch.questions == ["how many trees ?"]
+    assert batch.truths == ["twelve trees"]
+    text = task.tokenizer.decode(batch.input_ids[0])
+    assert text.count("<|im_start|>user") == 1
+    assert "upper left" not in text
+
+
+def blind(tmp_path, chance=1.0) -> Instruct:
+    task = build(tmp_path)
+    task.config = task.config.model_copy(update={"answer_dropout": chance, "max_new_tokens": 6})
+    return task
+
+
+def test_a_model_that_never_reads_answers_reads_none_later_either(tmp_path):
+    task = blind(tmp_path)
+    a, b = sample("a", answer="twelve trees"), sample("a", answer="no")
+    end = [task.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    for mode in (True, False):
+        task.train(mode)
+        for one in (a, b):
+            batch = task.collator([one])
+            read, answer = task.hide_answers(batch), batch.labels != IGNORE
+            assert (read[answer] == task.hidden_token).all()
+            assert torch.equal(read[~answer], batch.input_ids[~answer])
+            assert batch.input_ids[answer].tolist()[-1:] == end  # what is to be said is not hidden in the labels
+    train, eval_ = task.train()(batch).loss, task.eval()(batch).loss
+    assert_close(train, eval_)
+
+
+def test_an_answer_written_at_once_is_what_training_predicts(tmp_path):
+    task = blind(tmp_path).eval()
+    asked = task.predict_collator([sample("a")])
+    embeddings, _ = task.embed(asked)
+    ids = task.greedy(embeddings)
+    assert len(ids) <= 6
+    # training sees the same: of any answer of so many tokens, the likeliest token at each place
+    length = embeddings.shape[1]
+    other = task.tokenizer.convert_tokens_to_ids("a")
+    row = torch.cat([asked.input_ids, torch.full((1, 6), other)], dim=1)
+    labels = torch.full_like(row, IGNORE)
+    labels[:, length:] = other
+    seen = torch.zeros_like(row, dtype=torch.bool)
+    with torch.no_grad():
+        full, _ = task.embed(dataclasses.replace(asked, input_ids=row, labels=labels, is_padding=seen))
+        hidden = task.hidden(full, seen, torch.arange(row.shape[1])[None])[:, length - 1 : -1]
+        expected = task.language.get_output_embeddings()(hidden)[0].argmax(-1).tolist()
+    assert ids == expected[: len(ids)]
+
+
+def test_hidden_answer_tokens_are_a_row_s_own_draw(tmp_path):
+    task = blind(tmp_path, chance=0.5).train()
+    samples = [dataclasses.replace(sample(name), seed=number) for number, name in enumerate("abcdefgh")]
+    together = task.hide_answers(task.collator(samples))
+    hidden = 0
+    for row, one in enumerate(samples):
+        batch = task.collator([one])
+        alone = task.hide_answers(batch)[0]
+        assert torch.equal(together[row, : len(alone)], alone)
+        hidden += int((alone != batch.input_ids[0]).sum())
+    total = int((task.collator(samples).labels != IGNORE).sum())
+    assert 0.2 * total < hidden < 0.8 * total
+    assert torch.equal(task.eval().hide_answers(batch), batch.input_ids)
+
+
+def test_gradient_repeats_though_rows_share_an_image_and_threads_share_the_work(tmp_path, monkeypatch):
+    """Several rows add to one visual token's gradient: in the same order every time, or no run could be repeated."""
+    task = build(tmp_path)
+    batch = dataclasses.replace(task.collator, independent=True, tokens_per_tile=64)(
+        [questions_about_one_image() for _ in range(8)]
+    )
+    batch = dataclasses.replace(batch, mentions=torch.zeros_like(batch.mentions))
+    visual = torch.randn(1, 64, 64, requires_grad=True)
+    monkeypatch.setattr(task, "visual_tokens", lambda tiles: visual)
+    weight = torch.randn(len(batch.ids), batch.labels.shape[1], 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(15):
+            embeddings, _ = task.embed(batch)
+            gradients.append(torch.autograd.grad((embeddings * weight).sum(), visual)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
 
 
 def test_collator_travels_to_a_worker_without_the_weights(tmp_path):
@@ -329,9 +409,7 @@ def test_real_1b_language_part_has_the_published_shapes():
             intermediate_size=4864, vocab_size=151674, tie_word_embeddings=False,
         )  # fmt: skip
         parts = {"mlp1": Projector(4096, 896), "language_model": Qwen2ForCausalLM(config)}
-    ours = {
-        f"{prefix}.{k}": list(v.shape) for prefix, part in parts.items() for k, v in part.state_dict().items()
-    }
+    ours = {f"{prefix}.{k}": list(v.shape) for prefix, part in parts.items() for k, v in part.state_dict().items()}
     assert ours == {k: v for k, v in shapes.items() if "rotary" not in k}
 
 

@@ -60,9 +60,7 @@ def test_one_image_without_a_mark_goes_in_front(tokenizer):
 
 def test_several_images_stand_where_their_marks_are(tokenizer):
     row = encode([Turn(role="user", text="first <image> then <image> ?"), TELL], [1, 2], tokenizer)
-    assert f"first <img>{IMAGE_TOKEN}</img> then <img>{IMAGE_TOKEN * 2}</img> ?" in text_of(
-        row.input_ids, tokenizer
-    )
+    assert f"first <img>{IMAGE_TOKEN}</img> then <img>{IMAGE_TOKEN * 2}</img> ?" in text_of(row.input_ids, tokenizer)
 
 
 def test_text_only_conversation_has_no_places(tokenizer):
@@ -82,9 +80,7 @@ def test_open_answer_ends_the_row_for_generation(tokenizer):
     assert set(row.labels) == {IGNORE}
 
 
-@pytest.mark.parametrize(
-    "text", ["plain words", "Bäume, 木, 🌲", "<box>[[0, 999, 1000, 7]]</box>", " two  spaces\n\n"]
-)
+@pytest.mark.parametrize("text", ["plain words", "Bäume, 木, 🌲", "<box>[[0, 999, 1000, 7]]</box>", " two  spaces\n\n"])
 def test_byte_level_tokenizer_writes_any_text_back(tokenizer, text):
     assert text_of(tokenizer.encode(text, add_special_tokens=False), tokenizer) == text
 

@@ -29,15 +29,11 @@ def brute_force(is_image: list[bool], vrl: Vrl, seed: int) -> list[bool]:
     return [i not in gone for i in range(len(is_image))]
 
 
-@pytest.mark.parametrize(
-    "vrl", [PRESETS["paper"], PRESETS["published-code"], Vrl(drop_prob=0.5, drop_ratio=0.3)]
-)
+@pytest.mark.parametrize("vrl", [PRESETS["paper"], PRESETS["published-code"], Vrl(drop_prob=0.5, drop_ratio=0.3)])
 def test_choice_is_that_of_the_plain_loop(vrl):
     for shift in range(20):
         seeds = SEEDS + shift
-        expected = [
-            brute_force(row, vrl, seed) for row, seed in zip(IS_IMAGE.tolist(), seeds.tolist(), strict=True)
-        ]
+        expected = [brute_force(row, vrl, seed) for row, seed in zip(IS_IMAGE.tolist(), seeds.tolist(), strict=True)]
         assert keep_mask(IS_IMAGE, vrl, seeds).tolist() == expected
 
 

@@ -249,7 +249,9 @@ def sincos_positions(width: int, grid: int, amplitude: float = 0.2) -> Tensor:
     """
     if width % 4:
         raise UserError(f"width={width} is not a multiple of 4, which sine and cosine of x and y need")
-    frequency = torch.pi * torch.arange(1, width // 4 + 1) / (width // 4)  # radians a patch, up to two patches a wave
+    frequency = (
+        torch.pi * torch.arange(1, width // 4 + 1) / (width // 4)
+    )  # radians a patch, up to two patches a wave
     at = torch.arange(grid) + 0.5
     y, x = (side.flatten()[:, None] * frequency for side in torch.meshgrid(at, at, indexing="ij"))
     return amplitude * torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)

@@ -15,19 +15,17 @@ from vistruct.errors import UserError
 def command(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A COCO json of annotated boxes.")],
     out: Annotated[Path, typer.Option(help="Directory for the pictures and the jsonl.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
     crops: Annotated[
-        int | None, typer.Option(min=1, help="Random crops; by default every image once, whole up to 1024 px.")
+        int | None,
+        typer.Option(min=1, help="Random crops; by default every image once, whole up to 1024 px."),
     ] = None,
     crop_size: Annotated[
-        str | None, typer.Option(metavar="PX[-PX]", help="Side of a crop, or smallest and largest; by default by the objects.")
+        str | None,
+        typer.Option(metavar="PX[-PX]", help="Side of a crop, or smallest and largest; by default by the objects."),
     ] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Questions about each picture.")] = None,
-    family: Annotated[
-        list[str] | None, typer.Option(help="Ask only this family of questions; repeatable.")
-    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Ask only this family of questions; repeatable.")] = None,
     turned: Annotated[
         bool, typer.Option("--turned", help="Also turn and mirror the pictures: for those without an up.")
     ] = False,
@@ -35,16 +33,15 @@ def command(
 ) -> None:
     """Turn annotated boxes into conversations, the jsonl that pretraining reads.
 
-    Without --crops every image is asked about once: as it is up to 1024 pixels, and larger ones under crops that
-    cover it. The side of a crop is 1.5 to 3 times the median object side unless --crop-size says otherwise.
+    Without --crops every image is asked about once: as it is up to 1024 pixels, and larger ones under crops
+    that cover it. The side of a crop is 1.5 to 3 times the median object side unless --crop-size says
+    otherwise.
     """
     from vistruct.data.instructions.write import write_instructions
     from vistruct.engine.progress import tracking
 
     asked = {"images": images, "questions": questions, "families": family}
-    chosen: dict[str, Any] = {
-        k: v for k, v in asked.items() if v is not None
-    }  # the rest has its own defaults
+    chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults
     if crop_size is not None:
         chosen["crop_size"] = sides(crop_size)
     with ExitStack() as bar:
@@ -55,9 +52,7 @@ def command(
                 shows.append(bar.enter_context(tracking("instructions", done=0, total=total)))
             shows[0](done, "pictures")
 
-        summary = write_instructions(
-            source, out, crops=crops, turned=turned, seed=seed, progress=progress, **chosen
-        )
+        summary = write_instructions(source, out, crops=crops, turned=turned, seed=seed, progress=progress, **chosen)
     table(["family", "questions", "commonest answers"], summary.rows())
     typer.echo(summary.line())
     for reason, count in summary.dropped.items():
@@ -76,6 +71,4 @@ def sides(text: str) -> tuple[int, int]:
         low, high = int(parts[0]), int(parts[-1])
         if low <= high:
             return low, high
-    raise UserError(
-        f"--crop-size {text!r} is not a size in pixels", fix="--crop-size 512 or --crop-size 448-896"
-    )
+    raise UserError(f"--crop-size {text!r} is not a size in pixels", fix="--crop-size 512 or --crop-size 448-896")

@@ -34,9 +34,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Run directory; by default runs/RECIPE-..., by what the run is.")
     ] = None,
-    help: Annotated[
-        bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")
-    ] = False,
+    help: Annotated[bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")] = False,
 ) -> None:
     """Train a recipe or a saved run; the same command again goes on where it stopped.
 

@@ -36,17 +36,27 @@ class Budget(Part):
 
 
 BUDGETS = {
-    "quick": Budget(crops=60, align_steps=4, pretrain_steps=4, detect_steps=3, shares=(0.1,), seeds=1, draws=2),
+    "quick": Budget(
+        crops=60, align_steps=4, pretrain_steps=4, detect_steps=3, shares=(0.1,), seeds=1, draws=2
+    ),
     "default": Budget(
-        crops=2500, align_steps=150, pretrain_steps=320, detect_steps=80, shares=(0.1,), seeds=3, draws=8
+        crops=2500, align_steps=150, pretrain_steps=300, detect_steps=100, shares=(0.1,), seeds=3, draws=8
     ),
     "full": Budget(
-        crops=5000, align_steps=200, pretrain_steps=900, detect_steps=150, shares=(0.03, 0.1, 0.3), seeds=5, draws=20
+        crops=5000,
+        align_steps=200,
+        pretrain_steps=900,
+        detect_steps=150,
+        shares=(0.03, 0.1, 0.3),
+        seeds=5,
+        draws=20,
     ),
 }
 
 
-def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "default", workers: int | None = None) -> Path:
+def run_demo(
+    out: Path, *, budget: Literal["quick", "default", "full"] = "default", workers: int | None = None
+) -> Path:
     """Run what is missing of the demo and write its report.
 
     Args:
@@ -74,7 +84,11 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
     cells = [
         Cell(name="data", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
         Cell(
-            name="align", call=f"{here}:align", arguments={**out, "steps": budget.align_steps}, needs=("data",), cost=40
+            name="align",
+            call=f"{here}:align",
+            arguments={**out, "steps": budget.align_steps},
+            needs=("data",),
+            cost=40,
         ),
     ]
     for name, answers, vrl in (
@@ -84,22 +98,30 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
     ):
         cells.append(
             Cell(
-                name=name, call=f"{here}:pretrain", arguments={**train, "answers": answers, "vrl": vrl},
-                needs=("data", "align"), cost=110,
+                name=name,
+                call=f"{here}:pretrain",
+                arguments={**train, "answers": answers, "vrl": vrl},
+                needs=("data", "align"),
+                cost=110,
             )  # fmt: skip
         )
     for start, cell in STARTS.items():
         cells.append(
             Cell(
-                name=f"probe-{start}", call=f"{here}:probe", arguments={"start": cell, "draws": budget.draws},
-                needs=(cell,), cost=5,
+                name=f"probe-{start}",
+                call=f"{here}:probe",
+                arguments={"start": cell, "draws": budget.draws},
+                needs=(cell,),
+                cost=5,
             )  # fmt: skip
         )
         cells += [
             Cell(
-                name=detect_name(start, share, seed), call=f"{here}:detect",
+                name=detect_name(start, share, seed),
+                call=f"{here}:detect",
                 arguments={**out, "start": cell, "share": share, "seed": seed, "steps": budget.detect_steps},
-                needs=(cell,), cost=25,
+                needs=(cell,),
+                cost=25,
             )  # fmt: skip
             for share in budget.shares
             for seed in range(budget.seeds)
@@ -112,6 +134,8 @@ def detect_name(start: str, share: float, seed: int) -> str:
     return f"detect-{start}-{share:g}-{seed}"
 
 
-def detector_scores(results: dict[str, dict], start: str, share: float, seeds: Sequence[int], metric: str) -> list[float]:
+def detector_scores(
+    results: dict[str, dict], start: str, share: float, seeds: Sequence[int], metric: str
+) -> list[float]:
     """One number for each seed."""
     return [float(results[detect_name(start, share, seed)][metric]) for seed in seeds]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vistruct.checkpoint.load import load_model
-from vistruct.config import Eval, Run, run_to_yaml
+from vistruct.config import Eval, Move, Run, run_to_yaml
 from vistruct.contracts import Record
 from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
 from vistruct.data.formats import chat, coco
@@ -42,6 +42,7 @@ Report = Callable[..., None]
 CROP = (72, 144)  # pixels at 10 cm: one to several crowns
 PATCH = 64  # pixels, a probe's patch
 DENSE_CROP = 96  # pixels
+WINDOW = 128  # pixels, the detector's
 
 
 def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -111,21 +112,23 @@ def detect(
     """Fine-tune a detector on a share of the training scene's windows; measure it on the whole test scene."""
     backbone = Path(results[start]["run"]) / "backbone"
     run = detect_recipe.recipe(
-        data=trees().train, backbone=backbone, steps=steps, size=192, overlap=64, batch=4, lr=1e-3, share=share,
+        data=trees().train, backbone=backbone, steps=steps, size=WINDOW, overlap=64, batch=8, lr=3e-3, share=share,
         seed=seed, channels=64, turns=True,
     )  # fmt: skip
     task = run.task.model_copy(
         update={
-            "neck": SimplePyramidConfig(channels=64, strides=(8, 16, 32)),
-            "head": FcosConfig(num_convs=2),
+            # A location's first guess is a box of twice its stride: at 16, about a crown.
+            "neck": SimplePyramidConfig(channels=64, strides=(16, 32)),
+            "head": FcosConfig(num_convs=1, nms_iou=0.35),
         }
     )
-    test = BoxDataConfig(annotation=trees().test, tiles=Tiles(size=384, overlap=96))
+    test = BoxDataConfig(annotation=trees().test, tiles=Tiles(size=WINDOW, overlap=48))
     run = run.model_copy(
         update={
             "task": task,
             "workers": 0,
             "optim": run.optim.model_copy(update={"layer_decay": 1.0}),
+            "move": (Move(pattern="backbone", lr_factor=0.2),),
             "schedule": run.schedule.model_copy(update={"warmup_steps": max(1, steps // 10)}),
             "evals": {"test": Eval(data=test, metric=CocoBoxesConfig())},
             "log_every": 5,
@@ -177,5 +180,7 @@ def _train(run: Run, out: Path, name: str, report: Report) -> dict[str, Any]:
     # Named by what it is, so that a run of other settings is another directory and nothing is overwritten.
     digest = hashlib.sha256(run_to_yaml(run).encode()).hexdigest()[:8]
     directory = out / "runs" / f"{name}-{digest}"
-    train(run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}"))
+    train(
+        run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}")
+    )
     return {"run": str(directory)}

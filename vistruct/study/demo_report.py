@@ -94,12 +94,20 @@ def _headline(
     for kind, shots, label in (("patch", middle, "labels a class"), ("dense", most, "labelled crops")):
         before, after = probes["random"][kind][shots], probes["plain"][kind][shots]
         what = PATCH if kind == "patch" else DENSE
-        numbers.append((f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}"))
+        numbers.append(
+            (f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}")
+        )
         sentences.append(_sentence(f"{what} with {shots} {label}", gain(after, before)))
     share = budget.shares[0]
-    before, after = (detector_scores(results, s, share, range(budget.seeds), "AP50") for s in ("random", "plain"))
+    before, after = (
+        detector_scores(results, s, share, range(budget.seeds), "AP50") for s in ("random", "plain")
+    )
     numbers.append(
-        (f"{np.mean(before):.3f} → {np.mean(after):.3f}", "detector, AP50", f"{share:.0%} of the training windows")
+        (
+            f"{np.mean(before):.3f} → {np.mean(after):.3f}",
+            "detector, AP50",
+            f"{share:.0%} of the training windows",
+        )
     )
     sentences.append(_sentence(f"AP50 of the detector from {share:.0%} of the windows", gain(after, before)))
     page.key_numbers(numbers)
@@ -142,8 +150,12 @@ def _tables(
     rows = []
     for share in budget.shares:
         for start in STARTS:
-            scores = {m: detector_scores(results, start, share, range(budget.seeds), m) for m in ("AP50", "AP")}
-            versus = gain(scores["AP50"], detector_scores(results, "random", share, range(budget.seeds), "AP50"))
+            scores = {
+                m: detector_scores(results, start, share, range(budget.seeds), m) for m in ("AP50", "AP")
+            }
+            versus = gain(
+                scores["AP50"], detector_scores(results, "random", share, range(budget.seeds), "AP50")
+            )
             rows.append(
                 [
                     NAMES[start], f"{share:.0%}", _spread(scores["AP50"]), _spread(scores["AP"]),
@@ -152,7 +164,7 @@ def _tables(
             )  # fmt: skip
     page.table(
         ["backbone", "windows used", "AP50", "AP", "AP50 of each seed", "AP50 against random, paired by seed"], rows,
-        caption=f"Detector on the whole test scene: {budget.detect_steps} steps of 4 windows for each, everything "
+        caption=f"Detector on the whole test scene: {budget.detect_steps} steps of 8 windows for each, everything "
         f"fine-tuned, the same settings and seeds for all starts.",
     )  # fmt: skip
 
@@ -193,8 +205,12 @@ def _controls(
                 )
             )
         share = budget.shares[0]
-        after, control = (detector_scores(results, s, share, range(budget.seeds), "AP50") for s in (start, "shuffled"))
-        lines.append(_sentence(f"{NAMES[start]} against shuffled answers, detector AP50", gain(after, control)))
+        after, control = (
+            detector_scores(results, s, share, range(budget.seeds), "AP50") for s in (start, "shuffled")
+        )
+        lines.append(
+            _sentence(f"{NAMES[start]} against shuffled answers, detector AP50", gain(after, control))
+        )
     page.text("\n".join(f"- {line}" for line in lines))
 
 
@@ -208,7 +224,7 @@ def comparison(
     from matplotlib import pyplot as plt
 
     with mpl.rc_context(house_style()):
-        figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.9), width_ratios=(1, 1, 0.9))
+        figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.9), width_ratios=(1, 1, 0.9), layout="tight")
         plt.close(figure)
         for axis, kind, title, unit in (
             (axes[0], "patch", PATCH, "labels a class"),
@@ -236,7 +252,9 @@ def comparison(
         axis.set_title(f"detector, AP50 ({share:.0%} of the windows)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
-        figure.tight_layout(rect=(0, 0.09, 1, 1))
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.set(rect=(0, 0.09, 1, 1))
     return figure
 
 
@@ -278,7 +296,9 @@ def _pictures(page: Report, results: Mapping[str, dict[str, Any]], folder: Path,
             "its first question; each question draws its own.",
         )
     batch = Path(results[f"detect-plain-{share:g}-0"]["run"]) / "samples" / "first_batch.png"
-    page.figure(Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it.")
+    page.figure(
+        Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it."
+    )
     page.figure(
         loss_curves(results),
         "Loss of the pretrainings (moving average). Answers hidden from each other and, under VRL, three quarters of "
@@ -302,8 +322,8 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "features averaged over the patch; logistic regression on a few labels, tested on all other patches. "
         "**Dense probe.** Is the middle of this 8-pixel cell inside a crown? Labelled crops from the left third of the "
         "scene, tested on the rest. Draws are the same for every backbone.\n\n"
-        "**Detector.** Simple feature pyramid and FCOS, 192-pixel windows of the training scene, all weights trained; "
-        "windows merged back to the whole test scene, COCO metrics.\n\n"
+        "**Detector.** Simple feature pyramid and FCOS, 128-pixel windows of the training scene, all weights trained; "
+        "a fifth of the head's learning rate in the backbone; windows merged back to the whole test scene, COCO metrics.\n\n"
         "**Read with care.** One sensor, one region, one class. One pretraining of each kind: the spread is over draws "
         "of labels and seeds of the detector, not over pretrainings. Pretraining has seen all of the training scene's "
         "boxes as questions, while the detector from random weights sees only its share: that is what it is for, but "
@@ -311,11 +331,15 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "of a probe share their test patches, so its errors are on the small side."
     )
     page.table(
-        ["family", "questions", "commonest answers"], data["families"], caption="The questions and how balanced they are"
+        ["family", "questions", "commonest answers"],
+        data["families"],
+        caption="The questions and how balanced they are",
     )
     seconds = {name: _seconds(name, results) for name in results}
     page.details("The cells of this study, and what they returned", json.dumps(seconds, indent=1))
 
 
 def _seconds(name: str, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    return {k: v for k, v in results[name].items() if k not in ("families", "run", "picture", "true", "shuffled")}
+    return {
+        k: v for k, v in results[name].items() if k not in ("families", "run", "picture", "true", "shuffled")
+    }

@@ -1,8 +1,9 @@
 """Instruct: a vision-language model answers about the image; the backbone learns from the answers.
 
-Source: InternVL (arXiv:2312.14238) for the model, ViTP (arXiv:2509.17562) for training it end to end under VRL.
-Differs: only supervised positions reach the vocabulary (the same loss and gradient, far less work); rows are padded
-to the longest of the batch and no further.
+Source: InternVL (arXiv:2312.14238) for the model, ViTP (arXiv:2509.17562) for training it end to end under
+VRL.
+Differs: only supervised positions reach the vocabulary (the same loss and gradient, far less work); rows are
+padded to the longest of the batch and no further.
 Shapes: B rows, L tokens in a row, T tiles of all rows together, N visual tokens a tile, D language width.
 """
 
@@ -12,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -45,9 +46,7 @@ class InstructConfig(Part):
     vrl: vrl_.Vrl | Literal["off", "paper", "published-code"] = "paper"
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD
-    independent: bool = (
-        False  # each question of a conversation is asked alone; one pass of the backbone for all
-    )
+    independent: bool = False  # each question of a conversation is asked alone; one pass of the backbone for all
     image_last: bool = False  # images stand behind independent questions and not in front
     answer_dropout: float = Field(0.0, ge=0, le=1)  # chance that an answer's token is hidden from those after it
     max_new_tokens: int = Field(64, gt=0)  # of a generated answer
@@ -67,7 +66,8 @@ class InstructConfig(Part):
 class ChatBatch:
     """Rows padded to the longest; padding has `is_padding` true and label IGNORE.
 
-    Several rows may ask about the same image: `tiles` holds it once, `mentions` says which tiles each row shows.
+    Several rows may ask about the same image: `tiles` holds it once, `mentions` says which tiles each row
+    shows.
     """
 
     ids: list[str]  # of the rows' samples
@@ -78,7 +78,7 @@ class ChatBatch:
     input_ids: Tensor  # int64[B, L]
     labels: Tensor  # int64[B, L]
     is_padding: Tensor  # bool[B, L]
-    questions: list[str]  # the last user turn of each row
+    questions: list[str]  # the last user turn of each row, without an image mark before or behind it
     truths: list[str]  # the answer after it, "" if there is none
 
     def to(self, device: torch.device) -> Self:
@@ -94,7 +94,7 @@ class ChatBatch:
 class ChatCollator:
     """Samples -> ChatBatch; holds the tokenizer and no weights, so that it can travel to a worker."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: Any  # PreTrainedTokenizerFast
     tiling: Tiling
     tokens_per_tile: int
     independent: bool = False  # see `InstructConfig`
@@ -121,7 +121,8 @@ class ChatCollator:
                 rows.append(chat.encode(shown, counts, self.tokenizer, answer=self.generate))
                 mentions += numbers
                 owners.append((sample, at))
-                questions.append(next((t.text for t in reversed(shown) if t.role == "user"), ""))
+                last = next((t.text for t in reversed(shown) if t.role == "user"), "")
+                questions.append(last.removeprefix(f"{chat.IMAGE_PLACE}\n").removesuffix(f"\n{chat.IMAGE_PLACE}"))
                 truths.append(truth)
         size = self.tiling.size
         return ChatBatch(
@@ -154,11 +155,12 @@ class Instruct(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.vrl = vrl_.PRESETS[config.vrl] if isinstance(config.vrl, str) else config.vrl
-        self.backbone = config.backbone.build()  # ty: ignore[unresolved-attribute]
-        self.language = config.language.build(tokenizer)
+        part: Any = config.backbone
+        self.backbone: Any = part.build()
+        self.language: Any = config.language.build(tokenizer)
         width = self.language.get_input_embeddings().weight.shape[1]
         self.projector = Projector(self.backbone.width * config.shuffle**2, width)
-        self.image_token = tokenizer.convert_tokens_to_ids(chat.IMAGE_TOKEN)
+        self.image_token: Any = tokenizer.convert_tokens_to_ids(chat.IMAGE_TOKEN)
         self.grid = config.tiling.size // self.backbone.patch  # patches a tile's side
         self.tokens_per_tile = (self.grid // config.shuffle) ** 2
         self.register_buffer("pixel_mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
@@ -199,8 +201,9 @@ class Instruct(nn.Module):
     def hide_answers(self, batch: ChatBatch) -> Tensor:
         """int64[B, L], the tokens as the language model reads them: in training, some answer tokens become padding.
 
-        A small language model soon guesses an answer's next word from the words before it and leaves the image
-        alone; what it cannot read it must see. One that has never read an answer (a chance of 1) reads none later.
+        A small language model soon guesses an answer's next word from the words before it and leaves the
+        image alone; what it cannot read it must see. One that has never read an answer (a chance of 1) reads
+        none later.
         Source: word dropout, Bowman et al., arXiv:1511.06349, section 3.1.
         """
         chance = self.config.answer_dropout
@@ -218,12 +221,11 @@ class Instruct(nn.Module):
         text = self.language.get_input_embeddings()(self.hide_answers(batch))
         is_image = batch.input_ids == self.image_token
         if len(batch.tiles):
-            # Not by indexing: its gradient adds what several rows say of a tile in any order, so that no run repeats.
+            # Not by indexing: its gradient adds what several rows say of a tile in any order, so that no run
+            # repeats.
             visual = self.visual_tokens(batch.tiles).index_select(0, batch.mentions)
             return splice(text, visual, is_image), is_image
-        if (
-            dist.is_initialized() and torch.is_grad_enabled()
-        ):  # a rank without images must still meet the others
+        if dist.is_initialized() and torch.is_grad_enabled():  # a rank without images must still meet the others
             size = self.config.tiling.size
             dummy = self.visual_tokens(batch.tiles.new_zeros(1, 3, size, size))
             text = text + 0.0 * dummy.sum()
@@ -241,11 +243,9 @@ class Instruct(nn.Module):
             )
         total, count, right = embeddings.new_zeros(()), 0, 0
         for rows, length in like_lengths((~is_padding).sum(1)):
-            hidden = self.hidden(
-                embeddings[rows, :length], is_padding[rows, :length], positions[rows, :length]
-            )
-            # The token at i is predicted from i - 1. Gather the supervised ones before the vocabulary, which is the
-            # larger part of a small model's work.
+            hidden = self.hidden(embeddings[rows, :length], is_padding[rows, :length], positions[rows, :length])
+            # The token at i is predicted from i - 1. Gather the supervised ones before the vocabulary, which
+            # is the larger part of a small model's work.
             target = labels[rows, 1:length]
             supervised = target != chat.IGNORE
             logits = self.language.get_output_embeddings()(hidden[:, :-1][supervised]).float()  # [M, V]
@@ -256,8 +256,8 @@ class Instruct(nn.Module):
 
     def hidden(self, embeddings: Tensor, is_padding: Tensor, positions: Tensor) -> Tensor:
         """float[B, L, D], the last hidden states of the language model."""
-        # The 2D mask is passed even without padding: from gaps in the positions alone `transformers` would conclude
-        # that several samples were packed into the row, and keep them apart.
+        # The 2D mask is passed even without padding: from gaps in the positions alone `transformers` would
+        # conclude that several samples were packed into the row, and keep them apart.
         decoder = self.language.get_decoder()
         out = decoder(inputs_embeds=embeddings, attention_mask=(~is_padding).long(), position_ids=positions)
         return out.last_hidden_state
@@ -275,7 +275,7 @@ class Instruct(nn.Module):
                     id=batch.ids[row],
                     image_id=batch.image_ids[row],
                     question=batch.questions[row],
-                    answer=self.tokenizer.decode(ids, skip_special_tokens=False).strip(),
+                    answer=str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip(),
                     truth=batch.truths[row],
                 )
             )

@@ -113,7 +113,9 @@ def apart(turns: Sequence[Turn], *, image_last: bool = False) -> list[tuple[Turn
     marks = [IMAGE_PLACE] * turns[users[0]].text.count(IMAGE_PLACE)
     out = []
     for start, end in zip(users, [*users[1:], len(turns)], strict=True):
-        question = turns[start].text.replace(IMAGE_PLACE, "").strip("\n") if start == users[0] else turns[start].text
+        question = (
+            turns[start].text.replace(IMAGE_PLACE, "").strip("\n") if start == users[0] else turns[start].text
+        )
         lines = [question, *marks] if image_last else [*marks, question]
         out.append((*system, Turn(role="user", text="\n".join(lines)), *turns[start + 1 : end]))
     return out

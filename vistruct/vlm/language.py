@@ -37,9 +37,10 @@ class LanguageConfig(Part):
         kept = assets / "tokenizer"
         source = self.tokenizer or self.weights
         if kept.is_dir():
-            return AutoTokenizer.from_pretrained(kept, local_files_only=True)
+            loaded: Any = AutoTokenizer.from_pretrained(kept, local_files_only=True)
+            return loaded
         if source is not None:
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=True)
             tokenizer.add_tokens(list(ADDED_TOKENS), special_tokens=True)
         elif corpus is not None:
             tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits)

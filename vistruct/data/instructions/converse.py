@@ -62,10 +62,10 @@ def converse(
 ) -> list[Exchange]:
     """Up to `questions` different exchanges about one scene, in the order of FAMILIES; `tally` counts them.
 
-    Those of `always` ask first, the other families take turns in random order. Of a few candidates for each question the rarest answer is taken, and
-    none whose answer is worn out.
+    Those of `always` have their turn in every conversation, the other families take turns in random order. Of
+    a few candidates for each question the rarest answer is taken, and none whose answer is worn out.
     """
-    names = sorted(set(families), key=list(FAMILIES).index)
+    names = sorted({*families, *always}, key=list(FAMILIES).index)
     order = [*always, *(names[i] for i in rng.permutation(len(names)) if names[i] not in always)]
     wanted = Counter(order[i % len(order)] for i in range(questions))
     chosen: list[Exchange] = []

@@ -1,7 +1,7 @@
 """Which parts of the images become pictures to ask about.
 
-Objects should be large enough in a picture to be seen and few enough to be told apart, so the side of a crop follows
-the objects unless a size is given.
+Objects should be large enough in a picture to be seen and few enough to be told apart, so the side of a crop
+follows the objects unless a size is given.
 """
 
 from __future__ import annotations
@@ -61,13 +61,11 @@ def crop_side(records: Sequence[Record], given: tuple[int, int] | None) -> CropS
     return CropSide(low=low, high=high, median_object=median)
 
 
-def cover(
-    records: Sequence[Record], given: tuple[int, int] | None, side: CropSide
-) -> list[tuple[Record, Window]]:
+def cover(records: Sequence[Record], given: tuple[int, int] | None, side: CropSide) -> list[tuple[Record, Window]]:
     """Every image once: small ones whole, large ones under windows without gaps.
 
-    Windows have the largest side and share a third of it, the size of a median object. Where a size was given, an
-    image is small if one window shows it all; else up to 1024 pixels.
+    Windows have the largest side and share a third of it, the size of a median object. Where a size was
+    given, an image is small if one window shows it all; else up to 1024 pixels.
     """
     plan: list[tuple[Record, Window]] = []
     for record in records:
@@ -85,8 +83,8 @@ def cut(
 ) -> list[tuple[Record, Window]]:
     """So many random square crops, spread over the images by their area.
 
-    An image smaller than a size that was given is left out and counted; where the size follows the objects, the
-    crop is as large as the image allows.
+    An image smaller than a size that was given is left out and counted; where the size follows the objects,
+    the crop is as large as the image allows.
     """
     fitting = []
     for record in records:

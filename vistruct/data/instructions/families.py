@@ -1,8 +1,9 @@
 """Families of questions: each writes one question with its answer from a scene's boxes, or says that it cannot.
 
-A family draws what it asks about (a class, a place, a box) from the generator; `converse` calls it a few times and
-keeps the candidate whose answer has been rarest so far, so that no answer can be guessed from the question alone.
-No answer depends on a doubtful object (see `scene`): where one could change it, the family is silent.
+A family draws what it asks about (a class, a place, a box) from the generator; `converse` calls it a few
+times and keeps the candidate whose answer has been rarest so far, so that no answer can be guessed from the
+question alone. No answer depends on a doubtful object (see `scene`): where one could change it, the family is
+silent.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ def _class(scene: Scene, rng: np.random.Generator, *, present: bool = False) -> 
     return options[rng.integers(len(options))] if options else None
 
 
-def _place(
-    scene: Scene, boxes: np.ndarray, rng: np.random.Generator
-) -> tuple[str, np.ndarray, np.ndarray | None]:
+def _place(scene: Scene, boxes: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray, np.ndarray | None]:
     """The picture, a half or a region: its name, the boxes with their centre in it, its pixels (None: all)."""
     draw = rng.random()
     if draw < 0.4:
@@ -116,10 +115,17 @@ def where(scene: Scene, rng: np.random.Generator) -> Exchange | None:
     regions = scene.region_of(boxes)
     if len(boxes) == 1 and not scene.possible(label):
         region = int(regions[0])
-        words = (f"Where is the {name}?", f"In which part of the image is the {name}?", f"Locate the {name} in words.")
+        words = (
+            f"Where is the {name}?",
+            f"In which part of the image is the {name}?",
+            f"Locate the {name} in words.",
+        )
     elif rng.random() < 0.5 or len(boxes) == 1:
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-        rivals = [*np.sort(area)[:-1], *np.prod(np.diff(scene.doubtful_of(label).reshape(-1, 2, 2), axis=1), axis=2)]
+        rivals = [
+            *np.sort(area)[:-1],
+            *np.prod(np.diff(scene.doubtful_of(label).reshape(-1, 2, 2), axis=1), axis=2),
+        ]
         if any(np.asarray(rival).item() > CLEAR_AREA * area.max() for rival in rivals):
             return None
         region = int(regions[area.argmax()])
@@ -242,7 +248,12 @@ def ground_all(scene: Scene, rng: np.random.Generator) -> Exchange | None:
     answer = scene.boxes_text(boxes) if len(boxes) else NOTHING
     kind = several(len(boxes), "box") if len(boxes) else NOTHING
     return Exchange(
-        family="ground_all", question=question, answer=answer, answer_class=kind, about=name, varies=len(boxes) > 0
+        family="ground_all",
+        question=question,
+        answer=answer,
+        answer_class=kind,
+        about=name,
+        varies=len(boxes) > 0,
     )
 
 
@@ -262,9 +273,7 @@ def describe_box(scene: Scene, rng: np.random.Generator) -> Exchange | None:
             return None
         box, answer = empty, NOTHING
     text = scene.box_text(box)
-    question = _pick(
-        (f"What is in {text}?", f"Which object does {text} show?", f"Name the object in {text}."), rng
-    )
+    question = _pick((f"What is in {text}?", f"Which object does {text} show?", f"Name the object in {text}."), rng)
     return Exchange(family="describe_box", question=question, answer=answer, answer_class=answer)
 
 
@@ -378,9 +387,10 @@ def _middles(scene: Scene, boxes: np.ndarray, cells: int) -> np.ndarray:
 def grid_map(scene: Scene, rng: np.random.Generator) -> Exchange | None:
     """A class drawn on a coarse grid: for each cell, does its middle lie on an object?
 
-    An object that the border cuts covers what it covers, so that it counts here; only crowds leave doubt. The words
-    follow each other in reading order without any mark between the rows: the way from a cell to its word is the same
-    for all of them.
+    An object that the border cuts covers what it covers, so that it counts here; only crowds leave doubt. The
+    words
+    follow each other in reading order without any mark between the rows: the way from a cell to its word is
+    the same for all of them.
     """
     label = _class(scene, rng)
     if label is None:
@@ -400,7 +410,12 @@ def grid_map(scene: Scene, rng: np.random.Generator) -> Exchange | None:
     answer = " ".join(name if hit else NOTHING for hit in inside.flatten())
     kind = f"{max(1, round(4 * inside.mean())) * 25} %" if inside.any() else NOTHING
     return Exchange(
-        family="grid_map", question=question, answer=answer, answer_class=kind, about=name, varies=bool(inside.any())
+        family="grid_map",
+        question=question,
+        answer=answer,
+        answer_class=kind,
+        about=name,
+        varies=bool(inside.any()),
     )
 
 
@@ -422,7 +437,11 @@ def caption(scene: Scene, rng: np.random.Generator) -> Exchange | None:
     )
     gist = " and ".join(parts) if parts else f"{NOTHING} of the known objects"
     return Exchange(
-        family="caption", question=question, answer=f"The image shows {gist}.", answer_class=gist, varies=bool(parts)
+        family="caption",
+        question=question,
+        answer=f"The image shows {gist}.",
+        answer_class=gist,
+        varies=bool(parts),
     )
 
 

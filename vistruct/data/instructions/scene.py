@@ -1,7 +1,8 @@
 """One picture as the question writers see it: its objects, where they are, and how places are called.
 
-An object that the picture's border cuts so far that it counts neither as there nor as not there is *doubtful*, and so
-is a crowd, which may hold any number. No answer may depend on them: the writers ask `possible` and keep silent.
+An object that the picture's border cuts so far that it counts neither as there nor as not there is
+*doubtful*, and so is a crowd, which may hold any number. No answer may depend on them: the writers ask
+`possible` and keep silent.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ from vistruct.contracts import Record
 from vistruct.data.instructions.scene import CROWD, Scene
 from vistruct.data.tiles import Window
 
-WHOLE, GONE = 0.5, 0.1  # shares of an object in the window: there from the first on, not there up to the second
+WHOLE, GONE = (
+    0.5,
+    0.1,
+)  # shares of an object in the window: there from the first on, not there up to the second
 
 
 def view(record: Record, window: Window, names: tuple[str, ...], turn: int = 0) -> Scene:

@@ -42,7 +42,11 @@ class Summary:
     def rows(self) -> list[tuple[str, int, str]]:
         """(family, number of questions, its commonest answers with their shares)."""
         return [
-            (family, total, ", ".join(f"{answer} {share:.0%}" for answer, share in self.tally.shares(family)[:4]))
+            (
+                family,
+                total,
+                ", ".join(f"{answer} {share:.0%}" for answer, share in self.tally.shares(family)[:4]),
+            )
             for family, total in self.tally.families.most_common()
         ]
 
@@ -76,9 +80,11 @@ def write_instructions(
         source: COCO json of boxes; `images` is its image folder (the json's own if None).
         crops: random crops, spread over the images by their area. None: every image once, whole up to 1024
             pixels, larger ones under overlapping crops of the largest size.
-        crop_size: smallest and largest side of a crop, in pixels; None: 1.5 to 3 times the median object side,
+        crop_size: smallest and largest side of a crop, in pixels; None: 1.5 to 3 times the median object
+            side,
             at least 32.
-        questions: turns in a conversation, at most: a question whose answer has become too common is not asked.
+        questions: turns in a conversation, at most: a question whose answer has become too common is not
+            asked.
         families: which of FAMILIES to ask.
         always: those of them that every conversation asks, as far as its picture allows.
         turned: also turn and mirror the pictures: for those without an up (aerial, microscopy).

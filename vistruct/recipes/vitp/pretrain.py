@@ -8,18 +8,18 @@ Needs:    published: 23 hours on 8 x A40 48 GB for the 300m size; ours: not yet 
           size small: 2 CPU cores, a few minutes
 Expect:   the published backbone gives 75.08 mAP50 on DIOR-R (`vitp.dior_r`, not here yet); ours: not yet run
 Source:   Li et al., ViTP, arXiv:2509.17562, and its public training scripts: AdamW 2e-5, weight decay 0.01,
-          8000 steps of 128 conversations, a fifth of them warm-up, cosine to 0, drop path 0.1, tiles of 448 px,
-          12 at most; InternViT-300M, Qwen2.5-0.5B, everything trains
+          8000 steps of 128 conversations, a fifth of them warm-up, cosine to 0, drop path 0.1, tiles of 448
+          px, 12 at most; InternViT-300M, Qwen2.5-0.5B, everything trains
 Differs:  VRL as in the paper (every conversation loses 75 % of its visual tokens) and not as in the scripts (a
           quarter of them does): `--vrl published-code` gives those. Norms, biases and other vectors are not
           decayed. The projector starts from random weights and not from InternVL2.5-1B's. No activation
-          checkpointing, no random JPEG compression, no general-purpose conversations mixed in, no
-          system text. Conversations are not cut at 4096 tokens. Without `--language` the language model of the 300m size has
-          the published shape with random weights and a tokenizer trained on the conversations; without
-          `--backbone` the ViT is random too: both then need far more than 8000 steps.
-          Size small is ours: a convolutional stem, 96 px tiles, every question asked for itself with the image
-          behind it, answers hidden from each other. Train it with `--freeze-backbone` for a while, then from there
-          with `--start`: a language model that has not learned to look has nothing to teach.
+          checkpointing, no random JPEG compression, no general-purpose conversations mixed in, no system
+          text. Conversations are not cut at 4096 tokens. Without `--language` the language model of the 300m
+          size has the published shape with random weights and a tokenizer trained on the conversations;
+          without `--backbone` the ViT is random too: both then need far more than 8000 steps.
+          Size small is ours: a convolutional stem, 96 px tiles, every question asked for itself with the
+          image behind it, answers hidden from each other. Train it with `--freeze-backbone` for a while, then
+          from there with `--start`: a language model that has not learned to look has nothing to teach.
 """
 
 from __future__ import annotations
@@ -83,14 +83,22 @@ SIZES = {
     "small": Size(
         task=InstructConfig(
             backbone=InternVitConfig(
-                width=96, depth=3, heads=3, mlp_width=384, patch=8, image_size=96,
-                stem="conv", positions="sincos", layer_scale=1.0,
+                width=96,
+                depth=3,
+                heads=3,
+                mlp_width=384,
+                patch=8,
+                image_size=96,
+                stem="conv",
+                positions="sincos",
+                layer_scale=1.0,
             ),
-            # Wide initial weights and short rotary waves: from random weights on, attention is sharp enough to learn
-            # within a hundred steps where an answer is to be looked for.
+            # Wide initial weights and short rotary waves: from random weights on, attention is sharp enough
+            # to learn within a hundred steps where an answer is to be looked for.
             language=LanguageConfig(
                 options=_qwen(64, 2, 2, 2, 192, theta=100.0) | {"initializer_range": 0.1},
-                vocab_size=600, digits="merged",
+                vocab_size=600,
+                digits="merged",
             ),
             tiling=Tiling(size=96, max_tiles=1),
             independent=True,
@@ -127,21 +135,19 @@ def recipe(
     """A backbone pretrained by answering about images."""
     like = SIZES[size]
     num_steps = like.steps if steps is None else steps
-    model = like.task.model_copy(update={"vrl": vrl})
+    changed: dict[str, Any] = {"vrl": vrl}
     if backbone is not None and backbone.is_dir():
         shape, mean_std = architecture(backbone)
-        drop_path = like.task.backbone.drop_path  # ty: ignore[unresolved-attribute]
-        model = model.model_copy(
-            update={"backbone": shape.model_copy(update={"drop_path": drop_path}), **mean_std}
-        )
+        usual: Any = like.task.backbone
+        changed |= {"backbone": shape.model_copy(update={"drop_path": usual.drop_path}), **mean_std}
     if language is not None:
-        model = model.model_copy(update={"language": LanguageConfig(weights=language)})
+        changed["language"] = LanguageConfig(weights=language)
     evals = {}
     if val is not None:
         evals["val"] = Eval(data=ChatDataConfig(jsonl=val, root=root), metric=MeanLossConfig())
     return Run(
         recipe="vitp.pretrain",
-        task=InstructConfig.model_validate(model.model_dump()),  # once more, with all its checks
+        task=InstructConfig.model_validate(dict(like.task) | changed),
         data=ChatDataConfig(jsonl=data, root=root),
         evals=evals,
         init=backbone,
@@ -173,8 +179,14 @@ def tiny() -> Run:
         width=32, depth=2, heads=2, mlp_width=64, patch=8, image_size=64, stem="conv", layer_scale=1.0
     )
     language = LanguageConfig(options=_qwen(32, 1, 2, 1, 64), vocab_size=400, digits="merged")
-    task = run.task.model_copy(  # ty: ignore[unresolved-attribute]
-        update={"backbone": small, "language": language, "tiling": Tiling(size=64, max_tiles=1), "max_new_tokens": 16}
+    usual: Any = run.task
+    task = usual.model_copy(
+        update={
+            "backbone": small,
+            "language": language,
+            "tiling": Tiling(size=64, max_tiles=1),
+            "max_new_tokens": 16,
+        }
     )
     return run.model_copy(update={"task": task, "log_every": 1})
 

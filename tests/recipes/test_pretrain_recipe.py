@@ -1,0 +1,167 @@
+"""The ViTP recipe: its tiny twin runs to a model that answers; annotations become a model that looks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.cli.main import main
+from vistruct.config import Move, read_run, run_to_yaml, with_settings
+from vistruct.contracts import AnswerPrediction
+from vistruct.data.instructions.write import shuffle_answers, write_instructions
+from vistruct.engine.predict import load
+from vistruct.engine.train import train
+from vistruct.errors import UserError
+from vistruct.recipes import find
+from vistruct.recipes.vitp.pretrain import SIZES, recipe, tiny
+from vistruct.samples import trees
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "pretrain"
+    train(tiny(), out)
+    return out
+
+
+def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_answers(run_dir: Path) -> None:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == tiny().steps
+    assert np.isfinite(lines[-1]["val/loss"])
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    said = load(run_dir).predict(trees().test.with_suffix(".jpg"), ask="How many trees are there?")
+    assert isinstance(said, AnswerPrediction)
+    assert said.question == "How many trees are there?"
+
+
+def test_a_question_on_the_command_line_is_answered(run_dir: Path, tmp_path: Path, capsys) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "predict",
+                str(run_dir),
+                str(tmp_path / "a.png"),
+                "--ask",
+                "Any tree?",
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
+    assert not end.value.code
+    last = capsys.readouterr().out.splitlines()[-1]
+    (line,) = Path(last).read_text().splitlines()
+    assert json.loads(line)["question"] == "Any tree?"
+
+
+def test_a_run_of_the_recipe_is_its_own_input(run_dir: Path, tmp_path: Path) -> None:
+    assert find("vitp.pretrain").tiny() == tiny() == read_run(run_dir / "run.yaml")
+    full = recipe(data=Path("a.jsonl"), val=Path("b.jsonl"), backbone=Path("w.safetensors"), vrl="off")
+    (tmp_path / "run.yaml").write_text(run_to_yaml(full))
+    assert read_run(tmp_path / "run.yaml") == full
+    assert with_settings(full, ["task.vrl=published-code"]).task.vrl == "published-code"
+    assert with_settings(full, ["task.vrl=off", "amp=off"]).amp == "off"  # words, whatever YAML 1.1 says of them
+
+
+def test_the_full_size_is_the_published_one() -> None:
+    """Values of the public scripts and of the two models' public configurations."""
+    run = recipe(data=Path("a.jsonl"))
+    assert (run.steps, run.batch, run.clip_norm) == (8000, 128, 1.0)
+    assert (run.optim.lr, run.optim.weight_decay, run.optim.betas) == (2e-5, 0.01, (0.9, 0.999))
+    assert (run.schedule.shape, run.schedule.warmup_steps, run.schedule.final) == ("cosine", 1600, 0.0)
+    assert run.optim.layer_decay == 1.0
+    assert all(move.mode == "full" and move.lr_factor == 1.0 for move in run.move)
+    task = run.task
+    assert (task.backbone.width, task.backbone.depth, task.backbone.drop_path) == (1024, 24, 0.1)
+    assert (task.tiling.size, task.tiling.max_tiles, task.tiling.thumbnail) == (448, 12, True)
+    assert (task.vrl, task.shuffle, task.independent) == ("paper", 2, False)
+    options = {
+        "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "intermediate_size": 4864, "tie_word_embeddings": False,
+    }  # fmt: skip
+    assert {name: task.language.options[name] for name in options} == options
+    assert task.language.options["rope_parameters"]["rope_theta"] == 1e6
+
+
+def test_warm_up_is_a_fifth_of_any_number_of_steps() -> None:
+    for size in SIZES:
+        assert recipe(data=Path("a.jsonl"), size=size, steps=50).schedule.warmup_steps == 10
+
+
+def test_a_backbone_s_own_shape_is_taken_and_its_weights_too(run_dir: Path) -> None:
+    for place in (run_dir, run_dir / "backbone"):
+        run = recipe(data=Path("a.jsonl"), backbone=place, size="small")
+        assert run.task.backbone == tiny().task.backbone
+        assert run.init == place
+    assert recipe(data=Path("a.jsonl"), backbone=Path("w.safetensors")).task.backbone == InternVitConfig(drop_path=0.1)
+
+
+def test_a_frozen_backbone_stays_and_the_rest_learns(run_dir: Path) -> None:
+    run = recipe(data=Path("a.jsonl"), size="small", freeze_backbone=True)
+    assert run.move == (Move(pattern="backbone", mode="frozen"),)
+
+
+def test_a_value_that_no_run_takes_is_three_lines(run_dir: Path, capsys) -> None:
+    data = str(tiny().data.jsonl)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "vitp.pretrain", "--data", data, "--lr", "-1", "--dry-run"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[0] == "error: lr: Input should be greater than 0, got -1.0"
+    with pytest.raises(UserError, match="no option"):
+        main(["train", "vitp.pretrain", "--data", data, "--sizes", "small", "--debug"])
+
+
+def coloured(folder: Path, num_images: int, seed: int) -> tuple[Path, list[str]]:
+    """Pictures of one red or blue block on noise, as COCO; and each one's colour."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    images, annotations, colours = [], [], []
+    for number in range(num_images):
+        pixels = rng.integers(60, 120, (48, 48, 3)).astype(np.uint8)
+        colour, side = int(rng.integers(2)), int(rng.integers(28, 44))
+        x, y = (int(v) for v in rng.integers(0, 48 - side, 2))
+        pixels[y : y + side, x : x + side] = ((220, 40, 40), (40, 40, 220))[colour]
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 48, "height": 48})
+        box = {"bbox": [x, y, side, side], "area": side * side, "iscrowd": 0}
+        annotations.append({"id": number, "image_id": number, "category_id": colour, **box})
+        colours.append(("red", "blue")[colour])
+    categories = [{"id": 0, "name": "red block"}, {"id": 1, "name": "blue block"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return folder / "boxes.json", colours
+
+
+def test_annotations_become_a_model_that_answers_by_looking(tmp_path: Path) -> None:
+    """The whole chain on one core in seconds: boxes, instructions, training under VRL, questions about new pictures."""
+    torch.set_num_threads(1)
+    source, _ = coloured(tmp_path / "train", 160, seed=0)
+    summary = write_instructions(source, tmp_path / "out", families=("caption",), questions=2)
+    run = recipe(data=summary.path, size="small", steps=70, batch=12, lr=4e-3)
+    small = {
+        "tiling.size": 48, "answer_dropout": 0.0, "max_new_tokens": 24, "language.vocab_size": 400,
+        "backbone.image_size": 48, "backbone.width": 48, "backbone.depth": 1, "backbone.heads": 2,
+        "backbone.mlp_width": 96, "language.options.hidden_size": 48, "language.options.num_hidden_layers": 1,
+        "language.options.intermediate_size": 96,
+    }  # fmt: skip
+    run = with_settings(run, [f"task.{name}={value}" for name, value in small.items()])
+    model = load(train(run, tmp_path / "run"))
+
+    _, colours = coloured(tmp_path / "test", 24, seed=1)
+    right = [tmp_path / "test" / f"{n}.png" for n in range(24)]
+    rows = [{"image": n, "conversations": n} for n in range(24)]
+    wrong = [right[row["conversations"]] for row in shuffle_answers(rows, seed=0)]  # another picture for each truth
+
+    def accuracy(pictures: list[Path]) -> float:
+        said = model.predict(pictures, ask="What does the image show?")
+        return float(np.mean([colour in one.answer for colour, one in zip(colours, said, strict=True)]))
+
+    assert accuracy(right) >= 0.9
+    assert accuracy(wrong) <= 0.7
