@@ -59,9 +59,7 @@ class ToyDataset:
         image = (noise + 9 * (index % 24)).to(torch.uint8)
         labels = torch.arange(index % 4)  # 0 to 3 of them: unequal counts
         boxes = torch.tensor([float("nan") if index == self.poison else 1.0] * 4).repeat(len(labels), 1)
-        return Sample(
-            id=f"s{index}", image_id=f"s{index}", seed=seed, images=[image], boxes_xyxy=boxes, labels=labels
-        )
+        return Sample(id=f"s{index}", image_id=f"s{index}", seed=seed, images=[image], boxes_xyxy=boxes, labels=labels)
 
 
 class ToyDataConfig(Part):

@@ -1,4 +1,4 @@
-"""vistruct: turn a domain's annotated images into a vision foundation model of that domain, and measure what it bought."""
+"""Turn a domain's annotated images into a vision foundation model of that domain, and measure what it bought."""
 
 from __future__ import annotations
 

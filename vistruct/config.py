@@ -179,7 +179,9 @@ def read_run(path: Path) -> Run:
     except yaml.YAMLError as error:
         raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
     if not isinstance(values, dict):
-        raise UserError("a run file holds keys and values", where=path, fix="start from `vistruct train RECIPE --dry-run`")
+        raise UserError(
+            "a run file holds keys and values", where=path, fix="start from `vistruct train RECIPE --dry-run`"
+        )
     return run_from_dict(values, path)
 
 
@@ -203,7 +205,7 @@ def with_settings(run: Run, settings: list[str]) -> Run:
         *parents, last = path.split(".")
         for depth, key in enumerate([*parents, last]):
             if isinstance(at, list) and key.isdigit() and int(key) < len(at):
-                key = int(key)  # noqa: PLW2901
+                key = int(key)
             elif not isinstance(at, dict) or key not in at:
                 known = list(at) if isinstance(at, dict) else []
                 raise UserError(

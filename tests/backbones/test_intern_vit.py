@@ -47,11 +47,7 @@ def test_transformers_weights_give_transformers_output(width, depth, heads):
     theirs = InternVLVisionModel(config).eval()
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    ours = (
-        InternVitConfig(width=width, depth=depth, heads=heads, mlp_width=128, patch=14, image_size=56)
-        .build()
-        .eval()
-    )
+    ours = InternVitConfig(width=width, depth=depth, heads=heads, mlp_width=128, patch=14, image_size=56).build().eval()
     ours.load_state_dict(convert_keys(theirs.state_dict()))
     image = torch.randn(2, 3, 56, 56)
     assert_close(ours.hidden(image), theirs(image).last_hidden_state, atol=2e-5, rtol=1e-4)
@@ -83,9 +79,7 @@ def test_positions_and_kernel_of_another_size_are_resized_and_named(golden):
     state, resized = vit.resize_state(source)
     assert set(resized) == {"embeddings.position_embedding", "embeddings.patch_embedding.weight"}
     assert state["embeddings.position_embedding"].shape == (1, 37, 64)
-    kernel = torch.nn.functional.interpolate(
-        source["embeddings.patch_embedding.weight"], (16, 16), mode="bicubic"
-    )
+    kernel = torch.nn.functional.interpolate(source["embeddings.patch_embedding.weight"], (16, 16), mode="bicubic")
     assert_close(state["embeddings.patch_embedding.weight"], kernel)
     vit.load_state_dict(state)
 
@@ -145,7 +139,7 @@ def test_image_that_is_no_whole_number_of_patches_is_an_error():
 
 @pytest.mark.parametrize("bad", [{"heads": 5}, {"image_size": 60}, {"stem": "conv", "patch": 14}])
 def test_sizes_that_do_not_fit_are_refused(bad):
-    with pytest.raises(ValueError, match="width|image_size|stem"):
+    with pytest.raises(ValueError, match=r"width|image_size|stem"):
         InternVitConfig(**{"width": 64, "heads": 4, "patch": 14, "image_size": 56, **bad})
 
 

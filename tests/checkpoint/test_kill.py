@@ -72,9 +72,7 @@ def finish(processes, run: Run, out_dir: Path, full_at: int | None = None) -> in
 def final(out_dir: Path) -> list[str]:
     """Digests of the model and of the last optimiser state."""
     last = steps(out_dir / "checkpoints")[0]
-    return [
-        sha256(file) for file in (out_dir / "model" / "model.safetensors", last / "optimizer.safetensors")
-    ]
+    return [sha256(file) for file in (out_dir / "model" / "model.safetensors", last / "optimizer.safetensors")]
 
 
 def losses(out_dir: Path) -> list[tuple[int, float]]:

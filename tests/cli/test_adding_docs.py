@@ -69,9 +69,7 @@ def test_the_example_metric_counts(example: dict[str, types.ModuleType]) -> None
     assert metric.compute() == {"count_error": 1.0}
 
 
-def test_the_example_recipe_trains_and_reads_back(
-    example: dict[str, types.ModuleType], tmp_path: Path
-) -> None:
+def test_the_example_recipe_trains_and_reads_back(example: dict[str, types.ModuleType], tmp_path: Path) -> None:
     import yaml
 
     from vistruct.engine.train import train

@@ -41,9 +41,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert (
-        seconds < 1.0
-    )  # of processor time, 0.4 on an idle machine; a clock would measure the other processes
+    assert seconds < 1.0  # of processor time, 0.4 on an idle machine; a clock would measure the other processes
     assert "HEAVY []" in done.stdout
     assert all(verb in done.stdout for verb in VERBS)
 
@@ -98,9 +96,7 @@ def test_a_mistake_is_three_lines_and_exit_code_two(
     assert fix in lines[2]
 
 
-def test_an_unknown_key_in_a_run_file_names_the_closest(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_unknown_key_in_a_run_file_names_the_closest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
     data = {"kind": "boxes", "annotation": str(trees().train)}
     run.write_text(json.dumps({"task": data, "data": data, "steps": 1, "bacth": 2, "batch": 2}))
@@ -133,9 +129,7 @@ def test_a_fault_of_the_program_is_not_called_a_users_mistake(monkeypatch: pytes
         main(["doctor"])
 
 
-def test_a_full_disk_is_three_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_three_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_args: object, **_kwargs: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere/file")
 
@@ -152,9 +146,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
         "def wait():\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "doctor.examine = wait\nmain.main(['doctor'])\n"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     os.kill(child.pid, signal.SIGINT)
@@ -178,28 +170,20 @@ def test_json_is_json_and_nothing_else(capsys: pytest.CaptureFixture[str], args:
         assert all(entry["summary"] for entry in value)
 
 
-def test_check_ends_with_one_where_training_would_stop(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_check_ends_with_one_where_training_would_stop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     image = {"id": 1, "file_name": "gone.jpg", "width": 4, "height": 4}
-    file.write_text(
-        json.dumps({"images": [image], "annotations": [], "categories": [{"id": 1, "name": "x"}]})
-    )
+    file.write_text(json.dumps({"images": [image], "annotations": [], "categories": [{"id": 1, "name": "x"}]}))
     code, out, _ = run_main(capsys, "check", str(file))
     assert code == 1
     assert "gone.jpg" in out
 
 
-def test_show_draws_the_tiles_of_a_data_set_and_says_where(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_show_draws_the_tiles_of_a_data_set_and_says_where(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from PIL import Image
 
     target = tmp_path / "deep" / "show.png"
-    code, out, _ = run_main(
-        capsys, "show", str(trees().test), "--tile", "400", "--count", "4", "--out", str(target)
-    )
+    code, out, _ = run_main(capsys, "show", str(trees().test), "--tile", "400", "--count", "4", "--out", str(target))
     assert code == 0
     assert out.splitlines()[-1] == str(target)
     assert Image.open(target).width == 3 * 480 + 4 * 12
@@ -214,9 +198,7 @@ def test_inspect_reads_a_safetensors_file_as_the_library_does(tmp_path: Path) ->
     save_file(tensors, file, {"licence": "free"})
     facts = gather(file)
     assert facts["parameters"] == 13
-    assert {t["name"]: tuple(t["shape"]) for t in facts["tensors"]} == {
-        k: tuple(v.shape) for k, v in tensors.items()
-    }
+    assert {t["name"]: tuple(t["shape"]) for t in facts["tensors"]} == {k: tuple(v.shape) for k, v in tensors.items()}
     assert facts["metadata"] == {"licence": "free"}
 
 

@@ -51,12 +51,8 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_train_ends_with_its_directory_and_a_report(
-    capsys: pytest.CaptureFixture[str], run_dir: Path
-) -> None:
-    code, out = run_main(
-        capsys, "train", "detect", "--tiny", *SMALL, "--out", run_dir
-    )  # there already: goes on
+def test_train_ends_with_its_directory_and_a_report(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    code, out = run_main(capsys, "train", "detect", "--tiny", *SMALL, "--out", run_dir)  # there already: goes on
     assert code == 0
     assert out.splitlines()[-1] == str(run_dir)
     assert (run_dir / "report.html").stat().st_size > 10_000
@@ -141,9 +137,7 @@ def test_show_and_inspect_know_a_run_directory(
     assert json.loads(run_main(capsys, "inspect", run_dir, "--json")[1])["classes"] == ["tree"]
 
 
-def test_the_default_directory_follows_from_the_run_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_directory_follows_from_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = resolve("detect", None, [], SMALL[1::2], tiny=True)
     assert default_dir(run) == default_dir(run)

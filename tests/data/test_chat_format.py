@@ -36,9 +36,7 @@ def saved(folder: Path, *lines: object) -> Path:
 def test_a_conversation_becomes_a_record(folder: Path) -> None:
     path = saved(
         folder,
-        line(
-            ("system", "Be brief."), ("human", "<image>\nHow many?"), ("gpt", "Three."), image="a.png", id=12
-        ),
+        line(("system", "Be brief."), ("human", "<image>\nHow many?"), ("gpt", "Three."), image="a.png", id=12),
         line(
             ("human", "<image> <image> differ?"),
             ("gpt", "Yes"),
@@ -131,9 +129,7 @@ def test_a_faulty_line_is_an_error_with_its_number_and_reason(folder: Path, bad:
 
 
 def test_missing_images_are_counted_and_the_first_named_with_their_lines(folder: Path) -> None:
-    path = saved(
-        folder, GOOD, *[line(("human", "Q"), ("gpt", "A"), image=f"no{n % 5}.png") for n in range(10)]
-    )
+    path = saved(folder, GOOD, *[line(("human", "Q"), ("gpt", "A"), image=f"no{n % 5}.png") for n in range(10)])
     with pytest.raises(UserError, match=r"5 of 5 .*no0\.png \(chat\.jsonl:2\).*no2\.png.*, \.\.\.") as caught:
         chat.read(path)
     assert caught.value.where == f"{path}:2"
@@ -160,9 +156,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(folder: Path) -> N
     assert [record.turns[0].text for record in records] == ["one\u2028two\x85three"] * 2
 
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
-    lambda t: t.strip() and "<image>" not in t
-)
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: t.strip() and "<image>" not in t)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -175,9 +169,7 @@ def test_what_is_written_reads_back_the_same(folder: Path, chats: list[Any], num
     records = []
     for number, pairs in enumerate(chats):
         turns = [
-            Turn(role=role, text=said)
-            for pair in pairs
-            for role, said in zip(("user", "assistant"), pair, strict=True)
+            Turn(role=role, text=said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)
         ]
         turns[0] = Turn(role="user", text="<image>" * num_images + turns[0].text)
         records.append(Record(id=f"c{number}", images=images, turns=tuple(turns)))

@@ -222,9 +222,7 @@ def broken(change: str) -> dict[str, Any]:
         ("relative boxes", "between 0 and 1"),
     ],
 )
-def test_what_would_make_training_wrong_is_an_error_with_its_place(
-    saved: Saved, change: str, words: str
-) -> None:
+def test_what_would_make_training_wrong_is_an_error_with_its_place(saved: Saved, change: str, words: str) -> None:
     path = saved(broken(change))
     with pytest.raises(UserError, match=words) as caught:
         coco.read(path)

@@ -46,9 +46,7 @@ def messy(tmp_path: Path) -> Path:
     images[2] |= {"width": 80, "height": 60}
     boxes: list[Any] = [[1, 1, 5, 5], [1, 1, 5, 5], [1, 1, 0, 5], [1, 1, -4, 5], [50, 1, 5, 5], [36, 1, 9, 5]]
     boxes += [[float("nan"), 1, 5, 5], [1, 2, 3], [8, 8, 5, 5]]
-    annotations = [
-        {"id": 100 + n, "image_id": 0, "category_id": 1, "bbox": bbox} for n, bbox in enumerate(boxes)
-    ]
+    annotations = [{"id": 100 + n, "image_id": 0, "category_id": 1, "bbox": bbox} for n, bbox in enumerate(boxes)]
     annotations[-1]["category_id"] = 5
     categories = [{"id": 1, "name": "ship"}, {"id": 2, "name": "Ship "}]
     path = tmp_path / "messy.json"
@@ -72,9 +70,7 @@ def test_every_mistake_in_boxes_is_found_in_one_go(messy: Path) -> None:
         "the image file is empty (0 bytes)": ("stops training", 1),
     }
     assert expected.items() <= found.items()
-    stops = "\n".join(
-        f"{p.what} {' '.join(p.places)}" for p in result.problems if p.effect == "stops training"
-    )
+    stops = "\n".join(f"{p.what} {' '.join(p.places)}" for p in result.problems if p.effect == "stops training")
     for sign in (
         "cut.png",
         "zero.png",
@@ -93,9 +89,7 @@ def test_it_stops_where_training_stops_and_passes_where_training_passes(messy: P
     with pytest.raises(UserError):
         BoxDataConfig(annotation=messy).build()
     content = json.loads(messy.read_text())
-    content["images"] = [
-        image for image in content["images"] if image["file_name"] in ("good.png", "dot.png")
-    ]
+    content["images"] = [image for image in content["images"] if image["file_name"] in ("good.png", "dot.png")]
     content["annotations"] = content["annotations"][:-2]
     messy.write_text(json.dumps(content))
     result = check(messy)
@@ -165,9 +159,7 @@ def test_every_faulty_line_of_a_conversation_file_is_found_with_its_number(tmp_p
     )
     result = check(path)
     assert (result.format, result.ok) == ("chat", False)
-    places = [
-        place for problem in result.problems if problem.effect == "stops training" for place in problem.places
-    ]
+    places = [place for problem in result.problems if problem.effect == "stops training" for place in problem.places]
     for number in (2, 3, 5, 6):
         assert any(place.endswith(f":{number}") for place in places)
     assert any(place.endswith("cut.jpg") for place in places)

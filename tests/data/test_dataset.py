@@ -35,9 +35,7 @@ def test_windows_of_the_sample_hold_its_trees() -> None:
 
 
 def test_boxes_of_every_window_map_back_onto_the_scene() -> None:
-    config = BoxDataConfig(
-        annotation=trees().test, tiles=TILES, resize=0.77, augment=Augment(scale=(1.0, 1.4))
-    )
+    config = BoxDataConfig(annotation=trees().test, tiles=TILES, resize=0.77, augment=Augment(scale=(1.0, 1.4)))
     dataset = config.build()
     truth = {tuple(box) for box in dataset.whole_records[0].boxes_xyxy.round().tolist()}
     found = set()
@@ -46,9 +44,7 @@ def test_boxes_of_every_window_map_back_onto_the_scene() -> None:
         assert sample.image_id == "test.jpg"
         scale, origin = torch.tensor(sample.scale_xy * 2), torch.tensor(sample.origin_xy * 2)
         back = sample.boxes_xyxy / scale + origin
-        corners = (
-            torch.tensor([0.0, 0, sample.images[0].shape[2], sample.images[0].shape[1]]) / scale + origin
-        )
+        corners = torch.tensor([0.0, 0, sample.images[0].shape[2], sample.images[0].shape[1]]) / scale + origin
         is_inside = ((back[:, :2] > corners[:2] + 0.01) & (back[:, 2:] < corners[2:] - 0.01)).all(dim=1)
         torch.testing.assert_close(back[is_inside], back[is_inside].round(), atol=0.01, rtol=0)
         found |= {tuple(box) for box in back[is_inside].round().tolist()}
@@ -61,9 +57,7 @@ def test_a_window_shows_those_pixels_of_the_scene() -> None:
     scene = np.asarray(Image.open(trees().test.with_name("test.jpg")))
     for index in (0, 5, 19):
         x0, y0, x1, y1 = dataset.records[index].window_xyxy or (0, 0, 0, 0)
-        np.testing.assert_array_equal(
-            dataset.sample(index, 0).images[0].permute(1, 2, 0), scene[y0:y1, x0:x1]
-        )
+        np.testing.assert_array_equal(dataset.sample(index, 0).images[0].permute(1, 2, 0), scene[y0:y1, x0:x1])
 
 
 def test_a_sample_is_a_function_of_index_and_seed_and_its_record_stays_untouched() -> None:
@@ -89,9 +83,7 @@ def test_a_larger_share_contains_a_smaller_and_says_what_it_leaves_out() -> None
         assert dataset.info.dropped.get(BEYOND_SHARE, 0) == len(everything) - len(dataset)
         return [record.id for record in dataset.records]
 
-    everything = [
-        record.id for record in BoxDataConfig(annotation=trees().train, tiles=TILES).build().records
-    ]
+    everything = [record.id for record in BoxDataConfig(annotation=trees().train, tiles=TILES).build().records]
     smaller: list[str] = []
     for share in (0.02, 0.1, 0.5, 1.0):
         larger = ids(share)
@@ -211,9 +203,7 @@ def test_only_colour_may_vary_under_words(tmp_path: Path) -> None:
 
 def test_data_without_any_conversation_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        json.dumps({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": ""}]})
-    )
+    path.write_text(json.dumps({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": ""}]}))
     with pytest.raises(UserError, match="no conversations are left: 1 x conversation left out"):
         ChatDataConfig(jsonl=path).build()
 

@@ -57,9 +57,7 @@ def test_a_jpeg_is_close_to_the_pixels_that_were_saved(tmp_path: Path) -> None:
 MODES = ["L", "LA", "RGBA", "P", "1"]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "mode"), [*zip(["png"] * 5 + ["tif"] * 5, MODES * 2, strict=True), ("tif", "CMYK")]
-)
+@pytest.mark.parametrize(("suffix", "mode"), [*zip(["png"] * 5 + ["tif"] * 5, MODES * 2, strict=True), ("tif", "CMYK")])
 def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     path = saved(tmp_path / f"a.{suffix}", mode=mode)
     expected = np.asarray(Image.open(path).convert("RGB"))
@@ -68,9 +66,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path, mode: st
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
-def test_exif_orientation_is_applied_and_the_header_agrees(
-    tmp_path: Path, orientation: int, suffix: str
-) -> None:
+def test_exif_orientation_is_applied_and_the_header_agrees(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.zeros((16, 32, 3), np.uint8)
@@ -94,9 +90,7 @@ def test_a_window_is_that_part_of_the_image_and_may_be_written_on(tmp_path: Path
 
 
 @pytest.mark.parametrize("window", [(0, 0, 6, 7), (-1, 0, 2, 2), (2, 2, 2, 4), (4, 0, 3, 2)])
-def test_a_window_that_is_not_inside_the_image_is_an_error(
-    tmp_path: Path, window: tuple[int, int, int, int]
-) -> None:
+def test_a_window_that_is_not_inside_the_image_is_an_error(tmp_path: Path, window: tuple[int, int, int, int]) -> None:
     with pytest.raises(UserError, match="5 x 7"):
         read_image(saved(tmp_path / "a.png"), window)
 
@@ -199,9 +193,7 @@ def test_an_animation_is_refused_rather_than_read_as_its_first_frame(tmp_path: P
         read_image(tmp_path / "a.gif")
 
 
-def test_a_decompression_bomb_is_refused_from_its_header(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(hand_made_png(20_000, 20_000, bits=8, rows=bytes(100)))
     for function in (read_image, image_size):
@@ -233,9 +225,7 @@ FILES = _files()
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about strange TIFF tags
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=8)
-)
+@given(st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=8))
 def test_damaged_bytes_give_an_image_or_a_user_error_and_nothing_else(
     kind: str, changes: list[tuple[int, int]]
 ) -> None:

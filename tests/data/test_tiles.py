@@ -28,9 +28,7 @@ def tilings(draw: st.DrawFn) -> Tiles:
 
 @settings(max_examples=150, deadline=None)
 @given(sizes, sizes, tilings())
-def test_windows_cover_every_pixel_inside_the_image_at_full_size(
-    height: int, width: int, tiles: Tiles
-) -> None:
+def test_windows_cover_every_pixel_inside_the_image_at_full_size(height: int, width: int, tiles: Tiles) -> None:
     seen = np.zeros((height, width), int)
     for x0, y0, x1, y1 in windows((height, width), tiles):
         assert (x1 - x0, y1 - y0) == (min(width, tiles.size), min(height, tiles.size))
@@ -62,9 +60,7 @@ def test_an_overlap_of_a_whole_window_is_an_error() -> None:
         Tiles(size=64, overlap=64)
 
 
-def scene(
-    boxes: list[list[float]], size_hw: tuple[int, int] = (60, 100), crowd: list[bool] | None = None
-) -> Record:
+def scene(boxes: list[list[float]], size_hw: tuple[int, int] = (60, 100), crowd: list[bool] | None = None) -> Record:
     return Record(
         id="scene.jpg",
         images=(Path("scene.jpg"),),
@@ -142,9 +138,7 @@ def test_a_window_cannot_be_cut_again() -> None:
         tile_records(cut, Tiles(size=20, overlap=5))
 
 
-def seen_in(
-    window: tuple[int, int, int, int], boxes: Sequence[Sequence[float]], scores: list[float]
-) -> BoxPrediction:
+def seen_in(window: tuple[int, int, int, int], boxes: Sequence[Sequence[float]], scores: list[float]) -> BoxPrediction:
     """What a perfect detector says of one window: all that shows of every box, cut at the window's edges."""
     x0, y0, x1, y1 = window
     clipped = np.clip(np.asarray(boxes, np.float32).reshape(-1, 4), [x0, y0, x0, y0], [x1, y1, x1, y1])
@@ -162,9 +156,7 @@ def seen_in(
 
 @settings(max_examples=100, deadline=None)
 @given(st.data(), st.integers(20, 60), st.integers(0, 40))
-def test_joining_the_windows_gives_back_a_scene_of_objects_exactly(
-    data: st.DataObject, size: int, more: int
-) -> None:
+def test_joining_the_windows_gives_back_a_scene_of_objects_exactly(data: st.DataObject, size: int, more: int) -> None:
     """Objects apart from each other, none larger than the overlap, whole in one window and cut in others."""
     tiles = Tiles(size=size + more, overlap=size // 2)
     height, width = data.draw(st.integers(30, 200)), data.draw(st.integers(30, 200))

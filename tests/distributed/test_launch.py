@@ -59,9 +59,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))
 open({str(tmp_path / "ready")!r}, "w").close()
 time.sleep(60)
 """
-    code = (
-        f"import sys; from vistruct.distributed.launch import launch; sys.exit(launch(['-c', {child!r}], 1))"
-    )
+    code = f"import sys; from vistruct.distributed.launch import launch; sys.exit(launch(['-c', {child!r}], 1))"
     parent = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)

@@ -28,9 +28,7 @@ def sample(boxes: list[list[float]], labels: list[int] | None = None, **other: o
     )
 
 
-def predicted(
-    boxes: list[list[float]], scores: list[float], labels: list[int] | None = None
-) -> BoxPrediction:
+def predicted(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> BoxPrediction:
     return BoxPrediction(
         id="a",
         image_id="a",
@@ -41,9 +39,7 @@ def predicted(
     )
 
 
-def where_is(
-    picture: Image.Image, colour: tuple[int, int, int], height: int = 600
-) -> tuple[int, int, int, int]:
+def where_is(picture: Image.Image, colour: tuple[int, int, int], height: int = 600) -> tuple[int, int, int, int]:
     """The bounding box (xyxy, exclusive end) of a colour in the picture, its legend left out."""
     rows, columns = np.nonzero((np.asarray(picture)[:height] == colour).all(axis=2))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
@@ -73,9 +69,7 @@ def test_a_sample_without_objects_or_of_one_pixel_or_without_an_image_is_drawn()
 
 
 def test_a_box_without_area_and_one_outside_the_image_do_not_stop_drawing() -> None:
-    picture = draw.draw_sample(
-        sample([[100, 100, 100, 100], [-50, -50, 700, 700], [650, 0, 690, 10]]), ["tree"]
-    )
+    picture = draw.draw_sample(sample([[100, 100, 100, 100], [-50, -50, 700, 700], [650, 0, 690, 10]]), ["tree"])
     assert picture.width == 600
 
 
@@ -112,9 +106,7 @@ def test_matching_agrees_with_pycocotools_on_random_scenes() -> None:
         truth = torch.cat([corner, corner + 15 + torch.rand(12, 2, generator=generator) * 10], 1)
         boxes = (truth.repeat(2, 1) + torch.randn(24, 4, generator=generator) * 3).clamp(min=0)
         scores = torch.rand(24, generator=generator)
-        ours, _ = draw.match(
-            boxes, scores, torch.zeros(24).long(), truth, torch.zeros(12).long(), min_iou=0.5
-        )
+        ours, _ = draw.match(boxes, scores, torch.zeros(24).long(), truth, torch.zeros(12).long(), min_iou=0.5)
         coco = COCO()
         xywh = [[a, b, c - a, d - b] for a, b, c, d in truth.tolist()]
         coco.dataset = {
@@ -151,9 +143,7 @@ def test_colours_tell_found_from_false_alarm_from_missed() -> None:
 
 
 def test_a_contact_sheet_holds_every_image_in_cells_of_one_width() -> None:
-    images = [
-        Image.new("RGB", (width, 40), colour) for width, colour in ((30, "red"), (90, "lime"), (5, "blue"))
-    ]
+    images = [Image.new("RGB", (width, 40), colour) for width, colour in ((30, "red"), (90, "lime"), (5, "blue"))]
     sheet = draw.contact_sheet(images, 2, ["a", "b" * 200, "c"], cell=100)
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)):
         left, _, right, _ = where_is(sheet, colour, sheet.height)
@@ -233,9 +223,7 @@ def test_a_conversation_without_an_image_and_with_an_endless_word_is_drawn() -> 
 def test_no_line_of_wrapped_text_is_wider_than_the_panel() -> None:
     font = ink.typeface(18)
     runs = [
-        draw_chat._Run(f"box {i}", ink.PALETTE[0])
-        if i % 5 == 0
-        else draw_chat._Run("word" * (1 + i % 20) + ".")
+        draw_chat._Run(f"box {i}", ink.PALETTE[0]) if i % 5 == 0 else draw_chat._Run("word" * (1 + i % 20) + ".")
         for i in range(100)
     ]
     lines = draw_chat._wrap(runs, font, 300)

@@ -27,9 +27,7 @@ def test_numbers_do_not_depend_on_the_batch_or_the_workers(task, workers):
 
 def test_a_metric_of_losses_gets_the_loss_of_the_whole_set(task):
     whole = evaluate(task, toy_eval(losses=True), CPU, batch=7)
-    assert evaluate(task, toy_eval(losses=True), CPU, batch=2)["loss"] == pytest.approx(
-        whole["loss"], rel=1e-5
-    )
+    assert evaluate(task, toy_eval(losses=True), CPU, batch=2)["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
 def test_dropout_is_off_while_measuring_and_each_module_has_its_mode_afterwards(tmp_path):

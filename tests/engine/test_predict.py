@@ -153,9 +153,7 @@ class Echo(nn.Module):
 
     def predict(self, batch: Any) -> list[AnswerPrediction]:
         return [
-            AnswerPrediction(
-                id=s.id, image_id=s.image_id, question=s.turns[-1].text, answer=f"{len(s.images)}"
-            )
+            AnswerPrediction(id=s.id, image_id=s.image_id, question=s.turns[-1].text, answer=f"{len(s.images)}")
             for s in batch.samples
         ]
 

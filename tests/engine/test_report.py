@@ -71,9 +71,7 @@ def full_report() -> Report:
         axis.set_title("curve")
         plt.close(figure)
     report = Report("A <b>title</b> & more", "sub `code`")
-    report.callout("**Careful.**").key_numbers(
-        [(0.5, "half"), (1234567, "many", "a note"), (None, "unknown")]
-    )
+    report.callout("**Careful.**").key_numbers([(0.5, "half"), (1234567, "many", "a note"), (None, "unknown")])
     report.text("## Part\nOne *word* and `a<b`.\n\n- first\n- second")
     rows = [["a", 0.123456, "1 ± 2"], ["b", None, "3"]]
     report.table(["name", "value", "x"], rows, highlight=[1, (0, 1)], caption="A table")

@@ -43,9 +43,7 @@ def test_cosine_equals_torchs(final):
 
 
 def test_steps_equal_torchs():
-    ours = factors(
-        Schedule(shape="step", warmup_steps=WARMUP, warmup_from=0.25, drops_at=(20, 35), drop_by=0.5)
-    )
+    ours = factors(Schedule(shape="step", warmup_steps=WARMUP, warmup_from=0.25, drops_at=(20, 35), drop_by=0.5))
     theirs = torch_factors(lambda o: MultiStepLR(o, milestones=[20 - WARMUP, 35 - WARMUP], gamma=0.5))
     assert ours == pytest.approx(theirs, abs=1e-9)
 

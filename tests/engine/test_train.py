@@ -91,9 +91,7 @@ def test_clipping_bounds_the_norm_and_reports_it_as_it_was(tmp_path):
 
 
 def test_training_learns_and_leaves_the_whole_run_directory(tmp_path):
-    out = train(
-        toy_run(steps=60, save_every=50, optim={"lr": 3e-2}, evals={"val": toy_eval()}), tmp_path / "run"
-    )
+    out = train(toy_run(steps=60, save_every=50, optim={"lr": 3e-2}, evals={"val": toy_eval()}), tmp_path / "run")
     lines = metrics_of(out)
     assert [line["step"] for line in lines] == list(range(1, 61))
     assert lines[-1]["loss"] < 0.2 * lines[0]["loss"]
@@ -143,8 +141,7 @@ def test_a_run_that_was_cut_off_ends_bit_identical(tmp_path, workers):
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
     timing = {"seconds", "samples_per_second", "peak_memory_mb"}
     whole, cut = (
-        [{k: v for k, v in m.items() if k not in timing} for m in metrics_of(tmp_path / d)]
-        for d in ("whole", "cut")
+        [{k: v for k, v in m.items() if k not in timing} for m in metrics_of(tmp_path / d)] for d in ("whole", "cut")
     )
     assert cut == whole
 
@@ -257,9 +254,7 @@ def test_a_loss_that_depends_on_nothing_that_trains_is_refused(tmp_path, monkeyp
 
 def test_a_part_that_should_move_and_is_not_used_is_named(tmp_path, monkeypatch):
     state = build(toy_run(task=CALM), tmp_path)
-    monkeypatch.setattr(
-        type(state.task), "_answer", lambda self, batch: self.head(self.backbone(batch.images))[:, 0]
-    )
+    monkeypatch.setattr(type(state.task), "_answer", lambda self, batch: self.head(self.backbone(batch.images))[:, 0])
     train_step(state, next(iter(loader_of(state))))
     assert without_gradient(state) == ["scale"]
 

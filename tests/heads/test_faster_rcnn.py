@@ -117,9 +117,7 @@ def test_no_object_or_one_gives_a_finite_loss_and_gradient(num: int) -> None:
 def test_a_crowd_over_the_whole_image_teaches_nothing() -> None:
     head = build()
     everywhere = torch.tensor([[0.0, 0.0, SIZE, SIZE]])
-    crowd = BoxTarget(
-        boxes_xyxy=everywhere * 3 - SIZE, labels=torch.tensor([0]), is_crowd=torch.tensor([True])
-    )
+    crowd = BoxTarget(boxes_xyxy=everywhere * 3 - SIZE, labels=torch.tensor([0]), is_crowd=torch.tensor([True]))
     loss = head.loss(head(maps(1)), [crowd])
     loss.total.backward()
     assert loss.total == 0

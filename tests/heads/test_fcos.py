@@ -20,9 +20,7 @@ SIZE = 128
 STRIDES = (8, 16, 32)
 
 
-def build(
-    strides: tuple[int, ...] = STRIDES, num_classes: int = 3, channels: int = 32, **fields: object
-) -> Fcos:
+def build(strides: tuple[int, ...] = STRIDES, num_classes: int = 3, channels: int = 32, **fields: object) -> Fcos:
     torch.manual_seed(1)
     specs = tuple(FeatureSpec(channels=channels, stride=stride) for stride in strides)
     head = FcosConfig(num_convs=1, **fields).build(specs, num_classes)
@@ -31,9 +29,7 @@ def build(
     return head
 
 
-def maps(
-    batch: int, strides: tuple[int, ...] = STRIDES, channels: int = 32, size: int = SIZE
-) -> list[Tensor]:
+def maps(batch: int, strides: tuple[int, ...] = STRIDES, channels: int = 32, size: int = SIZE) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(batch, channels, size // s, size // s, generator=generator) for s in strides]
 
@@ -103,18 +99,14 @@ def test_loss_and_gradient_equal_torchvisions_fcos_with_the_same_weights() -> No
 
 
 @pytest.mark.parametrize(("max_candidates", "max_detections"), [(1000, 300), (20, 7)])
-def test_detections_equal_torchvisions_fcos_with_the_same_weights(
-    max_candidates: int, max_detections: int
-) -> None:
+def test_detections_equal_torchvisions_fcos_with_the_same_weights(max_candidates: int, max_detections: int) -> None:
     head = build(score_threshold=0.1, max_candidates=max_candidates, max_detections=max_detections)
     features = maps(2)
     with torch.no_grad():
         theirs = reference(head, features).eval()([torch.zeros(3, SIZE, SIZE)] * 2)
         ours = head.decode(head(features), [(SIZE, SIZE)] * 2)
     for a, b in zip(ours, theirs, strict=True):
-        solid = remove_small_boxes(
-            b["boxes"], 1e-2
-        )  # torchvision keeps boxes that clipping left without area
+        solid = remove_small_boxes(b["boxes"], 1e-2)  # torchvision keeps boxes that clipping left without area
         b = {name: values[solid] for name, values in b.items()}
         assert len(a.scores) == min(max_detections, len(b["scores"])) > 5
         torch.testing.assert_close(a.boxes_xyxy, b["boxes"])
@@ -149,9 +141,7 @@ def test_matching_equals_the_papers_rules_applied_one_by_one(strides: tuple[int,
     per_location = [s for s, n in zip(strides, sizes, strict=True) for _ in range(n)]
     generator = torch.Generator().manual_seed(3)
     low = torch.randint(80, (40, 2), generator=generator).float()
-    boxes = torch.cat(
-        [low, low + torch.randint(1, 100, (40, 2), generator=generator)], dim=1
-    )  # on the bounds too
+    boxes = torch.cat([low, low + torch.randint(1, 100, (40, 2), generator=generator)], dim=1)  # on the bounds too
     ranges = size_ranges(strides, sizes, torch.device("cpu"))
     matched = match_locations(torch.cat(cells), ranges, boxes)
     assert (matched >= 0).sum() > 20
@@ -206,9 +196,7 @@ def test_what_lies_in_a_crowd_region_is_neither_object_nor_background() -> None:
 
 def test_objects_that_no_location_stands_for_are_counted() -> None:
     head = build()
-    tiny = torch.tensor(
-        [[1.0, 1.0, 2.0, 2.0], [40.0, 40.0, 60.0, 60.0]]
-    )  # no centre of an 8 px cell in the first
+    tiny = torch.tensor([[1.0, 1.0, 2.0, 2.0], [40.0, 40.0, 60.0, 60.0]])  # no centre of an 8 px cell in the first
     truth = BoxTarget(boxes_xyxy=tiny, labels=torch.tensor([0, 1]), is_crowd=torch.zeros(2, dtype=torch.bool))
     loss = head.loss(head(maps(1)), [truth])
     assert loss.metrics["unmatched"] * loss.count == pytest.approx(1)

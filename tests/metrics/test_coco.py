@@ -51,9 +51,7 @@ def scene(seed: int, num_images: int = 6) -> tuple[list[Record], list[BoxPredict
     return truths, predictions
 
 
-def prediction(
-    image: str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, **fields
-) -> BoxPrediction:
+def prediction(image: str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, **fields) -> BoxPrediction:
     return BoxPrediction(
         id=fields.pop("id", image),
         image_id=image,
@@ -95,9 +93,7 @@ def by_pycocotools(truths: list[Record], predictions: list[BoxPrediction], limit
     found = [
         {**row, "score": float(score)}
         for p in predictions
-        for row, score in zip(
-            rows(numbers[p.image_id], p.boxes_xyxy.numpy(), p.labels.numpy()), p.scores, strict=True
-        )
+        for row, score in zip(rows(numbers[p.image_id], p.boxes_xyxy.numpy(), p.labels.numpy()), p.scores, strict=True)
     ]
     evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
     evaluation.params.maxDets = [1, 10, limit]
@@ -178,9 +174,7 @@ def test_a_scene_of_many_objects_can_be_recalled_in_full() -> None:
     grid = np.stack(np.meshgrid(np.arange(20), np.arange(13)), axis=-1).reshape(-1, 2) * 10.0  # 260 objects
     boxes = np.concatenate([grid, grid + 8], axis=1).astype(np.float32)
     labels = np.zeros(len(boxes), np.int64)
-    truth = Record(
-        id="a", images=(Path("a"),), boxes_xyxy=boxes, labels=labels, is_crowd=np.zeros(len(boxes), bool)
-    )
+    truth = Record(id="a", images=(Path("a"),), boxes_xyxy=boxes, labels=labels, is_crowd=np.zeros(len(boxes), bool))
     figures = {}
     for limit in (None, 100):
         metric = CocoBoxes([truth], NAMES, limit)
@@ -200,9 +194,7 @@ def test_windows_are_measured_as_the_whole_image() -> None:
         boxes = np.clip(whole.boxes_xyxy, [x0, y0, x0, y0], [x1, y1, x1, y1])
         shown = (boxes[:, 2:] - boxes[:, :2] > 2).all(axis=1)
         sure = np.full(shown.sum(), 0.9)
-        pieces.append(
-            prediction(whole.id, boxes[shown], sure, whole.labels[shown], window_xyxy=window, id=f"{window}")
-        )
+        pieces.append(prediction(whole.id, boxes[shown], sure, whole.labels[shown], window_xyxy=window, id=f"{window}"))
     pieces = [BoxPrediction(**{**vars(p), "class_names": names}) for p in pieces]
     metric = CocoBoxesConfig().build(dataset)
     metric.update(pieces)

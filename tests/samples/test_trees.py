@@ -31,9 +31,7 @@ def test_a_scene_has_its_size_its_crowns_and_every_box_inside(split: str) -> Non
 
 
 def test_the_two_scenes_are_of_places_kilometres_apart() -> None:
-    easting = {
-        split: int(name.split("_")[3]) for split, name in SCENES.items()
-    }  # metres, from the source's names
+    easting = {split: int(name.split("_")[3]) for split, name in SCENES.items()}  # metres, from the source's names
     scene_metres = 0.1 * 2472
     assert easting["test"] - easting["train"] == 13_000 > scene_metres
     assert trees().train != trees().test

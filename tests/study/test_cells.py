@@ -105,9 +105,7 @@ def test_a_result_is_the_same_when_made_and_when_read_back(tmp_path):
     record = json.loads((tmp_path / "cells" / "s.json").read_text())
     assert record["call"] == "toy_cells:shapes"
     assert record["result"] == made["s"]
-    assert [path.name for path in (tmp_path / "cells").iterdir()] == [
-        "s.json"
-    ]  # nothing half-written, no empty log
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == ["s.json"]  # nothing half-written, no empty log
 
 
 def test_the_longest_chain_starts_first_and_equals_as_given(tmp_path):

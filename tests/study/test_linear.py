@@ -18,9 +18,7 @@ def data(n, c, seed=0, noise=1.0):
     return x, (score > score.quantile(0.6)).long()
 
 
-@pytest.mark.parametrize(
-    ("n", "c", "l2", "noise"), [(400, 6, 1.0, 1.0), (10, 64, 1.0, 1.0), (60, 20, 0.05, 0.0)]
-)
+@pytest.mark.parametrize(("n", "c", "l2", "noise"), [(400, 6, 1.0, 1.0), (10, 64, 1.0, 1.0), (60, 20, 0.05, 0.0)])
 def test_logistic_regression_agrees_with_scikit_learn(n, c, l2, noise):
     x, y = data(n, c, noise=noise)  # the second has more channels than rows, the third is separable
     w, b = logistic_regression(x, y, l2)

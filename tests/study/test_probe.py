@@ -143,9 +143,7 @@ def test_more_shots_than_patches_allow_are_refused():
 def test_dense_probe_agrees_with_scikit_learn_on_the_same_crops():
     image, boxes = scene(strength=15)
     backbone = Pool()
-    ours = dense_probe(
-        backbone, image, boxes, 32, (2, 4), draws=2, seed=1, mean=PLAIN[0], std=PLAIN[1], l2=0.5
-    )
+    ours = dense_probe(backbone, image, boxes, 32, (2, 4), draws=2, seed=1, mean=PLAIN[0], std=PLAIN[1], l2=0.5)
     crops = dense_crops((96, 192), boxes, 32, most=4, draws=2, seed=1, fewest=2)
     assert list(ours) == [2, 4]
 
@@ -177,9 +175,7 @@ def test_dense_probe_shows_every_backbone_the_same_pixels():
     assert all(torch.equal(x, y) for x, y in zip(coarse.seen, fine.seen, strict=True))
     assert a != b
     scaled = probe(Pool(4, scale=0.5))
-    assert all(
-        scaled[n] == pytest.approx(b[n], abs=1e-4) for n in (2, 3)
-    )  # the scale of features is no matter
+    assert all(scaled[n] == pytest.approx(b[n], abs=1e-4) for n in (2, 3))  # the scale of features is no matter
 
 
 def test_the_control_standardises_cells_by_another_scene():

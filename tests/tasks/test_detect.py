@@ -223,9 +223,7 @@ def test_predictions_of_a_scaled_window_come_back_in_pixels_of_the_whole_image(h
 def test_normalisation_is_the_mean_and_std_of_the_config_and_padding_is_zero(monkeypatch) -> None:
     task = build(mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
     seen: list[Tensor] = []
-    monkeypatch.setattr(
-        task.backbone, "forward", lambda image: seen.append(image) or [torch.zeros(1, 32, 2, 2)]
-    )
+    monkeypatch.setattr(task.backbone, "forward", lambda image: seen.append(image) or [torch.zeros(1, 32, 2, 2)])
     white = sample(10, 12, images=[torch.full((3, 10, 12), 255, dtype=torch.uint8)])
     task._look(task.collator([white]))
     expected = torch.tensor([(1 - 0.5) / 0.1, (1 - 0.4) / 0.2, (1 - 0.3) / 0.3])

@@ -118,9 +118,7 @@ def test_each_colour_change_is_torchvisions() -> None:
     image = torch.randint(0, 256, (3, 6, 6), dtype=torch.uint8, generator=generator)
     draws = 1 + 0.4 * (2 * torch.rand(3, generator=torch.Generator().manual_seed(5), dtype=torch.float64) - 1)
     brightness, contrast, saturation = draws.tolist()
-    expected = F.adjust_saturation(
-        F.adjust_contrast(F.adjust_brightness(image, brightness), contrast), saturation
-    )
+    expected = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(image, brightness), contrast), saturation)
     after = jitter(dataclasses.replace(sample(), images=[image]), 0.4, torch.Generator().manual_seed(5))
     assert torch.equal(after.images[0], expected)
 

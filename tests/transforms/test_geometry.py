@@ -127,9 +127,7 @@ def test_after_a_flip_or_turn_there_is_no_way_back_and_it_shows(move) -> None:
 
 
 def test_a_crop_removes_boxes_of_which_too_little_shows_but_keeps_crowds() -> None:
-    before = sample(
-        torch.zeros(3, 10, 10, dtype=torch.uint8), [[0, 0, 10, 10], [0, 0, 4, 10], [0, 0, 10, 10]]
-    )
+    before = sample(torch.zeros(3, 10, 10, dtype=torch.uint8), [[0, 0, 10, 10], [0, 0, 4, 10], [0, 0, 10, 10]])
     before.is_crowd[2] = True
     after = crop(before, (0, 0, 10, 3), min_kept=0.31)
     assert after.labels.tolist() == [2]
@@ -149,9 +147,7 @@ def test_a_random_crop_has_its_size_reaches_everywhere_and_follows_its_generator
     firsts = {int(random_crop(sample(image, []), (2, 2), generator).images[0][0, 0, 0]) for _ in range(200)}
     assert firsts == {0, 1, 2, 4, 5, 6, 8, 9, 10}
     assert random_crop(sample(image, []), (9, 3), generator).images[0].shape == (3, 4, 3)
-    same = [
-        random_crop(sample(image, []), (2, 2), torch.Generator().manual_seed(5)).origin_xy for _ in range(2)
-    ]
+    same = [random_crop(sample(image, []), (2, 2), torch.Generator().manual_seed(5)).origin_xy for _ in range(2)]
     assert same[0] == same[1]
 
 
@@ -159,10 +155,7 @@ def test_one_pixel_stays_one_pixel() -> None:
     before = sample(torch.full((3, 1, 1), 9, dtype=torch.uint8), [[0, 0, 1, 1]])
     assert rescale(before, 0.1).images[0].shape == (3, 1, 1)
     assert turn(flip_horizontal(before), 3).boxes_xyxy.tolist() == [[0, 0, 1, 1]]
-    assert (
-        rescale(sample(torch.full((3, 4, 4), 9, dtype=torch.uint8), []), 0.25).images[0].tolist()
-        == [[[9]]] * 3
-    )
+    assert rescale(sample(torch.full((3, 4, 4), 9, dtype=torch.uint8), []), 0.25).images[0].tolist() == [[[9]]] * 3
     assert resize(before, (2, 5)).boxes_xyxy.tolist() == [[0, 0, 5, 2]]
 
 

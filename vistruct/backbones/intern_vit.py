@@ -10,6 +10,7 @@ Shapes: B images, L = H/patch * W/patch patches, D width.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Literal
 
@@ -62,7 +63,7 @@ class ConvStem(nn.Module):
         halvings = patch.bit_length() - 1
         widths = [3, *(max(width >> (halvings - i), 16) for i in range(1, halvings)), width]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
         self.convs = nn.Sequential(*layers)
         self.proj = nn.Conv2d(width, width, 1)
@@ -110,9 +111,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = (
-            self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        )  # each [B, h, N, d/h]
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # each [B, h, N, d/h]
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
 
 
@@ -224,19 +223,19 @@ class InternVit(nn.Module):
         own = self.embeddings.position_embedding
         if name in state and state[name].shape != own.shape and state[name].shape[-1] == own.shape[-1]:
             side = round((state[name].shape[1] - 1) ** 0.5)
-            state[name] = resize_positions(
-                state[name], (side, side), (self.embeddings.grid, self.embeddings.grid)
-            )
+            state[name] = resize_positions(state[name], (side, side), (self.embeddings.grid, self.embeddings.grid))
             resized.append(name)
         name = "embeddings.patch_embedding.weight"
         conv = self.embeddings.patch_embedding
-        if name in state and isinstance(conv, nn.Conv2d) and state[name].shape[:2] == conv.weight.shape[:2]:
-            if state[name].shape != conv.weight.shape:
-                kernel = state[name].float()
-                state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic").to(
-                    state[name].dtype
-                )
-                resized.append(name)
+        if (
+            name in state
+            and isinstance(conv, nn.Conv2d)
+            and state[name].shape[:2] == conv.weight.shape[:2]
+            and state[name].shape != conv.weight.shape
+        ):
+            kernel = state[name].float()
+            state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic").to(state[name].dtype)
+            resized.append(name)
         return state, resized
 
 
@@ -249,9 +248,7 @@ def sincos_positions(width: int, grid: int, amplitude: float = 0.2) -> Tensor:
     """
     if width % 4:
         raise UserError(f"width={width} is not a multiple of 4, which sine and cosine of x and y need")
-    frequency = (
-        torch.pi * torch.arange(1, width // 4 + 1) / (width // 4)
-    )  # radians a patch, up to two patches a wave
+    frequency = torch.pi * torch.arange(1, width // 4 + 1) / (width // 4)  # radians a patch, up to two patches a wave
     at = torch.arange(grid) + 0.5
     y, x = (side.flatten()[:, None] * frequency for side in torch.meshgrid(at, at, indexing="ij"))
     return amplitude * torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)

@@ -99,9 +99,7 @@ def model_dir(path: Path) -> Path:
             where=path,
             fix=f"vistruct train -c {path}/run.yaml --out {path}",
         )
-    raise UserError(
-        "no model here", where=path, fix="give a run directory, or the model directory inside one"
-    )
+    raise UserError("no model here", where=path, fix="give a run directory, or the model directory inside one")
 
 
 def copy_assets(source: Path, target: Path) -> None:

@@ -52,9 +52,7 @@ def save(root: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Opti
         partial.mkdir()
         digests = {
             "model.safetensors": write_tensors(partial / "model.safetensors", model.state_dict()),
-            "optimizer.safetensors": write_tensors(
-                partial / "optimizer.safetensors", optimizer_state(optimizer)
-            ),
+            "optimizer.safetensors": write_tensors(partial / "optimizer.safetensors", optimizer_state(optimizer)),
         }
         write_json(partial / "state.json", {"format": FORMAT, "step": step, "sha256": digests})
         fsync_dir(partial)
@@ -71,9 +69,7 @@ def save(root: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Opti
     # Newer directories than this one failed their check when the run started; counting them would evict good
     # ones.
     for old in [path for path in steps(root) if step_of(path) <= step][keep:]:
-        os.rename(
-            old, root / f"{PARTIAL}old-{old.name}"
-        )  # out of sight first: a kill now leaves no half checkpoint
+        os.rename(old, root / f"{PARTIAL}old-{old.name}")  # out of sight first: a kill now leaves no half checkpoint
     sweep(root)
     return root / name
 
@@ -126,9 +122,7 @@ def fault(path: Path) -> str | None:
 
 def steps(root: Path) -> list[Path]:
     """All checkpoints, newest first."""
-    return sorted(
-        (p for p in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name)), key=step_of, reverse=True
-    )
+    return sorted((p for p in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name)), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:

@@ -43,9 +43,7 @@ class Coverage:
             ("not used", self.unexpected),
         ):
             if names:
-                lines.append(
-                    f"  {len(names)} {what}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
-                )
+                lines.append(f"  {len(names)} {what}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
         return lines
 
 
@@ -88,9 +86,7 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
         )
     broken = [name for name in found if not bool(torch.isfinite(state[name]).all())]
     if broken:
-        raise UserError(
-            f"NaN or infinity in {broken[0]}", where=source, fix="use an earlier checkpoint of that model"
-        )
+        raise UserError(f"NaN or infinity in {broken[0]}", where=source, fix="use an earlier checkpoint of that model")
     missing = sorted(own.keys() - state.keys())
     if missing and not allow_missing:
         raise UserError(
@@ -121,13 +117,9 @@ def _read(source: Path) -> tuple[dict[str, Tensor], str, bool]:
         card = json.loads((ours / "backbone.json").read_text())
         return read_tensors(ours / "backbone.safetensors"), str(card.get("licence", "unknown")), True
     if not source.exists():
-        raise UserError(
-            "no such file or directory", where=source, fix="check the path of the starting weights"
-        )
+        raise UserError("no such file or directory", where=source, fix="check the path of the starting weights")
     if (source / "run.yaml").is_file():
-        raise UserError(
-            "this run has not finished: it has no backbone yet", where=source, fix="finish that run first"
-        )
+        raise UserError("this run has not finished: it has no backbone yet", where=source, fix="finish that run first")
     unknown = f"unknown: that of {source.name} holds"
     if source.is_dir():
         files = sorted(source.glob("*.safetensors"))
@@ -156,9 +148,7 @@ def _read_pickled(source: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "module"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]
-    tensors = (
-        {str(k): v for k, v in values.items() if isinstance(v, Tensor)} if isinstance(values, dict) else {}
-    )
+    tensors = {str(k): v for k, v in values.items() if isinstance(v, Tensor)} if isinstance(values, dict) else {}
     if not tensors:
         raise UserError("no tensors by name in this file", where=source, fix="give a file with a state dict")
     return tensors

@@ -12,12 +12,8 @@ from vistruct.cli.output import as_json
 
 def command(
     path: Annotated[Path, typer.Argument(help="A COCO json, an instruction jsonl, or a folder with one.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")
-    ] = None,
-    decode: Annotated[
-        int | None, typer.Option(min=0, help="Decode only so many images; by default all.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
+    decode: Annotated[int | None, typer.Option(min=0, help="Decode only so many images; by default all.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
     """Count everything in a data set; find broken, empty, duplicate and misplaced annotations.

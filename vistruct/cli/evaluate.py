@@ -22,9 +22,7 @@ METRICS = {
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Other annotations, read as the run reads its own.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
@@ -46,9 +44,7 @@ def command(
         results[name] = evaluate(task, one, device, batch, workers, amp=amp_dtype(card.run.amp, device))
     place = card.path.parent if card.path.name == "model" else card.path
     file = place / (f"eval-{data.stem}.json" if data is not None else "eval.json")
-    text = {
-        name: {k: v if abs(v) < float("inf") else None for k, v in r.items()} for name, r in results.items()
-    }
+    text = {name: {k: v if abs(v) < float("inf") else None for k, v in r.items()} for name, r in results.items()}
     file.write_text(json_.dumps(text, indent=2) + "\n")
     if json:
         as_json({"evaluations": results, "written": file})
@@ -72,9 +68,7 @@ def on_other_data(run: Run, path: Path) -> Eval:
     values = run.model_dump(mode="json")
     source = values["data"] if like is None else next(iter(values["evals"].values()))["data"]
     if source["kind"] != kind:
-        raise UserError(
-            f"these are {kind}, the run was trained on {source['kind']}", where=file, fix="other data"
-        )
+        raise UserError(f"these are {kind}, the run was trained on {source['kind']}", where=file, fix="other data")
     own = {"annotation": str(file), "images": None} if kind == "boxes" else {"jsonl": str(file), "root": None}
     whole = {"share": 1.0} if kind == "boxes" else {}
     metric = {"kind": METRICS[kind]} if like is None else next(iter(values["evals"].values()))["metric"]

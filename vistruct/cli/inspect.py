@@ -35,9 +35,7 @@ def command(
             table([name, ""], value.items())
     if facts.get("classes"):
         out().print(f"classes: {', '.join(facts['classes'])}")
-    rows = [
-        [t["name"], "x".join(map(str, t["shape"])) or "scalar", t["dtype"]] for t in facts.get("tensors", [])
-    ]
+    rows = [[t["name"], "x".join(map(str, t["shape"])) or "scalar", t["dtype"]] for t in facts.get("tensors", [])]
     if rows:
         table(["tensor", "shape", "type"], rows if tensors else rows[:SHOWN])
         if len(rows) > SHOWN and not tensors:
@@ -51,14 +49,10 @@ def gather(path: Path) -> dict[str, Any]:
         UserError: nothing there, or nothing that this command knows.
     """
     if not path.exists():
-        raise UserError(
-            "no such file or directory", where=path, fix="give a run directory or a safetensors file"
-        )
+        raise UserError("no such file or directory", where=path, fix="give a run directory or a safetensors file")
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise UserError(
-                "not a safetensors file", where=path, fix="give a run directory or a safetensors file"
-            )
+            raise UserError("not a safetensors file", where=path, fix="give a run directory or a safetensors file")
         return {"what": "weights", **_tensors(path)}
     for name, what in (("model.json", "model"), ("backbone.json", "backbone")):
         if (path / name).is_file():
@@ -70,9 +64,7 @@ def gather(path: Path) -> dict[str, Any]:
                 **(_tensors(weights) if weights.is_file() else {"weights": "missing"}),
             }
     if not (path / "run.yaml").is_file():
-        raise UserError(
-            "not a run, model or backbone", where=path, fix="give a directory with run.yaml or model.json"
-        )
+        raise UserError("not a run, model or backbone", where=path, fix="give a directory with run.yaml or model.json")
     facts: dict[str, Any] = {"what": "run", **_run(path)}
     model = path / "model"
     if (model / "model.json").is_file():

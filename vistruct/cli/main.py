@@ -46,9 +46,7 @@ VERBS = {
 }
 for _name, (_command, _panel) in VERBS.items():
     own_help = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(_name, rich_help_panel=_panel, context_settings=own_help if _name == "train" else None)(
-        _command
-    )
+    app.command(_name, rich_help_panel=_panel, context_settings=own_help if _name == "train" else None)(_command)
 
 
 def _version(asked: bool) -> None:
@@ -97,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        fix = (
-            "make room and start again" if error.errno == errno.ENOSPC else "choose a place that you may use"
-        )
+        fix = "make room and start again" if error.errno == errno.ENOSPC else "choose a place that you may use"
         _tell(UserError(os.strerror(error.errno), where=error.filename or "", fix=fix), args)
     except RuntimeError as error:
         torch = sys.modules.get("torch")
@@ -128,9 +124,7 @@ def _usage(error: Any) -> UserError:
     context = getattr(error, "ctx", None)
     verb = context.command_path if context is not None else "vistruct"
     if name := getattr(error, "option_name", None):
-        known = (
-            [option for parameter in context.command.params for option in parameter.opts] if context else []
-        )
+        known = [option for parameter in context.command.params for option in parameter.opts] if context else []
         if name not in known:
             return UserError(f"no option {name!r}", where=verb, fix=closest(name, [*known, "--help"]))
     return UserError(error.format_message(), where=verb, fix=f"{verb} --help")

@@ -22,9 +22,7 @@ def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
     source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="What to look at.")],
     out: Annotated[Path | None, typer.Option(help="Directory of the results; by default in the run.")] = None,
-    ask: Annotated[
-        str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")
-    ] = None,
+    ask: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")] = None,
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Draw detections from this score; the json has all.")
     ] = 0.3,
@@ -63,9 +61,7 @@ def images_at(source: Path) -> list[Path]:
         raise UserError("no such image or folder", where=source, fix="check the path")
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
     if not files:
-        raise UserError(
-            "no images in this folder", where=source, fix=f"images end in {', '.join(sorted(IMAGES))}"
-        )
+        raise UserError("no images in this folder", where=source, fix=f"images end in {', '.join(sorted(IMAGES))}")
     others = sum(p.is_file() for p in source.rglob("*")) - len(files)
     if others:
         note(f"{len(files)} images; {others} other files are not looked at")

@@ -11,9 +11,7 @@ from typing import Any
 from vistruct.errors import UserError, closest
 
 
-def parse(
-    recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequence[str] = ()
-) -> dict[str, Any]:
+def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequence[str] = ()) -> dict[str, Any]:
     """Turn `--name value`, `--name=value`, `--flag` and `--no-flag` into the recipe's keyword arguments.
 
     Args:
@@ -70,9 +68,7 @@ def convert(text: str, hint: Any, flag: str) -> Any:
         value = adapter.validate_strings(text)
     except ValidationError as first:
         try:  # `[1, 2]` and `1,2` are not strings of anything
-            value = adapter.validate_python(
-                yaml.safe_load(f"[{text}]" if "," in text and "[" not in text else text)
-            )
+            value = adapter.validate_python(yaml.safe_load(f"[{text}]" if "," in text and "[" not in text else text))
         except (ValidationError, yaml.YAMLError):
             what = f"{flag}: {first.errors()[0]['msg']}, got {text!r}"
             raise UserError(what, fix=f"{flag} {describe_type(hint)}") from None
@@ -114,8 +110,4 @@ def _nearby(path: Path) -> str:
         parent = parent.parent
     names = [p.name for p in sorted(parent.iterdir())[:200]] if parent.is_dir() else []
     sentence = closest(path.name, names) if parent == path.parent and names else ""
-    return (
-        sentence
-        if sentence.startswith("did you mean")
-        else f"there is {str(parent.resolve())!r}; look inside"
-    )
+    return sentence if sentence.startswith("did you mean") else f"there is {str(parent.resolve())!r}; look inside"

@@ -42,9 +42,7 @@ def describe(name: str) -> dict[str, str]:
     text = docstring(name)
     summary = " ".join(text.split("\n\n")[0].split())
     fields = re.findall(rf"^({'|'.join(FIELDS)}):\s*(.*(?:\n[ \t]+\S.*)*)", text, re.MULTILINE)
-    return {"name": name, "summary": summary} | {
-        key.lower(): " ".join(value.split()) for key, value in fields
-    }
+    return {"name": name, "summary": summary} | {key.lower(): " ".join(value.split()) for key, value in fields}
 
 
 def docstring(name: str) -> str:

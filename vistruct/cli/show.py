@@ -12,17 +12,11 @@ from vistruct.errors import UserError
 
 
 def command(
-    path: Annotated[
-        Path, typer.Argument(help="A data set, a run.yaml, or a run directory (its training data).")
-    ],
+    path: Annotated[Path, typer.Argument(help="A data set, a run.yaml, or a run directory (its training data).")],
     count: Annotated[int, typer.Option(min=1, help="Samples to draw.")] = 9,
-    start: Annotated[
-        int | None, typer.Option(min=0, help="The first sample; without it, spread over all.")
-    ] = None,
+    start: Annotated[int | None, typer.Option(min=0, help="The first sample; without it, spread over all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random variation, where the run has one.")] = 0,
-    tile: Annotated[
-        int | None, typer.Option(min=1, help="Cut large images into windows of so many pixels.")
-    ] = None,
+    tile: Annotated[int | None, typer.Option(min=1, help="Cut large images into windows of so many pixels.")] = None,
     out: Annotated[Path | None, typer.Option(help="The picture; by default show-NAME.png here.")] = None,
 ) -> None:
     """Draw samples as a model gets them: boxes on images, conversations beside them."""
@@ -33,9 +27,7 @@ def command(
     if len(dataset) == 0:
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
-        raise UserError(
-            f"there are {len(dataset)} samples", where=f"--start {start}", fix="a smaller --start"
-        )
+        raise UserError(f"there are {len(dataset)} samples", where=f"--start {start}", fix="a smaller --start")
     count = min(count, len(dataset) - (start or 0))
     spread = [i * len(dataset) // count for i in range(count)]
     indices = spread if start is None else list(range(start, start + count))

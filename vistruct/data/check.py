@@ -136,12 +136,8 @@ def find_annotation(path: Path) -> Path:
             return found[0]
         if found:
             names = ", ".join(file.name for file in found[:5]) + (", ..." if len(found) > 5 else "")
-            raise UserError(
-                f"{len(found)} annotation files: {names}", where=folder, fix=f"name one: {found[0]}"
-            )
-    raise UserError(
-        "no .json or .jsonl file here", where=path, fix="give a COCO json or a conversation jsonl"
-    )
+            raise UserError(f"{len(found)} annotation files: {names}", where=folder, fix=f"name one: {found[0]}")
+    raise UserError("no .json or .jsonl file here", where=path, fix="give a COCO json or a conversation jsonl")
 
 
 def detect_format(annotation: Path) -> Format:
@@ -162,9 +158,7 @@ def detect_format(annotation: Path) -> Format:
     return "coco"
 
 
-def _count_boxes(
-    records: Sequence[Record], class_names: Sequence[str]
-) -> tuple[dict[str, int], dict[str, int]]:
+def _count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
     labels = Counter(int(label) for record in records for label in record.labels)
     counts = {
         "images without objects": sum(len(record.labels) == 0 for record in records),
@@ -193,15 +187,11 @@ def _box_hints(records: Sequence[Record], classes: dict[str, int], report: Repor
     num_outside = report.counts[coco_walk.CLIPPED] + report.counts[coco_walk.OUTSIDE]
     num_boxes = sum(classes.values()) + report.counts[coco_walk.OUTSIDE]
     if num_boxes and num_outside > MANY * num_boxes:
-        what = (
-            f"{num_outside} of {num_boxes} boxes leave their image: corners instead of [x, y, width, height]?"
-        )
+        what = f"{num_outside} of {num_boxes} boxes leave their image: corners instead of [x, y, width, height]?"
         hints.append(Problem(what=what, effect="kept", count=1))
     unused = [name for name, count in classes.items() if count == 0]
     if unused:
-        hints.append(
-            Problem(what="class without objects", effect="kept", count=len(unused), places=tuple(unused[:3]))
-        )
+        hints.append(Problem(what="class without objects", effect="kept", count=len(unused), places=tuple(unused[:3])))
     alike: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         alike["".join(name.lower().split())].append(name)
@@ -210,9 +200,7 @@ def _box_hints(records: Sequence[Record], classes: dict[str, int], report: Repor
         what = "classes that differ in capitals or spaces only"
         hints.append(Problem(what=what, effect="kept", count=len(twins), places=tuple(twins[:3])))
     if records and not any(classes.values()):
-        hints.append(
-            Problem(what="no boxes are left", effect="stops training", count=1, fix="annotate some objects")
-        )
+        hints.append(Problem(what="no boxes are left", effect="stops training", count=1, fix="annotate some objects"))
     return hints
 
 
@@ -226,9 +214,7 @@ def _decode(paths: Iterable[Path], errors: list[UserError]) -> dict[Path, tuple[
         except UserError as error:
             errors.append(error)
         except OSError as error:
-            errors.append(
-                UserError(f"cannot read the image: {error.strerror}", where=path, fix="check its rights")
-            )
+            errors.append(UserError(f"cannot read the image: {error.strerror}", where=path, fix="check its rights"))
     return sizes
 
 

@@ -52,9 +52,7 @@ class RecordDataset:
         images = [read_image(path, record.window_xyxy) for path in record.images]
         if record.size_hw is not None and tuple(images[0].shape[1:]) != record.size_hw:
             height, width = images[0].shape[1:]
-            what = (
-                f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
-            )
+            what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
             raise UserError(what, where=record.images[0], fix="the image changed meanwhile: start again")
         x0, y0 = record.window_xyxy[:2] if record.window_xyxy is not None else (0, 0)
         sample = Sample(
@@ -144,11 +142,7 @@ class ChatDataConfig(Part):
             what = "no conversations are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
             raise UserError(what, where=", ".join(map(str, paths)), fix="`vistruct check` says more")
         images = {image for record in records for image in record.images}
-        root = (
-            self.root
-            if self.root is not None
-            else Path(os.path.commonpath([p.absolute().parent for p in paths]))
-        )
+        root = self.root if self.root is not None else Path(os.path.commonpath([p.absolute().parent for p in paths]))
         info = DataInfo(
             num_records=len(records),
             fingerprint=fingerprint(paths, images, root),
@@ -159,9 +153,7 @@ class ChatDataConfig(Part):
                 "images": len(images),
             },
             dropped=dict(report.counts),
-            corpus=functools.partial(
-                _texts, records
-            ),  # a partial travels to worker processes, a lambda does not
+            corpus=functools.partial(_texts, records),  # a partial travels to worker processes, a lambda does not
         )
         return RecordDataset(records, info, report, augment=self.augment)
 

@@ -25,9 +25,7 @@ def fingerprint(annotations: Sequence[Path], images: Iterable[Path], root: Path)
         content = Path(annotation).read_bytes()
         digest.update(f"annotation {len(content)}\n".encode())
         digest.update(content)
-    names = sorted(
-        {(Path(os.path.relpath(image, root)).as_posix(), os.path.getsize(image)) for image in images}
-    )
+    names = sorted({(Path(os.path.relpath(image, root)).as_posix(), os.path.getsize(image)) for image in images})
     for name, size in names:
         digest.update(f"image {size} {name}\n".encode())
     return digest.hexdigest()

@@ -30,9 +30,7 @@ from torch import Tensor
 
 from vistruct.errors import UserError
 
-MAX_PIXELS = (
-    178_956_970  # 0.5 GiB decoded; more is taken for a decompression bomb. Raised by the variable below
-)
+MAX_PIXELS = 178_956_970  # 0.5 GiB decoded; more is taken for a decompression bomb. Raised by the variable below
 MAX_PIXELS_VARIABLE = "VISTRUCT_MAX_IMAGE_PIXELS"
 CACHE_BYTES = 256 * 2**20  # of decoded images, in each process
 
@@ -208,9 +206,7 @@ def _refuse(image: Image.Image, name: object) -> None:
 def _max_pixels() -> int:
     value = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
     if not value.isdecimal():
-        raise UserError(
-            f"{value!r} is not a number of pixels", where=MAX_PIXELS_VARIABLE, fix="for example 400000000"
-        )
+        raise UserError(f"{value!r} is not a number of pixels", where=MAX_PIXELS_VARIABLE, fix="for example 400000000")
     return int(value)
 
 
@@ -227,9 +223,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 def _unreadable(name: object, error: OSError) -> UserError:
     if isinstance(error, FileNotFoundError):
         return UserError("no such image", where=name, fix="check the path, and where the image folder is")
-    return UserError(
-        f"cannot read the image: {error.strerror or error}", where=name, fix="check path and permissions"
-    )
+    return UserError(f"cannot read the image: {error.strerror or error}", where=name, fix="check path and permissions")
 
 
 def _broken(name: object, error: Exception, source: Path | io.BytesIO | None = None) -> UserError:

@@ -28,9 +28,7 @@ class Order:
 
     def __init__(self, num_samples: int, batch: int, seed: int) -> None:
         self.num_samples, self.batch, self.seed = num_samples, batch, seed
-        self._shuffled: tuple[int, torch.Tensor] | None = (
-            None  # (epoch, int64[num_samples]), the last one asked for
-        )
+        self._shuffled: tuple[int, torch.Tensor] | None = None  # (epoch, int64[num_samples]), the last one asked for
 
     def keys(self, step: int) -> list[Key]:
         """The `batch` (epoch, index) pairs of optimiser step `step`, over all ranks and micro-batches."""

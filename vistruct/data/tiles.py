@@ -34,20 +34,14 @@ class Tiles(Part):
     """How large images are cut into windows; images no larger than a window stay whole."""
 
     size: int = Field(512, gt=0)  # pixels, both sides
-    overlap: int = Field(
-        64, ge=0
-    )  # pixels shared by neighbours; as large as the largest object, if that can be
-    min_kept: float = Field(
-        0.4, gt=0, le=1
-    )  # share of a box's area a window must show for the box to count there
+    overlap: int = Field(64, ge=0)  # pixels shared by neighbours; as large as the largest object, if that can be
+    min_kept: float = Field(0.4, gt=0, le=1)  # share of a box's area a window must show for the box to count there
     skip_empty: bool = False  # leave out windows without objects
 
     @model_validator(mode="after")
     def _overlap_leaves_a_stride(self) -> Tiles:
         if self.overlap >= self.size:
-            raise UserError(
-                f"overlap={self.overlap} is not below size={self.size}", fix="overlap=64 suits most data"
-            )
+            raise UserError(f"overlap={self.overlap} is not below size={self.size}", fix="overlap=64 suits most data")
         return self
 
 
@@ -100,9 +94,7 @@ def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record],
         for window in all_windows:
             clipped, kept = _boxes_in(record, window, tiles.min_kept)
             is_kept_somewhere |= kept
-            window_id = (
-                f"{record.id}@{'_'.join(str(edge) for edge in window)}" if len(all_windows) > 1 else record.id
-            )
+            window_id = f"{record.id}@{'_'.join(str(edge) for edge in window)}" if len(all_windows) > 1 else record.id
             if tiles.skip_empty and not kept.any():
                 report.note(EMPTY_WINDOW, window_id)
                 continue

@@ -202,9 +202,7 @@ def _boxes(
     pixels = (boxes * scale).nan_to_num(0).tolist()
     few = sum(finite) <= MAX_CHIPS
     sides = [min(b[2] - b[0], b[3] - b[1]) for b, ok in zip(pixels, finite, strict=True) if ok]
-    tiny = (
-        len(sides) > MAX_CHIPS and sorted(sides)[len(sides) // 2] < 16
-    )  # a thick line would hide the objects
+    tiny = len(sides) > MAX_CHIPS and sorted(sides)[len(sides) // 2] < 16  # a thick line would hide the objects
     width = 1 if tiny else max(2, round(max(picture.size) / 650))
     draw = ImageDraw.Draw(picture, "RGBA")
     for box, colour, is_dashed, ok in zip(pixels, colours, dashed, finite, strict=True):

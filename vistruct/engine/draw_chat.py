@@ -26,9 +26,7 @@ from vistruct.engine.ink import (
     with_legend,
 )
 
-BOX = re.compile(
-    r"<box>\s*(\[\[.*?\]\])\s*</box>", re.DOTALL
-)  # integers 0-1000 of the image, InternVL's notation
+BOX = re.compile(r"<box>\s*(\[\[.*?\]\])\s*</box>", re.DOTALL)  # integers 0-1000 of the image, InternVL's notation
 QUAD = re.compile(r"\[\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*\]")
 TAG = re.compile(r"</?ref>|<image>")
 MAX_NUMBERED = 6  # boxes in one group; more share one chip that counts them
@@ -72,9 +70,7 @@ def draw_conversation(
     """
     turns, spots = _read(sample.turns)
     panel, rest = _dialogue(turns, max_height=1600)
-    side = min(
-        max(MIN_SIDE, panel.height // max(1, len(sample.images))), 720
-    )  # beside much text, a larger image
+    side = min(max(MIN_SIDE, panel.height // max(1, len(sample.images))), 720)  # beside much text, a larger image
     pictures = [enlarge(to_pil(image), side)[0] for image in sample.images]
     note = ""
     if pictures and kept is not None:
@@ -139,9 +135,7 @@ def _draw_spots(picture: Image.Image, spots: list[_Spot]) -> None:
         text, side = str(spot.number), font.size + 4
         wide = max(side, font.getlength(text) + 8)
         x = min(max(0, x1), picture.width - wide)
-        y = (
-            y1 - side if y1 >= side else min(y2, picture.height - side)
-        )  # above the box, else below: not on it
+        y = y1 - side if y1 >= side else min(y2, picture.height - side)  # above the box, else below: not on it
         draw.rounded_rectangle((x, y, x + wide, y + side), radius=3, fill=spot.colour)
         draw.text((x + wide / 2, y + side / 2), text, (15, 17, 20), font, anchor="mm")
 
@@ -172,9 +166,7 @@ def _shade(picture: Image.Image, kept: Tensor, grid_hw: tuple[int, int] | None) 
         )
     dim = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, PAPER), 0.82)
     share = int(kept.sum()) / max(1, len(kept))
-    note = (
-        f"the model saw {int(kept.sum())} of {len(kept)} visual tokens ({share:.0%}); the others are shaded"
-    )
+    note = f"the model saw {int(kept.sum())} of {len(kept)} visual tokens ({share:.0%}); the others are shaded"
     return Image.composite(dim, picture, mask), note
 
 

@@ -76,9 +76,7 @@ def describe(device: torch.device, world: int = 1) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else (platform.processor() or "cpu"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or "cpu"),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "processes": world,
         "cores": os.cpu_count(),

@@ -18,9 +18,7 @@ PAPER, INK, FAINT = (22, 25, 30), (233, 236, 240), (150, 158, 168)
 MIN_SIDE = 512  # pixels: the long side of a drawn image is at least this
 
 
-def outline(
-    draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int, dashed: bool = False
-) -> None:
+def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int, dashed: bool = False) -> None:
     """A box (xyxy, pixels) as a thin line with a dark rim, so that it shows on any ground."""
     x1, y1, x2, y2 = round(box[0]), round(box[1]), round(box[2]) - 1, round(box[3]) - 1
     x2, y2 = max(x1, x2), max(y1, y2)

@@ -87,9 +87,7 @@ class RunLog:
         os.fsync(self._metrics.fileno())
         self._events.flush()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.aloud = False  # whoever called shows the error
         if isinstance(error, UserError):
             self.say(f"stopped: {error}")

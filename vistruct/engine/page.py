@@ -52,12 +52,8 @@ class Report:
         cards = []
         for value, label, *note in numbers:
             small = f"<small>{_escape(note[0])}</small>" if note and note[0] else ""
-            cards.append(
-                f'<div class="number"><b>{_cell(value)}</b><span>{_escape(label)}</span>{small}</div>'
-            )
-        columns = (
-            len(cards) if len(cards) <= 5 else math.ceil(len(cards) / math.ceil(len(cards) / 5))
-        )  # even rows
+            cards.append(f'<div class="number"><b>{_cell(value)}</b><span>{_escape(label)}</span>{small}</div>')
+        columns = len(cards) if len(cards) <= 5 else math.ceil(len(cards) / math.ceil(len(cards) / 5))  # even rows
         self._body.append(f'<div class="numbers" style="--columns: {columns}">{"".join(cards)}</div>')
         return self
 
@@ -83,9 +79,7 @@ class Report:
             if len(row) != len(headers):
                 raise ValueError(f"row {index} has {len(row)} cells, the table has {len(headers)} columns")
         numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
-        head = "".join(
-            f'<th scope="col"{_class(n=numeric[i])}>{_escape(h)}</th>' for i, h in enumerate(headers)
-        )
+        head = "".join(f'<th scope="col"{_class(n=numeric[i])}>{_escape(h)}</th>' for i, h in enumerate(headers))
         body = []
         for r, row in enumerate(rows):
             cells = []
@@ -176,9 +170,7 @@ def figure_to_svg(figure: Figure) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(AXES, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(
-        "'DejaVu Sans'", "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans'"
-    )
+    text = text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans'")
     style = "<style>svg{color:#4b5561}@media (prefers-color-scheme:dark){svg{color:#b4bcc6}}</style>"
     return re.sub(r"(<svg[^>]*>)", r"\1" + style, text, count=1)
 

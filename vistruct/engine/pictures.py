@@ -44,8 +44,7 @@ def draw_predictions(state: State) -> list[Path]:
         with eval_mode(state.task), autocast(state.amp, state.device):
             predictions = state.task.predict(collator(samples).to(state.device))
         pictures = [
-            draw_one_prediction(sample, prediction)
-            for sample, prediction in zip(samples, predictions, strict=True)
+            draw_one_prediction(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)
         ]
         shown = [picture for picture in pictures if picture is not None]
         if shown:
@@ -63,9 +62,7 @@ def draw_one_prediction(sample: Sample, prediction: Any) -> Image.Image | None:
         moved = (boxes - boxes.new_tensor(sample.origin_xy * 2)) * boxes.new_tensor(sample.scale_xy * 2)
         return draw_prediction(sample.images[0], replace(prediction, boxes_xyxy=moved), truth=sample)
     if isinstance(prediction, AnswerPrediction):
-        answer = (
-            f"{prediction.answer}\n(truth: {prediction.truth})" if prediction.truth else prediction.answer
-        )
+        answer = f"{prediction.answer}\n(truth: {prediction.truth})" if prediction.truth else prediction.answer
         turns = (Turn(role="user", text=prediction.question), Turn(role="assistant", text=answer))
         return draw_conversation(replace(sample, turns=turns))
     return None

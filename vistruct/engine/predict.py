@@ -23,9 +23,7 @@ from vistruct.data.tiles import merge_windows, windows
 from vistruct.errors import UserError
 from vistruct.transforms.geometry import rescale
 
-Picture = (
-    str | Path | Image.Image | np.ndarray | Tensor
-)  # arrays: uint8[H, W, 3] RGB; tensors: uint8[3, H, W] RGB
+Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8[H, W, 3] RGB; tensors: uint8[3, H, W] RGB
 
 EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
@@ -42,9 +40,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Model
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not Path(path).exists():
-        raise UserError(
-            "no such directory", where=path, fix="give a run directory, or the model directory inside one"
-        )
+        raise UserError("no such directory", where=path, fix="give a run directory, or the model directory inside one")
     task, card = load_model(Path(path), where)
     return Model(task=task, card=card, device=where)
 
@@ -71,9 +67,7 @@ class Model:
     def predict(self, images: Picture, *, ask: str | None = None, batch: int = 8) -> Prediction: ...
 
     @overload
-    def predict(
-        self, images: Sequence[Picture], *, ask: str | None = None, batch: int = 8
-    ) -> list[Prediction]: ...
+    def predict(self, images: Sequence[Picture], *, ask: str | None = None, batch: int = 8) -> list[Prediction]: ...
 
     def predict(
         self, images: Picture | Sequence[Picture], *, ask: str | None = None, batch: int = 8
@@ -139,9 +133,7 @@ class Model:
     @torch.inference_mode()
     def _answer(self, pixels: Tensor, name: str, ask: str) -> AnswerPrediction:
         text = ask if "<image>" in ask else f"<image>\n{ask}"
-        sample = Sample(
-            id=name, image_id=name, seed=0, images=[pixels], turns=(Turn(role="user", text=text),)
-        )
+        sample = Sample(id=name, image_id=name, seed=0, images=[pixels], turns=(Turn(role="user", text=text),))
         (answer,) = self.task.predict(self.task.predict_collator([sample]).to(self.device))
         return answer
 

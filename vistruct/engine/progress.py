@@ -67,6 +67,4 @@ class _PlainLines:
             return
         self.last = now
         left = (now - self.start) / max(step - self.first, 1) * (self.total - step)
-        print(
-            f"{self.label} {step}/{self.total}  {note}  {left / 60:.1f} min left", file=sys.stderr, flush=True
-        )
+        print(f"{self.label} {step}/{self.total}  {note}  {left / 60:.1f} min left", file=sys.stderr, flush=True)

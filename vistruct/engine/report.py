@@ -95,9 +95,7 @@ def curves(metrics_jsonl: Path) -> Figure:
     several = {n: p for n, p in evaluations(series).items() if len(p) > 1}
     wanted = [name for name in ("loss", "lr") if name in series] + (["evaluation"] if several else [])
     with mpl.rc_context(house_style()):
-        figure, axes = plt.subplots(
-            1, max(1, len(wanted)), squeeze=False, figsize=(max(5.2, 4.4 * len(wanted)), 3.3)
-        )
+        figure, axes = plt.subplots(1, max(1, len(wanted)), squeeze=False, figsize=(max(5.2, 4.4 * len(wanted)), 3.3))
         plt.close(figure)  # out of pyplot's keeping: it lives as long as its user
         for axis, name in zip(axes[0], wanted, strict=False):
             axis.set_xlabel("step")
@@ -105,9 +103,7 @@ def curves(metrics_jsonl: Path) -> Figure:
                 for metric, points in list(several.items())[: len(COLOURS)]:
                     axis.plot(*zip(*points, strict=True), marker="o", label=metric)
                 axis.legend()
-                axis.set_title(
-                    "evaluation" + (f" (first {len(COLOURS)})" if len(several) > len(COLOURS) else "")
-                )
+                axis.set_title("evaluation" + (f" (first {len(COLOURS)})" if len(several) > len(COLOURS) else ""))
                 continue
             steps, values = zip(*series[name], strict=True)
             if name == "loss":
@@ -122,9 +118,7 @@ def curves(metrics_jsonl: Path) -> Figure:
                 axis.plot(steps, [v / 10**power for v in values], color=COLOURS[1])
                 axis.set_title(f"learning rate, in 1e{power}")
         if not wanted:
-            axes[0][0].text(
-                0.5, 0.5, "no steps logged", ha="center", va="center", transform=axes[0][0].transAxes
-            )
+            axes[0][0].text(0.5, 0.5, "no steps logged", ha="center", va="center", transform=axes[0][0].transAxes)
     return figure
 
 

@@ -30,18 +30,14 @@ def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
     if file.exists():
         differences = changed(read_run(file), run)
         if differences:
-            shown = "; ".join(differences[:3]) + (
-                f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-            )
+            shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
             raise UserError(
                 f"this directory holds a different run ({shown})",
                 where=out_dir,
                 fix=f"choose another --out, or go on with that run: vistruct train -c {file} --out {out_dir}",
             )
     elif out_dir.exists() and any(not name.name.endswith(".partial") for name in out_dir.iterdir()):
-        raise UserError(
-            "not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out"
-        )
+        raise UserError("not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out")
     if ranks.is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
         write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory

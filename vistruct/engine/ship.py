@@ -36,11 +36,7 @@ def ship(state: State) -> None:
         "data_fingerprint": state.dataset.info.fingerprint,
         "started_from": "random weights" if run.init is None else str(run.init),
     }
-    licence = (
-        "as its training data and this run's owner allow"
-        if state.coverage is None
-        else state.coverage.licence
-    )
+    licence = "as its training data and this run's owner allow" if state.coverage is None else state.coverage.licence
     model = state.out_dir / "model"
     digest = _write_weights(model / "model.safetensors", weights)
     write_text(model / "README.md", card(state, licence))

@@ -63,9 +63,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         metrics.append(dict(out.metrics))
 
     # The first wait for the device in a step.
-    total, count = all_reduce_sum(
-        torch.tensor([float(sum(totals)), sum(counts)], dtype=torch.float64)
-    ).tolist()
+    total, count = all_reduce_sum(torch.tensor([float(sum(totals)), sum(counts)], dtype=torch.float64)).tolist()
     moving = [p for group in state.optimizer.param_groups for p in group["params"]]
     sum_gradients(moving)
     gradients = [p.grad for p in moving if p.grad is not None]
@@ -117,9 +115,7 @@ def _mean_metrics(counts: list[float], metrics: list[dict[str, float]]) -> dict[
     return {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
 
 
-def _non_finite(
-    state: State, microbatches: Sequence[Any], loss: float, grad_norm: float
-) -> NonFiniteGradient:
+def _non_finite(state: State, microbatches: Sequence[Any], loss: float, grad_norm: float) -> NonFiniteGradient:
     """Write down which samples and parameters, and say it."""
     step = state.step + 1
     ids = [i for part in gather_objects([i for batch in microbatches for i in batch.ids]) for i in part]

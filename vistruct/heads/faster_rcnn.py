@@ -46,9 +46,7 @@ class FasterRcnnConfig(Part):
     ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1)  # height / width of the anchors
     width: int = Field(1024, gt=0)  # of the second stage's two layers
     roi_size: int = Field(7, gt=0)  # cells of a pooled proposal, along each side
-    anchor_samples: int = Field(
-        256, gt=0
-    )  # anchors of an image in the first stage's loss, at most half on objects
+    anchor_samples: int = Field(256, gt=0)  # anchors of an image in the first stage's loss, at most half on objects
     roi_samples: int = Field(512, gt=0)  # proposals of an image in the second stage's loss
     roi_positive: float = Field(0.25, gt=0, le=1)  # part of these that may be on objects
     proposals_train: int = Field(1000, gt=0)  # of an image, after NMS
@@ -149,15 +147,11 @@ class FasterRcnn(nn.Module):
         Returns:
             The sum over the images, all of which count, with or without objects.
         """
-        parts = torch.stack(
-            [self._image_loss(output, i, target) for i, target in enumerate(targets)]
-        )  # [B, 4]
+        parts = torch.stack([self._image_loss(output, i, target) for i, target in enumerate(targets)])  # [B, 4]
         summed = parts.sum(dim=0)
         names = ("loss_objectness", "loss_proposal", "loss_class", "loss_box")
         means = (summed.detach() / max(1, len(targets))).tolist()
-        return HeadLoss(
-            total=summed.sum(), count=float(len(targets)), metrics=dict(zip(names, means, strict=True))
-        )
+        return HeadLoss(total=summed.sum(), count=float(len(targets)), metrics=dict(zip(names, means, strict=True)))
 
     def _image_loss(self, output: FasterRcnnOutput, i: int, target: BoxTarget) -> Tensor:
         """float[4] of image `i`: objectness, proposal box, class, box."""
@@ -167,9 +161,7 @@ class FasterRcnn(nn.Module):
         anchor_labels, anchor_boxes = self.rpn.assign_targets_to_anchors([output.anchors], truth)
         _ignore(anchor_labels[0], output.anchors, crowds)
         stage1: tuple[Tensor, ...] = (output.objectness[i].sum() * 0, output.deltas[i].sum() * 0)
-        if (
-            anchor_labels[0] >= 0
-        ).any():  # a crowd region over the whole image leaves none, and a mean over none
+        if (anchor_labels[0] >= 0).any():  # a crowd region over the whole image leaves none, and a mean over none
             stage1 = self.rpn.compute_loss(
                 output.objectness[i],
                 output.deltas[i],
@@ -185,12 +177,8 @@ class FasterRcnn(nn.Module):
         logits, deltas = self._classify(output, i, rois)
         stage2: tuple[Tensor, ...] = (logits.sum() * 0, deltas.sum() * 0)
         if len(sample):
-            goal = (
-                boxes[matched[0][sample]] if len(boxes) else torch.zeros_like(rois)
-            )  # unread without objects
-            stage2 = fastrcnn_loss(
-                logits, deltas, [roi_label], list(self.roi.box_coder.encode([goal], [rois]))
-            )
+            goal = boxes[matched[0][sample]] if len(boxes) else torch.zeros_like(rois)  # unread without objects
+            stage2 = fastrcnn_loss(logits, deltas, [roi_label], list(self.roi.box_coder.encode([goal], [rois])))
         return torch.stack([*stage1, *stage2])
 
     def decode(self, output: FasterRcnnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -205,18 +193,14 @@ class FasterRcnn(nn.Module):
         for i, size_hw in enumerate(sizes_hw):
             proposals = self._proposals(output, i, size_hw)
             logits, deltas = self._classify(output, i, proposals[0])
-            (boxes,), (scores,), (labels,) = self.roi.postprocess_detections(
-                logits, deltas, proposals, [size_hw]
-            )
+            (boxes,), (scores,), (labels,) = self.roi.postprocess_detections(logits, deltas, proposals, [size_hw])
             found.append(Detections(boxes_xyxy=boxes, scores=scores, labels=labels - 1))
         return found
 
     def _proposals(self, output: FasterRcnnOutput, i: int, size_hw: tuple[int, int]) -> list[Tensor]:
         """[float[P, 4]] of image `i`, detached: the second stage does not teach the first where to look."""
         decoded = self.rpn.box_coder.decode(output.deltas[i].detach(), [output.anchors]).view(1, -1, 4)
-        boxes, _ = self.rpn.filter_proposals(
-            decoded, output.objectness[i][None], [size_hw], output.level_sizes
-        )
+        boxes, _ = self.rpn.filter_proposals(decoded, output.objectness[i][None], [size_hw], output.level_sizes)
         return boxes
 
     def _classify(self, output: FasterRcnnOutput, i: int, rois: Tensor) -> tuple[Tensor, Tensor]:

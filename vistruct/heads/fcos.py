@@ -75,10 +75,7 @@ class Fcos(nn.Module):
 
     def forward(self, features: list[Tensor]) -> FcosOutput:
         out = self.layers(features)
-        cells = [
-            cells_of(f.shape[-2], f.shape[-1], s, f.device)
-            for f, s in zip(features, self.strides, strict=True)
-        ]
+        cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
         return FcosOutput(
             logits=out["cls_logits"].float(),
             offsets=out["bbox_regression"].float(),

@@ -34,9 +34,7 @@ class CocoBoxesConfig(Part):
     """How many detections of an image count."""
 
     kind: Literal["coco_boxes"] = "coco_boxes"
-    max_detections: int | None = Field(
-        None, gt=0
-    )  # best of each class in an image; None: max(100, most objects)
+    max_detections: int | None = Field(None, gt=0)  # best of each class in an image; None: max(100, most objects)
 
     def build(self, dataset: RecordDataset) -> CocoBoxes:
         """Measure against the whole images that the data set's records are about.
@@ -61,9 +59,7 @@ class CocoBoxesConfig(Part):
 class CocoBoxes:
     """Collects predictions about windows or images; `compute` joins the windows and compares."""
 
-    def __init__(
-        self, truths: Sequence[Record], class_names: Sequence[str], max_detections: int | None = None
-    ) -> None:
+    def __init__(self, truths: Sequence[Record], class_names: Sequence[str], max_detections: int | None = None) -> None:
         """Measure against records of whole images, whose crowd boxes neither reward nor punish."""
         self.truths, self.class_names = tuple(truths), tuple(class_names)
         self.numbers = {record.image_id: i for i, record in enumerate(self.truths, start=1)}
@@ -119,9 +115,7 @@ class CocoBoxes:
             classes, areas = len(self.class_names), 1 + len(SIZES)
             return np.full((10, 101, classes, areas), -1.0), np.full((10, classes, areas), -1.0)
         shared = {
-            "images": [
-                {"id": i, "height": 0, "width": 0} for i in self.numbers.values()
-            ],  # sizes are for masks
+            "images": [{"id": i, "height": 0, "width": 0} for i in self.numbers.values()],  # sizes are for masks
             "categories": [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)],
         }
         sides = [COCO({**shared, "annotations": annotations}) for annotations in (truth, self._found())]

@@ -52,8 +52,7 @@ class SimplePyramid(nn.Module):
         source = specs[-1]
         self.specs = tuple(FeatureSpec(channels=config.channels, stride=stride) for stride in config.strides)
         self.levels = nn.ModuleList(
-            _level(source.channels, config.channels, halvings(source.stride, stride))
-            for stride in config.strides
+            _level(source.channels, config.channels, halvings(source.stride, stride)) for stride in config.strides
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -68,9 +67,7 @@ def halvings(source: int, stride: int) -> int:
     """
     up = math.log2(source / stride)
     if up != round(up):
-        possible = [source // 2**k for k in range(3, 0, -1) if source % 2**k == 0] + [
-            source * 2**k for k in range(4)
-        ]
+        possible = [source // 2**k for k in range(3, 0, -1) if source % 2**k == 0] + [source * 2**k for k in range(4)]
         raise UserError(
             f"a pyramid level of stride {stride} cannot be made from a backbone of stride {source}",
             where="neck.strides",

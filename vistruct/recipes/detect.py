@@ -87,9 +87,7 @@ def recipe(
 
 def tiny() -> Run:
     """A few steps on one of the shipped tree-crown scenes, measured on the other; it hardly learns."""
-    run = recipe(
-        data=trees().train, val=trees().test, steps=6, size=256, overlap=64, batch=2, share=0.1, channels=16
-    )
+    run = recipe(data=trees().train, val=trees().test, steps=6, size=256, overlap=64, batch=2, share=0.1, channels=16)
     assert isinstance(run.task, DetectConfig)
     small = InternVitConfig(width=32, depth=2, heads=2, mlp_width=64, patch=16, image_size=256, stem="conv")
     task = run.task.model_copy(

@@ -60,9 +60,7 @@ def run_cells(
             or a cell that failed, after those running beside it have finished and are kept.
     """
     if workers < 1 or threads < 1:
-        raise UserError(
-            f"workers={workers} and threads={threads} must be at least 1", fix="workers=2, threads=1"
-        )
+        raise UserError(f"workers={workers} and threads={threads} must be at least 1", fix="workers=2, threads=1")
     order = _checked(cells)
     hashes = _hashes(order)
     folder = out / "cells"
@@ -201,10 +199,6 @@ def _from_before(path: Path, digest: str) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # ValueError: no JSON or no text; it is made again
         return None
-    if (
-        not isinstance(record, dict)
-        or record.get("hash") != digest
-        or not isinstance(record.get("result"), dict)
-    ):
+    if not isinstance(record, dict) or record.get("hash") != digest or not isinstance(record.get("result"), dict):
         return None
     return record["result"]

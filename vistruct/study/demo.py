@@ -7,9 +7,9 @@ before the test. The test scene is another place than the training scene and is 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vistruct.config import Part
 from vistruct.study.cells import Cell, run_cells
@@ -36,9 +36,7 @@ class Budget(Part):
 
 
 BUDGETS = {
-    "quick": Budget(
-        crops=60, align_steps=4, pretrain_steps=4, detect_steps=3, shares=(0.1,), seeds=1, draws=2
-    ),
+    "quick": Budget(crops=60, align_steps=4, pretrain_steps=4, detect_steps=3, shares=(0.1,), seeds=1, draws=2),
     "default": Budget(
         crops=2500, align_steps=150, pretrain_steps=300, detect_steps=100, shares=(0.1,), seeds=3, draws=8
     ),
@@ -54,9 +52,7 @@ BUDGETS = {
 }
 
 
-def run_demo(
-    out: Path, *, budget: Literal["quick", "default", "full"] = "default", workers: int | None = None
-) -> Path:
+def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "default", workers: int | None = None) -> Path:
     """Run what is missing of the demo and write its report.
 
     Args:
@@ -103,7 +99,7 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
                 arguments={**train, "answers": answers, "vrl": vrl},
                 needs=("data", "align"),
                 cost=110,
-            )  # fmt: skip
+            )
         )
     for start, cell in STARTS.items():
         cells.append(
@@ -113,7 +109,7 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
                 arguments={"start": cell, "draws": budget.draws},
                 needs=(cell,),
                 cost=5,
-            )  # fmt: skip
+            )
         )
         cells += [
             Cell(
@@ -122,7 +118,7 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
                 arguments={**out, "start": cell, "share": share, "seed": seed, "steps": budget.detect_steps},
                 needs=(cell,),
                 cost=25,
-            )  # fmt: skip
+            )
             for share in budget.shares
             for seed in range(budget.seeds)
         ]
@@ -135,7 +131,7 @@ def detect_name(start: str, share: float, seed: int) -> str:
 
 
 def detector_scores(
-    results: dict[str, dict], start: str, share: float, seeds: Sequence[int], metric: str
+    results: Mapping[str, Mapping[str, Any]], start: str, share: float, seeds: Sequence[int], metric: str
 ) -> list[float]:
     """One number for each seed."""
     return [float(results[detect_name(start, share, seed)][metric]) for seed in seeds]

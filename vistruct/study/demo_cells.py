@@ -16,7 +16,7 @@ import torch
 
 from vistruct.checkpoint.load import load_model
 from vistruct.config import Eval, Move, Run, run_to_yaml
-from vistruct.contracts import Record
+from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
 from vistruct.data.formats import chat, coco
 from vistruct.data.images import read_image
@@ -147,6 +147,7 @@ def draw_test_scene(run_dir: Path) -> Path:
     """The test scene with as many of the best detections as it has objects."""
     scene, image = _scene(trees().test)
     prediction = load(run_dir).predict(image)
+    assert isinstance(prediction, BoxPrediction)
     ranked = prediction.scores.sort(descending=True).values
     at = min(len(scene.boxes_xyxy), len(ranked)) - 1
     picture = draw_prediction(image, prediction, scene, min_score=float(ranked[at]) if at >= 0 else 1.0)
@@ -180,7 +181,5 @@ def _train(run: Run, out: Path, name: str, report: Report) -> dict[str, Any]:
     # Named by what it is, so that a run of other settings is another directory and nothing is overwritten.
     digest = hashlib.sha256(run_to_yaml(run).encode()).hexdigest()[:8]
     directory = out / "runs" / f"{name}-{digest}"
-    train(
-        run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}")
-    )
+    train(run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}"))
     return {"run": str(directory)}

@@ -94,14 +94,10 @@ def _headline(
     for kind, shots, label in (("patch", middle, "labels a class"), ("dense", most, "labelled crops")):
         before, after = probes["random"][kind][shots], probes["plain"][kind][shots]
         what = PATCH if kind == "patch" else DENSE
-        numbers.append(
-            (f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}")
-        )
+        numbers.append((f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}"))
         sentences.append(_sentence(f"{what} with {shots} {label}", gain(after, before)))
     share = budget.shares[0]
-    before, after = (
-        detector_scores(results, s, share, range(budget.seeds), "AP50") for s in ("random", "plain")
-    )
+    before, after = (detector_scores(results, s, share, range(budget.seeds), "AP50") for s in ("random", "plain"))
     numbers.append(
         (
             f"{np.mean(before):.3f} → {np.mean(after):.3f}",
@@ -150,12 +146,8 @@ def _tables(
     rows = []
     for share in budget.shares:
         for start in STARTS:
-            scores = {
-                m: detector_scores(results, start, share, range(budget.seeds), m) for m in ("AP50", "AP")
-            }
-            versus = gain(
-                scores["AP50"], detector_scores(results, "random", share, range(budget.seeds), "AP50")
-            )
+            scores = {m: detector_scores(results, start, share, range(budget.seeds), m) for m in ("AP50", "AP")}
+            versus = gain(scores["AP50"], detector_scores(results, "random", share, range(budget.seeds), "AP50"))
             rows.append(
                 [
                     NAMES[start], f"{share:.0%}", _spread(scores["AP50"]), _spread(scores["AP"]),
@@ -205,18 +197,12 @@ def _controls(
                 )
             )
         share = budget.shares[0]
-        after, control = (
-            detector_scores(results, s, share, range(budget.seeds), "AP50") for s in (start, "shuffled")
-        )
-        lines.append(
-            _sentence(f"{NAMES[start]} against shuffled answers, detector AP50", gain(after, control))
-        )
+        after, control = (detector_scores(results, s, share, range(budget.seeds), "AP50") for s in (start, "shuffled"))
+        lines.append(_sentence(f"{NAMES[start]} against shuffled answers, detector AP50", gain(after, control)))
     page.text("\n".join(f"- {line}" for line in lines))
 
 
-def comparison(
-    probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[str, Any]], budget: Budget
-) -> Figure:
+def comparison(probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[str, Any]], budget: Budget) -> Figure:
     """The three measurements side by side."""
     import matplotlib as mpl
 
@@ -224,7 +210,7 @@ def comparison(
     from matplotlib import pyplot as plt
 
     with mpl.rc_context(house_style()):
-        figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.9), width_ratios=(1, 1, 0.9), layout="tight")
+        figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.9), width_ratios=(1, 1, 0.9), layout="constrained")
         plt.close(figure)
         for axis, kind, title, unit in (
             (axes[0], "patch", PATCH, "labels a class"),
@@ -251,10 +237,7 @@ def comparison(
         axis.set_xticks(range(len(STARTS)), ["random", "instr.", "VRL", "shuffled"])
         axis.set_title(f"detector, AP50 ({share:.0%} of the windows)")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
-        layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.set(rect=(0, 0.09, 1, 1))
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -296,9 +279,7 @@ def _pictures(page: Report, results: Mapping[str, dict[str, Any]], folder: Path,
             "its first question; each question draws its own.",
         )
     batch = Path(results[f"detect-plain-{share:g}-0"]["run"]) / "samples" / "first_batch.png"
-    page.figure(
-        Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it."
-    )
+    page.figure(Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it.")
     page.figure(
         loss_curves(results),
         "Loss of the pretrainings (moving average). Answers hidden from each other and, under VRL, three quarters of "
@@ -323,7 +304,8 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "**Dense probe.** Is the middle of this 8-pixel cell inside a crown? Labelled crops from the left third of the "
         "scene, tested on the rest. Draws are the same for every backbone.\n\n"
         "**Detector.** Simple feature pyramid and FCOS, 128-pixel windows of the training scene, all weights trained; "
-        "a fifth of the head's learning rate in the backbone; windows merged back to the whole test scene, COCO metrics.\n\n"
+        "a fifth of the head's learning rate in the backbone; windows merged back to the "
+        "whole test scene, COCO metrics.\n\n"
         "**Read with care.** One sensor, one region, one class. One pretraining of each kind: the spread is over draws "
         "of labels and seeds of the detector, not over pretrainings. Pretraining has seen all of the training scene's "
         "boxes as questions, while the detector from random weights sees only its share: that is what it is for, but "
@@ -340,6 +322,4 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
 
 
 def _seconds(name: str, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    return {
-        k: v for k, v in results[name].items() if k not in ("families", "run", "picture", "true", "shuffled")
-    }
+    return {k: v for k, v in results[name].items() if k not in ("families", "run", "picture", "true", "shuffled")}

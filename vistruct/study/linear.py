@@ -69,9 +69,7 @@ def logistic_regression(x: Tensor, y: Tensor, l2: float = 1.0) -> tuple[Tensor, 
         raise ValueError("x holds NaN or infinity")
     target = y.to(torch.float64)
     if not ((target == 0) | (target == 1)).all() or target.unique().numel() != 2:
-        raise ValueError(
-            f"y holds {target.unique().tolist()[:5]}; it must hold both 0 and 1 and nothing else"
-        )
+        raise ValueError(f"y holds {target.unique().tolist()[:5]}; it must hold both 0 and 1 and nothing else")
     rows = torch.cat([x.double(), x.new_ones((len(x), 1), dtype=torch.float64)], dim=1)  # [N, C + 1]
     ridge = torch.full((rows.shape[1],), float(l2), dtype=torch.float64)
     ridge[-1] = 0.0

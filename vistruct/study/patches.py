@@ -50,9 +50,7 @@ def object_patches(
         )
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     corners = (centres - side / 2).round().long()
-    objects = torch.stack(
-        [corners[:, 0].clamp(0, last_x), corners[:, 1].clamp(0, last_y)], dim=1
-    )  # [N, 2] xy
+    objects = torch.stack([corners[:, 0].clamp(0, last_x), corners[:, 1].clamp(0, last_y)], dim=1)  # [N, 2] xy
 
     # A corner is free if its patch's centre is: paint every grown box over the map of all corners.
     is_free = torch.ones(last_y + 1, last_x + 1, dtype=torch.bool)

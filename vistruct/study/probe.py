@@ -66,9 +66,7 @@ def dense_features(
             maps.append(backbone(images)[-1].float().permute(0, 2, 3, 1).cpu())  # [B, h, w, C]
     features = torch.cat(maps)
     if not features.isfinite().all():
-        raise UserError(
-            "the backbone gives NaN or infinity", fix="look at its training: it may have diverged"
-        )
+        raise UserError("the backbone gives NaN or infinity", fix="look at its training: it may have diverged")
     return features
 
 
@@ -189,9 +187,7 @@ def dense_probe(
 
 def _check_shots(shots: Sequence[int], draws: int) -> None:
     if not shots or min(shots) < 1 or draws < 1:
-        raise UserError(
-            f"shots={tuple(shots)} and draws={draws} must be at least 1", fix="shots=(5, 20), draws=8"
-        )
+        raise UserError(f"shots={tuple(shots)} and draws={draws} must be at least 1", fix="shots=(5, 20), draws=8")
 
 
 def _check_both(y: Tensor, what: str) -> None:

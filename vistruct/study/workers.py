@@ -191,9 +191,7 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for worker in [*self._idle, *self._busy.values()]:
             worker.end(at_once=kind is not None)
 
@@ -247,14 +245,8 @@ class Pool:
             if by == "SIGKILL":
                 fix = f"the machine may be out of memory: use fewer workers; {_GO_ON}"
             return Failed(what=f"cell {name!r}: its process was ended by {by}", where=str(log), fix=fix)
-        fix = (
-            f"look there; {_GO_ON}"
-            if log.exists()
-            else "a script guards its start with __name__ == '__main__'"
-        )
-        return Failed(
-            what=f"cell {name!r}: its process ended with exit code {exitcode}", where=str(log), fix=fix
-        )
+        fix = f"look there; {_GO_ON}" if log.exists() else "a script guards its start with __name__ == '__main__'"
+        return Failed(what=f"cell {name!r}: its process ended with exit code {exitcode}", where=str(log), fix=fix)
 
 
 def _sent(worker: _Worker, job: Job) -> bool:

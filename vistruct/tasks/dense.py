@@ -31,9 +31,7 @@ class DetectConfig(Part):
     head: AnyPart
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; ImageNet
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    size_divisor: int | None = Field(
-        None, gt=0
-    )  # padded sizes are multiples of it; None: the least that fits
+    size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
 
     def build(self, info: DataInfo, assets: Path) -> Detect:
         """Build for the classes of the data; a detector keeps no files in `assets`.
@@ -42,9 +40,7 @@ class DetectConfig(Part):
             UserError: data without class names, or parts that do not fit each other.
         """
         if not info.class_names:
-            raise UserError(
-                "a detector needs class names", where="data", fix="use data with boxes (kind: boxes)"
-            )
+            raise UserError("a detector needs class names", where="data", fix="use data with boxes (kind: boxes)")
         return Detect(self, info.class_names)
 
 

@@ -19,9 +19,7 @@ class Augment(Part):
     hflip: bool = False  # left and right, half of the time
     vflip: bool = False  # top and bottom, half of the time
     turns90: bool = False  # 0 to 3 quarter turns, equally often
-    photometric: float = Field(
-        0.0, ge=0, le=1
-    )  # largest relative change of brightness, contrast and saturation
+    photometric: float = Field(0.0, ge=0, le=1)  # largest relative change of brightness, contrast and saturation
     scale: tuple[float, float] = (
         1.0,
         1.0,
@@ -31,9 +29,7 @@ class Augment(Part):
     def _scale_is_a_range(self) -> Augment:
         low, high = self.scale
         if not 0 < low <= high:
-            raise UserError(
-                f"scale={self.scale} is no range of factors above 0", fix="for example 0.8 to 1.25"
-            )
+            raise UserError(f"scale={self.scale} is no range of factors above 0", fix="for example 0.8 to 1.25")
         return self
 
     @property
@@ -47,9 +43,7 @@ class Augment(Part):
             return sample
         generator = torch.Generator().manual_seed(derive(sample.seed, "augment"))
         # All draws first and always: switching one variation on or off leaves the others as they were.
-        grow, left_right, top_bottom, quarters = torch.rand(
-            4, generator=generator, dtype=torch.float64
-        ).tolist()
+        grow, left_right, top_bottom, quarters = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
         if self.scale != (1.0, 1.0):
             low, high = self.scale
             height, width = sample.images[0].shape[1:]

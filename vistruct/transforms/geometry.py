@@ -95,9 +95,7 @@ def crop(sample: Sample, window_xyxy: tuple[int, int, int, int], min_kept: float
         ValueError: the window is empty or not inside the image.
     """
     x0, y0, x1, y1 = window_xyxy
-    if any(
-        not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]) for image in sample.images
-    ):
+    if any(not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]) for image in sample.images):
         sizes = [tuple(image.shape[1:]) for image in sample.images]
         raise ValueError(f"window {window_xyxy} is not inside images of (height, width) {sizes}")
     low, high = torch.tensor([x0, y0, x0, y0]), torch.tensor([x1, y1, x1, y1])
@@ -116,9 +114,7 @@ def crop(sample: Sample, window_xyxy: tuple[int, int, int, int], min_kept: float
     )
 
 
-def random_crop(
-    sample: Sample, size_hw: tuple[int, int], generator: torch.Generator, min_kept: float = 0.4
-) -> Sample:
+def random_crop(sample: Sample, size_hw: tuple[int, int], generator: torch.Generator, min_kept: float = 0.4) -> Sample:
     """Cut out a window of a given size anywhere; a side that is shorter already stays as it is."""
     height, width = sample.images[0].shape[1:]
     crop_height, crop_width = min(size_hw[0], height), min(size_hw[1], width)

@@ -42,9 +42,7 @@ class Row:
     labels: list[int]  # the token itself where it is part of an answer (its end mark included), else IGNORE
 
 
-def encode(
-    turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokenizer, *, answer: bool = False
-) -> Row:
+def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokenizer, *, answer: bool = False) -> Row:
     """Write a conversation as one row.
 
     Args:
@@ -91,9 +89,7 @@ def with_marks(turns: Sequence[Turn], num_images: int) -> list[Turn]:
         marked = Turn(role="user", text=f"{IMAGE_PLACE}\n{first.text}")
         return [marked if turn is first else turn for turn in turns]
     if marks != num_images:
-        raise UserError(
-            f"{marks} <image> marks for {num_images} images", fix="write one <image> for every image"
-        )
+        raise UserError(f"{marks} <image> marks for {num_images} images", fix="write one <image> for every image")
     return list(turns)
 
 
@@ -113,9 +109,7 @@ def apart(turns: Sequence[Turn], *, image_last: bool = False) -> list[tuple[Turn
     marks = [IMAGE_PLACE] * turns[users[0]].text.count(IMAGE_PLACE)
     out = []
     for start, end in zip(users, [*users[1:], len(turns)], strict=True):
-        question = (
-            turns[start].text.replace(IMAGE_PLACE, "").strip("\n") if start == users[0] else turns[start].text
-        )
+        question = turns[start].text.replace(IMAGE_PLACE, "").strip("\n") if start == users[0] else turns[start].text
         lines = [question, *marks] if image_last else [*marks, question]
         out.append((*system, Turn(role="user", text="\n".join(lines)), *turns[start + 1 : end]))
     return out

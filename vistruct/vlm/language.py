@@ -45,9 +45,7 @@ class LanguageConfig(Part):
         elif corpus is not None:
             tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits)
         else:
-            raise UserError(
-                "no tokenizer and no texts to train one on", where=kept, fix="set task.language.tokenizer"
-            )
+            raise UserError("no tokenizer and no texts to train one on", where=kept, fix="set task.language.tokenizer")
         tokenizer.save_pretrained(kept)
         return tokenizer
 
@@ -60,9 +58,7 @@ class LanguageConfig(Part):
         known = AutoConfig.for_model(self.model_type).to_dict()
         unknown = sorted(set(self.options) - set(known))
         if unknown:
-            raise UserError(
-                f"{self.model_type} has no option {unknown[0]!r}", fix=f"known: {', '.join(sorted(known))}"
-            )
+            raise UserError(f"{self.model_type} has no option {unknown[0]!r}", fix=f"known: {', '.join(sorted(known))}")
         config = AutoConfig.for_model(
             self.model_type, **{"vocab_size": len(tokenizer), "tie_word_embeddings": False, **self.options}
         )
@@ -81,9 +77,7 @@ def train_tokenizer(
     Byte-level means that any text can be written, whatever the corpus was.
     """
     number = r"\p{N}" if digits == "single" else r"\p{N}{1,3}"
-    words = Regex(
-        rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{number}| ?[^\s\p{{L}}\p{{N}}]+|\s+"
-    )
+    words = Regex(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{number}| ?[^\s\p{{L}}\p{{N}}]+|\s+")
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

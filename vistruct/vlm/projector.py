@@ -39,6 +39,4 @@ class Projector(nn.Sequential):
     """LayerNorm, Linear, GELU, Linear: float[N, L, vision] -> float[N, L, language]."""
 
     def __init__(self, vision: int, language: int) -> None:
-        super().__init__(
-            nn.LayerNorm(vision), nn.Linear(vision, language), nn.GELU(), nn.Linear(language, language)
-        )
+        super().__init__(nn.LayerNorm(vision), nn.Linear(vision, language), nn.GELU(), nn.Linear(language, language))

@@ -24,7 +24,5 @@ def splice(text: Tensor, visual: Tensor, is_image: Tensor) -> Tensor:
     flat = visual.reshape(-1, visual.shape[-1])
     places = int(is_image.sum())
     if places != len(flat):
-        raise UserError(
-            f"{places} image places in the text but {len(flat)} visual tokens", fix="check the collator"
-        )
+        raise UserError(f"{places} image places in the text but {len(flat)} visual tokens", fix="check the collator")
     return text.masked_scatter(is_image[..., None], flat.to(text.dtype))

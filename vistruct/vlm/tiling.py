@@ -63,9 +63,7 @@ def tile(image: Tensor, tiling: Tiling, num_images: int = 1) -> Tensor:
         uint8[T, 3, size, size].
     """
     size = tiling.size
-    columns, rows = choose_grid(
-        (image.shape[1], image.shape[2]), tiling, max(1, tiling.max_tiles // num_images)
-    )
+    columns, rows = choose_grid((image.shape[1], image.shape[2]), tiling, max(1, tiling.max_tiles // num_images))
     resized = _resize(image, rows * size, columns * size)
     tiles = resized.view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
     if tiling.thumbnail and len(tiles) > 1:

@@ -21,9 +21,7 @@ class Vrl(Part):
     """How often rows lose visual tokens, and how many of them."""
 
     drop_prob: float = Field(1.0, ge=0, le=1)  # chance that a row is dropped from at all
-    drop_ratio: float = Field(
-        0.75, ge=0, lt=1
-    )  # share of the row's image tokens that go; whole tokens, rounded down
+    drop_ratio: float = Field(0.75, ge=0, lt=1)  # share of the row's image tokens that go; whole tokens, rounded down
 
 
 OFF = Vrl(drop_prob=0.0, drop_ratio=0.0)
@@ -48,9 +46,7 @@ def keep_mask(is_image: Tensor, vrl: Vrl, seeds: Tensor) -> Tensor:
     keep = torch.ones_like(is_image)
     if vrl.drop_prob == 0.0 or vrl.drop_ratio == 0.0:
         return keep
-    for row, seed in enumerate(
-        seeds.tolist()
-    ):  # the generator stays on the CPU: the same choice on every device
+    for row, seed in enumerate(seeds.tolist()):  # the generator stays on the CPU: the same choice on every device
         generator = torch.Generator().manual_seed(derive(seed, "vrl"))
         if torch.rand((), generator=generator) >= vrl.drop_prob:
             continue

@@ -72,9 +72,7 @@ def walk(path: Path, root: Path | None, report: Report, stop: Stop) -> list[Reco
     records: list[Record] = []
     ids: set[str] = set()
     place_of: dict[Path, str] = {}  # first line that names an image
-    for number, line in enumerate(
-        text.split("\n"), start=1
-    ):  # not splitlines: U+2028 is allowed inside json text
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 is allowed inside json text
         if not line.strip():
             continue
         place = f"{path.name}:{number}"
@@ -147,13 +145,9 @@ def _record(line: str, place: str, root: Path, report: Report, *, own_id: bool =
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        raise _Malformed(
-            f"not valid json: {error.msg} at column {error.colno}", "one whole object a line"
-        ) from error
+        raise _Malformed(f"not valid json: {error.msg} at column {error.colno}", "one whole object a line") from error
     if not isinstance(entry, dict):
-        raise _Malformed(
-            f"a line is an object with image and conversations, this is a {type(entry).__name__}"
-        )
+        raise _Malformed(f"a line is an object with image and conversations, this is a {type(entry).__name__}")
     images = _image_names(entry.get("image"))
     turns = _turns(entry.get("conversations"))
     num_placeholders = sum(turn.text.count(PLACEHOLDER) for turn in turns if turn.role == "user")
@@ -207,7 +201,5 @@ def _turns(value: object) -> list[Turn]:
             raise _Malformed(what, "system may come first, then human and gpt take turns")
         turns.append(Turn(role=ROLES[speaker], text=entry["value"]))
     if turns[-1].role != "assistant":
-        raise _Malformed(
-            f"the last turn is from {_SPEAKERS[turns[-1].role]}, so nothing is answered", "end with gpt"
-        )
+        raise _Malformed(f"the last turn is from {_SPEAKERS[turns[-1].role]}, so nothing is answered", "end with gpt")
     return turns

@@ -84,26 +84,18 @@ def document(annotation: Path) -> dict[str, Any]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{annotation}, line {error.lineno}, column {error.colno}"
-        raise UserError(
-            f"not valid json: {error.msg}", where=where, fix="correct or write the file again"
-        ) from error
+        raise UserError(f"not valid json: {error.msg}", where=where, fix="correct or write the file again") from error
     if not isinstance(content, dict):
-        what = (
-            f"COCO json is an object with images, annotations and categories, not a {type(content).__name__}"
-        )
+        what = f"COCO json is an object with images, annotations and categories, not a {type(content).__name__}"
         fix = "conversations go one object a line, in a .jsonl file"
         raise UserError(what, where=annotation, fix=fix)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             known = ", ".join(content) or "none"
-            raise UserError(
-                f"no list of {key!r} in this json", where=annotation, fix=f"COCO needs it; keys: {known}"
-            )
+            raise UserError(f"no list of {key!r} in this json", where=annotation, fix=f"COCO needs it; keys: {known}")
     for key in ("images", "categories"):
         if not content[key]:
-            raise UserError(
-                f"the list of {key!r} is empty", where=annotation, fix="there is nothing to learn from"
-            )
+            raise UserError(f"the list of {key!r} is empty", where=annotation, fix="there is nothing to learn from")
     return content
 
 
@@ -119,9 +111,7 @@ def _categories(entries: list[Any], annotation: Path, stop: Stop) -> tuple[dict[
         else:
             names[entry["id"]] = entry["name"]
     order = sorted(names)
-    return {category: label for label, category in enumerate(order)}, tuple(
-        names[category] for category in order
-    )
+    return {category: label for label, category in enumerate(order)}, tuple(names[category] for category in order)
 
 
 def _images(
@@ -137,9 +127,7 @@ def _images(
     file_names: Counter[str] = Counter()
     absent: list[Path] = []
     for position, entry in enumerate(entries):
-        if not (
-            isinstance(entry, dict) and _is_int(entry.get("id")) and isinstance(entry.get("file_name"), str)
-        ):
+        if not (isinstance(entry, dict) and _is_int(entry.get("id")) and isinstance(entry.get("file_name"), str)):
             what = f"image {position} of the list has no whole-number id and file_name"
             stop(UserError(what, where=annotation, fix="correct this entry"))
             continue
@@ -164,17 +152,11 @@ def _images(
     if absent and missing == "stop":
         shown = ", ".join(str(path) for path in absent[:3]) + (", ..." if len(absent) > 3 else "")
         what = f"{len(absent)} of {len(entries)} images are not on disk: {shown}"
-        stop(
-            UserError(
-                what, where=annotation, fix="say where the image folder is, or leave missing images out"
-            )
-        )
+        stop(UserError(what, where=annotation, fix="say where the image folder is, or leave missing images out"))
     for path in absent if missing == "drop" else ():
         report.note(MISSING_IMAGE, str(path))
     if absent and missing == "drop" and not any(found.values()):
-        stop(
-            UserError("none of the images is on disk", where=annotation, fix="say where the image folder is")
-        )
+        stop(UserError("none of the images is on disk", where=annotation, fix="say where the image folder is"))
     return found
 
 
@@ -186,9 +168,7 @@ def _size_agrees(entry: dict[str, Any], size_hw: tuple[int, int], annotation: Pa
     what = f"the json says {told[1]} x {told[0]} pixels, the file has {size_hw[1]} x {size_hw[0]}"
     fix = "its boxes would be wrong: use the image that was annotated, or correct width and height"
     if told == size_hw[::-1]:
-        fix = (
-            "its boxes may belong to the image before its EXIF rotation: save the image without one and check"
-        )
+        fix = "its boxes may belong to the image before its EXIF rotation: save the image without one and check"
     stop(UserError(what, where=f"{annotation}, image {entry['file_name']}", fix=fix))
     return False
 
@@ -269,9 +249,7 @@ def _refuse_relative(images: Sequence[_Image], annotation: Path, stop: Stop) -> 
         )
 
 
-def _clip(
-    edges: tuple[float, float, float, float], size_hw: tuple[int, int]
-) -> tuple[float, float, float, float]:
+def _clip(edges: tuple[float, float, float, float], size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
     """Clip to the image, in float32: a box that is thinner than float32 can say has no area."""
     height, width = size_hw
     x0, y0, x1, y1 = (float(np.float32(edge)) for edge in np.clip(edges, 0, [width, height, width, height]))

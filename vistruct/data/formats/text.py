@@ -22,9 +22,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 text: {error}", where=path, fix="save the file as UTF-8") from error
     except OSError as error:
-        raise UserError(
-            f"cannot read: {error.strerror}", where=path, fix="give a file that you may read"
-        ) from error
+        raise UserError(f"cannot read: {error.strerror}", where=path, fix="give a file that you may read") from error
     if not text.strip():
         raise UserError("the annotation file is empty", where=path, fix="write it again, or leave it out")
     return text
