@@ -30,6 +30,7 @@ def results(tmp_path, lift: float) -> dict:
     out: dict = {
         "data": {"true": "x.jsonl", "families": [["presence", 10, "yes 50 %"]], "line": "10 questions"},
         "align": {"run": str(run)},
+        "target": {"num_labelled": 90, "num_tested": 189},
     }
     noise = rng.normal(0, 0.01, 8)
     for start, cell in STARTS.items():
@@ -96,7 +97,7 @@ def test_report_says_loss_where_there_is_one(tmp_path, monkeypatch):
 
 def test_report_claims_nothing_where_there_is_nothing(tmp_path, monkeypatch):
     page = read(tmp_path, monkeypatch, 0.0)
-    assert re.search(r"AP50 of the detector from 10% of the windows: no clear difference", page.text)
+    assert re.search(r"AP50 of the detector from 25% of the windows: no clear difference", page.text)
     assert "a gain, +0.1" not in page.text
 
 
@@ -113,7 +114,7 @@ def test_every_start_is_probed_and_detected_with_the_same_budget(tmp_path, name)
         for share in budget.shares:
             for seed in range(budget.seeds):
                 cell = cells[detect_name(start, share, seed)]
-                assert cell.needs == (made_by,)
+                assert cell.needs == ("target", made_by)
                 assert cell.arguments["steps"] == budget.detect_steps
     trained = [c.arguments["steps"] for c in cells.values() if c.name.startswith("pretrain-")]
     assert trained == [budget.pretrain_steps] * 3

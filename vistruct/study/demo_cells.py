@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from vistruct.checkpoint.load import load_model
 from vistruct.config import Eval, Move, Run, run_to_yaml
@@ -36,6 +38,7 @@ from vistruct.samples import trees
 from vistruct.study.linear import statistics
 from vistruct.study.patches import object_patches
 from vistruct.study.probe import dense_features, dense_probe, label_efficiency
+from vistruct.transforms.augment import Augment
 from vistruct.vlm.vrl import PRESETS, keep_mask
 
 Report = Callable[..., None]
@@ -64,6 +67,33 @@ def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Repo
         "families": [list(row) for row in summary.rows()],
         "line": summary.line(),
     }
+
+
+def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """The test scene in two: its left third may be learned from, the rest is measured on; COCO json and PNG each."""
+    scene, image = _scene(trees().test)
+    folder = Path(out) / "target"
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = image.shape[1:]
+    middle = (scene.boxes_xyxy[:, 0] + scene.boxes_xyxy[:, 2]) / 2
+    parts: dict[str, Any] = {}
+    for name, left, right in (("labelled", 0, width // 3), ("tested", width // 3, width)):
+        picture = folder / f"{name}.png"
+        Image.fromarray(image[:, :, left:right].permute(1, 2, 0).numpy()).save(picture)
+        own = (middle >= left) & (middle < right)  # a crown on the border belongs to the side of its middle
+        boxes = scene.boxes_xyxy[own] - np.array([left, 0, left, 0], np.float32)
+        boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, right - left)
+        part = Record(
+            id=picture.name,
+            images=(picture,),
+            size_hw=(height, right - left),
+            boxes_xyxy=boxes,
+            labels=scene.labels[own],
+            is_crowd=scene.is_crowd[own],
+        )
+        coco.write(folder / f"{name}.json", [part], ("tree",))
+        parts |= {name: str(folder / f"{name}.json"), f"num_{name}": int(own.sum())}
+    return parts
 
 
 def align(*, out: str, steps: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -109,23 +139,24 @@ def probe(*, start: str, draws: int, results: Mapping[str, Any], report: Report)
 def detect(
     *, out: str, start: str, share: float, seed: int, steps: int, results: Mapping[str, Any], report: Report
 ) -> dict[str, Any]:
-    """Fine-tune a detector on a share of the training scene's windows; measure it on the whole test scene."""
+    """Fine-tune a detector on a share of the test scene's labelled third; measure it on the rest, as one image."""
     backbone = Path(results[start]["run"]) / "backbone"
     run = detect_recipe.recipe(
-        data=trees().train, backbone=backbone, steps=steps, size=WINDOW, overlap=64, batch=8, lr=3e-3, share=share,
-        seed=seed, channels=64, turns=True,
+        data=Path(results["target"]["labelled"]), backbone=backbone, steps=steps, size=WINDOW, overlap=64,
+        batch=8, lr=3e-3, share=share, seed=seed, channels=64, turns=True,
     )  # fmt: skip
     task = run.task.model_copy(
         update={
             # A location's first guess is a box of twice its stride: at 16, about a crown.
             "neck": SimplePyramidConfig(channels=64, strides=(16, 32)),
-            "head": FcosConfig(num_convs=1, nms_iou=0.35),
+            "head": FcosConfig(num_convs=1, nms_iou=0.35, prior=0.1),
         }
     )
-    test = BoxDataConfig(annotation=trees().test, tiles=Tiles(size=WINDOW, overlap=48))
+    test = BoxDataConfig(annotation=Path(results["target"]["tested"]), tiles=Tiles(size=WINDOW, overlap=48))
     run = run.model_copy(
         update={
             "task": task,
+            "data": run.data.model_copy(update={"augment": Augment(hflip=True, vflip=True, turns90=True)}),
             "workers": 0,
             "optim": run.optim.model_copy(update={"layer_decay": 1.0}),
             "move": (Move(pattern="backbone", lr_factor=0.2),),
@@ -139,13 +170,13 @@ def detect(
     last = json.loads(lines[-1])
     measured = {k.removeprefix("test/"): v for k, v in last.items() if k.startswith("test/")}
     if seed == 0:
-        done["picture"] = str(draw_test_scene(Path(done["run"])))
+        done["picture"] = str(draw_scene(Path(done["run"]), Path(results["target"]["tested"])))
     return {**done, **measured}
 
 
-def draw_test_scene(run_dir: Path) -> Path:
-    """The test scene with as many of the best detections as it has objects."""
-    scene, image = _scene(trees().test)
+def draw_scene(run_dir: Path, annotation: Path) -> Path:
+    """A scene with as many of the best detections as it has objects."""
+    scene, image = _scene(annotation)
     prediction = load(run_dir).predict(image)
     assert isinstance(prediction, BoxPrediction)
     ranked = prediction.scores.sort(descending=True).values
