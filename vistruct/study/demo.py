@@ -34,10 +34,13 @@ class Budget(Part):
     shares: tuple[float, ...]  # of the windows of the test scene's labelled third, for the detector
     seeds: int  # of the detector
     draws: int  # of labels, for the probes
+    window: int = 128  # pixels, the detector's
 
 
 BUDGETS = {
-    "quick": Budget(crops=60, align_steps=4, pretrain_steps=4, detect_steps=3, shares=(0.25,), seeds=1, draws=2),
+    "quick": Budget(
+        crops=40, align_steps=3, pretrain_steps=3, detect_steps=2, shares=(0.25,), seeds=1, draws=2, window=256
+    ),
     "default": Budget(
         crops=2500, align_steps=150, pretrain_steps=300, detect_steps=80, shares=(0.25,), seeds=3, draws=8
     ),
@@ -117,7 +120,14 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
             Cell(
                 name=detect_name(start, share, seed),
                 call=f"{here}:detect",
-                arguments={**out, "start": cell, "share": share, "seed": seed, "steps": budget.detect_steps},
+                arguments={
+                    **out,
+                    "start": cell,
+                    "share": share,
+                    "seed": seed,
+                    "steps": budget.detect_steps,
+                    "window": budget.window,
+                },
                 needs=("target", cell),
                 cost=25,
             )

@@ -45,7 +45,6 @@ Report = Callable[..., None]
 CROP = (72, 144)  # pixels at 10 cm: one to several crowns
 PATCH = 64  # pixels, a probe's patch
 DENSE_CROP = 96  # pixels
-WINDOW = 128  # pixels, the detector's
 
 
 def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -137,12 +136,20 @@ def probe(*, start: str, draws: int, results: Mapping[str, Any], report: Report)
 
 
 def detect(
-    *, out: str, start: str, share: float, seed: int, steps: int, results: Mapping[str, Any], report: Report
+    *,
+    out: str,
+    start: str,
+    share: float,
+    seed: int,
+    steps: int,
+    window: int,
+    results: Mapping[str, Any],
+    report: Report,
 ) -> dict[str, Any]:
     """Fine-tune a detector on a share of the test scene's labelled third; measure it on the rest, as one image."""
     backbone = Path(results[start]["run"]) / "backbone"
     run = detect_recipe.recipe(
-        data=Path(results["target"]["labelled"]), backbone=backbone, steps=steps, size=WINDOW, overlap=64,
+        data=Path(results["target"]["labelled"]), backbone=backbone, steps=steps, size=window, overlap=64,
         batch=8, lr=3e-3, share=share, seed=seed, channels=64, turns=True,
     )  # fmt: skip
     task = run.task.model_copy(
@@ -152,7 +159,7 @@ def detect(
             "head": FcosConfig(num_convs=1, nms_iou=0.35, prior=0.1),
         }
     )
-    test = BoxDataConfig(annotation=Path(results["target"]["tested"]), tiles=Tiles(size=WINDOW, overlap=48))
+    test = BoxDataConfig(annotation=Path(results["target"]["tested"]), tiles=Tiles(size=window, overlap=48))
     run = run.model_copy(
         update={
             "task": task,

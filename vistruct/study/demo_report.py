@@ -304,7 +304,7 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "features averaged over the patch; logistic regression on a few labels, tested on all other patches. "
         "**Dense probe.** Is the middle of this 8-pixel cell inside a crown? Labelled crops from the left third of the "
         "scene, tested on the rest. Draws are the same for every backbone.\n\n"
-        "**Detector.** Simple feature pyramid and FCOS, trained on 128-pixel windows of the test scene's left third, all weights; "
+        f"**Detector.** Simple feature pyramid and FCOS, trained on {budget.window}-pixel windows of the test scene's left third, all weights; "
         "a fifth of the head's learning rate in the backbone; windows merged back to one "
         "image of the right two thirds, COCO metrics.\n\n"
         "**Read with care.** One sensor, one region, one class. One pretraining of each kind: the spread is over draws "
