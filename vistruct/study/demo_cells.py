@@ -200,8 +200,9 @@ def draw_conversations(jsonl: Path, out: Path, most: int = 2) -> list[Path]:
     dataset = ChatDataConfig(jsonl=jsonl).build()
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index in range(most):
-        sample = dataset.sample(index * (len(dataset) // most), seed=index)
+    longest = sorted(range(min(40, len(dataset))), key=lambda index: -len(dataset.records[index].turns))
+    for index in longest[:most]:
+        sample = dataset.sample(index, seed=index)
         seeds = torch.tensor([derive(sample.seed, "row", 0)])
         kept = keep_mask(torch.ones(1, 36, dtype=torch.bool), PRESETS["paper"], seeds)[0]
         path = out / f"conversation_{index}.png"
