@@ -43,8 +43,14 @@ def results(tmp_path, lift: float) -> dict:
         }  # fmt: skip
         for share in BUDGET.shares:
             for seed in range(BUDGET.seeds):
-                name = detect_name(start, share, seed)
-                out[name] = {"AP50": 0.05 + more + noise[seed], "AP": 0.02, "run": str(run), "picture": str(picture)}
+                for frozen in (True, False):
+                    name = detect_name(start, share, seed, frozen)
+                    out[name] = {
+                        "AP50": 0.05 + more + noise[seed],
+                        "AP": 0.02,
+                        "run": str(run),
+                        "picture": str(picture),
+                    }
     return out
 
 
@@ -97,7 +103,7 @@ def test_report_says_loss_where_there_is_one(tmp_path, monkeypatch):
 
 def test_report_claims_nothing_where_there_is_nothing(tmp_path, monkeypatch):
     page = read(tmp_path, monkeypatch, 0.0)
-    assert re.search(r"AP50 of the detector from 25% of the windows: no clear difference", page.text)
+    assert re.search(r"AP50 of the detector on the frozen backbone, 25% of the windows: no clear difference", page.text)
     assert "a gain, +0.1" not in page.text
 
 
@@ -113,9 +119,11 @@ def test_every_start_is_probed_and_detected_with_the_same_budget(tmp_path, name)
         assert cells[f"probe-{start}"].needs == (made_by,)
         for share in budget.shares:
             for seed in range(budget.seeds):
-                cell = cells[detect_name(start, share, seed)]
-                assert cell.needs == ("target", made_by)
-                assert cell.arguments["steps"] == budget.detect_steps
+                for frozen in (True, False):
+                    cell = cells[detect_name(start, share, seed, frozen)]
+                    assert cell.needs == ("target", made_by)
+                    assert cell.arguments["steps"] == budget.detect_steps
+                    assert cell.arguments["frozen"] == frozen
     trained = [c.arguments["steps"] for c in cells.values() if c.name.startswith("pretrain-")]
     assert trained == [budget.pretrain_steps] * 3
 

@@ -42,7 +42,7 @@ BUDGETS = {
         crops=40, align_steps=3, pretrain_steps=3, detect_steps=2, shares=(0.25,), seeds=1, draws=2, window=256
     ),
     "default": Budget(
-        crops=2500, align_steps=150, pretrain_steps=300, detect_steps=80, shares=(0.25,), seeds=3, draws=8
+        crops=2500, align_steps=150, pretrain_steps=300, detect_steps=60, shares=(0.25,), seeds=3, draws=8
     ),
     "full": Budget(
         crops=5000,
@@ -118,7 +118,7 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
         )
         cells += [
             Cell(
-                name=detect_name(start, share, seed),
+                name=detect_name(start, share, seed, frozen),
                 call=f"{here}:detect",
                 arguments={
                     **out,
@@ -127,23 +127,31 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
                     "seed": seed,
                     "steps": budget.detect_steps,
                     "window": budget.window,
+                    "frozen": frozen,
                 },
                 needs=("target", cell),
-                cost=25,
+                cost=12 if frozen else 25,
             )
             for share in budget.shares
             for seed in range(budget.seeds)
+            for frozen in (True, False)
         ]
     return cells
 
 
-def detect_name(start: str, share: float, seed: int) -> str:
+def detect_name(start: str, share: float, seed: int, frozen: bool) -> str:
     """The cell of one detector."""
-    return f"detect-{start}-{share:g}-{seed}"
+    return f"{'frozen' if frozen else 'tuned'}-{start}-{share:g}-{seed}"
 
 
 def detector_scores(
-    results: Mapping[str, Mapping[str, Any]], start: str, share: float, seeds: Sequence[int], metric: str
+    results: Mapping[str, Mapping[str, Any]],
+    start: str,
+    share: float,
+    seeds: Sequence[int],
+    metric: str = "AP50",
+    *,
+    frozen: bool,
 ) -> list[float]:
     """One number for each seed."""
-    return [float(results[detect_name(start, share, seed)][metric]) for seed in seeds]
+    return [float(results[detect_name(start, share, seed, frozen)][metric]) for seed in seeds]

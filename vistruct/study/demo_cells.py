@@ -143,10 +143,15 @@ def detect(
     seed: int,
     steps: int,
     window: int,
+    frozen: bool,
     results: Mapping[str, Any],
     report: Report,
 ) -> dict[str, Any]:
-    """Fine-tune a detector on a share of the test scene's labelled third; measure it on the rest, as one image."""
+    """Train a detector on a share of the test scene's labelled third; measure it on the rest, as one image.
+
+    Args:
+        frozen: neck and head learn, the backbone stays; otherwise everything is fine-tuned.
+    """
     backbone = Path(results[start]["run"]) / "backbone"
     run = detect_recipe.recipe(
         data=Path(results["target"]["labelled"]), backbone=backbone, steps=steps, size=window, overlap=64,
@@ -166,13 +171,13 @@ def detect(
             "data": run.data.model_copy(update={"augment": Augment(hflip=True, vflip=True, turns90=True)}),
             "workers": 0,
             "optim": run.optim.model_copy(update={"layer_decay": 1.0}),
-            "move": (Move(pattern="backbone", lr_factor=0.2),),
+            "move": (Move(pattern="backbone", mode="frozen") if frozen else Move(pattern="backbone", lr_factor=0.2),),
             "schedule": run.schedule.model_copy(update={"warmup_steps": max(1, steps // 10)}),
             "evals": {"test": Eval(data=test, metric=CocoBoxesConfig())},
             "log_every": 5,
         }
     )
-    done = _train(run, Path(out), f"detect-{start}-{share:g}-{seed}", report)
+    done = _train(run, Path(out), f"{'frozen' if frozen else 'detect'}-{start}-{share:g}-{seed}", report)
     lines = (Path(done["run"]) / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     measured = {k.removeprefix("test/"): v for k, v in last.items() if k.startswith("test/")}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vistruct.engine.page import COLOURS, Report, house_style
 from vistruct.engine.report import read_metrics, smooth
-from vistruct.study.demo import STARTS, Budget, detector_scores
+from vistruct.study.demo import STARTS, Budget, detect_name, detector_scores
 from vistruct.study.demo_cells import draw_conversations
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def write_demo_report(
     page.figure(
         comparison(probes, results, budget),
         f"Frozen backbone with a few labels of the test scene (left, middle; mean and standard deviation over "
-        f"{budget.draws} draws of the labels), and the whole detector fine-tuned on {budget.shares[0]:.0%} of the "
+        f"{budget.draws} draws of the labels), and detectors trained on {budget.shares[0]:.0%} of the "
         f"windows of the scene's left third and measured on the rest (right; each dot is one of {budget.seeds} seeds).",
     )
     _tables(page, probes, results, budget)
@@ -97,15 +97,18 @@ def _headline(
         numbers.append((f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}"))
         sentences.append(_sentence(f"{what} with {shots} {label}", gain(after, before)))
     share = budget.shares[0]
-    before, after = (detector_scores(results, s, share, range(budget.seeds), "AP50") for s in ("random", "plain"))
-    numbers.append(
-        (
-            f"{np.mean(before):.3f} → {np.mean(after):.3f}",
-            "detector, AP50",
-            f"{share:.0%} of the windows of the left third",
+    for frozen, how in ((True, "on the frozen backbone"), (False, "fine-tuned whole")):
+        before, after = (
+            detector_scores(results, s, share, range(budget.seeds), frozen=frozen) for s in ("random", "plain")
         )
-    )
-    sentences.append(_sentence(f"AP50 of the detector from {share:.0%} of the windows", gain(after, before)))
+        numbers.append(
+            (
+                f"{np.mean(before):.3f} → {np.mean(after):.3f}",
+                f"detector {how}, AP50",
+                f"{share:.0%} of the windows of the left third",
+            )
+        )
+        sentences.append(_sentence(f"AP50 of the detector {how}, {share:.0%} of the windows", gain(after, before)))
     page.key_numbers(numbers)
     page.text(
         "From random weights to instruction pretraining without VRL, paired over the same labels or seeds:\n\n"
@@ -145,19 +148,20 @@ def _tables(
         )  # fmt: skip
     rows = []
     for share in budget.shares:
-        for start in STARTS:
-            scores = {m: detector_scores(results, start, share, range(budget.seeds), m) for m in ("AP50", "AP")}
-            versus = gain(scores["AP50"], detector_scores(results, "random", share, range(budget.seeds), "AP50"))
+        for frozen, start in ((f, s) for f in (True, False) for s in STARTS):
+            seeds = range(budget.seeds)
+            scores = {m: detector_scores(results, start, share, seeds, m, frozen=frozen) for m in ("AP50", "AP")}
+            versus = gain(scores["AP50"], detector_scores(results, "random", share, seeds, frozen=frozen))
             rows.append(
                 [
-                    NAMES[start], f"{share:.0%}", _spread(scores["AP50"]), _spread(scores["AP"]),
+                    NAMES[start], "frozen" if frozen else "fine-tuned", f"{share:.0%}", _spread(scores["AP50"]), _spread(scores["AP"]),
                     ", ".join(f"{v:.3f}" for v in scores["AP50"]), "" if start == "random" else str(versus),
                 ]
             )  # fmt: skip
     page.table(
-        ["backbone", "windows used", "AP50", "AP", "AP50 of each seed", "AP50 against random, paired by seed"], rows,
-        caption=f"Detector on the right two thirds of the test scene: {budget.detect_steps} steps of 8 windows for each, everything "
-        f"fine-tuned, the same settings and seeds for all starts.",
+        ["start", "backbone", "windows", "AP50", "AP", "AP50 of each seed", "AP50 against random, paired by seed"], rows,
+        caption=f"Detector on the right two thirds of the test scene: {budget.detect_steps} steps of 8 windows for each, the "
+        f"same settings and seeds for all starts.",
     )  # fmt: skip
 
 
@@ -197,8 +201,13 @@ def _controls(
                 )
             )
         share = budget.shares[0]
-        after, control = (detector_scores(results, s, share, range(budget.seeds), "AP50") for s in (start, "shuffled"))
-        lines.append(_sentence(f"{NAMES[start]} against shuffled answers, detector AP50", gain(after, control)))
+        for frozen, how in ((True, "on the frozen backbone"), (False, "fine-tuned whole")):
+            after, control = (
+                detector_scores(results, s, share, range(budget.seeds), frozen=frozen) for s in (start, "shuffled")
+            )
+            lines.append(
+                _sentence(f"{NAMES[start]} against shuffled answers, detector {how}, AP50", gain(after, control))
+            )
     page.text("\n".join(f"- {line}" for line in lines))
 
 
@@ -231,10 +240,12 @@ def comparison(probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[
             axis.set_title(title)
         share, axis = budget.shares[0], axes[2]
         for i, start in enumerate(STARTS):
-            scores = detector_scores(results, start, share, range(budget.seeds), "AP50")
-            axis.bar(i, np.mean(scores), color=INK[start], alpha=0.75, width=0.7)
-            axis.plot([i] * len(scores), scores, "o", color="#7c8591", markersize=4)
-        axis.set_xticks(range(len(STARTS)), ["random", "instr.", "VRL", "shuffled"])
+            for group, frozen in enumerate((True, False)):
+                scores = detector_scores(results, start, share, range(budget.seeds), frozen=frozen)
+                at = group + 0.2 * (i - 1.5)
+                axis.bar(at, np.mean(scores), color=INK[start], alpha=0.75, width=0.18)
+                axis.plot([at] * len(scores), scores, "o", color="#7c8591", markersize=3)
+        axis.set_xticks((0, 1), ("frozen backbone", "fine-tuned whole"))
         axis.set_title(f"detector, AP50 ({share:.0%} of the windows)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -265,11 +276,11 @@ def _pictures(page: Report, results: Mapping[str, dict[str, Any]], folder: Path,
     page.text("## What it looks like")
     share = budget.shares[0]
     for start in ("random", "plain"):
-        picture = results[f"detect-{start}-{share:g}-0"].get("picture")
+        picture = results[detect_name(start, share, 0, frozen=True)].get("picture")
         if picture:
             page.figure(
                 Image.open(picture).convert("RGB"),
-                f"The right two thirds of the test scene, detector started from **{NAMES[start]}**, seed 0: as many of its best detections as "
+                f"The right two thirds of the test scene, detector on the frozen backbone of **{NAMES[start]}**, seed 0: as many of its best detections as "
                 "there are crowns.",
             )
     for path in draw_conversations(Path(results["data"]["true"]), folder / "pictures"):
@@ -278,7 +289,7 @@ def _pictures(page: Report, results: Mapping[str, dict[str, Any]], folder: Path,
             "A conversation about a crop of the training scene. Shaded: the visual tokens that VRL (paper) drops for "
             "its first question; each question draws its own.",
         )
-    batch = Path(results[f"detect-plain-{share:g}-0"]["run"]) / "samples" / "first_batch.png"
+    batch = Path(results[detect_name("plain", share, 0, frozen=True)]["run"]) / "samples" / "first_batch.png"
     page.figure(Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it.")
     page.figure(
         loss_curves(results),
@@ -304,8 +315,8 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "features averaged over the patch; logistic regression on a few labels, tested on all other patches. "
         "**Dense probe.** Is the middle of this 8-pixel cell inside a crown? Labelled crops from the left third of the "
         "scene, tested on the rest. Draws are the same for every backbone.\n\n"
-        f"**Detector.** Simple feature pyramid and FCOS, trained on {budget.window}-pixel windows of the test scene's left third, all weights; "
-        "a fifth of the head's learning rate in the backbone; windows merged back to one "
+        f"**Detector.** Simple feature pyramid and FCOS, trained on {budget.window}-pixel windows of the test scene's left third: on the frozen backbone, and "
+        "fine-tuned whole with a fifth of the head's learning rate in the backbone; windows merged back to one "
         "image of the right two thirds, COCO metrics.\n\n"
         "**Read with care.** One sensor, one region, one class. One pretraining of each kind: the spread is over draws "
         "of labels and seeds of the detector, not over pretrainings. Pretraining needs the training scene's boxes, as "
