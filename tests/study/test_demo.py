@@ -119,7 +119,7 @@ def test_every_start_is_probed_and_detected_with_the_same_budget(tmp_path, name)
         assert cells[f"probe-{start}"].needs == (made_by,)
         for share in budget.shares:
             for seed in range(budget.seeds):
-                for frozen in (True, False):
+                for frozen in budget.frozen:
                     cell = cells[detect_name(start, share, seed, frozen)]
                     assert cell.needs == ("target", made_by)
                     assert cell.arguments["steps"] == budget.detect_steps

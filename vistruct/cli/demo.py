@@ -12,7 +12,7 @@ from vistruct.errors import UserError
 
 
 def command(
-    quick: Annotated[bool, typer.Option("--quick", help="Under a minute; its numbers mean nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute; its numbers mean nothing.")] = False,
     full: Annotated[bool, typer.Option("--full", help="More label shares and seeds.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of the report and its runs.")] = Path("runs/demo"),
 ) -> None:

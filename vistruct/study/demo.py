@@ -35,11 +35,20 @@ class Budget(Part):
     seeds: int  # of the detector
     draws: int  # of labels, for the probes
     window: int = 128  # pixels, the detector's
+    frozen: tuple[bool, ...] = (True, False)  # detectors on the frozen backbone, and fine-tuned whole
 
 
 BUDGETS = {
     "quick": Budget(
-        crops=40, align_steps=3, pretrain_steps=3, detect_steps=2, shares=(0.25,), seeds=1, draws=2, window=256
+        crops=40,
+        align_steps=3,
+        pretrain_steps=3,
+        detect_steps=2,
+        shares=(0.25,),
+        seeds=1,
+        draws=2,
+        window=256,
+        frozen=(True,),
     ),
     "default": Budget(
         crops=2500, align_steps=150, pretrain_steps=300, detect_steps=60, shares=(0.25,), seeds=3, draws=8
@@ -134,7 +143,7 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
             )
             for share in budget.shares
             for seed in range(budget.seeds)
-            for frozen in (True, False)
+            for frozen in budget.frozen
         ]
     return cells
 

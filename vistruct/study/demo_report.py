@@ -26,6 +26,7 @@ NAMES = {
     "shuffled": "shuffled answers (control)",
 }
 INK = dict(zip(NAMES, ("#7c8591", COLOURS[0], COLOURS[2], COLOURS[1]), strict=True))
+HOW = {True: "on the frozen backbone", False: "fine-tuned whole"}
 PATCH = "tree or ground, accuracy"
 DENSE = "tree at this cell, average precision"
 
@@ -97,7 +98,7 @@ def _headline(
         numbers.append((f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}"))
         sentences.append(_sentence(f"{what} with {shots} {label}", gain(after, before)))
     share = budget.shares[0]
-    for frozen, how in ((True, "on the frozen backbone"), (False, "fine-tuned whole")):
+    for frozen, how in ((f, HOW[f]) for f in budget.frozen):
         before, after = (
             detector_scores(results, s, share, range(budget.seeds), frozen=frozen) for s in ("random", "plain")
         )
@@ -148,7 +149,7 @@ def _tables(
         )  # fmt: skip
     rows = []
     for share in budget.shares:
-        for frozen, start in ((f, s) for f in (True, False) for s in STARTS):
+        for frozen, start in ((f, s) for f in budget.frozen for s in STARTS):
             seeds = range(budget.seeds)
             scores = {m: detector_scores(results, start, share, seeds, m, frozen=frozen) for m in ("AP50", "AP")}
             versus = gain(scores["AP50"], detector_scores(results, "random", share, seeds, frozen=frozen))
@@ -201,7 +202,7 @@ def _controls(
                 )
             )
         share = budget.shares[0]
-        for frozen, how in ((True, "on the frozen backbone"), (False, "fine-tuned whole")):
+        for frozen, how in ((f, HOW[f]) for f in budget.frozen):
             after, control = (
                 detector_scores(results, s, share, range(budget.seeds), frozen=frozen) for s in (start, "shuffled")
             )
@@ -240,12 +241,12 @@ def comparison(probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[
             axis.set_title(title)
         share, axis = budget.shares[0], axes[2]
         for i, start in enumerate(STARTS):
-            for group, frozen in enumerate((True, False)):
+            for group, frozen in enumerate(budget.frozen):
                 scores = detector_scores(results, start, share, range(budget.seeds), frozen=frozen)
                 at = group + 0.2 * (i - 1.5)
                 axis.bar(at, np.mean(scores), color=INK[start], alpha=0.75, width=0.18)
                 axis.plot([at] * len(scores), scores, "o", color="#7c8591", markersize=3)
-        axis.set_xticks((0, 1), ("frozen backbone", "fine-tuned whole"))
+        axis.set_xticks(range(len(budget.frozen)), [HOW[f].removeprefix("on the ") for f in budget.frozen])
         axis.set_title(f"detector, AP50 ({share:.0%} of the windows)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
