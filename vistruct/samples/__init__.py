@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class TreeSample:
-    """COCO json files of two scenes 13 km apart, each with its image beside it. Never train on `test`."""
+    """COCO json files of two scenes 13 km apart, each with its image beside it. Never pretrain on `test`."""
 
     train: Path  # 2299 x 2472 pixels, 574 crowns
     test: Path  # 1249 x 1035 pixels, 279 crowns
