@@ -88,6 +88,13 @@ class Move(Part):
     lora: Lora | None = None
 
 
+class Pack(Part):
+    """Micro-batches filled by size instead of by number: each device gets the same work, and no padding."""
+
+    tokens: int = Field(8192, gt=0)  # of one micro-batch at most, unless a single sample is longer
+    tiles: int | None = Field(None, gt=0)  # of one micro-batch at most; None: as many as its tokens allow
+
+
 class Eval(Part):
     """One evaluation: what on, and measured how."""
 
@@ -103,11 +110,13 @@ class Run(Part):
     data: AnyPart
     evals: dict[str, Eval] = {}
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
-    start: Path | None = None  # a run to go on from as a whole, heads and language model too; its steps are done
+    start: Path | None = None  # a run or public model to go on from as a whole, heads and language model too
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
     steps: int = Field(gt=0)  # optimiser steps
     batch: int = Field(gt=0)  # samples in a step, over all devices and micro-batches
-    accumulate: int = Field(1, gt=0)  # micro-batches in a step, on each device
+    accumulate: int = Field(1, gt=0)  # micro-batches in a step, on each device; with `pack` they make themselves
+    pack: Pack | None = None  # None: micro-batches of equally many samples
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # among devices: every one holds the whole model, or a part of it
     optim: AdamW = AdamW()
     schedule: Schedule = Schedule()
     clip_norm: float | None = Field(1.0, gt=0)  # None: no clipping
@@ -117,7 +126,9 @@ class Run(Part):
     log_every: int = Field(10, gt=0)  # steps
     eval_every: int | None = Field(None, gt=0)  # steps; None: at the end only
     save_every: int = Field(200, gt=0)  # steps
+    save_async: bool = True  # write checkpoints while training goes on
     keep: int = Field(2, gt=0)  # newest checkpoints kept
+    max_left_out: float = Field(0.01, ge=0, le=1)  # share of a data set that may be unusable before the run refuses
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: object) -> UserError:

@@ -47,6 +47,8 @@ class Record:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     is_crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     turns: tuple[Turn, ...] = ()
+    families: tuple[str, ...] = ()  # of each answer, the kind of its question; empty: not known
+    max_tiles: int | None = None  # of its images together; None: as the task has it
 
     def __post_init__(self) -> None:
         if not self.image_id:
@@ -65,8 +67,35 @@ class Sample:
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # int64[N]
     is_crowd: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # bool[N]
     turns: tuple[Turn, ...] = ()
+    families: tuple[str, ...] = ()
+    max_tiles: int | None = None
     origin_xy: tuple[float, float] = (0.0, 0.0)  # this sample's top left corner in the whole image, pixels
     scale_xy: tuple[float, float] = (1.0, 1.0)  # sample pixels to a pixel of the whole image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What one record will cost a task, known without decoding a pixel."""
+
+    tokens: int  # of all its rows together, before any are dropped at random
+    visual: int  # of those, visual tokens
+    supervised: int  # of those, tokens of answers
+    tiles: int  # images that go through the backbone
+    reason: str = ""  # why it cannot be trained on, or what is cut from it; "": nothing
+    is_left_out: bool = False  # whether `reason` leaves it out as a whole
+
+
+class Measurer(Protocol):
+    """Records -> measures; a pure function that may travel to a worker process."""
+
+    @property
+    def key(self) -> str:
+        """A digest of everything that decides the measures, so that they can be kept for the next start."""
+        ...
+
+    def __call__(self, record: Record, sizes_hw: Sequence[tuple[int, int]]) -> Measure:
+        """`sizes_hw` are those of the record's images, in pixels."""
+        ...
 
 
 class Batch(Protocol):
@@ -117,6 +146,7 @@ class AnswerPrediction:
     question: str
     answer: str
     truth: str = ""
+    family: str = ""  # the kind of question, "" where it is not known
 
 
 Prediction = BoxPrediction | AnswerPrediction

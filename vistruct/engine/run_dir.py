@@ -15,7 +15,7 @@ from vistruct.engine.environment import describe
 from vistruct.errors import UserError
 
 # What may differ between the run that began and the run that goes on: none of it touches the weights.
-FREE = ("recipe", "workers", "log_every", "save_every", "keep")
+FREE = ("recipe", "workers", "log_every", "save_every", "save_async", "keep", "max_left_out")
 
 
 def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
