@@ -116,7 +116,7 @@ class StepOutput:
 
     total: Tensor  # float[], with its graph
     count: float
-    metrics: Mapping[str, float] = field(default_factory=dict)  # means over the same units, for the log
+    metrics: Mapping[str, float | Tensor] = field(default_factory=dict)  # means over the same units, for the log
 
     @property
     def loss(self) -> Tensor:

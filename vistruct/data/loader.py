@@ -9,13 +9,17 @@ of ranks changes it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from vistruct.config import Pack
 from vistruct.contracts import Dataset, Sample
+from vistruct.data.plan import Costs, balance, deal
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 
@@ -28,7 +32,7 @@ class Order:
 
     def __init__(self, num_samples: int, batch: int, seed: int) -> None:
         self.num_samples, self.batch, self.seed = num_samples, batch, seed
-        self._shuffled: tuple[int, torch.Tensor] | None = None  # (epoch, int64[num_samples]), the last one asked for
+        self._shuffled: dict[int, torch.Tensor] = {}  # int64[num_samples] by epoch, the last two asked for
 
     def keys(self, step: int) -> list[Key]:
         """The `batch` (epoch, index) pairs of optimiser step `step`, over all ranks and micro-batches."""
@@ -36,23 +40,31 @@ class Order:
         return [(p // self.num_samples, self._at(*divmod(p, self.num_samples))) for p in positions]
 
     def _at(self, epoch: int, offset: int) -> int:
-        if self._shuffled is None or self._shuffled[0] != epoch:
+        if epoch not in self._shuffled:
             generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
-            self._shuffled = epoch, torch.randperm(self.num_samples, generator=generator)
-        return int(self._shuffled[1][offset])
+            # Two, because a step may span two epochs, and workers are ahead of the loop.
+            self._shuffled = dict([*self._shuffled.items()][-1:])
+            self._shuffled[epoch] = torch.randperm(self.num_samples, generator=generator)
+        return int(self._shuffled[epoch][offset])
 
 
 class Loader:
     """Iterating gives, for each optimiser step, the micro-batches of this rank; it never ends.
 
+    With `costs` they are made by size (see `plan.balance`), and a step has as many as it needs; the samples of a step
+    are the same in any case.
+
     Args:
         dataset: decodes; must be able to travel to a worker process where `workers` > 0.
         collator: samples -> Batch; draws no randomness of its own except from `Sample.seed`.
         batch: samples in a step over all ranks and micro-batches.
-        accumulate: micro-batches in a step on each rank.
+        accumulate: micro-batches in a step on each rank, where they are made by number.
         seed: the run's seed.
         workers: processes that decode for this rank; 0 decodes in this process.
         first_step: the step that the first item belongs to.
+        costs: of every sample; None: micro-batches of equally many samples.
+        work: float[N], how long each sample takes, in any unit; with `costs`.
+        pack: the budget of a micro-batch; with `costs`.
 
     Raises:
         UserError: no samples; `batch` does not divide among ranks and micro-batches. While iterating:
@@ -71,8 +83,12 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         first_step: int = 0,
+        costs: Costs | None = None,
+        work: np.ndarray | None = None,
+        pack: Pack | None = None,
     ) -> None:
-        check_split(batch, world=world, accumulate=accumulate)
+        if costs is None:
+            check_split(batch, world=world, accumulate=accumulate)
         if len(dataset) == 0:
             raise UserError(
                 "the data set has no samples", where="data", fix="vistruct check PATH says what was left out"
@@ -81,19 +97,26 @@ class Loader:
         self.order = Order(len(dataset), batch, seed)
         self.accumulate, self.workers = accumulate, workers
         self.rank, self.world, self.first_step = rank, world, first_step
+        self.costs, self.work, self.pack = costs, work, pack
 
     def __iter__(self) -> Generator[list[Any]]:
         batches = _fetched(self.fetch, self._microbatches(), self.workers)
-        while True:
-            yield [next(batches) for _ in range(self.accumulate)]
+        for step in itertools.count(self.first_step):
+            yield [next(batches) for _ in self.share(step)]
+
+    def share(self, step: int) -> list[list[Key]]:
+        """The micro-batches of this rank in a step; some may be empty where they are made by size."""
+        keys = self.order.keys(step)
+        if self.costs is None or self.work is None or self.pack is None:
+            shares = deal(len(keys), world=self.world, accumulate=self.accumulate)
+        else:
+            indices = [index for _, index in keys]
+            shares = balance(self.costs.of(indices), self.work[indices], world=self.world, pack=self.pack)
+        return [[keys[place] for place in places] for places in shares[self.rank]]
 
     def _microbatches(self) -> Iterator[list[Key]]:
-        step = self.first_step
-        while True:
-            mine = self.order.keys(step)[self.rank :: self.world]
-            size = len(mine) // self.accumulate
-            yield from (mine[i : i + size] for i in range(0, len(mine), size))
-            step += 1
+        for step in itertools.count(self.first_step):
+            yield from self.share(step)
 
 
 def eval_batches(

@@ -84,7 +84,8 @@ def evaluate(
 
 
 def _on_cpu(out: StepOutput) -> StepOutput:
-    return StepOutput(total=out.total.detach().float().cpu(), count=out.count, metrics=dict(out.metrics))
+    metrics = {name: float(value) for name, value in out.metrics.items()}
+    return StepOutput(total=out.total.detach().float().cpu(), count=out.count, metrics=metrics)
 
 
 @contextmanager

@@ -103,10 +103,11 @@ def without_gradient(state: State) -> list[str]:
     ]
 
 
-def _mean_metrics(counts: list[float], metrics: list[dict[str, float]]) -> dict[str, float]:
+def _mean_metrics(counts: list[float], metrics: list[dict[str, Any]]) -> dict[str, float]:
     """Each metric's mean over the units of all micro-batches and ranks that gave it."""
     sums: dict[str, list[float]] = {}
-    for all_counts, all_metrics in gather_objects((counts, metrics)):
+    numbers = [{name: float(value) for name, value in values.items()} for values in metrics]  # waits for the device
+    for all_counts, all_metrics in gather_objects((counts, numbers)):
         for count, values in zip(all_counts, all_metrics, strict=True):
             for name, value in values.items():
                 weighted = sums.setdefault(name, [0.0, 0.0])

@@ -36,7 +36,7 @@ class MeanLoss:
             self.total += float(output.total.detach())
             self.count += output.count
             for name, mean in output.metrics.items():
-                self.parts[name] = self.parts.get(name, 0.0) + mean * max(output.count, 1.0)
+                self.parts[name] = self.parts.get(name, 0.0) + float(mean) * max(output.count, 1.0)
 
     def compute(self) -> dict[str, float]:
         """`loss` and the mean of every metric of the task; NaN where no batch came."""

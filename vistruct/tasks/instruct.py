@@ -1,36 +1,39 @@
 """Instruct: a vision-language model answers about the image; the backbone learns from the answers.
 
-Source: InternVL (arXiv:2312.14238) for the model, ViTP (arXiv:2509.17562) for training it end to end under
-VRL.
-Differs: only supervised positions reach the vocabulary (the same loss and gradient, far less work); rows are
-padded to the longest of the batch and no further.
-Shapes: B rows, L tokens in a row, T tiles of all rows together, N visual tokens a tile, D language width.
+Source: InternVL (arXiv:2312.14238) for the model, ViTP (arXiv:2509.17562) for training it end to end under VRL.
+Differs: only supervised positions reach the vocabulary (the same loss and gradient, far less work); conversations lie
+end to end in one row and nothing is padded. The published ways are there for comparison (`rows`, `head`).
+Shapes: N tokens of B rows end to end, K of them kept, T tiles of C visual tokens, D language width.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from vistruct.config import AnyPart, Part
-from vistruct.contracts import AnswerPrediction, DataInfo, Sample, StepOutput
+from vistruct.contracts import AnswerPrediction, DataInfo, StepOutput
+from vistruct.data.plan import Costs
+from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
-from vistruct.vlm import chat
+from vistruct.vlm import chat, packed
 from vistruct.vlm import vrl as vrl_
+from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
+from vistruct.vlm.generate import answer_tokens
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.projector import Projector, pixel_shuffle
-from vistruct.vlm.splice import splice
-from vistruct.vlm.tiling import Tiling, tile
+from vistruct.vlm.tiling import Tiling
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -46,102 +49,42 @@ class InstructConfig(Part):
     vrl: vrl_.Vrl | Literal["off", "paper", "published-code"] = "paper"
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD
+    system: str = ""  # said first where a conversation has no system turn; "": nothing
+    max_tokens: int | None = Field(None, gt=0)  # of a row; longer ones are cut, or left out where that loses an image
     independent: bool = False  # each question of a conversation is asked alone; one pass of the backbone for all
     image_last: bool = False  # images stand behind independent questions and not in front
     answer_dropout: float = Field(0.0, ge=0, le=1)  # chance that an answer's token is hidden from those after it
     max_new_tokens: int = Field(64, gt=0)  # of a generated answer
+    rows: Literal["packed", "grouped", "padded"] = "packed"  # end to end; like lengths together; all to the longest
+    pad_to: int | None = Field(None, gt=0)  # tokens, where rows are padded: at least so many
+    head: Literal["supervised", "all"] = "supervised"  # positions that reach the vocabulary
 
     @model_validator(mode="after")
     def _fits(self) -> InstructConfig:
         cell = getattr(self.backbone, "patch", 1) * self.shuffle
         if self.tiling.size % cell:
             raise ValueError(f"tiling.size={self.tiling.size} is not a multiple of patch * shuffle = {cell}")
+        padded = isinstance(self.vrl, vrl_.Vrl) and not self.vrl.shorten
+        if self.rows == "packed" and (self.pad_to is not None or padded):
+            raise ValueError("packed rows have no padding: set rows=padded with pad_to or vrl.shorten=false")
         return self
 
     def build(self, info: DataInfo, assets: Path) -> Instruct:
         return Instruct(self, self.language.load_tokenizer(assets, info.corpus))
 
 
-@dataclass(kw_only=True)
-class ChatBatch:
-    """Rows padded to the longest; padding has `is_padding` true and label IGNORE.
-
-    Several rows may ask about the same image: `tiles` holds it once, `mentions` says which tiles each row
-    shows.
-    """
-
-    ids: list[str]  # of the rows' samples
-    image_ids: list[str]
-    seeds: Tensor  # int64[B]
-    tiles: Tensor  # uint8[T, 3, S, S]
-    mentions: Tensor  # int64[M], tiles in the order in which the rows mention them
-    input_ids: Tensor  # int64[B, L]
-    labels: Tensor  # int64[B, L]
-    is_padding: Tensor  # bool[B, L]
-    questions: list[str]  # the last user turn of each row, without an image mark before or behind it
-    truths: list[str]  # the answer after it, "" if there is none
-
-    def to(self, device: torch.device) -> Self:
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor) and f.name != "seeds"
-        }
-        return dataclasses.replace(self, **moved)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ChatCollator:
-    """Samples -> ChatBatch; holds the tokenizer and no weights, so that it can travel to a worker."""
+class Reading:
+    """What the language model reads of a batch, after VRL; all on the CPU, so that nothing waits for the device."""
 
-    tokenizer: Any  # PreTrainedTokenizerFast
-    tiling: Tiling
-    tokens_per_tile: int
-    independent: bool = False  # see `InstructConfig`
-    image_last: bool = False
-    generate: bool = False  # rows end with an open answer, the last answer becomes the truth
-
-    def __call__(self, samples: Sequence[Sample]) -> ChatBatch:
-        tiles: list[Tensor] = []
-        rows: list[chat.Row] = []
-        mentions: list[int] = []
-        owners: list[tuple[Sample, int]] = []  # of each row, and which question of the sample's it is
-        questions, truths = [], []
-        for sample in samples:
-            cut = [tile(image, self.tiling, len(sample.images)) for image in sample.images]
-            numbers = list(range(sum(map(len, tiles)), sum(map(len, tiles)) + sum(map(len, cut))))
-            tiles += cut
-            turns = chat.with_marks(sample.turns, len(cut))
-            apart = chat.apart(turns, image_last=self.image_last) if self.independent else [turns]
-            for at, asked in enumerate(apart[-1:] if self.generate else apart):
-                shown, truth = list(asked), ""
-                if self.generate and shown and shown[-1].role == "assistant":
-                    truth = shown.pop().text
-                counts = [len(t) * self.tokens_per_tile for t in cut]
-                rows.append(chat.encode(shown, counts, self.tokenizer, answer=self.generate))
-                mentions += numbers
-                owners.append((sample, at))
-                last = next((t.text for t in reversed(shown) if t.role == "user"), "")
-                questions.append(last.removeprefix(f"{chat.IMAGE_PLACE}\n").removesuffix(f"\n{chat.IMAGE_PLACE}"))
-                truths.append(truth)
-        size = self.tiling.size
-        return ChatBatch(
-            ids=[s.id for s, _ in owners],
-            image_ids=[s.image_id for s, _ in owners],
-            seeds=torch.tensor([derive(s.seed, "row", at) for s, at in owners], dtype=torch.int64),
-            tiles=torch.cat(tiles) if tiles else torch.zeros(0, 3, size, size, dtype=torch.uint8),
-            mentions=torch.tensor(mentions, dtype=torch.int64),
-            input_ids=_pad([r.input_ids for r in rows], self.tokenizer.pad_token_id or 0),
-            labels=_pad([r.labels for r in rows], chat.IGNORE),
-            is_padding=_pad([[0] * len(r.input_ids) for r in rows], 1).bool(),
-            questions=questions,
-            truths=truths,
-        )
-
-
-def _pad(rows: Sequence[list[int]], value: int) -> Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.int64)
+    input_ids: Tensor  # int64[K]
+    labels: Tensor  # int64[K]
+    positions: Tensor  # int64[K], in the row as it was
+    lengths: list[int]  # kept tokens of each row
+    whole: list[int]  # tokens of each row before any were dropped
+    places: Tensor  # int64[P], where visual tokens stand
+    visual: Tensor  # int64[P], which one stands there: tile * C + cell, or a number among the kept cells
+    cells: Tensor | None  # bool[T, C], those that enter the backbone; None: all
 
 
 class Instruct(nn.Module):
@@ -158,6 +101,7 @@ class Instruct(nn.Module):
         part: Any = config.backbone
         self.backbone: Any = part.build()
         self.language: Any = config.language.build(tokenizer)
+        packed.enable(self.language)
         width = self.language.get_input_embeddings().weight.shape[1]
         self.projector = Projector(self.backbone.width * config.shuffle**2, width)
         self.image_token: Any = tokenizer.convert_tokens_to_ids(chat.IMAGE_TOKEN)
@@ -179,143 +123,207 @@ class Instruct(nn.Module):
     @property
     def collator(self) -> ChatCollator:
         """For training: whole conversations with their answers."""
+        return self._collator(generate=False)
+
+    @property
+    def predict_collator(self) -> ChatCollator:
+        """For `predict`: a row for each question, its answer taken off."""
+        return self._collator(generate=True)
+
+    def _collator(self, *, generate: bool) -> ChatCollator:
         return ChatCollator(
             tokenizer=self.tokenizer,
             tiling=self.config.tiling,
             tokens_per_tile=self.tokens_per_tile,
             independent=self.config.independent,
             image_last=self.config.image_last,
+            max_tokens=self.config.max_tokens,
+            system=self.config.system,
+            generate=generate,
         )
 
     @property
-    def predict_collator(self) -> ChatCollator:
-        """For `predict`: the last answer is taken off and becomes the truth."""
-        return dataclasses.replace(self.collator, generate=True)
+    def measurer(self) -> ChatMeasurer:
+        """Says what a record will cost before anything is decoded."""
+        return ChatMeasurer(collator=self.collator)
 
-    def visual_tokens(self, tiles: Tensor) -> Tensor:
-        """uint8[T, 3, S, S] -> float[T, N, D], what the language model sees of each tile."""
-        pixels = (tiles.float() / 255 - self.pixel_mean) / self.pixel_std
-        patches = self.backbone.tokens(pixels)  # [T, grid * grid, width]
-        return self.projector(pixel_shuffle(patches, (self.grid, self.grid), self.config.shuffle))
+    def work(self, costs: Costs) -> np.ndarray:
+        """float64[...], multiplications that each sample takes in the forward pass, VRL counted in."""
+        dropped = self.vrl.drop_prob * self.vrl.drop_ratio
+        seen = 1.0 - dropped if self.vrl.drop_at == "patches" else 1.0
+        patches, width = self.grid**2 + 1, self.backbone.width
+        blocks = getattr(getattr(self.backbone, "encoder", None), "layers", ())
+        tile = _size(self.backbone) * patches * seen + 2 * len(blocks) * width * (patches * seen) ** 2
+        head = self.language.get_output_embeddings().weight.numel()
+        tokens = costs.tokens - costs.visual * dropped
+        body = _size(self.language.get_decoder()) - self.language.get_input_embeddings().weight.numel()
+        return costs.tiles * tile + tokens * body + costs.supervised * head + costs.visual * _size(self.projector)
+
+    def read(self, batch: ChatBatch) -> Reading:
+        """Choose what the language model reads: in training some answers are hidden, and VRL drops visual tokens."""
+        is_image = batch.input_ids == self.image_token
+        num_cells = self.tokens_per_tile
+        visual = (batch.mentions[:, None] * num_cells + torch.arange(num_cells)).flatten()  # of each image place
+        if len(visual) != int(is_image.sum()):
+            raise UserError(
+                f"{int(is_image.sum())} image places in the text but {len(visual)} visual tokens",
+                fix="check the collator",
+            )
+        vrl = self.vrl if self.training else vrl_.OFF
+        cells, keep = None, torch.ones_like(is_image)
+        if vrl.is_on and vrl.drop_at == "patches" and len(batch.tiles):
+            cells = vrl_.keep_cells(num_cells, vrl, batch.tile_seeds)
+            keep[is_image] = cells.flatten()[visual]
+        elif vrl.is_on:
+            keep = vrl_.keep_tokens(is_image, batch.lengths, vrl, batch.seeds)
+        visual = visual[keep[is_image]]
+        if cells is not None:
+            visual = (cells.flatten().cumsum(0) - 1)[visual]
+        positions = torch.cat([torch.arange(length) for length in batch.lengths])
+        return Reading(
+            input_ids=self.hide_answers(batch)[keep],
+            labels=batch.labels[keep],
+            positions=positions[keep],
+            lengths=[int(row.sum()) for row in keep.split(batch.lengths)],
+            whole=batch.lengths,
+            places=is_image[keep].nonzero().squeeze(1),
+            visual=visual,
+            cells=cells,
+        )
 
     def hide_answers(self, batch: ChatBatch) -> Tensor:
-        """int64[B, L], the tokens as the language model reads them: in training, some answer tokens become padding.
+        """int64[N], the tokens as the language model reads them: in training, some answer tokens become padding.
 
-        A small language model soon guesses an answer's next word from the words before it and leaves the
-        image alone; what it cannot read it must see. One that has never read an answer (a chance of 1) reads
-        none later.
+        A small language model soon guesses an answer's next word from the words before it and leaves the image
+        alone; what it cannot read it must see. One that has never read an answer (a chance of 1) reads none later.
         Source: word dropout, Bowman et al., arXiv:1511.06349, section 3.1.
         """
         chance = self.config.answer_dropout
         if chance == 0.0 or not (self.training or self.is_blind_to_answers):
             return batch.input_ids
         draws = [
-            torch.rand(batch.labels.shape[1], generator=torch.Generator().manual_seed(derive(seed, "answer dropout")))
-            for seed in batch.seeds.tolist()
+            torch.rand(length, generator=torch.Generator().manual_seed(derive(seed, "answer dropout")))
+            for length, seed in zip(batch.lengths, batch.seeds, strict=True)
         ]  # by row, so that a row's draw does not depend on its batch
-        hidden = (batch.labels != chat.IGNORE) & (torch.stack(draws) < chance).to(batch.labels.device)
+        hidden = (batch.labels != chat.IGNORE) & (torch.cat(draws) < chance)
         return batch.input_ids.masked_fill(hidden, self.hidden_token)
 
-    def embed(self, batch: ChatBatch) -> tuple[Tensor, Tensor]:
-        """Text embeddings with the visual tokens in their places: float[B, L, D]; and where those are: bool[B, L]."""
-        text = self.language.get_input_embeddings()(self.hide_answers(batch))
-        is_image = batch.input_ids == self.image_token
+    def visual_tokens(self, tiles: Tensor, cells: Tensor | None = None) -> Tensor:
+        """uint8[T, 3, S, S] -> float[T * C, D], what the language model sees; of the kept `cells` bool[T, C] only."""
+        pixels = (tiles.float() / 255 - self.pixel_mean) / self.pixel_std
+        if cells is None:
+            patches = self.backbone.tokens(pixels)  # [T, grid * grid, width]
+            return self.projector(pixel_shuffle(patches, (self.grid, self.grid), self.config.shuffle)).flatten(0, 1)
+        parts, rows = [], []
+        counts = cells.sum(1)
+        for count in counts.unique().tolist():  # two at most: tiles that are dropped from, and whole ones
+            at = (counts == count).nonzero().squeeze(1)
+            kept = cells[at].nonzero()[:, 1].view(len(at), count)  # row-major, as the cells of a tile are
+            tokens = self.backbone.tokens(pixels[send(at, pixels.device)], send(self._patches(kept), pixels.device))
+            merged = tokens.reshape(len(at), count, -1)  # the patches of a cell lie next to each other
+            parts.append(self.projector(merged).flatten(0, 1))
+            rows.append((at[:, None] * cells.shape[1] + kept).flatten())
+        back = torch.cat(rows).argsort()
+        return torch.cat(parts).index_select(0, send(back, tiles.device))
+
+    def _patches(self, cells: Tensor) -> Tensor:
+        """int64[B, K] cells -> int64[B, K * shuffle^2] patches, row by row inside each cell."""
+        side, wide = self.config.shuffle, self.grid // self.config.shuffle
+        first = (cells // wide) * side * self.grid + (cells % wide) * side  # [B, K], its upper left patch
+        inside = (torch.arange(side)[:, None] * self.grid + torch.arange(side)).flatten()
+        return (first[..., None] + inside).flatten(1)
+
+    def embed(self, batch: ChatBatch, reading: Reading) -> Tensor:
+        """float[K, D], text embeddings with the visual tokens in their places."""
+        device = self.pixel_mean.device
+        text = self.language.get_input_embeddings()(send(reading.input_ids, device))
         if len(batch.tiles):
-            # Not by indexing: its gradient adds what several rows say of a tile in any order, so that no run
-            # repeats.
-            visual = self.visual_tokens(batch.tiles).index_select(0, batch.mentions)
-            return splice(text, visual, is_image), is_image
+            visual = self.visual_tokens(batch.tiles, reading.cells)
+            # Not by indexing: its gradient adds what several rows say of a tile in any order, so that no run repeats.
+            seen = visual.index_select(0, send(reading.visual, device))
+            return text.index_copy(0, send(reading.places, device), seen.to(text.dtype))
         if dist.is_initialized() and torch.is_grad_enabled():  # a rank without images must still meet the others
             size = self.config.tiling.size
-            dummy = self.visual_tokens(batch.tiles.new_zeros(1, 3, size, size))
+            dummy = self.visual_tokens(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
             text = text + 0.0 * dummy.sum()
-        return text, is_image
+        return text
 
     def forward(self, batch: ChatBatch) -> StepOutput:
         """Next-token cross-entropy over the answers, from what VRL keeps of the image."""
-        embeddings, is_image = self.embed(batch)
-        labels, is_padding = batch.labels, batch.is_padding
-        positions = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
-        if self.training and self.vrl.drop_prob > 0:
-            keep = vrl_.keep_mask(is_image, self.vrl, batch.seeds) & ~is_padding
-            embeddings, labels, positions, is_padding = vrl_.shorten(
-                keep, embeddings, labels, positions, is_padding, fill=(0.0, chat.IGNORE, 0, True)
-            )
-        total, count, right = embeddings.new_zeros(()), 0, 0
-        for rows, length in like_lengths((~is_padding).sum(1)):
-            hidden = self.hidden(embeddings[rows, :length], is_padding[rows, :length], positions[rows, :length])
-            # The token at i is predicted from i - 1. Gather the supervised ones before the vocabulary, which
-            # is the larger part of a small model's work.
-            target = labels[rows, 1:length]
-            supervised = target != chat.IGNORE
-            logits = self.language.get_output_embeddings()(hidden[:, :-1][supervised]).float()  # [M, V]
-            total = total + F.cross_entropy(logits, target[supervised], reduction="sum")
-            count += len(logits)
-            right += int((logits.detach().argmax(-1) == target[supervised]).sum())
-        return StepOutput(total=total, count=count, metrics={"token_accuracy": right / max(count, 1)})
+        reading = self.read(batch)
+        hidden = self.hidden(self.embed(batch, reading), reading)
+        # The token at i is predicted from i - 1; a row never begins with an answer. Gather the supervised ones before
+        # the vocabulary, which is the larger part of a small model's work.
+        target = reading.labels[1:]
+        at = (target != chat.IGNORE).nonzero().squeeze(1)
+        where, target = send(at, hidden.device), send(target[at], hidden.device)
+        head = self.language.get_output_embeddings()
+        if self.config.head == "all":
+            logits = head(hidden).float().index_select(0, where)
+        else:
+            logits = head(hidden.index_select(0, where)).float()  # [M, V]
+        total = F.cross_entropy(logits, target, reduction="sum")
+        right = (logits.detach().argmax(-1) == target).sum()
+        return StepOutput(total=total, count=len(at), metrics={"token_accuracy": right / max(len(at), 1)})
 
-    def hidden(self, embeddings: Tensor, is_padding: Tensor, positions: Tensor) -> Tensor:
-        """float[B, L, D], the last hidden states of the language model."""
-        # The 2D mask is passed even without padding: from gaps in the positions alone `transformers` would
-        # conclude that several samples were packed into the row, and keep them apart.
-        decoder = self.language.get_decoder()
-        out = decoder(inputs_embeds=embeddings, attention_mask=(~is_padding).long(), position_ids=positions)
+    def hidden(self, embeddings: Tensor, reading: Reading) -> Tensor:
+        """float[K, D], the last hidden states of the language model."""
+        positions = send(reading.positions, embeddings.device)
+        if self.config.rows == "packed":
+            where = packed.segments(reading.lengths, embeddings.device)
+            return packed.decode(self.language, embeddings, positions, where)
+        spread = 1.5 if self.config.rows == "grouped" else float("inf")
+        least = max(reading.whole) if not self.vrl.shorten else 0
+        rows, places = embeddings.split(reading.lengths), positions.split(reading.lengths)
+        found: dict[int, Tensor] = {}
+        for members in like_lengths(reading.lengths, spread):
+            longest = max(reading.lengths[row] for row in members)
+            length = max(longest, least, self.config.pad_to or 0)
+            out = self._padded([rows[row] for row in members], [places[row] for row in members], length)
+            found |= {row: out[number, : reading.lengths[row]] for number, row in enumerate(members)}
+        return torch.cat([found[row] for row in range(len(rows))])
+
+    def _padded(self, rows: Sequence[Tensor], positions: Sequence[Tensor], length: int) -> Tensor:
+        """float[B, L, D] of rows padded to `length`."""
+        short = [len(row) for row in rows]
+        embeddings = F.pad(pad_sequence(list(rows), batch_first=True), (0, 0, 0, length - max(short)))
+        places = F.pad(pad_sequence(list(positions), batch_first=True), (0, length - max(short)))
+        seen = torch.arange(length)[None] < torch.tensor(short)[:, None]
+        # The 2D mask is passed even without padding: from gaps in the positions alone `transformers` would conclude
+        # that several samples were packed into the row, and keep them apart.
+        out = self.language.get_decoder()(
+            inputs_embeds=embeddings, attention_mask=send(seen.long(), embeddings.device), position_ids=places
+        )
         return out.last_hidden_state
 
     @torch.inference_mode()
     def predict(self, batch: ChatBatch) -> list[AnswerPrediction]:
-        """Greedy answers to batches of `predict_collator`, one row at a time."""
-        embeddings, _ = self.embed(batch)
-        answers = []
-        for row in range(len(batch.ids)):
-            kept = ~batch.is_padding[row]
-            ids = self.greedy(embeddings[row : row + 1, kept])
-            answers.append(
-                AnswerPrediction(
-                    id=batch.ids[row],
-                    image_id=batch.image_ids[row],
-                    question=batch.questions[row],
-                    answer=str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip(),
-                    truth=batch.truths[row],
-                )
+        """Greedy answers to batches of `predict_collator`, one for each row."""
+        reading = self.read(batch)
+        rows = self.embed(batch, reading).split(reading.lengths)
+        tokens = answer_tokens(self, rows, self.config.max_new_tokens)
+        return [
+            AnswerPrediction(
+                id=batch.ids[row],
+                image_id=batch.image_ids[row],
+                question=batch.questions[row],
+                answer=str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip(),
+                truth=batch.truths[row],
+                family=batch.families[row],
             )
-        return answers
-
-    def greedy(self, embeddings: Tensor) -> list[int]:
-        """Tokens of the likeliest answer to float[1, L, D], its end mark left out."""
-        end, most = self.tokenizer.convert_tokens_to_ids(chat.END), self.config.max_new_tokens
-        if self.is_blind_to_answers:  # no token waits for another: one pass writes them all
-            blanks = torch.full((1, most - 1), self.hidden_token, device=embeddings.device)
-            row = torch.cat([embeddings, self.language.get_input_embeddings()(blanks).to(embeddings.dtype)], dim=1)
-            positions = torch.arange(row.shape[1], device=row.device)[None]
-            written = self.hidden(row, torch.zeros_like(positions, dtype=torch.bool), positions)[:, -most:]
-            ids = self.language.get_output_embeddings()(written)[0].argmax(-1).tolist()
-        else:
-            ids = self.language.generate(
-                inputs_embeds=embeddings,
-                attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device),
-                max_new_tokens=most,
-                do_sample=False,
-                eos_token_id=end,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )[0].tolist()
-        return ids[: ids.index(end)] if end in ids else ids
+            for row, ids in enumerate(tokens)
+        ]
 
 
-def like_lengths(lengths: Tensor, spread: float = 1.5) -> list[tuple[Tensor, int]]:
-    """Rows grouped so that no row is padded to more than `spread` times its length.
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
-    Args:
-        lengths: int64[B].
 
-    Returns:
-        for each group, its rows int64[K] and the longest length among them; every row is in one group.
-    """
-    order = lengths.argsort(stable=True)
-    ranked = lengths[order].tolist()
-    groups, start = [], 0
-    for at in range(1, len(ranked) + 1):
-        if at == len(ranked) or ranked[at] > spread * ranked[start]:
-            groups.append((order[start:at], ranked[at - 1]))
-            start = at
+def like_lengths(lengths: Sequence[int], spread: float = 1.5) -> list[list[int]]:
+    """Rows grouped so that no row is padded to more than `spread` times its length; every row is in one group."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if not groups or lengths[row] > spread * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(row)
     return groups

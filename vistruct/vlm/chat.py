@@ -41,6 +41,12 @@ class Row:
     input_ids: list[int]
     labels: list[int]  # the token itself where it is part of an answer (its end mark included), else IGNORE
 
+    def cut(self, most: int, image_token: int) -> Row | None:
+        """The first `most` tokens, if every image and some of an answer is among them; else None."""
+        if image_token in self.input_ids[most:] or all(label == IGNORE for label in self.labels[:most]):
+            return None
+        return Row(input_ids=self.input_ids[:most], labels=self.labels[:most])
+
 
 def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokenizer, *, answer: bool = False) -> Row:
     """Write a conversation as one row.
@@ -51,14 +57,18 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
         answer: end with an open assistant turn, for generation.
 
     Raises:
-        UserError: the number of `<image>` marks is not the number of images.
+        UserError: the number of `<image>` marks is not the number of images, or a text holds the token that stands
+            for a piece of an image.
     """
     images = iter(image_tokens)
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     ids: list[int] = []
     labels: list[int] = []
 
     def add(text: str, supervised: bool) -> None:
         tokens = tokenizer.encode(text, add_special_tokens=False)
+        if image_token in tokens:
+            raise UserError(f"a text holds {IMAGE_TOKEN} itself", fix="only <image> stands for an image: remove it")
         ids.extend(tokens)
         labels.extend(tokens if supervised else [IGNORE] * len(tokens))
 
@@ -68,10 +78,17 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
             add(f"{turn.text}{END}", supervised=True)
             add("\n", supervised=False)
             continue
-        text = turn.text
-        while turn.role == "user" and IMAGE_PLACE in text:
-            text = text.replace(IMAGE_PLACE, f"{IMAGE_START}{IMAGE_TOKEN * next(images)}{IMAGE_END}", 1)
-        add(f"{START}{turn.role}\n{text}{END}\n", supervised=False)
+        # The pieces around an image end and begin with added tokens, so that they can be encoded apart; hundreds of
+        # image tokens in a text are slow to find again.
+        pieces = turn.text.split(IMAGE_PLACE) if turn.role == "user" else [turn.text]
+        for number, piece in enumerate(pieces):
+            before = f"{START}{turn.role}\n" if number == 0 else IMAGE_END
+            after = IMAGE_START if number < len(pieces) - 1 else f"{END}\n"
+            add(before + piece + after, supervised=False)
+            if number < len(pieces) - 1:
+                visual = next(images)
+                ids.extend([image_token] * visual)
+                labels.extend([IGNORE] * visual)
     if answer:
         add(f"{START}assistant\n", supervised=False)
     return Row(input_ids=ids, labels=labels)

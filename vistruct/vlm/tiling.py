@@ -52,18 +52,29 @@ def choose_grid(size_hw: tuple[int, int], tiling: Tiling, max_tiles: int) -> tup
     return best
 
 
-def tile(image: Tensor, tiling: Tiling, num_images: int = 1) -> Tensor:
+def num_tiles(size_hw: tuple[int, int], tiling: Tiling, num_images: int = 1, max_tiles: int | None = None) -> int:
+    """How many tiles `tile` makes of an image of this size, the thumbnail included."""
+    columns, rows = choose_grid(size_hw, tiling, _limit(tiling, num_images, max_tiles))
+    return columns * rows + (tiling.thumbnail and columns * rows > 1)
+
+
+def _limit(tiling: Tiling, num_images: int, max_tiles: int | None) -> int:
+    return max(1, (tiling.max_tiles if max_tiles is None else max_tiles) // num_images)
+
+
+def tile(image: Tensor, tiling: Tiling, num_images: int = 1, max_tiles: int | None = None) -> Tensor:
     """Cut an image into tiles, row by row, the thumbnail last.
 
     Args:
         image: uint8[3, H, W].
         num_images: how many images share the sample's tiles.
+        max_tiles: of this sample, instead of `tiling.max_tiles`.
 
     Returns:
         uint8[T, 3, size, size].
     """
     size = tiling.size
-    columns, rows = choose_grid((image.shape[1], image.shape[2]), tiling, max(1, tiling.max_tiles // num_images))
+    columns, rows = choose_grid((image.shape[1], image.shape[2]), tiling, _limit(tiling, num_images, max_tiles))
     resized = _resize(image, rows * size, columns * size)
     tiles = resized.view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4).reshape(-1, 3, size, size)
     if tiling.thumbnail and len(tiles) > 1:

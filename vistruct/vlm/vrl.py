@@ -3,11 +3,16 @@
 Source: Li et al., ViTP, arXiv:2509.17562, equations 3 and 4.
 Differs: the published code has one flag both for how often to drop and for how much (0.75 drops in a quarter of the
 steps), works for one sample only, and pads the rows back to full length; here chance and share are two fields, each
-row draws for itself, and rows really get shorter. Positions are not renumbered, as in the source.
-Shapes: B rows, L tokens in a row (text and image), K tokens in the longest kept row, D width.
+row draws for itself, and rows really get shorter. Positions are not renumbered, as in the source. `drop_at="patches"`
+is ours: whole cells of patches are dropped before the backbone, which then works less too, but learns from sparse
+images only.
+Shapes: N tokens of B rows end to end; T tiles of C cells (visual tokens) each.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,10 +23,17 @@ from vistruct.ops.seeds import derive
 
 
 class Vrl(Part):
-    """How often rows lose visual tokens, and how many of them."""
+    """How often visual tokens are dropped, how many of them, and where."""
 
-    drop_prob: float = Field(1.0, ge=0, le=1)  # chance that a row is dropped from at all
-    drop_ratio: float = Field(0.75, ge=0, lt=1)  # share of the row's image tokens that go; whole tokens, rounded down
+    drop_prob: float = Field(1.0, ge=0, le=1)  # chance that a row (or tile) is dropped from at all
+    drop_ratio: float = Field(0.75, ge=0, lt=1)  # share of its image tokens that go; whole tokens, rounded down
+    drop_at: Literal["tokens", "patches"] = "tokens"  # of a row behind the projector; of a tile before the backbone
+    shorten: bool = True  # False: rows are padded back to their length, as the published code does; saves nothing
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever dropped."""
+        return self.drop_prob > 0 and self.drop_ratio > 0
 
 
 OFF = Vrl(drop_prob=0.0, drop_ratio=0.0)
@@ -32,49 +44,47 @@ PRESETS = {
 }
 
 
-def keep_mask(is_image: Tensor, vrl: Vrl, seeds: Tensor) -> Tensor:
+def keep_tokens(is_image: Tensor, lengths: Sequence[int], vrl: Vrl, seeds: Sequence[int]) -> Tensor:
     """Choose the tokens that stay: all text, and a random part of each row's image tokens.
 
     Args:
-        is_image: bool[B, L], true at image tokens.
-        vrl: how often and how much.
-        seeds: int64[B], one for each row, so that a row's choice does not depend on its batch.
+        is_image: bool[N], true at image tokens.
+        lengths: tokens of each row.
+        seeds: one for each row, so that a row's choice does not depend on its batch.
 
     Returns:
-        bool[B, L], true at the tokens to keep.
+        bool[N], true at the tokens to keep.
     """
     keep = torch.ones_like(is_image)
-    if vrl.drop_prob == 0.0 or vrl.drop_ratio == 0.0:
-        return keep
-    for row, seed in enumerate(seeds.tolist()):  # the generator stays on the CPU: the same choice on every device
-        generator = torch.Generator().manual_seed(derive(seed, "vrl"))
-        if torch.rand((), generator=generator) >= vrl.drop_prob:
-            continue
-        image = is_image[row].nonzero().squeeze(1)  # [n]
-        num_drop = int(len(image) * vrl.drop_ratio)
-        chosen = torch.randperm(len(image), generator=generator)[:num_drop].to(image.device)
-        keep[row, image[chosen]] = False
+    start = 0
+    for length, seed in zip(lengths, seeds, strict=True):
+        image = is_image[start : start + length].nonzero().squeeze(1) + start  # [n]
+        keep[image[_dropped(len(image), vrl, seed)]] = False
+        start += length
     return keep
 
 
-def shorten(keep: Tensor, *rows: Tensor, fill: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """Gather the kept tokens of each row to the left, in order, and cut all rows to the longest.
+def keep_cells(num_cells: int, vrl: Vrl, seeds: Sequence[int]) -> Tensor:
+    """Choose the cells of each tile that enter the backbone; every tile that is dropped from keeps equally many.
 
     Args:
-        keep: bool[B, L].
-        rows: tensors [B, L, ...].
-        fill: for each tensor, the value in the places behind a row's last kept token.
+        num_cells: C.
+        seeds: one for each tile.
 
     Returns:
-        the tensors as [B, K, ...].
+        bool[T, C].
     """
-    num_kept = keep.sum(dim=1)  # [B]
-    longest = int(num_kept.max())
-    order = torch.argsort(~keep, dim=1, stable=True)[:, :longest]  # kept first, order unchanged
-    empty = torch.arange(longest, device=keep.device)[None] >= num_kept[:, None]  # [B, K]
-    out = []
-    for tensor, value in zip(rows, fill, strict=True):
-        index = order.view(*order.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
-        hole = empty.view(*empty.shape, *[1] * (tensor.dim() - 2))
-        out.append(tensor.gather(1, index).masked_fill(hole, value))
-    return tuple(out)
+    keep = torch.ones(len(seeds), num_cells, dtype=torch.bool)
+    for tile, seed in enumerate(seeds):
+        keep[tile, _dropped(num_cells, vrl, seed)] = False
+    return keep
+
+
+def _dropped(number: int, vrl: Vrl, seed: int) -> Tensor:
+    """int64[...], which of `number` tokens go."""
+    if not vrl.is_on:
+        return torch.zeros(0, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(derive(seed, "vrl"))
+    if torch.rand((), generator=generator) >= vrl.drop_prob:
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.randperm(number, generator=generator)[: int(number * vrl.drop_ratio)]

@@ -1,0 +1,217 @@
+"""Samples -> rows of tokens, laid end to end, and the tiles that they show."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from vistruct.contracts import Measure, Record, Sample, Turn
+from vistruct.errors import UserError
+from vistruct.ops.seeds import derive
+from vistruct.vlm import chat
+from vistruct.vlm.tiling import Tiling, num_tiles, tile
+
+TOO_LONG = "left out: an image or every answer lies beyond the longest row"
+CUT = "cut to the longest row"
+
+
+@dataclass(kw_only=True)
+class ChatBatch:
+    """Rows end to end, without padding; only the tiles, which are large, ever move to the device from here.
+
+    Several rows may ask about the same image: `tiles` holds it once, `mentions` says which tiles each row shows.
+    """
+
+    ids: list[str]  # of the rows' samples
+    image_ids: list[str]
+    owners: list[int]  # which of the batch's samples each row is of
+    families: list[str]  # of each row's last question
+    seeds: list[int]  # of each row
+    lengths: list[int]  # tokens of each row
+    tiles: Tensor  # uint8[T, 3, S, S], channels last in memory
+    tile_seeds: list[int]
+    mentions: Tensor  # int64[M], tiles in the order in which the rows mention them
+    input_ids: Tensor  # int64[N]
+    labels: Tensor  # int64[N]
+    questions: list[str]  # the last user turn of each row, without an image mark before or behind it
+    truths: list[str]  # the answer after it, "" if there is none
+
+    def to(self, device: torch.device) -> Self:
+        return dataclasses.replace(self, tiles=send(self.tiles, device))
+
+    def pin_memory(self) -> Self:
+        """For the loader: page-locked tiles travel while the device computes."""
+        return dataclasses.replace(self, tiles=self.tiles.pin_memory())
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for what it is computing."""
+    if device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One row before it is a tensor."""
+
+    row: chat.Row
+    question: str
+    images: int = 0  # how many of the sample's images it shows, from the first on
+    is_cut: bool = False
+    truth: str = ""
+    family: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatCollator:
+    """Samples -> ChatBatch; holds the tokenizer and no weights, so that it can travel to a worker."""
+
+    tokenizer: Any  # PreTrainedTokenizerFast
+    tiling: Tiling
+    tokens_per_tile: int
+    independent: bool = False  # see `InstructConfig`
+    image_last: bool = False
+    max_tokens: int | None = None  # of a row
+    system: str = ""  # said first where a conversation has no system turn; "": nothing
+    generate: bool = False  # a row for each question, ending where its answer begins; the answer becomes the truth
+
+    def __call__(self, samples: Sequence[Sample]) -> ChatBatch:
+        """Nothing at all becomes a row of one token that teaches nothing, so that ranks stay in step.
+
+        Raises:
+            UserError: a sample that `measurer` leaves out.
+        """
+        tiles: list[Tensor] = []
+        tile_seeds: list[int] = []
+        rows: list[Asked] = []
+        mentions: list[int] = []
+        owners: list[tuple[int, int]] = []  # of each row, its sample and which question of the sample's it is
+        for number, sample in enumerate(samples):
+            cut = [tile(image, self.tiling, len(sample.images), sample.max_tiles) for image in sample.images]
+            first, ends = len(tile_seeds), [0, *itertools.accumulate(map(len, cut))]
+            tiles += cut
+            tile_seeds += [derive(sample.seed, "tile", at) for at in range(ends[-1])]
+            asked = self.rows(sample.turns, sample.families, [len(t) for t in cut])
+            if not isinstance(asked, list):
+                raise UserError(asked, where=sample.id, fix="raise task.max_tokens, or leave this sample out")
+            rows += asked
+            for one in asked:
+                mentions += range(first, first + ends[one.images])
+            owners += [(number, at) for at in range(len(asked))]
+        if not rows:
+            end = self.tokenizer.convert_tokens_to_ids(chat.END)
+            rows = [Asked(row=chat.Row(input_ids=[end], labels=[chat.IGNORE]), question="")]
+            owners = [(-1, 0)]
+        size = self.tiling.size
+        own = [samples[number] if number >= 0 else None for number, _ in owners]
+        return ChatBatch(
+            ids=[s.id for s in own if s is not None],
+            image_ids=[s.image_id for s in own if s is not None],
+            owners=[number for number, _ in owners],
+            families=[r.family for r in rows],
+            seeds=[0 if s is None else derive(s.seed, "row", at) for s, (_, at) in zip(own, owners, strict=True)],
+            lengths=[len(r.row.input_ids) for r in rows],
+            tiles=torch.cat(tiles) if tiles else torch.zeros(0, 3, size, size, dtype=torch.uint8),
+            tile_seeds=tile_seeds,
+            mentions=torch.tensor(mentions, dtype=torch.int64),
+            input_ids=torch.tensor([i for r in rows for i in r.row.input_ids], dtype=torch.int64),
+            labels=torch.tensor([i for r in rows for i in r.row.labels], dtype=torch.int64),
+            questions=[r.question for r in rows],
+            truths=[r.truth for r in rows],
+        )
+
+    def rows(self, turns: Sequence[Turn], families: Sequence[str], tiles: Sequence[int]) -> list[Asked] | str:
+        """The rows of one sample, or why it has none.
+
+        Args:
+            turns: the conversation.
+            families: of each of its answers; empty: not known.
+            tiles: of each image.
+        """
+        counts = [number * self.tokens_per_tile for number in tiles]
+        turns = chat.with_marks(turns, len(counts))
+        if self.system and (not turns or turns[0].role != "system"):
+            turns = [Turn(role="system", text=self.system), *turns]
+        whole = chat.apart(turns, image_last=self.image_last) if self.independent else [tuple(turns)]
+        out, answered = [], 0
+        for one in whole:
+            for asked in questions_of(one) if self.generate else [one]:
+                shown, truth = list(asked), ""
+                if self.generate and shown and shown[-1].role == "assistant":
+                    truth = shown.pop().text
+                answered += 1 if self.generate or self.independent else 0
+                marks = sum(turn.text.count(chat.IMAGE_PLACE) for turn in shown if turn.role == "user")
+                row = whole_row = chat.encode(shown, counts[:marks], self.tokenizer, answer=self.generate)
+                if self.max_tokens is not None and len(row.input_ids) > self.max_tokens and not self.generate:
+                    row = row.cut(self.max_tokens, self.image_token)
+                    if row is None:
+                        return TOO_LONG
+                last = next((t.text for t in reversed(shown) if t.role == "user"), "")
+                out.append(
+                    Asked(
+                        row=row,
+                        images=marks,
+                        is_cut=row is not whole_row,
+                        question=last.removeprefix(f"{chat.IMAGE_PLACE}\n").removesuffix(f"\n{chat.IMAGE_PLACE}"),
+                        truth=truth,
+                        family=families[answered - 1] if 0 < answered <= len(families) else "",
+                    )
+                )
+        return out
+
+    @cached_property
+    def image_token(self) -> int:
+        """What stands for one visual token."""
+        return self.tokenizer.convert_tokens_to_ids(chat.IMAGE_TOKEN)
+
+
+def questions_of(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+    """A conversation up to each of its answers; all of it where it has none."""
+    ends = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+    return [tuple(turns[: end + 1]) for end in ends] or [tuple(turns)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatMeasurer:
+    """How many tokens and tiles a conversation will be, from its text and the sizes of its images alone."""
+
+    collator: ChatCollator
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over the tokenizer and every setting that changes a row."""
+        own = self.collator
+        said = {
+            "tokenizer": own.tokenizer.backend_tokenizer.to_str(),
+            "tiling": own.tiling.model_dump(mode="json"),
+            "rest": [own.tokens_per_tile, own.independent, own.image_last, own.max_tokens, own.system],
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def __call__(self, record: Record, sizes_hw: Sequence[tuple[int, int]]) -> Measure:
+        own = self.collator
+        tiles = [num_tiles(size, own.tiling, len(sizes_hw), record.max_tiles) for size in sizes_hw]
+        try:
+            rows = own.rows(record.turns, record.families, tiles)
+        except UserError as error:
+            rows = f"left out: {error.what}"
+        if not isinstance(rows, list):
+            return Measure(tokens=0, visual=0, supervised=0, tiles=sum(tiles), reason=rows, is_left_out=True)
+        tokens = sum(len(r.row.input_ids) for r in rows)
+        return Measure(
+            tokens=tokens,
+            visual=sum(r.row.input_ids.count(own.image_token) for r in rows),
+            supervised=sum(label != chat.IGNORE for r in rows for label in r.row.labels),
+            tiles=sum(tiles),
+            reason=CUT if any(r.is_cut for r in rows) else "",
+        )

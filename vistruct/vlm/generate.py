@@ -1,0 +1,57 @@
+"""Greedy answers, several rows at a time, with the keys and values of what was read kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vistruct.vlm import chat, packed
+
+
+@torch.inference_mode()
+def answer_tokens(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]:
+    """Tokens of the likeliest answer to each row, end marks left out.
+
+    Args:
+        task: Instruct.
+        rows: float[L, D] each, embeddings that end with an open answer.
+        most: tokens of an answer.
+    """
+    if not rows:
+        return []
+    written = _at_once(task, rows, most) if task.is_blind_to_answers else _one_by_one(task, rows, most)
+    end = task.tokenizer.convert_tokens_to_ids(chat.END)
+    return [ids[: ids.index(end)] if end in ids else ids for ids in written]
+
+
+def _one_by_one(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]:
+    longest = max(map(len, rows))
+    # Padded on the left, so that every row goes on at the same place.
+    embeddings = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    seen = torch.stack([torch.arange(longest) >= longest - len(row) for row in rows]).to(embeddings.device)
+    out = task.language.generate(
+        inputs_embeds=embeddings,
+        attention_mask=seen.long(),
+        max_new_tokens=most,
+        do_sample=False,
+        eos_token_id=task.tokenizer.convert_tokens_to_ids(chat.END),
+        pad_token_id=task.hidden_token,
+    )
+    return out.tolist()
+
+
+def _at_once(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]:
+    """Of a model that never reads its own answer no token waits for another: one pass writes them all."""
+    blanks = torch.full((most - 1,), task.hidden_token, device=rows[0].device)
+    tail = task.language.get_input_embeddings()(blanks).to(rows[0].dtype)
+    whole = [torch.cat([row, tail]) for row in rows]
+    lengths = [len(row) for row in whole]
+    device = tail.device
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    hidden = packed.decode(task.language, torch.cat(whole), positions, packed.segments(lengths, device))
+    last = torch.stack([row[-most:] for row in hidden.split(lengths)])  # [B, most, D]
+    return task.language.get_output_embeddings()(last).argmax(-1).tolist()
