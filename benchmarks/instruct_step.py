@@ -22,8 +22,9 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.contracts import DataInfo, Sample, Turn
-from vistruct.tasks.instruct import ChatBatch, Instruct, InstructConfig
+from vistruct.tasks.instruct import ChatBatch, InstructConfig
 from vistruct.vlm.language import LanguageConfig
+from vistruct.vlm.names import LanguageNames, to_ours
 from vistruct.vlm.tiling import Tiling
 from vistruct.vlm.vrl import PRESETS
 
@@ -55,7 +56,7 @@ def main() -> None:
             text_config={"model_type": "qwen2", **QWEN}, image_token_id=ours.image_token, downsample_ratio=0.5,
         )
     )  # fmt: skip
-    same_weights(ours, theirs)
+    ours.load_state_dict(to_ours(theirs.state_dict(), "transformers", LanguageNames.of(ours.language))[0])
     batch = ours.collator([sample(i) for i in range(2)])
     optimizers = {
         "transformers": torch.optim.AdamW(theirs.parameters(), lr=1e-6),
@@ -108,21 +109,6 @@ def sample(index: int) -> Sample:
         )
     )
     return Sample(id=str(index), image_id=str(index), seed=index, images=[image], turns=turns)
-
-
-def same_weights(ours: Instruct, theirs: InternVLForConditionalGeneration) -> None:
-    state = theirs.state_dict()
-    ours.backbone.load_state_dict(ours.backbone.convert_keys(state))
-    names = {"layer_norm": "0", "linear_1": "1", "linear_2": "3"}
-    ours.projector.load_state_dict(
-        {
-            f"{names[name]}.{kind}": state[f"model.multi_modal_projector.{name}.{kind}"]
-            for name in names
-            for kind in ("weight", "bias")
-        }
-    )
-    language = {k.replace("model.language_model.", "model."): v for k, v in state.items() if "language_model" in k}
-    ours.language.load_state_dict(language | {"lm_head.weight": state["lm_head.weight"]})
 
 
 def report(batch: ChatBatch, first: dict[str, float], seconds: dict[str, float]) -> None:

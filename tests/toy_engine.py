@@ -69,7 +69,7 @@ class ToyDataConfig(Part):
     poison: int = -1
     fingerprint: str = "0" * 64
 
-    def build(self) -> ToyDataset:
+    def build(self, cache: Path | None = None) -> ToyDataset:
         return ToyDataset(self.size, self.broken, self.poison, self.fingerprint)
 
 
@@ -114,6 +114,9 @@ class ToyBackbone(nn.Module):
         for block in self.blocks:
             x = x + self.drop(block(x).relu())
         return x
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        return list(self.blocks)
 
     def layer_of(self, name: str) -> tuple[int, int]:
         return (int(name.split(".")[1]) + 1 if name.startswith("blocks") else 0), 2

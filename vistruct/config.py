@@ -20,6 +20,7 @@ from vistruct.errors import UserError, closest
 KINDS = {
     "boxes": "vistruct.data.dataset:BoxDataConfig",
     "chat": "vistruct.data.dataset:ChatDataConfig",
+    "mix": "vistruct.data.mix:MixDataConfig",
     "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
     "simple_pyramid": "vistruct.necks.simple_pyramid:SimplePyramidConfig",
     "fcos": "vistruct.heads.fcos:FcosConfig",
@@ -27,6 +28,7 @@ KINDS = {
     "detect": "vistruct.tasks.dense:DetectConfig",
     "instruct": "vistruct.tasks.instruct:InstructConfig",
     "coco_boxes": "vistruct.metrics.coco:CocoBoxesConfig",
+    "answers": "vistruct.metrics.answers:AnswersConfig",
     "mean_loss": "vistruct.metrics.loss:MeanLossConfig",
 }
 
@@ -58,6 +60,7 @@ class AdamW(Part):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)  # learning-rate factor from one backbone block to the one below
+    fused: bool = True  # one kernel for a step; the same numbers, several times faster
 
 
 class Schedule(Part):
@@ -100,6 +103,7 @@ class Eval(Part):
 
     data: AnyPart
     metric: AnyPart
+    at_end: bool = False  # only after the last step: answers take their time
 
 
 class Run(Part):

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from transformers import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-from vistruct.backbones.intern_vit import InternVitConfig, convert_keys, resize_positions, sincos_positions
+from vistruct.backbones.intern_vit import InternVitConfig, resize_positions, sincos_positions
+from vistruct.backbones.intern_vit_names import convert_keys, to_transformers
 from vistruct.errors import UserError
 
 TINY = InternVitConfig(width=64, depth=3, heads=4, mlp_width=128, patch=14, image_size=56)
@@ -51,6 +52,25 @@ def test_transformers_weights_give_transformers_output(width, depth, heads):
     ours.load_state_dict(convert_keys(theirs.state_dict()))
     image = torch.randn(2, 3, 56, 56)
     assert_close(ours.hidden(image), theirs(image).last_hidden_state, atol=2e-5, rtol=1e-4)
+
+
+def test_names_of_transformers_and_back_keep_every_bit(original):
+    config = InternVLVisionConfig(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, image_size=[56, 56],
+        patch_size=[14, 14], attention_bias=True,
+    )  # fmt: skip
+    theirs = to_transformers(original.tensors)
+    InternVLVisionModel(config).load_state_dict(theirs, strict=True)
+    back = convert_keys(theirs)
+    assert back.keys() == original.tensors.keys()
+    assert all(torch.equal(back[name], value) for name, value in original.tensors.items())
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+def test_a_missing_third_of_a_fused_matrix_is_missed_and_not_a_crash(original, part):
+    state = to_transformers(original.tensors)
+    del state[f"encoder.layer.1.attention.{part}_proj.weight"]
+    assert original.tensors.keys() - convert_keys(state).keys() == {"encoder.layers.1.attn.qkv.weight"}
 
 
 def test_published_300m_model_has_the_published_keys_and_shapes():

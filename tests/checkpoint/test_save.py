@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from vistruct.checkpoint.load import load_exactly, restore
-from vistruct.checkpoint.save import newest_good, save, steps, sweep
+from vistruct.checkpoint.load import load_exactly
+from vistruct.checkpoint.manifest import read_manifest
+from vistruct.checkpoint.restore import read_weights, restore
+from vistruct.checkpoint.save import newest_good, steps, sweep
+from vistruct.checkpoint.saver import save
 from vistruct.checkpoint.tensors import read_tensors, sha256, write_tensors
 from vistruct.errors import UserError
 
@@ -57,6 +60,16 @@ def test_what_was_saved_comes_back_bit_by_bit_optimiser_and_buffers_included(tmp
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
+def test_tied_weights_of_a_checkpoint_stay_tied(tmp_path):
+    write(tmp_path, 1)
+    assert "model/2.weight" not in read_manifest(tmp_path / "step_00000001").tensors
+    other, fresh = make(seed=1)
+    restore(tmp_path / "step_00000001", model=other, optimizer=fresh)
+    assert other[0].weight is other[2].weight
+    weights = read_weights(tmp_path / "step_00000001")
+    assert weights["2.weight"] is weights["0.weight"]
+
+
 def test_tied_weights_are_written_once_and_come_back_under_both_names(tmp_path):
     model, _ = make()
     write_tensors(tmp_path / "x.safetensors", model.state_dict())
@@ -91,22 +104,33 @@ def test_no_checkpoint_is_not_an_error(tmp_path):
     assert newest_good(tmp_path / "nothing", never) is None
 
 
-def flip(path: Path) -> None:
+SHARD = "shard_00000-of-00001.safetensors"
+
+
+def flip(path: Path, at: int = -1) -> None:
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
+
+
+def replace(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda path: flip(path / "model.safetensors"),
-        lambda path: flip(path / "optimizer.safetensors"),
-        lambda path: (path / "model.safetensors").write_bytes(b""),
-        lambda path: (path / "optimizer.safetensors").unlink(),
-        lambda path: (path / "state.json").write_text('{"format": 1, "sh'),
-        lambda path: (path / "state.json").write_text("[]"),
-        lambda path: (path / "state.json").unlink(),
+        lambda path: flip(path / SHARD),
+        lambda path: flip(path / SHARD, 20),
+        lambda path: (path / SHARD).write_bytes(b""),
+        lambda path: (path / SHARD).unlink(),
+        lambda path: (path / "manifest.json").write_text('{"format": 2, "sh'),
+        lambda path: (path / "manifest.json").write_text("[]"),
+        lambda path: replace(path / "manifest.json", '"step": 2', '"step": 3'),
+        lambda path: replace(path / "manifest.json", '"format": 2', '"format": 1'),
+        lambda path: (path / "manifest.json").unlink(),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, damage):
@@ -120,7 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, damage):
 
 def test_when_none_is_intact_the_run_does_not_silently_start_over(tmp_path):
     write(tmp_path, 1)
-    flip(tmp_path / "step_00000001" / "model.safetensors")
+    flip(tmp_path / "step_00000001" / SHARD)
     with pytest.raises(UserError, match="none of the 1 checkpoints"):
         newest_good(tmp_path, [].append)
 
@@ -128,14 +152,14 @@ def test_when_none_is_intact_the_run_does_not_silently_start_over(tmp_path):
 def test_a_damaged_newer_checkpoint_never_evicts_a_good_one(tmp_path):
     write(tmp_path, 1, keep=1)
     write(tmp_path, 5, keep=5)
-    flip(tmp_path / "step_00000005" / "model.safetensors")
+    flip(tmp_path / "step_00000005" / SHARD)
     write(tmp_path, 2, keep=1)  # the run went back to 1 and took a step
     assert newest_good(tmp_path, [].append) == tmp_path / "step_00000002"
 
 
 def test_a_damaged_checkpoint_is_replaced_when_the_run_gets_there_again(tmp_path):
     write(tmp_path, 5)
-    flip(tmp_path / "step_00000005" / "model.safetensors")
+    flip(tmp_path / "step_00000005" / SHARD)
     write(tmp_path, 5)
     assert newest_good(tmp_path, never) == tmp_path / "step_00000005"
     assert names(tmp_path) == ["step_00000005"]
@@ -145,7 +169,7 @@ def test_what_a_cut_short_save_left_is_swept(tmp_path):
     write(tmp_path, 1)
     partial = tmp_path / ".partial-step_00000002"
     partial.mkdir()
-    (partial / "model.safetensors").write_bytes(b"half")
+    (partial / SHARD).write_bytes(b"half")
     assert newest_good(tmp_path, never) == tmp_path / "step_00000001"
     assert sweep(tmp_path) == [".partial-step_00000002"]
     assert names(tmp_path) == ["step_00000001"]
@@ -167,16 +191,20 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
 
 def test_checkpoints_hold_no_pickle(tmp_path):
     write(tmp_path, 1)
-    assert names(tmp_path / "step_00000001") == ["model.safetensors", "optimizer.safetensors", "state.json"]
-    state = json.loads((tmp_path / "step_00000001" / "state.json").read_text())
-    assert state["sha256"]["model.safetensors"] == sha256(tmp_path / "step_00000001" / "model.safetensors")
+    assert names(tmp_path / "step_00000001") == ["manifest.json", SHARD]
+    values = json.loads((tmp_path / "step_00000001" / "manifest.json").read_text())
+    shard = tmp_path / "step_00000001" / SHARD
+    assert values["files"] == {SHARD: {"bytes": shard.stat().st_size, "sha256": sha256(shard)}}
+    first = {"dtype": "float32", "shape": [4, 4], "pieces": [{"file": SHARD, "offset": 0}]}
+    assert values["tensors"]["model/0.weight"] == values["tensors"]["optimizer/0.weight/exp_avg"] == first
+    assert values["aliases"] == {"model/2.weight": "model/0.weight"}
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
     write(tmp_path, 1)
     other = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(UserError) as caught:
-        load_exactly(other, read_tensors(tmp_path / "step_00000001" / "model.safetensors"), tmp_path)
+        load_exactly(other, read_weights(tmp_path / "step_00000001"), tmp_path)
     assert "1 missing (2.bias)" in caught.value.what
     assert "1 of another shape (2.weight)" in caught.value.what
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy_engine import ToyBackbone
 
+from vistruct.checkpoint.shards import write_shards
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.errors import UserError
 
@@ -51,11 +52,14 @@ def test_a_safetensors_file_is_taken_whole(tmp_path):
     assert "6 of 6 tensors" in coverage.lines()[0]
 
 
-def test_a_directory_of_shards_is_one_file(tmp_path):
-    items = list(backbone(1).state_dict().items())
-    save_file(dict(items[:2]), tmp_path / "model-1.safetensors")
-    save_file(dict(items[2:]), tmp_path / "model-2.safetensors")
-    assert len(load_backbone(backbone(2), tmp_path).matched) == 6
+def test_a_directory_of_shards_is_read_by_its_index(tmp_path):
+    write_shards(tmp_path, backbone(1).state_dict(), max_bytes=100)
+    save_file({"embed.weight": torch.zeros(1)}, tmp_path / "stray.safetensors")
+    assert len(list(tmp_path.glob("model-*"))) > 1
+    model = backbone(2)
+    coverage = load_backbone(model, tmp_path)
+    assert (len(coverage.matched), coverage.unexpected) == (6, ())
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in backbone(1).state_dict().items())
 
 
 def test_a_public_layout_is_converted_and_resized_and_all_of_it_is_said(tmp_path):

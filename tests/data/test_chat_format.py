@@ -1,4 +1,4 @@
-"""Conversations as jsonl: what is read, what is counted, and what is said of a faulty line."""
+"""Conversations in every schema: what is read, what is left out and why, and that what is written reads back."""
 
 from __future__ import annotations
 
@@ -9,152 +9,211 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from vistruct.contracts import Record, Turn
 from vistruct.data.formats import chat, text
-from vistruct.errors import UserError
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-    return tmp_path
+from vistruct.data.formats.chat import Talk, parse
+from vistruct.data.formats.chat_turns import (
+    EMPTY_ANSWER,
+    EMPTY_QUESTION,
+    MALFORMED,
+    MISMATCH,
+    NOT_JSON,
+    REASONS,
+    VIDEO,
+    Defect,
+)
 
 
 def line(*turns: tuple[str, str], **more: object) -> dict[str, Any]:
     return {**more, "conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
 
 
-def saved(folder: Path, *lines: object) -> Path:
-    path = folder / "chat.jsonl"
-    path.write_text("\n".join(entry if isinstance(entry, str) else json.dumps(entry) for entry in lines))
-    return path
+def messages(*turns: tuple[str, object], **more: object) -> dict[str, Any]:
+    return {**more, "messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-def test_a_conversation_becomes_a_record(folder: Path) -> None:
-    path = saved(
-        folder,
-        line(("system", "Be brief."), ("human", "<image>\nHow many?"), ("gpt", "Three."), image="a.png", id=12),
-        line(
-            ("human", "<image> <image> differ?"),
-            ("gpt", "Yes"),
-            ("human", "Where?"),
-            ("gpt", "Top"),
-            image=["a.png", "b.png"],
+def of(entry: object) -> Talk:
+    return parse(entry if isinstance(entry, bytes) else json.dumps(entry).encode())
+
+
+def texts(talk: Talk) -> list[str]:
+    return [turn.text for turn in talk.turns]
+
+
+def test_a_conversation_is_read_with_its_turns_images_and_id() -> None:
+    talk = of(line(("system", "Be brief."), ("human", "<image>\nHow many?"), ("gpt", "3"), image="a.png", id=12))
+    assert talk == Talk(
+        turns=(
+            Turn(role="system", text="Be brief."),
+            Turn(role="user", text="<image>\nHow many?"),
+            Turn(role="assistant", text="3"),
         ),
-        line(("human", "Hello"), ("gpt", "Hi"), image=""),
-        line(("human", "Hello"), ("gpt", "Hi")),
+        images=("a.png",),
+        own_id="12",
     )
-    records, report = chat.read(path)
-    assert [record.id for record in records] == ["12", "chat.jsonl:2", "chat.jsonl:3", "chat.jsonl:4"]
-    assert records[0].turns == (
-        Turn(role="system", text="Be brief."),
-        Turn(role="user", text="<image>\nHow many?"),
-        Turn(role="assistant", text="Three."),
+
+
+@pytest.mark.parametrize(("image", "names"), [("", ()), (None, ()), ([], ()), ("a", ("a",)), (["a"], ("a",))])
+def test_image_is_a_path_a_list_or_nothing(image: object, names: tuple[str, ...]) -> None:
+    assert of(line(("human", "<image>" * len(names) + "Q"), ("gpt", "A"), image=image)).images == names
+
+
+def test_several_images_and_turns_keep_their_order() -> None:
+    turns = (("human", "<image> <image> differ?"), ("gpt", "Yes"), ("human", "<image>Where?"), ("gpt", "Top"))
+    talk = of(line(*turns, image=["b.png", "a.png", "b.png"]))
+    assert talk.images == ("b.png", "a.png", "b.png")
+    assert texts(talk) == [said for _, said in turns]
+
+
+def test_a_single_image_without_a_placeholder_goes_before_the_first_question() -> None:
+    talk = of(line(("system", "s"), ("human", "Q"), ("gpt", "A"), ("human", "R"), ("gpt", "B"), image="a.png"))
+    assert texts(talk) == ["s", "<image>\nQ", "A", "R", "B"]
+    assert talk.is_prepended
+    assert not of(line(("human", "Q<image>"), ("gpt", "A"), image="a.png")).is_prepended
+    assert of(line(("human", ""), ("gpt", "A"), image="a.png")).turns[0].text == "<image>\n"
+
+
+def test_families_stand_for_the_answers() -> None:
+    turns = (("human", "Q"), ("gpt", "A"), ("human", "R"), ("gpt", "B"))
+    assert of(line(*turns, families=["count", "where"])).families == ("count", "where")
+    assert of(line(*turns)).families == ()
+
+
+def test_keys_of_other_tools_do_not_matter() -> None:
+    more = {"width": 3, "height": "x", "length": 99, "video": "", "clip": None, "images": 4}
+    assert of(line(("human", "Q"), ("gpt", "A"), **more)) == of(line(("human", "Q"), ("gpt", "A")))
+
+
+# --- messages
+
+
+def test_messages_read_as_the_same_conversation() -> None:
+    spoken = line(("system", "s"), ("human", "<image>\nQ"), ("gpt", "A"), ("human", "R"), ("gpt", "B"), image="a.png")
+    typed = messages(("system", "s"), ("user", "<image>\nQ"), ("assistant", "A"), ("user", "R"), ("assistant", "B"))
+    for images in ({"images": ["a.png"]}, {"image": "a.png"}, {"images": [{"path": "a.png"}]}):
+        assert of(typed | images) == of(spoken)
+
+
+def test_parts_of_a_content_become_marks_and_paths_in_order() -> None:
+    content = [
+        {"type": "image", "image": "a.png"},
+        {"type": "text", "text": "and"},
+        {"type": "image_url", "image_url": {"url": "file:///b.png"}},
+        {"type": "image", "path": "c.png"},
+        {"type": "text", "text": "differ "},
+        {"type": "text", "text": "how?"},
+    ]
+    talk = of(messages(("user", content), ("assistant", [{"type": "text", "text": "A"}])))
+    assert texts(talk) == ["<image>\nand\n<image>\n<image>\ndiffer how?", "A"]
+    assert talk.images == ("a.png", "/b.png", "c.png")
+
+
+def test_parts_without_a_path_take_the_next_of_the_list() -> None:
+    first = [{"type": "image"}, {"type": "text", "text": "Q"}]
+    talk = of(
+        messages(("user", first), ("assistant", "A"), ("user", "<image>R"), ("assistant", "B"), images=["a", "b"])
     )
-    assert [record.images for record in records] == [
-        (folder / "a.png",), (folder / "a.png", folder / "b.png"), (), ()
-    ]  # fmt: skip
-    assert not report.counts
+    assert (texts(talk), talk.images) == (["<image>\nQ", "A", "<image>R", "B"], ("a", "b"))
+    mixed = [{"type": "image", "image": "x"}, {"type": "image"}, {"type": "text", "text": "Q"}]
+    assert of(messages(("user", mixed), ("assistant", "A"), images=["a"])).images == ("x", "a")
 
 
-def test_a_single_image_without_a_placeholder_goes_before_the_first_question(folder: Path) -> None:
-    (record,), report = chat.read(
-        saved(
-            folder,
-            line(("system", "s"), ("human", "Q"), ("gpt", "A"), ("human", "R"), ("gpt", "B"), image="a.png"),
-        )
-    )
-    assert [turn.text for turn in record.turns] == ["s", "<image>\nQ", "A", "R", "B"]
-    assert report.counts == {chat.PREPENDED: 1}
-
-
-def test_an_empty_answer_leaves_the_conversation_out_and_is_counted(folder: Path) -> None:
-    path = saved(
-        folder,
-        line(("human", "Q"), ("gpt", " \n")),
-        line(("human", "Q"), ("gpt", "A"), ("human", ""), ("gpt", "B")),
-        line(("human", "Q"), ("gpt", "A")),
-    )
-    records, report = chat.read(path)
-    assert [record.id for record in records] == ["chat.jsonl:3"]
-    assert report.counts == {chat.EMPTY_ANSWER: 1, chat.EMPTY_QUESTION: 1}
-    assert report.examples[chat.EMPTY_ANSWER] == ["chat.jsonl:1"]
-
-
-def test_an_id_that_repeats_gives_way_to_the_line(folder: Path) -> None:
-    path = saved(folder, *[line(("human", "Q"), ("gpt", "A"), id="x")] * 3)
-    assert [record.id for record in chat.read(path)[0]] == ["x", "chat.jsonl:2", "chat.jsonl:3"]
-
+# --- what is wrong
 
 GOOD = line(("human", "Q"), ("gpt", "A"))
+DEFECTS: list[tuple[object, str, str]] = [
+    (b'{"image": "a.png", ', NOT_JSON, "not valid json"),
+    (b'\xff\xfe{"a": 1}', NOT_JSON, "UTF-8"),
+    (b"[" * 100_000, NOT_JSON, "not"),
+    (json.dumps(line(("human", "Q\ud83d"), ("gpt", "A"))).encode(), NOT_JSON, "surrogates"),
+    ([1, 2], MALFORMED, "is an object"),
+    (3, MALFORMED, "is an object"),
+    ({"image": "a.png"}, MALFORMED, "no conversation"),
+    (line(), MALFORMED, "no conversation"),
+    ({"conversations": {"from": "human"}}, MALFORMED, "no conversation"),
+    (line(("gpt", "A")), MALFORMED, "turn 1 is from gpt"),
+    (line(("human", "Q"), ("human", "Q")), MALFORMED, "turn 2 is from human"),
+    (line(("human", "Q"), ("gpt", "A"), ("gpt", "A")), MALFORMED, "turn 3 is from gpt"),
+    (line(("human", "Q"), ("system", "s"), ("gpt", "A")), MALFORMED, "turn 2 is from system"),
+    (line(("system", "s"), ("system", "s"), ("human", "Q"), ("gpt", "A")), MALFORMED, "turn 2 is from system"),
+    (line(("human", "Q")), MALFORMED, "the last turn"),
+    (line(("system", "s")), MALFORMED, "the last turn"),
+    (line(("user", "Q"), ("gpt", "A")), MALFORMED, "'user'"),
+    ({"conversations": [{"from": ["human"], "value": "Q"}]}, MALFORMED, "turn 1 is from"),
+    ({"conversations": [{"from": "human"}]}, MALFORMED, "turn 1 has no text"),
+    ({"conversations": [{"from": "human", "value": 3}]}, MALFORMED, "turn 1 has no text"),
+    ({"conversations": ["Q", "A"]}, MALFORMED, "turn 1 has no text"),
+    (line(("human", "<image> <image>"), ("gpt", "A"), image="a.png"), MISMATCH, "2 x <image> in the text, but 1"),
+    (line(("human", "<image>"), ("gpt", "A"), image=["a", "b"]), MISMATCH, "1 x <image> in the text, but 2"),
+    (line(("human", "Q"), ("gpt", "A"), image=["a", "b"]), MISMATCH, "0 x <image> in the text, but 2"),
+    (line(("human", "<image>"), ("gpt", "A")), MISMATCH, "1 x <image> in the text, but 0"),
+    (line(("human", "Q"), ("gpt", "<image>"), image="a.png"), MISMATCH, "outside a human turn"),
+    (line(("human", "Q"), ("gpt", "A"), image=3), MALFORMED, "image is a path"),
+    (line(("human", "Q"), ("gpt", "A"), image=[""]), MALFORMED, "image is a path"),
+    (line(("human", "Q"), ("gpt", " \n")), EMPTY_ANSWER, "answer"),
+    (line(("human", "Q"), ("gpt", "A"), ("human", " "), ("gpt", "B")), EMPTY_QUESTION, "question"),
+    (line(("human", "<video>Q"), ("gpt", "A"), video="a.mp4"), VIDEO, "video"),
+    (line(("human", "Q"), ("gpt", "A"), families=["a", "b"]), MALFORMED, "families"),
+    (line(("human", "Q"), ("gpt", "A"), families=[3]), MALFORMED, "families"),
+    (messages(), MALFORMED, "no conversation"),
+    (messages(("human", "Q"), ("assistant", "A")), MALFORMED, "turn 1 is from 'human'"),
+    (messages(("tool", "Q"), ("assistant", "A")), MALFORMED, "'tool'"),
+    (messages(("user", "Q"), ("user", "A")), MALFORMED, "turn 2 is from user"),
+    (messages(("user", None), ("assistant", "A")), MALFORMED, "turn 1 has no text"),
+    (messages(("user", [{"type": "audio"}]), ("assistant", "A")), MALFORMED, "part of type 'audio'"),
+    (messages(("user", ["Q"]), ("assistant", "A")), MALFORMED, "part of type None"),
+    (messages(("user", [{"type": "text"}]), ("assistant", "A")), MALFORMED, "part of type 'text'"),
+    (messages(("user", [{"type": "video", "video": "a"}]), ("assistant", "A")), VIDEO, "video"),
+    (messages(("user", "Q"), ("assistant", "A"), videos=["a.mp4"]), VIDEO, "video"),
+    (messages(("user", [{"type": "image", "image": "https://a/b.png"}]), ("assistant", "A")), MALFORMED, "no file"),
+    (messages(("user", [{"type": "image", "image": "a"}, {"type": "image"}]), ("assistant", "A")), MISMATCH, "1 x"),
+    (messages(("user", "<image>"), ("assistant", "A")), MISMATCH, "1 x <image> in the text, but 0"),
+    (messages(("user", "<image>"), ("assistant", "A"), images=[3]), MALFORMED, "list of paths"),
+    (messages(("user", "<image>"), ("assistant", "A"), images=[{}]), MALFORMED, "list of paths"),
+    (messages(("user", "Q"), ("assistant", "<image>"), images=["a"]), MISMATCH, "outside a human turn"),
+    (messages(("user", "Q"), ("assistant", [])), EMPTY_ANSWER, "answer"),
+]
 
 
-@pytest.mark.parametrize(
-    ("bad", "words"),
-    [
-        ('{"image": "a.png", ', "not valid json"),
-        ("[1, 2]", "not an object|is an object"),
-        ({"image": "a.png"}, "no conversation"),
-        (line(), "no conversation"),
-        (line(("gpt", "A")), "turn 1 is from gpt"),
-        (line(("human", "Q"), ("human", "Q")), "turn 2 is from human"),
-        (line(("human", "Q"), ("gpt", "A"), ("gpt", "A")), "turn 3 is from gpt"),
-        (line(("human", "Q"), ("system", "s"), ("gpt", "A")), "turn 2 is from system"),
-        (line(("human", "Q")), "the last turn"),
-        (line(("system", "s")), "the last turn"),
-        (line(("user", "Q"), ("gpt", "A")), "'user'"),
-        ({"conversations": [{"from": "human"}]}, "turn 1 has no text"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "turn 1 has no text"),
-        (line(("human", "<image> <image>"), ("gpt", "A"), image="a.png"), "2 x <image> in the text, but 1"),
-        (
-            line(("human", "<image>"), ("gpt", "A"), image=["a.png", "b.png"]),
-            "1 x <image> in the text, but 2",
-        ),
-        (line(("human", "Q"), ("gpt", "A"), image=["a.png", "b.png"]), "0 x <image> in the text, but 2"),
-        (line(("human", "<image>"), ("gpt", "A")), "1 x <image> in the text, but 0"),
-        (line(("human", "Q"), ("gpt", "<image>"), image="a.png"), "outside a human turn"),
-        (line(("human", "Q"), ("gpt", "A"), image=3), "image is a path"),
-        (line(("human", "Q"), ("gpt", "A"), image=[""]), "image is a path"),
-    ],
-)
-def test_a_faulty_line_is_an_error_with_its_number_and_reason(folder: Path, bad: object, words: str) -> None:
-    path = saved(folder, GOOD, "", bad, GOOD)
-    with pytest.raises(UserError, match=words) as caught:
-        chat.read(path)
-    assert caught.value.where == f"{path}:3"
+@pytest.mark.parametrize(("bad", "reason", "words"), DEFECTS)
+def test_a_faulty_line_has_a_reason_words_and_a_way_out(bad: object, reason: str, words: str) -> None:
+    with pytest.raises(Defect) as caught:
+        of(bad)
+    assert caught.value.reason == reason
+    assert words in caught.value.what
     assert caught.value.fix
 
 
-def test_missing_images_are_counted_and_the_first_named_with_their_lines(folder: Path) -> None:
-    path = saved(folder, GOOD, *[line(("human", "Q"), ("gpt", "A"), image=f"no{n % 5}.png") for n in range(10)])
-    with pytest.raises(UserError, match=r"5 of 5 .*no0\.png \(chat\.jsonl:2\).*no2\.png.*, \.\.\.") as caught:
-        chat.read(path)
-    assert caught.value.where == f"{path}:2"
+def test_every_reason_has_a_case_above() -> None:
+    assert {reason for _, reason, _ in DEFECTS} == set(REASONS)
 
 
-def test_images_start_from_the_root_that_is_given(folder: Path) -> None:
-    (folder / "deep").mkdir()
-    path = saved(folder / "deep", line(("human", "Q"), ("gpt", "A"), image="a.png"))
-    assert chat.read(path, folder)[0][0].images == (folder / "a.png",)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["conversations", "messages", "from", "value", "role", "content", "type", "image", "text"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
 
 
-@pytest.mark.parametrize("content", ["", "\n \n"])
-def test_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(UserError, match="empty"):
-        chat.read(tmp_path / "a.jsonl")
+@settings(max_examples=200, deadline=None)
+@given(json_values)
+def test_no_json_value_ends_in_anything_but_a_talk_or_a_defect(value: object) -> None:
+    try:
+        outcome = of(value).turns[-1].role
+    except Defect as defect:
+        outcome = defect.reason
+    assert outcome in ("assistant", *REASONS)
 
 
-def test_a_line_separator_inside_a_text_does_not_end_the_line(folder: Path) -> None:
-    entry = line(("human", "one\u2028two\x85three"), ("gpt", "A"))
-    path = folder / "chat.jsonl"
-    assert chat.write(path, [entry, entry]) == 2
-    records, _ = chat.read(path)
-    assert [record.turns[0].text for record in records] == ["one\u2028two\x85three"] * 2
-
+# --- there and back
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: t.strip() and "<image>" not in t)
 
@@ -164,20 +223,22 @@ words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lam
     st.lists(st.lists(st.tuples(words, words), min_size=1, max_size=3), min_size=1, max_size=4),
     st.integers(0, 2),
 )
-def test_what_is_written_reads_back_the_same(folder: Path, chats: list[Any], num_images: int) -> None:
-    images = (folder / "a.png", folder / "b.png")[:num_images]
+def test_what_is_written_reads_back_the_same(tmp_path: Path, chats: list[Any], num_images: int) -> None:
+    images = (tmp_path / "a.png", tmp_path / "b.png")[:num_images]
     records = []
     for number, pairs in enumerate(chats):
         turns = [
             Turn(role=role, text=said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)
         ]
         turns[0] = Turn(role="user", text="<image>" * num_images + turns[0].text)
-        records.append(Record(id=f"c{number}", images=images, turns=tuple(turns)))
-    path = folder / "out.jsonl"
-    chat.write(path, [chat.row(record, folder) for record in records])
-    again, report = chat.read(path)
-    assert not report.counts
-    assert [(r.id, r.images, r.turns) for r in again] == [(r.id, r.images, r.turns) for r in records]
+        families = tuple(f"f{number}" for number in range(len(pairs))) if number % 2 else ()
+        records.append(Record(id=f"c{number}", images=images, turns=tuple(turns), families=families))
+    path = tmp_path / "out.jsonl"
+    chat.write(path, [chat.row(record, tmp_path) for record in records])
+    again = [parse(entry) for entry in path.read_bytes().splitlines()]  # of bytes: at \n, \r and \r\n alone
+    assert [(t.own_id, tuple(tmp_path / name for name in t.images), t.turns, t.families) for t in again] == [
+        (r.id, r.images, r.turns, r.families) for r in records
+    ]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

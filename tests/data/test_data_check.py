@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistruct.data.check import CheckResult, check, detect_format
+from vistruct.data.account import check_left_out
+from vistruct.data.check import CheckResult, check
 from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
+from vistruct.data.detect import detect_format
+from vistruct.data.formats import chat_turns
 from vistruct.errors import UserError
 from vistruct.samples import trees
 
@@ -160,11 +163,16 @@ def test_every_faulty_line_of_a_conversation_file_is_found_with_its_number(tmp_p
     result = check(path)
     assert (result.format, result.ok) == ("chat", False)
     places = [place for problem in result.problems if problem.effect == "stops training" for place in problem.places]
-    for number in (2, 3, 5, 6):
-        assert any(place.endswith(f":{number}") for place in places)
+    for number in (2, 3, 4, 5, 6, 7):
+        assert any(f":{number}" in place for place in places)
     assert any(place.endswith("cut.jpg") for place in places)
-    assert effects(result)["conversation left out: an answer is empty"] == ("left out", 1)
-    assert result.counts["conversations"] == 2
+    assert effects(result)[chat_turns.NOT_JSON] == ("stops training", 2)
+    assert result.counts["conversations"] == 1
+    allowed = check(path, max_left_out=6 / 7)
+    assert allowed.ok
+    assert effects(allowed)[chat_turns.EMPTY_ANSWER] == ("left out", 1)
+    with pytest.raises(UserError, match=r"chat\.jsonl: 6 of 7 lines"):
+        check_left_out(ChatDataConfig(jsonl=path).build().accounts, 0.01)
 
 
 def test_a_good_conversation_file_passes_as_it_does_in_training(tmp_path: Path) -> None:

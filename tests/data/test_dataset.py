@@ -188,7 +188,10 @@ def test_several_files_join_with_ids_that_stay_unique(tmp_path: Path) -> None:
     dataset = ChatDataConfig(jsonl=(chat_file(tmp_path), chat_file(other))).build()
     ids = [record.id for record in dataset.records]
     assert len(set(ids)) == 4
-    assert ids[:2] == ["chat.jsonl:1", "chat.jsonl:2"]
+    assert ids[2:] == ["other/chat.jsonl/chat.jsonl:1", "other/chat.jsonl/chat.jsonl:2"]
+    assert dataset.info.counts["other/chat.jsonl: conversations"] == 2
+    with pytest.raises(UserError, match="named twice"):
+        ChatDataConfig(jsonl=(tmp_path / "chat.jsonl", tmp_path / "chat.jsonl")).build()
     assert dataset.info.counts["images"] == 2
 
 

@@ -144,7 +144,7 @@ def test_what_travels_to_a_worker_can_travel_by_pickle():
     toy: Any = ToyDataset()
     fetch: Any = Loader(toy, collate, batch=2).fetch
     copied = pickle.loads(pickle.dumps(fetch))
-    assert torch.equal(copied[(0, 1)].images[0], fetch[(0, 1)].images[0])
+    assert torch.equal(copied[(0, 1)].value.images[0], fetch[(0, 1)].value.images[0])
 
 
 def test_the_order_of_an_epoch_is_a_permutation():

@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vistruct.engine.log import RunLog
-from vistruct.engine.progress import tracking
 from vistruct.errors import UserError
+from vistruct.progress import tracking
 
 
 def write(out_dir: Path, resumed_at: int, steps: range, offset: float = 0.0) -> None:

@@ -10,6 +10,7 @@ import torch
 from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConfig, toy_eval, toy_run
 
 from vistruct.checkpoint.load import load_model
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import Move, Run, read_run
@@ -115,7 +116,7 @@ def test_the_shipped_model_answers_as_the_trained_one(tmp_path):
     assert card.run == run
     assert card.info.class_names == ("toy",)
     trained = build(run, tmp_path / "again")
-    trained.task.load_state_dict(read_tensors(steps(out / "checkpoints")[0] / "model.safetensors"))
+    trained.task.load_state_dict(read_weights(steps(out / "checkpoints")[0]))
     batch = next(iter(loader_of(trained)))[0]
     answers = zip(task.predict(batch), trained.task.eval().predict(batch), strict=True)
     assert all(ours == pytest.approx(theirs, rel=1e-4) for (_, ours), (_, theirs) in answers)
@@ -177,7 +178,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_and_names_the_sa
     assert "s7" in report["samples"]
     assert len(report["samples"]) == 8
     for path in steps(tmp_path / "checkpoints"):
-        assert all(t.isfinite().all() for t in read_tensors(path / "model.safetensors").values())
+        assert all(t.isfinite().all() for t in read_weights(path).values())
     assert not (tmp_path / "model" / "model.json").exists()
     assert "not" in (tmp_path / "train.log").read_text()
 
@@ -241,7 +242,7 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
 
 def test_data_that_changed_since_the_run_began_is_refused(tmp_path, monkeypatch):
     train(toy_run(steps=2), tmp_path)
-    monkeypatch.setattr(ToyDataConfig, "build", lambda self: ToyDataset(self.size, fingerprint="f" * 64))
+    monkeypatch.setattr(ToyDataConfig, "build", lambda self, cache: ToyDataset(self.size, fingerprint="f" * 64))
     assert "has changed" in refused(toy_run(steps=2), tmp_path).what
 
 

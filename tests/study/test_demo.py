@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from vistruct.study import demo_report
+from vistruct.metrics.answers import by_family
+from vistruct.study import demo_answers, demo_report
 from vistruct.study.demo import BUDGETS, STARTS, detect_name, plan
 from vistruct.study.demo_report import gain, write_demo_report
 
@@ -33,8 +34,11 @@ def results(tmp_path, lift: float) -> dict:
         "target": {"num_labelled": 90, "num_tested": 189},
     }
     noise = rng.normal(0, 0.01, 8)
+    out["questions"] = {"line": "9 questions about 3 pictures", "jsonl": "y.jsonl"}
+    out["answers-untrained"] = {"figures": answers(0.0)}
     for start, cell in STARTS.items():
         out[cell] = {"run": str(run)}
+        out[f"answers-{start}"] = {"figures": answers(0.5 + (lift if start in ("plain", "vrl") else 0.0))}
         more = lift if start in ("plain", "vrl") else 0.0
         values = (0.7 + more + noise + rng.normal(0, 0.004, 8)).tolist()
         patch = dict.fromkeys(("5", "20", "50"), values)
@@ -52,6 +56,16 @@ def results(tmp_path, lift: float) -> dict:
                         "picture": str(picture),
                     }
     return out
+
+
+def answers(score: float) -> dict:
+    """What `answer` gives: a family of short answers, one of boxes, one of captions; the constant answers have 0.55."""
+    return {
+        "questions": 9.0, "accuracy": score, "accuracy_macro": score, "constant": 0.55,
+        "questions/presence": 3.0, "accuracy/presence": score, "constant/presence": 0.55, "yes/presence": 1.0,
+        "questions/ground_one": 3.0, "acc50/ground_one": score, "constant/ground_one": 0.55, "iou/ground_one": score,
+        "questions/caption": 3.0, "cider_d/caption": 10 * score, "constant/caption": 5.5, "bleu4/caption": None,
+    }  # fmt: skip
 
 
 class Text(HTMLParser):
@@ -90,7 +104,8 @@ def test_one_pair_proves_nothing():
 def test_report_says_gain_where_there_is_one_and_names_no_file_outside(tmp_path, monkeypatch):
     page = read(tmp_path, monkeypatch, 0.1)
     assert page.text.count("a gain") >= 3
-    assert page.tables >= 5
+    assert page.tables >= 6
+    assert "What the models themselves answer" in page.text
     assert page.links == []
     assert "mean nothing" not in page.text
 
@@ -131,3 +146,27 @@ def test_every_start_is_probed_and_detected_with_the_same_budget(tmp_path, name)
 def test_default_demo_has_three_seeds():
     assert BUDGETS["default"].seeds >= 3
     assert len(BUDGETS["full"].shares) > len(BUDGETS["default"].shares)
+
+
+@pytest.mark.parametrize(("lift", "above"), [(0.1, 3), (-0.1, 0)])
+def test_the_report_says_in_how_many_families_a_model_beats_the_best_constant_answer(tmp_path, lift, above):
+    made = results(tmp_path, lift)
+    scores = {s: by_family(made[f"answers-{s}"]["figures"]) for s in ("untrained", *STARTS)}
+    page = " | ".join(demo_answers._sentences(made, scores, demo_report.NAMES))
+    assert f"instructions: {0.5 + lift:.3f}; above the constant answer in {above} of 3 families" in page
+    assert "untrained, all weights random: 0.000; above the constant answer in 0 of 3 families" in page
+
+
+@pytest.mark.parametrize(("lift", "marked"), [(0.1, [(0, 6), (1, 6), (2, 6)]), (-0.1, [])])
+def test_only_scores_above_the_constant_answer_are_marked(tmp_path, lift, marked):
+    made = results(tmp_path, lift)
+    scores = {s: by_family(made[f"answers-{s}"]["figures"]) for s in ("untrained", *STARTS)}
+    assert demo_answers._best(scores) == marked
+
+
+def test_every_model_is_asked_the_same_questions_and_one_of_them_untrained(tmp_path):
+    cells = {cell.name: cell for cell in plan(BUDGET, tmp_path)}
+    asked = {name: cell for name, cell in cells.items() if name.startswith("answers-")}
+    assert set(asked) == {"answers-untrained", *(f"answers-{start}" for start in STARTS)}
+    assert all("questions" in cell.needs for cell in asked.values())
+    assert [name for name, cell in asked.items() if not cell.arguments["trained"]] == ["answers-untrained"]

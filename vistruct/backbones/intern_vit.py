@@ -1,7 +1,7 @@
 """InternViT: a pre-norm ViT with class token, learned positions, layer scale, exact GELU and no final norm.
 
 Source: Chen et al., InternVL, arXiv:2312.14238; the 300M-448px configuration. Parameter names are those of the
-public checkpoints, so that these load as they are; `convert_keys` reads the other layouts in use.
+public checkpoints, so that these load as they are; `intern_vit_names` reads the other layouts in use.
 Differs: positions are resized to whatever comes in, in every forward; an optional convolutional stem (Xiao et al.,
 arXiv:2106.14881) stands in for the patch embedding where a small model is trained from random weights; attention is
 torch's own.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from vistruct.backbones.intern_vit_names import convert_keys
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
 from vistruct.errors import UserError
@@ -204,6 +205,10 @@ class InternVit(nn.Module):
         h, w = image.shape[-2] // self.patch, image.shape[-1] // self.patch
         return [self.tokens(image).transpose(1, 2).unflatten(2, (h, w))]
 
+    def repeated_blocks(self) -> list[nn.Module]:
+        """What is gathered by itself where the model lies spread over devices (see `distributed.shard`)."""
+        return list(self.encoder.layers)
+
     def layer_of(self, name: str) -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning rates: 0 embeddings, i + 1 block i; and the number of blocks."""
         found = re.match(r"encoder\.layers\.(\d+)\.", name)
@@ -261,47 +266,6 @@ def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, 
     grid = table[:, 1:].float().transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
     grid = F.interpolate(grid, to_hw, mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
-
-
-_PREFIXES = ("module.", "backbone.", "model.vision_tower.", "vision_tower.", "vision_model.")
-# transformers' names on the left, the public checkpoints' on the right
-_RENAMES = (
-    (r"^embeddings\.cls_token$", "embeddings.class_embedding"),
-    (r"^embeddings\.position_embeddings$", "embeddings.position_embedding"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "embeddings.patch_embedding."),
-    (r"^encoder\.layer\.(\d+)\.lambda_([12])$", r"encoder.layers.\1.ls\2"),
-    (r"^encoder\.layer\.(\d+)\.layernorm_before\.", r"encoder.layers.\1.norm1."),
-    (r"^encoder\.layer\.(\d+)\.layernorm_after\.", r"encoder.layers.\1.norm2."),
-    (r"^encoder\.layer\.(\d+)\.attention\.projection_layer\.", r"encoder.layers.\1.attn.proj."),
-    (r"^encoder\.layer\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
-    (r"^layers\.", "encoder.layers."),  # the published downstream checkpoints leave the word out
-)
-
-
-def convert_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of InternVL, transformers and ViTP's downstream layouts; fuse q, k and v where they are apart.
-
-    Keys that belong to no ViT (a projector, a language model, heads) are left out.
-    """
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = key
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        if name.startswith(("embeddings.", "encoder.")):
-            renamed[name] = value
-    out: dict[str, Tensor] = {}
-    for name, value in renamed.items():
-        found = re.match(r"encoder\.layer\.(\d+)\.attention\.q_proj\.(weight|bias)$", name)
-        if found:
-            index, kind = found.groups()
-            parts = [renamed[f"encoder.layer.{index}.attention.{part}_proj.{kind}"] for part in "qkv"]
-            out[f"encoder.layers.{index}.attn.qkv.{kind}"] = torch.cat(parts)
-        elif not re.match(r"encoder\.layer\.\d+\.attention\.[kv]_proj\.", name):
-            out[name] = value
-    return out
 
 
 def _init(module: nn.Module) -> None:

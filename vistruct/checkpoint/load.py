@@ -1,9 +1,10 @@
-"""Reading back: a checkpoint into a run that goes on, and a shipped model into a task that answers."""
+"""Reading a shipped model back into a task that answers."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,44 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vistruct.checkpoint.save import step_of
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import Run, run_from_dict
 from vistruct.contracts import DataInfo
 from vistruct.errors import UserError
 
-MODEL_FORMAT = 1
+MODEL_FORMAT, BACKBONE_FORMAT = 1, 1
 
-
-def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's weights and optimiser state in place.
-
-    Returns:
-        the number of steps that were done when it was written.
-
-    Raises:
-        UserError: its tensors are not those of this model (the code has changed since).
-    """
-    load_exactly(model, read_tensors(path / "model.safetensors"), path)
-    state = read_tensors(path / "optimizer.safetensors")
-    named = {
-        name: parameter
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["names"], group["params"], strict=True)
-    }
-    strange = sorted({key.rpartition("/")[0] for key in state} - set(named))
-    if strange:
-        raise UserError(
-            f"the optimiser state is of other parameters: {', '.join(strange[:3])}",
-            where=path,
-            fix="use the version of vistruct that wrote it, or start over in another directory",
-        )
-    for key, value in state.items():
-        name, _, what = key.rpartition("/")
-        # Copied into fresh memory of the parameter's device: what was read may lie unaligned in a mapped
-        # file.
-        optimizer.state[named[name]][what] = torch.empty_like(value, device=named[name].device).copy_(value)
-    return step_of(path)
+Shape = tuple[int, ...]
 
 
 def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
@@ -58,8 +29,18 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> Non
         UserError: naming the first tensors that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    reshaped = [k for k in sorted(own.keys() & state.keys()) if own[k].shape != state[k].shape]
+    refuse_others({k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in state.items()}, where)
+    model.load_state_dict(state)
+
+
+def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: Path) -> None:
+    """Raise unless the tensors found, by name and shape, are exactly a model's own.
+
+    Raises:
+        UserError: naming the first tensors that are missing, unexpected or of another shape.
+    """
+    missing, unexpected = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
+    reshaped = [k for k in sorted(own.keys() & found.keys()) if own[k] != found[k]]
     wrong = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
@@ -71,7 +52,6 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> Non
             where=where,
             fix="use the version of vistruct that wrote them",
         )
-    model.load_state_dict(state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +62,11 @@ class ModelCard:
     run: Run  # the run that made it, resolved
     info: DataInfo  # of its training data: class names, counts, fingerprint
     values: dict[str, Any] = field(default_factory=dict)  # all of model.json
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a path is one of our runs or models, finished or not, and not a folder in a public layout."""
+    return not (path / "config.json").is_file() or (path / "model.json").is_file()
 
 
 def model_dir(path: Path) -> Path:

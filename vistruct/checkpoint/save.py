@@ -5,9 +5,9 @@ it `step_00000100`. What a cut-short write leaves is a `.partial-*` directory, w
 next start removes. Older ones go only after the new one stands.
 
     checkpoints/step_00000100/
-        model.safetensors       the whole state dict
-        optimizer.safetensors   `<parameter name>/exp_avg`, `/exp_avg_sq`, `/step`
-        state.json              format, step, sha256 of each file
+        shard_00000-of-00002.safetensors    what rank 0 wrote
+        shard_00001-of-00002.safetensors    what rank 1 wrote
+        manifest.json                       which rows of which tensor lie where; sha256 of each file
 """
 
 from __future__ import annotations
@@ -20,55 +20,63 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from vistruct.checkpoint.tensors import no_room, sha256, write_tensors
+from vistruct.checkpoint.manifest import MANIFEST, Manifest, read_manifest
+from vistruct.checkpoint.tensors import no_room, sha256
+from vistruct.distributed.ranks import from_main, gather_objects, own_rank, world_size
 from vistruct.errors import UserError
 
-FORMAT = 1
 PARTIAL = ".partial-"
 
 
-def save(root: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
-    """Write the checkpoint of `step`, then remove all but the `keep` newest.
+def begin(root: Path, step: int) -> Path:
+    """An empty directory to write the checkpoint of `step` into.
+
+    Raises:
+        UserError: no room, or no right to write.
+    """
+    partial = root / f"{PARTIAL}{step_name(step)}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        partial.mkdir()
+    except OSError as error:
+        raise no_room(error, root) from error
+    return partial
+
+
+def commit(partial: Path, manifest: Manifest, *, keep: int) -> Path:
+    """Make a checkpoint of what was written, then remove all but the `keep` newest.
 
     Args:
-        root: the run's `checkpoints/`; made if missing.
-        optimizer: its groups list their parameters' names under `names`.
+        partial: from `begin`, with the fsynced files of all ranks in it.
         keep: at least 1, this one included.
 
     Returns:
         the checkpoint's directory.
 
     Raises:
-        UserError: no room; the previous checkpoints are as they were.
+        UserError: no room, or a file is not there; the previous checkpoints are as they were.
     """
-    name = step_name(step)
-    partial = root / f"{PARTIAL}{name}"
+    root, name = partial.parent, step_name(manifest.step)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        partial.mkdir()
-        digests = {
-            "model.safetensors": write_tensors(partial / "model.safetensors", model.state_dict()),
-            "optimizer.safetensors": write_tensors(partial / "optimizer.safetensors", optimizer_state(optimizer)),
-        }
-        write_json(partial / "state.json", {"format": FORMAT, "step": step, "sha256": digests})
+        for file, (size, _) in manifest.files.items():
+            if not (partial / file).is_file() or (partial / file).stat().st_size != size:
+                raise UserError(
+                    f"{file}, which another device has written, is not here",
+                    where=partial,
+                    fix="give a run directory (--out) that all machines share",
+                )
+        write_json(partial / MANIFEST, manifest.to_dict(), indent=None)
         fsync_dir(partial)
         if (root / name).exists():  # a broken one that was passed over at the start
             os.rename(root / name, root / f"{PARTIAL}replaced-{name}")
         os.rename(partial, root / name)
         fsync_dir(root)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise no_room(error, root) from error
-    except UserError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     # Newer directories than this one failed their check when the run started; counting them would evict good
     # ones.
-    for old in [path for path in steps(root) if step_of(path) <= step][keep:]:
+    for old in [path for path in steps(root) if step_of(path) <= manifest.step][keep:]:
         os.rename(old, root / f"{PARTIAL}old-{old.name}")  # out of sight first: a kill now leaves no half checkpoint
     sweep(root)
     return root / name
@@ -85,15 +93,18 @@ def sweep(root: Path) -> list[str]:
 def newest_good(root: Path, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose files are what was written; None where there is no checkpoint at all.
 
+    All ranks call it together and share the reading.
+
     Args:
         say: is told of each checkpoint that is passed over, and why.
 
     Raises:
         UserError: there are checkpoints and none is intact.
     """
-    found = steps(root)
+    found = from_main(steps(root))
     for path in found:
-        wrong = fault(path)
+        faults = gather_objects(fault(path, own_rank(), world_size()))
+        wrong = next((f for f in faults if f is not None), None)
         if wrong is None:
             return path
         say(f"WARNING: checkpoint {path.name} is damaged ({wrong}); falling back to the one before")
@@ -106,18 +117,21 @@ def newest_good(root: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None: nothing."""
+def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a checkpoint, as far as every `parts`-th of its files tells, from the one numbered `part` on.
+
+    None: nothing.
+    """
     try:
-        state = json.loads((path / "state.json").read_text())
-        for name, digest in state["sha256"].items():
+        manifest = read_manifest(path)
+        for name, (_, digest) in sorted(manifest.files.items())[part::parts]:
             if sha256(path / name) != digest:
                 return f"{name} has changed since it was written"
+    except UserError as error:
+        return error.what
     except OSError as error:
         return f"{Path(error.filename or path).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "state.json cannot be read"
-    return None if state.get("format") == FORMAT else f"format {state.get('format')}, not {FORMAT}"
+    return None
 
 
 def steps(root: Path) -> list[Path]:
@@ -135,23 +149,13 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of each parameter as `<parameter name>/<what>`."""
-    return {
-        f"{name}/{what}": value
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["names"], group["params"], strict=True)
-        for what, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any], *, indent: int | None = 2) -> None:
     """Write and fsync a readable json file, through a rename, so that it is the old one or the new one.
 
     Raises:
         UserError: no room, or no right to write.
     """
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.errors import UserError
 
@@ -24,19 +27,26 @@ PICKLED = {".pt", ".pth", ".bin", ".ckpt"}
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Which of a backbone's tensors were found in a file."""
+    """Which of a module's tensors were found in a file or folder."""
 
     source: Path
+    what: str = "backbone"
     matched: tuple[str, ...] = ()  # taken as they were
     resized: tuple[str, ...] = ()  # taken, after a change of shape
-    missing: tuple[str, ...] = ()  # of the backbone, not in the file: left as they were
-    unexpected: tuple[str, ...] = ()  # in the file, not of the backbone: not used
+    missing: tuple[str, ...] = ()  # of the module, not in the file: left as they were
+    unexpected: tuple[str, ...] = ()  # in the file, not of the module: not used
     licence: str = "unknown"  # of the weights, as far as the source says
+    before: Coverage | None = None  # of what was loaded first, where this replaced a part of it
 
     def lines(self) -> list[str]:
         """One line, and one more for each kind of tensor that did not simply fit."""
-        total = len(self.matched) + len(self.resized) + len(self.missing)
-        lines = [f"backbone from {self.source}: {len(self.matched) + len(self.resized)} of {total} tensors"]
+        taken = (*self.matched, *self.resized)
+        lines = [] if self.before is None else self.before.lines()
+        lines.append(f"{self.what} from {self.source}: {len(taken)} of {len(taken) + len(self.missing)} tensors")
+        if self.what == "model":
+            got = Counter(name.partition(".")[0] for name in taken)
+            all_ = got + Counter(name.partition(".")[0] for name in self.missing)
+            lines[-1] += f" ({', '.join(f'{part} {got[part]} of {total}' for part, total in all_.items())})"
         for what, names in (
             ("resized", self.resized),
             ("missing", self.missing),
@@ -52,8 +62,8 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
 
     Args:
         backbone: nn.Module; with the two methods above where it can read other layouts.
-        source: a `backbone/` directory, a run directory, a directory of safetensors files, a .safetensors
-            file, or a foreign .pt / .pth of plain tensors.
+        source: a `backbone/` directory, a run directory, a public folder (one safetensors file, or several with their
+            index), a .safetensors file, or a foreign .pt / .pth of plain tensors.
         allow_missing: leave tensors that the source lacks as they are, instead of refusing.
 
     Raises:
@@ -66,14 +76,33 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
     resized: list[str] = []
     if hasattr(backbone, "resize_state"):
         state, resized = backbone.resize_state(state)
+    return fill(backbone, state, Coverage(source=source, licence=licence, resized=tuple(resized)), allow_missing)
 
-    own = backbone.state_dict()
+
+def backbone_dir(path: Path) -> Path | None:
+    """The directory with a backbone.json that `path` is or holds, if any."""
+    return next((d for d in (path, path / "backbone") if (d / "backbone.json").is_file()), None)
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow_missing: bool) -> Coverage:
+    """Put a state dict of the module's own names in place.
+
+    Args:
+        report: what is known of it before: its source, what was resized, what had no place in any module.
+
+    Returns:
+        the report, complete.
+
+    Raises:
+        UserError: as `load_backbone`; one table under two names with two values.
+    """
+    own, source, what = module.state_dict(), report.source, report.what
     found = sorted(own.keys() & state.keys())
     if not found:
         raise UserError(
-            f"none of its {len(state)} tensors is this backbone's ({', '.join(sorted(state)[:3])}, ...)",
+            f"none of its {len(state)} tensors is this {what}'s ({', '.join(sorted(state)[:3])}, ...)",
             where=source,
-            fix="check that the file holds this kind of backbone",
+            fix=f"check that the file holds this kind of {what}",
         )
     reshaped = [name for name in found if own[name].shape != state[name].shape]
     if reshaped:
@@ -82,32 +111,43 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
             f"{len(reshaped)} tensors have another shape: {name} is {list(state[name].shape)} there and "
             f"{list(own[name].shape)} here",
             where=source,
-            fix="give the backbone the size (width, depth, patch) that the weights were made with",
+            fix=f"give the {what} the size (width, depth, patch) that the weights were made with",
         )
     broken = [name for name in found if not bool(torch.isfinite(state[name]).all())]
     if broken:
         raise UserError(f"NaN or infinity in {broken[0]}", where=source, fix="use an earlier checkpoint of that model")
-    missing = sorted(own.keys() - state.keys())
+    _check_ties(own, state, source)
+    there = {own[name].data_ptr() for name in found}  # a table that serves twice is written once
+    missing = [name for name in sorted(own.keys() - state.keys()) if own[name].data_ptr() not in there]
     if missing and not allow_missing:
         raise UserError(
-            f"{len(missing)} of the backbone's {len(own)} tensors are not there: {', '.join(missing[:3])}",
+            f"{len(missing)} of the {what}'s {len(own)} tensors are not there: {', '.join(missing[:3])}",
             where=source,
-            fix="give the backbone the size (depth, stem) that the weights were made with",
+            fix=f"give the {what} the size (depth, stem) that the weights were made with",
         )
-    backbone.load_state_dict({name: state[name] for name in found}, strict=False)
+    module.load_state_dict({name: state[name] for name in found}, strict=False)
     return Coverage(
         source=source,
-        matched=tuple(name for name in found if name not in resized),
-        resized=tuple(resized),
+        what=what,
+        matched=tuple(sorted(own.keys() - set(report.resized) - set(missing))),
+        resized=report.resized,
         missing=tuple(missing),
-        unexpected=tuple(sorted(state.keys() - own.keys())),
-        licence=licence,
+        unexpected=(*report.unexpected, *sorted(state.keys() - own.keys())),
+        licence=report.licence,
     )
 
 
-def backbone_dir(path: Path) -> Path | None:
-    """The directory with a backbone.json that `path` is or holds, if any."""
-    return next((d for d in (path, path / "backbone") if (d / "backbone.json").is_file()), None)
+def _check_ties(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path) -> None:
+    """Two names of one memory must not be given two values, of which the second would win."""
+    first: dict[int, str] = {}
+    for name in own.keys() & state.keys():
+        other = first.setdefault(own[name].data_ptr(), name)
+        if other != name and own[name].numel() and not torch.equal(state[name], state[other]):
+            raise UserError(
+                f"{name} and {other} are one table here and two different ones there",
+                where=source,
+                fix="set task.language.options.tie_word_embeddings=false",
+            )
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], str, bool]:
@@ -122,14 +162,13 @@ def _read(source: Path) -> tuple[dict[str, Tensor], str, bool]:
         raise UserError("this run has not finished: it has no backbone yet", where=source, fix="finish that run first")
     unknown = f"unknown: that of {source.name} holds"
     if source.is_dir():
-        files = sorted(source.glob("*.safetensors"))
-        if not files:
+        if not has_tensors(source):
             raise UserError(
                 "no backbone.json and no safetensors file here",
                 where=source,
                 fix="give a run directory or a file",
             )
-        return {name: tensor for file in files for name, tensor in read_tensors(file).items()}, unknown, False
+        return read_folder(source), unknown, False
     if source.suffix in PICKLED:
         return _read_pickled(source), unknown, False
     return read_tensors(source), unknown, False

@@ -11,18 +11,23 @@ from vistruct.cli.output import as_json
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A COCO json, an instruction jsonl, or a folder with one.")],
+    path: Annotated[Path, typer.Argument(help="A COCO json, conversations, a mix file, or a folder with one.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
     decode: Annotated[int | None, typer.Option(min=0, help="Decode only so many images; by default all.")] = None,
+    max_left_out: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Part of a data set that may be unusable, as the run has it.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
     """Count everything in a data set; find broken, empty, duplicate and misplaced annotations.
 
-    Ends with 1 where training would stop at a problem.
+    Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. Ends with 1 where
+    training would stop at a problem.
     """
-    from vistruct.data.check import check
+    from vistruct.data.check import MAX_LEFT_OUT, check
 
-    result = check(path, images, decode_at_most=decode)
+    limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
+    result = check(path, images, decode_at_most=decode, max_left_out=limit)
     if json:
         as_json(result.to_dict())
     else:

@@ -53,8 +53,9 @@ def _data(state: State) -> list[str]:
 def _memory(state: State, devices: int) -> list[str]:
     """Weights and optimiser from their sizes; activations measured on one sample."""
     run = state.run
-    weights = sum(t.numel() * t.element_size() for t in state.task.state_dict().values())
-    optimiser = state.plan.moving * ADAM_BYTES
+    parts = devices if run.parallel == "fsdp" else 1  # that weights and optimiser are cut into
+    weights = sum(t.numel() * t.element_size() for t in state.task.state_dict().values()) // parts
+    optimiser = state.plan.moving * ADAM_BYTES // parts
     one = activation_bytes(state)
     samples = run.batch // (devices * run.accumulate)
     total = weights + optimiser + one * samples

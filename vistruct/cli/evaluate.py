@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as json_
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,15 +15,15 @@ from vistruct.errors import UserError
 if TYPE_CHECKING:
     from vistruct.config import Eval, Run
 
-METRICS = {
-    "boxes": "coco_boxes",
-    "chat": "mean_loss",
-}  # for a data kind, where the run names no metric for it
+# For a data kind: what is measured beside what the run itself measures.
+METRICS = {"boxes": ("coco_boxes",), "talk": ("answers", "mean_loss")}
+TALK = {"chat": "jsonl", "mix": "mix"}  # kinds of conversations, and what they call their file
 
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
@@ -31,17 +32,22 @@ def command(
     from vistruct.checkpoint.load import load_model
     from vistruct.distributed.ranks import setup
     from vistruct.engine.environment import amp_dtype
-    from vistruct.engine.evaluate import evaluate
+    from vistruct.engine.evaluate import asked_of, evaluate
 
     device = setup().device
     task, card = load_model(run, device)
-    evals = {data.stem: on_other_data(card.run, data)} if data is not None else card.run.evals
+    evals = on_other_data(card.run, data) if data is not None else list(card.run.evals.items())
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
-    results = {}
-    for name, one in evals.items():
-        note(f"measuring on {name}")
-        results[name] = evaluate(task, one, device, batch, workers, amp=amp_dtype(card.run.amp, device))
+    results: dict[str, dict[str, float]] = {}
+    for name, one in evals:
+        one = one if most is None else _at_most(one, most)
+        part: Any = one.data
+        dataset = part.build()
+        note(f"{name}: {asked_of(one, dataset)}")
+        amp = amp_dtype(card.run.amp, device)
+        numbers = evaluate(task, one, device, batch, workers, dataset=dataset, amp=amp)
+        results[name] = results.get(name, {}) | numbers
     place = card.path.parent if card.path.name == "model" else card.path
     file = place / (f"eval-{data.stem}.json" if data is not None else "eval.json")
     text = {name: {k: v if abs(v) < float("inf") else None for k, v in r.items()} for name, r in results.items()}
@@ -49,30 +55,66 @@ def command(
     if json:
         as_json({"evaluations": results, "written": file})
         return
-    table(["data", "metric", "value"], [[n, m, float(v)] for n, r in results.items() for m, v in r.items()])
+    show(results)
     made(file)
 
 
-def on_other_data(run: Run, path: Path) -> Eval:
-    """An evaluation on other annotations, cut and measured like the run's own; without random variation.
+def show(results: Mapping[str, Mapping[str, float]]) -> None:
+    """Print what was measured: answers by family, everything else number by number."""
+    from vistruct.metrics.answers import by_family
+
+    rest = []
+    for name, figures in results.items():
+        lines = by_family(figures)
+        if lines:
+            rows = [[s.family, s.questions, s.measure, s.score, s.constant] for s in lines]
+            table(["family", "questions", "measure", "score", "best constant answer"], rows, title=name)
+        shown = {part for s in lines for part in (f"questions/{s.family}", f"{s.measure}/{s.family}")}
+        shown |= {f"constant/{s.family}" for s in lines}
+        rest += [[name, key, float(value)] for key, value in figures.items() if key not in shown]
+        if figures.get("unnamed"):
+            note(
+                f"{figures['unnamed']:.0f} questions of {name} name no family: (brackets) say the form of their answer"
+            )
+    table(["data", "metric", "value"], rest)
+
+
+def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
+    """Evaluations on other annotations, cut and measured like the run's own; without random variation.
+
+    Returns:
+        one for each metric, all of one name.
 
     Raises:
         UserError: nothing at the path, or data of another kind than the run's.
     """
-    from vistruct.config import Eval, run_from_dict
-    from vistruct.data.check import detect_format, find_annotation
+    from vistruct.config import run_from_dict
+    from vistruct.data.detect import detect_format, find_annotation
 
     file = find_annotation(path)
-    kind = {"coco": "boxes", "chat": "chat"}[detect_format(file)]
-    like = next(iter(run.evals.values()), None)
+    found = detect_format(file)
     values = run.model_dump(mode="json")
-    source = values["data"] if like is None else next(iter(values["evals"].values()))["data"]
-    if source["kind"] != kind:
-        raise UserError(f"these are {kind}, the run was trained on {source['kind']}", where=file, fix="other data")
-    own = {"annotation": str(file), "images": None} if kind == "boxes" else {"jsonl": str(file), "root": None}
-    whole = {"share": 1.0} if kind == "boxes" else {}
-    metric = {"kind": METRICS[kind]} if like is None else next(iter(values["evals"].values()))["metric"]
-    values["evals"] = {"data": {"data": {**source, **own, **whole, "augment": None}, "metric": metric}}
-    one = run_from_dict(values, file).evals["data"]
-    assert isinstance(one, Eval)
-    return one
+    own = list(values["evals"].values())
+    source = own[0]["data"] if own else values["data"]
+    what, wanted = ("boxes" if kind in ("coco", "boxes") else "talk" for kind in (found, source["kind"]))
+    if what != wanted:
+        raise UserError(f"these are {found}, the run was trained on {source['kind']}", where=file, fix="other data")
+    if what == "boxes":
+        data = {**source, "annotation": str(file), "images": None, "share": 1.0, "augment": None}
+    else:
+        data = {"kind": found, TALK[found]: str(file), **({"obey_data_augment": False} if found == "mix" else {})}
+    metrics = {name: {"kind": name} for name in METRICS[what]}
+    metrics |= {one["metric"]["kind"]: {**one["metric"], **_ALL.get(one["metric"]["kind"], {})} for one in own}
+    values["evals"] = {name: {"data": data, "metric": metric} for name, metric in metrics.items()}
+    return [(path.stem, one) for one in run_from_dict(values, file).evals.values()]
+
+
+_ALL: dict[str, dict[str, object]] = {"answers": {"most": None}}  # a run asks a few at its end; here all are wanted
+
+
+def _at_most(one: Eval, most: int) -> Eval:
+    """With fewer samples where the metric takes a part of them."""
+    metric: Any = one.metric
+    return (
+        one.model_copy(update={"metric": metric.model_copy(update={"most": most})}) if hasattr(metric, "most") else one
+    )

@@ -38,7 +38,7 @@ def command(
     otherwise.
     """
     from vistruct.data.instructions.write import write_instructions
-    from vistruct.engine.progress import tracking
+    from vistruct.progress import tracking
 
     asked = {"images": images, "questions": questions, "families": family}
     chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vistruct import __version__
-from vistruct.cli import check, demo, doctor, evaluate, inspect, instruct, predict, recipes, show, train
+from vistruct.cli import check, demo, doctor, evaluate, export, inspect, instruct, predict, recipes, show, train, unpack
 from vistruct.errors import UserError, closest
 
 CTRL_C = 128 + signal.SIGINT
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 VERBS = {
     "demo": (demo.command, "First"),
+    "unpack": (unpack.command, "Data"),
     "check": (check.command, "Data"),
     "instruct": (instruct.command, "Data"),
     "show": (show.command, "Data"),
@@ -41,6 +42,7 @@ VERBS = {
     "train": (train.command, "Training"),
     "eval": (evaluate.command, "Models"),
     "predict": (predict.command, "Models"),
+    "export": (export.command, "Models"),
     "inspect": (inspect.command, "Models"),
     "doctor": (doctor.command, "This machine"),
 }

@@ -10,17 +10,25 @@ from typing import Annotated
 
 import typer
 
-from vistruct.cli.output import as_json, note, out
+from vistruct.cli.output import as_json, made, note, out
+from vistruct.errors import UserError, closest
 from vistruct.recipes import RECIPES
 
 FIELDS = ("Run", "Needs", "Expect", "Source", "Differs")
 
 
 def command(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Only this one.")] = None,
+    mix: Annotated[Path | None, typer.Option(help="Write the recipe's published mix as a file to fill in.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
     """List the recipes: what each does, needs, and can be expected to give."""
-    entries = [describe(name) for name in RECIPES]
+    if recipe is not None and recipe not in RECIPES:
+        raise UserError(f"no recipe {recipe!r}", fix=closest(recipe, RECIPES))
+    if mix is not None:
+        write_mix(recipe, mix)
+        return
+    entries = [describe(name) for name in ([recipe] if recipe else RECIPES)]
     if json:
         as_json(entries)
         return
@@ -35,6 +43,23 @@ def command(
                 console.print(f"  [cyan]{field + ':':<9}[/]{escape(entry[field.lower()])}")
         console.print()
     note("options of one: vistruct train RECIPE --help")
+
+
+def write_mix(recipe: str | None, path: Path) -> None:
+    """Write the mix file of a recipe that has one.
+
+    Raises:
+        UserError: it has none, or the file is there already.
+    """
+    from vistruct.recipes import find
+    from vistruct.recipes.vitp.mixes import write_template
+
+    published = None if recipe is None else getattr(find(recipe), "MIX", None)
+    if published is None:
+        having = "vitp.remote_sensing, vitp.medical and vitp.general"
+        raise UserError("no recipe with a published mix is named", where="--mix", fix=f"{having} have one")
+    write_template(published, path)
+    made(path)
 
 
 def describe(name: str) -> dict[str, str]:

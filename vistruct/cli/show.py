@@ -52,16 +52,20 @@ def data_of(path: Path, tile: int | None = None) -> Any:
         UserError: nothing there that can be read; tiles for conversations.
     """
     from vistruct.config import read_run
-    from vistruct.data.check import detect_format, find_annotation
     from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
+    from vistruct.data.detect import detect_format, find_annotation
+    from vistruct.data.mix import MixDataConfig
     from vistruct.data.tiles import Tiles
 
     run_file = path / "run.yaml" if path.is_dir() else path
     if run_file.suffix in (".yaml", ".yml") and run_file.is_file():
         return read_run(run_file).data
     annotation = find_annotation(path)
-    if detect_format(annotation) == "coco":
+    found = detect_format(annotation)
+    if found == "coco":
         return BoxDataConfig(annotation=annotation, tiles=Tiles(size=tile, overlap=0) if tile else None)
     if tile:
         raise UserError("conversations are not cut into tiles", where=annotation, fix="leave --tile out")
-    return ChatDataConfig(jsonl=annotation)
+    if found == "mix":
+        return MixDataConfig(mix=annotation, checksums=False)
+    return ChatDataConfig(jsonl=annotation, checksums=False)

@@ -7,37 +7,27 @@ and training cannot disagree about what is a mistake.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from vistruct.config import Run
 from vistruct.contracts import Record
-from vistruct.data.formats import chat, coco_walk
-from vistruct.data.formats.text import read_text
+from vistruct.data.check_chat import count_turns, in_numbers, open_all
+from vistruct.data.detect import Format, detect_format, find_annotation
+from vistruct.data.formats import coco_walk
 from vistruct.data.images import decode
+from vistruct.data.problem import Problem, counted, stops
+from vistruct.data.records import Records
 from vistruct.data.report import Report
 from vistruct.errors import UserError
 
-Format = Literal["coco", "chat"]
-Effect = Literal["stops training", "left out", "repaired", "kept"]
-
+MAX_LEFT_OUT: float = Run.model_fields["max_left_out"].default
 MANY = 0.2  # part of all boxes clipped or outside above which their layout is doubted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One kind of trouble, where it occurs, and what training does about it."""
-
-    what: str
-    effect: Effect
-    count: int
-    places: tuple[str, ...] = ()  # all of those that stop training; of the others the first three
-    fix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +38,7 @@ class CheckResult:
     format: Format
     counts: dict[str, int] = field(default_factory=dict)  # images, objects, turns, ...
     classes: dict[str, int] = field(default_factory=dict)  # objects by class name
+    data_sets: dict[str, dict[str, int]] = field(default_factory=dict)  # of a mix, by name: lines, used, ...
     sizes: dict[str, str] = field(default_factory=dict)  # smallest, median and largest, in words
     problems: tuple[Problem, ...] = ()
 
@@ -64,6 +55,8 @@ class CheckResult:
         facts = {"file": str(self.annotation), "format": self.format, **self.counts, **self.sizes}
         lines = [f"{name:<22} {value}" for name, value in facts.items()]
         lines += [f"  {name:<20} {count}" for name, count in self.classes.items()]
+        for name, numbers in self.data_sets.items():
+            lines += [f"  {name:<20} {', '.join(f'{number} {what}' for what, number in numbers.items())}"]
         for problem in self.problems:
             more = "; ..." if problem.count > 3 else ""
             lines += [
@@ -75,14 +68,22 @@ class CheckResult:
         return "\n".join([*lines, f"{'verdict':<22} {verdict}"])
 
 
-def check(path: Path, images: Path | None = None, *, decode_at_most: int | None = None) -> CheckResult:
+def check(
+    path: Path,
+    images: Path | None = None,
+    *,
+    decode_at_most: int | None = None,
+    max_left_out: float = MAX_LEFT_OUT,
+) -> CheckResult:
     """Look at everything in a data set and raise at nothing in it.
 
     Args:
-        path: a COCO json, a chat jsonl, or a folder with one such file in it (or in its `annotations`
-            folder).
-        images: the folder image paths start from; None: the folder of the annotation file.
+        path: a COCO json, conversations as jsonl or json, a mix file, or a folder with one such file in it (or in its
+            `annotations` folder).
+        images: the folder image paths start from; None: the folder of the annotation file. Of a mix file: the folder
+            that all its paths start from.
         decode_at_most: how many images to decode in full, in order; None: all of them.
+        max_left_out: part of a data set of conversations that training would do without, in [0, 1].
 
     Returns:
         Counts, and every problem with what training does about it.
@@ -91,71 +92,39 @@ def check(path: Path, images: Path | None = None, *, decode_at_most: int | None 
         UserError: nothing there to check, or several annotation files in the folder.
     """
     annotation = find_annotation(Path(path))
-    report = Report()
+    format_ = detect_format(annotation)
     errors: list[UserError] = []
-    if detect_format(annotation) == "coco":
+    records: Sequence[Record]
+    if format_ == "coco":
+        report = Report()
         records, class_names = coco_walk.walk(annotation, images, report, errors.append)
-        format_: Format = "coco"
         counts, classes = _count_boxes(records, class_names)
-        hints = _box_hints(records, classes, report)
+        problems = [*counted(report), *_box_hints(records, classes, report)]
+        data_sets: dict[str, dict[str, int]] = {}
     else:
-        records = chat.walk(annotation, images, report, errors.append)
-        format_ = "chat"
-        counts, classes = _count_turns(records), {}
-        hints = []
-    paths = list(dict.fromkeys(image for record in records for image in record.images))
+        opened, problems = open_all(annotation, images, format_, max_left_out, errors)
+        records = Records([replace(one.source, repeats=1) for one in opened])
+        counts, classes = count_turns(records), {}
+        data_sets = {one.account.name: in_numbers(one.account) for one in opened if one.account.name}
+    seen: dict[Path, None] = {}
+    sides = [record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2] for record in records if len(record.boxes_xyxy)]
+    for record in records:
+        seen |= dict.fromkeys(record.images)
+    paths = list(seen)
     sizes = _decode(paths[:decode_at_most], errors)
-    counts = {"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])}
     tiny = [str(image) for image, (height, width) in sizes.items() if min(height, width) <= 1]
     if tiny:
         what = "image that is one pixel high or wide"
-        hints.append(Problem(what=what, effect="kept", count=len(tiny), places=tuple(tiny[:3])))
+        problems.append(Problem(what=what, effect="kept", count=len(tiny), places=tuple(tiny[:3])))
     return CheckResult(
         annotation=annotation,
         format=format_,
-        counts=counts,
+        counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
         classes=classes,
-        sizes=_sizes_in_words(sizes.values(), records),
-        problems=(*_stops(errors), *_counted(report), *hints),
+        data_sets=data_sets,
+        sizes=_sizes_in_words(sizes.values(), sides),
+        problems=(*stops(errors), *problems),
     )
-
-
-def find_annotation(path: Path) -> Path:
-    """The annotation file that a path means: itself, or the only json or jsonl file of a folder.
-
-    Raises:
-        UserError: no such path, no candidate, or more than one.
-    """
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError("no such file or folder", where=path, fix="check the path")
-    for folder in (path, path / "annotations"):
-        found = sorted(file for file in folder.glob("*.json*") if file.suffix in (".json", ".jsonl"))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join(file.name for file in found[:5]) + (", ..." if len(found) > 5 else "")
-            raise UserError(f"{len(found)} annotation files: {names}", where=folder, fix=f"name one: {found[0]}")
-    raise UserError("no .json or .jsonl file here", where=path, fix="give a COCO json or a conversation jsonl")
-
-
-def detect_format(annotation: Path) -> Format:
-    """What an annotation file is, by its content; by its name where the content says nothing.
-
-    Raises:
-        UserError: it cannot be read as text.
-    """
-    try:
-        first = json.loads(read_text(annotation).lstrip().split("\n", 1)[0])
-    except (
-        json.JSONDecodeError,
-        UserError,
-    ):  # one value over many lines, malformed, or not text: the walker says it
-        return "chat" if annotation.suffix == ".jsonl" else "coco"
-    if isinstance(first, dict) and not {"images", "annotations", "categories"} & set(first):
-        return "chat" if "conversations" in first or annotation.suffix == ".jsonl" else "coco"
-    return "coco"
 
 
 def _count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
@@ -167,18 +136,6 @@ def _count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple
         "classes": len(class_names),
     }
     return counts, {name: labels[number] for number, name in enumerate(class_names)}
-
-
-def _count_turns(records: Sequence[Record]) -> dict[str, int]:
-    answers = [turn.text for record in records for turn in record.turns if turn.role == "assistant"]
-    return {
-        "conversations": len(records),
-        "turns": sum(len(record.turns) for record in records),
-        "answers": len(answers),
-        "different answers": len(set(answers)),
-        "without an image": sum(not record.images for record in records),
-        "with several images": sum(len(record.images) > 1 for record in records),
-    }
 
 
 def _box_hints(records: Sequence[Record], classes: dict[str, int], report: Report) -> list[Problem]:
@@ -218,36 +175,14 @@ def _decode(paths: Iterable[Path], errors: list[UserError]) -> dict[Path, tuple[
     return sizes
 
 
-def _sizes_in_words(sizes_hw: Iterable[tuple[int, int]], records: Sequence[Record]) -> dict[str, str]:
+def _sizes_in_words(sizes_hw: Iterable[tuple[int, int]], sides: Sequence[np.ndarray]) -> dict[str, str]:
+    """Of images, and of objects: float[N, 2] width and height of an image's."""
     words: dict[str, str] = {}
     by_area = sorted(sizes_hw, key=lambda size: size[0] * size[1])
     if by_area:
         low, high = by_area[0], by_area[-1]
         words["image pixels"] = f"{low[1]} x {low[0]} to {high[1]} x {high[0]}"
-    boxes = np.concatenate([record.boxes_xyxy for record in records]) if records else np.zeros((0, 4))
-    if len(boxes):
-        side = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    if sides:
+        side = np.sqrt(np.prod(np.concatenate(sides), axis=1))
         words["object side, pixels"] = f"{side.min():.1f} to {side.max():.1f}, median {np.median(side):.1f}"
     return words
-
-
-def _stops(errors: Sequence[UserError]) -> list[Problem]:
-    """Errors with the same words together, with every place."""
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for error in errors:
-        groups[error.what, error.fix].append(error.where)
-    return [
-        Problem(what=what, effect="stops training", count=len(places), places=tuple(places), fix=fix)
-        for (what, fix), places in groups.items()
-    ]
-
-
-def _counted(report: Report) -> list[Problem]:
-    def effect(reason: str) -> Effect:
-        return "left out" if "left out" in reason else "repaired"
-
-    return [
-        Problem(what=reason, effect=effect(reason), count=count, places=tuple(report.examples[reason]))
-        for reason, count in sorted(report.counts.items())
-        if count
-    ]

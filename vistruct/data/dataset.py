@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record, Sample
+from vistruct.data.account import COUNTED, Account
 from vistruct.data.fingerprint import fingerprint
-from vistruct.data.formats import chat, coco
-from vistruct.data.images import read_image
+from vistruct.data.formats import coco
+from vistruct.data.images import UnreadableImage, read_image
+from vistruct.data.records import Records
 from vistruct.data.report import Report
+from vistruct.data.sources import Opened, Wanted, joined_fingerprint, open_source
 from vistruct.data.tiles import Tiles, tile_records
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.geometry import rescale
+from vistruct.transforms.jpeg import JpegReencode
 
 BEYOND_SHARE = "left out: beyond the share asked for"
+
+
+OnBroken = Literal["stop", "replace"]  # the run stops, or the next sample takes the place; see `fetch`
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class RecordDataset:
     resize: float | None = None  # factor
     augment: Augment | None = None
     whole_records: Sequence[Record] = ()  # boxes only: the images before they were cut into windows
+    reencode: JpegReencode | None = None  # conversations only: for the sources that ask for it
+    accounts: tuple[Account, ...] = ()  # conversations only: of each data set
+    on_broken: OnBroken = "stop"
 
     def __len__(self) -> int:
         return len(self.records)
@@ -49,11 +58,13 @@ class RecordDataset:
             UserError: an image that cannot be read, or is no longer the size it had.
         """
         record = self.records[index]
-        images = [read_image(path, record.window_xyxy) for path in record.images]
+        lazy = self.records if isinstance(self.records, Records) else None
+        known: Sequence[int | None] = [None] * len(record.images) if lazy is None else lazy.checksums(index)
+        images = [read_image(path, record.window_xyxy, crc32) for path, crc32 in zip(record.images, known, strict=True)]
         if record.size_hw is not None and tuple(images[0].shape[1:]) != record.size_hw:
             height, width = images[0].shape[1:]
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
-            raise UserError(what, where=record.images[0], fix="the image changed meanwhile: start again")
+            raise UnreadableImage(what, where=record.images[0], fix="the image changed meanwhile: start again")
         x0, y0 = record.window_xyxy[:2] if record.window_xyxy is not None else (0, 0)
         sample = Sample(
             id=record.id,
@@ -64,8 +75,12 @@ class RecordDataset:
             labels=torch.from_numpy(record.labels.copy()),
             is_crowd=torch.from_numpy(record.is_crowd.copy()),
             turns=record.turns,
+            families=record.families,
+            max_tiles=record.max_tiles,
             origin_xy=(float(x0), float(y0)),
         )
+        if self.reencode is not None and lazy is not None and lazy.is_reencoded(index):
+            sample = self.reencode(sample)
         if self.resize is not None:
             sample = rescale(sample, self.resize)
         return self.augment(sample) if self.augment is not None else sample
@@ -83,9 +98,13 @@ class BoxDataConfig(Part):
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
     resize: float | None = Field(None, gt=0)  # factor, applied to each window (or image)
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
+    on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
-    def build(self) -> RecordDataset:
+    def build(self, cache: Path | None = None) -> RecordDataset:
         """Read the annotations; no image is decoded yet.
+
+        Args:
+            cache: not needed; a COCO json is read whole each time.
 
         Raises:
             UserError: see `formats.coco.read`; or no box is left.
@@ -109,70 +128,115 @@ class BoxDataConfig(Part):
             counts={name: labels[number] for number, name in enumerate(class_names)},
             dropped=dict(report.counts),
         )
-        return RecordDataset(records, info, report, self.resize, self.augment, whole_records)
+        return RecordDataset(records, info, report, self.resize, self.augment, whole_records, on_broken=self.on_broken)
 
 
 class ChatDataConfig(Part):
-    """Conversations about images from one or more jsonl files."""
+    """Conversations about images from one or more files, jsonl or a json list."""
 
     kind: Literal["chat"] = "chat"
     jsonl: Path | tuple[Path, ...]
-    root: Path | None = None  # folder that image paths start from; None: that of each jsonl
+    root: Path | None = None  # folder that image paths start from; None: that of each file
     augment: Augment | None = None  # of colour only
+    checksums: bool = True  # read every image once before training, so that a damaged one is found
+    on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
     @model_validator(mode="after")
-    def _words_stay_true(self) -> ChatDataConfig:
-        if self.augment is not None and self.augment.moves_things:
-            raise UserError(
-                "flips, turns and changes of scale would make 'left', 'top' and the boxes in the text false",
-                where="augment of a chat data set",
-                fix="use photometric alone",
-            )
+    def _words_stay_true(self) -> Self:
+        check_augment(self.augment)
         return self
 
-    def build(self) -> RecordDataset:
-        """Read the conversations; no image is decoded yet.
+    def build(self, cache: Path | None = None) -> RecordDataset:
+        """Find out about every conversation and image; no image is decoded yet.
+
+        Args:
+            cache: folder that keeps what was found out for the next start; None: it is not kept.
 
         Raises:
-            UserError: see `formats.chat.read`; or no conversation is left.
+            UserError: see `sources.open_source`; or no conversation is left.
         """
         paths = self.jsonl if isinstance(self.jsonl, tuple) else (self.jsonl,)
-        records, report = _conversations(paths, self.root)
-        if not records:
-            what = "no conversations are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
-            raise UserError(what, where=", ".join(map(str, paths)), fix="`vistruct check` says more")
-        images = {image for record in records for image in record.images}
-        root = self.root if self.root is not None else Path(os.path.commonpath([p.absolute().parent for p in paths]))
-        info = DataInfo(
-            num_records=len(records),
-            fingerprint=fingerprint(paths, images, root),
-            counts={
-                "conversations": len(records),
-                "turns": sum(len(record.turns) for record in records),
-                "answers": sum(turn.role == "assistant" for record in records for turn in record.turns),
-                "images": len(images),
-            },
-            dropped=dict(report.counts),
-            corpus=functools.partial(_texts, records),  # a partial travels to worker processes, a lambda does not
+        names = [""] if len(paths) == 1 else _told_apart(paths)
+        wanted = [
+            Wanted(name=name, annotation=path, root=path.parent if self.root is None else self.root)
+            for name, path in zip(names, paths, strict=True)
+        ]
+        opened = [open_source(one, checksums=self.checksums, cache=cache) for one in wanted]
+        return conversations(opened, ", ".join(map(str, paths)), augment=self.augment, on_broken=self.on_broken)
+
+
+def check_augment(augment: Augment | None) -> None:
+    """Refuse variation that would make words about an image false.
+
+    Raises:
+        UserError: it moves things.
+    """
+    if augment is not None and augment.moves_things:
+        raise UserError(
+            "flips, turns and changes of scale would make 'left', 'top' and the boxes in the text false",
+            where="augment of a chat data set",
+            fix="use photometric alone",
         )
-        return RecordDataset(records, info, report, augment=self.augment)
 
 
-def _conversations(paths: Sequence[Path], root: Path | None) -> tuple[list[Record], Report]:
-    """All files' records, with ids made unique by the file's path where files repeat them."""
-    records: list[Record] = []
-    report = Report()
-    ids: set[str] = set()
-    for path in paths:
-        more, dropped = chat.read(path, root)
-        report.merge(dropped)
-        for record in more:
-            if record.id in ids:
-                renamed = f"{path}:{record.id}"
-                record = Record(id=renamed, images=record.images, turns=record.turns)
-            ids.add(record.id)
-            records.append(record)
-    return records, report
+def conversations(
+    opened: Sequence[Opened],
+    where: object,
+    *,
+    augment: Augment | None = None,
+    reencode: JpegReencode | None = None,
+    report: Report | None = None,
+    on_broken: OnBroken = "stop",
+) -> RecordDataset:
+    """Data sets of conversations behind each other.
+
+    Args:
+        reencode: for the sources that ask for it.
+        report: what is to be said of them beside their accounts.
+
+    Raises:
+        UserError: no conversation is left.
+    """
+    records = Records([one.source for one in opened])
+    accounts = tuple(one.account for one in opened)
+    report = report or Report()
+    info = conversation_info(records, accounts, report, joined_fingerprint(opened))
+    if not records:
+        reasons = [f"{number} x {reason}" for reason, number in info.dropped.items()]
+        what = "no conversations are left" + (f": {'; '.join(reasons)}" if reasons else "")
+        raise UserError(what, where=where, fix="`vistruct check` says more")
+    return RecordDataset(
+        records, info, report, augment=augment, reencode=reencode, accounts=accounts, on_broken=on_broken
+    )
+
+
+def conversation_info(records: Records, accounts: Sequence[Account], report: Report, digest: str) -> DataInfo:
+    """What an epoch has, repeats included; of each data set by name too where there are several."""
+    counts = {
+        name: sum(one.counts[name] * (one.repeats if name != "images" else 1) for one in accounts) for name in COUNTED
+    }
+    if len(accounts) > 1:
+        counts |= {f"{one.name}: {name}": number for one in accounts for name, number in one.counts.items()}
+        counts |= {f"{one.name}: repeats": one.repeats for one in accounts if one.repeats > 1}
+    dropped = {reason: number for one in accounts for reason, number in one.dropped().items()}
+    dropped |= {f"{reason} ({report.places(reason)})": number for reason, number in sorted(report.counts.items())}
+    return DataInfo(
+        num_records=len(records),
+        fingerprint=digest,
+        counts=counts,
+        dropped=dropped,
+        corpus=functools.partial(_texts, records),  # a partial travels to worker processes, a lambda does not
+    )
+
+
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """File names, with as many of their folders as it takes to tell them apart."""
+    if len({path.absolute() for path in paths}) < len(paths):
+        raise UserError("a file is named twice", where=", ".join(map(str, paths)), fix="a mix file can repeat one")
+    depth = 1
+    while len({path.absolute().parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.absolute().parts[-depth:]) for path in paths]
 
 
 def _shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:

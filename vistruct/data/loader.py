@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from vistruct.config import Pack
-from vistruct.contracts import Dataset, Sample
+from vistruct.contracts import Dataset
+from vistruct.data.fetch import Collator, Fetch, Key, aloud, batches_of
 from vistruct.data.plan import Costs, balance, deal
+from vistruct.data.report import Report
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
-
-Key = tuple[int, int]  # (epoch, index of the sample)
-Collator = Callable[[list[Sample]], Any]
 
 
 class Order:
@@ -65,6 +63,7 @@ class Loader:
         costs: of every sample; None: micro-batches of equally many samples.
         work: float[N], how long each sample takes, in any unit; with `costs`.
         pack: the budget of a micro-batch; with `costs`.
+        say: told once of each image that was replaced by another sample (see `fetch`).
 
     Raises:
         UserError: no samples; `batch` does not divide among ranks and micro-batches. While iterating:
@@ -86,6 +85,7 @@ class Loader:
         costs: Costs | None = None,
         work: np.ndarray | None = None,
         pack: Pack | None = None,
+        say: Callable[[str], None] = aloud,
     ) -> None:
         if costs is None:
             check_split(batch, world=world, accumulate=accumulate)
@@ -93,14 +93,15 @@ class Loader:
             raise UserError(
                 "the data set has no samples", where="data", fix="vistruct check PATH says what was left out"
             )
-        self.fetch = _Fetch(dataset, collator, seed)
+        self.fetch = Fetch(dataset, collator, seed)
         self.order = Order(len(dataset), batch, seed)
         self.accumulate, self.workers = accumulate, workers
         self.rank, self.world, self.first_step = rank, world, first_step
         self.costs, self.work, self.pack = costs, work, pack
+        self.report, self.say = Report(), say
 
     def __iter__(self) -> Generator[list[Any]]:
-        batches = _fetched(self.fetch, self._microbatches(), self.workers)
+        batches = batches_of(self.fetch, self._microbatches(), self.workers, self.report, self.say)
         for step in itertools.count(self.first_step):
             yield [next(batches) for _ in self.share(step)]
 
@@ -120,9 +121,18 @@ class Loader:
 
 
 def eval_batches(
-    dataset: Dataset, collator: Collator, batch: int, rank: int = 0, world: int = 1, workers: int = 0
+    dataset: Dataset,
+    collator: Collator,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    among: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Any]]:
     """Once through every `world`-th sample in order, each with a seed of its own that no run seed changes.
+
+    Args:
+        among: indices of the samples to take; None: all.
 
     Yields:
         (indices of the samples, their Batch); the last one may be smaller than `batch`; nothing where the
@@ -131,10 +141,10 @@ def eval_batches(
     Raises:
         UserError: as `Loader`.
     """
-    indices = range(rank, len(dataset), world)
+    indices = (range(len(dataset)) if among is None else among)[rank::world]
     parts = [list(indices[i : i + batch]) for i in range(0, len(indices), batch)]
     keys = ([(-1, index) for index in part] for part in parts)
-    yield from zip(parts, _fetched(_Fetch(dataset, collator, 0), keys, workers), strict=True)
+    yield from zip(parts, batches_of(Fetch(dataset, collator, 0), keys, workers), strict=True)
 
 
 def check_split(batch: int, *, world: int, accumulate: int) -> None:
@@ -147,65 +157,3 @@ def check_split(batch: int, *, world: int, accumulate: int) -> None:
             where="batch",
             fix=f"use batch={above}" + (f" or batch={below}" if below else ""),
         )
-
-
-class _Fetch:
-    """Makes samples from keys.
-
-    A user's mistake is handed over as a value: an exception would cross from a worker as a page of traceback.
-    """
-
-    def __init__(self, dataset: Dataset, collator: Collator, seed: int) -> None:
-        self.dataset, self.collator, self.seed = dataset, collator, seed
-
-    def __getitem__(self, key: Key) -> Sample | UserError:
-        epoch, index = key
-        seed = derive(0, "eval", index) if epoch < 0 else derive(self.seed, epoch, index)
-        try:
-            return self.dataset.sample(index, seed)
-        except UserError as error:
-            return error
-
-    def collate(self, items: Sequence[Sample | UserError]) -> Any:
-        samples: list[Sample] = []
-        for item in items:
-            if isinstance(item, UserError):
-                return item
-            samples.append(item)
-        try:
-            return self.collator(samples)
-        except UserError as error:
-            return error
-
-
-def _fetched(fetch: _Fetch, keys: Iterator[list[Key]], workers: int) -> Iterator[Any]:
-    batches: Iterator[Any]
-    if workers == 0:
-        batches = (fetch.collate([fetch[key] for key in part]) for part in keys)
-    else:
-        batches = iter(
-            DataLoader(
-                fetch,  # ty: ignore[invalid-argument-type]  # anything with __getitem__ will do
-                batch_sampler=_Once(keys),  # without a length, and none is needed
-                collate_fn=fetch.collate,
-                num_workers=workers,
-                generator=torch.Generator().manual_seed(0),  # leaves the global generator alone
-            )
-        )
-    try:
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    finally:
-        del batches  # ends the workers now; left to the garbage collector they would be waited for
-
-
-class _Once:
-    """A batch sampler over an iterator."""
-
-    def __init__(self, keys: Iterator[list[Key]]) -> None:
-        self.keys = keys
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.keys

@@ -95,7 +95,7 @@ def _spread(bins: Share, number: int, costs: Costs, pack: Pack) -> Share:
     """Exactly `number` micro-batches: the fullest of those with several samples is halved until there are enough."""
     bins = [list(b) for b in bins]
     while len(bins) < number:
-        fullest = max(bins, key=lambda b: (len(b) > 1, int(costs.tokens[b].sum()) if b else 0))
+        fullest = max(bins, key=lambda b: (len(b) > 1, int(costs.tokens[b].sum()) if b else 0), default=[])
         if len(fullest) < 2:
             bins.append([])
             continue

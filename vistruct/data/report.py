@@ -25,9 +25,10 @@ class Report:
         for reason, places in other.examples.items():
             self.examples[reason] = (self.examples[reason] + places)[:3]
 
+    def places(self, reason: str) -> str:
+        """The first places of a reason, and whether there are more."""
+        return "; ".join(self.examples[reason]) + ("; ..." if self.counts[reason] > len(self.examples[reason]) else "")
+
     def lines(self) -> list[str]:
         """One line a reason: `12 x box outside its image (a.jpg: annotation 3, ...)`."""
-        return [
-            f"{n} x {reason} ({'; '.join(self.examples[reason])}{'; ...' if n > len(self.examples[reason]) else ''})"
-            for reason, n in sorted(self.counts.items())
-        ]
+        return [f"{n} x {reason} ({self.places(reason)})" for reason, n in sorted(self.counts.items())]

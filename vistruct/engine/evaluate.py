@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,8 @@ def evaluate(
     """Ask the task about every sample once, in eval mode, and measure the answers.
 
     A metric with `needs_loss = True` is given the StepOutput of each batch instead of predictions. The task's
-    modes are afterwards as before. The global random state is set.
+    modes are afterwards as before. The global random state is set. A sample may have several predictions: they stay in
+    their order.
 
     Args:
         eval: what on, and measured how.
@@ -61,26 +62,44 @@ def evaluate(
     torch.manual_seed(derive(0, "eval"))
     # Some tasks are asked otherwise than trained: without the answers.
     collator = task.collator if needs_loss else getattr(task, "predict_collator", task.collator)
+    among = few(len(dataset), getattr(metric_part, "most", None))
     found: list[tuple[int, Any]] = []  # by index of the (first) sample
     with eval_mode(task):
-        for indices, samples in eval_batches(dataset, collator, batch, ranks.rank, ranks.world, workers):
+        for indices, samples in eval_batches(dataset, collator, batch, ranks.rank, ranks.world, workers, among):
             moved = samples.to(device)
             with autocast(amp, device):
                 answer = task(moved) if needs_loss else task.predict(moved)
             if needs_loss:
                 found.append((indices[0], _on_cpu(answer)))
-            elif len(answer) != len(indices):
-                raise ValueError(
-                    f"{type(task).__name__}.predict gave {len(answer)} predictions for {len(indices)} samples"
-                )
             else:
-                found += zip(indices, answer, strict=True)
+                owners = getattr(samples, "owners", range(len(indices)))
+                if len(answer) != len(owners) or set(owners) != set(range(len(indices))):
+                    raise ValueError(
+                        f"{type(task).__name__}.predict gave {len(answer)} predictions for {len(indices)} samples"
+                    )
+                found += zip((indices[owner] for owner in owners), answer, strict=True)
     everything = sorted((pair for part in gather_objects(found) for pair in part), key=lambda pair: pair[0])
     numbers: dict[str, float] = {}
     if ranks.is_main:
         metric.update([answer for _, answer in everything])
         numbers = metric.compute()
     return from_main(numbers)
+
+
+def asked_of(eval: Eval, dataset: Dataset) -> str:
+    """In words: how many of a data set's samples an evaluation takes."""
+    metric: Any = eval.metric
+    taken = len(few(len(dataset), getattr(metric, "most", None)))
+    share = "" if taken == len(dataset) else f" of {len(dataset):,}, drawn once and for all"
+    return f"{metric.kind} on {taken:,} samples{share}"
+
+
+def few(total: int, most: int | None) -> Sequence[int]:
+    """Indices of `most` of `total` samples in their order, always the same ones; all of them where `most` is None."""
+    if most is None or most >= total:
+        return range(total)
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(derive(0, "eval", "few")))
+    return sorted(drawn[:most].tolist())
 
 
 def _on_cpu(out: StepOutput) -> StepOutput:

@@ -24,7 +24,7 @@ UNDECAYED = (
 
 
 def build_optimizer(model: nn.Module, optim: AdamW, plan: Plan) -> torch.optim.AdamW:
-    """Fused AdamW over what moves, in groups that share a rate and a decay.
+    """AdamW over what moves, in groups that share a rate and a decay.
 
     Not decayed: tensors of at most one dimension (biases, norms, layer scales), anything called `bias`, and
     position, class and mask embeddings. Each group keeps `lr_scale`, its factor on the run's rate: the rule's
@@ -50,7 +50,7 @@ def build_optimizer(model: nn.Module, optim: AdamW, plan: Plan) -> torch.optim.A
         )
         group["params"].append(parameters[name])
         group["names"].append(name)
-    return torch.optim.AdamW(list(groups.values()), lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+    return torch.optim.AdamW(list(groups.values()), lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

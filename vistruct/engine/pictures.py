@@ -5,6 +5,7 @@ A label one pixel off, or a colour channel swapped, is seen at a glance and in n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from vistruct.contracts import AnswerPrediction, BoxPrediction, Dataset, Sample, Turn
+from vistruct.data.fetch import Fetch, batches_of
 from vistruct.data.loader import Order
 from vistruct.engine.draw import contact_sheet, draw_prediction, draw_sample
 from vistruct.engine.draw_chat import draw_conversation
@@ -29,22 +31,32 @@ def draw_first_batch(state: State) -> Path:
     """`samples/first_batch.png`: the first samples of the first step exactly as the loader gives them."""
     run = state.run
     keys = Order(len(state.dataset), run.batch, run.seed).keys(0)[:MOST]
-    samples = [state.dataset.sample(index, derive(run.seed, epoch, index)) for epoch, index in keys]
+    samples = next(batches_of(Fetch(state.dataset, list, run.seed), iter([keys]), workers=0, say=_quietly))
     return draw_samples(samples, state.dataset, state.out_dir / "samples" / "first_batch.png")
 
 
 @torch.no_grad()
 def draw_predictions(state: State) -> list[Path]:
-    """`samples/predictions_NAME.png` of each evaluation: a few samples, what the task says, and the truth."""
+    """`samples/predictions_NAME.png` of each evaluation: a few samples, what the task says, and the truth.
+
+    Several evaluations on the same data have one picture.
+    """
     collator = getattr(state.task, "predict_collator", state.task.collator)
     written = []
+    seen: list[Any] = []
     for name, dataset in state.eval_datasets.items():
+        if state.run.evals[name].data in seen:
+            continue
+        seen.append(state.run.evals[name].data)
         step = max(1, len(dataset) // FEW)
         samples = [dataset.sample(i, derive(0, "eval", i)) for i in range(0, len(dataset), step)][:FEW]
+        batch = collator(samples).to(state.device)
         with eval_mode(state.task), autocast(state.amp, state.device):
-            predictions = state.task.predict(collator(samples).to(state.device))
+            predictions = state.task.predict(batch)
+        owners = getattr(batch, "owners", range(len(samples)))
         pictures = [
-            draw_one_prediction(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)
+            draw_predicted(sample, [p for p, owner in zip(predictions, owners, strict=True) if owner == number])
+            for number, sample in enumerate(samples)
         ]
         shown = [picture for picture in pictures if picture is not None]
         if shown:
@@ -55,17 +67,25 @@ def draw_predictions(state: State) -> list[Path]:
     return written
 
 
-def draw_one_prediction(sample: Sample, prediction: Any) -> Image.Image | None:
-    """One sample with what was said of it; None for a kind of prediction that has no picture."""
-    if isinstance(prediction, BoxPrediction):
-        boxes = prediction.boxes_xyxy.cpu()
+def draw_predicted(sample: Sample, predictions: Sequence[Any]) -> Image.Image | None:
+    """One sample with what was said of it; None for a kind of prediction that has no picture, or for none at all."""
+    first = next(iter(predictions), None)
+    if isinstance(first, BoxPrediction):
+        boxes = first.boxes_xyxy.cpu()
         moved = (boxes - boxes.new_tensor(sample.origin_xy * 2)) * boxes.new_tensor(sample.scale_xy * 2)
-        return draw_prediction(sample.images[0], replace(prediction, boxes_xyxy=moved), truth=sample)
-    if isinstance(prediction, AnswerPrediction):
-        answer = f"{prediction.answer}\n(truth: {prediction.truth})" if prediction.truth else prediction.answer
-        turns = (Turn(role="user", text=prediction.question), Turn(role="assistant", text=answer))
-        return draw_conversation(replace(sample, turns=turns))
+        return draw_prediction(sample.images[0], replace(first, boxes_xyxy=moved), truth=sample)
+    if isinstance(first, AnswerPrediction):
+        turns = [turn for one in predictions for turn in _said(one)]
+        return draw_conversation(replace(sample, turns=tuple(turns)))
     return None
+
+
+def _said(one: AnswerPrediction) -> tuple[Turn, Turn]:
+    """A question with what the model answers, and with the truth where that is something else."""
+    answer = one.answer or "(nothing)"
+    if one.truth and one.answer != one.truth:
+        answer += f"\n(truth: {one.truth})"
+    return Turn(role="user", text=one.question), Turn(role="assistant", text=answer)
 
 
 def draw_samples(samples: list[Sample], dataset: Dataset, path: Path) -> Path:
@@ -80,3 +100,7 @@ def draw_samples(samples: list[Sample], dataset: Dataset, path: Path) -> Path:
 def draw_one(sample: Sample, dataset: Any) -> Image.Image:
     """One sample with its truth."""
     return draw_conversation(sample) if sample.turns else draw_sample(sample, dataset.info.class_names)
+
+
+def _quietly(_: str) -> None:
+    """The loader says what was replaced; once is enough."""

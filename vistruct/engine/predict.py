@@ -25,6 +25,7 @@ from vistruct.transforms.geometry import rescale
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8[H, W, 3] RGB; tensors: uint8[3, H, W] RGB
 
+PLACE = "<image>"  # in a question, where an image goes
 EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
@@ -77,8 +78,8 @@ class Model:
         Args:
             images: a path, a PIL image, uint8[H, W, 3] array or uint8[3, H, W] tensor in RGB; or a list
                 of those.
-            ask: the question, for a model with language.
-            batch: windows that are looked at together.
+            ask: the question, for a model with language; of a list of images, about each of them.
+            batch: windows that are looked at in one pass, or images that are asked about.
 
         Returns:
             One prediction for an image, a list of them for a list.
@@ -87,25 +88,50 @@ class Model:
             UserError: an image that cannot be read or has another type or shape; a question to a model
                 without language, or none to one with it.
         """
-        if ask is not None and not self.answers:
-            raise UserError(
-                "this model has no language to answer with",
-                where=self.card.path,
-                fix="ask a model trained with vitp.pretrain, or leave the question out for boxes",
-            )
         if ask is None and self.answers:
             raise UserError(
                 "this model answers questions, and there is none",
                 where=self.card.path,
                 fix='give one: ask="How many trees are there?", on the command line --ask "..."',
             )
-        if isinstance(images, Picture):
-            return self._one(images, _name(images, 0), ask, batch)
-        return [self._one(image, _name(image, i), ask, batch) for i, image in enumerate(images)]
+        several = [images] if isinstance(images, Picture) else list(images)
+        found: list[Prediction] = []
+        if ask is None:
+            found += [self._boxes(as_pixels(p, _name(p, i)), _name(p, i), batch) for i, p in enumerate(several)]
+        else:
+            for start in range(0, len(several), batch):
+                found += self.ask([[image] for image in several[start : start + batch]], ask, first=start)
+        return found[0] if isinstance(images, Picture) else found
 
-    def _one(self, image: Picture, name: str, ask: str | None, batch: int) -> Prediction:
-        pixels = as_pixels(image, name)
-        return self._boxes(pixels, name, batch) if ask is None else self._answer(pixels, name, ask)
+    @torch.inference_mode()
+    def ask(self, groups: Sequence[Sequence[Picture]], question: str, *, first: int = 0) -> list[AnswerPrediction]:
+        """The answer to the same question about each group of images, all in one pass.
+
+        Args:
+            groups: images that one question is about: one, or several that it compares.
+            question: `<image>` in it marks where an image goes; without a mark they go in front.
+            first: what unnamed images are counted from, in names.
+
+        Raises:
+            UserError: as `predict`; or another number of marks than of images.
+        """
+        if not self.answers:
+            raise UserError(
+                "this model has no language to answer with",
+                where=self.card.path,
+                fix="ask a model trained with vitp.pretrain, or leave the question out for boxes",
+            )
+        if not question.replace(PLACE, "").strip():
+            raise UserError("the question is empty", where=f"ask={question!r}", fix='ask="How many trees are there?"')
+        samples = []
+        for group in groups:
+            names = [_name(image, first + number) for number, image in enumerate(group)]
+            first += len(group)
+            name = ", ".join(names)
+            turns = (Turn(role="user", text=with_places(question, len(group), name)),)
+            pixels = [as_pixels(image, own) for image, own in zip(group, names, strict=True)]
+            samples.append(Sample(id=name, image_id=name, seed=0, images=pixels, turns=turns))
+        return self.task.predict(self.task.predict_collator(samples).to(self.device)) if samples else []
 
     @torch.inference_mode()
     def _boxes(self, pixels: Tensor, name: str, batch: int) -> BoxPrediction:
@@ -130,12 +156,21 @@ class Model:
             return replace(found[0], id=name, window_xyxy=None)
         return merge_windows(found)[0]
 
-    @torch.inference_mode()
-    def _answer(self, pixels: Tensor, name: str, ask: str) -> AnswerPrediction:
-        text = ask if "<image>" in ask else f"<image>\n{ask}"
-        sample = Sample(id=name, image_id=name, seed=0, images=[pixels], turns=(Turn(role="user", text=text),))
-        (answer,) = self.task.predict(self.task.predict_collator([sample]).to(self.device))
-        return answer
+
+def with_places(ask: str, num_images: int, where: str) -> str:
+    """The question with one `<image>` for each image; without any, several are put in front as InternVL names them.
+
+    Raises:
+        UserError: the question has marks, and not as many as there are images.
+    """
+    marks = ask.count(PLACE)
+    if marks == 0:
+        names = [PLACE] if num_images == 1 else [f"Image-{i}: {PLACE}" for i in range(1, num_images + 1)]
+        return "\n".join([*names, ask])
+    if marks != num_images:
+        what = f"{marks} {PLACE} marks in the question for {num_images} images"
+        raise UserError(what, where=where, fix=f"write one {PLACE} for every image, or none at all")
+    return ask
 
 
 def as_pixels(image: Picture, name: str) -> Tensor:

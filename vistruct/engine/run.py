@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vistruct.checkpoint.load import copy_assets, load_exactly, model_dir, restore
+from vistruct.checkpoint.load import copy_assets, is_ours, model_dir
+from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
-from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.weights import Coverage, load_backbone
 from vistruct.config import Run
 from vistruct.contracts import Dataset
+from vistruct.data.account import check_left_out
 from vistruct.data.loader import check_split
-from vistruct.distributed.gradients import broadcast_weights
-from vistruct.distributed.ranks import Ranks, from_main, main_first
+from vistruct.data.plan import Costs
+from vistruct.distributed.gradients import GradientSum, broadcast_weights
+from vistruct.distributed.ranks import Ranks, barrier, main_first
+from vistruct.distributed.shard import shard
+from vistruct.engine.admit import admit
 from vistruct.engine.environment import amp_dtype
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
 from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
+from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 
 
@@ -33,10 +38,12 @@ class State:
     out_dir: Path
     ranks: Ranks
     dataset: Dataset
+    costs: Costs | None = None  # of each of its samples, where the task can tell
     eval_datasets: dict[str, Dataset] = field(default_factory=dict)
     task: Any  # nn.Module, Task
     plan: Plan
     optimizer: torch.optim.AdamW
+    gradients: GradientSum | None = None  # of all ranks; None: a spread model adds up its own
     coverage: Coverage | None = None  # of the starting weights
     amp: torch.dtype | None = None  # autocast dtype; None: float32
     step: int = 0  # optimiser steps done
@@ -48,8 +55,10 @@ class State:
 
     @property
     def microbatch(self) -> int:
-        """Samples in one forward pass."""
-        return self.run.batch // (self.ranks.world * self.run.accumulate)
+        """Samples in one forward pass; with `pack`, as many as usually fit the budget."""
+        if self.run.pack is None or self.costs is None:
+            return self.run.batch // (self.ranks.world * self.run.accumulate)
+        return max(1, int(self.run.pack.tokens / max(self.costs.tokens.mean(), 1)))
 
 
 def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
@@ -65,38 +74,58 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         UserError: settings that do not fit each other, data that cannot be read, weights that do not fit.
     """
     ranks = ranks or Ranks()
-    check_split(run.batch, world=ranks.world, accumulate=run.accumulate)
+    if run.pack is None:
+        check_split(run.batch, world=ranks.world, accumulate=run.accumulate)
+    elif run.accumulate != 1:
+        raise UserError(
+            f"accumulate={run.accumulate} and pack both say what a micro-batch is",
+            where="pack",
+            fix="leave accumulate at 1: with pack each step has as many micro-batches as it needs",
+        )
     check_schedule(run.schedule, run.steps)
     task_part: Any = run.task
-    dataset = _data(run.data)
-    eval_datasets = {name: _data(e.data) for name, e in run.evals.items()}
+    index = out_dir / "index"
+    with main_first(ranks):
+        dataset = _data(run.data, index, run.max_left_out)
+        eval_datasets = {name: _data(e.data, index, run.max_left_out) for name, e in run.evals.items()}
 
     assets = out_dir / "model"
     with main_first(ranks):
         assets.mkdir(parents=True, exist_ok=True)
-        if run.start is not None:
+        if run.start is not None and is_ours(run.start):
             copy_assets(model_dir(run.start), assets)
         torch.manual_seed(derive(run.seed, "init"))
         task = task_part.build(dataset.info, assets)
-    if run.start is not None:
-        start = model_dir(run.start)
-        load_exactly(task, read_tensors(start / "model.safetensors"), start)
-    coverage = load_backbone(task.backbone, run.init) if run.init is not None else None
+    with main_first(ranks):
+        dataset, costs = admit(dataset, getattr(task, "measurer", None), max_left_out=run.max_left_out, cache=index)
+    if run.pack is not None and costs is None:
+        raise UserError(
+            f"{type(task).__name__} cannot tell what a sample costs before it is decoded",
+            where="pack",
+            fix="leave pack out: micro-batches then have equally many samples",
+        )
+    coverage = _start(run, task)
     plan = apply_moves(task, run.move)
     task.to(ranks.device)
     broadcast_weights(task)
+    amp = amp_dtype(run.amp, ranks.device)
+    is_spread = run.parallel == "fsdp" and ranks.world > 1
+    if is_spread:
+        shard(task, ranks.device, amp)
     set_train_mode(task, plan)
     return State(
         run=run,
         out_dir=out_dir,
         ranks=ranks,
         dataset=dataset,
+        costs=costs,
         eval_datasets=eval_datasets,
         task=task,
         plan=plan,
         optimizer=build_optimizer(task, run.optim, plan),
+        gradients=None if is_spread else GradientSum(p for p in task.parameters() if p.requires_grad),
         coverage=coverage,
-        amp=amp_dtype(run.amp, ranks.device),
+        amp=amp,
     )
 
 
@@ -110,11 +139,27 @@ def resume(state: State, say: Callable[[str], None]) -> None:
     if state.ranks.is_main:
         for orphan in sweep(root):
             say(f"removed {orphan}, left by a save that was cut short")
-    newest = from_main(newest_good(root, say) if state.ranks.is_main else None)
+    barrier()
+    newest = newest_good(root, say)
     if newest is not None:
         state.step = restore(newest, model=state.task, optimizer=state.optimizer)
         say(f"going on from step {state.step}")
 
 
-def _data(part: Any) -> Dataset:
-    return part.build()
+def _start(run: Run, task: Any) -> Coverage | None:
+    """Put the starting weights in place: those of the whole model first, then the backbone's."""
+    whole = None
+    if run.start is not None:
+        # It brings language models along, which most tasks have no use for.
+        from vistruct.checkpoint.whole import load_start
+
+        whole = load_start(task, run.start)
+    if run.init is None:
+        return whole
+    return replace(load_backbone(task.backbone, run.init), before=whole)
+
+
+def _data(part: Any, cache: Path, max_left_out: float) -> Dataset:
+    dataset = part.build(cache=cache)
+    check_left_out(getattr(dataset, "accounts", ()), max_left_out)
+    return dataset

@@ -14,8 +14,12 @@ from vistruct.distributed.ranks import Ranks
 from vistruct.engine.environment import describe
 from vistruct.errors import UserError
 
-# What may differ between the run that began and the run that goes on: none of it touches the weights.
-FREE = ("recipe", "workers", "log_every", "save_every", "save_async", "keep", "max_left_out")
+# What may differ between the run that began and the run that goes on: none of it touches the weights, but for rounding
+# where a batch is cut otherwise. That has to be possible: a run may go on with fewer devices.
+FREE = (
+    *("recipe", "workers", "log_every", "save_every", "save_async", "keep", "max_left_out"),
+    *("accumulate", "parallel"),
+)
 
 
 def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:

@@ -12,29 +12,33 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from vistruct.checkpoint.load import MODEL_FORMAT
+from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
+from vistruct.config import Run
+from vistruct.distributed.shard import on_main
 from vistruct.engine.run import State
 from vistruct.engine.run_dir import info_to_dict
 from vistruct.engine.trainable import merged_state
-
-BACKBONE_FORMAT = 1
 
 
 def ship(state: State) -> None:
     """Write `model/` and `backbone/` of the run directory; the json last, so that with it all is there.
 
+    All ranks call it together; rank 0 writes.
+
     Raises:
         UserError: no room.
     """
-    run, weights = state.run, merged_state(state.task)
+    run, weights = state.run, on_main(merged_state(state.task))
+    if not state.ranks.is_main:
+        return
     values = run.model_dump(mode="json")
     source = {
         "recipe": run.recipe,
         "steps": state.step,
         "data_fingerprint": state.dataset.info.fingerprint,
-        "started_from": "random weights" if run.init is None else str(run.init),
+        "started_from": started_from(run),
     }
     licence = "as its training data and this run's owner allow" if state.coverage is None else state.coverage.licence
     model = state.out_dir / "model"
@@ -70,6 +74,11 @@ def ship(state: State) -> None:
     )
 
 
+def started_from(run: Run) -> str:
+    """Where the weights came from that the run began with."""
+    return ", then the backbone of ".join(str(path) for path in (run.start, run.init) if path) or "random weights"
+
+
 def input_contract(run: dict[str, Any]) -> dict[str, Any]:
     """What the model expects of an image: wrong input units are the costliest silent mistake."""
     task, data = run["task"], run["data"]
@@ -100,7 +109,7 @@ def card(state: State, licence: str) -> str:
         + ' IMAGE`, or `vistruct.load("'
         + state.out_dir.name
         + '")` in Python',
-        f"- Started from: {'random weights' if run.init is None else run.init}",
+        f"- Started from: {started_from(run)}",
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",
         f"- Left out or repaired: {dropped}",
         *([f"- Classes: {classes}"] if classes else []),

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vistruct.checkpoint.save import write_json
-from vistruct.distributed.gradients import sum_gradients
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
+from vistruct.distributed.shard import is_sharded, local, reach_all
 from vistruct.engine.environment import autocast, explained_memory, peak_memory_mb
 from vistruct.engine.optim import set_learning_rate
 from vistruct.engine.run import State
@@ -52,32 +53,42 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     state.optimizer.zero_grad(set_to_none=True)
 
     totals, counts, metrics = [], [], []
-    for batch in microbatches:
+    for number, batch in enumerate(microbatches, 1):
         with explained_memory(state.device), autocast(state.amp, state.device):
             out = state.task(batch.to(state.device))
-        if out.total.requires_grad:  # not where the micro-batch had nothing to learn from
+            total = reach_all(state.task, out.total)
+        if number == len(microbatches) and state.gradients is not None:
+            state.gradients.start()
+        if total.requires_grad:  # not where the micro-batch had nothing to learn from
             with explained_memory(state.device):
-                out.total.backward()
+                total.backward()
         totals.append(out.total.detach().double())
         counts.append(float(out.count))
         metrics.append(dict(out.metrics))
 
+    named = [(n, p) for g in state.optimizer.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
+    reached = any(p.grad is not None for _, p in named)
+    if state.gradients is not None:
+        state.gradients.finish()
     # The first wait for the device in a step.
-    total, count = all_reduce_sum(torch.tensor([float(sum(totals)), sum(counts)], dtype=torch.float64)).tolist()
-    moving = [p for group in state.optimizer.param_groups for p in group["params"]]
-    sum_gradients(moving)
-    gradients = [p.grad for p in moving if p.grad is not None]
-    if count > 0 and not gradients:
+    sums = torch.tensor([float(sum(totals)), sum(counts), float(reached)], dtype=torch.float64)
+    total, count, reached = all_reduce_sum(sums).tolist()
+    if count > 0 and not reached:
         raise UserError(
             "the loss depends on nothing that trains", where="move", fix="let a part move that the task uses"
         )
-    torch._foreach_div_(gradients, max(count, 1.0))
-    norm = torch.nn.utils.get_total_norm(gradients)
-    loss, grad_norm = total / max(count, 1.0), float(norm)
+    named = [(name, p) for name, p in named if p.grad is not None]
+    gradients = [local(p.grad) for _, p in named]
+    norms = [norm / max(count, 1.0) for norm in gradient_norms(gradients, spread=is_sharded(state.task))]
+    loss, grad_norm = total / max(count, 1.0), math.hypot(*norms)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise _non_finite(state, microbatches, loss, grad_norm)
-    if run.clip_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(moving, run.clip_norm, norm)
+        broken = [name for (name, _), norm in zip(named, norms, strict=True) if not math.isfinite(norm)]
+        raise _non_finite(state, microbatches, loss, grad_norm, broken)
+    clip = math.inf if run.clip_norm is None else run.clip_norm
+    torch._foreach_div_(gradients, max(count, 1.0) * max(1.0, (grad_norm + 1e-6) / clip))
+    for (_, p), norm in zip(named, norms, strict=True):
+        if norm == 0.0:  # nothing in the whole batch used it: no decay and no momentum, on however many devices
+            p.grad = None
     state.optimizer.step()
     state.step += 1
 
@@ -91,6 +102,14 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         "samples_per_second": run.batch / seconds,
         "peak_memory_mb": peak_memory_mb(state.device),
     }
+
+
+def gradient_norms(gradients: Sequence[Tensor], *, spread: bool) -> list[float]:
+    """The Euclidean norm of each gradient, over all ranks if each holds some `spread` rows of it."""
+    if not gradients:
+        return []
+    norms = torch.stack(torch._foreach_norm(list(gradients))).double()
+    return (all_reduce_sum(norms.square()).sqrt() if spread else norms).tolist()
 
 
 def without_gradient(state: State) -> list[str]:
@@ -116,17 +135,18 @@ def _mean_metrics(counts: list[float], metrics: list[dict[str, Any]]) -> dict[st
     return {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
 
 
-def _non_finite(state: State, microbatches: Sequence[Any], loss: float, grad_norm: float) -> NonFiniteGradient:
+def _non_finite(
+    state: State, microbatches: Sequence[Any], loss: float, grad_norm: float, parameters: list[str]
+) -> NonFiniteGradient:
     """Write down which samples and parameters, and say it."""
     step = state.step + 1
     ids = [i for part in gather_objects([i for batch in microbatches for i in batch.ids]) for i in part]
-    named = state.task.named_parameters()
     found = {
         "step": step,
         "loss": str(loss),
         "grad_norm": str(grad_norm),
         "samples": ids,
-        "parameters": [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()],
+        "parameters": parameters,
     }
     file = state.out_dir / f"non_finite_step_{step:08d}.json"
     if state.ranks.is_main:

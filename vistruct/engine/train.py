@@ -8,20 +8,21 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from vistruct.checkpoint.save import save
+from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
 from vistruct.data.loader import Loader
 from vistruct.distributed.ranks import any_rank, barrier, setup
-from vistruct.engine.evaluate import evaluate
+from vistruct.distributed.shard import gathered, is_sharded
+from vistruct.engine.evaluate import asked_of, evaluate
 from vistruct.engine.log import RunLog
 from vistruct.engine.pictures import draw_first_batch, draw_predictions
-from vistruct.engine.progress import tracking
 from vistruct.engine.report import write_run_report
 from vistruct.engine.run import State, build, resume
 from vistruct.engine.run_dir import note_data, open_run_dir
 from vistruct.engine.ship import ship
 from vistruct.engine.step import train_step, without_gradient
 from vistruct.engine.stop import EXIT_CODE, StopRequest
+from vistruct.progress import tracking
 
 
 def train(
@@ -57,7 +58,7 @@ def train(
         log.open_at(state.step)
         first, stopping = state.step, False
         bar = tracking(out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=progress)
-        with closing(iter(loader_of(state))) as batches, bar as show:
+        with saver_of(state, log.say) as saver, closing(iter(loader_of(state))) as batches, bar as show:
             while state.step < run.steps and not stopping:
                 metrics = train_step(state, next(batches))
                 show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
@@ -70,20 +71,24 @@ def train(
                 if due(state.step, run.log_every, last=run.steps):
                     line |= metrics
                 if due(state.step, run.eval_every, last=run.steps):
-                    line |= evaluate_all(state)
+                    line |= evaluate_all(state, is_last=state.step == run.steps)
                 if line:
                     log.write(state.step, line)
-                stopping = any_rank(stop.requested)
+                stopping, broken = any_rank(stop.requested, saver.failed)
+                if broken:
+                    saver.finish()  # says why, on every rank
                 if stopping or due(state.step, run.save_every, last=run.steps):
                     log.flush()
-                    save_state(state)
+                    saver.save(state.step, state.task, state.optimizer)
         if state.step < run.steps:
             log.say(f"SIGTERM: saved at step {state.step}; the same command goes on from there")
             raise SystemExit(EXIT_CODE)
         log.flush()
+        ship(state)
+        with gathered(state.task):
+            if ranks.is_main:
+                draw_predictions(state)
         if ranks.is_main:
-            ship(state)
-            draw_predictions(state)
             write_run_report(out_dir)
         barrier()
         log.say(f"finished: {out_dir}")
@@ -97,7 +102,7 @@ def due(step: int, every: int | None, *, last: int) -> bool:
 
 def loader_of(state: State) -> Loader:
     """The training batches of this rank from the state's step on."""
-    run = state.run
+    run, costs = state.run, state.costs if state.run.pack is not None else None
     return Loader(
         state.dataset,
         state.task.collator,
@@ -108,6 +113,9 @@ def loader_of(state: State) -> Loader:
         rank=state.ranks.rank,
         world=state.ranks.world,
         first_step=state.step,
+        costs=costs,
+        work=None if costs is None else state.task.work(costs),
+        pack=run.pack,
     )
 
 
@@ -120,39 +128,50 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     )
     for reason, number in info.dropped.items():
         say(f"  {number} x {reason}")
+    for name, measured in state.run.evals.items():
+        when = " at the end" if measured.at_end else ""
+        say(f"to be measured{when}, as {name}: {asked_of(measured, state.eval_datasets[name])}")
     if state.coverage is not None:
         say("\n".join(state.coverage.lines()))
     say("\n".join(["what moves:", *state.plan.lines()]))
-    say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}")
+    spread = ", spread over them" if is_sharded(state.task) else ""
+    say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}{spread}")
 
 
 def tell_unused(state: State, say: Callable[[str], None]) -> None:
     """Say which parts were meant to move and had no share in the first step's loss."""
-    names = without_gradient(state)
+    # Of a fresh adapter B is zero, and so is the first gradient of A.
+    names = [name for name in without_gradient(state) if ".lora_A." not in name]
     if names:
         rest = ", ..." if len(names) > 4 else ""
         say(f"{len(names)} moving tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")
 
 
-def evaluate_all(state: State) -> dict[str, float]:
-    """`<evaluation>/<metric>` of each evaluation of the run."""
-    return {
-        f"{name}/{metric}": value
-        for name, measured in state.run.evals.items()
-        for metric, value in evaluate(
-            state.task,
-            measured,
-            state.device,
-            state.microbatch,
-            state.run.workers,
-            dataset=state.eval_datasets[name],
-            amp=state.amp,
-        ).items()
-    }
+def evaluate_all(state: State, *, is_last: bool) -> dict[str, float]:
+    """`<evaluation>/<metric>` of each evaluation of the run that is due."""
+    with gathered(state.task):
+        return {
+            f"{name}/{metric}": value
+            for name, measured in state.run.evals.items()
+            if is_last or not measured.at_end
+            for metric, value in evaluate(
+                state.task,
+                measured,
+                state.device,
+                state.microbatch,
+                state.run.workers,
+                dataset=state.eval_datasets[name],
+                amp=state.amp,
+            ).items()
+        }
 
 
-def save_state(state: State) -> None:
-    """Checkpoint the state; rank 0 writes."""
-    if state.ranks.is_main:
-        root = state.out_dir / "checkpoints"
-        save(root, step=state.step, model=state.task, optimizer=state.optimizer, keep=state.run.keep)
+def saver_of(state: State, say: Callable[[str], None]) -> Saver:
+    """What writes this run's checkpoints."""
+    return Saver(
+        state.out_dir / "checkpoints",
+        keep=state.run.keep,
+        parallel=state.run.parallel,
+        background=state.run.save_async,
+        say=say,
+    )

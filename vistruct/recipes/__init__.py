@@ -10,6 +10,9 @@ from vistruct.errors import UserError, closest
 RECIPES = {
     "detect": "vistruct.recipes.detect",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
+    "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
+    "vitp.medical": "vistruct.recipes.vitp.medical",
+    "vitp.general": "vistruct.recipes.vitp.general",
 }
 
 

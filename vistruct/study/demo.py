@@ -27,7 +27,8 @@ STARTS = {
 class Budget(Part):
     """How much of everything."""
 
-    crops: int  # pictures asked about
+    crops: int  # pictures of the training scene that are asked about
+    questions: int  # pictures of the test scene that the models are asked about
     align_steps: int
     pretrain_steps: int
     detect_steps: int
@@ -41,6 +42,7 @@ class Budget(Part):
 BUDGETS = {
     "quick": Budget(
         crops=40,
+        questions=8,
         align_steps=3,
         pretrain_steps=3,
         detect_steps=2,
@@ -51,10 +53,18 @@ BUDGETS = {
         frozen=(True,),
     ),
     "default": Budget(
-        crops=2500, align_steps=150, pretrain_steps=300, detect_steps=60, shares=(0.25,), seeds=3, draws=8
+        crops=2500,
+        questions=150,
+        align_steps=150,
+        pretrain_steps=300,
+        detect_steps=60,
+        shares=(0.25,),
+        seeds=3,
+        draws=8,
     ),
     "full": Budget(
         crops=5000,
+        questions=500,
         align_steps=200,
         pretrain_steps=900,
         detect_steps=150,
@@ -100,6 +110,19 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
             cost=40,
         ),
         Cell(name="target", call=f"{here}:split_target", arguments=out, cost=2),
+        Cell(
+            name="questions",
+            call=f"{here}:write_questions",
+            arguments={**out, "pictures": budget.questions},
+            cost=1,
+        ),
+        Cell(
+            name="answers-untrained",
+            call=f"{here}:answer",
+            arguments={"start": "align", "trained": False},
+            needs=("align", "questions"),
+            cost=2,
+        ),
     ]
     for name, answers, vrl in (
         ("pretrain-plain", "true", "off"),
@@ -116,6 +139,15 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
             )
         )
     for start, cell in STARTS.items():
+        cells.append(
+            Cell(
+                name=f"answers-{start}",
+                call=f"{here}:answer",
+                arguments={"start": cell, "trained": True},
+                needs=(cell, "questions"),
+                cost=2,
+            )
+        )
         cells.append(
             Cell(
                 name=f"probe-{start}",

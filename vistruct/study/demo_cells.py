@@ -26,9 +26,11 @@ from vistruct.data.instructions.write import shuffle_answers, write_instructions
 from vistruct.data.tiles import Tiles
 from vistruct.engine.draw import draw_prediction
 from vistruct.engine.draw_chat import draw_conversation
+from vistruct.engine.evaluate import evaluate
 from vistruct.engine.predict import load
 from vistruct.engine.train import train
 from vistruct.heads.fcos import FcosConfig
+from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.coco import CocoBoxesConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.ops.seeds import derive
@@ -39,7 +41,7 @@ from vistruct.study.linear import statistics
 from vistruct.study.patches import object_patches
 from vistruct.study.probe import dense_features, dense_probe, label_efficiency
 from vistruct.transforms.augment import Augment
-from vistruct.vlm.vrl import PRESETS, keep_mask
+from vistruct.vlm.vrl import PRESETS, keep_tokens
 
 Report = Callable[..., None]
 CROP = (72, 144)  # pixels at 10 cm: one to several crowns
@@ -93,6 +95,32 @@ def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dic
         coco.write(folder / f"{name}.json", [part], ("tree",))
         parts |= {name: str(folder / f"{name}.json"), f"num_{name}": int(own.sum())}
     return parts
+
+
+def write_questions(*, out: str, pictures: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Questions of every family about the test scene, which nothing is pretrained on."""
+    summary = write_instructions(
+        trees().test, Path(out) / "questions", crops=pictures, crop_size=CROP, questions=8, turned=True, seed=0,
+        progress=lambda done, total: report(done, total, "pictures"),
+    )  # fmt: skip
+    return {"jsonl": str(summary.path), "line": summary.line()}
+
+
+def answer(*, start: str, trained: bool, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """What a whole model, language and all, answers about the test scene.
+
+    Args:
+        trained: False asks the same model with fresh random weights.
+    """
+    task, card = load_model(Path(results[start]["run"]))
+    if not trained:
+        part: Any = card.run.task
+        torch.manual_seed(derive(0, "init"))
+        task = part.build(card.info, card.path)
+    data = ChatDataConfig(jsonl=Path(results["questions"]["jsonl"]))
+    report(0, 1, "asking")
+    figures = evaluate(task, Eval(data=data, metric=AnswersConfig()), torch.device("cpu"), batch=32)
+    return {"figures": {name: value if np.isfinite(value) else None for name, value in figures.items()}}
 
 
 def align(*, out: str, steps: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -208,8 +236,7 @@ def draw_conversations(jsonl: Path, out: Path, most: int = 2) -> list[Path]:
     longest = sorted(range(min(40, len(dataset))), key=lambda index: -len(dataset.records[index].turns))
     for index in longest[:most]:
         sample = dataset.sample(index, seed=index)
-        seeds = torch.tensor([derive(sample.seed, "row", 0)])
-        kept = keep_mask(torch.ones(1, 36, dtype=torch.bool), PRESETS["paper"], seeds)[0]
+        kept = keep_tokens(torch.ones(36, dtype=torch.bool), [36], PRESETS["paper"], [derive(sample.seed, "row", 0)])
         path = out / f"conversation_{index}.png"
         draw_conversation(sample, kept, (6, 6)).save(path)
         paths.append(path)

@@ -14,6 +14,7 @@ from PIL import Image
 from vistruct.engine.page import COLOURS, Report, house_style
 from vistruct.engine.report import read_metrics, smooth
 from vistruct.study.demo import STARTS, Budget, detect_name, detector_scores
+from vistruct.study.demo_answers import write_answers
 from vistruct.study.demo_cells import draw_conversations
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def write_demo_report(
     )
     _tables(page, probes, results, budget)
     _controls(page, probes, results, budget)
+    write_answers(page, results, NAMES, INK)
     _pictures(page, results, folder, budget)
     _method(page, results, budget)
     return page.write(path)

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from rich.markup import escape
 from rich.progress import TaskID
 
-from vistruct.engine.progress import bar
+from vistruct.progress import bar
 
 LINE_EVERY_S = 30.0  # a running cell's line without a terminal
 

@@ -33,7 +33,7 @@ from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
 from vistruct.vlm.generate import answer_tokens
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.projector import Projector, pixel_shuffle
-from vistruct.vlm.tiling import Tiling
+from vistruct.vlm.tiling import Tiling, normalise
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -116,6 +116,15 @@ class Instruct(nn.Module):
         return self.config.answer_dropout == 1.0
 
     @property
+    def uneven_calls(self) -> str:
+        """Why some batches call its blocks more often than others, which a spread model cannot bear; "": they do not."""
+        if self.config.rows == "grouped":
+            return "task.rows=grouped calls the language model once for each group of lengths"
+        if self.vrl.is_on and self.vrl.drop_at == "patches" and self.vrl.drop_prob < 1:
+            return "vrl.drop_at=patches with a drop_prob below 1 calls the backbone twice where whole tiles are left"
+        return ""
+
+    @property
     def hidden_token(self) -> int:
         """What stands where an answer's token is hidden."""
         return self.tokenizer.pad_token_id or 0
@@ -154,9 +163,9 @@ class Instruct(nn.Module):
         patches, width = self.grid**2 + 1, self.backbone.width
         blocks = getattr(getattr(self.backbone, "encoder", None), "layers", ())
         tile = _size(self.backbone) * patches * seen + 2 * len(blocks) * width * (patches * seen) ** 2
-        head = self.language.get_output_embeddings().weight.numel()
+        head = _size(self.language.get_output_embeddings())
         tokens = costs.tokens - costs.visual * dropped
-        body = _size(self.language.get_decoder()) - self.language.get_input_embeddings().weight.numel()
+        body = _size(self.language.get_decoder()) - _size(self.language.get_input_embeddings())
         return costs.tiles * tile + tokens * body + costs.supervised * head + costs.visual * _size(self.projector)
 
     def read(self, batch: ChatBatch) -> Reading:
@@ -210,7 +219,7 @@ class Instruct(nn.Module):
 
     def visual_tokens(self, tiles: Tensor, cells: Tensor | None = None) -> Tensor:
         """uint8[T, 3, S, S] -> float[T * C, D], what the language model sees; of the kept `cells` bool[T, C] only."""
-        pixels = (tiles.float() / 255 - self.pixel_mean) / self.pixel_std
+        pixels = normalise(tiles, self.pixel_mean, self.pixel_std)
         if cells is None:
             patches = self.backbone.tokens(pixels)  # [T, grid * grid, width]
             return self.projector(pixel_shuffle(patches, (self.grid, self.grid), self.config.shuffle)).flatten(0, 1)
@@ -315,8 +324,9 @@ class Instruct(nn.Module):
         ]
 
 
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _size(module: nn.Module) -> float:
+    """Parameters; a float, for the int32 of `Costs` would overflow beside a whole number."""
+    return float(sum(p.numel() for p in module.parameters()))
 
 
 def like_lengths(lengths: Sequence[int], spread: float = 1.5) -> list[list[int]]:

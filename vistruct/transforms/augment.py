@@ -1,4 +1,4 @@
-"""What is varied at random from one epoch to the next, in a fixed order: scale, flips, turns, colour."""
+"""What is varied at random from one epoch to the next, in a fixed order: scale, flips, turns, colour, JPEG."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vistruct.contracts import Sample
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.transforms.geometry import flip_horizontal, flip_vertical, random_crop, rescale, turn
+from vistruct.transforms.jpeg import JpegReencode
 from vistruct.transforms.photometric import jitter
 
 
@@ -20,6 +21,7 @@ class Augment(Part):
     vflip: bool = False  # top and bottom, half of the time
     turns90: bool = False  # 0 to 3 quarter turns, equally often
     photometric: float = Field(0.0, ge=0, le=1)  # largest relative change of brightness, contrast and saturation
+    jpeg: JpegReencode | None = None  # last of all, JPEG compression; None: none
     scale: tuple[float, float] = (
         1.0,
         1.0,
@@ -58,4 +60,4 @@ class Augment(Part):
         if self.photometric > 0:
             colours = torch.Generator().manual_seed(derive(sample.seed, "augment", "photometric"))
             sample = jitter(sample, self.photometric, colours)
-        return sample
+        return self.jpeg(sample) if self.jpeg is not None else sample

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from vistruct.vlm.tiling import Tiling, num_tiles, tile
 
 TOO_LONG = "left out: an image or every answer lies beyond the longest row"
 CUT = "cut to the longest row"
+_MARKS_AROUND = re.compile(rf"\A(?:{chat.IMAGE_PLACE}\n?)+|(?:\n?{chat.IMAGE_PLACE})+\Z")
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,7 @@ class ChatBatch:
     mentions: Tensor  # int64[M], tiles in the order in which the rows mention them
     input_ids: Tensor  # int64[N]
     labels: Tensor  # int64[N]
-    questions: list[str]  # the last user turn of each row, without an image mark before or behind it
+    questions: list[str]  # the last user turn of each row, without image marks before or behind it
     truths: list[str]  # the answer after it, "" if there is none
 
     def to(self, device: torch.device) -> Self:
@@ -143,13 +145,14 @@ class ChatCollator:
         if self.system and (not turns or turns[0].role != "system"):
             turns = [Turn(role="system", text=self.system), *turns]
         whole = chat.apart(turns, image_last=self.image_last) if self.independent else [tuple(turns)]
-        out, answered = [], 0
+        out: list[Asked] = []
+        before = 0  # answers in the rows so far
         for one in whole:
             for asked in questions_of(one) if self.generate else [one]:
                 shown, truth = list(asked), ""
+                answer = before + _answers(asked)
                 if self.generate and shown and shown[-1].role == "assistant":
                     truth = shown.pop().text
-                answered += 1 if self.generate or self.independent else 0
                 marks = sum(turn.text.count(chat.IMAGE_PLACE) for turn in shown if turn.role == "user")
                 row = whole_row = chat.encode(shown, counts[:marks], self.tokenizer, answer=self.generate)
                 if self.max_tokens is not None and len(row.input_ids) > self.max_tokens and not self.generate:
@@ -162,17 +165,22 @@ class ChatCollator:
                         row=row,
                         images=marks,
                         is_cut=row is not whole_row,
-                        question=last.removeprefix(f"{chat.IMAGE_PLACE}\n").removesuffix(f"\n{chat.IMAGE_PLACE}"),
+                        question=_MARKS_AROUND.sub("", last),
                         truth=truth,
-                        family=families[answered - 1] if 0 < answered <= len(families) else "",
+                        family=families[answer - 1] if _answers(asked) and answer <= len(families) else "",
                     )
                 )
+            before += _answers(one)
         return out
 
     @cached_property
     def image_token(self) -> int:
         """What stands for one visual token."""
         return self.tokenizer.convert_tokens_to_ids(chat.IMAGE_TOKEN)
+
+
+def _answers(turns: Sequence[Turn]) -> int:
+    return sum(turn.role == "assistant" for turn in turns)
 
 
 def questions_of(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
@@ -194,7 +202,7 @@ class ChatMeasurer:
         said = {
             "tokenizer": own.tokenizer.backend_tokenizer.to_str(),
             "tiling": own.tiling.model_dump(mode="json"),
-            "rest": [own.tokens_per_tile, own.independent, own.image_last, own.max_tokens, own.system],
+            "rest": [own.tokens_per_tile, own.independent, own.image_last, own.max_tokens, own.system, own.generate],
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

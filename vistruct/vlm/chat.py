@@ -17,6 +17,7 @@ from vistruct.errors import UserError
 
 IGNORE = -100  # torch's cross-entropy leaves these labels out
 START, END = "<|im_start|>", "<|im_end|>"
+OPEN = f"{START}assistant\n"  # an answer follows
 IMAGE_PLACE = "<image>"  # in a user's text
 IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
 ADDED_TOKENS = (
@@ -65,18 +66,19 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
     ids: list[int] = []
     labels: list[int] = []
 
-    def add(text: str, supervised: bool) -> None:
-        tokens = tokenizer.encode(text, add_special_tokens=False)
+    def extend(tokens: list[int], supervised: bool) -> None:
         if image_token in tokens:
             raise UserError(f"a text holds {IMAGE_TOKEN} itself", fix="only <image> stands for an image: remove it")
         ids.extend(tokens)
         labels.extend(tokens if supervised else [IGNORE] * len(tokens))
 
+    def add(text: str) -> None:
+        extend(tokenizer.encode(text, add_special_tokens=False), supervised=False)
+
     for turn in with_marks(turns, len(image_tokens)):
         if turn.role == "assistant":
-            add(f"{START}assistant\n", supervised=False)
-            add(f"{turn.text}{END}", supervised=True)
-            add("\n", supervised=False)
+            for tokens, supervised in _answer(turn.text, tokenizer):
+                extend(tokens, supervised)
             continue
         # The pieces around an image end and begin with added tokens, so that they can be encoded apart; hundreds of
         # image tokens in a text are slow to find again.
@@ -84,14 +86,31 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
         for number, piece in enumerate(pieces):
             before = f"{START}{turn.role}\n" if number == 0 else IMAGE_END
             after = IMAGE_START if number < len(pieces) - 1 else f"{END}\n"
-            add(before + piece + after, supervised=False)
+            add(before + piece + after)
             if number < len(pieces) - 1:
                 visual = next(images)
                 ids.extend([image_token] * visual)
                 labels.extend([IGNORE] * visual)
     if answer:
-        add(f"{START}assistant\n", supervised=False)
+        add(OPEN)
     return Row(input_ids=ids, labels=labels)
+
+
+def _answer(text: str, tokenizer: Tokenizer) -> list[tuple[list[int], bool]]:
+    """Tokens of an answer's turn in parts, and which of them are supervised: the answer and its end mark.
+
+    Encoded as one text, because many tokenizers write a word at the beginning of a text differently from one behind a
+    line break; except where the answer's first characters would melt into the break that training and generation
+    both begin behind.
+    """
+    head = tokenizer.encode(OPEN, add_special_tokens=False)
+    whole = tokenizer.encode(f"{OPEN}{text}{END}\n", add_special_tokens=False)
+    if whole[: len(head)] == head:
+        said = whole[len(head) :]
+    else:
+        said = tokenizer.encode(f"{text}{END}\n", add_special_tokens=False)
+    end = len(said) - said[::-1].index(tokenizer.convert_tokens_to_ids(END))  # behind the last end mark
+    return [(head, False), (said[:end], True), (said[end:], False)]
 
 
 def with_marks(turns: Sequence[Turn], num_images: int) -> list[Turn]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import GenerationConfig
 
 from vistruct.vlm import chat, packed
 
@@ -33,14 +34,20 @@ def _one_by_one(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]
     # Padded on the left, so that every row goes on at the same place.
     embeddings = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])
     seen = torch.stack([torch.arange(longest) >= longest - len(row) for row in rows]).to(embeddings.device)
-    out = task.language.generate(
-        inputs_embeds=embeddings,
-        attention_mask=seen.long(),
-        max_new_tokens=most,
-        do_sample=False,
-        eos_token_id=task.tokenizer.convert_tokens_to_ids(chat.END),
-        pad_token_id=task.hidden_token,
-    )
+    # A language model brings along how its maker samples from it (a repetition penalty, say), and what is not said here
+    # would be taken from there; in its place an empty configuration gives the likeliest answer.
+    own, task.language.generation_config = task.language.generation_config, GenerationConfig()
+    try:
+        out = task.language.generate(
+            inputs_embeds=embeddings,
+            attention_mask=seen.long(),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=task.tokenizer.convert_tokens_to_ids(chat.END),
+            pad_token_id=task.hidden_token,
+        )
+    finally:
+        task.language.generation_config = own
     return out.tolist()
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from vistruct.config import Part
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
+from vistruct.vlm import internlm2
 from vistruct.vlm.chat import ADDED_TOKENS, END, START
 
 PAD = "<|endoftext|>"
@@ -32,41 +38,132 @@ class LanguageConfig(Part):
         """The tokenizer in `assets` if there is one (a resumed or shipped model), else the given or a trained one.
 
         Raises:
-            UserError: nothing to load and no corpus to train on.
+            UserError: nothing to load and no corpus to train on; a tokenizer that needs code of its own.
         """
         kept = assets / "tokenizer"
         source = self.tokenizer or self.weights
         if kept.is_dir():
-            loaded: Any = AutoTokenizer.from_pretrained(kept, local_files_only=True)
-            return loaded
+            return read_tokenizer(kept)
         if source is not None:
-            tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=True)
-            tokenizer.add_tokens(list(ADDED_TOKENS), special_tokens=True)
+            tokenizer = read_tokenizer(source)
+            # Those it has already keep their numbers; the others come behind, in the public order.
+            tokenizer.add_tokens([START, END, *ADDED_TOKENS], special_tokens=True)
         elif corpus is not None:
             tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits)
         else:
             raise UserError("no tokenizer and no texts to train one on", where=kept, fix="set task.language.tokenizer")
-        tokenizer.save_pretrained(kept)
+        partial = kept.with_name(".tokenizer.partial")  # a kill in the middle leaves nothing that would be read
+        shutil.rmtree(partial, ignore_errors=True)
+        tokenizer.save_pretrained(partial)
+        partial.rename(kept)
         return tokenizer
 
     def build(self, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
-        """The model, its embedding table as large as the tokenizer asks."""
+        """The model in float32, its embedding table as large as the tokenizer asks, or larger.
+
+        Raises:
+            UserError: weights that cannot be read or are not all there; an unknown model or option.
+        """
+        rows = 1 + max(tokenizer.get_vocab().values())
         if self.weights is not None:
-            model = AutoModelForCausalLM.from_pretrained(self.weights, local_files_only=True)
-            model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size))
+            model = read_language(self.weights)
+            if rows > model.config.vocab_size:
+                model.resize_token_embeddings(rows)
             return model
-        known = AutoConfig.for_model(self.model_type).to_dict()
+        known = known_options(self.model_type)
         unknown = sorted(set(self.options) - set(known))
         if unknown:
-            raise UserError(f"{self.model_type} has no option {unknown[0]!r}", fix=f"known: {', '.join(sorted(known))}")
+            raise UserError(f"{self.model_type} has no option {unknown[0]!r}", fix=closest(unknown[0], known))
         config = AutoConfig.for_model(
-            self.model_type, **{"vocab_size": len(tokenizer), "tie_word_embeddings": False, **self.options}
+            self.model_type,
+            **{
+                "tie_word_embeddings": False,
+                **self.options,
+                "vocab_size": max(rows, self.options.get("vocab_size", 0)),
+                # The public configurations carry these of vocabularies before the added tokens.
+                "pad_token_id": tokenizer.convert_tokens_to_ids(PAD) if PAD in tokenizer.get_vocab() else None,
+                "bos_token_id": None,
+                "eos_token_id": tokenizer.convert_tokens_to_ids(END),
+            },
         )
-        # the published Qwen configurations carry these ids of another vocabulary
-        config.pad_token_id = tokenizer.convert_tokens_to_ids(PAD) if PAD in tokenizer.get_vocab() else None
-        config.bos_token_id = None
-        config.eos_token_id = tokenizer.convert_tokens_to_ids(END)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        try:
+            return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        except ValueError as error:  # such as attention that torch's own cannot do
+            what = f"{self.model_type} is not carried here: {str(error).splitlines()[0][:200]}"
+            raise UserError(what, fix="choose another task.language.model_type") from error
+
+
+def known_options(model_type: str) -> dict[str, Any]:
+    """The options of a causal language model of `transformers`, with its defaults.
+
+    Raises:
+        UserError: no causal language model of this name.
+    """
+    if model_type == internlm2.MODEL_TYPE:
+        fix = "say llama: an InternLM2 is one, and its weights are read as such from a whole InternVL (`start`)"
+        raise UserError("`transformers` does not carry internlm2", fix=fix)
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        fix = closest(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        raise UserError(
+            f"no causal language model of type {model_type!r} in `transformers`",
+            fix=fix if len(fix) < 200 else "such as qwen2, llama, mistral",
+        )
+    return AutoConfig.for_model(model_type).to_dict()
+
+
+def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer from a folder or a tokenizer.json; never by running code that lies beside it.
+
+    Raises:
+        UserError: nothing there, not a tokenizer, or one that needs such code.
+    """
+    if not source.exists():
+        raise UserError("no tokenizer here", where=source, fix="check task.language.tokenizer")
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would warn of a model beside it whose type it does not know
+    try:
+        if source.is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(source), pad_token=PAD, eos_token=END)
+        loaded: Any = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            what = "this tokenizer only works by running code that lies beside it, which is never done here"
+        else:
+            what = f"not a tokenizer: {str(error).strip().splitlines()[0]}"
+        fix = "convert it once to a tokenizer.json and give that folder with task.language.tokenizer"
+        raise UserError(what, where=source, fix=fix) from error
+    finally:
+        logging.set_verbosity(said)
+    return loaded
+
+
+def read_language(folder: Path) -> Any:
+    """A causal language model in `transformers`' layout, in float32 whatever the file holds.
+
+    Raises:
+        UserError: nothing there, an unknown architecture, damaged files, tensors that are missing or of other shapes.
+    """
+    fix = "give a folder with config.json and safetensors files of one of `transformers`' causal language models"
+    if not (folder / "config.json").is_file():
+        raise UserError("no config.json here", where=folder, fix=fix)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"not read: {str(error).strip().splitlines()[0]}", where=folder, fix=fix) from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        what = f"{len(missing)} of the language model's tensors are not there: {', '.join(missing[:3])}"
+        raise UserError(what, where=folder, fix="copy or download the folder again")
+    return model
 
 
 def train_tokenizer(

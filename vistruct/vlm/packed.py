@@ -21,6 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vistruct.errors import UserError
+
 NAME = "packed"  # of the attention, as `transformers` knows it
 SHORT = 256  # tokens; segments up to this are computed together where their lengths are alike
 
@@ -96,8 +98,16 @@ def _send(values: list[int], device: torch.device) -> Tensor:
 
 
 def enable(language: nn.Module) -> None:
-    """Let a causal language model of `transformers` read packed rows; everything else works as before."""
+    """Let a causal language model of `transformers` read packed rows; everything else works as before.
+
+    Raises:
+        UserError: its attention is more than can be exchanged (Gemma 2 caps its logits, GPT-OSS has sinks).
+    """
     model: Any = language
+    if not (model._supports_sdpa and model._supports_attention_backend):
+        raise UserError(
+            f"the attention of {type(model).__name__} cannot be exchanged", fix="take another task.language.model_type"
+        )
     model.set_attn_implementation(NAME)
 
 
@@ -189,8 +199,8 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
 def _varlen(q: Tensor, k: Tensor, v: Tensor, where: Segments, scaling: float | None) -> Tensor:
     """float[H, N, D] -> float[N, H, D] by torch's kernel, whose arguments have changed between versions."""
     repeat = q.shape[0] // k.shape[0]
-    # All heads alike: not every version has grouped keys.
-    q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k.repeat_interleave(repeat, 0), v.repeat_interleave(repeat, 0)))
+    k, v = k.repeat_interleave(repeat, 0), v.repeat_interleave(repeat, 0)  # not every version has grouped keys
+    q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))
     if scaling is not None and "scale" not in _VARLEN_ARGUMENTS:
         q = q * (scaling * q.shape[-1] ** 0.5)
     options: dict[str, Any] = {"scale": scaling} if "scale" in _VARLEN_ARGUMENTS else {}

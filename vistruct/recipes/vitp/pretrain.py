@@ -1,22 +1,21 @@
 """ViTP: instruction pretraining of a vision backbone inside a vision-language model, under VRL.
 
 Run:      vistruct instruct data/boxes.json --out out
-          vistruct train vitp.pretrain --data out/instructions.jsonl --backbone InternViT.safetensors \\
-              --language Qwen2.5-0.5B --devices 8
+          vistruct train vitp.pretrain --data out/instructions.jsonl --start InternVL2_5-1B --devices 8
           vistruct train vitp.pretrain --data out/instructions.jsonl --size small     (minutes on a CPU)
-Needs:    published: 23 hours on 8 x A40 48 GB for the 300m size; ours: not yet measured.
+Needs:    published: 23 hours on 8 x A40 48 GB for the size 1b; ours: not yet measured.
           size small: 2 CPU cores, a few minutes
 Expect:   the published backbone gives 75.08 mAP50 on DIOR-R (`vitp.dior_r`, not here yet); ours: not yet run
 Source:   Li et al., ViTP, arXiv:2509.17562, and its public training scripts: AdamW 2e-5, weight decay 0.01,
           8000 steps of 128 conversations, a fifth of them warm-up, cosine to 0, drop path 0.1, tiles of 448
-          px, 12 at most; InternViT-300M, Qwen2.5-0.5B, everything trains
+          px, 12 at most, rows of 4096 tokens; InternVL2.5-1B, of which everything trains
 Differs:  VRL as in the paper (every conversation loses 75 % of its visual tokens) and not as in the scripts (a
-          quarter of them does): `--vrl published-code` gives those. Norms, biases and other vectors are not
-          decayed. The projector starts from random weights and not from InternVL2.5-1B's. No activation
-          checkpointing, no random JPEG compression, no general-purpose conversations mixed in, no system
-          text. Conversations are not cut at 4096 tokens. Without `--language` the language model of the 300m
-          size has the published shape with random weights and a tokenizer trained on the conversations;
-          without `--backbone` the ViT is random too: both then need far more than 8000 steps.
+          quarter of them does): `--vrl published-code` gives those. Conversations are packed end to end and
+          shared among devices by the work they are, not padded to 4096 tokens; one that is longer is cut, or
+          counted and left out where that would lose an image, and not replaced by a random other one. Norms,
+          biases and other vectors are not decayed. No activation checkpointing. No system text is put in
+          (`--set task.system=...`). Without `--start`, `--backbone` or `--language` that part has random
+          weights (and the tokenizer is trained on the conversations): it then needs far more than 8000 steps.
           Size small is ours: a convolutional stem, 96 px tiles, every question asked for itself with the
           image behind it, answers hidden from each other. Train it with `--freeze-backbone` for a while, then
           from there with `--start`: a language model that has not learned to look has nothing to teach.
@@ -28,21 +27,30 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
-from vistruct.config import AdamW, Eval, Move, Part, Run, Schedule
+from vistruct.checkpoint.load import is_ours
+from vistruct.config import AdamW, Eval, Move, Pack, Part, Run, Schedule
+from vistruct.data.detect import detect_format
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.instructions.write import write_instructions
+from vistruct.data.mix import MixDataConfig
+from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
 from vistruct.samples import trees
 from vistruct.tasks.instruct import InstructConfig
 from vistruct.vlm.language import LanguageConfig
+from vistruct.vlm.layouts import MODELS, instruct_config
 from vistruct.vlm.tiling import Tiling
 
 WARMUP = 0.2  # of the steps
+DROP_PATH = 0.1  # at the last block
+EVALS = 8  # times that the loss on `val` is measured in a run
+MOST_ASKED = 500  # conversations of `val` that are asked at the end: answers are generated token by token
 
 
 class Size(Part):
@@ -51,13 +59,13 @@ class Size(Part):
     task: InstructConfig
     steps: int
     batch: int
-    accumulate: int
+    pack: Pack | None = None
     lr: float
     backbone_lr_factor: float = 1.0
     workers: int
 
 
-def _qwen(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, theta: float = 1e6) -> dict[str, Any]:
+def qwen(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, theta: float = 1e6) -> dict[str, Any]:
     """Options of a `transformers` Qwen2 configuration; the rest is as in Qwen2.5."""
     return {
         "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
@@ -66,20 +74,30 @@ def _qwen(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, theta: 
     }  # fmt: skip
 
 
-SIZES = {
-    "300m": Size(
+def _published(name: str) -> Size:
+    """A model of the public family with the published settings; its language model starts from random weights."""
+    of = MODELS[name]
+    options = {key: value for key, value in of.language.options.items() if key != "vocab_size"}  # the tokenizer's own
+    language = of.language.model_copy(update={"options": options, "vocab_size": 8192})
+    return Size(
         task=InstructConfig(
-            backbone=InternVitConfig(drop_path=0.1),
-            language=LanguageConfig(options=_qwen(896, 24, 14, 2, 4864), vocab_size=8192),
+            backbone=of.backbone.model_copy(update={"drop_path": DROP_PATH}),
+            language=language,
             tiling=Tiling(size=448, max_tiles=12),
+            max_tokens=4096,
             max_new_tokens=256,
         ),
         steps=8000,
         batch=128,
-        accumulate=16,
+        pack=Pack(tokens=8192, tiles=26),  # two conversations of 12 tiles and a thumbnail
         lr=2e-5,
         workers=4,
-    ),
+    )
+
+
+SIZES = {
+    "1b": _published("internvl2_5-1b"),
+    "2b": _published("internvl2_5-2b"),
     "small": Size(
         task=InstructConfig(
             backbone=InternVitConfig(
@@ -96,7 +114,7 @@ SIZES = {
             # Wide initial weights and short rotary waves: from random weights on, attention is sharp enough
             # to learn within a hundred steps where an answer is to be looked for.
             language=LanguageConfig(
-                options=_qwen(64, 2, 2, 2, 192, theta=100.0) | {"initializer_range": 0.1},
+                options=qwen(64, 2, 2, 2, 192, theta=100.0) | {"initializer_range": 0.1},
                 vocab_size=600,
                 digits="merged",
             ),
@@ -107,7 +125,6 @@ SIZES = {
         ),
         steps=600,
         batch=16,
-        accumulate=1,
         lr=2e-3,
         backbone_lr_factor=0.5,
         workers=0,
@@ -117,25 +134,27 @@ SIZES = {
 
 def recipe(
     *,
-    data: Path,  # instruction jsonl, as `vistruct instruct` writes it
-    root: Path | None = None,  # folder that the image paths start from; None: that of the jsonl
-    val: Path | None = None,  # instruction jsonl to measure on, never trained on; None: nothing is measured
-    backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: random
-    language: Path | None = None,  # folder of a causal language model as `transformers` saves it; None: random
-    size: Literal["300m", "small"] = "300m",
+    data: Path,  # conversations: InternVL jsonl, LLaVA json, messages jsonl, or a mix file of many of those
+    root: Path | None = None,  # folder that the image paths start from; None: that of the file
+    val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
+    backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: random, or that of `start`
+    language: Path | None = None,  # folder of a causal language model as `transformers` saves it; None: likewise
+    size: Literal["1b", "2b", "small"] = "1b",
     vrl: Literal["off", "paper", "published-code"] = "paper",
-    start: Path | None = None,  # a run of this recipe and size to go on from, language model and all
+    start: Path | None = None,  # folder of a whole InternVL, or a run of this recipe and size, to go on from
     freeze_backbone: bool = False,  # only projector and language model learn, as before a run with `start`
-    steps: int | None = None,  # None: 8000 of 300m, 600 of small
-    batch: int | None = None,  # conversations in a step, over all devices; None: 128 of 300m, 16 of small
-    accumulate: int | None = None,  # micro-batches in a step, on each device; None: 16 of 300m, 1 of small
-    lr: float | None = None,  # None: 2e-5 of 300m, 2e-3 of small (half of that in the backbone)
+    steps: int | None = None,  # None: 8000, or 600 of small
+    batch: int | None = None,  # conversations in a step, over all devices; None: 128, or 16 of small
+    lr: float | None = None,  # None: 2e-5, or 2e-3 of small (half of that in the backbone)
     seed: int = 0,
 ) -> Run:
     """A backbone pretrained by answering about images."""
     like = SIZES[size]
     num_steps = like.steps if steps is None else steps
     changed: dict[str, Any] = {"vrl": vrl}
+    if start is not None and not is_ours(start):
+        changed |= dict(instruct_config(start))
+        changed["backbone"] = changed["backbone"].model_copy(update={"drop_path": DROP_PATH})
     if backbone is not None and backbone.is_dir():
         shape, mean_std = architecture(backbone)
         usual: Any = like.task.backbone
@@ -144,25 +163,35 @@ def recipe(
         changed["language"] = LanguageConfig(weights=language)
     evals = {}
     if val is not None:
-        evals["val"] = Eval(data=ChatDataConfig(jsonl=val, root=root), metric=MeanLossConfig())
+        talk = conversations(val, root)
+        evals["val"] = Eval(data=talk, metric=MeanLossConfig())
+        evals["answers"] = Eval(data=talk, metric=AnswersConfig(most=MOST_ASKED), at_end=True)
     return Run(
         recipe="vitp.pretrain",
         task=InstructConfig.model_validate(dict(like.task) | changed),
-        data=ChatDataConfig(jsonl=data, root=root),
+        data=conversations(data, root),
         evals=evals,
         init=backbone,
         start=start,
         move=(_move(like, freeze_backbone),),
         steps=num_steps,
         batch=like.batch if batch is None else batch,
-        accumulate=like.accumulate if accumulate is None else accumulate,
+        pack=like.pack,
         optim=AdamW(lr=like.lr if lr is None else lr, weight_decay=0.01, betas=(0.9, 0.999)),
         schedule=Schedule(shape="cosine", warmup_steps=round(WARMUP * num_steps)),
         clip_norm=1.0,
         seed=seed,
         workers=like.workers,
+        eval_every=max(1, num_steps // EVALS),
         save_every=max(1, min(500, num_steps // 4)),
     )
+
+
+def conversations(file: Path, root: Path | None) -> ChatDataConfig | MixDataConfig:
+    """The data set that a file is: conversations, or a mix of several files of those."""
+    if detect_format(file) == "mix":
+        return MixDataConfig(mix=file, root=root)
+    return ChatDataConfig(jsonl=file, root=root)
 
 
 def _move(like: Size, freeze_backbone: bool) -> Move:
@@ -178,7 +207,7 @@ def tiny() -> Run:
     small = InternVitConfig(
         width=32, depth=2, heads=2, mlp_width=64, patch=8, image_size=64, stem="conv", layer_scale=1.0
     )
-    language = LanguageConfig(options=_qwen(32, 1, 2, 1, 64), vocab_size=400, digits="merged")
+    language = LanguageConfig(options=qwen(32, 1, 2, 1, 64), vocab_size=400, digits="merged")
     usual: Any = run.task
     task = usual.model_copy(
         update={
@@ -192,11 +221,17 @@ def tiny() -> Run:
 
 
 def _conversations(source: Path, crops: int) -> Path:
-    """Conversations in a temporary folder that is named by what is in it, so that the same run names the same files."""
+    """Conversations about random crops of a shipped scene."""
+    folder = kept_by_content(lambda out: write_instructions(source, out, crops=crops, questions=4))
+    return folder / "instructions.jsonl"
+
+
+def kept_by_content(write: Callable[[Path], object]) -> Path:
+    """A temporary folder that is named by what is in it, so that the same run names the same files."""
     root = Path(tempfile.gettempdir()) / f"vistruct-tiny-{getattr(os, 'getuid', int)()}"  # one for each user
     root.mkdir(exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=root))
-    write_instructions(source, fresh, crops=crops, questions=4)
+    write(fresh)
     digest = hashlib.sha256()
     for file in sorted(path for path in fresh.rglob("*") if path.is_file()):
         digest.update(file.read_bytes())
@@ -205,4 +240,4 @@ def _conversations(source: Path, crops: int) -> Path:
         fresh.rename(kept)
     except OSError:  # the same has been written before
         shutil.rmtree(fresh)
-    return kept / "instructions.jsonl"
+    return kept

@@ -68,3 +68,8 @@ class _PlainLines:
         self.last = now
         left = (now - self.start) / max(step - self.first, 1) * (self.total - step)
         print(f"{self.label} {step}/{self.total}  {note}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+
+def notice(text: str) -> None:
+    """Tell something in passing that nobody asked for and somebody may want to know."""
+    print(text, file=sys.stderr, flush=True)

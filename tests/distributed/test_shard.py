@@ -1,0 +1,116 @@
+"""Models that lie spread over ranks, against the same ones in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import toy_vlm
+from several_processes import in_ranks
+from torch import Tensor, nn
+
+from vistruct.checkpoint.tensors import read_tensors, write_tensors
+from vistruct.contracts import StepOutput
+from vistruct.distributed.ranks import setup
+from vistruct.distributed.shard import blocks_of, gathered, local, on_main, reach_all, shard
+
+
+class Branches(nn.Module):
+    """Two heads of which a batch may leave one out, a head that nothing uses, and blocks."""
+
+    def __init__(self, *, has_blocks: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.has_blocks = has_blocks
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.left, self.right, self.never = nn.Linear(4, 1), nn.Linear(4, 5), nn.Linear(4, 1)
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        return list(self.blocks) if self.has_blocks else []
+
+    def forward(self, batch: tuple[Tensor, str]) -> StepOutput:
+        x, side = batch
+        for block in self.blocks:
+            x = x + block(x).tanh()
+        head = self.left if side == "left" else self.right
+        return StepOutput(total=head(x).square().sum(), count=len(x))
+
+    def predict(self, batch: tuple[Tensor, str]) -> float:
+        return float(self.forward(batch).total)
+
+
+def batches(rank: int) -> list[tuple[Tensor, str]]:
+    generator = torch.Generator().manual_seed(rank)
+    sides = ["left", "right"] if rank == 0 else ["right", "right"]
+    return [(torch.randn(2 + rank, 4, generator=generator), side) for side in sides]
+
+
+def spread_branches(out: str, has_blocks: bool) -> None:
+    ranks, task = setup(), Branches(has_blocks=has_blocks)
+    shard(task, ranks.device, None)
+    ours = next(iter(batches(ranks.rank)))
+    # Before any training step, and not equally often on all ranks.
+    with gathered(task):
+        before = [task.predict(ours) for _ in range(ranks.rank)]
+    assert all(isinstance(local(p), Tensor) and local(p).numel() < p.numel() for p in task.blocks.parameters())
+    for batch in batches(ranks.rank):
+        reach_all(task, task(batch).total).backward()
+    with gathered(task):
+        after = [task.predict(ours) for _ in range(ranks.rank)]
+    assert after == before
+    alone = Branches()
+    assert all(value == pytest.approx(alone.predict(ours)) for value in before)
+    gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    kept = on_main(gradients)
+    if ranks.is_main:
+        write_tensors(Path(out), kept)
+    else:
+        assert not kept
+
+
+@pytest.mark.parametrize("has_blocks", [True, False])
+def test_gradients_are_sums_over_ranks_that_use_different_heads(tmp_path, has_blocks):
+    assert in_ranks(2, spread_branches, str(tmp_path / "x"), has_blocks) == [0, 0]
+    found = read_tensors(tmp_path / "x")
+    task = Branches()
+    for rank in range(2):
+        for batch in batches(rank):
+            task(batch).total.backward()
+    for name, p in task.named_parameters():
+        expected = torch.zeros_like(p) if p.grad is None else p.grad
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def chats(rank: int) -> list[list[str]]:
+    """Names of samples by micro-batch: the first rank sees no image in one of them."""
+    return [["text"], ["two", "long"]] if rank == 0 else [["one", "many"], ["wide"]]
+
+
+def chat_gradients(task: nn.Module, rank: int) -> None:
+    samples = {sample.id: sample for sample in toy_vlm.assorted()}
+    known: object = task
+    for names in chats(rank):
+        total = task(known.collator([samples[name] for name in names])).total  # ty: ignore[unresolved-attribute]
+        reach_all(task, total).backward()
+
+
+def spread_vlm(out: str) -> None:
+    ranks, task = setup(), toy_vlm.build("paper", rows="packed")
+    shard(task, ranks.device, None)
+    chat_gradients(task, ranks.rank)
+    kept = on_main({name: p.grad for name, p in task.named_parameters() if p.grad is not None})
+    if ranks.is_main:
+        write_tensors(Path(out), kept)
+
+
+def test_a_vision_language_model_has_the_gradients_of_one_process(tmp_path):
+    assert len(blocks_of(toy_vlm.build())) == 3 + 2
+    assert in_ranks(2, spread_vlm, str(tmp_path / "x")) == [0, 0]
+    found, task = read_tensors(tmp_path / "x"), toy_vlm.build("paper", rows="packed")
+    for rank in range(2):
+        chat_gradients(task, rank)
+    expected = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)

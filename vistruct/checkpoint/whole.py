@@ -1,0 +1,87 @@
+"""The starting weights of a whole vision-language model, from our own runs or from a public folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vistruct.checkpoint.load import is_ours, load_exactly, read_card
+from vistruct.checkpoint.shards import read_folder
+from vistruct.checkpoint.tensors import read_tensors
+from vistruct.checkpoint.weights import Coverage, fill
+from vistruct.errors import UserError
+from vistruct.vlm.layouts import layout_of
+from vistruct.vlm.names import LanguageNames, to_ours
+
+
+def load_start(task: Any, source: Path) -> Coverage:
+    """Start a whole task from one of our runs or models, or from a public folder.
+
+    Raises:
+        UserError: as `load_whole`; a model of another shape; a public folder without its tokenizer.
+    """
+    if is_ours(source):
+        card = read_card(source)
+        state = read_tensors(card.path / "model.safetensors")
+        load_exactly(task, state, card.path)
+        licence = str(card.values.get("licence", "unknown"))
+        return Coverage(source=source, what="model", matched=tuple(sorted(state)), licence=licence)
+    layout_of(source)  # before anything else is said of it
+    language = getattr(getattr(task, "config", None), "language", None)
+    if language is None:
+        fix = "use init for its backbone"
+        raise UserError("only a vision-language model starts from a public one as a whole", where=source, fix=fix)
+    if language.tokenizer is None and language.weights is None:
+        fix = f"set task.language.tokenizer={source}, or to a folder with the same tokenizer"
+        raise UserError("a public model comes with its tokenizer, and this run has another", where=source, fix=fix)
+    return load_whole(task, source)
+
+
+def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Coverage:
+    """Start a vision-language model from a public folder: backbone, projector and language model.
+
+    The rows of tokens that the folder's vocabulary lacks become the mean of those that it has, in both tables.
+    Source: the published training code starts the output rows of added tokens so.
+
+    Args:
+        task: Instruct, of the folder's size (`vlm.layouts.instruct_config`).
+        folder: an InternVL in the original or in `transformers`' layout.
+        allow_missing: leave tensors that the folder lacks as they are, instead of refusing.
+
+    Raises:
+        UserError: not such a folder; an incomplete or damaged one; tensors of another shape; NaN among the weights;
+            missing tensors.
+    """
+    layout = layout_of(folder)
+    state, strange = to_ours(read_folder(folder), layout, LanguageNames.of(task.language), folder)
+    resized: list[str] = []
+    if hasattr(task.backbone, "resize_state"):
+        backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+        backbone, names = task.backbone.resize_state(backbone)
+        state |= {f"backbone.{name}": value for name, value in backbone.items()}
+        resized += [f"backbone.{name}" for name in names]
+    for table in (task.language.get_input_embeddings(), task.language.get_output_embeddings()):
+        resized += _lengthen(state, task, table)
+    report = Coverage(
+        source=folder,
+        what="model",
+        resized=tuple(resized),
+        unexpected=tuple(strange),
+        licence=f"unknown: that of {folder.name} holds",
+    )
+    return fill(task, state, report, allow_missing)
+
+
+def _lengthen(state: dict[str, Tensor], task: nn.Module, table: nn.Module) -> list[str]:
+    """Give a table of the vocabulary in `state` as many rows as the task's has; its name, where it had fewer."""
+    own: Any = table.weight
+    for name, parameter in task.named_parameters(remove_duplicate=False):
+        if parameter is own and name in state and len(state[name]) < len(own):
+            rows = state[name]
+            mean = rows.float().mean(0, keepdim=True).to(rows.dtype)
+            state[name] = torch.cat([rows, mean.expand(len(own) - len(rows), -1)])
+            return [name]
+    return []

@@ -1,0 +1,52 @@
+"""`vistruct export`: a run's model, or its backbone alone, in a layout that others read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vistruct.cli.output import made, note
+from vistruct.errors import UserError
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="A finished run, or the model directory inside one.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="transformers, original: the whole model. backbone-transformers, backbone-original, backbone-plain: "
+            "the backbone alone."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
+    dtype: Annotated[str, typer.Option(help="float32, bf16 or fp16.")] = "float32",
+    max_shard: Annotated[str, typer.Option(help="Largest size of one file, such as 5GB.")] = "5GB",
+) -> None:
+    """Write a model for others; it is read back and compared before it is there.
+
+    vistruct export runs/x --format transformers --out x-hf --dtype bf16
+    """
+    max_bytes = size(max_shard)
+    from transformers.utils import logging
+
+    from vistruct.checkpoint.export import export
+
+    logging.disable_progress_bar()
+    made(export(run, out, format=format, dtype=dtype, max_bytes=max_bytes, say=note).path)
+
+
+def size(text: str) -> int:
+    """Bytes of `5GB`, `500 MB` or `2GiB`.
+
+    Raises:
+        UserError: not such a size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)", text.strip().upper())
+    if found is None or float(found[1]) <= 0:
+        raise UserError(f"{text!r} is not a size", where="--max-shard", fix="write it as 5GB or 500MB")
+    return int(float(found[1]) * UNITS[found[2]])

@@ -1,0 +1,204 @@
+"""The bytes of an image file to uint8 RGB, or one clear error that names the file.
+
+Pillow reads every header and decodes everything but JPEG, which libjpeg-turbo (simplejpeg) decodes to the same
+pixels, faster, and without the silence: Pillow and most programs show a JPEG with damage in its middle without
+any sign of it, here it is an error. Torchvision's decoders are not used: they are deprecated since 0.29, and
+the PNG decoder ends the whole process (segmentation fault) on more than half of slightly damaged files.
+
+The EXIF orientation is applied, so that what is decoded is what an annotation tool showed. Grey, palette and
+transparent images become RGB (transparency is ignored). Images of more than 8 bits, of floats, or of bands
+that are not colours are refused, because every way to squeeze them into 8 bits is a guess.
+
+Not caught: of JPEGs with three flipped bits about half, and of those with 4 KiB of zeros about 3 in 100, decode
+without a sign. A checksum finds them all (see `images.read_image`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vistruct.errors import UserError
+
+MAX_PIXELS = 178_956_970  # 0.5 GiB decoded; more is taken for a decompression bomb. Raised by the variable below
+MAX_PIXELS_VARIABLE = "VISTRUCT_MAX_IMAGE_PIXELS"
+
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+_EXTRA_SAMPLES = 338  # TIFF tag; 1 and 2 are transparency, anything else is a band that is no colour
+_SAMPLES_PER_PIXEL = 277  # TIFF tag
+_BITS_PER_SAMPLE = 258  # TIFF tag
+_EIGHT_BIT_MODES = {
+    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV",
+}  # fmt: skip
+# What Pillow's parsers raise at damaged bytes; it has no common class for them.
+_DAMAGE = (OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, struct.error, zlib.error)
+# How libjpeg-turbo's warnings about damaged pixels begin; its other warnings are about harmless oddities.
+_JPEG_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression", "Invalid SOS parameters")
+
+
+class UnreadableImage(UserError):
+    """An image that is not there, is damaged, or has changed: the fault of one file, and not of the settings."""
+
+
+def decode(data: bytes, name: object) -> Tensor:
+    """Decode the bytes of an image file; `name` is said in errors.
+
+    Returns:
+        uint8[3, H, W], RGB; the colours of a pixel lie side by side in memory (channels last), as decoders write
+        them and resizing is fastest.
+
+    Raises:
+        UnreadableImage: no image, cut short, damaged, too many pixels, more than 8 bits, several images.
+    """
+    with _opened(io.BytesIO(data), name) as image:
+        is_preview = image.format == "MPO"  # a phone's JPEG with a small copy behind it
+        if getattr(image, "n_frames", 1) > 1 and not is_preview:
+            raise UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
+        pixels = _decode_jpeg(data, image, name) if image.format in ("JPEG", "MPO") else None
+        if pixels is None:
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels from the header alone, as `decode` will give it.
+
+    Raises:
+        UnreadableImage: no such file, no image, too many pixels, or more than 8 bits.
+    """
+    with _opened(path, path) as image:
+        return _upright_size(image)
+
+
+def unreadable(name: object, error: OSError) -> UnreadableImage:
+    """What to say of a file that cannot be opened."""
+    if isinstance(error, FileNotFoundError):
+        return UnreadableImage("no such image", where=name, fix="check the path, and where the image folder is")
+    what = f"cannot read the image: {error.strerror or error}"
+    return UnreadableImage(what, where=name, fix="check path and permissions")
+
+
+def _decode_jpeg(data: bytes, image: Image.Image, name: object) -> np.ndarray | None:
+    """uint8[H, W, 3], upright; None for the rare kinds of JPEG (CMYK, odd subsampling) that Pillow must decode."""
+    width, height = image.size
+    # simplejpeg counts bytes in 32 bits, and believes whatever the header says: only what Pillow agrees to.
+    if image.mode not in ("L", "RGB") or height * width * 3 >= 2**31:
+        return None
+    try:
+        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+            return None
+        pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except KeyError:  # a kind of subsampling that it has no name for
+        return None
+    except ValueError as error:
+        if str(error).startswith(_JPEG_DAMAGE):
+            raise UnreadableImage(
+                f"the JPEG is damaged: {error}",
+                where=name,
+                fix="copy or download it again; if it looks right to you, save it anew",
+            ) from None
+        return None
+    turn = image.getexif().get(_ORIENTATION, 1)
+    if turn in (5, 6, 7, 8):  # the first row of the file is a column
+        pixels = pixels.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if turn in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+_pillow_limit = threading.Lock()
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO, name: object) -> Generator[Image.Image]:
+    """A Pillow image whose header is sound and promises no more than we are ready to decode."""
+    try:
+        with _pillow_limit, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours, below, names the way out
+            try:
+                image = Image.open(source)
+            finally:
+                Image.MAX_IMAGE_PIXELS = pillow_limit
+        with image:
+            _refuse(image, name)
+            yield image
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise unreadable(name, error) from error
+    except _DAMAGE as error:
+        raise _broken(name, error, source) from error
+
+
+def _refuse(image: Image.Image, name: object) -> None:
+    limit = _max_pixels()
+    width, height = image.size
+    if width * height > limit:
+        raise UnreadableImage(
+            f"{width} x {height} = {width * height} pixels, more than the limit of {limit}",
+            where=name,
+            fix=f"if you trust this file, set {MAX_PIXELS_VARIABLE}={width * height}; or cut it up",
+        )
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise _not_eight_bit(name, f"pixels of type {image.mode}")
+    tags = getattr(image, "tag_v2", {})  # TIFF only
+    layout = str(getattr(image, "tile", "")) if image.format == "PNG" else ""
+    if ";16" in layout or max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:  # Pillow would drop the lower bits
+        raise _not_eight_bit(name, "16 bits a channel")
+    extra = tags.get(_EXTRA_SAMPLES, ())
+    if any(kind not in (1, 2) for kind in extra):
+        raise _not_eight_bit(name, f"{tags.get(_SAMPLES_PER_PIXEL)} bands, not all of them colours")
+
+
+def _max_pixels() -> int:
+    value = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not value.isdecimal():
+        raise UserError(f"{value!r} is not a number of pixels", where=MAX_PIXELS_VARIABLE, fix="for example 400000000")
+    return int(value)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow turns a TIFF by itself, and its size is already the turned one
+        return height, width
+    if image.format == "PNG" and "exif" not in image.info:  # asking on would decode the whole file
+        return height, width
+    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def _broken(name: object, error: Exception, source: Path | io.BytesIO) -> UnreadableImage:
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else source.stat().st_size
+    if size == 0:
+        return UnreadableImage("the image file is empty (0 bytes)", where=name, fix="copy or download it again")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "cannot identify" in reason:
+        reason = "not an image that can be read here (a GeoTIFF of several bands or more than 8 bits?)"
+    return UnreadableImage(
+        f"cannot decode the image: {reason}",
+        where=name,
+        fix="copy or download it again, or save it as an 8-bit RGB JPEG or PNG",
+    )
+
+
+def _not_eight_bit(name: object, found: str) -> UnreadableImage:
+    return UnreadableImage(
+        f"only 8-bit grey or RGB images are read, this one has {found}",
+        where=name,
+        fix="scale it to 8-bit RGB yourself, with the same scaling for all images",
+    )

@@ -1,0 +1,73 @@
+"""What every schema of conversations shares: who may speak when, and the reasons why one cannot be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vistruct.contracts import Role, Turn
+
+PLACEHOLDER = "<image>"  # where an image goes in a human turn
+LEFT_OUT = "conversation left out: "
+
+NOT_JSON = f"{LEFT_OUT}not json"
+MALFORMED = f"{LEFT_OUT}no question and answer can be read"
+MISMATCH = f"{LEFT_OUT}<image> marks and images differ in number"
+EMPTY_ANSWER = f"{LEFT_OUT}an answer is empty"
+EMPTY_QUESTION = f"{LEFT_OUT}a question is empty"
+VIDEO = f"{LEFT_OUT}it shows a video"
+REASONS = (NOT_JSON, MALFORMED, MISMATCH, EMPTY_ANSWER, EMPTY_QUESTION, VIDEO)
+PREPENDED = "image put before the first question, which did not say where"
+
+
+@dataclass(eq=False)
+class Defect(Exception):
+    """Why one conversation cannot be trained on; counted under `reason`, which is one of REASONS."""
+
+    reason: str
+    what: str
+    fix: str = "correct or remove this line"
+
+
+def check_order(roles: Sequence[Role], names: Mapping[Role, str]) -> None:
+    """A system turn may come first; then user and assistant take turns, and the assistant has the last word.
+
+    Args:
+        names: how the schema calls the roles, for the message.
+
+    Raises:
+        Defect: not so.
+    """
+    user, assistant = names["user"], names["assistant"]
+    for number, role in enumerate(roles, start=1):
+        expected: Role = "assistant" if number > 1 and roles[number - 2] == "user" else "user"
+        if role != expected and not (role == "system" and number == 1):
+            what = f"turn {number} is from {names[role]}, where {names[expected]} must follow"
+            raise Defect(MALFORMED, what, f"{names['system']} may come first, then {user} and {assistant} take turns")
+    if roles[-1] != "assistant":
+        what = f"the last turn is from {names[roles[-1]]}, so nothing is answered"
+        raise Defect(MALFORMED, what, f"end with {assistant}")
+
+
+def check_marks(turns: Sequence[Turn], num_images: int) -> bool:
+    """Whether the one image has no place in the text yet, so that it goes before the first question.
+
+    Raises:
+        Defect: an empty turn, or placeholders that are not as many as the images.
+    """
+    num_marks = 0
+    for turn in turns:
+        marks = turn.text.count(PLACEHOLDER)
+        if marks and turn.role != "user":
+            raise Defect(MISMATCH, f"{PLACEHOLDER} stands outside a human turn", "only a human turn can show an image")
+        num_marks += marks
+    is_unplaced = num_images == 1 and num_marks == 0
+    for turn in turns:
+        if turn.role == "assistant" and not turn.text.strip():
+            raise Defect(EMPTY_ANSWER, "an answer is empty")
+        if turn.role == "user" and not turn.text.strip() and not is_unplaced:
+            raise Defect(EMPTY_QUESTION, "a question is empty")
+    if not is_unplaced and num_marks != num_images:
+        fix = f"write {PLACEHOLDER} once for each image, in the order of the list"
+        raise Defect(MISMATCH, f"{num_marks} x {PLACEHOLDER} in the text, but {num_images} images", fix)
+    return is_unplaced

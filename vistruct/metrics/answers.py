@@ -1,0 +1,198 @@
+"""What a model that answers questions gets right, by family of questions.
+
+Every number stands beside that of the best answer which does not look: always the same one. docs/evaluation.md
+explains each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from vistruct.config import Part
+from vistruct.contracts import AnswerPrediction
+from vistruct.metrics import captions
+from vistruct.metrics.constant import commonest
+from vistruct.metrics.forms import Form, cells_in, form_of, form_of_family, mapped_name, number_in, plain, polarity
+from vistruct.metrics.grounding import box_set_scores, single_box_scores
+
+Scores = dict[str, float]
+
+# The number of a form that stands for it in tables; where it is not the accuracy, its name says what it is.
+MAIN: dict[Form, str] = {
+    "words": "accuracy",
+    "yes_no": "accuracy",
+    "number": "accuracy",
+    "box": "acc50",
+    "boxes": "f1_50",
+    "map": "cells",
+    "caption": "cider_d",
+}
+
+
+class AnswersConfig(Part):
+    """How many are asked."""
+
+    kind: Literal["answers"] = "answers"
+    most: int | None = Field(None, gt=0)  # samples, a random choice that never changes; None: all
+
+    def build(self, dataset: Any) -> Answers:
+        """The data set is not asked: every prediction brings its truth."""
+        return Answers()
+
+
+class Answers:
+    """Collects answers to questions; families are measured apart, each by the form of its truths."""
+
+    def __init__(self) -> None:
+        self.asked: list[AnswerPrediction] = []
+
+    def update(self, predictions: Sequence[AnswerPrediction]) -> None:
+        """Add answers, in any number and order."""
+        self.asked += predictions
+
+    def compute(self) -> Scores:
+        """The figures.
+
+        Returns:
+            `questions`; `accuracy` and `accuracy_macro` over the families that are measured by it, and `constant`,
+            the accuracy of each family's best constant answer; for each family `questions/<family>`, its MAIN
+            number, `constant/<family>` and others by form. A family in brackets is a form: that of questions which
+            name no family, `unnamed` of them. `no_truth` questions without an answer to compare with are not
+            measured.
+        """
+        known = [one for one in self.asked if one.truth]
+        groups: dict[str, list[AnswerPrediction]] = {}
+        for one in known:
+            groups.setdefault(one.family or f"({form_of(one.truth)})", []).append(one)
+        totals = {"questions": float(len(known))}
+        totals |= _counted(unnamed=sum(not one.family for one in known), no_truth=len(self.asked) - len(known))
+        figures: Scores = {}
+        exact: list[tuple[int, float, float]] = []  # questions, accuracy, accuracy of the constant answer
+        for family, ones in sorted(groups.items()):
+            truths = [one.truth for one in ones]
+            form = form_of_family(family, truths)
+            scores = SCORES[form]([one.answer for one in ones], truths)
+            figures |= {f"questions/{family}": float(len(ones))}
+            figures |= {f"{name}/{family}": value for name, value in scores.items()}
+            if "accuracy" in scores:
+                exact.append((len(ones), scores["accuracy"], scores["constant"]))
+        if exact:
+            number, right, constant = np.array(exact).T
+            totals["accuracy"] = float((number * right).sum() / number.sum())
+            totals["accuracy_macro"] = float(right.mean())
+            totals["constant"] = float((number * constant).sum() / number.sum())
+        return {**totals, **figures}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyScore:
+    """A line of a table."""
+
+    family: str
+    questions: int
+    measure: str  # a value of MAIN
+    score: float
+    constant: float  # of the best constant answer
+
+
+def by_family(figures: Mapping[str, float]) -> list[FamilyScore]:
+    """The lines of a table, from what `Answers.compute` gives; none where nothing was asked."""
+    families = [name.removeprefix("questions/") for name in figures if name.startswith("questions/")]
+    lines = []
+    for family in families:
+        measure = next(name for name in dict.fromkeys(MAIN.values()) if f"{name}/{family}" in figures)
+        lines.append(
+            FamilyScore(
+                family=family,
+                questions=int(figures[f"questions/{family}"]),
+                measure=measure,
+                score=figures[f"{measure}/{family}"],
+                constant=figures[f"constant/{family}"],
+            )
+        )
+    return lines
+
+
+def _counted(**numbers: int) -> Scores:
+    return {name: float(number) for name, number in numbers.items() if number}
+
+
+# --- one form each: answers and truths to figures
+
+
+def word_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
+    """`accuracy`: share of answers that are the truth, compared as `plain` texts."""
+    return _exact([plain(text) for text in answers], [plain(text) for text in truths])
+
+
+def yes_no_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
+    """`accuracy` of the first word; `yes`: share of answers that say so, 1 or 0 of a model that does not look;
+    `neither`: share that says neither."""
+    said = [polarity(text) for text in answers]
+    share = {word: said.count(word) / len(said) for word in ("yes", "")}
+    return {**_exact(said, [polarity(text) for text in truths]), "yes": share["yes"], "neither": share[""]}
+
+
+def number_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
+    """`accuracy`: share of equal numbers; `mae`: mean absolute error of the answers that are numbers (NaN where none
+    is); `no_number`: share that is none; `mae_constant`: error of the median truth."""
+    said = [number_in(text) for text in answers]
+    wanted = [number_in(text) for text in truths]
+    errors = [abs(a - b) for a, b in zip(said, wanted, strict=True) if a is not None and b is not None]
+    true = np.array(wanted, float)
+    return {
+        **_exact(said, wanted),
+        "mae": float(np.mean(errors)) if errors else float("nan"),
+        "mae_constant": float(np.abs(true - np.median(true)).mean()),
+        "no_number": said.count(None) / len(said),
+    }
+
+
+def map_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
+    """`cells`: share of cells that are right, a missing one being wrong; `malformed`: share of answers with another
+    number of cells; `constant`: of the map of each cell's commonest word."""
+    names = [mapped_name(truth) or "" for truth in truths]
+    wanted = [cells_in(truth, name) for truth, name in zip(truths, names, strict=True)]
+    said = [cells_in(answer, name) for answer, name in zip(answers, names, strict=True)]
+    num_cells = sum(map(len, wanted))
+    right = sum(a == b for pair in zip(said, wanted, strict=True) for a, b in zip(*pair, strict=False))
+    usual = [Counter(cells).most_common(1)[0][1] for cells in zip(*wanted, strict=True)]  # how often, by cell
+    malformed = sum(len(a) != len(b) for a, b in zip(said, wanted, strict=True))
+    return {"cells": right / num_cells, "malformed": malformed / len(said), "constant": sum(usual) / num_cells}
+
+
+def caption_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
+    """`cider_d`, `bleu4` and `rouge_l` against one reference each; `constant`: CIDEr-D of the commonest truth."""
+    references = [[truth] for truth in truths]
+    (usual,) = commonest(truths, 1)
+    return {
+        "cider_d": captions.cider_d(answers, references),
+        "bleu4": captions.bleu(answers, references)[-1],
+        "rouge_l": captions.rouge_l(answers, references),
+        "constant": captions.cider_d([usual] * len(truths), references),
+    }
+
+
+def _exact(said: Sequence[object], wanted: Sequence[object]) -> Scores:
+    right = sum(a == b for a, b in zip(said, wanted, strict=True))
+    return {
+        "accuracy": right / len(wanted),
+        "constant": Counter(wanted).most_common(1)[0][1] / len(wanted),
+    }
+
+
+SCORES: dict[Form, Callable[[Sequence[str], Sequence[str]], Scores]] = {
+    "words": word_scores,
+    "yes_no": yes_no_scores,
+    "number": number_scores,
+    "box": single_box_scores,
+    "boxes": box_set_scores,
+    "map": map_scores,
+    "caption": caption_scores,
+}

@@ -1,0 +1,44 @@
+"""ViTP pretraining on general-purpose conversations (the control of the other two): the published mix and settings.
+
+Run:      vistruct recipes vitp.general --mix mix.json           (what to put where)
+          vistruct train vitp.general --data mix.json --start InternVL2_5-1B --devices 8
+Needs:    published: 23 hours on 8 x A40 48 GB; ours: not yet measured. The conversations (8 data sets, 1,023,375
+          an epoch) are not published with the code
+Expect:   published only as the comparison in the paper's ablation; ours: not yet run
+Source:   Li et al., ViTP, arXiv:2509.17562, and `ft_data_general.json` of its public code
+Differs:  as `vitp.pretrain`. `repeat_time` below 1 draws lines; the published code takes the first ones of the file:
+          `--share-of first-lines` does so too. Without the other mixes this is InternVL2.5-1B trained a little longer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from vistruct.config import Run
+from vistruct.recipes.vitp import published
+from vistruct.recipes.vitp.mixes import GENERAL as MIX
+
+
+def recipe(
+    *,
+    data: Path,  # mix file, in the published format
+    root: Path | None = None,  # folder that relative paths in it start from; None: that of the file
+    start: Path | None = None,  # folder of InternVL2.5-1B, in either public layout; None: random weights
+    val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
+    size: Literal["1b", "2b"] = "1b",  # only matters without `start`
+    vrl: Literal["off", "paper", "published-code"] = "paper",
+    share_of: Literal["random", "first-lines"] = "random",
+    steps: int | None = None,  # None: 8000
+    seed: int = 0,
+) -> Run:
+    """A backbone pretrained by answering about general-purpose conversations."""
+    return published.published(
+        "vitp.general", data=data, root=root, start=start, val=val, size=size, vrl=vrl, share_of=share_of,
+        steps=steps, seed=seed,
+    )  # fmt: skip
+
+
+def tiny() -> Run:
+    """A few steps on made-up pictures in the true format."""
+    return published.tiny("vitp.general", MIX)
