@@ -1,6 +1,6 @@
 """Gradients summed over two ranks: while the backward pass runs, against all of them after it.
 
-    python benchmarks/gradient_sum.py [--ranks 2] [--rounds 15] [--layers 12] [--width 768]
+Run:  uv run python benchmarks/gradient_sum.py [--ranks 2] [--rounds 15] [--layers 24] [--width 512] [--rows 256]
 
 One step of a stack of linear layers, over gloo on the CPU; the two ways take turns in the same processes.
 """
@@ -25,8 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=256)
     options = parser.parse_args()
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -46,7 +47,7 @@ def measure(rank: int, port: int, options: argparse.Namespace) -> None:
     setup()
     model = nn.Sequential(*(nn.Linear(options.width, options.width) for _ in range(options.layers)))
     summed = GradientSum(model.parameters())
-    x = torch.randn(512, options.width)
+    x = torch.randn(options.rows, options.width)
     seconds: dict[str, list[float]] = {"backward pass alone": [], "summed after it": [], "summed meanwhile": []}
     for number in range(options.rounds + 1):
         for way, found in seconds.items():

@@ -73,18 +73,24 @@ def samples_by_step(out_dir: Path, world: int) -> dict[int, list[str]]:
     return steps
 
 
-def begin_training(world: int, run: Run, out_dir: Path, on_step: Any = None) -> list[BaseProcess]:
-    """As `train_in_ranks`, without waiting for the end."""
+def begin_training(
+    world: int, run: Run, out_dir: Path, on_step: Any = None, watched: bool = False
+) -> list[BaseProcess]:
+    """As `train_in_ranks`, without waiting for the end; `watched` by a board, see `killed_runs`."""
     file = out_dir.with_suffix(".yaml")
     file.write_text(run_to_yaml(run))
-    return begin(world, _train, str(file), str(out_dir), on_step)
+    return begin(world, _train, str(file), str(out_dir), on_step, watched)
 
 
-def _train(run_file: str, out_dir: str, on_step: Any) -> None:
+def _train(run_file: str, out_dir: str, on_step: Any, watched: bool) -> None:
     import vistruct.engine.train as engine
 
     toy_run()
     rank = int(os.environ.get("RANK", "0"))
+    if watched and rank == 0:
+        from killed_runs import watch
+
+        watch(Path(out_dir))
 
     def noting(state: Any, microbatches: Any) -> dict[str, float]:
         metrics = train_step(state, microbatches)
@@ -93,14 +99,13 @@ def _train(run_file: str, out_dir: str, on_step: Any) -> None:
         return metrics
 
     train_step = engine.train_step
-    engine.train_step = noting
-
     def told(step: int, metrics: dict[str, float]) -> None:
         if on_step is not None:
             on_step(Path(out_dir), rank, step, metrics)
 
     try:
-        with mock.patch.object(engine, "write_run_report"):  # not what is tested, and slow
+        # The report is not what is tested, and slow.
+        with mock.patch.object(engine, "write_run_report"), mock.patch.object(engine, "train_step", noting):
             engine.train(read_run(Path(run_file)), Path(out_dir), on_step=told)
     except UserError as error:
         Path(f"{out_dir}.{rank}.err").write_text(str(error))

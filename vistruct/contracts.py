@@ -224,8 +224,11 @@ class DataInfo:
 class Dataset(Protocol):
     """Records with a way to make a sample of each; `sample` is a pure function of its arguments."""
 
-    info: DataInfo
-    records: Sequence[Record]
+    @property
+    def info(self) -> DataInfo: ...
+
+    @property
+    def records(self) -> Sequence[Record]: ...
 
     def __len__(self) -> int: ...
 

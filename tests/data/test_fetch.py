@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from vistruct.contracts import DataInfo, Sample
 from vistruct.data.fetch import MOST_REPLACEMENTS, REPLACED, Fetched
@@ -147,6 +149,14 @@ def test_a_death_during_a_step_is_told_when_the_next_batch_is_due() -> None:
         sum(range(1000))
     with pytest.raises(UserError, match=r"Killed|exited"):
         list(itertools.islice(batches, 500))
+
+
+def test_a_death_is_kept_for_later_too_where_another_loader_of_torchs_came_first() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal_handling._SIGCHLD_handler_set = False  # as in a fresh process
+    list(DataLoader([1, 2], num_workers=1))  # ty: ignore[invalid-argument-type]
+    assert signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL
+    test_a_death_during_a_step_is_told_when_the_next_batch_is_due()
 
 
 def test_workers_outlive_the_schedulers_sigterm_so_that_the_last_step_can_end() -> None:

@@ -153,10 +153,10 @@ def refuse(root: str) -> None:
     model.scale = nn.Parameter(torch.ones(()))
     with pytest.raises(UserError, match="scale is a single number"):
         shard(model, ranks.device, None)
-    model = Odd()
-    model.uneven_calls = "it loops"
+    uneven: Any = Odd()
+    uneven.uneven_calls = "it loops"
     with pytest.raises(UserError, match="it loops; devices would wait"):
-        shard(model, ranks.device, None)
+        shard(uneven, ranks.device, None)
 
 
 def test_a_model_that_cannot_be_cut_is_refused_by_name(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from toy_engine import toy_run
 
 from vistruct.contracts import Measure, Record
 from vistruct.data.dataset import BoxDataConfig, RecordDataset
@@ -18,6 +19,7 @@ from vistruct.data.mix import MixDataConfig
 from vistruct.data.plan import Costs
 from vistruct.engine import admit as admit_
 from vistruct.engine.admit import admit
+from vistruct.engine.run import build
 from vistruct.errors import UserError
 from vistruct.samples import trees
 
@@ -74,7 +76,8 @@ def config(tmp_path: Path) -> MixDataConfig:
 
 
 def admitted(config: MixDataConfig, measurer: Any = Letters(), **more: Any) -> tuple[RecordDataset, Costs]:
-    dataset, costs = admit(config.build(), measurer, **{"max_left_out": 1.0, **more})
+    settings: dict[str, Any] = {"max_left_out": 1.0, **more}
+    dataset, costs = admit(config.build(), measurer, **settings)
     assert isinstance(dataset, RecordDataset)
     assert costs is not None
     return dataset, costs
@@ -141,6 +144,18 @@ def test_many_processes_measure_what_one_measures(config: MixDataConfig, monkeyp
     monkeypatch.setattr(admit_, "_JOB_ROWS", 2)
     _, together = admitted(config, processes=2)
     np.testing.assert_array_equal(together.tokens, alone.tokens)
+
+
+def test_a_run_refuses_before_its_first_step_and_keeps_its_index(config: MixDataConfig, tmp_path: Path) -> None:
+    run, out = toy_run(data=config, batch=2), tmp_path / "run"
+    with pytest.raises(
+        UserError, match=r"one: 1 of 6 lines cannot be used \(limit 1 %\): .* a question is empty"
+    ) as caught:
+        build(run, out)
+    assert caught.value.where == f"{tmp_path / 'one.jsonl'}:6"
+    state = build(run.model_copy(update={"max_left_out": 0.167}), out)  # as the message says
+    assert len(state.dataset) == 5 * 2 + 1 + 2
+    assert len(list((out / "index").glob("*.lines.npz"))) == 3
 
 
 def test_boxes_and_tasks_without_a_measurer_are_let_through(config: MixDataConfig) -> None:

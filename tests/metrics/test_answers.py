@@ -76,6 +76,12 @@ def test_answers_are_compared_without_case_spaces_and_full_stop(text, expected):
         ("", None),
         ("10m2", None),  # a unit grown together with its number is no count
         ("1.", 1),
+        ("9" * 9, 999_999_999),
+        ("9" * 10, None),
+        ("1,234,567", 1_234_567),
+        ("1,234,567,890", None),
+        ("12,3", None),  # a decimal comma, or two numbers?
+        ("3, as far as I see", 3),
     ],
 )
 def test_the_only_number_of_an_answer_is_read(text, expected):

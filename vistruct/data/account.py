@@ -66,8 +66,8 @@ def check_left_out(accounts: Iterable[Account], max_left_out: float) -> None:
             reason, number = left_out.counts.most_common(1)[0]
             more = f", {total - number} for other reasons" if total > number else ""
             raise UserError(
-                f"{account.name or account.annotation.name}: {total:,} of {account.asked:,} lines cannot be used, "
-                f"more than {max_left_out:.4g} of them: {number:,} x {reason}{more}",
+                f"{account.name or account.annotation.name}: {total:,} of {account.asked:,} lines cannot be used "
+                f"(limit {100 * max_left_out:.4g} %): {number:,} x {reason}{more}",
                 where=account.annotation.parent / left_out.examples[reason][0],
                 fix=f"`vistruct check {account.annotation}` lists them; to train without them: "
                 f"--set max_left_out={math.ceil(account.share_left_out * 1000) / 1000}",

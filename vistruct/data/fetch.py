@@ -187,9 +187,9 @@ class _Deaths:
         now = signal.getsignal(signal.SIGCHLD)
         if isinstance(now, cls):
             return now
-        if now is outer or not callable(now):
+        if not callable(now) or not (getattr(now, "__module__", None) or "").startswith("torch.utils.data"):
             return cls(None, None)
-        deaths = cls(now, outer)
+        deaths = cls(now, outer if outer is not now else None)  # the same: a loader that is not ours came first
         signal.signal(signal.SIGCHLD, deaths)
         return deaths
 

@@ -29,7 +29,9 @@ FAMILY_FORMS: dict[str, Form] = {
     "ground_all": "boxes",
 }
 MANY_WORDS = 8  # an answer of so many is a description
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)")
+FIGURES = re.compile(r"(?<![\w.])[-+]?\d(?:[\d,]*\d)?(?:\.\d+)?(?!\w)")
+# To nine digits: one of a hundred, which an untrained model may well write, would be all that is seen of a mean error.
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3}){1,2}|\d{1,9})(?:\.\d+)?")
 NUMBER_WORDS = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6,
     "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
@@ -48,11 +50,16 @@ def polarity(text: str) -> str:
 
 
 def number_in(text: str) -> float | None:
-    """The only number in a text, in digits ("1,200", "-3.5") or else as a word to twelve; None: none or several."""
-    found = [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+    """The only number in a text: of up to nine digits ("1,200", "-3.5"), or else a word to twelve.
+
+    Returns:
+        None where there is no number, or several, or none that can be read without doubt.
+    """
+    found = FIGURES.findall(text)
     if not found:
-        found = [float(NUMBER_WORDS[word]) for word in words(text) if word in NUMBER_WORDS]
-    return found[0] if len(found) == 1 else None
+        said = [float(NUMBER_WORDS[word]) for word in words(text) if word in NUMBER_WORDS]
+        return said[0] if len(said) == 1 else None
+    return float(found[0].replace(",", "")) if len(found) == 1 and NUMBER.fullmatch(found[0]) else None
 
 
 def cells_in(text: str, name: str = "") -> list[str]:

@@ -43,8 +43,8 @@ def write_answers(
     )
     page.figure(
         answer_bars(scores, names, ink),
-        "Score of each family of questions; the black marks are the best constant answer. The untrained model has "
-        "nothing to show.",
+        "Score of each family of questions that has one between 0 and 1; the marks across the bars are the best "
+        "constant answer. The untrained model is in the table only.",
     )
     page.table(
         ["family", "questions", "measure", "best constant answer", "untrained", *names.values()],
@@ -102,6 +102,12 @@ def _sentences(
         accuracy = _figures(results, start).get("accuracy", float("nan"))
         name = names.get(start, "untrained, all weights random")
         lines.append(f"{name}: {accuracy:.3f}; above the constant answer in {above} of {len(scores[start])} families")
+    malformed = _figures(results, "plain").get("malformed/ground_one", 0.0)
+    if malformed > 0.5:
+        lines.append(
+            f"{malformed:.0%} of the answers that should be a box are none: these models write all tokens of an answer "
+            "at once, none of them reading another, and four numbers that must fit each other are beyond them"
+        )
     return lines
 
 

@@ -122,6 +122,7 @@ SIZES = {
             independent=True,
             image_last=True,
             answer_dropout=1.0,
+            max_new_tokens=128,  # a dozen boxes
         ),
         steps=600,
         batch=16,
