@@ -1,6 +1,6 @@
 """Gradients summed over two ranks: while the backward pass runs, against all of them after it.
 
-Run:  uv run python benchmarks/gradient_sum.py [--ranks 2] [--rounds 15] [--layers 24] [--width 512] [--rows 256]
+Run:  uv run python benchmarks/gradient_sum.py [--ranks 2] [--rounds 15] [--layers 60] [--width 512] [--rows 256]
 
 One step of a stack of linear layers, over gloo on the CPU; the two ways take turns in the same processes.
 """
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--layers", type=int, default=60)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rows", type=int, default=256)
     options = parser.parse_args()

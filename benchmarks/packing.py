@@ -64,7 +64,8 @@ def main() -> None:
         for name, longest in (("padded to 4096", 1), ("padded to the longest of 8", 8)):
             groups = [list(range(at, at + longest)) for at in range(0, BATCH, longest)] if longest > 1 else []
             positions = sum(int(own.tokens[g].max()) * len(g) for g in groups) if groups else 4096 * BATCH
-            rows.setdefault(name, []).append((float(own.tokens.sum()) / positions, even, float(BATCH / WORLD / longest)))
+            useful = float(own.tokens.sum()) / positions
+            rows.setdefault(name, []).append((useful, even, BATCH / WORLD / longest))
         shares = balance(own, load, world=WORLD, pack=PACK)
         digests.append(str(shares))
         sums = [[int(own.tokens[places].sum()) for places in share] for share in shares]

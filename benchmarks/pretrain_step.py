@@ -276,7 +276,8 @@ def report(
     share = Table("part of our step, VRL off", "seconds", "share")
     for name, value in of_parts.items():
         share.add_row(name, f"{value:.3f}", f"{value / seconds[OURS]:.0%}")
-    share.add_row("optimiser and the rest", f"{(rest := seconds[OURS] - sum(of_parts.values())):.3f}", f"{rest / seconds[OURS]:.0%}")
+    rest = seconds[OURS] - sum(of_parts.values())
+    share.add_row("optimiser and the rest", f"{rest:.3f}", f"{rest / seconds[OURS]:.0%}")
     console.print(share)
 
 

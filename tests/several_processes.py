@@ -112,6 +112,31 @@ def _train(run_file: str, out_dir: str, on_step: Any, watched: bool) -> None:
         sys.exit(2)
 
 
+def command(argv: list[str], said: Path, before: Any = None) -> int | None:
+    """The exit code of `vistruct *argv` in a process of its own that knows the toys; what it says is written down.
+
+    Args:
+        before: of module level; called first, without arguments.
+    """
+    (code,) = in_ranks(1, _command, argv, str(said), before)
+    return code
+
+
+def _command(argv: list[str], said: str, before: Any) -> None:
+    import vistruct.engine.train as engine
+    from vistruct.cli.main import main
+
+    toy_run()
+    engine.write_run_report = lambda out_dir: None
+    with Path(said).open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
+    if before is not None:
+        before()
+    main(argv)
+
+
 def _as_rank(rank: int, world: int, port: int, work: Any, arguments: tuple[Any, ...]) -> None:
     if world > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}

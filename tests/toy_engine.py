@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from vistruct.config import KINDS, AnyPart, Eval, Part, Run
 from vistruct.contracts import DataInfo, Record, Sample, StepOutput
@@ -87,8 +88,8 @@ class ToyBatch:
 def collate(samples: list[Sample]) -> ToyBatch:
     return ToyBatch(
         ids=[s.id for s in samples],
-        images=torch.stack([s.images[0].float().flatten() / 255 for s in samples]),
-        counts=torch.tensor([float(len(s.labels)) for s in samples]),
+        images=torch.stack([adaptive_avg_pool2d(s.images[0].float(), 4).flatten() / 255 for s in samples]),
+        counts=torch.tensor([float(len(s.labels) + len(s.turns) // 2) for s in samples]),
         poison=torch.stack([s.boxes_xyxy.sum() * 0 for s in samples]),
     )
 

@@ -16,7 +16,7 @@ from vistruct.checkpoint.tensors import read_tensors, sha256, write_tensors
 from vistruct.errors import UserError
 
 
-def make(seed: int = 0) -> tuple[nn.Module, torch.optim.AdamW]:
+def make(seed: int = 0) -> tuple[nn.Sequential, torch.optim.AdamW]:
     """A model with a buffer and a tied weight, and an optimiser that has taken two steps."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))

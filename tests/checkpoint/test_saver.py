@@ -16,7 +16,7 @@ from vistruct.checkpoint.saver import Saver
 from vistruct.errors import UserError
 
 
-def make(value: float = 1.0) -> tuple[nn.Module, torch.optim.AdamW]:
+def make(value: float = 1.0) -> tuple[nn.Linear, torch.optim.AdamW]:
     model = nn.Linear(3, 2)
     nn.init.constant_(model.weight, value)
     group = {"params": list(model.parameters()), "names": [name for name, _ in model.named_parameters()]}

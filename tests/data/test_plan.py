@@ -182,6 +182,18 @@ def test_samples_of_a_step_are_the_same_on_any_number_of_devices(world):
     assert sorted(epoch[:50]) == sorted(epoch[50:100]) == list(range(50))
 
 
+def test_a_loader_shares_by_the_work_of_the_samples_that_are_due():
+    work = np.random.default_rng(0).uniform(1, 100, 50)
+    one = loader(work=work, world=3)
+    for step in range(5):
+        keys = one.order.keys(step)
+        due = [index for _, index in keys]
+        shares = balance(mix(50, seed=1).of(due), work[due], world=3, pack=Pack(tokens=3000))
+        for rank, share in enumerate(shares):
+            own = loader(work=work, world=3, rank=rank).share(step)
+            assert own == [[keys[place] for place in part] for part in share]
+
+
 def test_a_device_without_samples_gets_batches_of_nothing():
     devices = [take(loader(batch=2, rank=rank, world=4, workers=rank % 2), 2) for rank in range(4)]
     for step in range(2):

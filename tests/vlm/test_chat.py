@@ -161,6 +161,8 @@ def test_cut_keeps_every_image_and_some_of_an_answer_or_nothing():
     assert cuts[:5] == [None] * 5  # an image, or all of the answer, would be lost
     assert cuts[5] == Row(input_ids=[7, 9, 9, 5, 1], labels=[IGNORE] * 4 + [1])
     assert cuts[7] == cuts[8] == row
+    later = Row(input_ids=[7, 1, 2, 9, 5, 3], labels=[IGNORE, 1, 2, IGNORE, IGNORE, 3])
+    assert [later.cut(most, 9) is None for most in range(7)] == [True] * 4 + [False] * 3  # answered before, and still
 
 
 def test_questions_apart_each_have_the_system_turn_and_the_images():

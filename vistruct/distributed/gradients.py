@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-BUCKET_BYTES = 25 << 20
+BUCKET_BYTES: int = 25 << 20
 
 
 @dataclass

@@ -117,7 +117,7 @@ class Instruct(nn.Module):
 
     @property
     def uneven_calls(self) -> str:
-        """Why some batches call its blocks more often than others, which a spread model cannot bear; "": they do not."""
+        """Why some batches call its blocks more often than others, which a spread model cannot bear; "": none does."""
         if self.config.rows == "grouped":
             return "task.rows=grouped calls the language model once for each group of lengths"
         if self.vrl.is_on and self.vrl.drop_at == "patches" and self.vrl.drop_prob < 1:

@@ -7,7 +7,7 @@ conversations themselves were not published with them; `template` writes a mix f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,18 +121,3 @@ def write_template(mix: Sequence[Entry], path: Path) -> None:
         raise UserError("this file is there already", where=path, fix="choose another name, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(template(mix), indent=2) + "\n")
-
-
-def differences(mix: Sequence[Entry], given: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """How a mix file differs from the published one, a line for each kind of difference."""
-    known = {entry.name: entry for entry in mix}
-    absent, other = [name for name in known if name not in given], [name for name in given if name not in known]
-    repeated = [
-        f"{name} x {given[name].get('repeat_time', 1):g} for x {entry.repeat:g}"
-        for name, entry in known.items()
-        if name in given and float(given[name].get("repeat_time", 1)) != entry.repeat
-    ]
-    found = ((absent, "of the published mix left out"), (other, "not in it"), (repeated, "seen more or less often"))
-    return [
-        f"{len(names)} {what}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" for names, what in found if names
-    ]

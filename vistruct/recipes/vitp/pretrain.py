@@ -34,8 +34,8 @@ from typing import Any, Literal
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import is_ours
 from vistruct.config import AdamW, Eval, Move, Pack, Part, Run, Schedule
-from vistruct.data.detect import detect_format
 from vistruct.data.dataset import ChatDataConfig
+from vistruct.data.detect import detect_format
 from vistruct.data.instructions.write import write_instructions
 from vistruct.data.mix import MixDataConfig
 from vistruct.metrics.answers import AnswersConfig
