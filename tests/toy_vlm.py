@@ -63,7 +63,7 @@ def talk(*texts: str) -> tuple[Turn, ...]:
 def sample(name: str = "s", images: int = 1, size: int = 56, seed: int = 1, answer: str = "twelve trees") -> Sample:
     """One question about so many square images."""
     marks = "<image>\n" * images
-    pictures = [picture(size, size, seed + number) for number in range(images)]
+    pictures = [picture(size, size, 10 * seed + number) for number in range(images)]
     return Sample(
         id=name, image_id=name, seed=seed, images=pictures, turns=talk(f"{marks}how many trees ?", answer)
     )  # fmt: skip

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from several_processes import command, train_in_ranks
-from toy_engine import toy_run
+from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 from torch import nn
 
 from vistruct.checkpoint.load import load_model
-from vistruct.checkpoint.manifest import read_manifest
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import fault, newest_good, steps
 from vistruct.checkpoint.saver import save
 from vistruct.checkpoint.tensors import sha256
@@ -22,7 +22,9 @@ from vistruct.engine.train import train
 from vistruct.errors import UserError
 
 SHARDS = ("shard_00000-of-00002.safetensors", "shard_00001-of-00002.safetensors")
-RUN = toy_run(steps=6, save_every=2)
+RUN = toy_run(
+    steps=6, save_every=2, task=ToyTaskConfig(dropout=0.0, backbone=ToyBackboneConfig(dropout=0.0))
+)  # without dropout, which is another one on another number of ranks
 
 
 def flip(path: Path, at: int, bit: int = 0) -> None:
@@ -31,19 +33,17 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
     path.write_bytes(data)
 
 
-def test_every_flipped_bit_of_every_file_is_found_or_means_the_same(tmp_path):
+def test_a_flipped_bit_in_any_byte_of_any_file_is_found(tmp_path):
     model = nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "names": ["weight"]}])
     folder = save(tmp_path, step=1, model=model, optimizer=optimizer, keep=1)
-    whole = read_manifest(folder)
+    chance = random.Random(0)
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         for at in range(len(data)):
-            for bit in range(8):
-                flip(path, at, bit)
-                assert fault(folder) is not None or read_manifest(folder) == whole, (path.name, at, bit)
-                assert fault(folder) is not None or path.name == "manifest.json", (path.name, at, bit)
-                path.write_bytes(data)
+            flip(path, at, bit := chance.randrange(8))
+            assert fault(folder) is not None, (path.name, at, bit)
+            path.write_bytes(data)
     assert fault(folder) is None
 
 
@@ -64,7 +64,8 @@ def test_the_run_says_it_and_goes_on_from_the_one_before(tmp_path, cut_off, name
     out_dir = tmp_path / "run"
     shutil.copytree(cut_off, out_dir)
     damaged = out_dir / "checkpoints" / "step_00000006"
-    good = sha256(cut_off / "checkpoints" / "step_00000006" / SHARDS[0])
+    expected = read_weights(cut_off / "checkpoints" / "step_00000006")
+    del expected["seen"]  # a counter of each rank's own
     size = (damaged / name).stat().st_size
     flip(damaged / name, random.Random(name).randrange(size))
     train(RUN, out_dir)
@@ -75,8 +76,8 @@ def test_the_run_says_it_and_goes_on_from_the_one_before(tmp_path, cut_off, name
     # Taken again, by one process now: a checkpoint of step 6 that is whole, and a finished model.
     assert [path.name for path in steps(out_dir / "checkpoints")] == ["step_00000006", "step_00000004"]
     assert newest_good(out_dir / "checkpoints", pytest.fail) == damaged
-    assert good != sha256(damaged / "shard_00000-of-00001.safetensors")
-    load_model(out_dir)
+    for weights in (read_weights(damaged), load_model(out_dir)[0].state_dict()):
+        torch.testing.assert_close({k: v for k, v in weights.items() if k != "seen"}, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_where_none_is_intact_the_run_ends_with_three_lines_and_touches_nothing(tmp_path, cut_off):

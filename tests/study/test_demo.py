@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from vistruct.metrics.answers import by_family
+from vistruct.metrics.answers import FamilyScore, by_family
 from vistruct.study import demo_answers, demo_report
 from vistruct.study.demo import BUDGETS, STARTS, detect_name, plan
+from vistruct.study.demo_answers import differences
 from vistruct.study.demo_report import gain, write_demo_report
 
 BUDGET = BUDGETS["default"]
@@ -34,11 +35,12 @@ def results(tmp_path, lift: float) -> dict:
         "target": {"num_labelled": 90, "num_tested": 189},
     }
     noise = rng.normal(0, 0.01, 8)
-    out["questions"] = {"line": "9 questions about 3 pictures", "jsonl": "y.jsonl"}
-    out["answers-untrained"] = {"figures": answers(0.0)}
+    out["questions"] = dict.fromkeys(("test", "train"), {"line": "90 questions about 30 pictures", "jsonl": "y.jsonl"})
+    out["answers-untrained"] = dict.fromkeys(("test", "train"), answers(0.0))
     for start, cell in STARTS.items():
         out[cell] = {"run": str(run)}
-        out[f"answers-{start}"] = {"figures": answers(0.5 + (lift if start in ("plain", "vrl") else 0.0))}
+        taught = 3 * lift if start in ("plain", "vrl") else 0.0
+        out[f"answers-{start}"] = {"train": answers(0.5 + taught), "test": answers(0.5)}
         more = lift if start in ("plain", "vrl") else 0.0
         values = (0.7 + more + noise + rng.normal(0, 0.004, 8)).tolist()
         patch = dict.fromkeys(("5", "20", "50"), values)
@@ -61,10 +63,10 @@ def results(tmp_path, lift: float) -> dict:
 def answers(score: float) -> dict:
     """What `answer` gives: a family of short answers, one of boxes, one of captions; the constant answers have 0.55."""
     return {
-        "questions": 9.0, "accuracy": score, "accuracy_macro": score, "constant": 0.55,
-        "questions/presence": 3.0, "accuracy/presence": score, "constant/presence": 0.55, "yes/presence": 1.0,
-        "questions/ground_one": 3.0, "acc50/ground_one": score, "constant/ground_one": 0.55, "iou/ground_one": score,
-        "questions/caption": 3.0, "cider_d/caption": 10 * score, "constant/caption": 5.5, "bleu4/caption": None,
+        "questions": 90.0, "accuracy": score, "accuracy_macro": score, "constant": 0.55,
+        "questions/presence": 30.0, "accuracy/presence": score, "constant/presence": 0.55, "yes/presence": 1.0,
+        "questions/ground_one": 30.0, "acc50/ground_one": score, "constant/ground_one": 0.55, "iou/ground_one": score,
+        "questions/caption": 30.0, "cider_d/caption": 10 * score, "constant/caption": 5.5, "bleu4/caption": None,
     }  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def test_one_pair_proves_nothing():
 def test_report_says_gain_where_there_is_one_and_names_no_file_outside(tmp_path, monkeypatch):
     page = read(tmp_path, monkeypatch, 0.1)
     assert page.text.count("a gain") >= 3
-    assert page.tables >= 6
+    assert page.tables >= 7
     assert "What the models themselves answer" in page.text
     assert page.links == []
     assert "mean nothing" not in page.text
@@ -148,20 +150,43 @@ def test_default_demo_has_three_seeds():
     assert len(BUDGETS["full"].shares) > len(BUDGETS["default"].shares)
 
 
-@pytest.mark.parametrize(("lift", "above"), [(0.1, 3), (-0.1, 0)])
-def test_the_report_says_in_how_many_families_a_model_beats_the_best_constant_answer(tmp_path, lift, above):
+@pytest.mark.parametrize(
+    ("lift", "said"),
+    [
+        (0.1, "clearly better in **2** (presence, ground one), clearly worse in **none**"),
+        (0.0, "clearly better in **none**, clearly worse in **none**"),
+        (-0.1, "clearly better in **none**, clearly worse in **2** (presence, ground one)"),
+    ],
+)
+def test_the_report_says_what_answers_gain_over_shuffled_ones(tmp_path, lift, said):
     made = results(tmp_path, lift)
-    scores = {s: by_family(made[f"answers-{s}"]["figures"]) for s in ("untrained", *STARTS)}
-    page = " | ".join(demo_answers._sentences(made, scores, demo_report.NAMES))
-    assert f"instructions: {0.5 + lift:.3f}; above the constant answer in {above} of 3 families" in page
-    assert "untrained, all weights random: 0.000; above the constant answer in 0 of 3 families" in page
+    sentences = demo_answers._sentences(made, lines_of(made), demo_report.NAMES)
+    assert f"the training scene, other crops, instructions against shuffled answers: {said}" in sentences
+    nothing = "clearly better in **none**, clearly worse in **none**"
+    assert f"the test scene, instructions, VRL against shuffled answers: {nothing}" in sentences
 
 
-@pytest.mark.parametrize(("lift", "marked"), [(0.1, [(0, 6), (1, 6), (2, 6)]), (-0.1, [])])
-def test_only_scores_above_the_constant_answer_are_marked(tmp_path, lift, marked):
-    made = results(tmp_path, lift)
-    scores = {s: by_family(made[f"answers-{s}"]["figures"]) for s in ("untrained", *STARTS)}
-    assert demo_answers._best(scores) == marked
+def lines_of(made: dict) -> dict:
+    return {
+        scene: {start: by_family(made[f"answers-{start}"][scene]) for start in ("untrained", *STARTS)}
+        for scene in ("train", "test")
+    }
+
+
+def test_a_difference_is_clear_beyond_two_standard_errors():
+    def score(share: float) -> list[FamilyScore]:
+        return [FamilyScore(family="cell", questions=100, measure="accuracy", score=share, constant=0.5)]
+
+    error = (2 * 0.5 * 0.5 / 100) ** 0.5
+    assert differences(score(0.5 + 2.2 * error), score(0.5)) == (["cell"], [])
+    assert differences(score(0.5), score(0.5 + 2.2 * error)) == ([], ["cell"])
+    assert differences(score(0.5 + 1.8 * error), score(0.5)) == ([], [])
+
+
+def test_only_scores_above_the_constant_answer_and_the_control_are_marked(tmp_path):
+    made = lines_of(results(tmp_path, 0.1))
+    assert demo_answers._best(made["test"]) == []
+    assert demo_answers._best(made["train"]) == [(row, column) for row in (1, 2, 3) for column in (5, 6)]
 
 
 def test_every_model_is_asked_the_same_questions_and_one_of_them_untrained(tmp_path):

@@ -95,9 +95,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         typer.echo("stopped by Ctrl-C", err=True)
         sys.exit(CTRL_C)
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if debug or error.errno not in (*full, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        fix = "make room and start again" if error.errno == errno.ENOSPC else "choose a place that you may use"
+        fix = "make room and start again" if error.errno in full else "choose a place that you may use"
         _tell(UserError(os.strerror(error.errno), where=error.filename or "", fix=fix), args)
     except RuntimeError as error:
         torch = sys.modules.get("torch")

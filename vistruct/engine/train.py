@@ -10,8 +10,10 @@ from rich.progress import Progress
 
 from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
+from vistruct.data.fetch import aloud
 from vistruct.data.loader import Loader
-from vistruct.distributed.ranks import any_rank, barrier, setup
+from vistruct.data.report import Report
+from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import asked_of, evaluate
 from vistruct.engine.log import RunLog
@@ -58,7 +60,8 @@ def train(
         log.open_at(state.step)
         first, stopping = state.step, False
         bar = tracking(out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=progress)
-        with saver_of(state, log.say) as saver, closing(iter(loader_of(state))) as batches, bar as show:
+        loader = loader_of(state, log.say)
+        with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
             while state.step < run.steps and not stopping:
                 metrics = train_step(state, next(batches))
                 show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
@@ -80,6 +83,7 @@ def train(
                 if stopping or due(state.step, run.save_every, last=run.steps):
                     log.flush()
                     saver.save(state.step, state.task, state.optimizer)
+        tell_replaced(loader, log.say)
         if state.step < run.steps:
             log.say(f"SIGTERM: saved at step {state.step}; the same command goes on from there")
             raise SystemExit(EXIT_CODE)
@@ -100,8 +104,8 @@ def due(step: int, every: int | None, *, last: int) -> bool:
     return step == last or (every is not None and step % every == 0)
 
 
-def loader_of(state: State) -> Loader:
-    """The training batches of this rank from the state's step on."""
+def loader_of(state: State, say: Callable[[str], None] = aloud) -> Loader:
+    """The training batches of this rank from the state's step on; `say` is told of images that were replaced."""
     run, costs = state.run, state.costs if state.run.pack is not None else None
     return Loader(
         state.dataset,
@@ -116,6 +120,7 @@ def loader_of(state: State) -> Loader:
         costs=costs,
         work=None if costs is None else state.task.work(costs),
         pack=run.pack,
+        say=say,
     )
 
 
@@ -145,6 +150,15 @@ def tell_unused(state: State, say: Callable[[str], None]) -> None:
     if names:
         rest = ", ..." if len(names) > 4 else ""
         say(f"{len(names)} moving tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")
+
+
+def tell_replaced(loader: Loader, say: Callable[[str], None]) -> None:
+    """Say how many samples others stood in for, on all ranks, since this process began."""
+    report = Report()
+    for part in gather_objects(loader.report):
+        report.merge(part)
+    for line in report.lines():
+        say(line)
 
 
 def evaluate_all(state: State, *, is_last: bool) -> dict[str, float]:

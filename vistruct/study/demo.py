@@ -28,7 +28,7 @@ class Budget(Part):
     """How much of everything."""
 
     crops: int  # pictures of the training scene that are asked about
-    questions: int  # pictures of the test scene that the models are asked about
+    questions: int  # pictures of each scene that the models themselves are asked about
     align_steps: int
     pretrain_steps: int
     detect_steps: int
@@ -54,7 +54,7 @@ BUDGETS = {
     ),
     "default": Budget(
         crops=2500,
-        questions=150,
+        questions=120,
         align_steps=150,
         pretrain_steps=300,
         detect_steps=60,

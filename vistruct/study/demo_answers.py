@@ -1,4 +1,4 @@
-"""The report's part about the models themselves: what they answer about a scene that they were not trained on."""
+"""The report's part about the models themselves: what they answer about each scene."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from vistruct.metrics.answers import FamilyScore, by_family
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BEFORE = "untrained"
-MEASURES = {
-    "accuracy": "right answers",
-    "acc50": "boxes with an IoU of 0.5",
-    "f1_50": "F1 of boxes at IoU 0.5",
-    "cells": "right cells",
-    "cider_d": "CIDEr-D, to 10",
-}
-PART_OF_ONE = tuple(measure for measure in MEASURES if measure != "cider_d")  # what one picture can show side by side
+BEFORE, CONTROL = "untrained", "shuffled"
+SCENES = {"train": "the training scene, other crops", "test": "the test scene"}
+MEASURES = {"accuracy": "accuracy", "acc50": "Acc@0.5", "f1_50": "F1@0.5", "cells": "right cells", "cider_d": "CIDEr-D"}
+
+Scores = Mapping[str, Sequence[FamilyScore]]  # by start
 
 
 def write_answers(
@@ -32,77 +28,92 @@ def write_answers(
         names: of each start, in the order shown.
         ink: colour of each.
     """
-    scores = {start: by_family(_figures(results, start)) for start in (BEFORE, *names)}
+    scores = {scene: {start: _lines(results, start, scene) for start in (BEFORE, *names)} for scene in SCENES}
     page.text(
         "## What the models themselves answer\n\n"
-        f"{results['questions']['line']} of the test scene, which no model was trained on. A score says something "
-        "about seeing only where it is above that of the **best constant answer**, the same one to every question of "
-        "its family, chosen with the test scene's answers at hand; and above that of the **shuffled** control, which "
-        "has learned how often each answer occurs and nothing else.\n\n"
+        "The whole models, language and all, were asked about both scenes: "
+        + "; ".join(f"about {where}, {results['questions'][scene]['line']}" for scene, where in SCENES.items())
+        + ". The crops of the training scene are others than those taught, but show the same places. Two scores need no "
+        "eyes: that of the **best constant answer**, the same one to every question of its family, chosen with the true "
+        "answers at hand; and that of the **shuffled** control, which has learned what can be guessed from a question "
+        "alone. Clearly means by more than two standard errors.\n\n"
         + "\n".join(f"- {line}" for line in _sentences(results, scores, names))
     )
     page.figure(
         answer_bars(scores, names, ink),
         "Score of each family of questions that has one between 0 and 1; the marks across the bars are the best "
-        "constant answer. The untrained model is in the table only.",
+        "constant answer. The untrained model is in the tables only.",
     )
-    page.table(
-        ["family", "questions", "measure", "best constant answer", "untrained", *names.values()],
-        _rows(scores),
-        _best(scores),
-        caption="Answers about the test scene, by family. Marked: the best of a row, if it beats the constant answer. "
-        "Of *random weights* only the backbone is random; projector and language model have learned to read it. A "
-        "share of n questions has a standard error of up to 0.5/√n: 0.04 of 150",
-    )  # fmt: skip
+    for scene, where in SCENES.items():
+        page.table(
+            ["questions about", "number", "constant", BEFORE, *(name.split(" (")[0] for name in names.values())],
+            [_overall(results, scene, names), *_rows(scores[scene])],
+            _best(scores[scene]),
+            caption=f"Answers about {where}. Marked: what is above both the constant answer and the control. "
+            "Of *random weights* only the backbone is random; projector and language model have learned to read it.",
+        )
 
 
-def answer_bars(
-    scores: Mapping[str, Sequence[FamilyScore]], names: Mapping[str, str], ink: Mapping[str, str]
-) -> Figure:
-    """Bars by family and start, with the constant answer as a mark across them."""
+def answer_bars(scores: Mapping[str, Scores], names: Mapping[str, str], ink: Mapping[str, str]) -> Figure:
+    """Bars by scene, family and start, with the constant answer as a mark across them."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     with mpl.rc_context(house_style()):
-        figure, axis = plt.subplots(figsize=(11.5, 3.4))
+        figure, axes = plt.subplots(len(scores), 1, figsize=(11.5, 5.2), sharey=True)
         plt.close(figure)
-        lines = [line for line in scores[BEFORE] if line.measure in PART_OF_ONE]
         wide = 0.8 / len(names)
-        for number, start in enumerate(names):
-            own = {line.family: line.score for line in scores[start]}
-            places = [at + wide * (number - (len(names) - 1) / 2) for at in range(len(lines))]
-            axis.bar(places, [own[line.family] for line in lines], wide * 0.9, color=ink[start], label=names[start])
-        axis.hlines(
-            [line.constant for line in lines],
-            [at - 0.44 for at in range(len(lines))],
-            [at + 0.44 for at in range(len(lines))],
-            color=mpl.rcParams["text.color"], linewidth=2.2, label="best constant answer",
-        )  # fmt: skip
-        axis.set_xticks(range(len(lines)), [f"{line.family.replace('_', ' ')}\n{_short(line)}" for line in lines])
-        axis.tick_params(axis="x", labelsize=9, length=0)
-        axis.grid(axis="x", visible=False)
-        axis.set_ylim(0, 1)
-        figure.legend(loc="outside lower center", ncols=5, frameon=False)
+        for axis, (scene, own) in zip(axes, scores.items(), strict=True):
+            lines = [line for line in own[BEFORE] if line.measure != "cider_d"]
+            for number, start in enumerate(names):
+                values = {line.family: line.score for line in own[start]}
+                places = [at + wide * (number - (len(names) - 1) / 2) for at in range(len(lines))]
+                heights = [values[line.family] for line in lines]
+                axis.bar(places, heights, wide * 0.9, color=ink[start], label=names[start])
+            axis.hlines(
+                [line.constant for line in lines],
+                [at - 0.44 for at in range(len(lines))],
+                [at + 0.44 for at in range(len(lines))],
+                color=mpl.rcParams["text.color"], linewidth=2.2, label="best constant answer",
+            )  # fmt: skip
+            words = [f"{line.family.replace('_', ' ')}\n{MEASURES[line.measure]}" for line in lines]
+            axis.set_xticks(range(len(lines)), words)
+            axis.tick_params(axis="x", labelsize=9, length=0)
+            axis.grid(axis="x", visible=False)
+            axis.set_title(SCENES[scene])
+        axes[0].set_ylim(0, 1)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
-def _short(line: FamilyScore) -> str:
-    return {"accuracy": "accuracy", "acc50": "Acc@0.5", "f1_50": "F1@0.5", "cells": "cells"}[line.measure]
+def differences(after: Sequence[FamilyScore], before: Sequence[FamilyScore]) -> tuple[list[str], list[str]]:
+    """The families that are clearly better and clearly worse; those without a score between 0 and 1 are not compared.
+
+    A score over n questions is taken for a share of n: too careful about maps, which have many cells.
+    """
+    better, worse = [], []
+    for a, b in zip(after, before, strict=True):
+        error = ((a.score * (1 - a.score) + b.score * (1 - b.score)) / a.questions) ** 0.5
+        if a.measure != "cider_d" and abs(a.score - b.score) > 2 * error:
+            (better if a.score > b.score else worse).append(a.family.replace("_", " "))
+    return better, worse
 
 
 def _sentences(
-    results: Mapping[str, dict[str, Any]], scores: Mapping[str, Sequence[FamilyScore]], names: Mapping[str, str]
+    results: Mapping[str, dict[str, Any]], scores: Mapping[str, Scores], names: Mapping[str, str]
 ) -> list[str]:
-    constant = _figures(results, BEFORE).get("constant", float("nan"))
-    lines = [f"the best constant answers: {constant:.3f} of the questions with short answers"]
-    for start in (BEFORE, *names):
-        above = sum(line.score > line.constant for line in scores[start])
-        accuracy = _figures(results, start).get("accuracy", float("nan"))
-        name = names.get(start, "untrained, all weights random")
-        lines.append(f"{name}: {accuracy:.3f}; above the constant answer in {above} of {len(scores[start])} families")
-    malformed = _figures(results, "plain").get("malformed/ground_one", 0.0)
+    lines = []
+    for scene, where in SCENES.items():
+        for start in (name for name in names if name not in ("random", CONTROL)):
+            better, worse = differences(scores[scene][start], scores[scene][CONTROL])
+            lines.append(
+                f"{where}, {names[start]} against shuffled answers: clearly better in {_listed(better)}, clearly worse in "
+                f"{_listed(worse)}"
+            )
+    malformed = _figures(results, "plain", "train").get("malformed/ground_one", 0.0)
     if malformed > 0.5:
         lines.append(
             f"{malformed:.0%} of the answers that should be a box are none: these models write all tokens of an answer "
@@ -111,23 +122,38 @@ def _sentences(
     return lines
 
 
-def _rows(scores: Mapping[str, Sequence[FamilyScore]]) -> list[list[object]]:
+def _listed(families: Sequence[str]) -> str:
+    return f"**{len(families)}** ({', '.join(families)})" if families else "**none**"
+
+
+def _overall(results: Mapping[str, dict[str, Any]], scene: str, names: Mapping[str, str]) -> list[object]:
+    own = {start: _figures(results, start, scene) for start in (BEFORE, *names)}
+    number = sum(line.questions for line in _lines(results, BEFORE, scene) if line.measure == "accuracy")
+    accuracies = [f"{figures['accuracy']:.3f}" for figures in own.values()]
+    return ["all that have an accuracy", number, f"{own[BEFORE]['constant']:.3f}", *accuracies]
+
+
+def _rows(scores: Scores) -> list[list[object]]:
     return [
-        [line.family, line.questions, MEASURES[line.measure], f"{line.constant:.3f}"]
+        [f"{line.family} ({MEASURES[line.measure]})", line.questions, f"{line.constant:.3f}"]
         + [f"{own[at].score:.3f}" for own in scores.values()]
         for at, line in enumerate(scores[BEFORE])
     ]
 
 
-def _best(scores: Mapping[str, Sequence[FamilyScore]]) -> list[tuple[int, int]]:
-    marked = []
-    for row, line in enumerate(scores[BEFORE]):
-        values = [own[row].score for own in scores.values()]
-        if max(values) > line.constant:
-            marked.append((row, 4 + values.index(max(values))))
-    return marked
+def _best(scores: Scores) -> list[tuple[int, int]]:
+    return [
+        (1 + row, 3 + column)
+        for row, line in enumerate(scores[BEFORE])
+        for column, own in enumerate(scores.values())
+        if own[row].score > max(line.constant, scores[CONTROL][row].score)
+    ]
 
 
-def _figures(results: Mapping[str, dict[str, Any]], start: str) -> dict[str, float]:
-    figures = results[f"answers-{start}"]["figures"]
+def _lines(results: Mapping[str, dict[str, Any]], start: str, scene: str) -> list[FamilyScore]:
+    return by_family(_figures(results, start, scene))
+
+
+def _figures(results: Mapping[str, dict[str, Any]], start: str, scene: str) -> dict[str, float]:
+    figures = results[f"answers-{start}"][scene]
     return {name: float("nan") if value is None else float(value) for name, value in figures.items()}

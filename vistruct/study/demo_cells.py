@@ -98,16 +98,19 @@ def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dic
 
 
 def write_questions(*, out: str, pictures: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Questions of every family about the test scene, which nothing is pretrained on."""
-    summary = write_instructions(
-        trees().test, Path(out) / "questions", crops=pictures, crop_size=CROP, questions=8, turned=True, seed=0,
-        progress=lambda done, total: report(done, total, "pictures"),
-    )  # fmt: skip
-    return {"jsonl": str(summary.path), "line": summary.line()}
+    """Questions of every family: about the test scene, and about other crops of the training scene than those taught."""
+    said: dict[str, Any] = {}
+    for scene, source in (("test", trees().test), ("train", trees().train)):
+        summary = write_instructions(
+            source, Path(out) / "questions" / scene, crops=pictures, crop_size=CROP, questions=8, turned=True, seed=1,
+            progress=lambda done, total: report(done, total, "pictures"),
+        )  # fmt: skip
+        said[scene] = {"jsonl": str(summary.path), "line": summary.line()}
+    return said
 
 
 def answer(*, start: str, trained: bool, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """What a whole model, language and all, answers about the test scene.
+    """What a whole model, language and all, answers about each scene.
 
     Args:
         trained: False asks the same model with fresh random weights.
@@ -117,10 +120,13 @@ def answer(*, start: str, trained: bool, results: Mapping[str, Any], report: Rep
         part: Any = card.run.task
         torch.manual_seed(derive(0, "init"))
         task = part.build(card.info, card.path)
-    data = ChatDataConfig(jsonl=Path(results["questions"]["jsonl"]))
-    report(0, 1, "asking")
-    figures = evaluate(task, Eval(data=data, metric=AnswersConfig()), torch.device("cpu"), batch=32)
-    return {"figures": {name: value if np.isfinite(value) else None for name, value in figures.items()}}
+    figures: dict[str, Any] = {}
+    for number, (scene, said) in enumerate(results["questions"].items()):
+        report(number, len(results["questions"]), f"{scene} scene")
+        asked = Eval(data=ChatDataConfig(jsonl=Path(said["jsonl"])), metric=AnswersConfig())
+        found = evaluate(task, asked, torch.device("cpu"), batch=32)
+        figures[scene] = {name: value if np.isfinite(value) else None for name, value in found.items()}
+    return figures
 
 
 def align(*, out: str, steps: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
