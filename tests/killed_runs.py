@@ -163,6 +163,7 @@ def kill_often(
         chosen = [chance.choice(processes)] if only_one else processes
         for process in chosen:
             process.kill()
+        where = board.main if board.save == IDLE else f"{board.main}; {board.save}"
         begun = time.monotonic()
         for process in processes:
             process.join(120)
@@ -170,12 +171,7 @@ def kill_often(
             raise AssertionError("a rank outlived the death of another by two minutes")
         if all(process.exitcode == 0 for process in processes):
             return
-        yield _look(board, out_dir, time.monotonic() - begun)
-
-
-def begin_watched(run: Run, out_dir: Path) -> BaseProcess:
-    """One process, as `kill_often` starts it."""
-    return begin_training(1, run, out_dir, watched=True)[0]
+        yield _look(board, out_dir, where, time.monotonic() - begun)
 
 
 def _until(condition: Callable[[], bool], processes: list[BaseProcess]) -> None:
@@ -183,12 +179,11 @@ def _until(condition: Callable[[], bool], processes: list[BaseProcess]) -> None:
         time.sleep(0.0005)
 
 
-def _look(board: Board, out_dir: Path, quiet_s: float) -> Kill:
+def _look(board: Board, out_dir: Path, where: str, quiet_s: float) -> Kill:
     root = out_dir / "checkpoints"
     there = steps(root)
     damaged = tuple(path.name for path in there if fault(path) is not None)
     newest = next((step_of(path) for path in there if path.name not in damaged), None)
-    where = board.main if board.save == IDLE else f"{board.main}; {board.save}"
     return Kill(
         where=where,
         lost=max(0, board.step - (newest or 0)) if board.has_resumed else 0,

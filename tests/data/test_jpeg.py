@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damaged_jpegs import flipped, zeroed
 from PIL import Image, ImageOps
 
 from vistruct.data.decode import UnreadableImage, decode
@@ -69,18 +70,6 @@ def test_a_phones_picture_with_its_preview_is_its_first_image(tmp_path: Path) ->
     image = read_image(path)
     assert tuple(image.shape[1:]) == (187, 253)
     assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - np.asarray(Image.open(path))).max() <= 1
-
-
-def zeroed(data: bytes, rng: np.random.Generator) -> bytes:
-    at = int(rng.integers(0, len(data) - 4096))
-    return data[:at] + bytes(4096) + data[at + 4096 :]
-
-
-def flipped(data: bytes, rng: np.random.Generator) -> bytes:
-    changed = bytearray(data)
-    for at in rng.choice(len(data), 3, replace=False):
-        changed[at] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
 
 
 @pytest.mark.parametrize(("damage", "seen_without"), [(zeroed, 0.9), (flipped, 0.4)])

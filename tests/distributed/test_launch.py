@@ -52,6 +52,36 @@ def test_a_process_that_is_killed_gives_the_shells_code():
     assert run("import os; os.kill(os.getpid(), 9)", 1) == 137
 
 
+def test_a_process_that_is_killed_is_named_and_the_others_are_ended(capfd):
+    code = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+    start = time.monotonic()
+    assert run(code, 3) == 137
+    assert time.monotonic() - start < 20
+    assert "process 1 of 3 was killed (SIGKILL)" in capfd.readouterr().err
+
+
+def test_a_second_signal_ends_processes_that_do_not_listen(tmp_path):
+    child = f"""
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: open({str(tmp_path / "heard")!r}, "w").close())
+open({str(tmp_path / "ready")!r}, "w").close()
+while True:
+    time.sleep(60)
+"""
+    code = f"import sys; from vistruct.distributed.launch import launch; sys.exit(launch(['-c', {child!r}], 1))"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    for file in ("ready", "heard"):
+        while not (tmp_path / file).exists():
+            time.sleep(0.01)
+        os.kill(parent.pid, signal.SIGTERM)
+    assert parent.wait(timeout=30) == 137
+
+
 def test_sigterm_reaches_the_processes(tmp_path):
     child = f"""
 import signal, sys, time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from damaged_jpegs import conversations, flipped, zeroed
 from several_processes import command
 from toy_engine import toy_run
 
@@ -22,10 +21,8 @@ from vistruct.data.fetch import REPLACED
 from vistruct.data.images import clear_cache
 from vistruct.data.loader import Order
 from vistruct.engine.train import train
-from vistruct.samples import trees
 
 IMAGES, STEPS, BATCH = 24, 9, 8  # an epoch is 3 steps
-SCENE = Image.open(trees().test.with_suffix(".jpg")).convert("RGB")
 
 
 @pytest.fixture(autouse=True)
@@ -36,35 +33,8 @@ def _alone(monkeypatch):
     clear_cache()
 
 
-def conversations(folder: Path, number: int, side: int = 160) -> Path:
-    """Crops of a real photograph, a question about each."""
-    folder.mkdir()
-    lines = []
-    for index in range(number):
-        x, y = 7 * (index % 30), 11 * (index // 30)
-        SCENE.crop((x, y, x + side, y + side)).save(folder / f"{index}.jpg", quality=80 + index % 15)
-        turns = [{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "trees"}]
-        lines.append(json.dumps({"id": f"s{index}", "image": f"{index}.jpg", "conversations": turns}))
-    (folder / "talk.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "talk.jsonl"
-
-
 def run_on(file: Path, **changes: Any) -> Run:
     return toy_run(data=ChatDataConfig(jsonl=file, **changes), steps=STEPS, batch=BATCH, save_every=2)
-
-
-def zeroed(data: bytes, rng: np.random.Generator) -> bytes:
-    """4 KiB of zeros, as a lost block of a disk."""
-    at = int(rng.integers(0, len(data) - 4096))
-    return data[:at] + bytes(4096) + data[at + 4096 :]
-
-
-def flipped(data: bytes, rng: np.random.Generator) -> bytes:
-    """Three flipped bits."""
-    changed = bytearray(data)
-    for at in rng.choice(len(data), 3, replace=False):
-        changed[at] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
 
 
 def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from killed_runs import kill_often
-from several_processes import fresh, train_in_ranks
+from several_processes import fresh, in_ranks, train_in_ranks
 from toy_engine import toy_run
 from torch import nn
 
@@ -21,6 +22,7 @@ from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import fault, newest_good, step_of, steps, sweep
 from vistruct.checkpoint.saver import Saver
 from vistruct.checkpoint.tensors import sha256
+from vistruct.data.columns import read_columns, write_columns
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -55,10 +57,33 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(tmp_path):
     assert final(cut) == final(tmp_path / "whole")
     assert losses(cut) == losses(tmp_path / "whole")
     assert [step for step, _ in losses(cut)] == list(range(1, run.steps + 1))
-    assert not list((cut / "checkpoints").glob(".*"))
+    assert not list(cut.rglob(".*"))
 
 
-# --- every operation
+def die_at(out_dir: Path, name: str) -> None:
+    """Train, and die just before a file of the run directory would get its name."""
+    import vistruct.engine.train as engine
+
+    def before(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(arguments[1]) == str(out_dir / name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    toy_run()
+    sys.addaudithook(before)
+    engine.write_run_report = lambda _: None
+    engine.train(toy_run(), out_dir)
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "data.json", "model/model.safetensors", "backbone/backbone.json"])
+def test_a_kill_between_the_files_of_a_run_leaves_nothing_behind_once_it_has_ended(tmp_path, name):
+    assert in_ranks(1, die_at, tmp_path / "cut", name) == [-signal.SIGKILL]
+    assert list((tmp_path / "cut").rglob(".*"))
+    assert not (tmp_path / "cut" / name).exists()
+    assert train_in_ranks(1, toy_run(), tmp_path / "cut") == [0]
+    assert not list((tmp_path / "cut").rglob(".*"))
+    assert train_in_ranks(1, toy_run(), tmp_path / "whole") == [0]
+    assert final(tmp_path / "cut") == final(tmp_path / "whole")
+
 
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir", "os.scandir"}
 SAVES = 3  # the last two remove the one before
@@ -105,7 +130,6 @@ def saved_and_killed(root: Path, deadly: int) -> int | None:
 def test_a_kill_before_any_operation_of_a_save_leaves_what_was_there(tmp_path):
     assert saved_and_killed(tmp_path / "all", 0) == 0
     operations = int((tmp_path / "all.count").read_text())
-    print(operations)
     assert operations > 10 * SAVES
     for deadly in range(1, operations + 1):
         root = tmp_path / f"{deadly}"
@@ -121,3 +145,26 @@ def test_a_kill_before_any_operation_of_a_save_leaves_what_was_there(tmp_path):
             model, optimizer = model_at(0)
             assert restore(newest, model=model, optimizer=optimizer) == step_of(newest) >= stands
             assert model.weight.unique().item() == step_of(newest)
+
+
+def keep(folder: str, value: int, is_killed: bool) -> None:
+    """Write a cache of the data, and die just before it would get its name."""
+
+    def before(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and is_killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(before)
+    write_columns(Path(folder, "lines.npz"), {}, {"value": np.array(value)})
+
+
+def test_a_kill_while_a_cache_is_written_leaves_the_old_one_and_the_next_write_no_orphan(tmp_path):
+    for value, is_killed in ((1, False), (2, True), (3, True)):
+        (code,) = in_ranks(1, keep, str(tmp_path), value, is_killed)
+        assert code == (-signal.SIGKILL if is_killed else 0)
+        assert len(list(tmp_path.iterdir())) == 1 + is_killed
+        columns = read_columns(tmp_path / "lines.npz", {})
+        assert columns is not None
+        assert columns["value"] == 1
+    assert in_ranks(1, keep, str(tmp_path), 4, False) == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["lines.npz"]

@@ -184,7 +184,7 @@ def test_answers_that_are_no_numbers_are_wrong_and_counted_and_not_part_of_the_e
 def test_a_model_that_always_says_yes_is_shown_as_one():
     truths = ["yes", "no", "no", "no"]
     scores = yes_no_scores(["yes", "Yes.", "yes it is", "perhaps"], truths)
-    assert scores == {"accuracy": 1 / 4, "constant": 3 / 4, "yes": 3 / 4, "neither": 1 / 4}
+    assert (scores["accuracy"], scores["constant"], scores["yes"], scores["neither"]) == (1 / 4, 3 / 4, 3 / 4, 1 / 4)
 
 
 def test_a_map_is_scored_by_its_cells_and_a_short_one_loses_the_missing_ones():
@@ -201,6 +201,16 @@ def test_the_best_constant_map_takes_each_cells_commonest_word():
     flat = [[word == "tree" for word in t.split()] for t in truths]
     best = np.maximum(np.mean(flat, axis=0), 1 - np.mean(flat, axis=0)).mean()
     assert map_scores(truths, truths)["constant"] == pytest.approx(best)
+
+
+def test_the_standard_error_of_a_share_is_the_binomial_one_and_that_of_maps_comes_from_their_spread():
+    truths, answers = ["left"] * 10, ["left"] * 7 + ["right"] * 3
+    assert word_scores(answers, truths)["error"] == pytest.approx((0.7 * 0.3 / 10) ** 0.5)
+    maps = [" ".join(["tree"] * n + ["none"] * (36 - n)) for n in (36, 18, 9)]
+    shares = np.array([1.0, 0.5, 0.25])
+    scores = map_scores([" ".join(["tree"] * 36)] * 3, maps)
+    assert scores["cells"] == pytest.approx(shares.mean())
+    assert scores["error"] == pytest.approx(shares.std() / 3**0.5)
 
 
 def test_an_empty_answer_is_wrong_in_every_form():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from html.parser import HTMLParser
@@ -35,8 +36,8 @@ def results(tmp_path, lift: float) -> dict:
         "target": {"num_labelled": 90, "num_tested": 189},
     }
     noise = rng.normal(0, 0.01, 8)
-    out["questions"] = dict.fromkeys(("test", "train"), {"line": "90 questions about 30 pictures", "jsonl": "y.jsonl"})
-    out["answers-untrained"] = dict.fromkeys(("test", "train"), answers(0.0))
+    out["questions"] = {scene: {"line": "90 questions", "jsonl": "y.jsonl"} for scene in ("test", "train")}
+    out["answers-untrained"] = {"test": answers(0.0), "train": answers(0.0)}
     for start, cell in STARTS.items():
         out[cell] = {"run": str(run)}
         taught = 3 * lift if start in ("plain", "vrl") else 0.0
@@ -64,8 +65,8 @@ def answers(score: float) -> dict:
     """What `answer` gives: a family of short answers, one of boxes, one of captions; the constant answers have 0.55."""
     return {
         "questions": 90.0, "accuracy": score, "accuracy_macro": score, "constant": 0.55,
-        "questions/presence": 30.0, "accuracy/presence": score, "constant/presence": 0.55, "yes/presence": 1.0,
-        "questions/ground_one": 30.0, "acc50/ground_one": score, "constant/ground_one": 0.55, "iou/ground_one": score,
+        "questions/presence": 30.0, "accuracy/presence": score, "constant/presence": 0.55, "error/presence": 0.09,
+        "questions/ground_one": 30.0, "acc50/ground_one": score, "constant/ground_one": 0.55, "error/ground_one": 0.09,
         "questions/caption": 30.0, "cider_d/caption": 10 * score, "constant/caption": 5.5, "bleu4/caption": None,
     }  # fmt: skip
 
@@ -175,9 +176,10 @@ def lines_of(made: dict) -> dict:
 
 def test_a_difference_is_clear_beyond_two_standard_errors():
     def score(share: float) -> list[FamilyScore]:
-        return [FamilyScore(family="cell", questions=100, measure="accuracy", score=share, constant=0.5)]
+        line = FamilyScore(family="cell", questions=100, measure="accuracy", score=share, constant=0.5, error=0.03)
+        return [line, dataclasses.replace(line, family="caption", error=math.nan)]
 
-    error = (2 * 0.5 * 0.5 / 100) ** 0.5
+    error = 0.03 * 2**0.5
     assert differences(score(0.5 + 2.2 * error), score(0.5)) == (["cell"], [])
     assert differences(score(0.5), score(0.5 + 2.2 * error)) == ([], ["cell"])
     assert differences(score(0.5 + 1.8 * error), score(0.5)) == ([], [])

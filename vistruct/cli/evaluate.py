@@ -67,16 +67,21 @@ def show(results: Mapping[str, Mapping[str, float]]) -> None:
     for name, figures in results.items():
         lines = by_family(figures)
         if lines:
-            rows = [[s.family, s.questions, s.measure, s.score, s.constant] for s in lines]
-            table(["family", "questions", "measure", "score", "best constant answer"], rows, title=name)
+            rows = [[s.family, s.questions, s.measure, s.score, _error(s.error), s.constant] for s in lines]
+            headers = ["family", "questions", "measure", "score", "± standard error", "best constant answer"]
+            table(headers, rows, title=name)
         shown = {part for s in lines for part in (f"questions/{s.family}", f"{s.measure}/{s.family}")}
-        shown |= {f"constant/{s.family}" for s in lines}
+        shown |= {f"{part}/{s.family}" for s in lines for part in ("constant", "error")}
         rest += [[name, key, float(value)] for key, value in figures.items() if key not in shown]
         if figures.get("unnamed"):
             note(
                 f"{figures['unnamed']:.0f} questions of {name} name no family: (brackets) say the form of their answer"
             )
     table(["data", "metric", "value"], rest)
+
+
+def _error(value: float) -> float | str:
+    return "" if value != value else value  # NaN: the score is no mean over questions
 
 
 def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,7 @@ def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, n
     arrays: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), np.uint8), **columns}
     np.savez(data, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.partial")  # the same each time: what a kill leaves is written over
     try:
         with open(temporary, "wb") as file:
             file.write(data.getbuffer())
@@ -99,7 +100,10 @@ def read_columns(path: Path, header: Mapping[str, Any]) -> dict[str, np.ndarray]
     body = memoryview(data)[:-_TAIL]
     if len(data) <= _TAIL or zlib.crc32(body) != int.from_bytes(data[-_TAIL:], "little"):
         raise Stale("is damaged")
-    with np.load(io.BytesIO(body), allow_pickle=False) as file:
-        if json.loads(file[_HEADER].tobytes()) != {**header, "version": VERSION}:
-            raise Stale("is out of date")
-        return {name: file[name] for name in file.files if name != _HEADER}
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as file:
+            if json.loads(file[_HEADER].tobytes()) != {**header, "version": VERSION}:
+                raise Stale("is out of date")
+            return {name: file[name] for name in file.files if name != _HEADER}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # whole, and not ours: objects, most likely
+        raise Stale(f"is no index ({error})") from error

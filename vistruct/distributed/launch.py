@@ -29,7 +29,8 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
     """Run `python *argv` in `devices` processes on this machine and wait for all of them.
 
     Rank 0 speaks; what another rank said on stderr is shown only where rank 0 did not fail itself. When one
-    process fails the others are ended; a SIGTERM or SIGINT to this process goes to all of them.
+    process fails the others are ended; a SIGTERM or SIGINT to this process goes to all of them, and a second one
+    kills them.
 
     Args:
         argv: what follows the interpreter, such as ["-m", "vistruct.cli.main", "train", "detect"].
@@ -46,10 +47,13 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
     processes: list[subprocess.Popen[bytes]] = []
     quiet: list[IO[bytes]] = []  # stderr of the ranks that do not speak
 
+    signals: list[int] = []
+
     def forward(signum: int, _frame: FrameType | None) -> None:
+        signals.append(signum)
         for process in processes:
             if process.poll() is None:
-                process.send_signal(signum)
+                process.send_signal(signum if len(signals) == 1 else signal.SIGKILL)
 
     before = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -68,6 +72,16 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
                 )
             )
         failed = _wait(processes)
+        if failed is not None and processes[failed].returncode < 0 and not signals:
+            name = signal.Signals(-processes[failed].returncode).name
+            print(
+                f"process {failed} of {devices} was killed ({name})",
+                "--devices",
+                "was it out of memory? the same command goes on from the last checkpoint",
+                sep="\n",
+                file=sys.stderr,
+            )
+            return _exit_code(processes[failed].returncode)
         if failed is not None and processes[0].returncode in (0, -signal.SIGTERM, -signal.SIGKILL):
             said = quiet[failed - 1] if failed else None
             if said is not None:
@@ -83,9 +97,13 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all are done or one failed; the rank of the failed one, rank 0 rather than another."""
+    """Wait until all are done or one failed; the rank of the failed one: a killed one, or rank 0 rather than another."""
     while True:
         codes = [process.poll() for process in processes]
+        killed = next((rank for rank, code in enumerate(codes) if code is not None and code < 0), None)
+        if killed is not None:  # what the others say now is only that they miss it
+            _end(processes)
+            return killed
         if any(codes):
             # The same mistake usually stops every rank within moments: let rank 0 be the one to tell it.
             try:

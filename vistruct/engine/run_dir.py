@@ -44,6 +44,8 @@ def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
         raise UserError("not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out")
     if ranks.is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
+        for orphan in out_dir.rglob(".*.partial"):  # of a start that was killed
+            orphan.unlink()
         write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
         write_json(out_dir / "env.json", describe(ranks.device, ranks.world))
 

@@ -17,9 +17,9 @@ from pydantic import Field
 from vistruct.config import Part
 from vistruct.contracts import AnswerPrediction
 from vistruct.metrics import captions
-from vistruct.metrics.constant import commonest
 from vistruct.metrics.forms import Form, cells_in, form_of, form_of_family, mapped_name, number_in, plain, polarity
 from vistruct.metrics.grounding import box_set_scores, single_box_scores
+from vistruct.metrics.yardstick import commonest, standard_error
 
 Scores = dict[str, float]
 
@@ -62,7 +62,8 @@ class Answers:
         Returns:
             `questions`; `accuracy` and `accuracy_macro` over the families that are measured by it, and `constant`,
             the accuracy of each family's best constant answer; for each family `questions/<family>`, its MAIN
-            number, `constant/<family>` and others by form. A family in brackets is a form: that of questions which
+            number, `constant/<family>`, `error/<family>` (the standard error of the number, where it is a mean over
+            questions) and others by form. A family in brackets is a form: that of questions which
             name no family, `unnamed` of them. `no_truth` questions without an answer to compare with are not
             measured.
         """
@@ -99,6 +100,7 @@ class FamilyScore:
     measure: str  # a value of MAIN
     score: float
     constant: float  # of the best constant answer
+    error: float  # standard error of the score; NaN where it is no mean over questions
 
 
 def by_family(figures: Mapping[str, float]) -> list[FamilyScore]:
@@ -114,6 +116,7 @@ def by_family(figures: Mapping[str, float]) -> list[FamilyScore]:
                 measure=measure,
                 score=figures[f"{measure}/{family}"],
                 constant=figures[f"constant/{family}"],
+                error=figures.get(f"error/{family}", float("nan")),
             )
         )
     return lines
@@ -160,11 +163,16 @@ def map_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
     names = [mapped_name(truth) or "" for truth in truths]
     wanted = [cells_in(truth, name) for truth, name in zip(truths, names, strict=True)]
     said = [cells_in(answer, name) for answer, name in zip(answers, names, strict=True)]
-    num_cells = sum(map(len, wanted))
-    right = sum(a == b for pair in zip(said, wanted, strict=True) for a, b in zip(*pair, strict=False))
+    # Every map has as many cells, so that the mean over maps is that over cells.
+    right = np.array([sum(map(str.__eq__, a, b)) / len(b) for a, b in zip(said, wanted, strict=True)])
     usual = [Counter(cells).most_common(1)[0][1] for cells in zip(*wanted, strict=True)]  # how often, by cell
     malformed = sum(len(a) != len(b) for a, b in zip(said, wanted, strict=True))
-    return {"cells": right / num_cells, "malformed": malformed / len(said), "constant": sum(usual) / num_cells}
+    return {
+        "cells": float(right.mean()),
+        "error": standard_error(right),
+        "malformed": malformed / len(said),
+        "constant": sum(usual) / sum(map(len, wanted)),
+    }
 
 
 def caption_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
@@ -180,9 +188,10 @@ def caption_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
 
 
 def _exact(said: Sequence[object], wanted: Sequence[object]) -> Scores:
-    right = sum(a == b for a, b in zip(said, wanted, strict=True))
+    right = np.array([a == b for a, b in zip(said, wanted, strict=True)], float)
     return {
-        "accuracy": right / len(wanted),
+        "accuracy": float(right.mean()),
+        "error": standard_error(right),
         "constant": Counter(wanted).most_common(1)[0][1] / len(wanted),
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vistruct.metrics.constant import commonest
+from vistruct.metrics.yardstick import commonest, standard_error
 
 MIN_IOU = 0.5
 NOTHING = {"none", "nothing", "no"}  # an answer that says: no box
@@ -107,8 +107,9 @@ def single_box_scores(answers: Sequence[str], truths: Sequence[str]) -> dict[str
     """Of questions for one box. Of several boxes in an answer the first counts.
 
     Returns:
-        `acc50`: share of answers at MIN_IOU or above; `iou`: their mean, 0 for a malformed one; `malformed`: share
-        without any box; `constant`: the largest acc50 that one of the commonest truths would have as the only answer.
+        `acc50`: share of answers at MIN_IOU or above, and its standard `error`; `iou`: their mean, 0 for a malformed
+        one; `malformed`: share without any box; `constant`: the largest acc50 that one of the commonest truths would
+        have as the only answer.
     """
     wanted = np.stack([_boxes(truth)[0] for truth in truths])
     found = [boxes_in(answer) for answer in answers]
@@ -118,6 +119,7 @@ def single_box_scores(answers: Sequence[str], truths: Sequence[str]) -> dict[str
     constants = np.stack([_boxes(truth)[0] for truth in commonest(truths, CONSTANTS)])
     return {
         "acc50": float((own >= MIN_IOU).mean()),
+        "error": standard_error(own >= MIN_IOU),
         "iou": float(own.mean()),
         "malformed": float((first < 0).any(axis=1).mean()),
         "constant": float((iou(constants, wanted) >= MIN_IOU).mean(axis=1).max()),

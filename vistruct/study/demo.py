@@ -42,7 +42,7 @@ class Budget(Part):
 BUDGETS = {
     "quick": Budget(
         crops=40,
-        questions=8,
+        questions=5,
         align_steps=3,
         pretrain_steps=3,
         detect_steps=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BEFORE, CONTROL = "untrained", "shuffled"
+HEADS = {"random": "random", "plain": "instructions", "vrl": "with VRL", "shuffled": "shuffled"}  # of columns
 SCENES = {"train": "the training scene, other crops", "test": "the test scene"}
 MEASURES = {"accuracy": "accuracy", "acc50": "Acc@0.5", "f1_50": "F1@0.5", "cells": "right cells", "cider_d": "CIDEr-D"}
 
@@ -33,10 +35,10 @@ def write_answers(
         "## What the models themselves answer\n\n"
         "The whole models, language and all, were asked about both scenes: "
         + "; ".join(f"about {where}, {results['questions'][scene]['line']}" for scene, where in SCENES.items())
-        + ". The crops of the training scene are others than those taught, but show the same places. Two scores need no "
-        "eyes: that of the **best constant answer**, the same one to every question of its family, chosen with the true "
-        "answers at hand; and that of the **shuffled** control, which has learned what can be guessed from a question "
-        "alone. Clearly means by more than two standard errors.\n\n"
+        + ". The crops of the training scene are others than those taught, but show the same places. Two scores need "
+        "no eyes: that of the **best constant answer**, the same one to every question of its family, chosen with the "
+        "true answers at hand; and that of the **shuffled** control, which has learned what can be guessed from a "
+        "question alone. Clearly means by more than two standard errors of the difference.\n\n"
         + "\n".join(f"- {line}" for line in _sentences(results, scores, names))
     )
     page.figure(
@@ -46,11 +48,11 @@ def write_answers(
     )
     for scene, where in SCENES.items():
         page.table(
-            ["questions about", "number", "constant", BEFORE, *(name.split(" (")[0] for name in names.values())],
+            ["family (measure)", "questions", "constant", BEFORE, *(HEADS[start] for start in names)],
             [_overall(results, scene, names), *_rows(scores[scene])],
             _best(scores[scene]),
             caption=f"Answers about {where}. Marked: what is above both the constant answer and the control. "
-            "Of *random weights* only the backbone is random; projector and language model have learned to read it.",
+            "Of *random* only the backbone is random: projector and language model have learned to read it.",
         )
 
 
@@ -90,14 +92,10 @@ def answer_bars(scores: Mapping[str, Scores], names: Mapping[str, str], ink: Map
 
 
 def differences(after: Sequence[FamilyScore], before: Sequence[FamilyScore]) -> tuple[list[str], list[str]]:
-    """The families that are clearly better and clearly worse; those without a score between 0 and 1 are not compared.
-
-    A score over n questions is taken for a share of n: too careful about maps, which have many cells.
-    """
+    """The families that are clearly better and clearly worse; those without a standard error are not compared."""
     better, worse = [], []
     for a, b in zip(after, before, strict=True):
-        error = ((a.score * (1 - a.score) + b.score * (1 - b.score)) / a.questions) ** 0.5
-        if a.measure != "cider_d" and abs(a.score - b.score) > 2 * error:
+        if abs(a.score - b.score) > 2 * math.hypot(a.error, b.error):
             (better if a.score > b.score else worse).append(a.family.replace("_", " "))
     return better, worse
 
@@ -110,8 +108,8 @@ def _sentences(
         for start in (name for name in names if name not in ("random", CONTROL)):
             better, worse = differences(scores[scene][start], scores[scene][CONTROL])
             lines.append(
-                f"{where}, {names[start]} against shuffled answers: clearly better in {_listed(better)}, clearly worse in "
-                f"{_listed(worse)}"
+                f"{where}, {names[start]} against shuffled answers: clearly better in {_listed(better)}, "
+                f"clearly worse in {_listed(worse)}"
             )
     malformed = _figures(results, "plain", "train").get("malformed/ground_one", 0.0)
     if malformed > 0.5:
@@ -130,7 +128,7 @@ def _overall(results: Mapping[str, dict[str, Any]], scene: str, names: Mapping[s
     own = {start: _figures(results, start, scene) for start in (BEFORE, *names)}
     number = sum(line.questions for line in _lines(results, BEFORE, scene) if line.measure == "accuracy")
     accuracies = [f"{figures['accuracy']:.3f}" for figures in own.values()]
-    return ["all that have an accuracy", number, f"{own[BEFORE]['constant']:.3f}", *accuracies]
+    return ["all with an accuracy", number, f"{own[BEFORE]['constant']:.3f}", *accuracies]
 
 
 def _rows(scores: Scores) -> list[list[object]]:

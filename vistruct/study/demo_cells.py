@@ -98,7 +98,7 @@ def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dic
 
 
 def write_questions(*, out: str, pictures: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Questions of every family: about the test scene, and about other crops of the training scene than those taught."""
+    """Questions of every family about the test scene, and about other crops of the training scene than those taught."""
     said: dict[str, Any] = {}
     for scene, source in (("test", trees().test), ("train", trees().train)):
         summary = write_instructions(
