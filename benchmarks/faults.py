@@ -67,7 +67,9 @@ def main() -> None:
 
 
 def killed(number: int, folder: Path, console: Console) -> None:
-    table = Table("run", "kills", "unusable", "orphans", "unswept", "lost: mean", "most", "equal", "others ended within")
+    table = Table(
+        "run", "kills", "unusable", "orphans", "unswept", "lost: mean", "most", "equal", "others ended within"
+    )
     places: Counter[str] = Counter()
     begun = time.monotonic()
     for at, (share, title, world, only_one, settings) in enumerate(WAYS):

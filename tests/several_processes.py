@@ -99,6 +99,7 @@ def _train(run_file: str, out_dir: str, on_step: Any, watched: bool) -> None:
         return metrics
 
     train_step = engine.train_step
+
     def told(step: int, metrics: dict[str, float]) -> None:
         if on_step is not None:
             on_step(Path(out_dir), rank, step, metrics)
@@ -112,14 +113,14 @@ def _train(run_file: str, out_dir: str, on_step: Any, watched: bool) -> None:
         sys.exit(2)
 
 
-def command(argv: list[str], said: Path, before: Any = None) -> int | None:
-    """The exit code of `vistruct *argv` in a process of its own that knows the toys; what it says is written down.
+def command(argv: list[str], said: Path, before: Any = None, world: int = 1) -> list[int | None]:
+    """The exit codes of `vistruct *argv` by rank, in processes that know the toys; each writes down what it says.
 
     Args:
+        said: a file; that of rank 1 has `.1` behind its name, and so on.
         before: of module level; called first, without arguments.
     """
-    (code,) = in_ranks(1, _command, argv, str(said), before)
-    return code
+    return in_ranks(world, _command, argv, str(said), before)
 
 
 def _command(argv: list[str], said: str, before: Any) -> None:
@@ -127,8 +128,9 @@ def _command(argv: list[str], said: str, before: Any) -> None:
     from vistruct.cli.main import main
 
     toy_run()
-    engine.write_run_report = lambda out_dir: None
-    with Path(said).open("wb") as file:
+    mock.patch.object(engine, "write_run_report").start()
+    rank = os.environ.get("RANK", "0")
+    with Path(said if rank == "0" else f"{said}.{rank}").open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))

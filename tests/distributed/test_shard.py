@@ -15,6 +15,7 @@ from vistruct.checkpoint.tensors import read_tensors, write_tensors
 from vistruct.contracts import StepOutput
 from vistruct.distributed.ranks import setup
 from vistruct.distributed.shard import blocks_of, gathered, local, on_main, reach_all, shard
+from vistruct.engine.evaluate import eval_mode
 
 
 class Branches(nn.Module):
@@ -99,6 +100,10 @@ def spread_vlm(out: str) -> None:
     ranks, task = setup(), toy_vlm.build("paper", rows="packed")
     shard(task, ranks.device, None)
     chat_gradients(task, ranks.rank)
+    with gathered(task), eval_mode(task):
+        if ranks.is_main:  # alone, and for as many tokens as it likes
+            answers = task.predict(task.predict_collator(toy_vlm.assorted()[:2]))
+            assert answers == toy_vlm.build().eval().predict(task.predict_collator(toy_vlm.assorted()[:2]))
     kept = on_main({name: p.grad for name, p in task.named_parameters() if p.grad is not None})
     if ranks.is_main:
         write_tensors(Path(out), kept)

@@ -152,7 +152,7 @@ def test_the_command_line_tells_it_in_three_lines(tmp_path):
     train_command = ["train", "-c", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run")]
     damaged = file.with_name(f"{due_in(0)}.jpg")
     DAMAGE["truncated"](damaged)  # before the run: the header is sound, and nothing else is known of it
-    assert command(train_command, tmp_path / "said") == 2
+    assert command(train_command, tmp_path / "said") == [2]
     lines = (tmp_path / "said").read_text().splitlines()[-3:]
     assert [line.split(":")[0] for line in lines] == ["error", "where", "try"]
     assert str(damaged) in lines[1]

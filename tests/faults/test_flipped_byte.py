@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from several_processes import command, train_in_ranks
-from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 from torch import nn
+from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
@@ -87,7 +87,7 @@ def test_where_none_is_intact_the_run_ends_with_three_lines_and_touches_nothing(
     for path in steps(out_dir / "checkpoints"):
         flip(path / SHARDS[1], -5)
     before = {path: sha256(path) for path in (out_dir / "checkpoints").rglob("*.*") if path.is_file()}
-    assert command(["train", "-c", str(file), "--out", str(out_dir)], tmp_path / "said") == 2
+    assert command(["train", "-c", str(file), "--out", str(out_dir)], tmp_path / "said") == [2]
     said = (tmp_path / "said").read_text()
     assert "WARNING: checkpoint step_00000004 is damaged" in said
     assert [line.split(":")[0] for line in said.splitlines()[-3:]] == ["error", "where", "try"]

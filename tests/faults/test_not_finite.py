@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy_engine
 import torch
+import toy_engine
 from several_processes import train_in_ranks
 from toy_engine import toy_run
 
@@ -48,7 +48,7 @@ def test_all_stop_before_the_update_and_the_same_command_goes_on(tmp_path, world
     found = json.loads(file.read_text())
     assert (found["step"], len(found["samples"])) == (6, 8)
     assert found["parameters"]
-    assert [path.name for path in steps(cut / "checkpoints")][0] == "step_00000005"
+    assert steps(cut / "checkpoints")[0].name == "step_00000005"
     for path in steps(cut / "checkpoints"):
         assert all(bool(torch.isfinite(tensor).all()) for tensor in read_weights(path).values())
     assert train_in_ranks(world, run, cut) == [0] * world

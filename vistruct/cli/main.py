@@ -102,10 +102,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _tell(UserError(os.strerror(error.errno), where=error.filename or "", fix=fix), args)
     except RuntimeError as error:
         torch = sys.modules.get("torch")
-        if debug or torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if debug or torch is None:
             raise
-        fix = "a smaller batch, or the same batch in more parts: --set accumulate=4"
-        _tell(UserError("the device has no memory left", fix=fix), args)
+        if isinstance(error, torch.OutOfMemoryError):
+            fix = "a smaller batch, or the same batch in more parts: --set accumulate=4"
+            _tell(UserError("the device has no memory left", fix=fix), args)
+        if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL")):
+            what = f"another process of this run has ended, or does not answer: {str(error).splitlines()[0]}"
+            fix = "what it said itself is the reason; the same command goes on from the last checkpoint"
+            _tell(UserError(what, fix=fix), args)
+        raise
 
 
 def _tell(error: UserError, args: Sequence[str]) -> NoReturn:

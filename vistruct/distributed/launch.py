@@ -97,7 +97,7 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all are done or one failed; the rank of the failed one: a killed one, or rank 0 rather than another."""
+    """Wait until all are done or one failed; the rank of one that was killed, or else of rank 0 rather than another."""
     while True:
         codes = [process.poll() for process in processes]
         killed = next((rank for rank, code in enumerate(codes) if code is not None and code < 0), None)

@@ -190,7 +190,7 @@ def recipe(
 
 def conversations(file: Path, root: Path | None) -> ChatDataConfig | MixDataConfig:
     """The data set that a file is: conversations, or a mix of several files of those."""
-    if detect_format(file) == "mix":
+    if file.suffix != ".jsonl" and detect_format(file) == "mix":
         return MixDataConfig(mix=file, root=root)
     return ChatDataConfig(jsonl=file, root=root)
 
