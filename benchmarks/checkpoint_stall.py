@@ -3,7 +3,7 @@
 Run:  uv run python benchmarks/checkpoint_stall.py [--rounds 3] [--megabytes 300] [--folder DIR]
 
 A stack of linear layers with AdamW takes 12 steps between two saves of weights and optimiser state; the two ways take
-turns. In the call: how long `save` keeps the step. Stall: the longest of the 12 steps, its save included, less the
+turns. Call: how long `save` keeps the step. Stall: the longest of the 12 steps, its save included, less the
 median of those without one; on a busy machine that is mostly the machine's own.
 """
 
@@ -39,7 +39,7 @@ def main() -> None:
     names = [name for name, _ in model.named_parameters()]
     optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "names": names}], fused=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        ways = {False: "at once", True: "in the background"}
+        ways = {False: "at once", True: "background"}
         found: dict[bool, list[list[float]]] = {way: [] for way in ways}
         calls: dict[bool, list[float]] = {way: [] for way in ways}
         savers = {way: Saver(Path(folder, str(way)), keep=1, background=way) for way in ways}
@@ -53,7 +53,7 @@ def main() -> None:
         written = sum(f.stat().st_size for f in steps(Path(folder, "True"))[0].iterdir()) / 2**20
     plain = statistics.median(s for windows in found.values() for w in windows for s in w[1:])
     table = Table(title=f"{written:.0f} MiB, {WINDOW} steps of {1000 * plain:.0f} ms, median of {options.rounds} saves")
-    for column in ("written", "in the call, ms", "longest step, ms", "stall, ms", "stall, steps"):
+    for column in ("written", "call, ms", "longest step, ms", "stall, ms", "stall, steps"):
         table.add_column(column)
     for way, windows in found.items():
         longest = statistics.median(max(w) for w in windows)

@@ -124,11 +124,10 @@ def command(argv: list[str], said: Path, before: Any = None, world: int = 1) -> 
 
 
 def _command(argv: list[str], said: str, before: Any) -> None:
-    import vistruct.engine.train as engine
     from vistruct.cli.main import main
 
     toy_run()
-    mock.patch.object(engine, "write_run_report").start()
+    without_pictures().start()
     rank = os.environ.get("RANK", "0")
     with Path(said if rank == "0" else f"{said}.{rank}").open("wb") as file:
         os.dup2(file.fileno(), 1)
@@ -137,6 +136,11 @@ def _command(argv: list[str], said: str, before: Any) -> None:
     if before is not None:
         before()
     main(argv)
+
+
+def without_pictures() -> Any:
+    """A patch for runs in which only the training matters: what is drawn takes longer than these runs."""
+    return mock.patch.multiple("vistruct.engine.train", write_run_report=mock.DEFAULT, draw_first_batch=mock.DEFAULT)
 
 
 def _as_rank(rank: int, world: int, port: int, work: Any, arguments: tuple[Any, ...]) -> None:

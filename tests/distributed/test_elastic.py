@@ -65,6 +65,8 @@ def test_a_run_saved_on_four_ranks_goes_on_alike_on_fewer(tmp_path, whole, four,
 def kill(out_dir: Path, rank: int, step: int, metrics: dict[str, float]) -> None:
     if rank == 1 and step == 7 and not out_dir.with_suffix(".killed").exists():
         out_dir.with_suffix(".killed").touch()
+        while not steps(out_dir / "checkpoints"):  # it is written in the background
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

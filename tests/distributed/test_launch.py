@@ -43,6 +43,20 @@ def test_a_mistake_that_all_make_is_told_once(capfd):
     assert capfd.readouterr().err.count("the same mistake") == 1
 
 
+def test_the_words_are_those_of_the_one_that_failed_and_not_of_those_that_lost_it(capfd):
+    code = """
+import os, sys, time
+if os.environ["RANK"] == "2":
+    print("image 7 cannot be read", file=sys.stderr)
+    sys.exit(2)
+time.sleep(0.3)
+print("lost the connection", file=sys.stderr)
+sys.exit(3)
+"""
+    assert run(code, 3) == 2
+    assert capfd.readouterr().err == "lost the connection\nimage 7 cannot be read\n"
+
+
 def test_only_the_first_speaks(capfd):
     assert run("import os; print('rank', os.environ['RANK'])", 2) == 0
     assert capfd.readouterr().out == "rank 0\n"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_jpegs import conversations, flipped, zeroed
-from several_processes import command
+from several_processes import command, without_pictures
 from toy_engine import toy_run
 
 from vistruct.checkpoint.tensors import sha256
@@ -26,10 +26,10 @@ IMAGES, STEPS, BATCH = 24, 9, 8  # an epoch is 3 steps
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
+def _alone():
     clear_cache()
-    yield
+    with without_pictures():
+        yield
     clear_cache()
 
 

@@ -15,6 +15,7 @@ from several_processes import command
 from toy_engine import toy_run
 
 from vistruct.config import run_to_yaml
+from vistruct.distributed.launch import LOST
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -38,7 +39,7 @@ def test_the_other_ends_at_once_with_three_lines_about_it(tmp_path, parallel):
     file, out_dir = tmp_path / "run.yaml", tmp_path / "run"
     file.write_text(run_to_yaml(toy_run(parallel=parallel)))
     train = ["train", "-c", str(file), "--out", str(out_dir)]
-    assert command(train, tmp_path / "said", kill_rank_1_in_step_4, world=2) == [2, -signal.SIGKILL]
+    assert command(train, tmp_path / "said", kill_rank_1_in_step_4, world=2) == [LOST, -signal.SIGKILL]
     assert time.time() - float(Path(f"{out_dir}.killed").read_text()) < 30
     said = (tmp_path / "said").read_text()
     assert "Traceback" not in said

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from several_processes import command, train_in_ranks
+from several_processes import command, train_in_ranks, without_pictures
 from torch import nn
 from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 
@@ -47,6 +47,12 @@ def test_a_flipped_bit_in_any_byte_of_any_file_is_found(tmp_path):
     assert fault(folder) is None
 
 
+@pytest.fixture(autouse=True)
+def _without_pictures():
+    with without_pictures():
+        yield
+
+
 @pytest.fixture(scope="module")
 def cut_off(tmp_path_factory) -> Path:
     """A run of two ranks that has not finished, with checkpoints of steps 4 and 6."""
@@ -59,8 +65,7 @@ def cut_off(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", [*SHARDS, "manifest.json"])
-def test_the_run_says_it_and_goes_on_from_the_one_before(tmp_path, cut_off, name, monkeypatch):
-    monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
+def test_the_run_says_it_and_goes_on_from_the_one_before(tmp_path, cut_off, name):
     out_dir = tmp_path / "run"
     shutil.copytree(cut_off, out_dir)
     damaged = out_dir / "checkpoints" / "step_00000006"
@@ -96,8 +101,7 @@ def test_where_none_is_intact_the_run_ends_with_three_lines_and_touches_nothing(
 
 
 @pytest.mark.parametrize("where", ["model/model.safetensors", "model/model.json"])
-def test_a_finished_model_that_has_changed_is_refused(tmp_path, cut_off, where, monkeypatch):
-    monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
+def test_a_finished_model_that_has_changed_is_refused(tmp_path, cut_off, where):
     out_dir = tmp_path / "run"
     shutil.copytree(cut_off, out_dir)
     train(RUN, out_dir)

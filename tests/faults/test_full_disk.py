@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from several_processes import in_ranks, train_in_ranks
+from several_processes import in_ranks, train_in_ranks, without_pictures
 from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 
 from vistruct.checkpoint.save import fault, steps
@@ -102,7 +102,7 @@ def train_on_a_full_disk(folder: str, run_file: str, left: int) -> None:
         return int(end.value.code or 0)
 
     toy_run()
-    mock.patch.object(engine, "write_run_report").start()
+    without_pictures().start()
     filling = mock.patch.object(engine, "train_step", filled)
     filling.start()
     with disk.with_suffix(".said").open("wb") as file:

@@ -9,13 +9,12 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from killed_runs import kill_often
-from several_processes import fresh, in_ranks, train_in_ranks
+from several_processes import fresh, in_ranks, train_in_ranks, without_pictures
 from torch import nn
 from toy_engine import toy_run
 
@@ -71,7 +70,7 @@ def die_at(out_dir: Path, name: str) -> None:
 
     toy_run()
     sys.addaudithook(before)
-    mock.patch.object(engine, "write_run_report").start()
+    without_pictures().start()
     engine.train(toy_run(), out_dir)
 
 

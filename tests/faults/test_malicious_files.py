@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from several_processes import without_pictures
 from toy_engine import toy_run
 
 from vistruct.checkpoint.save import steps
@@ -39,9 +40,9 @@ class Evil:
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
     monkeypatch.chdir(tmp_path)
-    yield
+    with without_pictures():
+        yield
     assert not Path(CANARY).exists()
 
 

@@ -17,6 +17,7 @@ import typer
 
 from vistruct import __version__
 from vistruct.cli import check, demo, doctor, evaluate, export, inspect, instruct, predict, recipes, show, train, unpack
+from vistruct.distributed.launch import LOST
 from vistruct.errors import UserError, closest
 
 CTRL_C = 128 + signal.SIGINT
@@ -71,7 +72,10 @@ def vistruct(
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and end the process: 0 done, 1 a fault of vistruct, 2 a user's mistake, 130 Ctrl-C."""
+    """Run one command and end the process: 0 done, 1 a fault of vistruct, 2 a user's mistake, 130 Ctrl-C.
+
+    3 says that another process of the same run has failed, and not this one.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]  # it may stand anywhere
@@ -110,11 +114,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL")):
             what = f"another process of this run has ended, or does not answer: {str(error).splitlines()[0]}"
             fix = "what it said itself is the reason; the same command goes on from the last checkpoint"
-            _tell(UserError(what, fix=fix), args)
+            _tell(UserError(what, fix=fix), args, LOST)
         raise
 
 
-def _tell(error: UserError, args: Sequence[str]) -> NoReturn:
+def _tell(error: UserError, args: Sequence[str], code: int = 2) -> NoReturn:
     """Three lines: what, where, try."""
     command = shlex.join(["vistruct", *args])
     lines = {
@@ -125,7 +129,7 @@ def _tell(error: UserError, args: Sequence[str]) -> NoReturn:
     for title, text in lines.items():
         colour = typer.colors.RED if title == "error" else typer.colors.CYAN
         typer.echo(typer.style(f"{title + ':':<7}", fg=colour, bold=True) + " ".join(text.split()), err=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _usage(error: Any) -> UserError:

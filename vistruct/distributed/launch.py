@@ -14,9 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import IO
 
+LOST = 3  # exit code of a process that failed only because it lost another one
 GRACE_S = 10.0  # from a polite end to a hard one
 
 
@@ -28,7 +30,7 @@ def is_launched() -> bool:
 def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None = None) -> int:
     """Run `python *argv` in `devices` processes on this machine and wait for all of them.
 
-    Rank 0 speaks; what another rank said on stderr is shown only where rank 0 did not fail itself. When one
+    Rank 0 speaks; what another rank said on stderr is shown only where that one is the reason. When one
     process fails the others are ended; a SIGTERM or SIGINT to this process goes to all of them, and a second one
     kills them.
 
@@ -82,11 +84,9 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
                 file=sys.stderr,
             )
             return _exit_code(processes[failed].returncode)
-        if failed is not None and processes[0].returncode in (0, -signal.SIGTERM, -signal.SIGKILL):
-            said = quiet[failed - 1] if failed else None
-            if said is not None:
-                said.seek(0)
-                sys.stderr.write(said.read().decode(errors="replace"))
+        if failed:
+            quiet[failed - 1].seek(0)
+            sys.stderr.write(quiet[failed - 1].read().decode(errors="replace"))
         return 0 if failed is None else _exit_code(processes[failed].returncode)
     finally:
         _end(processes)
@@ -97,20 +97,19 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all are done or one failed; the rank of one that was killed, or else of rank 0 rather than another."""
+    """Wait until all are done or one failed, and say which: one that was killed, else rank 0 rather than another."""
     while True:
         codes = [process.poll() for process in processes]
         killed = next((rank for rank, code in enumerate(codes) if code is not None and code < 0), None)
         if killed is not None:  # what the others say now is only that they miss it
-            _end(processes)
             return killed
         if any(codes):
             # The same mistake usually stops every rank within moments: let rank 0 be the one to tell it.
-            try:
-                codes[0] = processes[0].wait(timeout=2.0)
-            except subprocess.TimeoutExpired:
-                _end(processes)
-            return next(rank for rank, code in enumerate(codes) if code)
+            with suppress(subprocess.TimeoutExpired):
+                processes[0].wait(timeout=2.0)
+            codes = [process.poll() for process in processes]
+            failed = [rank for rank, code in enumerate(codes) if code]
+            return next((rank for rank in failed if codes[rank] != LOST), failed[0])
         if all(code == 0 for code in codes):
             return None
         time.sleep(0.05)
