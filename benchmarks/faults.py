@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import platform
 import statistics
 import sys
@@ -43,6 +44,7 @@ from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import sha256
 from vistruct.data.decode import UnreadableImage, decode
 from vistruct.data.images import read_image
+from vistruct.distributed.ranks import TIMEOUT
 
 EVERY = 3  # steps between two saves
 MOST_STEPS = 8  # of a life
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="on the disk to write to; by default the temporary folder")
     options = parser.parse_args()
+    os.environ[TIMEOUT] = "20"  # for a rank that dies before it has joined: elsewhere a launcher ends the others
     console = Console(width=140)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         killed(options.kills, Path(folder), console)

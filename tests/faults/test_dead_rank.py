@@ -11,11 +11,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from several_processes import command
+import torch.distributed as dist
+from several_processes import begin, command, finish
 from toy_engine import toy_run
 
 from vistruct.config import run_to_yaml
+from vistruct.distributed import ranks
 from vistruct.distributed.launch import LOST
+from vistruct.distributed.ranks import TIMEOUT, setup
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -47,3 +50,48 @@ def test_the_other_ends_at_once_with_three_lines_about_it(tmp_path, parallel):
     assert [line.split(":")[0] for line in lines] == ["error", "where", "try"]
     assert "another process of this run has ended" in lines[0]
     assert "goes on from the last checkpoint" in lines[2]
+
+
+def die_on_the_way_to_a_group(which: str) -> None:
+    """Rank 1 dies before the group of words, before a further one, or while that is being made."""
+    rank, new_group = int(os.environ["RANK"]), dist.new_group
+
+    def killed(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if rank == 1 and which == "words":
+        ranks.patient_group = killed  # ty: ignore[invalid-assignment]
+    setup()
+    if rank == 1:
+        dist.new_group = killed if which == "meanwhile" else new_group  # ty: ignore[invalid-assignment]
+        if which == "further":
+            killed()
+    ranks.patient_group()
+
+
+@pytest.mark.parametrize(("which", "most_s"), [("words", 10), ("further", 10), ("meanwhile", 20)])
+def test_nobody_waits_for_a_rank_that_died_while_groups_are_made(which, most_s):
+    processes = begin(2, in_environment, which, "3" if which == "meanwhile" else "600")
+    codes = finish(processes, timeout_s=most_s)
+    for process in processes:
+        process.kill()
+    assert codes == [1, -signal.SIGKILL]
+
+
+def in_environment(which: str, timeout: str) -> None:
+    os.environ[TIMEOUT] = timeout  # the server of processes began with another
+    (come_late if which == "late" else die_on_the_way_to_a_group)(which)
+
+
+def come_late(_which: str) -> None:
+    """One after the other keeps its fellow waiting longer than the timeout, in words."""
+    place = setup()
+    group = ranks.patient_group()
+    for late in range(2):
+        if place.rank == late:
+            time.sleep(3)
+        assert ranks.gather_objects(place.rank, group) == ranks.gather_objects(place.rank) == [0, 1]
+
+
+def test_a_rank_that_only_takes_its_time_is_waited_for():
+    assert finish(begin(2, in_environment, "late", "2")) == [0, 0]

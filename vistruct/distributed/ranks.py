@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from vistruct.distributed import slurm
 from vistruct.errors import UserError
@@ -63,17 +64,29 @@ def setup() -> Ranks:
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        seconds = float(os.environ.get(TIMEOUT, TIMEOUT_S))
-        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(seconds=seconds))
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(seconds=_timeout_s()))
         _words = patient_group()
     return Ranks(rank=rank, world=world, local=local, device=device)
 
 
 def patient_group() -> dist.ProcessGroup:
-    """A further group of all ranks, over gloo, in which one may keep the others waiting; all must make it together."""
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
+    """A further group of all ranks, over gloo, in which one may keep the others waiting; all must make it together.
+
+    Patience begins when it is made: whoever dies on the way there is missed soon.
+    """
+    if _words is None:
+        all_reduce_sum(torch.zeros(()))
+    else:
+        barrier()  # a connection that ends is noticed at once; an address that never comes only after the timeout
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=_timeout_s()))
     assert isinstance(group, dist.ProcessGroup)  # this rank is in it
+    set_timeout = getattr(dist, "set_timeout", None) or vars(distributed_c10d)["_set_pg_timeout"]  # of older torch
+    set_timeout(timedelta(seconds=PATIENCE_S), group)
     return group
+
+
+def _timeout_s() -> float:
+    return float(os.environ.get(TIMEOUT, TIMEOUT_S))
 
 
 def leave() -> None:
