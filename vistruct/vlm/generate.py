@@ -45,7 +45,7 @@ def _one_by_one(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]
             do_sample=False,
             eos_token_id=task.tokenizer.convert_tokens_to_ids(chat.END),
             pad_token_id=task.hidden_token,
-            synced_gpus=False,  # every rank holds the whole model here, and need not wait for the others' longer answers
+            synced_gpus=False,  # every rank holds the whole model here, and need not wait for longer answers elsewhere
         )
     finally:
         task.language.generation_config = own
