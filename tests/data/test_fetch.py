@@ -151,6 +151,27 @@ def test_a_death_during_a_step_is_told_when_the_next_batch_is_due() -> None:
         list(itertools.islice(batches, 500))
 
 
+class Stuck(Slow):
+    """As if a worker waited for a lock that a killed one held: one that never ends by itself."""
+
+    def sample(self, index: int, seed: int) -> Sample:
+        if torch.utils.data.get_worker_info().id == 1:
+            time.sleep(1000)
+        return super().sample(index, seed)
+
+
+def test_a_death_ends_workers_that_wait_for_ever() -> None:
+    batches = iter(Loader(Stuck(), pairs, batch=2, workers=2))  # ty: ignore[invalid-argument-type]
+    next(batches)
+    (dies, _) = sorted(child.pid or 0 for child in multiprocessing.active_children())
+    os.kill(dies, signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="a loader worker"):
+        list(itertools.islice(batches, 500))
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - start < 15  # torch looks every five seconds where it has no signal
+
+
 def test_a_death_is_kept_for_later_too_where_another_loader_of_torchs_came_first() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal_handling._SIGCHLD_handler_set = False  # as in a fresh process

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, Self
 
@@ -142,10 +143,11 @@ def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Gene
         generator=torch.Generator().manual_seed(0),  # leaves the global generator alone
     )
     batches = iter(loader)
+    processes = list(getattr(batches, "_workers", ()))
     deaths = _Deaths.watch(outer)
+    died: UserError | None = None
     try:
         while True:
-            died = None
             try:
                 with deaths:
                     batch = next(batches)
@@ -159,7 +161,19 @@ def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Gene
                 raise died
             yield batch
     finally:
+        # One that was killed may have held the lock on the queue of batches: the others would wait for it for ever,
+        # deaf to SIGTERM as they are, and this process for them at its end.
+        if died is not None:
+            _kill(processes)
         del batches
+        _kill(processes)  # what did not end by itself
+
+
+def _kill(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _begin_worker(_worker: int) -> None:
