@@ -40,10 +40,15 @@ def begin(world: int, work: Any, *arguments: Any) -> list[BaseProcess]:
 
 
 def finish(processes: list[BaseProcess], timeout_s: float = 120) -> list[int | None]:
-    """Exit codes by rank; None of one that has not ended."""
+    """Exit codes by rank; None of one that had not ended, and is killed so that the tests themselves can end."""
     for process in processes:
         process.join(timeout_s)
-    return [process.exitcode for process in processes]
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return codes
 
 
 def in_ranks(world: int, work: Any, *arguments: Any) -> list[int | None]:

@@ -11,13 +11,16 @@ for: never in the middle of a step or a save.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import multiprocessing.connection
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any, Self
 
@@ -144,6 +147,9 @@ def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Gene
     )
     batches = iter(loader)
     processes = list(getattr(batches, "_workers", ()))
+    # An error elsewhere may hold on to this loop until the process ends, which would then wait for them for ever.
+    end = Finalize(None, _kill, args=(processes,), exitpriority=0)
+    atexit.register(end)
     deaths = _Deaths.watch(outer)
     died: UserError | None = None
     try:
@@ -153,8 +159,8 @@ def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Gene
                     batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                died = _worker_died(error)
+            except (RuntimeError, OSError, EOFError) as error:
+                died = _worker_died(error) or _worker_lost(error, processes)
                 if died is None:
                     raise
             if died is not None:  # here, where the first error and the frames it holds are gone
@@ -166,7 +172,8 @@ def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Gene
         if died is not None:
             _kill(processes)
         del batches
-        _kill(processes)  # what did not end by itself
+        end()  # what did not end by itself
+        atexit.unregister(end)
 
 
 def _kill(processes: Sequence[BaseProcess]) -> None:
@@ -229,7 +236,7 @@ class _Deaths:
         self.waiting = False
 
 
-def _worker_died(error: RuntimeError) -> UserError | None:
+def _worker_died(error: Exception) -> UserError | None:
     """The three lines about a worker that ended; None for any other error."""
     texts = [str(e) for e in (error.__cause__, error) if e is not None]  # the cause knows the signal
     found = next(filter(None, (re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", t) for t in texts)), None)
@@ -242,6 +249,22 @@ def _worker_died(error: RuntimeError) -> UserError | None:
     elif "Segmentation" in how or "exit code" in how:
         fix = "--set workers=0 shows where"
     return UserError(f"a loader worker {how}", where=f"worker process {pids}", fix=fix)
+
+
+def _worker_lost(error: Exception, processes: Sequence[BaseProcess]) -> UserError | None:
+    """Likewise about one whose connections are gone already, while the system still calls it alive."""
+    if str(error).startswith("Caught "):  # what a living worker says of its own work
+        return None
+    multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2.0)
+    codes = {process.pid: process.exitcode for process in processes if process.exitcode is not None}
+    if not codes:
+        return None
+    ended = [f"was killed by signal {-code}" if code < 0 else f"exited with code {code}" for code in codes.values()]
+    return UserError(
+        f"a loader worker {ended[0]}",
+        where=f"worker process {', '.join(map(str, codes))}",
+        fix="fewer workers (--set workers=...), or more memory",
+    )
 
 
 def _pinned(value: Any) -> Any:
