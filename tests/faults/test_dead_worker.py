@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from several_processes import samples_by_step, train_in_ranks
-from toy_engine import toy_run
+from toy_engine import ToyDataset, toy_run
 
 from vistruct.checkpoint.save import step_of, steps
 from vistruct.checkpoint.tensors import sha256
+from vistruct.data import fetch
+from vistruct.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -50,3 +55,42 @@ def test_the_run_ends_within_seconds_and_goes_on_exactly(tmp_path, world):
     assert train_in_ranks(world, run, tmp_path / "whole") == [0] * world
     model = Path("model", "model.safetensors")
     assert sha256(cut / model) == sha256(tmp_path / "whole" / model)
+
+
+class LostConnection:
+    """A loader of torch's whose first worker is killed, and whose queue then breaks before the system calls it dead.
+
+    In one of ten kills it comes to this by itself.
+    """
+
+    def __init__(self, **_: Any) -> None:
+        self._workers = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)) for _ in range(2)]
+
+    def __iter__(self) -> LostConnection:
+        for worker in self._workers:
+            worker.start()
+        return self
+
+    def __next__(self) -> None:
+        threading.Timer(0.2, self._workers[0].kill).start()
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def test_a_connection_that_breaks_is_a_worker_that_died(monkeypatch):
+    monkeypatch.setattr(fetch, "DataLoader", lambda _, **settings: LostConnection(**settings))
+    data = ToyDataset()
+    with pytest.raises(UserError, match="was killed by signal 9"):
+        next(fetch.batches_of(fetch.Fetch(data, list, 0), iter([[(0, 0)]]), workers=2))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("text", ["Caught OSError in DataLoader worker process 0.", "of this process"])
+def test_an_error_that_is_not_of_a_dead_worker_stays_what_it_is(monkeypatch, text):
+    def other(self: LostConnection) -> None:
+        raise OSError(text)
+
+    monkeypatch.setattr(LostConnection, "__next__", other)
+    monkeypatch.setattr(fetch, "DataLoader", lambda _, **settings: LostConnection(**settings))
+    with pytest.raises(OSError, match=text):
+        next(fetch.batches_of(fetch.Fetch(ToyDataset(), list, 0), iter([[(0, 0)]]), workers=2))
+    assert not multiprocessing.active_children()

@@ -10,7 +10,7 @@ from typing import Any
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.config import Run, read_run, run_to_yaml
 from vistruct.contracts import DataInfo
-from vistruct.distributed.ranks import Ranks
+from vistruct.distributed.ranks import Ranks, from_main
 from vistruct.engine.environment import describe
 from vistruct.errors import UserError
 
@@ -25,9 +25,24 @@ FREE = (
 def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
     """Make `out_dir` this run's directory, or check that it already is.
 
+    Rank 0 looks and makes it alone: another rank could come to a directory that is half made.
+
     Raises:
-        UserError: the directory is another run's (with the first differences), or holds other things.
+        UserError: on every rank; the directory is another run's (with the first differences), or holds other things.
     """
+    refused = None
+    if ranks.is_main:
+        try:
+            _enter(run, out_dir)
+            write_json(out_dir / "env.json", describe(ranks.device, ranks.world))
+        except UserError as error:
+            refused = error
+    refused = from_main(refused)
+    if refused is not None:
+        raise refused
+
+
+def _enter(run: Run, out_dir: Path) -> None:
     file = out_dir / "run.yaml"
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError("this is a file", where=out_dir, fix="choose another --out")
@@ -42,12 +57,10 @@ def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
             )
     elif out_dir.exists() and any(not name.name.endswith(".partial") for name in out_dir.iterdir()):
         raise UserError("not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out")
-    if ranks.is_main:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for orphan in out_dir.rglob(".*.partial"):  # of a start that was killed
-            orphan.unlink()
-        write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
-        write_json(out_dir / "env.json", describe(ranks.device, ranks.world))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for orphan in out_dir.rglob(".*.partial"):  # of a start that was killed
+        orphan.unlink()
+    write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
 
 
 def note_data(info: DataInfo, evals: Mapping[str, DataInfo], out_dir: Path, ranks: Ranks) -> None:

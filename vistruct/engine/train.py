@@ -49,7 +49,6 @@ def train(
     """
     ranks = setup()
     open_run_dir(run, out_dir, ranks)
-    barrier()
     with RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log, StopRequest() as stop:
         state = build(run, out_dir, ranks)
         note_data(state.dataset.info, {k: d.info for k, d in state.eval_datasets.items()}, out_dir, ranks)
