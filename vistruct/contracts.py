@@ -7,7 +7,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -35,7 +35,7 @@ class Record:
     """What the annotations say of one image, or of one window of it, before anything is decoded.
 
     Boxes are float32[N, 4] xyxy in pixels of the window (of the image where there is no window); `labels` are
-    int64[N] indices into `DataInfo.class_names`; `is_crowd` is bool[N].
+    int64[N] indices into `DataInfo.class_names`. Where objects are annotated more closely, `boxes_xyxy` are the hulls.
     """
 
     id: str  # unique in its data set; names the image (and window) in every message
@@ -45,7 +45,12 @@ class Record:
     image_id: str = ""  # the whole image's record id; equal to `id` unless this is a window
     boxes_xyxy: np.ndarray = field(default_factory=_no_boxes)
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    is_crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    is_crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # bool[N]: many objects in one box
+    is_difficult: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # bool[N]: need not be found
+    quads: np.ndarray | None = None  # float32[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
+    masks: tuple[Any, ...] | None = None  # N COCO segmentations (polygons or RLE), pixels of the *whole* image
+    keypoints: np.ndarray | None = None  # float32[N, K, 3]: x, y, COCO's visibility (0 not annotated, 1 hidden, 2 seen)
+    notes: Mapping[str, str] = field(default_factory=dict)  # what else a format says of the image: gsd, source, ...
     turns: tuple[Turn, ...] = ()
     families: tuple[str, ...] = ()  # of each answer, the kind of its question; empty: not known
     max_tiles: int | None = None  # of its images together; None: as the task has it
@@ -53,6 +58,25 @@ class Record:
     def __post_init__(self) -> None:
         if not self.image_id:
             object.__setattr__(self, "image_id", self.id)
+        for flag in ("is_crowd", "is_difficult"):
+            if len(getattr(self, flag)) != len(self.labels):
+                if len(getattr(self, flag)):
+                    raise ValueError(f"{self.id}: {len(getattr(self, flag))} {flag} for {len(self.labels)} labels")
+                object.__setattr__(self, flag, np.zeros(len(self.labels), bool))
+
+    def keep(self, kept: np.ndarray) -> Self:
+        """The same with some of its objects: bool[N] or int64[K]."""
+        numbers = np.flatnonzero(kept) if kept.dtype == bool else kept
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[numbers],
+            labels=self.labels[numbers],
+            is_crowd=self.is_crowd[numbers],
+            is_difficult=self.is_difficult[numbers],
+            quads=None if self.quads is None else self.quads[numbers],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in numbers),
+            keypoints=None if self.keypoints is None else self.keypoints[numbers],
+        )
 
 
 @dataclass(kw_only=True)
@@ -66,11 +90,34 @@ class Sample:
     boxes_xyxy: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[N, 4], pixels of images[0]
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # int64[N]
     is_crowd: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # bool[N]
+    is_difficult: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # bool[N]
+    quads: Tensor | None = None  # float[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
+    masks: Tensor | None = None  # bool[N, H, W]
+    keypoints: Tensor | None = None  # float[N, K, 3]: x, y, COCO's visibility
     turns: tuple[Turn, ...] = ()
     families: tuple[str, ...] = ()
     max_tiles: int | None = None
     origin_xy: tuple[float, float] = (0.0, 0.0)  # this sample's top left corner in the whole image, pixels
     scale_xy: tuple[float, float] = (1.0, 1.0)  # sample pixels to a pixel of the whole image
+
+    def __post_init__(self) -> None:
+        if len(self.is_crowd) != len(self.labels):
+            self.is_crowd = torch.zeros(len(self.labels), dtype=torch.bool)
+        if len(self.is_difficult) != len(self.labels):
+            self.is_difficult = torch.zeros(len(self.labels), dtype=torch.bool)
+
+    def keep(self, kept: Tensor) -> Self:
+        """The same with some of its objects: bool[N] or int64[K]."""
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[kept],
+            labels=self.labels[kept],
+            is_crowd=self.is_crowd[kept],
+            is_difficult=self.is_difficult[kept],
+            quads=None if self.quads is None else self.quads[kept],
+            masks=None if self.masks is None else self.masks[kept],
+            keypoints=None if self.keypoints is None else self.keypoints[kept],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,16 +172,39 @@ class StepOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskPatch:
+    """One object's mask in a large image: only the part where it is."""
+
+    pixels: np.ndarray  # bool[h, w]
+    x: int  # of its top left pixel in the whole image
+    y: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BoxPrediction:
     """Detections in one window or image, in pixels of the whole image, best score first."""
 
     id: str
     image_id: str
-    boxes_xyxy: Tensor  # float[N, 4]
+    boxes_xyxy: Tensor  # float[N, 4]; of an oriented detector the hulls
     scores: Tensor  # float[N], in [0, 1]
     labels: Tensor  # int64[N], indices into class_names
     class_names: tuple[str, ...]
+    boxes_cxcywha: Tensor | None = None  # float[N, 5], le90; None: the detector gives horizontal boxes
+    masks: tuple[MaskPatch, ...] | None = None  # N of them; None: the detector gives none
     window_xyxy: tuple[float, float, float, float] | None = None  # the part of the whole image that was looked at
+
+    def keep(self, kept: Tensor) -> Self:
+        """The same with some of its detections, in the order asked for: bool[N] or int64[K]."""
+        numbers = kept.nonzero().squeeze(1) if kept.dtype == torch.bool else kept
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[numbers],
+            scores=self.scores[numbers],
+            labels=self.labels[numbers],
+            boxes_cxcywha=None if self.boxes_cxcywha is None else self.boxes_cxcywha[numbers],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in numbers.tolist()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,14 +100,12 @@ def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record],
                 continue
             cut.append(
                 dataclasses.replace(
-                    record,
+                    record.keep(kept),
                     id=window_id,
                     image_id=record.image_id,
                     size_hw=(window[3] - window[1], window[2] - window[0]),
                     window_xyxy=window,
                     boxes_xyxy=clipped[kept],
-                    labels=record.labels[kept],
-                    is_crowd=record.is_crowd[kept],
                 )
             )
         for number in np.flatnonzero(~is_kept_somewhere):

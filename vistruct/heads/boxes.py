@@ -2,6 +2,7 @@
 
 A head has three verbs: `forward(features) -> output`, `loss(output, targets) -> HeadLoss` and
 `decode(output, sizes_hw) -> list[Detections]`. Class indices count from 0; background is not a class.
+A head that learns from oriented boxes or masks says so: `is_oriented = True`, `has_masks = True`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from torch import Tensor
 class BoxTarget:
     """The truth about one image, in pixels of the padded batch. Boxes are finite and have an area."""
 
-    boxes_xyxy: Tensor  # float[N, 4]
+    boxes_xyxy: Tensor  # float[N, 4]; of oriented objects the hulls
     labels: Tensor  # int64[N], from 0
     is_crowd: Tensor  # bool[N]: a region of many objects, neither one object nor background
+    boxes_cxcywha: Tensor | None = None  # float[N, 5], le90; there for oriented heads
+    masks: Tensor | None = None  # bool[N, H, W] on the padded batch's grid; there for heads with masks
 
     def to(self, device: torch.device) -> Self:
         """The same truth on `device`."""
@@ -28,12 +31,22 @@ class BoxTarget:
             boxes_xyxy=self.boxes_xyxy.to(device),
             labels=self.labels.to(device),
             is_crowd=self.is_crowd.to(device),
+            boxes_cxcywha=None if self.boxes_cxcywha is None else self.boxes_cxcywha.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
         )
 
     def split(self) -> tuple[Tensor, Tensor, Tensor]:
         """float[M, 4] boxes and int64[M] labels of the single objects, float[K, 4] crowd regions."""
         single = ~self.is_crowd
         return self.boxes_xyxy[single].float(), self.labels[single], self.boxes_xyxy[self.is_crowd].float()
+
+    def split_oriented(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As `split`, with float[M, 5] and float[K, 5] cxcywha."""
+        if self.boxes_cxcywha is None:
+            raise ValueError("the target of an oriented head has no oriented boxes")
+        single = ~self.is_crowd
+        boxes = self.boxes_cxcywha.float()
+        return boxes[single], self.labels[single], boxes[self.is_crowd]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +62,11 @@ class HeadLoss:
 class Detections:
     """What was found in one image, best score first, in pixels of the padded batch."""
 
-    boxes_xyxy: Tensor  # float[N, 4], inside the real (unpadded) image, with an area
+    boxes_xyxy: Tensor  # float[N, 4], with an area; horizontal heads clip them to the real (unpadded) image
     scores: Tensor  # float[N], in [0, 1]
     labels: Tensor  # int64[N], from 0
+    boxes_cxcywha: Tensor | None = None  # float[N, 5], le90; given by oriented heads, with `boxes_xyxy` their hulls
+    masks: Tensor | None = None  # float[N, m, m], probability on a grid over each box; given by heads with masks
 
 
 def covered_share(boxes: Tensor, regions: Tensor) -> Tensor:

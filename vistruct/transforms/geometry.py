@@ -105,11 +105,9 @@ def crop(sample: Sample, window_xyxy: tuple[int, int, int, int], min_kept: float
     kept = (shown > 0) & (enough | sample.is_crowd)
     origin_xy = (sample.origin_xy[0] + x0 / sample.scale_xy[0], sample.origin_xy[1] + y0 / sample.scale_xy[1])
     return dataclasses.replace(
-        sample,
+        sample.keep(kept),
         images=[image[:, y0:y1, x0:x1].clone() for image in sample.images],
         boxes_xyxy=(boxes - low)[kept],
-        labels=sample.labels[kept],
-        is_crowd=sample.is_crowd[kept],
         origin_xy=origin_xy,
     )
 
