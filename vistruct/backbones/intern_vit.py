@@ -96,11 +96,16 @@ class Embeddings(nn.Module):
         """float[1, 1 + h*w, D]: the learned table, bicubically resized to this grid; the class slot is untouched."""
         return resize_positions(self.position_embedding, (self.grid, self.grid), grid_hw)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def patches(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """float[B, L, D] patches, and float[1, 1 + L, D] the positions that belong to them, not yet added."""
         patches = self.patch_embedding(image)  # [B, D, h, w]
-        x = patches.flatten(2).transpose(1, 2)  # [B, L, D]
+        positions = self.positions((patches.shape[2], patches.shape[3])).to(patches.dtype)
+        return patches.flatten(2).transpose(1, 2), positions
+
+    def forward(self, image: Tensor) -> Tensor:
+        x, positions = self.patches(image)
         x = torch.cat([self.class_embedding.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
-        return x + self.positions((patches.shape[2], patches.shape[3])).to(x.dtype)
+        return x + positions
 
 
 class Attention(nn.Module):
@@ -110,10 +115,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, is_real: Tensor | None = None) -> Tensor:
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # each [B, h, N, d/h]
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        seen = None if is_real is None else is_real[:, None, None]  # [B, 1, 1, N]
+        return self.proj(F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).reshape(b, n, d))
 
 
 class Mlp(nn.Module):
@@ -137,8 +143,9 @@ class Block(nn.Module):
         self.ls2 = nn.Parameter(torch.full((config.width,), config.layer_scale))
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x)) * self.ls1)
+    def forward(self, x: Tensor, is_real: Tensor | None = None) -> Tensor:
+        """float[B, N, D] -> float[B, N, D]; no token looks at those that are not real (bool[B, N]; None: all are)."""
+        x = x + self._drop(self.attn(self.norm1(x), is_real) * self.ls1)
         return x + self._drop(self.mlp(self.norm2(x)) * self.ls2)
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -204,6 +211,19 @@ class InternVit(nn.Module):
         """float[B, 3, H, W] -> [float[B, D, H/patch, W/patch]]."""
         h, w = image.shape[-2] // self.patch, image.shape[-1] // self.patch
         return [self.tokens(image).transpose(1, 2).unflatten(2, (h, w))]
+
+    def patch_tokens(self, image: Tensor) -> Tensor:
+        """float[B, 3, H, W] -> float[B, L, D]: what enters the blocks, without a class token."""
+        x, positions = self.embeddings.patches(image)
+        return x + positions[:, 1:]
+
+    def drop_class_token(self) -> None:
+        """For those who run the blocks on `patch_tokens` alone; `hidden` and `tokens` are gone with it.
+
+        The position table keeps the class token's row, so that the weights of others fit as they are.
+        """
+        del self.embeddings.class_embedding
+        self.embeddings.register_parameter("class_embedding", None)
 
     def repeated_blocks(self) -> list[nn.Module]:
         """What is gathered by itself where the model lies spread over devices (see `distributed.shard`)."""

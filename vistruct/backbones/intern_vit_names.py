@@ -3,6 +3,7 @@
 ours, InternVL, ViTP        encoder.layers.3.attn.qkv.weight
 transformers                encoder.layer.3.attention.{q,k,v}_proj.weight
 ViTP's downstream models    layers.3.attn.qkv.weight
+a ViT-Adapter of ours       vit.encoder.layers.3.attn.qkv.weight
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import torch
 from torch import Tensor
 
-_PREFIXES = ("module.", "backbone.", "model.vision_tower.", "vision_tower.", "vision_model.")
+_PREFIXES = ("module.", "backbone.", "vit.", "model.vision_tower.", "vision_tower.", "vision_model.")
 # Beginnings of names, ours and `transformers`'.
 _EMBEDDINGS = {
     "embeddings.class_embedding": "embeddings.cls_token",

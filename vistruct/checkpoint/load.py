@@ -25,9 +25,15 @@ Shape = tuple[int, ...]
 def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
     """Load a state dict that must cover the model name for name and shape for shape.
 
+    A part with `match_state` (see `checkpoint.weights`) first becomes the variant that its weights are of.
+
     Raises:
         UserError: naming the first tensors that are missing, unexpected or of another shape.
     """
+    for name, module in model.named_modules():
+        part: Any = module
+        if name and hasattr(part, "match_state"):
+            part.match_state({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
     own = model.state_dict()
     refuse_others({k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in state.items()}, where)
     model.load_state_dict(state)

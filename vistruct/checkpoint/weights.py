@@ -1,8 +1,11 @@
 """A backbone's starting weights, from our own runs or from the public, with an account of what went where.
 
-A backbone that can read other layouts has `convert_keys(state) -> state` (names to its own names, leaving out
-what is not the backbone's); one whose tensors depend on the image size has `resize_state(state) -> (state,
-resized names)`.
+What a backbone may say of it, each as a method:
+
+convert_keys(state) -> state            other layouts' names to its own, leaving out what is not the backbone's
+match_state(state) -> sentences         become the variant that the weights are of; what it changed
+resize_state(state) -> (state, names)   fit tensors that depend on the image size; which
+fresh_parts(state) -> names             what these weights need not have: parts that training adds to a published model
 """
 
 from __future__ import annotations
@@ -33,8 +36,10 @@ class Coverage:
     what: str = "backbone"
     matched: tuple[str, ...] = ()  # taken as they were
     resized: tuple[str, ...] = ()  # taken, after a change of shape
+    fresh: tuple[str, ...] = ()  # of parts that such a file does not have: they start from random weights
     missing: tuple[str, ...] = ()  # of the module, not in the file: left as they were
     unexpected: tuple[str, ...] = ()  # in the file, not of the module: not used
+    notes: tuple[str, ...] = ()  # what the module changed about itself to fit the weights
     licence: str = "unknown"  # of the weights, as far as the source says
     before: Coverage | None = None  # of what was loaded first, where this replaced a part of it
 
@@ -49,19 +54,20 @@ class Coverage:
             lines[-1] += f" ({', '.join(f'{part} {got[part]} of {total}' for part, total in all_.items())})"
         for what, names in (
             ("resized", self.resized),
+            ("start from random weights", self.fresh),
             ("missing", self.missing),
             ("not used", self.unexpected),
         ):
             if names:
                 lines.append(f"  {len(names)} {what}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
-        return lines
+        return lines + [f"  {note}" for note in self.notes]
 
 
 def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -> Coverage:
     """Start a backbone from a file or directory.
 
     Args:
-        backbone: nn.Module; with the two methods above where it can read other layouts.
+        backbone: nn.Module; with some of the methods above.
         source: a `backbone/` directory, a run directory, a public folder (one safetensors file, or several with their
             index), a .safetensors file, or a foreign .pt / .pth of plain tensors.
         allow_missing: leave tensors that the source lacks as they are, instead of refusing.
@@ -70,13 +76,21 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
         UserError: nothing there; a pickle that would run code; tensors of another shape; NaN among the
             weights; nothing in common; missing tensors.
     """
-    state, licence, is_ours = _read(source)
-    if not is_ours and hasattr(backbone, "convert_keys"):
+    state, licence = _read(source)
+    if hasattr(backbone, "convert_keys"):
         state = backbone.convert_keys(state)
+    notes = backbone.match_state(state) if hasattr(backbone, "match_state") else []
     resized: list[str] = []
     if hasattr(backbone, "resize_state"):
         state, resized = backbone.resize_state(state)
-    return fill(backbone, state, Coverage(source=source, licence=licence, resized=tuple(resized)), allow_missing)
+    report = Coverage(
+        source=source,
+        licence=licence,
+        resized=tuple(resized),
+        fresh=tuple(sorted(backbone.fresh_parts(state))) if hasattr(backbone, "fresh_parts") else (),
+        notes=tuple(notes),
+    )
+    return fill(backbone, state, report, allow_missing)
 
 
 def backbone_dir(path: Path) -> Path | None:
@@ -88,7 +102,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow
     """Put a state dict of the module's own names in place.
 
     Args:
-        report: what is known of it before: its source, what was resized, what had no place in any module.
+        report: what is known of it before: its source, what was resized, what may be missing (`fresh`), what had no
+            place in any module.
 
     Returns:
         the report, complete.
@@ -118,7 +133,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow
         raise UserError(f"NaN or infinity in {broken[0]}", where=source, fix="use an earlier checkpoint of that model")
     _check_ties(own, state, source)
     there = {own[name].data_ptr() for name in found}  # a table that serves twice is written once
-    missing = [name for name in sorted(own.keys() - state.keys()) if own[name].data_ptr() not in there]
+    fresh = set(report.fresh) - state.keys()
+    missing = [name for name in sorted(own.keys() - state.keys() - fresh) if own[name].data_ptr() not in there]
     if missing and not allow_missing:
         raise UserError(
             f"{len(missing)} of the {what}'s {len(own)} tensors are not there: {', '.join(missing[:3])}",
@@ -129,10 +145,12 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow
     return Coverage(
         source=source,
         what=what,
-        matched=tuple(sorted(own.keys() - set(report.resized) - set(missing))),
+        matched=tuple(sorted(own.keys() - set(report.resized) - set(missing) - fresh)),
         resized=report.resized,
+        fresh=tuple(sorted(fresh)),
         missing=tuple(missing),
         unexpected=(*report.unexpected, *sorted(state.keys() - own.keys())),
+        notes=report.notes,
         licence=report.licence,
     )
 
@@ -150,12 +168,12 @@ def _check_ties(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
             )
 
 
-def _read(source: Path) -> tuple[dict[str, Tensor], str, bool]:
-    """Tensors by name, their licence, and whether the names are our own."""
+def _read(source: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name, and their licence."""
     ours = backbone_dir(source)
     if ours is not None:
         card = json.loads((ours / "backbone.json").read_text())
-        return read_tensors(ours / "backbone.safetensors"), str(card.get("licence", "unknown")), True
+        return read_tensors(ours / "backbone.safetensors"), str(card.get("licence", "unknown"))
     if not source.exists():
         raise UserError("no such file or directory", where=source, fix="check the path of the starting weights")
     if (source / "run.yaml").is_file():
@@ -168,10 +186,10 @@ def _read(source: Path) -> tuple[dict[str, Tensor], str, bool]:
                 where=source,
                 fix="give a run directory or a file",
             )
-        return read_folder(source), unknown, False
+        return read_folder(source), unknown
     if source.suffix in PICKLED:
-        return _read_pickled(source), unknown, False
-    return read_tensors(source), unknown, False
+        return _read_pickled(source), unknown
+    return read_tensors(source), unknown
 
 
 def _read_pickled(source: Path) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ UNDECAYED = (
     "cls_token",
     "mask_token",
     "relative_position",
+    "level_embed",
 )
 
 

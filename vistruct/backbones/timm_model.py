@@ -1,0 +1,189 @@
+"""Any timm model as a backbone: ResNet, ConvNeXt, Swin, EfficientNet, ViT, EVA, DINO, ...
+
+Source: timm's `forward_intermediates`, which gives the maps of hierarchical nets and of plain ViTs (without class and
+    register tokens) alike. Nothing is ever downloaded: starting weights come from a file, by the run's `init`.
+Shapes: maps float[B, C_i, H/s_i, W/s_i], rounded up where the model pads.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vistruct.config import Part
+from vistruct.contracts import FeatureSpec
+from vistruct.errors import UserError, closest
+
+# How the families are told to take images of any size; those that refuse all of them have nothing to be told.
+_ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+_FINEST = 4  # pixels; maps of smaller strides are rarely wanted and always large
+
+
+class TimmConfig(Part):
+    """A model by timm's name for it, as `timm.list_models()` has them."""
+
+    kind: Literal["timm"] = "timm"
+    name: str  # for example resnet50, convnext_tiny, swin_tiny_patch4_window7_224, vit_small_patch14_reg4_dinov2
+    out_indices: tuple[int, ...] | None = None  # maps as timm numbers them; None: the deepest of each stride from 4
+    image_size: int | None = Field(None, gt=0)  # pixels; says how many positions a ViT learns; None: the model's own
+    final_norm: bool = False  # a ViT's last norm on its maps
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    recompute: bool = False  # forget activations inside of blocks and find them again: less memory, more time
+
+    def build(self) -> TimmModel:
+        """Build with random weights.
+
+        Raises:
+            UserError: a name that timm does not have, or settings that this model does not take.
+        """
+        return TimmModel(self)
+
+    def outline(self) -> Outline:
+        """What it will be, in about a second and without memory for its weights: to choose a neck and a mean by.
+
+        Raises:
+            UserError: as `build`.
+        """
+        with torch.device("meta"):
+            model = TimmModel(self)
+        return Outline(specs=model.specs, mean=model.mean, std=model.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """Of a model without its weights."""
+
+    specs: tuple[FeatureSpec, ...]  # one for a plain ViT, several for a hierarchical net
+    mean: tuple[float, ...]  # of RGB in [0, 1], of the public weights
+    std: tuple[float, ...]
+
+
+class TimmModel(nn.Module):
+    """float[B, 3, H, W] -> one map for each of `specs`; `mean` and `std` are those the public weights were made with.
+
+    Raises:
+        UserError: an image of a size that the model cannot take.
+    """
+
+    def __init__(self, config: TimmConfig) -> None:
+        super().__init__()
+        self.config = config
+        model = _create(config)
+        self.layers, self.num_layers = _layers(model)  # while it still has its classifier, the layer above all
+        infos: list[dict[str, Any]] = _feature_infos(model)
+        strides = [int(info["reduction"]) for info in infos]
+        deepest = {stride: i for i, stride in enumerate(strides) if stride >= _FINEST}
+        indices = tuple(deepest.values()) if config.out_indices is None else config.out_indices
+        if not indices or any(not 0 <= i < len(infos) for i in indices) or sorted(set(indices)) != list(indices):
+            raise UserError(
+                f"out_indices {list(indices)} are not of the {len(infos)} maps of {config.name}, in order",
+                where="backbone.out_indices",
+                fix="; ".join(f"{i}: stride {s}" for i, s in enumerate(strides)),
+            )
+        self.specs = tuple(FeatureSpec(channels=int(infos[i]["num_chs"]), stride=strides[i]) for i in indices)
+        # What only later maps and the classifier need would be weights that never get a gradient.
+        self.indices = model.prune_intermediate_layers(list(indices), prune_norm=not config.final_norm, prune_head=True)
+        if config.recompute:
+            model.set_grad_checkpointing(True)
+        card: dict[str, Any] = model.pretrained_cfg
+        self.mean = tuple(float(v) for v in card["mean"])  # of RGB in [0, 1]
+        self.std = tuple(float(v) for v in card["std"])
+        self.model = model
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        try:
+            return self.model.forward_intermediates(
+                image, indices=self.indices, norm=self.config.final_norm, output_fmt="NCHW", intermediates_only=True
+            )
+        except (AssertionError, RuntimeError) as error:  # how timm says that a size does not fit
+            if isinstance(error, RuntimeError) and "size of tensor" not in str(error):
+                raise
+            raise UserError(
+                f"{self.config.name} does not take an image of {image.shape[-2]} x {image.shape[-1]} pixels: {error}",
+                fix="set task.size_divisor to a multiple of its patch, or backbone.image_size to the images' size",
+            ) from error
+
+    def layer_of(self, name: str) -> tuple[int, int]:
+        """Depth of a parameter for layer-wise rates, as the model's own `group_matcher` numbers them.
+
+        Raises:
+            UserError: timm does not know the layers of this model.
+        """
+        if not self.layers:
+            raise UserError(
+                f"timm does not say which layer a parameter of {self.config.name} is in",
+                where="optim.layer_decay",
+                fix="set optim.layer_decay=1",
+            )
+        return self.layers[name.removeprefix("model.")], self.num_layers
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """timm's own names, or those of a model saved by a run of this one -> our names."""
+        bare = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
+        return {key if key.startswith("model.") else f"model.{key}": value for key, value in bare.items()}
+
+    def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """timm's own filter: names of the original repositories, positions and kernels of another size."""
+        convert: Any = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return state, []
+        before = {key.removeprefix("model."): value for key, value in state.items()}
+        after: dict[str, Tensor] = convert(dict(before), self.model)
+        resized = [f"model.{k}" for k, v in after.items() if k in before and before[k].shape != v.shape]
+        return {f"model.{key}": value for key, value in after.items()}, resized
+
+
+def _create(config: TimmConfig) -> Any:
+    import timm  # seconds to import
+
+    if not timm.is_model(config.name) or ":" in config.name or "/" in config.name:
+        raise UserError(
+            f"timm {timm.__version__} has no model {config.name!r}",
+            where="backbone.name",
+            fix=closest(config.name, timm.list_models()) if config.name else "see timm.list_models()",
+        )
+    wanted: dict[str, Any] = {} if config.image_size is None else {"img_size": config.image_size}
+    if config.drop_path:
+        wanted["drop_path_rate"] = config.drop_path
+    for any_size in _ANY_SIZE:
+        try:
+            model = timm.create_model(config.name, pretrained=False, **wanted, **any_size)
+            break
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            refused = error
+    else:
+        raise UserError(
+            f"{config.name} does not take {' and '.join(wanted)}: {refused}",
+            where="backbone",
+            fix="leave image_size and drop_path at their defaults",
+        )
+    if not hasattr(model, "forward_intermediates"):
+        raise UserError(
+            f"timm {timm.__version__} does not give the inner maps of {config.name}",
+            where="backbone.name",
+            fix="choose another model, or update timm",
+        )
+    return model
+
+
+def _feature_infos(model: Any) -> list[dict[str, Any]]:
+    info = model.feature_info
+    return list(info) if isinstance(info, list) else list(info.info)
+
+
+def _layers(model: Any) -> tuple[dict[str, int], int]:
+    """The layer of every parameter by name, from 0 (timm's rule for layer-wise decay), and the last below the head."""
+    from timm.models import group_parameters
+
+    if not hasattr(model, "group_matcher"):
+        return {}, 0
+    layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    has_head = model.num_classes > 0  # some are defined without one, and then nothing is above the last block
+    return layers, max(layers.values()) - has_head

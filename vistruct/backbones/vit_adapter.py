@@ -1,0 +1,294 @@
+"""ViT-Adapter: a plain ViT that gives four feature maps, by a convolutional pyramid that it talks with as it runs.
+
+Source: Chen et al., Vision Transformer Adapter, arXiv:2205.08534; sizes and both attention variants are those of ViTP's
+    downstream models, and so are the names of the parameters, but for the ViT's, which are below `vit.`.
+Differs: position embeddings are resized to whatever comes in, in every forward; windowed blocks are optional and mask
+    what fills up their windows; any ViT with the three methods of `PlainVit` can be inside.
+Shapes: B images, h x w patches of the ViT, D its width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.convnext import LayerNorm2d
+
+from vistruct.backbones.adapter_interaction import DeformableAttention, Extractor, Injector, Interaction
+from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.backbones.spatial_prior import SpatialPrior
+from vistruct.backbones.windows import from_windows, to_windows
+from vistruct.config import AnyPart, Part
+from vistruct.contracts import FeatureSpec
+from vistruct.errors import UserError
+
+_STRIDES = (4, 8, 16, 32)
+_OWN = ("level_embed", "spm.", "interactions.", "up.", "norm1.", "norm2.", "norm3.", "norm4.")
+
+
+class VitAdapterConfig(Part):
+    """An adapter around a ViT; the defaults are ViTP's ViT-L for detection at 1024 pixels."""
+
+    kind: Literal["vit_adapter"] = "vit_adapter"
+    vit: AnyPart = InternVitConfig(patch=16, image_size=1024, drop_path=0.1)
+    attention: Literal["mmcv", "ddetr"] = "mmcv"  # of a fresh adapter; one that is loaded keeps its own, by its shapes
+    value_ratio: float = Field(0.25, gt=0)  # width of the values over the ViT's, ddetr only
+    groups: tuple[tuple[int, int], ...] = ((0, 7), (8, 11), (12, 15), (16, 23))  # first and last block of each
+    heads: int = Field(16, gt=0)  # of the deformable attention
+    points: int = Field(4, gt=0)  # it reads in each map
+    conv_width: int = Field(64, gt=0)  # of the spatial prior's first convolution
+    ffn_ratio: float = Field(0.25, gt=0)  # width of the extractors' hidden layer over the ViT's
+    extra_extractors: int = Field(2, ge=0)  # behind the last group
+    add_vit_maps: bool = True  # the ViT's last tokens are added to every map
+    final_norm: bool = True  # channel-first, on every map
+    injector_scale: float = 0.1  # initial value of gamma
+    drop_path: float = Field(0.1, ge=0, lt=1)  # in the extractors; the ViT has its own
+    dropout: float = Field(0.1, ge=0, lt=1)  # on what the attention gives, mmcv only
+    window: int | None = Field(None, gt=0)  # tokens along a side of the blocks' windows; None: all blocks are global
+    global_blocks: tuple[int, ...] | None = None  # those without a window; None: the last of every group
+    recompute: bool = False  # keep no activations inside of blocks and find them again: less memory, a third more time
+
+    def build(self) -> VitAdapter:
+        """Build with random weights.
+
+        Raises:
+            UserError: groups that are not the ViT's blocks in order; heads that do not divide a width.
+        """
+        return VitAdapter(self)
+
+
+class PlainVit(Protocol):
+    """What an adapter needs of the ViT inside, beside being an `nn.Module`."""
+
+    width: int
+    patch: int
+
+    def patch_tokens(self, image: Tensor) -> Tensor:
+        """float[B, 3, H, W] -> float[B, h * w, D]: what enters the blocks, positions added, no class token."""
+        ...
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The blocks in order: `block(x float[B, N, D], is_real bool[B, N] | None) -> float[B, N, D]`."""
+        ...
+
+    def drop_class_token(self) -> None:
+        """Let go of what only a class token needs."""
+        ...
+
+    def layer_of(self, name: str) -> tuple[int, int]: ...
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]: ...
+
+
+class VitAdapter(nn.Module):
+    """float[B, 3, H, W] -> four float32[B, D, H/s, W/s] at strides 4, 8, 16 and 32.
+
+    Raises:
+        UserError: H or W is not a multiple of 32 and of the patch.
+    """
+
+    def __init__(self, config: VitAdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        part: Any = config.vit
+        self.vit: Any = part.build()  # nn.Module, PlainVit
+        self.vit.drop_class_token()
+        self.blocks_global = _check(config, self.vit.width, len(self.vit.repeated_blocks()))
+        width: int = self.vit.width
+        self.specs = tuple(FeatureSpec(channels=width, stride=stride) for stride in _STRIDES)
+        self.divisor = math.lcm(_STRIDES[-1], self.vit.patch)  # pixels
+
+        self.level_embed = nn.Parameter(torch.empty(3, width))
+        self.spm = SpatialPrior(width, config.conv_width)
+        self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
+        for module in (self.spm, self.up):
+            module.apply(_init)
+        nn.init.normal_(self.level_embed)
+        last = len(config.groups) - 1
+        self.interactions = nn.ModuleList(
+            Interaction(
+                Injector(self._attention(levels=3), config.injector_scale),
+                self._extractor(),
+                [self._extractor() for _ in range(config.extra_extractors if i == last else 0)],
+            )
+            for i in range(len(config.groups))
+        )
+        if config.final_norm:
+            self.norm1, self.norm2, self.norm3, self.norm4 = (LayerNorm2d(width, eps=1e-6) for _ in _STRIDES)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        height, width = image.shape[-2:]
+        if height % self.divisor or width % self.divisor:
+            raise UserError(
+                f"image of {height} x {width} pixels: a ViT-Adapter needs multiples of {self.divisor}",
+                fix=f"pad or resize to a multiple of {self.divisor} (task.size_divisor={self.divisor})",
+            )
+        grid_hw = (height // self.vit.patch, width // self.vit.patch)
+        c1, *pyramid = self.spm(image)
+        sizes_hw = [(c.shape[2], c.shape[3]) for c in pyramid]
+        levels = [c.flatten(2).transpose(1, 2) + embed for c, embed in zip(pyramid, self.level_embed, strict=True)]
+        c = torch.cat(levels, dim=1)  # [B, C, D]
+        x = self.vit.patch_tokens(image)  # [B, h * w, D]
+        for interaction, (first, last) in zip(self.interactions, self.config.groups, strict=True):
+            x, c = interaction(x, c, self._group(first, last, grid_hw), self._call, grid_hw, sizes_hw)
+
+        parts = c.split([h * w for h, w in sizes_hw], dim=1)
+        maps = [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, sizes_hw, strict=True)]
+        maps = [self.up(maps[0]) + c1, *maps]
+        if self.config.add_vit_maps:
+            whole = x.transpose(1, 2).unflatten(2, grid_hw).float()
+            maps = [m + F.interpolate(whole, m.shape[2:], mode="bilinear", align_corners=False) for m in maps]
+        maps = [m.float() for m in maps]
+        if self.config.final_norm:
+            norms = (self.norm1, self.norm2, self.norm3, self.norm4)
+            maps = [norm(m) for norm, m in zip(norms, maps, strict=True)]
+        return maps
+
+    def repeated_blocks(self) -> list[nn.Module]:
+        """The ViT's blocks (see `distributed.shard`)."""
+        return self.vit.repeated_blocks()
+
+    def layer_of(self, name: str) -> tuple[int, int]:
+        """Depth of a parameter for layer-wise rates: 0 embeddings, i + 1 the ViT's block i, the adapter above all.
+
+        Source: ViTP's downstream code, where the fresh `level_embed` counts as an embedding.
+        """
+        if name.startswith("vit."):
+            return self.vit.layer_of(name.removeprefix("vit."))
+        num_layers = len(self.vit.repeated_blocks())
+        return (0 if name == "level_embed" else num_layers + 1), num_layers
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a ViT alone, of a whole vision-language model, or of a published or own adapter -> our names."""
+        own = {_bare(key): value for key, value in state.items() if _bare(key).startswith(_OWN)}
+        rest = {key: value for key, value in state.items() if not _bare(key).startswith(_OWN)}
+        return own | {f"vit.{key}": value for key, value in self.vit.convert_keys(rest).items()}
+
+    def match_state(self, state: dict[str, Tensor]) -> list[str]:
+        """Become the attention variant that a state dict of our names is of; what was changed, in words."""
+        shapes = {v.shape[0] for k, v in state.items() if k.endswith(".attn.value_proj.weight") and k.startswith(_OWN)}
+        now = {m.value_proj.out_features for m in self.modules() if isinstance(m, DeformableAttention)}
+        if len(shapes) != 1 or shapes == now:
+            return []
+        width: int = self.vit.width
+        (value_width,) = shapes
+        variant: Literal["mmcv", "ddetr"] = "mmcv" if value_width == width else "ddetr"
+        ratio = self.config.value_ratio if variant == "mmcv" else value_width / width
+        self.config = self.config.model_copy(update={"attention": variant, "value_ratio": ratio})
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.resize_values(value_width, self._dropout())
+            elif isinstance(module, Extractor):
+                module.variant = variant
+        return [f"the adapter's attention is of the variant {variant!r}, with values of {value_width} channels"]
+
+    def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """As the ViT's."""
+        inner = {k.removeprefix("vit."): v for k, v in state.items() if k.startswith("vit.")}
+        inner, names = self.vit.resize_state(inner)
+        return state | {f"vit.{k}": v for k, v in inner.items()}, [f"vit.{name}" for name in names]
+
+    def fresh_parts(self, state: dict[str, Tensor]) -> set[str]:
+        """Tensors that a state dict of our names may lack: all of the adapter's, if it has none of them."""
+        if any(key.startswith(_OWN) for key in state):
+            return set()
+        return {name for name in self.state_dict() if name.startswith(_OWN)}
+
+    def _group(self, first: int, last: int, grid_hw: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        blocks = self.vit.repeated_blocks()
+
+        def run(x: Tensor) -> Tensor:
+            for i in range(first, last + 1):
+                is_real, window = None, self.config.window
+                if window is not None and i not in self.blocks_global:
+                    x, is_real = to_windows(x, grid_hw, window)
+                x = self._call(blocks[i], x, is_real)
+                if window is not None and i not in self.blocks_global:
+                    x = from_windows(x, grid_hw, window)
+            return x
+
+        return run
+
+    def _call(self, module: nn.Module, *arguments: Any) -> Any:
+        if self.config.recompute and torch.is_grad_enabled():
+            return checkpoint(module, *arguments, use_reentrant=False)
+        return module(*arguments)
+
+    def _dropout(self) -> float:
+        return self.config.dropout if self.config.attention == "mmcv" else 0.0
+
+    def _attention(self, levels: int) -> DeformableAttention:
+        ratio = 1.0 if self.config.attention == "mmcv" else self.config.value_ratio
+        return DeformableAttention(
+            width=self.vit.width,
+            heads=self.config.heads,
+            levels=levels,
+            points=self.config.points,
+            value_width=int(self.vit.width * ratio),
+            dropout=self._dropout(),
+        )
+
+    def _extractor(self) -> Extractor:
+        extractor = Extractor(
+            self._attention(levels=1),
+            variant=self.config.attention,
+            hidden=int(self.vit.width * self.config.ffn_ratio),
+            drop_path=self.config.drop_path,
+        )
+        extractor.ffn.apply(_init)
+        return extractor
+
+
+def _check(config: VitAdapterConfig, width: int, depth: int) -> frozenset[int]:
+    """The blocks without a window; refuses settings that do not fit the ViT."""
+    covered = [i for first, last in config.groups for i in range(first, last + 1)]
+    if covered != list(range(depth)) or any(last < first for first, last in config.groups):
+        quarter = depth / 4
+        bounds = [round(i * quarter) for i in range(5)]
+        even = [[a, b - 1] for a, b in itertools.pairwise(bounds) if b > a]
+        raise UserError(
+            f"groups {[list(g) for g in config.groups]} are not the {depth} blocks of the ViT in order",
+            where="backbone.groups",
+            fix=f"for example {even}",
+        )
+    if width % config.heads or (config.attention == "ddetr" and int(width * config.value_ratio) % config.heads):
+        raise UserError(
+            f"heads={config.heads} does not divide the width of the values, {width} x {config.value_ratio:g}",
+            where="backbone.heads",
+            fix="use a number of heads that divides both widths, 8 or 16 as a rule",
+        )
+    if config.global_blocks is None:
+        return frozenset(last for _, last in config.groups)
+    beyond = [i for i in config.global_blocks if not 0 <= i < depth]
+    if beyond:
+        raise UserError(
+            f"global_blocks names block {beyond[0]} of {depth}",
+            where="backbone.global_blocks",
+            fix=f"blocks count from 0 to {depth - 1}",
+        )
+    return frozenset(config.global_blocks)
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix("module.").removeprefix("backbone.")
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
