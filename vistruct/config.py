@@ -18,7 +18,7 @@ from vistruct.errors import UserError, closest
 
 # Where each exchangeable part lives. Imported only when a run asks for it, so that `--help` stays fast.
 KINDS = {
-    "boxes": "vistruct.data.dataset:BoxDataConfig",
+    "boxes": "vistruct.data.boxes:BoxDataConfig",
     "chat": "vistruct.data.dataset:ChatDataConfig",
     "mix": "vistruct.data.mix:MixDataConfig",
     "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,37 @@ def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each
     direct = load(run_dir).predict(pictures / "a.png")
     assert len(records[0].labels) == len(direct.labels) > 0
     assert records[0].boxes_xyxy == pytest.approx(direct.boxes_xyxy.numpy(), abs=1e-3)
+
+
+def test_predict_in_windows_and_every_format_and_then_again_without_looking(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "below" / "a.jpg").rename(pictures / "below" / "b.jpg")  # a submission has no folders
+    args = ["predict", run_dir, pictures, "--out", tmp_path / "out", "--format", "all", "--window", 48, "--batch", 3]
+    code, out = run_main(capsys, *args)
+    assert code == 0
+    assert out.splitlines()[-1] == str(tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "out" / "dota" / "Task2.zip") as archive:
+        lines = archive.read("Task2_tree.txt").decode().splitlines()
+    found = len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"])
+    assert len(lines) == found > 0
+    assert {line.split()[0] for line in lines} <= {"a", "b"}
+    part = next((tmp_path / "out" / "parts").glob("@*a.png.json"))
+    before = part.stat().st_mtime_ns
+    value = json.loads(run_main(capsys, *args, "--json")[1])
+    assert value["detections"] == found
+    assert set(value["files"]) == {"coco", "dota"}  # FAIR1M has no trees
+    assert part.stat().st_mtime_ns == before
+    assert run_main(capsys, *args[:-4], "--window", 64)[0] == 0
+    assert part.stat().st_mtime_ns != before
+
+
+def test_windows_for_a_question_and_an_overlap_of_a_whole_window_are_mistakes(run_dir: Path, pictures: Path) -> None:
+    image = str(pictures / "a.png")
+    with pytest.raises(UserError, match="windows are for detectors"):
+        main(["predict", str(run_dir), image, "--ask", "How many?", "--window", "64", "--debug"])
+    with pytest.raises(UserError, match="overlap=64 is not below"):
+        main(["predict", str(run_dir), image, "--window", "64", "--overlap", "64", "--debug"])
 
 
 def test_a_question_to_a_detector_is_a_mistake(run_dir: Path, pictures: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from vistruct.data.account import check_left_out
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.check import CheckResult, check
-from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
+from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.detect import detect_format
 from vistruct.data.formats import chat_turns
 from vistruct.errors import UserError
@@ -68,7 +69,7 @@ def test_every_mistake_in_boxes_is_found_in_one_go(messy: Path) -> None:
         "box clipped to its image": ("repaired", 1),
         "box left out: NaN or infinite": ("left out", 1),
         "class without objects": ("kept", 1),
-        "classes that differ in capitals or spaces only": ("kept", 1),
+        "classes that differ in capitals, spaces or hyphens only": ("kept", 1),
         "image that is one pixel high or wide": ("kept", 1),
         "the image file is empty (0 bytes)": ("stops training", 1),
     }
@@ -204,6 +205,18 @@ def test_a_folder_means_its_only_annotation_file(tmp_path: Path) -> None:
         check(tmp_path)
     with pytest.raises(UserError, match="no such"):
         check(tmp_path / "nowhere")
+
+
+def test_a_folder_of_several_coco_files_is_one_data_set_of_splits(tmp_path: Path) -> None:
+    text = trees().test.read_text()
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(text)
+    images = trees().test.parent
+    result = check(tmp_path, images, decode_at_most=0)
+    assert (result.annotation, result.format, result.splits) == (tmp_path, "coco", ("train", "val"))
+    assert result.counts["objects"] == 279  # one image, in both
+    assert any("second split" in problem.what for problem in result.problems)
+    assert check(tmp_path, images, split="val", decode_at_most=0).splits == ("val",)
 
 
 def test_a_folder_may_keep_its_file_in_annotations(tmp_path: Path) -> None:

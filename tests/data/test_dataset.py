@@ -13,7 +13,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from vistruct.config import KINDS, Part
-from vistruct.data.dataset import BEYOND_SHARE, BoxDataConfig, ChatDataConfig
+from vistruct.data.boxes import BEYOND_SHARE, BoxDataConfig
+from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.coco_walk import MISSING_IMAGE
 from vistruct.data.images import clear_cache
 from vistruct.data.tiles import Tiles

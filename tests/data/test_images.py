@@ -125,6 +125,24 @@ def test_the_cache_forgets_the_oldest_beyond_its_bytes_and_always_holds_the_newe
     assert [key[0] for key in small.images] == [str(paths[1])]
 
 
+def test_two_images_larger_than_the_cache_are_never_held_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [saved(tmp_path / f"{n}.png") for n in range(3)]
+    cache = images._Cache(max_bytes=1)
+    held = []
+
+    def watched(data: bytes, name: object) -> torch.Tensor:
+        held.append(cache.bytes)
+        return decode(data, name)
+
+    monkeypatch.setattr(images, "decode", watched)
+    for path in paths:
+        cache.get(path)
+    assert held == [0, 0, 0]
+    assert cache.bytes > 0
+
+
 def test_a_missing_file_a_folder_and_an_empty_file_are_named(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()

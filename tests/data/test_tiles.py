@@ -1,21 +1,22 @@
-"""Windows: cover without gaps, cut boxes as a pixel count says, and join to objects that come out once."""
+"""Windows: cover without gaps, and cut objects as a pixel count and shapely say."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.tiles import EMPTY_WINDOW, NOWHERE_WHOLE, Tiles, merge_windows, tile_records, windows
+from vistruct.contracts import Record
+from vistruct.data.tiles import EMPTY_WINDOW, NOWHERE_WHOLE, Tiles, tile_records, windows
 from vistruct.errors import UserError
+from vistruct.ops.oriented import cxcywha_to_quads
 
 sizes = st.integers(1, 90)
 
@@ -138,104 +139,97 @@ def test_a_window_cannot_be_cut_again() -> None:
         tile_records(cut, Tiles(size=20, overlap=5))
 
 
-def seen_in(window: tuple[int, int, int, int], boxes: Sequence[Sequence[float]], scores: list[float]) -> BoxPrediction:
-    """What a perfect detector says of one window: all that shows of every box, cut at the window's edges."""
-    x0, y0, x1, y1 = window
-    clipped = np.clip(np.asarray(boxes, np.float32).reshape(-1, 4), [x0, y0, x0, y0], [x1, y1, x1, y1])
-    shown = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(axis=1)
-    return BoxPrediction(
-        id=f"s@{window}",
-        image_id="s",
-        boxes_xyxy=torch.from_numpy(clipped[shown]),
-        scores=torch.tensor(scores)[torch.from_numpy(shown)],
-        labels=torch.zeros(int(shown.sum()), dtype=torch.int64),
-        class_names=("tree", "car"),
-        window_xyxy=window,
+@pytest.mark.parametrize(
+    ("size_hw", "tiles"),
+    [
+        ((13_000, 20_000), Tiles(size=1024, overlap=200)),
+        ((20_000, 13_000), Tiles(size=1000, overlap=999)),
+        ((1, 20_000), Tiles(size=800, overlap=150)),
+        ((799, 801), Tiles(size=800, overlap=0)),
+        ((1, 1), Tiles(size=1, overlap=0)),
+    ],
+)
+def test_windows_of_images_of_any_size_leave_no_gap_row_by_row(size_hw: tuple[int, int], tiles: Tiles) -> None:
+    for length in size_hw:  # each side by itself: the windows are all pairs of both
+        spans = [(w[0], w[2]) for w in windows((1, length), tiles)]
+        assert spans[0][0] == 0
+        assert spans[-1][1] == length
+        assert all(right[0] <= left[1] - min(tiles.overlap, length) for left, right in itertools.pairwise(spans))
+    if max(size_hw) / (tiles.size - tiles.overlap) < 100:
+        places = windows(size_hw, tiles)
+        columns, rows = ({w[i] for w in places} for i in (0, 1))
+        assert places == sorted(places, key=lambda w: (w[1], w[0]))
+        assert len(places) == len(columns) * len(rows)
+
+
+def oriented_scene(boxes: list[list[float]], **changes: object) -> Record:
+    corners = cxcywha_to_quads(torch.tensor(boxes)).numpy()
+    hulls = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    return dataclasses.replace(scene(hulls.tolist()), quads=corners, **changes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(16, 40), st.sampled_from([0.2, 0.7]))
+def test_a_window_keeps_whole_quads_by_the_share_that_shapely_says_shows(seed: int, size: int, min_kept: float) -> None:
+    random = np.random.default_rng(seed)
+    low, high = [0, 0, 4, 3, -1.5], [100, 60, 50, 20, 1.5]
+    record = oriented_scene(random.uniform(low, high, (5, 5)).tolist())
+    cut, _ = tile_records([record], Tiles(size=size, overlap=size // 3, min_kept=min_kept))
+    assert record.quads is not None
+    for one in cut:
+        x0, y0, x1, y1 = one.window_xyxy or (0, 0, 0, 0)
+        polygons = [shapely.Polygon(quad) for quad in record.quads.astype(float)]
+        shares = [polygon.intersection(shapely.box(x0, y0, x1, y1)).area / polygon.area for polygon in polygons]
+        if any(abs(share - min_kept) < 1e-5 for share in shares):
+            return
+        expected = [number for number, share in enumerate(shares) if share > min_kept]
+        assert one.labels.tolist() == expected
+        assert one.quads is not None
+        np.testing.assert_allclose(one.quads, record.quads[expected] - [x0, y0], atol=1e-4)
+        hulls = np.concatenate([one.quads.min(axis=1), one.quads.max(axis=1)], axis=1)
+        np.testing.assert_array_equal(one.boxes_xyxy, hulls)
+
+
+def test_everything_of_an_object_goes_into_its_windows() -> None:
+    record = oriented_scene(
+        [[20, 20, 20, 10, 0.3], [70, 30, 20, 10, 0.0]],
+        is_difficult=np.array([True, False]),
+        masks=("first", "second"),
+        keypoints=np.array([[[20, 20, 2], [0, 0, 0]], [[70, 30, 1], [49, 30, 2]]], np.float32),
+        notes={"gsd": "0.5"},
     )
+    left, right = tile_records([record], Tiles(size=60, overlap=20))[0]
+    assert (left.window_xyxy, right.window_xyxy) == ((0, 0, 60, 60), (40, 0, 100, 60))
+    assert (left.labels.tolist(), right.labels.tolist()) == ([0], [1])
+    assert (left.is_difficult.tolist(), right.is_difficult.tolist()) == ([True], [False])
+    assert (left.masks, right.masks) == (("first",), ("second",))
+    assert left.keypoints is not None
+    assert right.keypoints is not None
+    assert left.keypoints.tolist() == [[[20, 20, 2], [0, 0, 0]]]
+    assert right.keypoints.tolist() == [[[30, 30, 1], [9, 30, 2]]]
+    assert right.notes == {"gsd": "0.5"}
+    outside = dataclasses.replace(record, keypoints=np.full((2, 1, 3), 2, np.float32))
+    assert tile_records([outside], Tiles(size=60, overlap=20))[0][1].keypoints.tolist() == [[[0, 0, 0]]]
+    assert right.keypoints.dtype == np.float32
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data(), st.integers(20, 60), st.integers(0, 40))
-def test_joining_the_windows_gives_back_a_scene_of_objects_exactly(data: st.DataObject, size: int, more: int) -> None:
-    """Objects apart from each other, none larger than the overlap, whole in one window and cut in others."""
-    tiles = Tiles(size=size + more, overlap=size // 2)
-    height, width = data.draw(st.integers(30, 200)), data.draw(st.integers(30, 200))
-    cell = 2 * tiles.overlap  # one object in each cell, so that no two touch
-    boxes = []
-    for y in range(0, height - cell, cell):
-        for x in range(0, width - cell, cell):
-            w, h = data.draw(st.integers(6, tiles.overlap)), data.draw(st.integers(6, tiles.overlap))
-            x0, y0 = x + data.draw(st.integers(0, cell - w - 1)), y + data.draw(st.integers(0, cell - h - 1))
-            boxes.append([x0, y0, x0 + w, y0 + h])
-    scores = [data.draw(st.floats(0.5, 1.0, width=32)) for _ in boxes]
-    parts = [seen_in(window, boxes, scores) for window in windows((height, width), tiles)]
-    (merged,) = merge_windows(data.draw(st.permutations(parts)))
-    assert sorted(merged.boxes_xyxy.tolist()) == sorted([float(edge) for edge in box] for box in boxes)
-    assert merged.scores.tolist() == sorted(merged.scores.tolist(), reverse=True)
-    assert (merged.id, merged.image_id, merged.window_xyxy) == ("s", "s", None)
+def test_objects_cut_too_short_are_background_or_ignored_as_asked() -> None:
+    record = scene([[40, 10, 100, 30]])
+    background = tile_records([record], Tiles(size=60, overlap=20, min_kept=0.5))[0]
+    assert [one.labels.tolist() for one in background] == [[], [0]]
+    ignored, report = tile_records([record], Tiles(size=60, overlap=20, min_kept=0.5, else_ignore=True))
+    assert [one.labels.tolist() for one in ignored] == [[0], [0]]
+    assert [one.is_crowd.tolist() for one in ignored] == [[True], [False]]
+    assert not report.counts
+    _, report = tile_records([scene([[0, 0, 100, 60]])], Tiles(size=20, overlap=5, else_ignore=True))
+    assert report.counts == {NOWHERE_WHOLE: 1}  # ignored in every window is found in none
 
 
-LEFT, RIGHT = (0, 0, 100, 100), (60, 0, 160, 100)
-
-
-@pytest.mark.parametrize("cut_score", [0.5, 0.9])
-def test_a_half_that_scores_higher_still_gives_way_to_the_whole(cut_score: float) -> None:
-    whole, half = seen_in(RIGHT, [[70, 10, 110, 50]], [0.6]), seen_in(LEFT, [[70, 10, 110, 50]], [cut_score])
-    assert half.boxes_xyxy.tolist() == [[70, 10, 100, 50]]
-    (merged,) = merge_windows([half, whole])
-    assert merged.boxes_xyxy.tolist() == [[70, 10, 110, 50]]
-
-
-def test_a_half_is_not_given_up_for_a_box_of_much_lower_score_or_another_class() -> None:
-    half = seen_in(LEFT, [[90, 10, 110, 50]], [0.9])
-    weak = seen_in(RIGHT, [[90, 10, 140, 50]], [0.1])
-    other = seen_in(RIGHT, [[90, 10, 110, 50]], [0.9])
-    other.labels[:] = 1
-    for rival in (weak, other):
-        (merged,) = merge_windows([half, rival])
-        assert [90, 10, 100, 50] in merged.boxes_xyxy.tolist()
-        assert len(merged.scores) == 2
-
-
-def test_two_objects_of_one_window_that_both_reach_its_edge_stay_two() -> None:
-    seen = seen_in(LEFT, [[85, 10, 100, 30], [60, 5, 100, 60]], [0.9, 0.8])
-    (merged,) = merge_windows([seen, seen_in(RIGHT, [], [])])
-    assert len(merged.scores) == 2
-
-
-def test_a_box_at_the_border_of_the_image_is_not_taken_for_a_half() -> None:
-    small, large = seen_in(LEFT, [[0, 40, 20, 60]], [0.9]), seen_in(RIGHT, [], [])
-    whole_scene = seen_in((0, 0, 160, 100), [[0, 30, 60, 70]], [0.9])
-    (merged,) = merge_windows([small, large, whole_scene])
-    assert len(merged.scores) == 2
-
-
-def test_duplicates_of_two_windows_become_the_better_one() -> None:
-    one, other = seen_in(LEFT, [[65, 10, 85, 30]], [0.7]), seen_in(RIGHT, [[66, 10, 86, 30]], [0.8])
-    (merged,) = merge_windows([one, other])
-    assert merged.boxes_xyxy.tolist() == [[66, 10, 86, 30]]
-
-
-def test_one_look_at_an_image_comes_out_as_it_went_in_best_first() -> None:
-    part = seen_in(LEFT, [[0, 0, 50, 50], [1, 1, 50, 50], [60, 60, 100, 100]], [0.2, 0.8, 0.5])
-    (merged,) = merge_windows([part])
-    assert merged.scores.tolist() == pytest.approx([0.8, 0.5, 0.2])
-    assert merged.boxes_xyxy.tolist() == [[1, 1, 50, 50], [60, 60, 100, 100], [0, 0, 50, 50]]
-
-
-def test_windows_without_detections_and_no_windows_at_all() -> None:
-    (merged,) = merge_windows([seen_in(LEFT, [], []), seen_in(RIGHT, [], [])])
-    assert merged.boxes_xyxy.shape == (0, 4)
-    assert merge_windows([]) == []
-
-
-def test_images_are_joined_apart_from_each_other_in_order() -> None:
-    a = seen_in(LEFT, [[65, 10, 85, 30]], [0.7])
-    b = dataclasses.replace(a, image_id="t")
-    assert [(m.image_id, len(m.scores)) for m in merge_windows([b, a, a])] == [("t", 1), ("s", 1)]
-
-
-def test_different_class_names_cannot_be_joined() -> None:
-    a = seen_in(LEFT, [], [])
-    with pytest.raises(ValueError, match="class names"):
-        merge_windows([a, dataclasses.replace(a, class_names=("x",))])
+def test_tiling_without_objects_keeps_the_kinds_of_what_there_is_none_of() -> None:
+    record = dataclasses.replace(
+        scene([]), quads=np.zeros((0, 4, 2), np.float32), masks=(), keypoints=np.zeros((0, 3, 3), np.float32)
+    )
+    for one in tile_records([record], Tiles(size=60, overlap=20))[0]:
+        assert one.quads is not None
+        assert one.keypoints is not None
+        assert (one.quads.shape, one.masks, one.keypoints.shape) == ((0, 4, 2), (), (0, 3, 3))

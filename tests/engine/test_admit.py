@@ -14,7 +14,8 @@ from PIL import Image
 from toy_engine import toy_run
 
 from vistruct.contracts import Measure, Record
-from vistruct.data.dataset import BoxDataConfig, RecordDataset
+from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.dataset import RecordDataset
 from vistruct.data.mix import MixDataConfig
 from vistruct.data.plan import Costs
 from vistruct.engine import admit as admit_

@@ -17,7 +17,7 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import ModelCard
 from vistruct.config import Run
 from vistruct.contracts import AnswerPrediction, DataInfo, Sample
-from vistruct.data.dataset import BoxDataConfig
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.tiles import Tiles, windows
 from vistruct.engine.predict import Model, as_pixels, load
 from vistruct.errors import UserError

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import pytest
 from several_processes import in_ranks
 from toy_engine import toy_run
 
 from vistruct.config import read_run, run_to_yaml
-from vistruct.distributed.ranks import setup
+from vistruct.distributed.ranks import Ranks, setup
 from vistruct.engine.run_dir import open_run_dir
 from vistruct.errors import UserError
 
@@ -49,3 +50,13 @@ def test_every_rank_is_refused_alike(tmp_path):
     assert in_ranks(2, enter, str(file), str(out), 0.0) == [2, 2]
     assert {Path(f"{out}.{rank}.err").read_text() for rank in range(2)} == {"not empty, and not a run directory"}
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_never_began_may_be_corrected_in_place(tmp_path):
+    out, ranks = tmp_path / "out", Ranks()
+    open_run_dir(toy_run(steps=4), out, ranks)  # and then its data could not be read
+    open_run_dir(toy_run(steps=5), out, ranks)
+    assert read_run(out / "run.yaml").steps == 5
+    (out / "data.json").write_text("{}")
+    with pytest.raises(UserError, match=r"steps: 5 -> 6"):
+        open_run_dir(toy_run(steps=6), out, ranks)

@@ -12,10 +12,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.dataset import BoxDataConfig
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.tiles import Tiles, windows
 from vistruct.errors import UserError
-from vistruct.metrics.coco import CocoBoxes, CocoBoxesConfig, joined
+from vistruct.metrics.coco import CocoBoxes, CocoBoxesConfig
+from vistruct.metrics.whole_images import joined
 from vistruct.samples import trees
 
 NAMES = ("car", "ship", "never seen")

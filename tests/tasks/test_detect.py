@@ -18,9 +18,12 @@ from vistruct.contracts import DataInfo, FeatureSpec, Record, Sample, Task
 from vistruct.errors import UserError
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
+from vistruct.heads.roi_stage import RoiConfig
+from vistruct.heads.rpn import RpnConfig
 from vistruct.metrics.coco import CocoBoxes
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
-from vistruct.tasks.dense import Detect, DetectBatch, DetectCollator, DetectConfig
+from vistruct.tasks.dense import Detect, DetectBatch, DetectCollator, DetectConfig, patches
+from vistruct.tasks.views import Views
 
 NAMES = ("red", "blue")
 
@@ -73,7 +76,9 @@ def build(head: parts.Part | None = None, **fields: object) -> Detect:
 
 HEADS = (
     FcosConfig(num_convs=1, score_threshold=0.0),
-    FasterRcnnConfig(width=32, roi_size=3, proposals_train=50, proposals_test=50, score_threshold=0.0),
+    FasterRcnnConfig(
+        rpn=RpnConfig(proposals_train=50, proposals_test=50), roi=RoiConfig(width=32, size=3), score_threshold=0.0
+    ),
 )
 
 
@@ -225,7 +230,7 @@ def test_normalisation_is_the_mean_and_std_of_the_config_and_padding_is_zero(mon
     seen: list[Tensor] = []
     monkeypatch.setattr(task.backbone, "forward", lambda image: seen.append(image) or [torch.zeros(1, 32, 2, 2)])
     white = sample(10, 12, images=[torch.full((3, 10, 12), 255, dtype=torch.uint8)])
-    task._look(task.collator([white]))
+    task(task.collator([white]))
     expected = torch.tensor([(1 - 0.5) / 0.1, (1 - 0.4) / 0.2, (1 - 0.3) / 0.3])
     torch.testing.assert_close(seen[0][0, :, :10, :12], expected.view(3, 1, 1).expand(3, 10, 12))
     assert seen[0].shape == (1, 3, 16, 16)
@@ -293,3 +298,58 @@ def test_gradients_reach_the_backbone_and_the_neck() -> None:
     task(task.collator([squares(0)])).total.backward()
     for part in (task.backbone, task.neck):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_a_horizontal_head_learns_the_hull_of_an_oriented_box_as_far_as_it_shows() -> None:
+    quads = torch.tensor([[[-6.0, 4.0], [4.0, -6.0], [12.0, 2.0], [2.0, 12.0]]])
+    hull = torch.tensor([[-6.0, -6.0, 12.0, 12.0]])
+    one = sample(20, 24, boxes_xyxy=hull, labels=torch.zeros(1, dtype=torch.int64), quads=quads)
+    flat, turned = (
+        DetectCollator(size_divisor=16, num_classes=1, is_oriented=oriented)([one]).targets[0]
+        for oriented in (False, True)
+    )
+    assert flat.boxes_xyxy.tolist() == [[0, 0, 12, 12]]
+    assert flat.boxes_cxcywha is None
+    assert turned.boxes_cxcywha is not None
+    cx, cy, w, h, _ = turned.boxes_cxcywha[0].tolist()
+    assert (cx, cy) == pytest.approx((3, 3))
+    assert (w, h) == pytest.approx((200**0.5, 128**0.5))
+
+
+def test_masks_are_wanted_by_heads_that_learn_them() -> None:
+    boxes, labels = torch.tensor([[2.0, 2.0, 6.0, 6.0]]), torch.zeros(1, dtype=torch.int64)
+    collator = DetectCollator(size_divisor=16, num_classes=1, has_masks=True)
+    with pytest.raises(UserError, match="learns from masks"):
+        collator([sample(10, 12, boxes_xyxy=boxes, labels=labels)])
+    masks = torch.ones(1, 10, 12, dtype=torch.bool)
+    target = collator([sample(10, 12, boxes_xyxy=boxes, labels=labels, masks=masks)]).targets[0]
+    assert target.masks is not None
+    assert target.masks.shape == (1, 16, 16)
+    assert target.masks.sum() == 120
+
+
+def test_a_patch_is_what_the_grid_says_at_the_centres_of_the_pixels_inside_the_window() -> None:
+    grid = torch.zeros(1, 4, 4)
+    grid[:, :, 2:] = 1.0  # the right half of the box
+    (patch,) = patches(grid, torch.tensor([[10.0, 20.0, 18.0, 28.0]]), (0.0, 0.0, 16.0, 100.0))
+    assert (patch.x, patch.y, patch.pixels.shape) == (10, 20, (8, 6))
+    assert patch.pixels[:, 4:].all()
+    assert not patch.pixels[:, :4].any()
+
+
+def test_one_plain_view_is_no_view_and_a_second_one_is_joined_with_the_first() -> None:
+    plain, one = build(), build(views=Views(flips=("none",)))
+    one.load_state_dict(plain.state_dict())
+    both = build(views=Views(flips=("none", "horizontal"), scales=(1.0, 1.5)))
+    both.load_state_dict(plain.state_dict())
+    for task in (plain, one, both):
+        task.eval()
+    batch = plain.collator([sample(20, 24), sample(30, 40)])
+    for a, b, c in zip(plain.predict(batch), one.predict(batch), both.predict(batch), strict=True):
+        torch.testing.assert_close(a.boxes_xyxy, b.boxes_xyxy)
+        torch.testing.assert_close(a.scores, b.scores)
+        assert (c.scores.diff() <= 0).all()
+        height, width = c.window_xyxy[3], c.window_xyxy[2]
+        assert (c.boxes_xyxy[:, 2] <= width + 1).all()
+        assert (c.boxes_xyxy[:, 3] <= height + 1).all()
+        assert len(c.scores) == 0 or c.scores[0] >= a.scores.max() - 1e-6  # the best of all views stays

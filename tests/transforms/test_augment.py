@@ -128,3 +128,90 @@ def test_one_pixel_survives_everything() -> None:
         before = dataclasses.replace(sample(seed), images=[torch.full((3, 1, 1), 9, dtype=torch.uint8)])
         before.boxes_xyxy = torch.tensor([[0.0, 0, 1, 1]])
         assert EVERYTHING(before).images[0].shape == (3, 1, 1)
+
+
+OLD_DRAWS = [[11.5, 1.083, 19.833, 7.333], [9.5, 1.583, 15.833, 6.333], [12.0, 20.0, 24.0, 24.0]]
+
+
+def wide(seed: int, label: int = 0) -> Sample:
+    """An image whose pixels all differ, with one oriented object in the middle."""
+    image = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    quad = torch.tensor([[[20.0, 10], [30, 10], [30, 18], [20, 18]]])
+    return Sample(
+        id="a",
+        image_id="a",
+        seed=seed,
+        images=[image],
+        boxes_xyxy=torch.tensor([[20.0, 10, 30, 18]]),
+        labels=torch.tensor([label]),
+        quads=quad,
+    )
+
+
+def test_new_variations_leave_the_draws_of_the_old_ones_as_they_were() -> None:
+    """The values were drawn before rotation, sizes and the third flip were there."""
+    after = [Augment(hflip=True, vflip=True, turns90=True, scale=(0.7, 1.5))(sample(seed)) for seed in (0, 1, 2)]
+    drawn = [[round(float(v), 3) for v in one.boxes_xyxy.flatten()] for one in after]
+    assert drawn == OLD_DRAWS
+
+
+def test_one_flip_at_most_each_a_quarter_of_the_time() -> None:
+    before = wide(0).images[0]
+    ways = Counter()
+    for seed in range(400):
+        after = Augment(hflip=True, vflip=True, dflip=True, flips="one")(wide(seed)).images[0]
+        axes = [axes for axes in ([], [2], [1], [1, 2]) if torch.equal(after, before.flip(axes))]
+        ways[tuple(axes[0])] += 1
+    assert sum(ways.values()) == 400
+    assert set(ways) == {(), (2,), (1,), (1, 2)}
+    assert min(ways.values()) > 70
+    only = {Augment(hflip=True, flips="one")(wide(seed)).images[0][0, 0, 0].item() for seed in range(40)}
+    assert only == {before[0, 0, 0].item(), before[0, 0, -1].item()}
+
+
+def test_a_rotation_comes_as_often_as_asked_within_its_range() -> None:
+    angles = []
+    for seed in range(200):
+        quad = Augment(rotate=0.4, rotate_range=(-10, 20))(wide(seed)).quads[0]
+        angles.append(round(float(torch.rad2deg(torch.atan2(*(quad[1] - quad[0]).flip(0)))), 3))
+    turned = [angle for angle in angles if angle]
+    assert 50 < len(turned) < 110
+    assert -10 <= min(turned) < -8
+    assert 18 < max(turned) <= 20
+
+
+def test_images_with_an_upright_class_are_turned_by_quarters_only() -> None:
+    augment = Augment(rotate=1.0, upright_classes=(3, 7))
+    sizes = Counter()
+    for seed in range(80):
+        after = augment(wide(seed, label=7))
+        sides = (after.quads[0, 1] - after.quads[0, 0]).abs()
+        assert sides.min() < 1e-4
+        sizes[tuple(after.images[0].shape[1:])] += 1
+    assert set(sizes) == {(30, 50), (50, 30)}
+    assert min(sizes.values()) > 20
+    other = augment(wide(3, label=2))
+    assert (other.quads[0, 1] - other.quads[0, 0]).abs().min() > 0.1
+
+
+def test_one_of_the_sizes_is_drawn_for_the_shorter_side_and_never_more_than_fits() -> None:
+    sides = Counter(tuple(Augment(sizes=(15, 60, 90))(wide(seed)).images[0].shape[1:]) for seed in range(90))
+    assert set(sides) == {(15, 25), (60, 100), (90, 150)}
+    assert min(sides.values()) > 15
+    fitted = {tuple(Augment(sizes=(15, 60), fit=(70, 80))(wide(seed)).images[0].shape[1:]) for seed in range(20)}
+    assert fitted == {(15, 25), (48, 80)}
+    assert Augment(fit=(70, 80))(wide(0)).images[0].shape == (3, 48, 80)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rotate_range": (20, 10)}, {"rotate_range": (0, 900)}, {"sizes": (0,)}, {"fit": (5, 0)}]
+)
+def test_ranges_and_sizes_that_are_none_are_errors(wrong: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(UserError):
+        Augment(**wrong)
+
+
+@pytest.mark.parametrize("one", [{"dflip": True}, {"rotate": 0.1}, {"sizes": (9,)}, {"fit": (9, 9)}])
+def test_whatever_moves_things_says_so(one: dict[str, object]) -> None:
+    assert Augment(**one).moves_things
+    assert not Augment(photometric=0.5, rotate_range=(-5, 5), upright_classes=(1,), flips="one").moves_things

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vistruct.contracts import Sample
-from vistruct.transforms.geometry import (
-    crop,
-    flip_horizontal,
-    flip_vertical,
-    random_crop,
-    rescale,
-    resize,
-    turn,
-)
+from vistruct.transforms.crop import crop, random_crop
+from vistruct.transforms.geometry import flip_horizontal, flip_vertical, rescale, resize, turn
 
 
 @st.composite

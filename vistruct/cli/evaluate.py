@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistruct.cli.output import as_json, made, note, table
+from vistruct.cli.predict import FlipOption, ScaleOption, views_of
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 # For a data kind: what is measured beside what the run itself measures.
 METRICS = {"boxes": ("coco_boxes",), "talk": ("answers", "mean_loss")}
+HEAD_METRICS = {  # where boxes alone do not say it
+    "oriented_rcnn": ("oriented_boxes",),
+    "oriented_fcos": ("oriented_boxes",),
+    "mask_rcnn": ("coco_masks",),
+}
 TALK = {"chat": "jsonl", "mix": "mix"}  # kinds of conversations, and what they call their file
 
 
@@ -26,6 +32,8 @@ def command(
     most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
+    flip: FlipOption = None,
+    scale: ScaleOption = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
     """Measure a trained model, on its own evaluation data or on other data."""
@@ -33,17 +41,22 @@ def command(
     from vistruct.distributed.ranks import setup
     from vistruct.engine.environment import amp_dtype
     from vistruct.engine.evaluate import asked_of, evaluate
+    from vistruct.engine.run import for_classes
 
     device = setup().device
     task, card = load_model(run, device)
+    views = views_of(flip, scale)
+    if views is not None:
+        if not hasattr(task.config, "views"):
+            raise UserError("a model that answers looks once", where="--flip, --scale", fix="leave the views out")
+        task.config = task.config.model_copy(update={"views": views})
     evals = on_other_data(card.run, data) if data is not None else list(card.run.evals.items())
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
     results: dict[str, dict[str, float]] = {}
     for name, one in evals:
         one = one if most is None else _at_most(one, most)
-        part: Any = one.data
-        dataset = part.build()
+        dataset = for_classes(one.data, card.info.class_names).build()
         note(f"{name}: {asked_of(one, dataset)}")
         amp = amp_dtype(card.run.amp, device)
         numbers = evaluate(task, one, device, batch, workers, dataset=dataset, amp=amp)
@@ -95,20 +108,24 @@ def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
     """
     from vistruct.config import run_from_dict
     from vistruct.data.detect import detect_format, find_annotation
+    from vistruct.data.formats.registry import splits_of
 
     file = find_annotation(path)
     found = detect_format(file)
     values = run.model_dump(mode="json")
     own = list(values["evals"].values())
     source = own[0]["data"] if own else values["data"]
-    what, wanted = ("boxes" if kind in ("coco", "boxes") else "talk" for kind in (found, source["kind"]))
+    what, wanted = ("talk" if kind in TALK else "boxes" for kind in (found, source["kind"]))
     if what != wanted:
         raise UserError(f"these are {found}, the run was trained on {source['kind']}", where=file, fix="other data")
     if what == "boxes":
-        data = {**source, "annotation": str(file), "images": None, "share": 1.0, "augment": None}
+        split = source["split"] if source["split"] in splits_of(file, found) else None
+        place = {"annotation": str(file), "images": None, "format": found, "split": split}
+        data = {**source, **place, "share": 1.0, "augment": None}
     else:
         data = {"kind": found, TALK[found]: str(file), **({"obey_data_augment": False} if found == "mix" else {})}
-    metrics = {name: {"kind": name} for name in METRICS[what]}
+    head = getattr(getattr(run.task, "head", None), "kind", "")  # of a task that answers, `head` is another thing
+    metrics = {name: {"kind": name} for name in HEAD_METRICS.get(head, METRICS[what])}
     metrics |= {one["metric"]["kind"]: {**one["metric"], **_ALL.get(one["metric"]["kind"], {})} for one in own}
     values["evals"] = {name: {"data": data, "metric": metric} for name, metric in metrics.items()}
     return [(path.stem, one) for one in run_from_dict(values, file).evals.values()]

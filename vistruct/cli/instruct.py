@@ -13,7 +13,7 @@ from vistruct.errors import UserError
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A COCO json of annotated boxes.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Annotated boxes in any known format.")],
     out: Annotated[Path, typer.Option(help="Directory for the pictures and the jsonl.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
     crops: Annotated[

@@ -16,7 +16,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vistruct import __version__
-from vistruct.cli import check, demo, doctor, evaluate, export, inspect, instruct, predict, recipes, show, train, unpack
+from vistruct.cli import (
+    check,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    instruct,
+    predict,
+    recipes,
+    show,
+    train,
+    unpack,
+)
 from vistruct.distributed.launch import LOST
 from vistruct.errors import UserError, closest
 
@@ -37,6 +51,7 @@ VERBS = {
     "demo": (demo.command, "First"),
     "unpack": (unpack.command, "Data"),
     "check": (check.command, "Data"),
+    "convert": (convert.command, "Data"),
     "instruct": (instruct.command, "Data"),
     "show": (show.command, "Data"),
     "recipes": (recipes.command, "Training"),

@@ -1,4 +1,4 @@
-"""`vistruct predict`: what a trained model finds in images, as COCO json and pictures; or what it answers."""
+"""`vistruct predict`: what a trained model finds in images, as files for others and pictures; or what it answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,9 +15,14 @@ from vistruct.cli.output import as_json, made, note
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
-    from vistruct.contracts import AnswerPrediction, BoxPrediction
+    from vistruct.contracts import AnswerPrediction
     from vistruct.engine.predict import Model
+    from vistruct.tasks.views import Views
 
+FlipOption = Annotated[
+    list[str] | None, typer.Option(metavar="FLIP", help="Look again flipped: horizontal, vertical, diagonal; repeat.")
+]
+ScaleOption = Annotated[list[float] | None, typer.Option(help="Look at so many times the size; repeat, with 1.")]
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 ASKED_AT_ONCE = 8  # questions; each answer waits for the longest among them
 
@@ -37,14 +42,30 @@ def command(
     ask: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all the images.")] = False,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Draw detections from this score; the json has all.")
+        float, typer.Option(min=0, max=1, help="Draw detections from this score; the files have all.")
     ] = 0.3,
+    format: Annotated[
+        Literal["coco", "dota", "fair1m", "all"], typer.Option(help="Files to write; dota and fair1m to submit.")
+    ] = "coco",
+    window: Annotated[
+        int | None, typer.Option(min=1, metavar="PX", help="Cut into windows; by default as the training data.")
+    ] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, metavar="PX", help="Of windows; the largest object.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Windows in a pass.")] = 8,
+    flip: FlipOption = None,
+    scale: ScaleOption = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
-    """Predict on images and folders: COCO json and pictures with boxes, or answers."""
+    """Predict on images and folders: COCO json, files to submit and pictures, or answers.
+
+    What is done is kept in the results' folder: the same command goes on where it was stopped.
+    """
     if together and ask is None:
         raise UserError("--together is for a question", where="--together", fix='--ask "What has changed?"')
+    if ask is not None and (window is not None or overlap is not None):
+        raise UserError("windows are for detectors", where="--window, --overlap", fix="leave them out with --ask")
     images = images_at(sources)
+    views = views_of(flip, scale)
     from vistruct.engine.predict import load
 
     model = load(run)
@@ -53,13 +74,35 @@ def command(
         value, written = _ask(model, [images] if together else [[image] for image in images], ask, target)
         lines = [f"{', '.join(image.name for image in group)}: {text}" for group, text in value.pop("said")]
     else:
-        value, written = _detect(model, images, target, min_score)
-        lines = [f"{len(value['annotations'])} detections in {len(images)} images", f"pictures in {value['pictures']}"]
+        model = _in_windows(model, window, overlap)
+        model = model if views is None else model.seen_in(views)
+        value, written = _detect(model, images, target, format, min_score, batch)
+        lines = [f"{value['detections']} detections in {len(images)} images", f"pictures in {value['pictures']}"]
+        lines += [f"{name}: {file}" for name, file in value["files"].items()]
     if json:
         as_json({**value, "written": written})
         return
     typer.echo("\n".join(lines))
     made(written)
+
+
+def views_of(flip: list[str] | None, scale: list[float] | None) -> Views | None:
+    """Test-time augmentation as asked for: the image itself, each flip of it, all of these at every scale."""
+    if not flip and not scale:
+        return None
+    from pydantic import ValidationError
+
+    from vistruct.tasks.views import Views
+
+    values: Any = {"flips": tuple(dict.fromkeys(["none", *(flip or ())])), "scales": tuple(scale or (1.0,))}
+    try:
+        return Views(**values)
+    except ValidationError:
+        raise UserError(
+            f"no such view: flips {', '.join(flip or ())}, scales {', '.join(map(str, scale or ()))}",
+            where="--flip, --scale",
+            fix="flips are horizontal, vertical and diagonal; scales are factors like 0.75 and 1.25",
+        ) from None
 
 
 def images_at(sources: Sequence[Path]) -> list[Found]:
@@ -89,36 +132,22 @@ def _images_in(folder: Path) -> list[Path]:
     return files
 
 
-def coco_document(
-    found: Sequence[tuple[str, tuple[int, int], BoxPrediction]], class_names: Sequence[str]
-) -> dict[str, Any]:
-    """Detections as a COCO json with its images and categories, a score on each annotation; ids count from 1.
+def _in_windows(model: Model, window: int | None, overlap: int | None) -> Model:
+    """The same model with windows of this size; by default they share as much as those of its data, or a fifth."""
+    from dataclasses import replace
 
-    Args:
-        found: file name, (height, width) in pixels, and the detections of each image.
-        class_names: what the labels stand for.
-    """
-    annotations: list[dict[str, Any]] = []
-    images = []
-    for image_id, (name, (height, width), prediction) in enumerate(found, 1):
-        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        rows = zip(
-            prediction.boxes_xyxy.tolist(),
-            prediction.scores.tolist(),
-            prediction.labels.tolist(),
-            strict=True,
-        )
-        for (x0, y0, x1, y1), score, label in rows:
-            shape = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
-            entry = {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": label + 1,
-                "score": score,
-            }
-            annotations.append(entry | shape)
-    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, 1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
+    from vistruct.data.tiles import Tiles
+
+    data: Any = model.card.run.data
+    known: Tiles | None = getattr(data, "tiles", None)
+    if window is None and overlap is None:
+        return model
+    size = window or (known.size if known is not None else None)
+    if size is None:
+        raise UserError("an overlap of no windows", where="--overlap", fix="give --window PX too")
+    if overlap is None:
+        overlap = min(known.overlap, size // 2) if known is not None else size // 5
+    return replace(model, tiles=Tiles(size=size, overlap=overlap))
 
 
 def _ask(model: Model, groups: Sequence[Sequence[Found]], ask: str, target: Path) -> tuple[dict[str, Any], Path]:
@@ -142,30 +171,22 @@ def _ask(model: Model, groups: Sequence[Sequence[Found]], ask: str, target: Path
     return {"answers": rows, "said": [(g, a.answer) for g, a in zip(groups, answers, strict=True)]}, written
 
 
-def _detect(model: Model, images: Sequence[Found], target: Path, min_score: float) -> tuple[dict[str, Any], Path]:
-    """Find boxes in each image and draw them; what is printed, and the file that was written."""
-    from vistruct.data.images import image_size
-    from vistruct.progress import tracking
+def _detect(
+    model: Model, images: Sequence[Found], target: Path, wanted: str, min_score: float, batch: int
+) -> tuple[dict[str, Any], Path]:
+    """Find objects in each image and draw them; what is printed, and the file that was written, or their folder."""
+    from vistruct.engine.predict_files import (
+        ImageFile,
+        check_formats,
+        possible_formats,
+        predict_files,
+        write_results,
+    )
 
-    found: list[tuple[str, tuple[int, int], BoxPrediction]] = []
-    with tracking("predicting", done=0, total=len(images)) as show:
-        for image in images:
-            prediction: Any = model.predict(image.file)
-            found.append((image.name, image_size(image.file), prediction))
-            _draw(image, prediction, target / "pictures", min_score)
-            show(len(found), image.name)
-    document = coco_document(found, model.class_names)
-    written = target / "predictions.json"
-    written.write_text(json_.dumps(document) + "\n")
-    return {**document, "pictures": target / "pictures"}, written
-
-
-def _draw(image: Found, prediction: BoxPrediction, folder: Path, min_score: float) -> None:
-    """A picture named by the image's path, flattened, so that no two are one."""
-    from vistruct.data.images import read_image
-    from vistruct.engine.draw import draw_prediction
-
-    flat = image.name.strip("/").replace("/", "__")
-    target = folder / (flat if flat.endswith(".jpg") else f"{flat}.jpg")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_prediction(read_image(image.file), prediction, min_score=min_score).save(target, quality=90)
+    files = [ImageFile(file=image.file, name=image.name) for image in images]
+    formats: list[Any] = possible_formats(files, model.class_names) if wanted == "all" else [wanted]
+    check_formats(formats, files, model.class_names)
+    parts = predict_files(model, files, target, min_score=min_score, batch=batch)
+    number, written = write_results(parts, files, target, formats)
+    value = {"images": len(files), "detections": number, "files": written, "pictures": target / "pictures"}
+    return value, written[formats[0]] if len(formats) == 1 else target

@@ -17,13 +17,14 @@ def command(
     start: Annotated[int | None, typer.Option(min=0, help="The first sample; without it, spread over all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random variation, where the run has one.")] = 0,
     tile: Annotated[int | None, typer.Option(min=1, help="Cut large images into windows of so many pixels.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of a folder of boxes: train, val, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="The picture; by default show-NAME.png here.")] = None,
 ) -> None:
     """Draw samples as a model gets them: boxes on images, conversations beside them."""
     from vistruct.engine.draw import contact_sheet, draw_conversation, draw_sample
     from vistruct.ops.seeds import derive
 
-    dataset = data_of(path, tile).build()
+    dataset = data_of(path, tile, split).build()
     if len(dataset) == 0:
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
@@ -45,25 +46,28 @@ def command(
     made(target)
 
 
-def data_of(path: Path, tile: int | None = None) -> Any:
+def data_of(path: Path, tile: int | None = None, split: str | None = None) -> Any:
     """The data set that a path means, as a part of a run (`build()` gives the data set).
 
     Raises:
         UserError: nothing there that can be read; tiles for conversations.
     """
     from vistruct.config import read_run
-    from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
-    from vistruct.data.detect import detect_format, find_annotation
+    from vistruct.data.boxes import BoxDataConfig
+    from vistruct.data.dataset import ChatDataConfig
+    from vistruct.data.detect import TALK, detect_format, find_annotation
+    from vistruct.data.formats import yolo
     from vistruct.data.mix import MixDataConfig
     from vistruct.data.tiles import Tiles
 
     run_file = path / "run.yaml" if path.is_dir() else path
-    if run_file.suffix in (".yaml", ".yml") and run_file.is_file():
+    if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):
         return read_run(run_file).data
     annotation = find_annotation(path)
     found = detect_format(annotation)
-    if found == "coco":
-        return BoxDataConfig(annotation=annotation, tiles=Tiles(size=tile, overlap=0) if tile else None)
+    if found not in TALK:
+        tiles = Tiles(size=tile, overlap=0) if tile else None
+        return BoxDataConfig(annotation=annotation, format=found, split=split, tiles=tiles)
     if tile:
         raise UserError("conversations are not cut into tiles", where=annotation, fix="leave --tile out")
     if found == "mix":

@@ -7,7 +7,6 @@ and training cannot disagree about what is a mistake.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +16,15 @@ import numpy as np
 
 from vistruct.config import Run
 from vistruct.contracts import Record
+from vistruct.data.check_boxes import count_boxes, open_boxes
 from vistruct.data.check_chat import count_turns, in_numbers, open_all
-from vistruct.data.detect import Format, detect_format, find_annotation
-from vistruct.data.formats import coco_walk
+from vistruct.data.detect import TALK, detect_format, find_annotation
 from vistruct.data.images import decode
-from vistruct.data.problem import Problem, counted, stops
+from vistruct.data.problem import Problem, stops
 from vistruct.data.records import Records
-from vistruct.data.report import Report
 from vistruct.errors import UserError
 
 MAX_LEFT_OUT: float = Run.model_fields["max_left_out"].default
-MANY = 0.2  # part of all boxes clipped or outside above which their layout is doubted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,8 @@ class CheckResult:
     """What is in a data set and what is wrong with it; `str()` is a table for people."""
 
     annotation: Path
-    format: Format
+    format: str  # of boxes, see `registry.FORMATS`; chat or mix
+    splits: tuple[str, ...] = ()  # of a folder of boxes, those that were looked at; empty: it has none
     counts: dict[str, int] = field(default_factory=dict)  # images, objects, turns, ...
     classes: dict[str, int] = field(default_factory=dict)  # objects by class name
     data_sets: dict[str, dict[str, int]] = field(default_factory=dict)  # of a mix, by name: lines, used, ...
@@ -52,17 +50,22 @@ class CheckResult:
         return {**dataclasses.asdict(self), "annotation": str(self.annotation), "ok": self.ok}
 
     def __str__(self) -> str:
-        facts = {"file": str(self.annotation), "format": self.format, **self.counts, **self.sizes}
+        return self.text()
+
+    def text(self, places: int | None = 3) -> str:
+        """The table, with so many places of each problem; None: all of them."""
+        splits = {"splits": ", ".join(self.splits)} if self.splits else {}
+        facts = {"file": str(self.annotation), "format": self.format, **splits, **self.counts, **self.sizes}
         lines = [f"{name:<22} {value}" for name, value in facts.items()]
         lines += [f"  {name:<20} {count}" for name, count in self.classes.items()]
         for name, numbers in self.data_sets.items():
             lines += [f"  {name:<20} {', '.join(f'{number} {what}' for what, number in numbers.items())}"]
         for problem in self.problems:
-            more = "; ..." if problem.count > 3 else ""
-            lines += [
-                f"{problem.effect}: {problem.count} x {problem.what}",
-                f"  {'; '.join(problem.places[:3])}{more}",
-            ]
+            shown = problem.places[:places]
+            lines += [f"{problem.effect}: {problem.count} x {problem.what}"]
+            lines += [f"  {place}" for place in shown] if places is None else []
+            more = "; ..." if problem.count > len(shown) and shown else ""
+            lines += [f"  {'; '.join(shown)}{more}"] if places is not None and shown else []
             lines += [f"  try: {problem.fix}"] if problem.fix else []
         verdict = "nothing stops training" if self.ok else "training would stop at this"
         return "\n".join([*lines, f"{'verdict':<22} {verdict}"])
@@ -72,16 +75,20 @@ def check(
     path: Path,
     images: Path | None = None,
     *,
+    format: str = "auto",
+    split: str | None = None,
     decode_at_most: int | None = None,
     max_left_out: float = MAX_LEFT_OUT,
 ) -> CheckResult:
     """Look at everything in a data set and raise at nothing in it.
 
     Args:
-        path: a COCO json, conversations as jsonl or json, a mix file, or a folder with one such file in it (or in its
-            `annotations` folder).
-        images: the folder image paths start from; None: the folder of the annotation file. Of a mix file: the folder
-            that all its paths start from.
+        path: a data set of boxes in any format of `registry.FORMATS`, conversations as jsonl or json, a mix file, or a
+            folder with one such file in it (or in its `annotations` folder).
+        images: the folder image paths start from; None: the folder of the annotation file, or where the format has
+            them. Of a mix file: the folder that all its paths start from.
+        format: "auto": told by the content.
+        split: which part of a folder of boxes; None: all of them together.
         decode_at_most: how many images to decode in full, in order; None: all of them.
         max_left_out: part of a data set of conversations that training would do without, in [0, 1].
 
@@ -89,19 +96,19 @@ def check(
         Counts, and every problem with what training does about it.
 
     Raises:
-        UserError: nothing there to check, or several annotation files in the folder.
+        UserError: nothing there to check, or several annotation files or formats in the folder.
     """
-    annotation = find_annotation(Path(path))
-    format_ = detect_format(annotation)
+    annotation = find_annotation(Path(path)) if format in ("auto", *TALK) else Path(path)
+    format_ = detect_format(annotation) if format == "auto" else format
     errors: list[UserError] = []
     records: Sequence[Record]
-    if format_ == "coco":
-        report = Report()
-        records, class_names = coco_walk.walk(annotation, images, report, errors.append)
-        counts, classes = _count_boxes(records, class_names)
-        problems = [*counted(report), *_box_hints(records, classes, report)]
+    if format_ not in TALK:
+        boxes = open_boxes(annotation, images, format_, split, errors)
+        records, problems, splits = boxes.records, boxes.problems, boxes.splits
+        counts, classes = count_boxes(records, boxes.class_names)
         data_sets: dict[str, dict[str, int]] = {}
     else:
+        splits = ()
         opened, problems = open_all(annotation, images, format_, max_left_out, errors)
         records = Records([replace(one.source, repeats=1) for one in opened])
         counts, classes = count_turns(records), {}
@@ -115,50 +122,17 @@ def check(
     tiny = [str(image) for image, (height, width) in sizes.items() if min(height, width) <= 1]
     if tiny:
         what = "image that is one pixel high or wide"
-        problems.append(Problem(what=what, effect="kept", count=len(tiny), places=tuple(tiny[:3])))
+        problems.append(Problem(what=what, effect="kept", count=len(tiny), places=tuple(tiny)))
     return CheckResult(
         annotation=annotation,
         format=format_,
+        splits=splits,
         counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
         classes=classes,
         data_sets=data_sets,
         sizes=_sizes_in_words(sizes.values(), sides),
         problems=(*stops(errors), *problems),
     )
-
-
-def _count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    labels = Counter(int(label) for record in records for label in record.labels)
-    counts = {
-        "images without objects": sum(len(record.labels) == 0 for record in records),
-        "objects": labels.total(),
-        "crowds": sum(int(record.is_crowd.sum()) for record in records),
-        "classes": len(class_names),
-    }
-    return counts, {name: labels[number] for number, name in enumerate(class_names)}
-
-
-def _box_hints(records: Sequence[Record], classes: dict[str, int], report: Report) -> list[Problem]:
-    """What training accepts and a person should look at."""
-    hints: list[Problem] = []
-    num_outside = report.counts[coco_walk.CLIPPED] + report.counts[coco_walk.OUTSIDE]
-    num_boxes = sum(classes.values()) + report.counts[coco_walk.OUTSIDE]
-    if num_boxes and num_outside > MANY * num_boxes:
-        what = f"{num_outside} of {num_boxes} boxes leave their image: corners instead of [x, y, width, height]?"
-        hints.append(Problem(what=what, effect="kept", count=1))
-    unused = [name for name, count in classes.items() if count == 0]
-    if unused:
-        hints.append(Problem(what="class without objects", effect="kept", count=len(unused), places=tuple(unused[:3])))
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        alike["".join(name.lower().split())].append(name)
-    twins = [" / ".join(repr(name) for name in names) for names in alike.values() if len(names) > 1]
-    if twins:
-        what = "classes that differ in capitals or spaces only"
-        hints.append(Problem(what=what, effect="kept", count=len(twins), places=tuple(twins[:3])))
-    if records and not any(classes.values()):
-        hints.append(Problem(what="no boxes are left", effect="stops training", count=1, fix="annotate some objects"))
-    return hints
 
 
 def _decode(paths: Iterable[Path], errors: list[UserError]) -> dict[Path, tuple[int, int]]:

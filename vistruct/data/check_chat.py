@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vistruct.contracts import Record
 from vistruct.data.account import Account
-from vistruct.data.detect import Format
 from vistruct.data.formats.chat_turns import Defect
 from vistruct.data.image_facts import FOUND
 from vistruct.data.mix import read_mix
@@ -21,7 +20,7 @@ from vistruct.errors import UserError
 
 
 def open_all(
-    annotation: Path, images: Path | None, format_: Format, max_left_out: float, errors: list[UserError]
+    annotation: Path, images: Path | None, format_: str, max_left_out: float, errors: list[UserError]
 ) -> tuple[list[Opened], list[Problem]]:
     """The data sets of conversations that can be opened, and all that is wrong in them."""
     wanted = [Wanted(name="", annotation=annotation, root=annotation.parent if images is None else images)]

@@ -1,35 +1,28 @@
-"""Records that can be asked for samples: annotated boxes (`boxes`) and conversations (`chat`)."""
+"""Records that can be asked for samples, and conversations as such records (`chat`); `boxes.py` has boxes."""
 
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record, Sample
 from vistruct.data.account import COUNTED, Account
-from vistruct.data.fingerprint import fingerprint
-from vistruct.data.formats import coco
 from vistruct.data.images import UnreadableImage, read_image
+from vistruct.data.masks import rasterise
 from vistruct.data.records import Records
 from vistruct.data.report import Report
 from vistruct.data.sources import Opened, Wanted, joined_fingerprint, open_source
-from vistruct.data.tiles import Tiles, tile_records
 from vistruct.errors import UserError
-from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import Augment
-from vistruct.transforms.geometry import rescale
 from vistruct.transforms.jpeg import JpegReencode
-
-BEYOND_SHARE = "left out: beyond the share asked for"
-
+from vistruct.transforms.sizing import Size, sized
 
 OnBroken = Literal["stop", "replace"]  # the run stops, or the next sample takes the place; see `fetch`
 
@@ -41,12 +34,13 @@ class RecordDataset:
     records: Sequence[Record]
     info: DataInfo
     report: Report  # what the readers left out, clipped or repaired
-    resize: float | None = None  # factor
+    resize: float | Size | None = None  # factor, or what to bring every image to
     augment: Augment | None = None
     whole_records: Sequence[Record] = ()  # boxes only: the images before they were cut into windows
     reencode: JpegReencode | None = None  # conversations only: for the sources that ask for it
     accounts: tuple[Account, ...] = ()  # conversations only: of each data set
     on_broken: OnBroken = "stop"
+    with_masks: bool = False  # boxes only: each sample has a raster for every object
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,6 +68,10 @@ class RecordDataset:
             boxes_xyxy=torch.from_numpy(record.boxes_xyxy.copy()),
             labels=torch.from_numpy(record.labels.copy()),
             is_crowd=torch.from_numpy(record.is_crowd.copy()),
+            is_difficult=torch.from_numpy(record.is_difficult.copy()),
+            quads=None if record.quads is None else torch.from_numpy(record.quads.copy()),
+            masks=self._masks(record, tuple(images[0].shape[1:])) if self.with_masks else None,
+            keypoints=None if record.keypoints is None else torch.from_numpy(record.keypoints.copy()),
             turns=record.turns,
             families=record.families,
             max_tiles=record.max_tiles,
@@ -81,54 +79,19 @@ class RecordDataset:
         )
         if self.reencode is not None and lazy is not None and lazy.is_reencoded(index):
             sample = self.reencode(sample)
-        if self.resize is not None:
-            sample = rescale(sample, self.resize)
+        sample = sized(sample, self.resize)
         return self.augment(sample) if self.augment is not None else sample
 
-
-class BoxDataConfig(Part):
-    """Images with boxes from a COCO json, whole or in windows."""
-
-    kind: Literal["boxes"] = "boxes"
-    annotation: Path  # COCO json
-    images: Path | None = None  # folder of the images; None: the json's own
-    tiles: Tiles | None = None  # cut into windows; None: whole images
-    augment: Augment | None = None  # random variation; None, as in evaluation: none
-    share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
-    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
-    resize: float | None = Field(None, gt=0)  # factor, applied to each window (or image)
-    missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
-    on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
-
-    def build(self, cache: Path | None = None) -> RecordDataset:
-        """Read the annotations; no image is decoded yet.
-
-        Args:
-            cache: not needed; a COCO json is read whole each time.
-
-        Raises:
-            UserError: see `formats.coco.read`; or no box is left.
-        """
-        records, class_names, report = coco.read(self.annotation, self.images, missing=self.missing)
-        root = self.images if self.images is not None else self.annotation.parent
-        digest = fingerprint([self.annotation], [record.images[0] for record in records], root)
-        whole_records = records
-        if self.tiles is not None:
-            records, dropped = tile_records(records, self.tiles)
-            report.merge(dropped)
-        records = _shared(records, self.share, self.share_seed, report)
-        labels = Counter(int(label) for record in records for label in record.labels)
-        if not labels:
-            what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
-            raise UserError(what, where=self.annotation, fix="`vistruct check` says more")
-        info = DataInfo(
-            class_names=class_names,
-            num_records=len(records),
-            fingerprint=digest,
-            counts={name: labels[number] for number, name in enumerate(class_names)},
-            dropped=dict(report.counts),
-        )
-        return RecordDataset(records, info, report, self.resize, self.augment, whole_records, on_broken=self.on_broken)
+    def _masks(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor:
+        """bool[N, H, W] of the record's window."""
+        if record.masks is None:
+            raise UserError(
+                "masks are wanted, and these annotations have none", where=record.id, fix="set data.masks=false"
+            )
+        height, width = size_hw
+        window = record.window_xyxy or (0, 0, width, height)
+        drawn = [torch.from_numpy(rasterise(mask, window)) for mask in record.masks]
+        return torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
 
 
 class ChatDataConfig(Part):
@@ -237,18 +200,6 @@ def _told_apart(paths: Sequence[Path]) -> list[str]:
     while len({path.absolute().parts[-depth:] for path in paths}) < len(paths):
         depth += 1
     return ["/".join(path.absolute().parts[-depth:]) for path in paths]
-
-
-def _shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
-    """The records whose hashed ids come first, in their old order; at least one."""
-    if share == 1:
-        return records
-    ranked = sorted(records, key=lambda record: derive(seed, "share", record.id))
-    num_kept = max(1, round(share * len(records)))
-    kept = {record.id for record in ranked[:num_kept]}
-    for record in ranked[num_kept:]:
-        report.note(BEYOND_SHARE, record.id)
-    return [record for record in records if record.id in kept]
 
 
 def _texts(records: Sequence[Record]) -> Iterator[str]:

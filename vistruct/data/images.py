@@ -25,7 +25,9 @@ CACHE_BYTES = 256 * 2**20  # of decoded images, in each process
 def read_image(path: Path, window_xyxy: tuple[int, int, int, int] | None = None, crc32: int | None = None) -> Tensor:
     """Decode an image, or the part of it inside a window.
 
-    A whole image stays in a small per-process cache, so that the windows of a large scene decode it once.
+    A whole image stays in a small per-process cache, so that the windows of a large scene decode it once. Windows alone
+    cannot be decoded: Pillow and simplejpeg give whole images, and PNG and JPEG are written from one end to the other.
+    One image larger than the cache is held at a time, and given up before the next is decoded.
 
     Args:
         path: any 8-bit image that `decode` reads.
@@ -60,7 +62,7 @@ def clear_cache() -> None:
 
 
 class _Cache:
-    """The most recently used images, as many as fit; the newest stays whatever its size."""
+    """The most recently used images, as many as fit; the newest stays, whatever its size, until another is wanted."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -85,14 +87,20 @@ class _Cache:
                 where=path,
                 fix="put the old file back; if the new one is meant, start a new run, which indexes it anew",
             )
+        self._shrink(least=0)  # one that alone is too large goes before the next takes its memory
         image = decode(data, path)
         with self.lock:
             if key not in self.images:
                 self.bytes += image.nbytes
             self.images[key] = image
-            while len(self.images) > 1 and self.bytes > self.max_bytes:
-                self.bytes -= self.images.popitem(last=False)[1].nbytes
+        self._shrink(least=1)
         return image
+
+    def _shrink(self, least: int) -> None:
+        """Forget the oldest until all fit, or `least` are left."""
+        with self.lock:
+            while len(self.images) > least and self.bytes > self.max_bytes:
+                self.bytes -= self.images.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
         with self.lock:

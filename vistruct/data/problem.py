@@ -20,7 +20,7 @@ class Problem:
     what: str
     effect: Effect
     count: int
-    places: tuple[str, ...] = ()  # all of those that stop training; of the others the first three
+    places: tuple[str, ...] = ()  # all of those that stop training; of the others all that were kept
     fix: str = ""
 
 
@@ -39,7 +39,7 @@ def counted(report: Report) -> list[Problem]:
     """What a reader left out or repaired."""
 
     def effect(reason: str) -> Effect:
-        return "left out" if "left out" in reason else "repaired"
+        return "left out" if "left out" in reason else "kept" if "taken as" in reason else "repaired"
 
     return [
         Problem(what=reason, effect=effect(reason), count=count, places=tuple(report.examples[reason]))

@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 class Report:
     """Nothing vanishes: every reader returns one of these beside its records."""
 
+    keep: int = 3  # places of each reason that are kept
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def note(self, reason: str, where: str) -> None:
-        """Count one case of `reason`; the first three places are kept as examples."""
+        """Count one case of `reason`; the first places are kept as examples."""
         self.counts[reason] += 1
-        if len(self.examples[reason]) < 3:
+        if len(self.examples[reason]) < self.keep:
             self.examples[reason].append(where)
 
     def merge(self, other: Report) -> None:
         """Add another report's counts and examples to this one."""
         self.counts.update(other.counts)
         for reason, places in other.examples.items():
-            self.examples[reason] = (self.examples[reason] + places)[:3]
+            self.examples[reason] = (self.examples[reason] + places)[: self.keep]
 
     def places(self, reason: str) -> str:
         """The first places of a reason, and whether there are more."""

@@ -1,4 +1,4 @@
-"""Large images as overlapping windows: records cut up for training, predictions put together again.
+"""Large images as overlapping windows: where they lie, and records cut up for training. `merge.py` joins again.
 
 Choose `overlap` no smaller than the largest object: then every object is seen whole in some window.
 """
@@ -6,26 +6,22 @@ Choose `overlap` no smaller than the largest object: then every object is seen w
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
-from torchvision.ops import batched_nms, box_area
 
 from vistruct.config import Part
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import Record
 from vistruct.data.images import image_size
 from vistruct.data.report import Report
 from vistruct.errors import UserError
+from vistruct.ops.window_area import area_in_window, polygon_area
+from vistruct.transforms.crop import MIN_IGNORED_PX2
 
 NOWHERE_WHOLE = "box left out: no window shows enough of it"
 EMPTY_WINDOW = "window left out: no objects in it"
-
-BORDER_PX = 4.0  # a detection that ends this close to its window's edge may go on outside
-_ROWS = 512  # cut-off boxes compared at once, so that a scene of 20,000 detections needs megabytes
 
 Window = tuple[int, int, int, int]
 
@@ -35,7 +31,8 @@ class Tiles(Part):
 
     size: int = Field(512, gt=0)  # pixels, both sides
     overlap: int = Field(64, ge=0)  # pixels shared by neighbours; as large as the largest object, if that can be
-    min_kept: float = Field(0.4, gt=0, le=1)  # share of a box's area a window must show for the box to count there
+    min_kept: float = Field(0.4, gt=0, le=1)  # share of an object's area a window must show for it to count there
+    else_ignore: bool = False  # objects that show less are neither objects nor background; false: background
     skip_empty: bool = False  # leave out windows without objects
 
     @model_validator(mode="after")
@@ -72,13 +69,15 @@ def _starts(length: int, tiles: Tiles) -> list[int]:
 def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record], Report]:
     """Cut whole-image records into one record a window.
 
-    A box is clipped to each window that shows at least `min_kept` of its area and left out of the others; a
-    crowd stays wherever any of it shows, because it says where not to count. An image of a single window
-    keeps its id.
+    An object stays in each window that shows at least `min_kept` of its area (of its quad, else of its box) and is
+    left out of the others; a crowd stays wherever any of it shows, because it says where not to count. Boxes are
+    clipped to the window. Quads are not, they may reach beyond it, and `boxes_xyxy` are then their hulls (why:
+    `transforms/crop.py`). Keypoints outside become not annotated; masks remain those of the whole image. An image of
+    a single window keeps its id.
 
     Returns:
         Records with ids like `scene.jpg@0_0_512_512`, image by image and row by row; and what was left out:
-        boxes that no window kept (counted once), and empty windows if `skip_empty`.
+        objects that no window kept (counted once), and empty windows if `skip_empty`.
 
     Raises:
         ValueError: a record is a window already.
@@ -91,129 +90,72 @@ def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record],
         is_kept_somewhere = np.zeros(len(record.boxes_xyxy), bool)
         size_hw = record.size_hw or image_size(record.images[0])
         all_windows = windows(size_hw, tiles)
-        for window in all_windows:
-            clipped, kept = _boxes_in(record, window, tiles.min_kept)
-            is_kept_somewhere |= kept
+        places = outlines(record)
+        whole = polygon_area(torch.from_numpy(places)).numpy()  # [N], px^2
+        for window, (near, shown) in zip(all_windows, _shown(places, whole, all_windows), strict=True):
+            enough = shown >= (tiles.min_kept - 1e-6) * whole[near]  # less than rounding in float32
+            kept = (shown > 0) & (enough | record.is_crowd[near])
+            ignored = ~kept & (shown >= MIN_IGNORED_PX2) & tiles.else_ignore
+            is_kept_somewhere[near[kept]] = True
             window_id = f"{record.id}@{'_'.join(str(edge) for edge in window)}" if len(all_windows) > 1 else record.id
             if tiles.skip_empty and not kept.any():
                 report.note(EMPTY_WINDOW, window_id)
                 continue
-            cut.append(
-                dataclasses.replace(
-                    record.keep(kept),
-                    id=window_id,
-                    image_id=record.image_id,
-                    size_hw=(window[3] - window[1], window[2] - window[0]),
-                    window_xyxy=window,
-                    boxes_xyxy=clipped[kept],
-                )
-            )
+            cut.append(_cut(record, window, near[kept | ignored], window_id, ignored[kept | ignored]))
         for number in np.flatnonzero(~is_kept_somewhere):
             report.note(NOWHERE_WHOLE, f"{record.id}: box {number}")
     return cut, report
 
 
-def _boxes_in(record: Record, window: Window, min_kept: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes clipped to a window, in its pixels (float32[N, 4]), and which of them stay (bool[N])."""
-    boxes = record.boxes_xyxy
-    x0, y0, x1, y1 = window
-    clipped = np.clip(boxes, [x0, y0, x0, y0], [x1, y1, x1, y1])
-    shown = np.prod(clipped[:, 2:] - clipped[:, :2], axis=1)
-    whole = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    enough = shown >= (min_kept - 1e-6) * whole  # less than rounding in float32
-    kept = (shown > 0) & (enough | record.is_crowd)
-    return (clipped - [x0, y0, x0, y0]).astype(np.float32), kept
+def outlines(record: Record) -> np.ndarray:
+    """float32[N, 4, 2], what is known of where each object is: its quad, else the corners of its box."""
+    return record.boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) if record.quads is None else record.quads
 
 
-def merge_windows(predictions: Sequence[BoxPrediction], overlap_iou: float = 0.5) -> list[BoxPrediction]:
-    """Put the detections of an image's windows together so that an object comes out once.
-
-    An image that was looked at in one piece comes out as it went in. Else two rules, class by class:
-
-    1. A box that ends at an edge of its window inside the image may be a cut-off part. It is dropped if a
-       larger box from another window covers half of it or more and has at least half its score.
-    2. Of the rest, non-maximum suppression keeps the best of those that overlap by more than `overlap_iou`.
-
-    An object larger than the windows' overlap may be whole in no window; its parts then stay parts.
+def _shown(places: np.ndarray, whole: np.ndarray, all_windows: list[Window]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each window the objects whose hulls meet it (int64[M]), and how much of each it shows (float64[M], px^2).
 
     Args:
-        predictions: in pixels of the whole image, any order; a prediction without a window covers its whole
-            image.
-        overlap_iou: in [0, 1].
-
-    Returns:
-        One prediction for each image, in order of first appearance, best score first, without a window.
-
-    Raises:
-        ValueError: predictions of one image differ in their class names.
+        places: float[N, 4, 2], corners of the objects.
+        whole: float64[N], their areas.
     """
-    by_image: dict[str, list[BoxPrediction]] = defaultdict(list)
-    for prediction in predictions:
-        by_image[prediction.image_id].append(prediction)
-    return [_merge(image_id, parts, overlap_iou) for image_id, parts in by_image.items()]
+    low, high = places.min(axis=1), places.max(axis=1)  # [N, 2]
+    edges = np.array(all_windows)  # [W, 4]
+    meets = (low < edges[:, None, 2:]).all(axis=2) & (high > edges[:, None, :2]).all(axis=2)  # [W, N]
+    window, near = np.nonzero(meets)
+    shown = whole[near]
+    is_cut = ((low[near] < edges[window, :2]) | (high[near] > edges[window, 2:])).any(axis=1)
+    cut_places, cutting = torch.from_numpy(places[near[is_cut]]), torch.from_numpy(edges[window[is_cut]])
+    shown[is_cut] = area_in_window(cut_places, cutting).numpy()
+    ends = np.searchsorted(window, np.arange(1, len(all_windows)))
+    return list(zip(np.split(near, ends), np.split(shown, ends), strict=True))
 
 
-def _merge(image_id: str, parts: list[BoxPrediction], overlap_iou: float) -> BoxPrediction:
-    if len({part.class_names for part in parts}) > 1:
-        raise ValueError(f"{image_id}: predictions with different class names cannot be merged")
-    if len(parts) == 1:
-        best = parts[0].scores.argsort(descending=True, stable=True)
-        return _whole(parts[0], parts[0].boxes_xyxy[best], parts[0].scores[best], parts[0].labels[best])
-    boxes = torch.cat([part.boxes_xyxy for part in parts])
-    scores = torch.cat([part.scores for part in parts])
-    labels = torch.cat([part.labels for part in parts])
-    window = torch.cat([torch.full((len(part.scores),), number) for number, part in enumerate(parts)])
-    is_cut = torch.cat([_is_cut(part, parts) for part in parts])
-
-    stays = ~_is_part(boxes, scores, labels, window.to(boxes.device), is_cut)
-    boxes, scores, labels = boxes[stays], scores[stays], labels[stays]
-    best = batched_nms(boxes.float(), scores.float(), labels, overlap_iou)
-    return _whole(parts[0], boxes[best], scores[best], labels[best])
-
-
-def _whole(part: BoxPrediction, boxes_xyxy: Tensor, scores: Tensor, labels: Tensor) -> BoxPrediction:
-    """A prediction about all of the image that `part` is a window of."""
-    return BoxPrediction(
-        id=part.image_id,
-        image_id=part.image_id,
-        boxes_xyxy=boxes_xyxy,
-        scores=scores,
-        labels=labels,
-        class_names=part.class_names,
+def _cut(record: Record, window: Window, numbers: np.ndarray, window_id: str, ignored: np.ndarray) -> Record:
+    """The record of one window, with the objects of these `numbers`; `ignored` says which of them as a crowd."""
+    x0, y0, x1, y1 = window
+    kept = record.keep(numbers)
+    corner = np.array([x0, y0], np.float32)
+    keypoints = kept.keypoints
+    if keypoints is not None:
+        places = keypoints[..., :2] - corner
+        is_inside = ((places >= 0) & (places < [x1 - x0, y1 - y0])).all(axis=-1) & (keypoints[..., 2] > 0)
+        keypoints = np.where(is_inside[..., None], np.concatenate([places, keypoints[..., 2:]], axis=-1), 0)
+        keypoints = keypoints.astype(np.float32)
+    if kept.quads is not None:
+        quads = (kept.quads - corner).astype(np.float32)
+        boxes = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    else:
+        quads = None
+        boxes = np.clip(kept.boxes_xyxy, [x0, y0, x0, y0], [x1, y1, x1, y1]) - [x0, y0, x0, y0]
+    return dataclasses.replace(
+        kept,
+        id=window_id,
+        image_id=record.image_id,
+        size_hw=(y1 - y0, x1 - x0),
+        window_xyxy=window,
+        boxes_xyxy=boxes.astype(np.float32),
+        is_crowd=kept.is_crowd | ignored,
+        quads=quads,
+        keypoints=keypoints,
     )
-
-
-def _is_cut(part: BoxPrediction, parts: list[BoxPrediction]) -> Tensor:
-    """bool[N], true where a box ends at an edge of its window beyond which another window goes on."""
-    boxes = part.boxes_xyxy
-    if part.window_xyxy is None:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    every = [other.window_xyxy for other in parts if other.window_xyxy is not None]
-    x0, y0, x1, y1 = part.window_xyxy
-    is_cut = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    if x0 > min(w[0] for w in every):
-        is_cut |= boxes[:, 0] <= x0 + BORDER_PX
-    if y0 > min(w[1] for w in every):
-        is_cut |= boxes[:, 1] <= y0 + BORDER_PX
-    if x1 < max(w[2] for w in every):
-        is_cut |= boxes[:, 2] >= x1 - BORDER_PX
-    if y1 < max(w[3] for w in every):
-        is_cut |= boxes[:, 3] >= y1 - BORDER_PX
-    return is_cut
-
-
-def _is_part(boxes: Tensor, scores: Tensor, labels: Tensor, window: Tensor, is_cut: Tensor) -> Tensor:
-    """bool[N], true where a cut box is explained by a larger one from another window."""
-    area = box_area(boxes)
-    is_part = torch.zeros_like(is_cut)
-    for rows in is_cut.nonzero().squeeze(1).split(_ROWS):
-        low = torch.maximum(boxes[rows, None, :2], boxes[None, :, :2])  # [R, N, 2]
-        high = torch.minimum(boxes[rows, None, 2:], boxes[None, :, 2:])
-        covered = (high - low).clamp(min=0).prod(dim=2)  # [R, N]
-        explains = covered >= 0.5 * area[rows, None]
-        explains &= area[None, :] > area[rows, None]  # strictly, so that two boxes never drop each other
-        explains &= scores[None, :] >= 0.5 * scores[rows, None]
-        explains &= labels[None, :] == labels[rows, None]
-        explains &= window[None, :] != window[rows, None]
-        is_part[rows] = explains.any(dim=1)
-    return is_part

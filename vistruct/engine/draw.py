@@ -1,8 +1,8 @@
 """Pictures of what goes in and what comes out: labelled samples, predictions against truth, contact sheets.
 
 Pure functions from the contracts to PIL images; files are somebody else's business. Small images are
-enlarged before anything is drawn, so that lines stay crisp; large ones keep their size. (`draw_chat.py` draws
-conversations.)
+enlarged before anything is drawn, so that lines stay crisp; large ones keep their size. (`draw_shapes.py` draws the
+objects, `draw_chat.py` conversations.)
 """
 
 from __future__ import annotations
@@ -11,34 +11,38 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from vistruct.contracts import BoxPrediction, Sample
+from vistruct.contracts import BoxPrediction, MaskPatch, Sample
 from vistruct.engine.draw_chat import draw_conversation as draw_conversation
+from vistruct.engine.draw_shapes import Shape, draw_shapes
 from vistruct.engine.ink import (
     FAINT,
     MIN_SIDE,
     PALETTE,
     PAPER,
     Colour,
-    enlarge,
     fit,
-    name_chip,
-    outline,
     to_pil,
     typeface,
     with_legend,
 )
+from vistruct.heads.boxes import covered_share
+from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha, xyxy_to_cxcywha
+from vistruct.ops.oriented_iou import oriented_iou
 
 FOUND, FALSE_ALARM, MISSED = (70, 235, 140), (255, 140, 26), (90, 190, 255)
-MAX_CHIPS = 24  # more objects than this carry no text, only colour
+UNCOUNTED = (196, 202, 210)  # crowds and difficult objects, and what was found there
+ANNOTATED_FRONT, BOX_FRONT = 0, 1  # the edge from the first corner as annotated; the edge that an angle points to
 
 
 class Labelled(Protocol):
-    """What a `Record` and a `Sample` share: boxes float[N, 4] xyxy in pixels, and class indices int64[N]."""
+    """What a `Record` and a `Sample` share: boxes float[N, 4] xyxy in pixels, class indices int64[N], bool[N] flags,
+    and quads float[N, 4, 2] or None."""
 
     @property
     def boxes_xyxy(self) -> Any: ...
@@ -46,27 +50,60 @@ class Labelled(Protocol):
     @property
     def labels(self) -> Any: ...
 
+    @property
+    def is_crowd(self) -> Any: ...
+
+    @property
+    def is_difficult(self) -> Any: ...
+
+    @property
+    def quads(self) -> Any: ...
+
 
 def draw_sample(sample: Sample, class_names: Sequence[str]) -> Image.Image:
-    """The first image of a sample with its boxes; crowd boxes dashed; a legend counts the objects by class.
+    """The first image of a sample with its boxes, quads, masks and points; a legend counts the objects by class.
 
-    A name is written at a box only where it covers no object. A sample without an image or without boxes is
+    Crowds and difficult objects are dashed. The arrow head in a quad is at the edge from its first corner to its
+    second. A name is written at a box only where it covers no object. A sample without an image or without boxes is
     drawn as it is.
     """
     if not sample.images:
         return with_legend(Image.new("RGB", (MIN_SIDE, MIN_SIDE // 8), PAPER), [], "no image")
-    boxes, labels = sample.boxes_xyxy.float(), sample.labels.tolist()
-    crowd = sample.is_crowd.tolist() or [False] * len(labels)
+    labels = sample.labels.tolist()
     names = [_name(class_names, label) for label in labels]
     colours = [PALETTE[label % len(PALETTE)] for label in labels]
     texts = names if len(set(names)) > 1 else [""] * len(names)  # one class: the legend says it all
-    picture, note = _boxes(to_pil(sample.images[0]), boxes, colours, texts, crowd)
+    boxes = sample.boxes_xyxy.float().tolist()
+    quads = None if sample.quads is None else sample.quads.float().tolist()
+    points = None if sample.keypoints is None else sample.keypoints.float().tolist()
+    shapes = [
+        Shape(
+            box_xyxy=boxes[i],
+            colour=colours[i],
+            quad=None if quads is None else quads[i],
+            front=ANNOTATED_FRONT,
+            mask=None if sample.masks is None else patch_of(sample.masks[i]),
+            keypoints=() if points is None else points[i],
+            text=texts[i],
+            is_dashed=bool(sample.is_crowd[i] or sample.is_difficult[i]),
+        )
+        for i in range(len(labels))
+    ]
+    picture, note = draw_shapes(to_pil(sample.images[0]), shapes)
     counts = Counter(names)
-    legend = [(colours[names.index(n)], f"{n} {k}", False) for n, k in counts.most_common(12)]
-    rest = len(counts) - len(legend)
-    return with_legend(
-        picture, legend, _join("no objects" if not names else "", f"{rest} more classes" * (rest > 0), note)
+    rest = len(counts) - 12
+    dashed = [
+        f"{int(n)} {word}"
+        for n, word in ((sample.is_crowd.sum(), "crowd"), (sample.is_difficult.sum(), "difficult"))
+        if n
+    ]
+    notes = (
+        "no objects" if not names else "",
+        f"{rest} more classes" if rest > 0 else "",
+        f"dashed: {', '.join(dashed)}" if dashed else "",
+        note,
     )
+    return with_legend(picture, _class_legend(names, colours), _join(*notes))
 
 
 def draw_prediction(
@@ -79,6 +116,9 @@ def draw_prediction(
 ) -> Image.Image:
     """Detections on their image; with truth: green is found, orange a false alarm, dashed blue was missed.
 
+    Oriented boxes are drawn and compared as such (the arrow head is where the angle points to), masks are drawn and
+    their boxes compared. Crowds and difficult objects are dashed grey, and so is what was found there.
+
     Args:
         image: what the boxes' pixels refer to; PIL or uint8[3, H, W].
         prediction: boxes below `min_score` are not drawn, and the legend says how many.
@@ -86,63 +126,137 @@ def draw_prediction(
         min_score: in [0, 1].
         min_iou: overlap from which a detection of the right class counts as found.
     """
-    shown = prediction.scores >= min_score
-    boxes, scores, labels = (
-        t[shown].cpu() for t in (prediction.boxes_xyxy.float(), prediction.scores, prediction.labels)
-    )
-    below = int((~shown).sum())
+    is_shown = prediction.scores.cpu() >= min_score
+    below = int((~is_shown).sum())
+    shown = prediction.keep(is_shown.to(prediction.scores.device))
     note = f"{below} below score {min_score:g}" if below else ""
     image = image if isinstance(image, Image.Image) else to_pil(image)
-    names = [_name(prediction.class_names, int(label)) for label in labels]
-    texts = [f"{n} {s:.2f}" for n, s in zip(names, scores.tolist(), strict=True)]
+    names = [_name(prediction.class_names, label) for label in shown.labels.tolist()]
+    texts = [f"{n} {s:.2f}" for n, s in zip(names, shown.scores.tolist(), strict=True)]
     if truth is None:
-        colours = [PALETTE[int(label) % len(PALETTE)] for label in labels]
-        picture, skipped = _boxes(image, boxes, colours, texts, [False] * len(boxes))
-        counts = Counter(names)
-        legend = [(colours[names.index(n)], f"{n} {k}", False) for n, k in counts.most_common(12)]
-        return with_legend(picture, legend, _join("nothing found" if not names else "", note, skipped))
-    true_boxes = torch.as_tensor(truth.boxes_xyxy, dtype=torch.float32).reshape(-1, 4).cpu()
-    true_labels = torch.as_tensor(truth.labels).cpu()
-    hit, found = match(boxes, scores, labels, true_boxes, true_labels, min_iou=min_iou)
-    missed = true_boxes[~found]
-    colours = [FOUND if h else FALSE_ALARM for h in hit.tolist()] + [MISSED] * len(missed)
-    dashed = [False] * len(boxes) + [True] * len(missed)
-    picture, skipped = _boxes(image, torch.cat([boxes, missed]), colours, texts + [""] * len(missed), dashed)
+        colours = [PALETTE[label % len(PALETTE)] for label in shown.labels.tolist()]
+        picture, skipped = draw_shapes(image, _found_shapes(shown, colours, texts))
+        rest = len(set(names)) - 12
+        more = f"{rest} more classes" if rest > 0 else ""
+        notes = _join("nothing found" if not names else "", more, note, skipped)
+        return with_legend(picture, _class_legend(names, colours), notes)
+    owner, spared = _judge(shown, truth, min_iou)
+    verdicts = torch.where(spared, 2, torch.where(owner >= 0, 0, 1)).tolist()
+    uncounted = torch.as_tensor(truth.is_crowd).cpu() | torch.as_tensor(truth.is_difficult).cpu()
+    found = torch.zeros(len(uncounted), dtype=torch.bool)
+    found[owner[owner >= 0]] = True
+    shapes = _truth_shapes(truth, uncounted.nonzero().squeeze(1).tolist(), UNCOUNTED)
+    missed = (~found & ~uncounted).nonzero().squeeze(1).tolist()
+    shapes += _truth_shapes(truth, missed, MISSED)
+    shapes += _found_shapes(shown, [(FOUND, FALSE_ALARM, UNCOUNTED)[verdict] for verdict in verdicts], texts)
+    picture, skipped = draw_shapes(image, shapes)
     legend = [
-        (FOUND, f"found {int(hit.sum())}", False),
-        (FALSE_ALARM, f"false alarm {int((~hit).sum())}", False),
+        (FOUND, f"found {verdicts.count(0)}", False),
+        (FALSE_ALARM, f"false alarm {verdicts.count(1)}", False),
         (MISSED, f"missed {len(missed)}", True),
     ]
+    if uncounted.any():
+        legend.append((UNCOUNTED, f"crowd or difficult {int(uncounted.sum())}", True))
+    if spared.any():
+        legend.append((UNCOUNTED, f"found there {int(spared.sum())}", False))
     return with_legend(picture, legend, _join(note, skipped))
+
+
+def _judge(shown: BoxPrediction, truth: Labelled, min_iou: float) -> tuple[Tensor, Tensor]:
+    """int64[N], the object that each detection has found, -1 for none; bool[N], detections that do not count, because
+    that object is difficult or because they lie in a crowd."""
+    labels = torch.as_tensor(truth.labels).cpu()
+    crowd, difficult = (torch.as_tensor(flag, dtype=torch.bool).cpu() for flag in (truth.is_crowd, truth.is_difficult))
+    hulls = torch.as_tensor(truth.boxes_xyxy, dtype=torch.float32).reshape(-1, 4).cpu()
+    found_hulls, classes = shown.boxes_xyxy.float().cpu(), shown.labels.cpu()
+    boxes, true_boxes = found_hulls, hulls
+    if shown.boxes_cxcywha is not None:
+        boxes, true_boxes = shown.boxes_cxcywha.float().cpu(), xyxy_to_cxcywha(hulls)
+        if truth.quads is not None:
+            true_boxes = quads_to_cxcywha(torch.as_tensor(truth.quads, dtype=torch.float32).cpu())
+    single = labels.masked_fill(crowd, -1)  # no detection is one of a crowd
+    owner = match(boxes, shown.scores.cpu(), classes, true_boxes, single, min_iou=min_iou)
+    spared = owner >= 0
+    spared[spared.clone()] = difficult[owner[spared]]
+    for label in classes[owner < 0].unique():
+        rows = (owner < 0) & (classes == label)
+        spared[rows] = covered_share(found_hulls[rows], hulls[crowd & (labels == label)]) > min_iou
+    return owner, spared
 
 
 def match(
     boxes: Tensor, scores: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor, *, min_iou: float
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Pair detections with objects of the same class, best score first, each with its best free object.
 
     Args:
-        boxes: float[N, 4], xyxy.
+        boxes: float[N, 4] xyxy, or float[N, 5] cxcywha.
         scores: float[N].
         labels: int64[N].
-        true_boxes: float[M, 4], xyxy.
+        true_boxes: float[M, 4] or float[M, 5], like `boxes`.
         true_labels: int64[M].
         min_iou: least overlap of a pair, in (0, 1].
 
     Returns:
-        bool[N], the detections that have an object, and bool[M], the objects that have a detection.
+        int64[N], the number of each detection's object; -1 where it has none.
     """
-    hit, found = torch.zeros(len(boxes), dtype=torch.bool), torch.zeros(len(true_boxes), dtype=torch.bool)
+    owner = torch.full((len(boxes),), -1)
     if not len(boxes) or not len(true_boxes):
-        return hit, found
-    iou = box_iou(boxes, true_boxes)  # [N, M]
+        return owner
+    iou = oriented_iou(boxes, true_boxes) if boxes.shape[1] == 5 else box_iou(boxes, true_boxes)  # [N, M]
     iou[labels[:, None] != true_labels[None]] = 0.0
     for index in scores.argsort(descending=True, stable=True).tolist():
-        free = iou[index].masked_fill(found, 0.0)
-        best = int(free.argmax())
-        if free[best] >= min_iou:
-            hit[index] = found[best] = True
-    return hit, found
+        best = int(iou[index].argmax())
+        if iou[index, best] >= min_iou:
+            owner[index] = best
+            iou[:, best] = 0.0  # taken
+    return owner
+
+
+def patch_of(mask: Tensor) -> MaskPatch:
+    """The part of bool[H, W] where the object is; one empty pixel where it is nowhere."""
+    pixels = mask.cpu().numpy()
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    if not len(rows):
+        return MaskPatch(pixels=np.zeros((1, 1), bool), x=0, y=0)
+    y, x = int(rows[0]), int(columns[0])
+    return MaskPatch(pixels=pixels[y : rows[-1] + 1, x : columns[-1] + 1], x=x, y=y)
+
+
+def _found_shapes(shown: BoxPrediction, colours: Sequence[Colour], texts: Sequence[str]) -> list[Shape]:
+    oriented = shown.boxes_cxcywha
+    quads = None if oriented is None else cxcywha_to_quads(oriented.float().cpu()).tolist()
+    return [
+        Shape(
+            box_xyxy=box,
+            colour=colours[i],
+            quad=None if quads is None else quads[i],
+            front=BOX_FRONT,
+            mask=None if shown.masks is None else shown.masks[i],
+            text=texts[i],
+        )
+        for i, box in enumerate(shown.boxes_xyxy.float().tolist())
+    ]
+
+
+def _truth_shapes(truth: Labelled, numbers: Sequence[int], colour: Colour) -> list[Shape]:
+    """Those objects, dashed."""
+    quads, masks = truth.quads, getattr(truth, "masks", None)
+    return [
+        Shape(
+            box_xyxy=[float(side) for side in truth.boxes_xyxy[i]],
+            colour=colour,
+            quad=None if quads is None else [(float(x), float(y)) for x, y in quads[i]],
+            mask=patch_of(masks[i]) if isinstance(masks, Tensor) else None,  # a record's are not in its pixels
+            is_dashed=True,
+        )
+        for i in numbers
+    ]
+
+
+def _class_legend(names: Sequence[str], colours: Sequence[Colour]) -> list[tuple[Colour, str, bool]]:
+    """The twelve commonest classes with their numbers."""
+    return [(colours[names.index(name)], f"{name} {count}", False) for name, count in Counter(names).most_common(12)]
 
 
 def contact_sheet(
@@ -191,31 +305,6 @@ def contact_sheet(
                 draw.text((x, y + thumb.height + 5), text, FAINT, font)
         y += heights[row_index] + gap
     return sheet
-
-
-def _boxes(
-    image: Image.Image, boxes: Tensor, colours: Sequence[Colour], texts: Sequence[str], dashed: Sequence[bool]
-) -> tuple[Image.Image, str]:
-    """Draw boxes, and text where it covers no box; also says how many boxes could not be drawn."""
-    picture, scale = enlarge(image)
-    finite = torch.isfinite(boxes).all(dim=1).tolist()
-    pixels = (boxes * scale).nan_to_num(0).tolist()
-    few = sum(finite) <= MAX_CHIPS
-    sides = [min(b[2] - b[0], b[3] - b[1]) for b, ok in zip(pixels, finite, strict=True) if ok]
-    tiny = len(sides) > MAX_CHIPS and sorted(sides)[len(sides) // 2] < 16  # a thick line would hide the objects
-    width = 1 if tiny else max(2, round(max(picture.size) / 650))
-    draw = ImageDraw.Draw(picture, "RGBA")
-    for box, colour, is_dashed, ok in zip(pixels, colours, dashed, finite, strict=True):
-        if ok:
-            outline(draw, box, colour, width, is_dashed)
-    if few:
-        font = typeface(max(12, round(max(picture.size) / 50)))
-        taken = [box for box, ok in zip(pixels, finite, strict=True) if ok]
-        for box, colour, text, ok in zip(pixels, colours, texts, finite, strict=True):
-            if ok and text:
-                name_chip(draw, box, text, colour, font, taken, picture.size)
-    bad = finite.count(False)
-    return picture, f"{bad} boxes not finite, not drawn" if bad else ""
 
 
 def _join(*parts: str) -> str:

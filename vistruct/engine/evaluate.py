@@ -32,7 +32,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Ask the task about every sample once, in eval mode, and measure the answers.
 
-    A metric with `needs_loss = True` is given the StepOutput of each batch instead of predictions. The task's
+    A metric with `needs_loss = True` is given the StepOutput of each batch instead of predictions; one with a method
+    `condense` gets what that makes of each prediction, where it was made: less to keep and to send. The task's
     modes are afterwards as before. The global random state is set. A sample may have several predictions: they stay in
     their order.
 
@@ -59,6 +60,7 @@ def evaluate(
         )
     metric = metric_part.build(dataset)
     needs_loss = getattr(metric, "needs_loss", False)
+    condense = getattr(metric, "condense", lambda prediction: prediction)
     torch.manual_seed(derive(0, "eval"))
     # Some tasks are asked otherwise than trained: without the answers.
     collator = task.collator if needs_loss else getattr(task, "predict_collator", task.collator)
@@ -77,7 +79,7 @@ def evaluate(
                     raise ValueError(
                         f"{type(task).__name__}.predict gave {len(answer)} predictions for {len(indices)} samples"
                     )
-                found += zip((indices[owner] for owner in owners), answer, strict=True)
+                found += zip((indices[owner] for owner in owners), map(condense, answer), strict=True)
     everything = sorted((pair for part in gather_objects(found) for pair in part), key=lambda pair: pair[0])
     numbers: dict[str, float] = {}
     if ranks.is_main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,20 @@ PAPER, INK, FAINT = (22, 25, 30), (233, 236, 240), (150, 158, 168)
 MIN_SIDE = 512  # pixels: the long side of a drawn image is at least this
 
 
-def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int, dashed: bool = False) -> None:
-    """A box (xyxy, pixels) as a thin line with a dark rim, so that it shows on any ground."""
+def outline(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    colour: Colour,
+    width: int,
+    dashed: bool = False,
+    with_rim: bool = True,
+) -> None:
+    """A box (xyxy, pixels) as a thin line, with a dark rim so that it shows on any ground."""
     x1, y1, x2, y2 = round(box[0]), round(box[1]), round(box[2]) - 1, round(box[3]) - 1
     x2, y2 = max(x1, x2), max(y1, y2)
     if not dashed:
-        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0, 120), width=1)
+        if with_rim:
+            draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0, 120), width=1)
         draw.rectangle((x1, y1, x2, y2), outline=(*colour, 255), width=width)
         return
     dash = max(4, 3 * width)
@@ -34,10 +43,22 @@ def outline(draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, wid
     for y in range(y1, y2 + 1, 2 * dash):
         bottom = min(y + dash - 1, y2)
         pieces += [(x1, y, min(x1 + width - 1, x2), bottom), (max(x2 - width + 1, x1), y, x2, bottom)]
-    for a, b, c, d in pieces:
+    for a, b, c, d in pieces if with_rim else ():
         draw.rectangle((a - 1, b - 1, c + 1, d + 1), fill=(0, 0, 0, 90))
     for piece in pieces:
         draw.rectangle(piece, fill=(*colour, 255))
+
+
+def dashes(a: tuple[float, float], b: tuple[float, float], dash: float) -> list[list[tuple[float, float]]]:
+    """The line from `a` to `b` in dashes about as long as `dash`, with gaps of the same length; it begins and ends
+    with half a dash or more, so that the corners of a polygon are always there."""
+    length = math.dist(a, b)
+    parts = 2 * max(1, round(length / (2 * dash)))  # half a dash, gap, dash, gap, ..., dash, gap, half a dash
+    at = [0.0, 0.5 / parts]
+    while at[-1] < 1 - 1e-9:
+        at += [at[-1] + 1 / parts, min(1.0, at[-1] + 2 / parts)]
+    points = [(a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t) for t in at]
+    return [[points[i], points[i + 1]] for i in range(0, len(points) - 1, 2)]
 
 
 def enlarge(image: Image.Image, min_side: int = MIN_SIDE) -> tuple[Image.Image, float]:

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from vistruct.contracts import AnswerPrediction, BoxPrediction, Dataset, Sample, Turn
+from vistruct.contracts import AnswerPrediction, BoxPrediction, Dataset, MaskPatch, Sample, Turn
 from vistruct.data.fetch import Fetch, batches_of
 from vistruct.data.loader import Order
 from vistruct.engine.draw import contact_sheet, draw_prediction, draw_sample
@@ -21,6 +23,7 @@ from vistruct.engine.draw_chat import draw_conversation
 from vistruct.engine.environment import autocast
 from vistruct.engine.evaluate import eval_mode
 from vistruct.engine.run import State
+from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha
 from vistruct.ops.seeds import derive
 
 MOST = 6  # training samples on a sheet
@@ -71,13 +74,45 @@ def draw_predicted(sample: Sample, predictions: Sequence[Any]) -> Image.Image | 
     """One sample with what was said of it; None for a kind of prediction that has no picture, or for none at all."""
     first = next(iter(predictions), None)
     if isinstance(first, BoxPrediction):
-        boxes = first.boxes_xyxy.cpu()
-        moved = (boxes - boxes.new_tensor(sample.origin_xy * 2)) * boxes.new_tensor(sample.scale_xy * 2)
-        return draw_prediction(sample.images[0], replace(first, boxes_xyxy=moved), truth=sample)
+        return draw_prediction(sample.images[0], in_sample(first, sample), truth=sample)
     if isinstance(first, AnswerPrediction):
         turns = [turn for one in predictions for turn in _said(one)]
         return draw_conversation(replace(sample, turns=tuple(turns)))
     return None
+
+
+def in_sample(prediction: BoxPrediction, sample: Sample) -> BoxPrediction:
+    """A prediction in pixels of the whole image, in those of a sample that shows a part of it, on the CPU."""
+
+    def moved(points: Tensor) -> Tensor:
+        return (points - points.new_tensor(sample.origin_xy)) * points.new_tensor(sample.scale_xy)
+
+    corners = prediction.boxes_xyxy.float().cpu().reshape(-1, 2, 2)
+    oriented = prediction.boxes_cxcywha
+    if oriented is not None and sample.scale_xy[0] == sample.scale_xy[1]:
+        boxes = oriented.float().cpu()
+        sides = boxes[:, 2:4] * sample.scale_xy[0]
+        oriented = torch.cat([moved(boxes[:, :2]), sides, boxes[:, 4:]], dim=1)
+    elif oriented is not None:  # a rectangle becomes a parallelogram: the smallest rectangle around it
+        oriented = quads_to_cxcywha(moved(cxcywha_to_quads(oriented.float().cpu())))
+    masks = prediction.masks
+    return replace(
+        prediction,
+        boxes_xyxy=moved(corners).reshape(-1, 4),
+        scores=prediction.scores.cpu(),
+        labels=prediction.labels.cpu(),
+        boxes_cxcywha=oriented,
+        masks=None if masks is None else tuple(_mask_in_sample(mask, sample) for mask in masks),
+    )
+
+
+def _mask_in_sample(mask: MaskPatch, sample: Sample) -> MaskPatch:
+    """Resized to whole pixels, and its corner rounded to one: half a pixel off at most."""
+    (x0, y0), (sx, sy) = sample.origin_xy, sample.scale_xy
+    height, width = mask.pixels.shape
+    size = max(1, round(width * sx)), max(1, round(height * sy))
+    pixels = np.asarray(Image.fromarray(mask.pixels).resize(size)) if size != (width, height) else mask.pixels
+    return MaskPatch(pixels=pixels, x=round((mask.x - x0) * sx), y=round((mask.y - y0) * sy))
 
 
 def _said(one: AnswerPrediction) -> tuple[Turn, Turn]:

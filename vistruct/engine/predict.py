@@ -1,12 +1,14 @@
 """A finished run as something to ask: `vistruct.load("runs/x").predict("port.tif")`.
 
-Images are put before the model as its training data was: cut into the same windows, resized by the same
-factor. Boxes come back joined, in pixels of the image that was given.
+Images are put before the model as its training data was: cut into the same windows, resized alike. Detections come
+back joined, in pixels of the image that was given. Of a large image only the windows of one pass are put before the
+model at a time, and what was found is joined as soon as it can be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -18,10 +20,12 @@ from torch import Tensor
 
 from vistruct.checkpoint.load import ModelCard, load_model
 from vistruct.contracts import AnswerPrediction, BoxPrediction, Prediction, Sample, Turn
-from vistruct.data.images import read_image
-from vistruct.data.tiles import merge_windows, windows
+from vistruct.data.images import image_size, read_image
+from vistruct.data.merge import WindowMerger, join
+from vistruct.data.tiles import Tiles, Window, windows
 from vistruct.errors import UserError
-from vistruct.transforms.geometry import rescale
+from vistruct.tasks.views import Views
+from vistruct.transforms.sizing import sized
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8[H, W, 3] RGB; tensors: uint8[3, H, W] RGB
 
@@ -53,11 +57,24 @@ class Model:
     task: Any  # nn.Module, Task, in eval mode
     card: ModelCard
     device: torch.device
+    tiles: Tiles | None = None  # windows to cut images into; None: those of the training data
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the labels of a detector's predictions stand for; empty for a model that answers."""
         return self.card.info.class_names
+
+    def seen_in(self, views: Views) -> Model:
+        """The same model, which looks at every window in several ways and joins what it finds there.
+
+        Raises:
+            UserError: a model that gives no boxes.
+        """
+        if self.answers:
+            raise UserError("a model that answers looks once", where=self.card.path, fix="leave the views out")
+        task = copy.copy(self.task)  # of the same weights
+        task.config = self.task.config.model_copy(update={"views": views})
+        return replace(self, task=task)
 
     @property
     def answers(self) -> bool:
@@ -88,16 +105,10 @@ class Model:
             UserError: an image that cannot be read or has another type or shape; a question to a model
                 without language, or none to one with it.
         """
-        if ask is None and self.answers:
-            raise UserError(
-                "this model answers questions, and there is none",
-                where=self.card.path,
-                fix='give one: ask="How many trees are there?", on the command line --ask "..."',
-            )
         several = [images] if isinstance(images, Picture) else list(images)
         found: list[Prediction] = []
         if ask is None:
-            found += [self._boxes(as_pixels(p, _name(p, i)), _name(p, i), batch) for i, p in enumerate(several)]
+            found += [self.look(image, _name(image, i), batch=batch) for i, image in enumerate(several)]
         else:
             for start in range(0, len(several), batch):
                 found += self.ask([[image] for image in several[start : start + batch]], ask, first=start)
@@ -133,13 +144,42 @@ class Model:
             samples.append(Sample(id=name, image_id=name, seed=0, images=pixels, turns=turns))
         return self.task.predict(self.task.predict_collator(samples).to(self.device)) if samples else []
 
-    @torch.inference_mode()
-    def _boxes(self, pixels: Tensor, name: str, batch: int) -> BoxPrediction:
-        """Every window's boxes, joined."""
+    def places(self, size_hw: tuple[int, int]) -> list[Window]:
+        """The windows in which an image of this size is looked at, row by row.
+
+        Raises:
+            UserError: the model looks at nothing, it answers questions.
+        """
+        if self.answers:
+            raise UserError(
+                "this model answers questions, and there is none",
+                where=self.card.path,
+                fix='give one: ask="How many trees are there?", on the command line --ask "..."',
+            )
         data: Any = self.card.run.data
-        height, width = pixels.shape[1:]
-        places = windows((height, width), data.tiles) if data.tiles is not None else [(0, 0, width, height)]
-        found: list[BoxPrediction] = []
+        tiles = self.tiles or data.tiles
+        return windows(size_hw, tiles) if tiles is not None else [(0, 0, size_hw[1], size_hw[0])]
+
+    @torch.inference_mode()
+    def look(
+        self, image: Picture, name: str, *, batch: int = 8, show: Callable[[int], None] | None = None
+    ) -> BoxPrediction:
+        """What is in an image, every window's detections joined.
+
+        Args:
+            image: as of `predict`.
+            name: the prediction's `id`, and said in errors.
+            batch: windows that are looked at in one pass.
+            show: told how many windows are done, after each pass.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        data: Any = self.card.run.data
+        (height, width), read = _windows_of(image, name)
+        places = self.places((height, width))
+        merger = WindowMerger(name, (0.0, 0.0, float(width), float(height)))
+        finished: list[BoxPrediction] = []
         for start in range(0, len(places), batch):
             samples = []
             for x0, y0, x1, y1 in places[start : start + batch]:
@@ -147,14 +187,33 @@ class Model:
                     id=f"{name}@{x0}_{y0}_{x1}_{y1}",
                     image_id=name,
                     seed=0,
-                    images=[pixels[:, y0:y1, x0:x1]],
+                    images=[read((x0, y0, x1, y1))],
                     origin_xy=(float(x0), float(y0)),
                 )
-                samples.append(sample if data.resize is None else rescale(sample, data.resize))
-            found += self.task.predict(self.task.collator(samples).to(self.device))
-        if len(found) == 1:
-            return replace(found[0], id=name, window_xyxy=None)
-        return merge_windows(found)[0]
+                samples.append(sized(sample, data.resize))
+            for found in self.task.predict(self.task.collator(samples).to(self.device)):
+                merger.add(found)
+            done = start + len(samples)
+            if done < len(places) and places[done][1] > places[start][1]:  # a row has come to its end
+                finished.append(merger.take_finished(places[done][1]))
+            if show is not None:
+                show(done)
+        finished.append(merger.finish())
+        return best_first(join(finished))
+
+
+def best_first(prediction: BoxPrediction) -> BoxPrediction:
+    """The same detections in order of their scores; equal ones as they were."""
+    return prediction.keep(prediction.scores.argsort(descending=True, stable=True))
+
+
+def _windows_of(image: Picture, name: str) -> tuple[tuple[int, int], Callable[[Window], Tensor]]:
+    """The (height, width) of any picture, and a way to its windows; of a file nothing more is held than is read."""
+    if isinstance(image, str | Path):
+        path = Path(image)
+        return image_size(path), lambda window: read_image(path, window)
+    pixels = as_pixels(image, name)
+    return (pixels.shape[1], pixels.shape[2]), lambda window: pixels[:, window[1] : window[3], window[0] : window[2]]
 
 
 def with_places(ask: str, num_images: int, where: str) -> str:

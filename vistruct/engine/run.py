@@ -87,7 +87,10 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     index = out_dir / "index"
     with main_first(ranks):
         dataset = _data(run.data, index, run.max_left_out)
-        eval_datasets = {name: _data(e.data, index, run.max_left_out) for name, e in run.evals.items()}
+        names = dataset.info.class_names
+        eval_datasets = {
+            name: _data(for_classes(e.data, names), index, run.max_left_out) for name, e in run.evals.items()
+        }
 
     assets = out_dir / "model"
     with main_first(ranks):
@@ -157,6 +160,14 @@ def _start(run: Run, task: Any) -> Coverage | None:
     if run.init is None:
         return whole
     return replace(load_backbone(task.backbone, run.init), before=whole)
+
+
+def for_classes(part: Any, class_names: tuple[str, ...]) -> Any:
+    """Data read with a model's classes in their order, where it does not say its own: a part of a data set need not
+    have an object of every class."""
+    if getattr(part, "classes", ()) is not None or not class_names:
+        return part
+    return part.model_copy(update={"classes": class_names})
 
 
 def _data(part: Any, cache: Path, max_left_out: float) -> Dataset:

@@ -48,7 +48,7 @@ def _enter(run: Run, out_dir: Path) -> None:
         raise UserError("this is a file", where=out_dir, fix="choose another --out")
     if file.exists():
         differences = changed(read_run(file), run)
-        if differences:
+        if differences and (out_dir / "data.json").exists():  # else it never got beyond reading its data
             shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
             raise UserError(
                 f"this directory holds a different run ({shown})",

@@ -27,11 +27,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.heads.selection import best_of_levels, select_detections
 
 CENTER_RADIUS = 1.5  # strides around an object's centre that count as the object; paper, section 4.1
 RANGE = 8.0  # strides: a level learns objects whose farthest side is at most this far away
@@ -136,23 +136,13 @@ class Fcos(nn.Module):
         scores = (output.logits.sigmoid() * output.centerness.sigmoid()).sqrt()  # [B, N, C]
         found: list[Detections] = []
         for i, size_hw in enumerate(sizes_hw):
-            rows, labels, kept = [], [], []
-            start = 0
-            for length in output.level_sizes:
-                level = scores[i, start : start + length]  # [n, C]
-                row, label = (level > config.score_threshold).nonzero(as_tuple=True)
-                best = level[row, label].topk(min(len(row), config.max_candidates))
-                rows.append(row[best.indices] + start)
-                labels.append(label[best.indices])
-                kept.append(best.values)
-                start += length
-            row, label, score = torch.cat(rows), torch.cat(labels), torch.cat(kept)
+            row, label, score = best_of_levels(
+                scores[i], output.level_sizes, config.score_threshold, config.max_candidates
+            )
             boxes = self.layers.box_coder.decode(output.offsets[i, row], output.cells_xyxy[row])
-            boxes = clip_boxes_to_image(boxes, size_hw)
-            solid = remove_small_boxes(boxes, min_size=1e-2)  # what lay in the padding has no area left
-            boxes, label, score = boxes[solid], label[solid], score[solid]
-            keep = batched_nms(boxes, score, label, config.nms_iou)[: config.max_detections]
-            found.append(Detections(boxes_xyxy=boxes[keep], scores=score[keep], labels=label[keep]))
+            found.append(
+                select_detections(boxes, score, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections)
+            )
         return found
 
 

@@ -1,4 +1,4 @@
-"""COCO box metrics on whole images, however the images were cut into windows.
+"""COCO box and mask metrics on whole images, however the images were cut into windows.
 
 Source: the COCO detection evaluation (cocodataset.org), computed by faster-coco-eval; the tests hold it
     against pycocotools.
@@ -8,7 +8,6 @@ Differs: as many detections of an image count as the fullest image has objects (
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,9 +18,11 @@ from pydantic import Field
 
 from vistruct.config import Part
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.dataset import BEYOND_SHARE, RecordDataset
-from vistruct.data.tiles import EMPTY_WINDOW, merge_windows
+from vistruct.data.dataset import RecordDataset
+from vistruct.data.images import image_size
 from vistruct.errors import UserError
+from vistruct.metrics.whole_images import Condensed, WholeImages, condense, whole_truths
+from vistruct.ops.mask_runs import encode_patch, encode_segmentation, run_area
 
 SIZES = {
     "s": 1,
@@ -42,18 +43,22 @@ class CocoBoxesConfig(Part):
         Raises:
             UserError: windows were left out: objects there cannot be found, false alarms do not count.
         """
-        left_out = dataset.report.counts[EMPTY_WINDOW]
-        if any(record.window_xyxy is not None for record in dataset.records):
-            left_out += dataset.report.counts[BEYOND_SHARE]
-        if left_out:
-            raise UserError(
-                f"{left_out} windows of the evaluation data are left out, so whole images cannot be measured",
-                where="the data of an evaluation",
-                fix="set share to 1 and tiles.skip_empty to false there",
-            )
-        images = {record.image_id for record in dataset.records}
-        truths = [record for record in dataset.whole_records if record.image_id in images]
-        return CocoBoxes(truths, dataset.info.class_names, self.max_detections)
+        return CocoBoxes(whole_truths(dataset), dataset.info.class_names, self.max_detections)
+
+
+class CocoMasksConfig(Part):
+    """As `coco_boxes`, and the same figures of the masks beside those of the boxes."""
+
+    kind: Literal["coco_masks"] = "coco_masks"
+    max_detections: int | None = Field(None, gt=0)  # best of each class in an image; None: max(100, most objects)
+
+    def build(self, dataset: RecordDataset) -> CocoMasks:
+        """Measure against the whole images that the data set's records are about.
+
+        Raises:
+            UserError: windows were left out; or an object has no mask.
+        """
+        return CocoMasks(whole_truths(dataset), dataset.info.class_names, self.max_detections)
 
 
 class CocoBoxes:
@@ -61,32 +66,21 @@ class CocoBoxes:
 
     def __init__(self, truths: Sequence[Record], class_names: Sequence[str], max_detections: int | None = None) -> None:
         """Measure against records of whole images, whose crowd boxes neither reward nor punish."""
-        self.truths, self.class_names = tuple(truths), tuple(class_names)
-        self.numbers = {record.image_id: i for i, record in enumerate(self.truths, start=1)}
-        most = max((len(record.labels) for record in self.truths), default=0)
-        self.max_detections = max_detections or max(100, most)
-        self.predictions: list[BoxPrediction] = []
+        self.images = WholeImages(truths, class_names)
+        self.max_detections = max_detections or limit(truths)
 
-    def update(self, predictions: Sequence[BoxPrediction]) -> None:
+    def condense(self, prediction: BoxPrediction) -> Condensed:
+        """What is sent of a prediction to the rank that measures."""
+        return condense(prediction)
+
+    def update(self, predictions: Sequence[BoxPrediction | Condensed]) -> None:
         """Add predictions; the windows of an image may come in any order and batch.
 
         Raises:
             UserError: a prediction about an image that is not in the data set, or with other classes.
         """
         for prediction in predictions:
-            if prediction.image_id not in self.numbers:
-                raise UserError(
-                    f"a prediction about {prediction.image_id!r}, which the data set does not have",
-                    where=prediction.id,
-                    fix="predict on the images of the data set that is evaluated",
-                )
-            if prediction.class_names != self.class_names:
-                raise UserError(
-                    f"the model knows the classes {prediction.class_names}, the data {self.class_names}",
-                    where=prediction.id,
-                    fix="evaluate on data with the classes that the model was trained on, in the same order",
-                )
-            self.predictions.append(prediction)
+            self.images.add(prediction)
 
     def compute(self) -> dict[str, float]:
         """The figures, each in [0, 1]; NaN where there is no object to measure on.
@@ -95,66 +89,165 @@ class CocoBoxes:
             AP (mean over IoU .50:.05:.95), AP50, AP75, APs, APm, APl, AR, `AP/<class>` and `AP50/<class>` of
             each class, and `max_detections`, the limit that all of them hold for.
         """
-        precision, recall = self._evaluate()
-        figures = {
-            "AP": _mean(precision[:, :, :, 0]),
-            "AP50": _mean(precision[0, :, :, 0]),
-            "AP75": _mean(precision[5, :, :, 0]),
-            **{f"AP{size}": _mean(precision[:, :, :, area]) for size, area in SIZES.items()},
-            "AR": _mean(recall[:, :, 0]),
-        }
-        for k, name in enumerate(self.class_names):
-            figures[f"AP/{name}"] = _mean(precision[:, :, k, 0])
-            figures[f"AP50/{name}"] = _mean(precision[0, :, k, 0])
+        truth, found = [], []
+        for number, record in enumerate(self.images.truths):
+            truth += box_rows(record, number)
+        for number, prediction in self.images.joined():
+            found += found_rows(prediction, number)
+        sizes_hw = [(0, 0)] * len(self.images.truths)  # sizes are for masks
+        figures = compare("bbox", truth, found, sizes_hw, self.images.class_names, self.max_detections)
         return {**figures, "max_detections": float(self.max_detections)}
 
-    def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
-        """float[10 IoU, 101 recall, C, 4 areas] precision and float[10, C, 4] recall; -1 where undefined."""
-        truth = self._truth()
-        if not truth:
-            classes, areas = len(self.class_names), 1 + len(SIZES)
-            return np.full((10, 101, classes, areas), -1.0), np.full((10, classes, areas), -1.0)
-        shared = {
-            "images": [{"id": i, "height": 0, "width": 0} for i in self.numbers.values()],  # sizes are for masks
-            "categories": [{"id": k, "name": name} for k, name in enumerate(self.class_names, start=1)],
-        }
-        sides = [COCO({**shared, "annotations": annotations}) for annotations in (truth, self._found())]
-        evaluation = COCOeval_faster(*sides, iouType="bbox")
-        evaluation.params.maxDets = [self.max_detections]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        return evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
 
-    def _truth(self) -> list[dict[str, Any]]:
-        rows = []
-        for record in self.truths:
-            for label, box, crowd in zip(record.labels, record.boxes_xyxy, record.is_crowd, strict=True):
-                rows.append(_annotation(len(rows), self.numbers[record.image_id], label, box))
-                rows[-1]["iscrowd"] = int(crowd)
-        return rows
+class CocoMasks:
+    """Collects predictions with masks about windows or images; `compute` joins the windows and compares."""
 
-    def _found(self) -> list[dict[str, Any]]:
-        rows = []
-        for prediction in joined(self.predictions):
-            image = self.numbers[prediction.image_id]
-            boxes, scores = prediction.boxes_xyxy.float().cpu().numpy(), prediction.scores.double().tolist()
-            for label, box, score in zip(prediction.labels.tolist(), boxes, scores, strict=True):
-                rows.append(_annotation(len(rows), image, label, box))
-                rows[-1]["score"] = score
-        return rows
+    def __init__(self, truths: Sequence[Record], class_names: Sequence[str], max_detections: int | None = None) -> None:
+        """Measure against records of whole images, whose crowd regions neither reward nor punish.
+
+        Raises:
+            UserError: an object without a mask, or with one that cannot be read.
+        """
+        self.images = WholeImages(truths, class_names)
+        self.max_detections = max_detections or limit(truths)
+        self.sizes_hw = [record.size_hw or image_size(record.images[0]) for record in truths]
+        self.truth = [
+            row for number, record in enumerate(truths) for row in mask_rows(record, number, self.sizes_hw[number])
+        ]
+
+    def condense(self, prediction: BoxPrediction) -> Condensed:
+        """What is sent of a prediction to the rank that measures: its masks as run lengths of the whole image.
+
+        Raises:
+            UserError: a prediction without masks, or about an image that is not in the data set.
+        """
+        number = self.images.numbers.get(prediction.image_id)
+        if prediction.masks is None or number is None:
+            what = "boxes without masks" if number is not None else "about an image that the data set does not have"
+            fix = "use a head with masks, or the metric coco_boxes" if number is not None else "predict on its images"
+            raise UserError(f"a prediction {what}", where=prediction.id, fix=fix)
+        size_hw = self.sizes_hw[number]
+        return condense(prediction, tuple(encode_patch(m.pixels, m.x, m.y, size_hw) for m in prediction.masks))
+
+    def update(self, predictions: Sequence[BoxPrediction | Condensed]) -> None:
+        """Add predictions; the windows of an image may come in any order and batch.
+
+        Raises:
+            UserError: as `condense`; or with other classes.
+        """
+        for prediction in predictions:
+            self.images.add(self.condense(prediction) if isinstance(prediction, BoxPrediction) else prediction)
+
+    def compute(self) -> dict[str, float]:
+        """The figures of `CocoBoxes`, those of masks with `mask/` in front; small, medium and large by the mask."""
+        by_box: list[dict[str, Any]] = []
+        by_mask: list[dict[str, Any]] = []
+        for number, prediction in self.images.joined():
+            by_box += found_rows(prediction, number)
+            by_mask += found_rows(prediction, number, with_masks=True)
+        boxes = [row for number, record in enumerate(self.images.truths) for row in box_rows(record, number)]
+        shared = (self.sizes_hw, self.images.class_names, self.max_detections)
+        figures = compare("bbox", boxes, by_box, *shared)
+        figures |= {f"mask/{name}": value for name, value in compare("segm", self.truth, by_mask, *shared).items()}
+        return {**figures, "max_detections": float(self.max_detections)}
 
 
-def joined(predictions: Sequence[BoxPrediction]) -> list[BoxPrediction]:
-    """Windows merged to one prediction an image; an image seen in one piece keeps its detections."""
-    pieces = Counter(prediction.image_id for prediction in predictions)
-    whole = [prediction for prediction in predictions if pieces[prediction.image_id] == 1]
-    return whole + merge_windows([p for p in predictions if pieces[p.image_id] > 1])
+def limit(truths: Sequence[Record]) -> int:
+    """How many detections of an image count: as many as the fullest has objects, and at least COCO's 100."""
+    return max([100, *(len(record.labels) for record in truths)])
 
 
-def _annotation(position: int, image: int, label: int, box_xyxy: np.ndarray) -> dict[str, Any]:
+def compare(
+    by: Literal["bbox", "segm"],
+    truth: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    sizes_hw: Sequence[tuple[int, int]],
+    class_names: Sequence[str],
+    max_detections: int,
+) -> dict[str, float]:
+    """The figures of annotations in COCO's form, images numbered from 0; NaN where there is no object."""
+    precision, recall = _evaluate(by, truth, found, sizes_hw, class_names, max_detections)
+    figures = {
+        "AP": _mean(precision[:, :, :, 0]),
+        "AP50": _mean(precision[0, :, :, 0]),
+        "AP75": _mean(precision[5, :, :, 0]),
+        **{f"AP{size}": _mean(precision[:, :, :, area]) for size, area in SIZES.items()},
+        "AR": _mean(recall[:, :, 0]),
+    }
+    for k, name in enumerate(class_names):
+        figures[f"AP/{name}"] = _mean(precision[:, :, k, 0])
+        figures[f"AP50/{name}"] = _mean(precision[0, :, k, 0])
+    return figures
+
+
+def _evaluate(
+    by: Literal["bbox", "segm"],
+    truth: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    sizes_hw: Sequence[tuple[int, int]],
+    class_names: Sequence[str],
+    max_detections: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """float[10 IoU, 101 recall, C, 4 areas] precision and float[10, C, 4] recall; -1 where undefined."""
+    if not truth:
+        classes, areas = len(class_names), 1 + len(SIZES)
+        return np.full((10, 101, classes, areas), -1.0), np.full((10, classes, areas), -1.0)
+    shared = {
+        "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes_hw)],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)],
+    }
+    for rows in (truth, found):
+        for position, row in enumerate(rows, start=1):  # 0 would mean "unmatched"
+            row["id"] = position
+    evaluation = COCOeval_faster(*(COCO({**shared, "annotations": rows}) for rows in (truth, found)), iouType=by)
+    evaluation.params.maxDets = [max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
+
+
+def box_rows(record: Record, number: int) -> list[dict[str, Any]]:
+    """The boxes of image `number` in COCO's form."""
+    rows = [_row(number, label, box) for label, box in zip(record.labels, record.boxes_xyxy, strict=True)]
+    for row, crowd in zip(rows, record.is_crowd, strict=True):
+        row["iscrowd"] = int(crowd)
+    return rows
+
+
+def mask_rows(record: Record, number: int, size_hw: tuple[int, int]) -> list[dict[str, Any]]:
+    """As `box_rows`, with masks and their areas.
+
+    Raises:
+        UserError: an object without a mask, or with one that cannot be read.
+    """
+    rows = box_rows(record, number)
+    masks = record.masks if record.masks is not None else (None,) * len(rows)
+    for position, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+        try:
+            runs = encode_segmentation(mask, size_hw)
+        except ValueError as error:
+            what = "an object without a mask" if not mask else f"a mask that cannot be read: {error}"
+            where = f"{record.id}, object {position}"
+            raise UserError(what, where=where, fix="run `vistruct check`, or use the metric coco_boxes") from None
+        row |= {"segmentation": runs, "area": run_area(runs)}
+    return rows
+
+
+def found_rows(prediction: BoxPrediction, number: int, with_masks: bool = False) -> list[dict[str, Any]]:
+    """The detections in image `number` in COCO's form, with their masks (run lengths) where asked for."""
+    boxes, scores = prediction.boxes_xyxy.numpy(), prediction.scores.double().tolist()
+    labels = prediction.labels.tolist()
+    rows = [{**_row(number, label, box), "score": s} for label, box, s in zip(labels, boxes, scores, strict=True)]
+    if with_masks:
+        masks: list[Any] = list(prediction.masks or ())  # run lengths: see `CocoMasks.condense`
+        for row, runs in zip(rows, masks, strict=True):
+            row |= {"segmentation": runs, "area": run_area(runs)}
+    return rows
+
+
+def _row(image: int, label: int, box_xyxy: np.ndarray) -> dict[str, Any]:
     x1, y1, x2, y2 = (float(side) for side in box_xyxy)  # float64 from here on, as in COCO's json
     return {
-        "id": position + 1,  # 0 would mean "unmatched"
         "image_id": image,
         "category_id": int(label) + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],

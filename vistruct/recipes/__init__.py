@@ -9,10 +9,17 @@ from vistruct.errors import UserError, closest
 
 RECIPES = {
     "detect": "vistruct.recipes.detect",
+    "oriented": "vistruct.recipes.oriented",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
     "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
     "vitp.medical": "vistruct.recipes.vitp.medical",
     "vitp.general": "vistruct.recipes.vitp.general",
+    "vitp.dior": "vistruct.recipes.vitp.dior",
+    "vitp.dior_r": "vistruct.recipes.vitp.dior_r",
+    "vitp.dota_v2": "vistruct.recipes.vitp.dota_v2",
+    "vitp.rsar": "vistruct.recipes.vitp.rsar",
+    "vitp.sardet100k": "vistruct.recipes.vitp.sardet100k",
+    "vitp.ssdd": "vistruct.recipes.vitp.ssdd",
 }
 
 

@@ -1,44 +1,61 @@
-"""Detection of any COCO-format boxes: InternViT, simple feature pyramid, FCOS or Faster R-CNN.
+"""Detection of any annotated boxes: a backbone, a pyramid and a head, by default InternViT and FCOS.
 
 Run:      vistruct train detect --data data/train.json --val data/val.json --backbone runs/pretrained
 Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
 Expect:   depends on the data; no published number. ours: not yet run
 Source:   pyramid and layer-wise learning rates of ViTDet (Li et al., arXiv:2203.16527); FCOS (Tian et al.,
-          arXiv:2006.09214) and Faster R-CNN by torchvision
-Differs:  FCOS or Faster R-CNN in place of ViTDet's Mask R-CNN, global attention in every block, windows of
-          large images in place of resized images
+          arXiv:2006.09214), RetinaNet, Faster R-CNN and Mask R-CNN by torchvision, Cascade R-CNN (Cai and Vasconcelos,
+          arXiv:1712.00726)
+Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block, windows of large images in place of
+          resized images
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.weights import backbone_dir
 from vistruct.config import AdamW, AnyPart, Eval, Part, Run, Schedule
-from vistruct.data.dataset import BoxDataConfig
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.tiles import Tiles
+from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
-from vistruct.metrics.coco import CocoBoxesConfig
+from vistruct.heads.mask_rcnn import MaskRcnnConfig
+from vistruct.heads.retina import RetinaConfig
+from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
+from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.samples import trees
 from vistruct.tasks.dense import DetectConfig
 from vistruct.transforms.augment import Augment
 
 VIT_S = InternVitConfig(width=384, depth=12, heads=6, mlp_width=1536, patch=16, image_size=512, stem="conv")
+HEADS: dict[str, type[Part]] = {
+    "fcos": FcosConfig,
+    "retina": RetinaConfig,
+    "faster_rcnn": FasterRcnnConfig,
+    "cascade_rcnn": CascadeRcnnConfig,
+    "mask_rcnn": MaskRcnnConfig,
+}
 
 
 def recipe(
     *,
-    data: Path,  # COCO json to train on; images beside it
-    val: Path | None = None,  # COCO json to measure on, never trained on; None: nothing is measured
+    data: Path,  # annotations to train on: a COCO json, or a folder in any format that `vistruct check` knows
+    val: Path | None = None,  # annotations to measure on, never trained on; None: nothing is measured
+    split: str | None = None,  # part of `data` to train on, where it holds several; None: the only one
+    val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
-    head: Literal["fcos", "faster_rcnn"] = "fcos",
+    timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
+    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "fcos",
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
@@ -49,31 +66,77 @@ def recipe(
     channels: int = 256,  # of pyramid and head
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
 ) -> Run:
-    """A detector for boxes in COCO format.
+    """A detector for horizontal boxes, and masks with `--head mask_rcnn`.
 
     The architecture is that of `backbone` where it is a run or backbone directory, the published 300M-448px
     InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
     """
-    parts, mean_std = architecture(backbone)
-    tiles = Tiles(size=size, overlap=overlap)
-    evals = {}
-    if val is not None:
-        evals["val"] = Eval(data=BoxDataConfig(annotation=val, tiles=tiles), metric=CocoBoxesConfig())
-    return Run(
-        recipe="detect",
-        task=DetectConfig(
-            backbone=parts,
-            neck=SimplePyramidConfig(channels=channels, strides=pyramid_strides(getattr(parts, "patch", 16))),
-            head=FcosConfig() if head == "fcos" else FasterRcnnConfig(),
-            **mean_std,
-        ),
+    masks = head == "mask_rcnn"
+    return detector(
+        "detect",
         data=BoxDataConfig(
             annotation=data,
-            tiles=tiles,
+            split=split,
+            masks=masks,
+            tiles=Tiles(size=size, overlap=overlap),
             augment=Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.2, scale=(0.8, 1.25)),
             share=share,
             share_seed=seed,
         ),
+        val=measured_on(data, val, val_split),
+        metric=CocoMasksConfig() if masks else CocoBoxesConfig(),
+        head=HEADS[head](),
+        backbone=backbone,
+        timm=timm,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        channels=channels,
+    )
+
+
+def tiny() -> Run:
+    """A few steps on one of the shipped tree-crown scenes, measured on the other; it hardly learns."""
+    run = recipe(data=trees().train, val=trees().test, steps=6, size=256, overlap=64, batch=2, share=0.1, channels=16)
+    return made_tiny(run, head=FcosConfig(num_convs=1))
+
+
+def detector(
+    name: str,
+    *,
+    data: BoxDataConfig,
+    val: tuple[Path, str | None] | None,
+    metric: Part,
+    head: Part,
+    backbone: Path | None,
+    timm: str | None,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    channels: int,
+) -> Run:
+    """What the generic recipes share: any head on any backbone.
+
+    Args:
+        val: annotations to measure on and their split; read, cut and sized as the training data.
+    """
+    parts, mean_std = architecture(backbone, timm)
+    evals = {}
+    if val is not None:
+        whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0, "images": None}
+        evals["val"] = Eval(data=data.model_copy(update=whole), metric=metric)
+    strides = [spec.stride for spec in parts.outline().specs] if isinstance(parts, TimmConfig) else [parts.patch]
+    neck = (
+        FpnConfig(channels=channels)
+        if len(strides) > 1
+        else SimplePyramidConfig(channels=channels, strides=pyramid_strides(strides[0]))
+    )
+    return Run(
+        recipe=name,
+        task=DetectConfig(backbone=parts, neck=neck, head=head, **mean_std),
+        data=data,
         evals=evals,
         init=backbone,
         steps=steps,
@@ -85,25 +148,29 @@ def recipe(
     )
 
 
-def tiny() -> Run:
-    """A few steps on one of the shipped tree-crown scenes, measured on the other; it hardly learns."""
-    run = recipe(data=trees().train, val=trees().test, steps=6, size=256, overlap=64, batch=2, share=0.1, channels=16)
-    assert isinstance(run.task, DetectConfig)
+def made_tiny(run: Run, head: Part, strides: Sequence[int] = (8, 16, 32)) -> Run:
+    """The same run with parts so small that a few steps take seconds on two cores."""
     small = InternVitConfig(width=32, depth=2, heads=2, mlp_width=64, patch=16, image_size=256, stem="conv")
-    task = run.task.model_copy(
-        update={
-            "backbone": small,
-            "neck": SimplePyramidConfig(channels=16, strides=(8, 16, 32)),
-            "head": FcosConfig(num_convs=1),
-        }
-    )
-    return run.model_copy(
-        update={"task": task, "workers": 0, "log_every": 1, "optim": AdamW(lr=1e-3), "schedule": Schedule()}
-    )
+    neck = SimplePyramidConfig(channels=16, strides=tuple(strides))
+    task: Any = run.task
+    values = {"backbone": small, "neck": neck, "head": head}
+    quick = {"workers": 0, "log_every": 1, "optim": AdamW(lr=1e-3), "schedule": Schedule()}
+    return run.model_copy(update={"task": task.model_copy(update=values), **quick})
 
 
-def architecture(backbone: Path | None) -> tuple[Part, dict[str, Any]]:
+def measured_on(data: Path, val: Path | None, val_split: str | None) -> tuple[Path, str | None] | None:
+    """The annotations to measure on: of their own, or another part of the training folder; None: neither."""
+    if val is None and val_split is None:
+        return None
+    return (data if val is None else val), val_split
+
+
+def architecture(backbone: Path | None, timm: str | None = None) -> tuple[Any, dict[str, Any]]:
     """The backbone's config, and the mean and std that it was trained with where its directory says so."""
+    if timm is not None:
+        model = TimmConfig(name=timm)
+        known = model.outline()
+        return model, {"mean": known.mean, "std": known.std}
     directory = backbone_dir(backbone) if backbone is not None else None
     if directory is None:
         return (VIT_S if backbone is None else InternVitConfig()), {}

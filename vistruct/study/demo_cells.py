@@ -19,7 +19,8 @@ from PIL import Image
 from vistruct.checkpoint.load import load_model
 from vistruct.config import Eval, Move, Run, run_to_yaml
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.dataset import BoxDataConfig, ChatDataConfig
+from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats import chat, coco
 from vistruct.data.images import read_image
 from vistruct.data.instructions.write import shuffle_answers, write_instructions

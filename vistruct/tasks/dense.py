@@ -1,5 +1,9 @@
 """Detection: backbone, neck and head in a row, from uint8 images to boxes in pixels of the whole image.
 
+The head decides what kind: one that `is_oriented` learns from and gives oriented boxes, one that `has_masks` masks.
+Horizontal boxes in the data are enough for either kind of box, oriented ones too: of these a horizontal head takes
+the hulls, as far as they show.
+
 Shapes: B images padded at the bottom and right to H x W, the largest sides of the batch rounded up
 to `size_divisor`.
 """
@@ -13,13 +17,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import AnyPart, Part
-from vistruct.contracts import BoxPrediction, DataInfo, Sample, StepOutput
+from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample, StepOutput
 from vistruct.errors import UserError
-from vistruct.heads.boxes import BoxTarget
+from vistruct.heads.boxes import BoxTarget, Detections
+from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
+from vistruct.tasks.views import Views, joined, undo, view
 
 
 class DetectConfig(Part):
@@ -32,6 +39,7 @@ class DetectConfig(Part):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; ImageNet
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
+    views: Views | None = None  # how predictions look at an image; None: once, as it is
 
     def build(self, info: DataInfo, assets: Path) -> Detect:
         """Build for the classes of the data; a detector keeps no files in `assets`.
@@ -74,6 +82,8 @@ class DetectCollator:
 
     size_divisor: int
     num_classes: int
+    is_oriented: bool = False
+    has_masks: bool = False
 
     def __call__(self, samples: list[Sample]) -> DetectBatch:
         sizes_hw = [_size_hw(sample) for sample in samples]
@@ -86,29 +96,46 @@ class DetectCollator:
             image_ids=[sample.image_id for sample in samples],
             images=images,
             sizes_hw=sizes_hw,
-            targets=[self._target(sample) for sample in samples],
+            targets=[self._target(sample, (height, width)) for sample in samples],
             origins_xy=[sample.origin_xy for sample in samples],
             scales_xy=[sample.scale_xy for sample in samples],
         )
 
-    def _target(self, sample: Sample) -> BoxTarget:
+    def _target(self, sample: Sample, padded_hw: tuple[int, int]) -> BoxTarget:
         boxes, labels = sample.boxes_xyxy.float(), sample.labels
-        sides = boxes[:, 2:] - boxes[:, :2]
-        if not (boxes.isfinite().all() and (sides > 0).all()):
-            bad = int((~(boxes.isfinite().all(dim=1) & (sides > 0).all(dim=1))).nonzero()[0])
-            raise UserError(
-                f"box {boxes[bad].tolist()} has no area or is not finite",
-                where=sample.id,
-                fix="run `vistruct check` on the annotations",
-            )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise UserError(
                 f"labels from {int(labels.min())} to {int(labels.max())} for {self.num_classes} classes",
                 where=sample.id,
                 fix="evaluate and predict on data with the classes that the model was built for",
             )
-        is_crowd = sample.is_crowd if len(sample.is_crowd) else torch.zeros(len(boxes), dtype=torch.bool)
-        return BoxTarget(boxes_xyxy=boxes, labels=labels, is_crowd=is_crowd)
+        turned = None
+        if not self.is_oriented and sample.quads is not None:  # hulls of objects that the border cuts: what shows
+            height, width = sample.images[0].shape[-2:]
+            boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+        if self.is_oriented:
+            turned = xyxy_to_cxcywha(boxes) if sample.quads is None else quads_to_cxcywha(sample.quads.float())
+        sides = boxes[:, 2:] - boxes[:, :2] if turned is None else turned[:, 2:4]
+        fine = boxes.isfinite().all(dim=1) & sides.isfinite().all(dim=1) & (sides > 0).all(dim=1)
+        if not fine.all():
+            bad = int((~fine).nonzero()[0])
+            raise UserError(
+                f"box {(boxes if turned is None else turned)[bad].tolist()} has no area or is not finite",
+                where=sample.id,
+                fix="run `vistruct check` on the annotations",
+            )
+        masks = None
+        if self.has_masks:
+            if sample.masks is None and len(labels):
+                raise UserError(
+                    "a head with masks learns from masks, and this sample has none",
+                    where=sample.id,
+                    fix="set data.masks=true if the annotations have them, or use another head",
+                )
+            masks = torch.zeros(len(labels), *padded_hw, dtype=torch.bool)
+            if sample.masks is not None:
+                masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = sample.masks
+        return BoxTarget(boxes_xyxy=boxes, labels=labels, is_crowd=sample.is_crowd, boxes_cxcywha=turned, masks=masks)
 
 
 class Detect(nn.Module):
@@ -125,7 +152,7 @@ class Detect(nn.Module):
         self.neck = parts.neck.build(self.backbone.specs)
         self.head = parts.head.build(self.neck.specs, len(class_names))
         strides = [spec.stride for spec in (*self.backbone.specs, *self.neck.specs)]
-        least = math.lcm(*strides)
+        least = getattr(self.neck, "least_divisor", math.lcm(*strides))
         self.size_divisor = config.size_divisor or least
         if self.size_divisor % least:
             raise UserError(
@@ -139,10 +166,15 @@ class Detect(nn.Module):
 
     @property
     def collator(self) -> Callable[[list[Sample]], DetectBatch]:
-        return DetectCollator(size_divisor=self.size_divisor, num_classes=len(self.class_names))
+        return DetectCollator(
+            size_divisor=self.size_divisor,
+            num_classes=len(self.class_names),
+            is_oriented=getattr(self.head, "is_oriented", False),
+            has_masks=getattr(self.head, "has_masks", False),
+        )
 
     def forward(self, batch: DetectBatch) -> StepOutput:
-        loss = self.head.loss(self._look(batch), batch.targets)
+        loss = self.head.loss(self._look(self._normalised(batch)), batch.targets)
         return StepOutput(total=loss.total, count=loss.count, metrics=loss.metrics)
 
     def predict(self, batch: DetectBatch) -> list[BoxPrediction]:
@@ -158,27 +190,80 @@ class Detect(nn.Module):
                     where=sample_id,
                     fix="evaluate on data without augment",
                 )
-        found = self.head.decode(self._look(batch), batch.sizes_hw)
-        return [
-            BoxPrediction(
-                id=batch.ids[i],
-                image_id=batch.image_ids[i],
-                boxes_xyxy=_to_whole(detections.boxes_xyxy.cpu(), batch.origins_xy[i], batch.scales_xy[i]),
-                scores=detections.scores.cpu(),
-                labels=detections.labels.cpu(),
-                class_names=self.class_names,
-                window_xyxy=_window(batch.sizes_hw[i], batch.origins_xy[i], batch.scales_xy[i]),
-            )
-            for i, detections in enumerate(found)
-        ]
+        return [self._prediction(batch, i, found) for i, found in enumerate(self._detections(batch))]
 
-    def _look(self, batch: DetectBatch) -> object:
-        """The head's output for a batch."""
+    def _detections(self, batch: DetectBatch) -> list[Detections]:
+        """In pixels of the padded batch."""
+        image, views = self._normalised(batch), self.config.views
+        if views is None:
+            return self.head.decode(self._look(image), batch.sizes_hw)
+        found: list[list[Detections]] = [[] for _ in batch.ids]
+        for scale in views.scales:
+            for flip in views.flips:
+                seen = view(image, batch.sizes_hw, flip, scale, self.size_divisor)
+                decoded = self.head.decode(self._look(seen.images), seen.sizes_hw)
+                for one, detections, size_hw in zip(found, decoded, batch.sizes_hw, strict=True):
+                    one.append(undo(detections, seen, size_hw))
+        head: Any = self.config.head
+        limits = getattr(head, "box", head)  # Mask R-CNN has a box head inside
+        return [joined(one, limits.nms_iou, limits.max_detections) for one in found]
+
+    def _prediction(self, batch: DetectBatch, i: int, found: Detections) -> BoxPrediction:
+        origin_xy, scale_xy = batch.origins_xy[i], batch.scales_xy[i]
+        boxes = _to_whole(found.boxes_xyxy.cpu(), origin_xy, scale_xy)
+        turned = found.boxes_cxcywha
+        if turned is not None:
+            quads = cxcywha_to_quads(turned.cpu().double())  # sides scaled differently make it no rectangle
+            turned = quads_to_cxcywha(quads / quads.new_tensor(scale_xy) + quads.new_tensor(origin_xy)).float()
+            boxes = cxcywha_to_xyxy(turned)
+        window = _window(batch.sizes_hw[i], origin_xy, scale_xy)
+        return BoxPrediction(
+            id=batch.ids[i],
+            image_id=batch.image_ids[i],
+            boxes_xyxy=boxes,
+            scores=found.scores.cpu(),
+            labels=found.labels.cpu(),
+            class_names=self.class_names,
+            boxes_cxcywha=turned,
+            masks=None if found.masks is None else patches(found.masks.float().cpu(), boxes, window),
+            window_xyxy=window,
+        )
+
+    def _normalised(self, batch: DetectBatch) -> Tensor:
+        """float[B, 3, H, W]; padding has the mean colour, whatever the mean is."""
         image = (batch.images.float() - self.mean) / self.std
-        for i, (h, w) in enumerate(batch.sizes_hw):  # padding has the mean colour, whatever the mean is
+        for i, (h, w) in enumerate(batch.sizes_hw):
             image[i, :, h:, :] = 0
             image[i, :, :, w:] = 0
+        return image
+
+    def _look(self, image: Tensor) -> object:
+        """The head's output for normalised images."""
         return self.head(self.neck(self.backbone(image)))
+
+
+def patches(masks: Tensor, boxes_xyxy: Tensor, window_xyxy: tuple[float, float, float, float]) -> tuple[MaskPatch, ...]:
+    """Masks on the grid of their boxes as pixels of the whole image.
+
+    Args:
+        masks: float[N, m, m], probabilities over each box.
+        boxes_xyxy: float[N, 4], pixels of the whole image.
+        window_xyxy: what was looked at; nothing is drawn outside.
+
+    Returns:
+        N patches, true where the probability at a pixel's centre is at least a half.
+    """
+    left, top, right, bottom = math.floor(window_xyxy[0]), math.floor(window_xyxy[1]), *map(math.ceil, window_xyxy[2:])
+    made = []
+    for grid, box in zip(masks, boxes_xyxy.tolist(), strict=True):
+        x0, y0 = max(left, math.floor(box[0])), max(top, math.floor(box[1]))
+        x1, y1 = max(x0 + 1, min(right, math.ceil(box[2]))), max(y0 + 1, min(bottom, math.ceil(box[3])))
+        x = (torch.arange(x0, x1) + 0.5 - box[0]) / max(box[2] - box[0], 1e-6) * 2 - 1
+        y = (torch.arange(y0, y1) + 0.5 - box[1]) / max(box[3] - box[1], 1e-6) * 2 - 1
+        at = torch.stack([x[None, :].expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
+        value = F.grid_sample(grid[None, None], at[None], align_corners=False)[0, 0]
+        made.append(MaskPatch(pixels=(value >= 0.5).numpy(), x=x0, y=y0))
+    return tuple(made)
 
 
 def _size_hw(sample: Sample) -> tuple[int, int]:

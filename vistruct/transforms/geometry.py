@@ -1,7 +1,7 @@
-"""Images and boxes moved together: flips, quarter turns, resizing, cropping.
+"""Images and objects moved together: flips, quarter turns, resizing. (`crop.py` cuts, `rotate.py` turns freely.)
 
-Every function takes a sample and gives a new one; the old one is untouched. Boxes are pixels of the first
-image; further images of the sample (pairs, multi-image chats) are moved the same way.
+Every function takes a sample and gives a new one; the old one is untouched. Boxes, quads, masks and keypoints are
+pixels of the first image; further images of the sample (pairs, multi-image chats) are moved the same way.
 
 `origin_xy` and `scale_xy` say how to map back to the whole image. Resizing and cropping keep them true. After
 a flip or a turn no origin and scale can say it, and `origin_xy` becomes NaN so that mapping back cannot go
@@ -11,38 +11,33 @@ wrong in silence.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vistruct.contracts import Sample
+from vistruct.transforms.points import affine, move_objects
 
-_UNMAPPED = (float("nan"), float("nan"))
+UNMAPPED = (float("nan"), float("nan"))
 
 
 def flip_horizontal(sample: Sample) -> Sample:
     """Swap left and right."""
     width = sample.images[0].shape[2]
-    x0, y0, x1, y1 = sample.boxes_xyxy.unbind(1)
-    return dataclasses.replace(
-        sample,
-        images=[F.horizontal_flip(image) for image in sample.images],
-        boxes_xyxy=torch.stack([width - x1, y0, width - x0, y1], dim=1),
-        origin_xy=_UNMAPPED,
-    )
+    return _rearranged(sample, affine([[-1, 0, width], [0, 1, 0]]), lambda grid: grid.flip(-1))
 
 
 def flip_vertical(sample: Sample) -> Sample:
     """Swap top and bottom."""
     height = sample.images[0].shape[1]
-    x0, y0, x1, y1 = sample.boxes_xyxy.unbind(1)
-    return dataclasses.replace(
-        sample,
-        images=[F.vertical_flip(image) for image in sample.images],
-        boxes_xyxy=torch.stack([x0, height - y1, x1, height - y0], dim=1),
-        origin_xy=_UNMAPPED,
-    )
+    return _rearranged(sample, affine([[1, 0, 0], [0, -1, height]]), lambda grid: grid.flip(-2))
+
+
+def flip_diagonal(sample: Sample) -> Sample:
+    """Swap left and right, and top and bottom: half a turn."""
+    return turn(sample, 2)
 
 
 def turn(sample: Sample, quarters: int) -> Sample:
@@ -50,32 +45,57 @@ def turn(sample: Sample, quarters: int) -> Sample:
     quarters %= 4
     if quarters == 0:
         return sample
-    boxes = sample.boxes_xyxy
     height, width = sample.images[0].shape[1:]
-    for _ in range(quarters):
-        x0, y0, x1, y1 = boxes.unbind(1)
-        boxes = torch.stack([y0, width - x1, y1, width - x0], dim=1)
-        height, width = width, height
-    images = [torch.rot90(image, quarters, dims=(1, 2)).contiguous() for image in sample.images]
-    return dataclasses.replace(sample, images=images, boxes_xyxy=boxes, origin_xy=_UNMAPPED)
+    matrix = {
+        1: [[0, 1, 0], [-1, 0, width]],
+        2: [[-1, 0, width], [0, -1, height]],
+        3: [[0, -1, height], [1, 0, 0]],
+    }[quarters]
+    return _rearranged(sample, affine(matrix), lambda grid: torch.rot90(grid, quarters, dims=(-2, -1)).contiguous())
+
+
+def _rearranged(sample: Sample, matrix: Tensor, move: Callable[[Tensor], Tensor]) -> Sample:
+    """Pixels in another order: nothing is interpolated."""
+    return dataclasses.replace(
+        sample,
+        images=[move(image) for image in sample.images],
+        masks=None if sample.masks is None else move(sample.masks),
+        origin_xy=UNMAPPED,
+        **move_objects(sample, matrix),
+    )
 
 
 def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
-    """Resize to a height and width in pixels, smoothly in both directions (bilinear, antialiased)."""
+    """Resize to a height and width in pixels, smoothly in both directions (bilinear, antialiased).
+
+    The aspect changes as it must. A rectangle that lies askew then becomes a parallelogram, and its quad says so.
+    """
     height, width = sample.images[0].shape[1:]
     scale_x, scale_y = size_hw[1] / width, size_hw[0] / height
     return dataclasses.replace(
         sample,
         images=[_resized(image, size_hw) for image in sample.images],
-        boxes_xyxy=sample.boxes_xyxy * torch.tensor([scale_x, scale_y, scale_x, scale_y]),
+        masks=None if sample.masks is None else _resized_masks(sample.masks, size_hw),
         scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
+        **move_objects(sample, affine([[scale_x, 0, 0], [0, scale_y, 0]])),
     )
 
 
 def _resized(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[1:]) == size_hw:
+        return image
     if size_hw == (1, 1):  # torch 2.15 fails on uint8 here with an internal assertion
         return F.resize(image.float(), [1, 1], antialias=True).round().to(torch.uint8)
     return F.resize(image, list(size_hw), antialias=True)
+
+
+def _resized_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if tuple(masks.shape[1:]) == size_hw:
+        return masks
+    if not len(masks):
+        return masks.new_zeros(0, *size_hw)
+    kind = F.InterpolationMode.NEAREST_EXACT  # the pixel at the centre; plain NEAREST is off by half a pixel
+    return F.resize(masks.to(torch.uint8), list(size_hw), interpolation=kind).bool()
 
 
 def rescale(sample: Sample, factor: float) -> Sample:
@@ -84,42 +104,12 @@ def rescale(sample: Sample, factor: float) -> Sample:
     return resize(sample, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 
-def crop(sample: Sample, window_xyxy: tuple[int, int, int, int], min_kept: float = 0.4) -> Sample:
-    """Cut out a window that lies inside the image.
-
-    Boxes are clipped to it; those of which less than `min_kept` of the area shows are removed (a crowd stays
-    while any of it shows). Crops being drawn anew each time, this is no property of the data and is not
-    counted.
-
-    Raises:
-        ValueError: the window is empty or not inside the image.
-    """
-    x0, y0, x1, y1 = window_xyxy
-    if any(not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]) for image in sample.images):
-        sizes = [tuple(image.shape[1:]) for image in sample.images]
-        raise ValueError(f"window {window_xyxy} is not inside images of (height, width) {sizes}")
-    low, high = torch.tensor([x0, y0, x0, y0]), torch.tensor([x1, y1, x1, y1])
-    boxes = torch.minimum(torch.maximum(sample.boxes_xyxy, low), high)
-    shown = _area(boxes)
-    enough = shown >= (min_kept - 1e-6) * _area(sample.boxes_xyxy)  # less than rounding in float32
-    kept = (shown > 0) & (enough | sample.is_crowd)
-    origin_xy = (sample.origin_xy[0] + x0 / sample.scale_xy[0], sample.origin_xy[1] + y0 / sample.scale_xy[1])
-    return dataclasses.replace(
-        sample.keep(kept),
-        images=[image[:, y0:y1, x0:x1].clone() for image in sample.images],
-        boxes_xyxy=(boxes - low)[kept],
-        origin_xy=origin_xy,
-    )
+def fit(sample: Sample, size_hw: tuple[int, int]) -> Sample:
+    """Resize to the largest size that lies within `size_hw` (pixels), the aspect kept to a pixel."""
+    return rescale(sample, fit_factor(sample, size_hw))
 
 
-def random_crop(sample: Sample, size_hw: tuple[int, int], generator: torch.Generator, min_kept: float = 0.4) -> Sample:
-    """Cut out a window of a given size anywhere; a side that is shorter already stays as it is."""
+def fit_factor(sample: Sample, size_hw: tuple[int, int]) -> float:
+    """The factor by which the first image just fits into `size_hw`."""
     height, width = sample.images[0].shape[1:]
-    crop_height, crop_width = min(size_hw[0], height), min(size_hw[1], width)
-    x0 = int(torch.randint(width - crop_width + 1, (), generator=generator))
-    y0 = int(torch.randint(height - crop_height + 1, (), generator=generator))
-    return crop(sample, (x0, y0, x0 + crop_width, y0 + crop_height), min_kept)
-
-
-def _area(boxes_xyxy: Tensor) -> Tensor:
-    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(dim=1)
+    return min(size_hw[0] / height, size_hw[1] / width)

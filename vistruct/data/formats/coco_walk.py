@@ -6,71 +6,92 @@ what would make it wrong goes to `stop`, which raises (training) or collects (ch
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from vistruct.contracts import Record
-from vistruct.data.formats.text import read_text
+from vistruct.data.formats import coco_shapes
+from vistruct.data.formats.coco_find import find_images, find_json
+from vistruct.data.formats.coco_shapes import Orientation
+from vistruct.data.formats.json_kind import read_json
+from vistruct.data.formats.objects import (
+    CLIPPED,
+    DUPLICATE,
+    MISSING_IMAGE,
+    NO_AREA,
+    NOT_FINITE,
+    OUTSIDE,
+    ROUNDING_PX,
+    Edges,
+    ImageObjects,
+    Stop,
+)
 from vistruct.data.images import image_size
 from vistruct.data.report import Report
 from vistruct.errors import UserError
 
-# What is counted rather than stopped at; the wording says what happens to it.
-NOT_FINITE = "box left out: NaN or infinite"
-NO_AREA = "box left out: no area"
-OUTSIDE = "box left out: outside its image"
-CLIPPED = "box clipped to its image"
-DUPLICATE = "box left out: duplicate"
-MISSING_IMAGE = "image left out: file missing"
+__all__ = ["CLIPPED", "DUPLICATE", "MISSING_IMAGE", "NOT_FINITE", "NO_AREA", "OUTSIDE", "ROUNDING_PX", "Stop", "walk"]
 
-ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + width, and no news
-
-Stop = Callable[[UserError], None]
-
-
-@dataclass
-class _Image:
-    """One entry of `images`, with the boxes found for it so far."""
-
-    record_id: str
-    path: Path
-    size_hw: tuple[int, int]
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    is_crowd: list[bool] = field(default_factory=list)
-    seen: set[tuple[object, ...]] = field(default_factory=set)
+NO_MASK = "object without a mask: taken as a box only"
 
 
 def walk(
-    annotation: Path,
+    path: Path,
     images: Path | None,
     report: Report,
     stop: Stop,
     *,
+    split: str | None = None,
     missing: Literal["stop", "drop"] = "stop",
 ) -> tuple[list[Record], tuple[str, ...]]:
-    """`read` with a choice of what happens at an error: where `stop` returns, the faulty entry is left
-    out."""
-    annotation = Path(annotation)
+    """`read` with a choice of what happens at an error: where `stop` returns, the faulty entry is left out."""
+    parts = [None] if split is None else split.split("+")
+    if len(parts) > 1:
+        return _joined([walk(path, images, report, stop, split=part, missing=missing) for part in parts], path, stop)
     try:
+        annotation = find_json(Path(path), parts[0])
         content = document(annotation)
     except UserError as error:
         stop(error)
         return [], ()
     label_of, class_names = _categories(content["categories"], annotation, stop)
-    root = Path(images) if images is not None else annotation.parent
+    num_points = _points_of_categories(content["categories"])
+    names = [entry["file_name"] for entry in content["images"] if _has_name(entry)]
+    root = Path(images) if images is not None else find_images(annotation, names)
     found = _images(content["images"], annotation, root, report, stop, missing)
+    where = coco_shapes.orientation(content)
     for position, entry in enumerate(content["annotations"]):
-        _add_box(entry, position, annotation, found, label_of, report, stop)
+        try:
+            _add_object(entry, position, annotation, found, label_of, num_points, where, report, stop)
+        except OverflowError:  # whole numbers of json have any length
+            place = f"{annotation}, annotation number {position}"
+            stop(UserError("a number that is no number of pixels", where=place, fix="correct this annotation"))
     kept = [image for image in found.values() if image is not None]
     _refuse_relative(kept, annotation, stop)
-    return [_record(image) for image in kept], class_names
+    means_boxes = where == "segmentation" and coco_shapes.means_boxes(content)
+    most = max((len(points) // 3 for image in kept for points in image.keypoints), default=0)
+    has_masks = not means_boxes and any(any(image.masks) for image in kept)
+    if has_masks:
+        _count_maskless(kept, report)
+    records = [image.record(is_oriented=where != "none", has_masks=has_masks, num_keypoints=most) for image in kept]
+    return records, class_names
+
+
+def _joined(
+    parts: Sequence[tuple[list[Record], tuple[str, ...]]], path: Path, stop: Stop
+) -> tuple[list[Record], tuple[str, ...]]:
+    """Several splits as one; they must agree on the classes, and no image may be in two."""
+    records = [record for found, _ in parts for record in found]
+    if len({names for _, names in parts}) > 1:
+        stop(UserError("the splits have different categories", where=path, fix="read them one by one"))
+        return [], ()
+    twice = [name for name, times in Counter(record.id for record in records).items() if times > 1]
+    if twice:
+        stop(UserError(f"images of the same name in several splits: {', '.join(twice[:3])}", where=path, fix="rename"))
+        return [], ()
+    return records, parts[0][1]
 
 
 def document(annotation: Path) -> dict[str, Any]:
@@ -79,12 +100,7 @@ def document(annotation: Path) -> dict[str, Any]:
     Raises:
         UserError: no file, not json (with line and column), or not COCO.
     """
-    text = read_text(annotation)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{annotation}, line {error.lineno}, column {error.colno}"
-        raise UserError(f"not valid json: {error.msg}", where=where, fix="correct or write the file again") from error
+    content = read_json(annotation)
     if not isinstance(content, dict):
         what = f"COCO json is an object with images, annotations and categories, not a {type(content).__name__}"
         fix = "conversations go one object a line, in a .jsonl file"
@@ -121,9 +137,9 @@ def _images(
     report: Report,
     stop: Stop,
     missing: Literal["stop", "drop"],
-) -> dict[int, _Image | None]:
+) -> dict[int, ImageObjects | None]:
     """Images by their id; None for one that is known but left out, so that its boxes are not called lost."""
-    found: dict[int, _Image | None] = {}
+    found: dict[int, ImageObjects | None] = {}
     file_names: Counter[str] = Counter()
     absent: list[Path] = []
     for position, entry in enumerate(entries):
@@ -148,7 +164,7 @@ def _images(
             stop(error)
             continue
         if _size_agrees(entry, size_hw, annotation, stop):
-            found[entry["id"]] = _Image(name, path, size_hw)
+            found[entry["id"]] = ImageObjects(name, path, size_hw)
     if absent and missing == "stop":
         shown = ", ".join(str(path) for path in absent[:3]) + (", ..." if len(absent) > 3 else "")
         what = f"{len(absent)} of {len(entries)} images are not on disk: {shown}"
@@ -173,50 +189,46 @@ def _size_agrees(entry: dict[str, Any], size_hw: tuple[int, int], annotation: Pa
     return False
 
 
-def _add_box(
+def _add_object(
     entry: Any,
     position: int,
     annotation: Path,
-    images: dict[int, _Image | None],
+    images: dict[int, ImageObjects | None],
     label_of: dict[int, int],
+    num_points: dict[int, int],
+    oriented_by: Orientation,
     report: Report,
     stop: Stop,
 ) -> None:
     number = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
     where = f"{annotation}, annotation {number}"
-    for reason in _faults(entry, images, label_of):
+    for reason in _faults(entry, images, label_of, oriented_by):
         stop(UserError(reason, where=where, fix="correct or remove this annotation"))
         return
     image = images[entry["image_id"]]
     if image is None:  # already said
         return
+    for reason in coco_shapes.faults(entry, oriented_by, image.size_hw, num_points.get(entry["category_id"], 0)):
+        stop(UserError(reason, where=where, fix="correct or remove this annotation"))
+        return
     here = f"{image.record_id}: annotation {number}"
+    label, is_crowd = label_of[entry["category_id"]], bool(entry.get("iscrowd", 0))
+    is_difficult = bool(entry.get("ignore", 0))
+    mask = coco_shapes.mask(entry, here, report)
+    keypoints = coco_shapes.key_points(entry, here, report)
+    corners = coco_shapes.corners(entry, oriented_by)
+    more = {"is_crowd": is_crowd, "is_difficult": is_difficult, "mask": mask, "keypoints": keypoints}
+    if corners is not None:
+        image.add_quad(corners, label, here, report, **more)
+        return
     x, y, width, height = (float(value) for value in entry["bbox"])
-    label, crowd = label_of[entry["category_id"]], bool(entry.get("iscrowd", 0))
-    if not np.isfinite([x, y, width, height]).all():
-        report.note(NOT_FINITE, here)
-        return
-    if width <= 0 or height <= 0:
-        report.note(NO_AREA, here)
-        return
-    edges = (x, y, x + width, y + height)
-    if (label, crowd, edges) in image.seen:
-        report.note(DUPLICATE, here)
-        return
-    image.seen.add((label, crowd, edges))
-    box = _clip(edges, image.size_hw)
-    if box[2] <= box[0] or box[3] <= box[1]:
-        is_away = x >= image.size_hw[1] or y >= image.size_hw[0] or edges[2] <= 0 or edges[3] <= 0
-        report.note(OUTSIDE if is_away else NO_AREA, here)
-        return
-    if max(abs(a - b) for a, b in zip(box, edges, strict=True)) > ROUNDING_PX:
-        report.note(CLIPPED, here)
-    image.boxes.append(box)
-    image.labels.append(label)
-    image.is_crowd.append(crowd)
+    edges: Edges = (x, y, x + width, y + height)
+    image.add_box(edges, label, here, report, **more)
 
 
-def _faults(entry: Any, images: dict[int, _Image | None], label_of: dict[int, int]) -> Iterator[str]:
+def _faults(
+    entry: Any, images: dict[int, ImageObjects | None], label_of: dict[int, int], oriented_by: Orientation
+) -> Iterator[str]:
     """Why an annotation cannot be understood at all, if so."""
     if not isinstance(entry, dict):
         yield f"an annotation is an object, this is {entry!r}"
@@ -224,15 +236,14 @@ def _faults(entry: Any, images: dict[int, _Image | None], label_of: dict[int, in
         yield f"no image has the id {entry.get('image_id')!r}"
     elif not _is_int(entry.get("category_id")) or entry["category_id"] not in label_of:
         yield f"no category has the id {entry.get('category_id')!r}; known: {sorted(label_of)[:20]}"
-    elif not (
-        isinstance(entry.get("bbox"), list)
-        and len(entry["bbox"]) == 4
-        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in entry["bbox"])
-    ):
-        yield f"bbox is [x, y, width, height] in pixels, this is {entry.get('bbox')!r}"
+    elif not coco_shapes.are_numbers(entry.get("bbox")) or len(entry["bbox"]) != (5 if oriented_by == "bbox" else 4):
+        what = "[cx, cy, width, height, degrees]" if oriented_by == "bbox" else "[x, y, width, height]"
+        yield f"bbox is {what} in pixels, this is {entry.get('bbox')!r}"
+    elif not isinstance(entry.get("iscrowd", 0), int) or not isinstance(entry.get("ignore", 0), int):
+        yield f"iscrowd and ignore are 0 or 1, these are {entry.get('iscrowd')!r} and {entry.get('ignore')!r}"
 
 
-def _refuse_relative(images: Sequence[_Image], annotation: Path, stop: Stop) -> None:
+def _refuse_relative(images: Sequence[ImageObjects], annotation: Path, stop: Stop) -> None:
     """Boxes between 0 and 1 are parts of the image, not pixels; trained on, they would teach nothing at
     all."""
     with_boxes = [image for image in images if image.boxes]
@@ -249,22 +260,22 @@ def _refuse_relative(images: Sequence[_Image], annotation: Path, stop: Stop) -> 
         )
 
 
-def _clip(edges: tuple[float, float, float, float], size_hw: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Clip to the image, in float32: a box that is thinner than float32 can say has no area."""
-    height, width = size_hw
-    x0, y0, x1, y1 = (float(np.float32(edge)) for edge in np.clip(edges, 0, [width, height, width, height]))
-    return x0, y0, x1, y1
+def _count_maskless(images: Sequence[ImageObjects], report: Report) -> None:
+    """In a data set of masks, an object without one is a box that must not teach an empty mask."""
+    for image in images:
+        for number, (mask, is_crowd) in enumerate(zip(image.masks, image.is_crowd, strict=True)):
+            if not mask and not is_crowd:
+                report.note(NO_MASK, f"{image.record_id}: object {number}")
 
 
-def _record(image: _Image) -> Record:
-    return Record(
-        id=image.record_id,
-        images=(image.path,),
-        size_hw=image.size_hw,
-        boxes_xyxy=np.asarray(image.boxes, np.float32).reshape(-1, 4),
-        labels=np.asarray(image.labels, np.int64),
-        is_crowd=np.asarray(image.is_crowd, bool),
-    )
+def _points_of_categories(entries: list[Any]) -> dict[int, int]:
+    """How many key points each category has, where it says so."""
+    named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("keypoints"), list)]
+    return {entry["id"]: len(entry["keypoints"]) for entry in named if _is_int(entry.get("id"))}
+
+
+def _has_name(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
 
 
 def _is_int(value: object) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from vistruct.errors import UserError
 
 
-def read_text(path: Path) -> str:
-    """The text of an annotation file, UTF-8 with or without a byte order mark.
+def read_text(path: Path, *, may_be_empty: bool = False) -> str:
+    """The text of an annotation file, UTF-8 with or without a byte order mark; its lines end in "\\n".
 
     Raises:
         UserError: no such file, a folder, not text, or nothing in it.
@@ -20,16 +20,46 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise UserError("no such annotation file", where=path, fix="check the path") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text: {error}", where=path, fix="save the file as UTF-8") from error
+        where = f"{path}, line {error.object[: error.start].count(10) + 1}"
+        raise UserError(f"not UTF-8 text: {error}", where=where, fix="save the file as UTF-8") from error
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", where=path, fix="give a file that you may read") from error
-    if not text.strip():
+    if not may_be_empty and not text.strip():
         raise UserError("the annotation file is empty", where=path, fix="write it again, or leave it out")
     return text
 
 
-def write_text(path: Path, pieces: Iterable[str]) -> None:
+def plain_number(text: str) -> float:
+    """As `float`, but for underscores: Python reads 1_000, no other program does.
+
+    Raises:
+        ValueError: no number.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
+def decimal(text: str, where: str, what: str) -> float:
+    """The number that a text says; it may be NaN or infinite.
+
+    Raises:
+        UserError: it says none.
+    """
+    try:
+        return plain_number(text)
+    except ValueError:
+        pass
+    fix = "write it with a point: 12.5" if "," in text else "correct this line"
+    raise UserError(f"{what} is a number, this is {text[:40]!r}", where=where, fix=fix)
+
+
+def write_text(path: Path, pieces: Iterable[str], *, wait_for_disk: bool = True) -> None:
     """Write a file that is there complete or not at all, whatever happens meanwhile.
+
+    Args:
+        wait_for_disk: also after a power cut. Thousands of small files that can be written again need not take
+            minutes for that.
 
     Raises:
         OSError: the folder cannot be made or the disk is full; a file that was there before is untouched.
@@ -40,8 +70,9 @@ def write_text(path: Path, pieces: Iterable[str]) -> None:
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
+            if wait_for_disk:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:  # also an interrupt: leave no half file behind
         temporary.unlink(missing_ok=True)

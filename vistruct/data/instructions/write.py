@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from vistruct.contracts import Record
-from vistruct.data.formats import chat, coco
+from vistruct.data.formats import chat
+from vistruct.data.formats.registry import read_boxes
 from vistruct.data.images import read_image
 from vistruct.data.instructions.converse import Tally, converse
 from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, size_of
@@ -77,7 +78,7 @@ def write_instructions(
     An image that is asked about as it is stays where it lies; the jsonl names it relative to `out`.
 
     Args:
-        source: COCO json of boxes; `images` is its image folder (the json's own if None).
+        source: boxes in any format of `registry.FORMATS`; `images` is its image folder (the format's own if None).
         crops: random crops, spread over the images by their area. None: every image once, whole up to 1024
             pixels, larger ones under overlapping crops of the largest size.
         crop_size: smallest and largest side of a crop, in pixels; None: 1.5 to 3 times the median object
@@ -100,7 +101,7 @@ def write_instructions(
     if questions < 1 or not families or (crops is not None and crops < 1):
         what = f"questions={questions} of {len(families)} families about {'all' if crops is None else crops} crops"
         raise UserError(what, fix="ask for at least one of each")
-    records, names, report = coco.read(source, images)
+    records, names, report = read_boxes(source, images)
     if not any(len(record.boxes_xyxy) for record in records):
         what = f"no objects to ask about in {len(records)} images"
         raise UserError(what, where=source, fix="give a data set with images and boxes")

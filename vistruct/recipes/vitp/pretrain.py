@@ -23,11 +23,6 @@ Differs:  VRL as in the paper (every conversation loses 75 % of its visual token
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +36,7 @@ from vistruct.data.mix import MixDataConfig
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
+from vistruct.recipes.made_scenes import kept_by_content
 from vistruct.samples import trees
 from vistruct.tasks.instruct import InstructConfig
 from vistruct.vlm.language import LanguageConfig
@@ -225,20 +221,3 @@ def _conversations(source: Path, crops: int) -> Path:
     """Conversations about random crops of a shipped scene."""
     folder = kept_by_content(lambda out: write_instructions(source, out, crops=crops, questions=4))
     return folder / "instructions.jsonl"
-
-
-def kept_by_content(write: Callable[[Path], object]) -> Path:
-    """A temporary folder that is named by what is in it, so that the same run names the same files."""
-    root = Path(tempfile.gettempdir()) / f"vistruct-tiny-{getattr(os, 'getuid', int)()}"  # one for each user
-    root.mkdir(exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=root))
-    write(fresh)
-    digest = hashlib.sha256()
-    for file in sorted(path for path in fresh.rglob("*") if path.is_file()):
-        digest.update(file.read_bytes())
-    kept = root / digest.hexdigest()[:16]
-    try:
-        fresh.rename(kept)
-    except OSError:  # the same has been written before
-        shutil.rmtree(fresh)
-    return kept

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.config import Pack, Run
 from vistruct.data.mix import MixDataConfig
+from vistruct.recipes.made_scenes import kept_by_content
 from vistruct.recipes.vitp import pretrain
 from vistruct.recipes.vitp.mixes import Entry
 from vistruct.vlm.language import LanguageConfig
@@ -40,7 +41,7 @@ def published(
 
 def tiny(name: str, mix: Sequence[Entry]) -> Run:
     """A few steps on made-up pictures, in the true format: a mix of three files, each in a schema of its own."""
-    folder = pretrain.kept_by_content(lambda out: write_mix(out, mix))
+    folder = kept_by_content(lambda out: write_mix(out, mix))
     run = published(
         name, data=folder / "mix.json", root=None, start=None, val=folder / "grounding.jsonl", size="1b",
         vrl="paper", share_of="random", steps=4, seed=0,

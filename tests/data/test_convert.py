@@ -1,0 +1,238 @@
+"""Conversions between all formats keep what both can hold, and say what they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from box_sets import BoxSet, make_dior, make_dior_r, make_dota, make_fair1m, make_hrsc, make_sardet, make_ssdd, make_voc
+from PIL import Image
+
+from vistruct.contracts import Record
+from vistruct.data import convert as conversions
+from vistruct.data.convert import convert
+from vistruct.data.formats import coco
+from vistruct.data.formats.registry import WRITERS, detect_boxes, read_boxes
+from vistruct.errors import UserError
+
+HEIGHT, WIDTH = 60, 80
+READ_AS = {"yolo-obb": "yolo"}
+SOURCES: dict[str, Callable[[Path], BoxSet]] = {
+    "dota": make_dota,
+    "voc": make_voc,
+    "dior": make_dior,
+    "dior_r": make_dior_r,
+    "fair1m": make_fair1m,
+    "hrsc": make_hrsc,
+    "ssdd": make_ssdd,
+    "sardet": make_sardet,
+}
+
+
+def plain(name: str) -> str:
+    """DOTA has no spaces in names."""
+    return name.replace(" ", "-")
+
+
+def assert_kept(before: list[Record], names: tuple[str, ...], after: list[Record], again: tuple[str, ...], to: str):
+    """Boxes, labels and flags are the same, in the same order, wherever the format has room for them."""
+    form = WRITERS[to]
+    assert [Path(record.id).stem for record in after] == [Path(record.id).stem for record in before]
+    for one, other in zip(before, after, strict=True):
+        one = one if form.is_crowd else one.keep(~one.is_crowd)
+        assert other.size_hw == one.size_hw
+        assert [plain(again[label]) for label in other.labels] == [plain(names[label]) for label in one.labels]
+        np.testing.assert_allclose(other.boxes_xyxy, one.boxes_xyxy, atol=1e-2)
+        if form.quads and one.quads is not None and (other.quads is not None or len(one.labels)):
+            assert other.quads is not None
+            np.testing.assert_allclose(other.quads, one.quads, atol=1e-2)
+        if form.is_difficult:
+            np.testing.assert_array_equal(other.is_difficult, one.is_difficult)
+        if form.notes:
+            assert other.notes == one.notes
+
+
+@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_format_converts_to_every_other(tmp_path: Path, source: str, to: str) -> None:
+    made = SOURCES[source](tmp_path / "in")
+    split = next(iter(made.truth))
+    before, names, _ = read_boxes(tmp_path / "in", split=split)
+    done = convert(tmp_path / "in", tmp_path / "out", to, split=split)
+    assert (done.path, done.images) == (tmp_path / "out", len(before))
+    assert done.objects == sum(len(record.labels) for record in before)
+    assert detect_boxes(tmp_path / "out") == READ_AS.get(to, to)
+    after, again, report = read_boxes(tmp_path / "out")
+    assert_kept(before, names, after, again, to)
+    assert not report.counts
+    for one, other in zip(before, after, strict=True):
+        assert one.images[0].read_bytes() == other.images[0].read_bytes()
+    if WRITERS[to].empty_classes:
+        assert again == names
+
+
+def rich(root: Path) -> Path:
+    """A COCO data set with one of everything: mask, run lengths, key points, crowd, difficult, quads."""
+    root.mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "a.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "b.png")
+    quads = (
+        np.array([[[10, 10], [30, 14], [28, 24], [8, 20]]] * 3, np.float32)
+        + np.arange(3, dtype=np.float32)[:, None, None]
+    )
+    hulls = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    outline = [12.0, 12, 28, 15, 26, 22, 11, 20]
+    shared: dict[str, Any] = {"size_hw": (HEIGHT, WIDTH)}
+    first = Record(
+        id="a.png",
+        images=(root / "a.png",),
+        boxes_xyxy=hulls,
+        labels=np.array([0, 2, 0]),
+        is_crowd=np.array([False, False, True]),
+        is_difficult=np.array([False, True, False]),
+        quads=quads,
+        masks=([outline], [outline, [1, 1, 4, 1, 4, 4]], {"size": [HEIGHT, WIDTH], "counts": [100, 4700]}),
+        keypoints=np.array([[[12, 12, 2]], [[0, 0, 0]], [[0, 0, 0]]], np.float32),
+        **shared,
+    )
+    second = Record(
+        id="b.png",
+        images=(root / "b.png",),
+        quads=np.zeros((0, 4, 2), np.float32),
+        masks=(),
+        keypoints=np.zeros((0, 1, 3), np.float32),
+        **shared,
+    )
+    coco.write(root / "a.json", [first, second], ["large ship", "unused", "car"])
+    return root
+
+
+LOST = {
+    "coco": {},
+    "dota": {conversions.CROWD_LOST: 1, conversions.MASK_LOST: 2, conversions.POINTS_LOST: 1},
+    "voc": {
+        conversions.CROWD_LOST: 1,
+        conversions.MASK_LOST: 2,
+        conversions.POINTS_LOST: 1,
+        conversions.QUAD_LOST: 2,
+    },
+    "fair1m": {
+        conversions.CROWD_LOST: 1,
+        conversions.MASK_LOST: 2,
+        conversions.POINTS_LOST: 1,
+        conversions.DIFFICULT_LOST: 1,
+    },
+    "yolo": {
+        conversions.CROWD_LOST: 1,
+        conversions.QUAD_LOST: 2,
+        conversions.POINTS_LOST: 1,
+        conversions.DIFFICULT_LOST: 1,
+    },
+    "yolo-obb": {
+        conversions.CROWD_LOST: 1,
+        conversions.MASK_LOST: 2,
+        conversions.POINTS_LOST: 1,
+        conversions.DIFFICULT_LOST: 1,
+    },
+}
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_what_a_format_has_no_room_for_is_counted(tmp_path: Path, to: str) -> None:
+    source = rich(tmp_path / "in")
+    done = convert(source, tmp_path / "out", to)
+    expected = dict(LOST[to]) | ({} if WRITERS[to].empty_classes else {conversions.CLASS_LOST: 1})
+    assert expected.items() <= dict(done.lost.counts).items()
+    extra = set(done.lost.counts) - set(expected)
+    assert len(extra) == {"yolo": 1, "dota": 1}.get(to, 0)  # outlines of several parts; names with spaces
+    assert done.objects == (3 if to == "coco" else 2)
+
+
+def test_coco_to_coco_loses_nothing_at_all(tmp_path: Path) -> None:
+    source = rich(tmp_path / "in")
+    convert(source, tmp_path / "out", "coco")
+    before, after = read_boxes(source), read_boxes(tmp_path / "out")
+    assert before[1] == after[1]
+    for one, other in zip(before[0], after[0], strict=True):
+        for name in ("boxes_xyxy", "labels", "is_crowd", "is_difficult", "quads", "keypoints"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert one.masks == other.masks
+
+
+@pytest.mark.parametrize("through", WRITERS)
+@pytest.mark.parametrize("to", WRITERS)
+def test_there_and_on_keeps_what_both_hold(tmp_path: Path, through: str, to: str) -> None:
+    make_dota(tmp_path / "in", ("ship", "large-vehicle"))
+    convert(tmp_path / "in", tmp_path / "mid", through, split="train")
+    before, names, _ = read_boxes(tmp_path / "mid")
+    convert(tmp_path / "mid", tmp_path / "out", to)
+    after, again, report = read_boxes(tmp_path / "out")
+    assert_kept(before, names, after, again, to)
+    assert not report.counts
+
+
+def test_pictures_are_copied_linked_to_or_left(tmp_path: Path) -> None:
+    source = rich(tmp_path / "in")
+    convert(source, tmp_path / "link", "dota", images="link")
+    linked = tmp_path / "link" / "images" / "a.png"
+    assert linked.is_symlink()
+    assert linked.resolve() == (source / "a.png").resolve()
+    assert len(read_boxes(tmp_path / "link")[0]) == 2
+    convert(source, tmp_path / "none", "dota", images="none")
+    assert not (tmp_path / "none" / "images").exists()
+    assert len(read_boxes(tmp_path / "none", source)[0]) == 2
+
+
+def test_images_in_folders_keep_them(tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "in" / "sub" / "a.png")
+    box = np.array([[1, 2, 30, 40]], np.float32)
+    record = Record(
+        id="sub/a.png", images=(tmp_path,), size_hw=(HEIGHT, WIDTH), boxes_xyxy=box, labels=np.zeros(1, np.int64)
+    )
+    coco.write(tmp_path / "in" / "a.json", [record], ["x"])
+    for to in WRITERS:
+        convert(tmp_path / "in", tmp_path / to, to)
+        (again,), _, _ = read_boxes(tmp_path / to)
+        np.testing.assert_allclose(again.boxes_xyxy, box, atol=1e-4)
+
+
+def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
+    source = rich(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="not overwritten"):
+        convert(source, tmp_path / "out", "dota")
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = rich(tmp_path / "in")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(conversions.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        convert(source, tmp_path / "out", "dota")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("to", WRITERS)
+def test_a_picture_whose_name_leads_out_of_the_folder_stops_before_anything_is_written(tmp_path: Path, to: str) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    record = Record(id="../a.png", images=(tmp_path / "a.png",), size_hw=(HEIGHT, WIDTH))
+    coco.write(tmp_path / "in" / "a.json", [record], ["x"])
+    with pytest.raises(UserError, match="leads out"):
+        convert(tmp_path / "in", tmp_path / "out", to, images="none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "in"]
+
+
+@pytest.mark.parametrize("to", ["doto", "xview", "coc"])
+def test_an_unknown_target_is_an_error(tmp_path: Path, to: str) -> None:
+    with pytest.raises(UserError) as caught:
+        convert(rich(tmp_path / "in"), tmp_path / "out", to)
+    assert caught.value.fix

@@ -1,0 +1,186 @@
+"""Folders, splits and lists of data sets with one annotation file an image, in all the ways they are published."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from box_sets import (
+    BoxSet,
+    assert_drawn,
+    make_dior,
+    make_dior_r,
+    make_dota,
+    make_fair1m,
+    make_hrsc,
+    make_rsar,
+    make_sardet,
+    make_ssdd,
+    make_voc,
+)
+
+from vistruct.data.formats.per_image import UNANNOTATED
+from vistruct.data.formats.places import Layout, chosen, find_places, find_sources, read_list, split_lists
+from vistruct.data.formats.published import DOTA_1_0, DOTA_2_0, RSAR, class_order
+from vistruct.data.formats.registry import detect_boxes, matching, read_boxes
+from vistruct.errors import UserError
+
+LAYOUT = Layout(
+    suffix=".txt",
+    annotations=re.compile(r"labels([-_](?P<split>\w+))?", re.IGNORECASE),
+    images=re.compile(r"images([-_](?P<split>\w+))?", re.IGNORECASE),
+)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "format_"),
+    [
+        (make_dota, "dota"), (make_rsar, "dota"), (make_dior, "dior"), (make_dior_r, "dior_r"), (make_voc, "voc"),
+        (make_fair1m, "fair1m"), (make_hrsc, "hrsc"), (make_ssdd, "voc"), (make_sardet, "coco"),
+    ],
+)  # fmt: skip
+def test_every_published_set_is_one_format_and_no_other(
+    tmp_path: Path, make: Callable[[Path], BoxSet], format_: str
+) -> None:
+    made = make(tmp_path)
+    assert matching(tmp_path) == [format_]
+    for split in made.truth:
+        if (tmp_path / split).is_dir():
+            assert detect_boxes(tmp_path / split) == format_
+            assert [r.id for r in read_boxes(tmp_path / split)[0]] == [
+                r.id for r in read_boxes(tmp_path, split=split)[0]
+            ]
+
+
+def test_sardet_is_read_as_it_was_drawn(tmp_path: Path) -> None:
+    made = make_sardet(tmp_path)
+    for split, images in made.truth.items():
+        records, names, report = read_boxes(tmp_path, split=split)
+        assert (names, dict(report.counts)) == (RSAR, {})
+        for objects in images.values():
+            assert all(one.name in names for one in objects)
+        assert [[names[label] for label in record.labels] for record in records] == [
+            [one.name for one in objects] for objects in images.values()
+        ]
+
+
+def test_an_empty_folder_and_a_folder_of_pictures_are_no_format(tmp_path: Path) -> None:
+    assert matching(tmp_path) == []
+    touch(tmp_path, "images/a.png", "notes.txt", "labelTxt/readme.md")
+    assert matching(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "annotation", "images"),
+    [
+        (["labels/a.txt", "images/a.png"], None, "labels/a.txt", ["images"]),
+        (["train/labels/a.txt", "train/images/a.png", "val/labels/a.txt"], "train", "train/labels/a.txt",
+         ["train/images"]),
+        (["labels/train/a.txt", "images/train/a.png"], "train", "labels/train/a.txt", ["images/train"]),
+        (["labels/train/a.txt", "images/a.png"], "train", "labels/train/a.txt", ["images"]),
+        (["labels_train/a.txt", "labels_val/a.txt", "images_train/a.png", "images_val/a.png"], "val",
+         "labels_val/a.txt", ["images_val"]),
+        (["labels_train/a.txt", "images/a.png"], "train", "labels_train/a.txt", ["images"]),
+        (["labels/DOTA-v1.5_train/a.txt", "images/a.png"], None, "labels/DOTA-v1.5_train/a.txt", ["images"]),
+        (["Labels/a.TXT", "Images/a.png"], None, "Labels/a.TXT", ["Images"]),
+        (["a.txt", "a.png"], None, "a.txt", ["."]),
+        (["train/part1/labels/a.txt", "train/part1/images/a.png"], "train", "train/part1/labels/a.txt",
+         ["train/part1/images"]),
+        (["x/labels/a.txt", "x/images/a.png", ".hidden/labels/b.txt"], None, "x/labels/a.txt", ["x/images"]),
+    ],
+)  # fmt: skip
+def test_annotations_and_images_are_found(
+    tmp_path: Path, files: list[str], split: str | None, annotation: str, images: list[str]
+) -> None:
+    touch(tmp_path, *files)
+    (source,), _ = find_sources(tmp_path, None, split, LAYOUT)
+    assert source.annotation == tmp_path / annotation
+    assert source.images == tuple(tmp_path / folder for folder in images)
+
+
+def test_sets_inside_a_folder_keep_apart_what_has_the_same_name(tmp_path: Path) -> None:
+    for kind in ("BBox", "RBox"):
+        touch(tmp_path, f"{kind}/labels_train/a.txt", f"{kind}/images_train/a.png")
+    assert sorted(find_places(tmp_path, LAYOUT)) == ["BBox/train", "RBox/train"]
+    (source,), _ = find_sources(tmp_path, None, "RBox/train", LAYOUT)
+    assert source.annotation == tmp_path / "RBox/labels_train/a.txt"
+
+
+def test_the_official_folder_of_ssdd_is_split_by_kind(tmp_path: Path) -> None:
+    made = make_ssdd(tmp_path / "RBox_SSDD" / "voc_style")
+    shutil.copytree(tmp_path / "RBox_SSDD", tmp_path / "BBox_SSDD")
+    with pytest.raises(UserError, match="BBox_SSDD/train"):
+        read_boxes(tmp_path)
+    records, names, _ = read_boxes(tmp_path, split="RBox_SSDD/test")
+    assert_drawn(records, names, made.truth["test"], kind="oriented")
+
+
+def test_images_of_another_split_in_the_same_folder_are_not_missed(tmp_path: Path) -> None:
+    make_ssdd(tmp_path)
+    (tmp_path / "JPEGImages").mkdir()
+    for split in ("train", "test"):
+        for image in (tmp_path / f"JPEGImages_{split}").iterdir():
+            image.rename(tmp_path / "JPEGImages" / image.name)
+        (tmp_path / f"JPEGImages_{split}").rmdir()
+    records, _, report = read_boxes(tmp_path, split="test")
+    assert (len(records), dict(report.counts)) == (3, {})
+    shutil.rmtree(tmp_path / "Annotations_train")
+    assert read_boxes(tmp_path)[2].counts == {UNANNOTATED: 3}  # now nothing says what they are
+
+
+@pytest.mark.parametrize(
+    ("split", "names"), [("train", ["train"]), ("val+train", ["val", "train"]), ("TEST", ["Test"])]
+)
+def test_splits_are_chosen_by_name(split: str, names: list[str]) -> None:
+    assert chosen(split, ["train", "val", "Test"], "here") == names
+
+
+def test_the_only_split_needs_no_name(tmp_path: Path) -> None:
+    assert chosen(None, ["train"], "here") == ["train"]
+    with pytest.raises(UserError, match=r"several splits are here: train, val, test\nhere\nsay which: split='train'"):
+        chosen(None, ["test", "val", "train"], "here")
+    with pytest.raises(UserError, match="leave the split out"):
+        chosen("val", [""], "here")
+
+
+def test_lists_are_read_with_endings_folders_and_further_columns(tmp_path: Path) -> None:
+    touch(tmp_path, "ImageSets/Main/train.txt", "ImageSets/Main/car_train.txt", "ImageSets/Main/test_inshore.txt")
+    assert list(split_lists(tmp_path)) == ["test_inshore", "train"]
+    path = tmp_path / "ImageSets" / "Main" / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbf000001\r\n images/a.b.JPG \r\n\r\n000002  -1\r\nv1.5\r\nx\\y.png\r\n")
+    assert read_list(path) == ["000001", "a.b", "000002", "v1.5", "y"]
+
+
+def test_a_list_orders_and_counts_a_name_once(tmp_path: Path) -> None:
+    touch(tmp_path, "labels/a.txt", "labels/b.txt", "labels/c.txt", "images/a.png")
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets" / "train.txt").write_text("c\na\nc\n")
+    sources, is_all = find_sources(tmp_path, None, "train", LAYOUT)
+    assert ([source.annotation.stem for source in sources], is_all) == (["c", "a"], False)
+
+
+def test_published_orders_are_taken_where_half_of_a_list_is_found() -> None:
+    published = (DOTA_1_0, DOTA_2_0, RSAR)
+    assert class_order(DOTA_1_0[:8], published) == DOTA_1_0
+    assert class_order(DOTA_1_0[:7], published) == tuple(sorted(DOTA_1_0[:7]))
+    assert class_order(DOTA_2_0[5:], published) == DOTA_2_0
+    assert class_order(("ship", "harbor", "bridge"), published) == RSAR
+    assert class_order(("ship", "harbor"), published) == ("harbor", "ship")
+    assert class_order((*DOTA_1_0, "other"), published) == tuple(sorted((*DOTA_1_0, "other")))
+    assert class_order((), published) == ()
+
+
+def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_sources(tmp_path / "x", None, None, LAYOUT)
+    with pytest.raises(UserError, match=r"no folder of \*.txt annotations here"):
+        find_sources(tmp_path, None, None, LAYOUT)

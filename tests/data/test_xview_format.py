@@ -1,0 +1,98 @@
+"""xView's GeoJSON: its classes, its two classes without a name, and its boxes without a size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vistruct.data.formats import xview
+from vistruct.data.formats.objects import CLIPPED, MISSING_IMAGE, NO_AREA
+from vistruct.data.formats.per_image import UNANNOTATED
+from vistruct.data.formats.registry import read_boxes
+from vistruct.data.report import Report
+from vistruct.errors import UserError
+
+
+def feature(bounds: str, type_id: Any = 18, image: Any = "5.tif") -> dict[str, Any]:
+    said = {"bounds_imcoords": bounds, "type_id": type_id, "image_id": image, "cat_id": "104", "ingest_time": "x"}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[0, 0]]]}, "properties": said}
+
+
+def saved(root: Path, *features: Any) -> Path:
+    (root / "train_images").mkdir(exist_ok=True)
+    for name in ("5.tif", "40.tif", "100.tif"):
+        Image.new("RGB", (40, 30)).save(root / "train_images" / name)
+    text = json.dumps({"type": "FeatureCollection", "crs": {}, "features": features})
+    (root / "xView_train.geojson").write_text(text)
+    return root
+
+
+def test_boxes_are_read_by_image_with_the_names_of_the_published_table(tmp_path: Path) -> None:
+    saved(tmp_path, feature("1,2,11,12", 94, "40.tif"), feature("3,4,5,6", 11), feature("30,20,50,30", 18))
+    records, names, report = read_boxes(tmp_path)
+    assert [record.id for record in records] == ["5.tif", "40.tif"]
+    assert (len(names), names[0], names[-1]) == (60, "Fixed-wing Aircraft", "Tower")
+    np.testing.assert_array_equal(records[0].boxes_xyxy, [[3, 4, 5, 6], [30, 20, 40, 30]])
+    assert [names[label] for label in records[0].labels] == ["Fixed-wing Aircraft", "Small Car"]
+    assert dict(report.counts) == {CLIPPED: 1, UNANNOTATED: 1}
+
+
+def test_classes_without_a_name_and_boxes_without_a_size_are_counted(tmp_path: Path) -> None:
+    saved(tmp_path, feature("1,2,11,12", 75), feature("1,2,11,12", 82), feature("3,4,3,6"), feature("1,1,9,9"))
+    records, _, report = read_boxes(tmp_path / "xView_train.geojson")
+    assert len(records[0].labels) == 1
+    assert dict(report.counts) == {xview.NO_CLASS: 2, NO_AREA: 1, UNANNOTATED: 2}
+    assert report.examples[NO_AREA] == ["5.tif: feature 2"]
+
+
+BAD = [
+    (feature("1,2,11"), "bounds_imcoords is"),
+    (feature("1,2,11,x"), "bounds_imcoords is"),
+    (feature("1,2,11,12", 12345), "type_id 12345"),
+    (feature("1,2,11,12", "18"), "type_id '18'"),
+    (feature("1,2,11,12", True), "type_id True"),
+    (feature("1,2,11,12", image=5), "image_id"),
+    ({"type": "Feature", "properties": {}}, "a feature has"),
+    ("feature", "a feature has"),
+]
+
+
+@pytest.mark.parametrize(("bad", "words"), BAD)
+def test_a_bad_feature_is_an_error_with_its_number(tmp_path: Path, bad: Any, words: str) -> None:
+    path = saved(tmp_path, feature("1,1,9,9"), bad) / "xView_train.geojson"
+    with pytest.raises(UserError, match=words) as caught:
+        read_boxes(tmp_path, format="xview")
+    assert caught.value.where == f"{path}, feature 1"
+    errors: list[UserError] = []
+    records, _ = xview.walk(tmp_path, None, Report(), errors.append)
+    assert (len(errors), len(records[0].labels)) == (1, 1)
+
+
+def test_missing_images_stop_or_drop(tmp_path: Path) -> None:
+    saved(tmp_path, feature("1,1,9,9"), feature("1,1,9,9", image="1395.tif"))
+    with pytest.raises(UserError, match=r"1 of 2 .*1395"):
+        read_boxes(tmp_path)
+    records, _, report = read_boxes(tmp_path, missing="drop")
+    assert [record.id for record in records] == ["5.tif"]
+    assert report.counts[MISSING_IMAGE] == 1
+    with pytest.raises(UserError, match="none of the images"):
+        read_boxes(tmp_path, tmp_path / "nowhere", missing="drop")
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "not valid json"), ('{"features": []}', "no list of features")])
+def test_a_file_that_is_no_such_geojson_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.geojson").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_boxes(tmp_path / "a.geojson")
+
+
+def test_there_is_no_split_but_train(tmp_path: Path) -> None:
+    saved(tmp_path, feature("1,1,9,9"))
+    assert len(read_boxes(tmp_path, split="train")[0]) == 1
+    with pytest.raises(UserError, match="no split 'val'"):
+        read_boxes(tmp_path, split="val")

@@ -1,0 +1,337 @@
+"""YOLO labels in and out: boxes, oriented boxes, masks and key points, in every layout they come in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from vistruct.contracts import Record
+from vistruct.data.formats import yolo
+from vistruct.data.formats.coco_shapes import POINT_NOT_FINITE
+from vistruct.data.formats.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.registry import read_boxes
+from vistruct.data.formats.yolo_write import NO_OUTLINE, PARTS_LOST
+from vistruct.data.report import Report
+from vistruct.errors import UserError
+
+HEIGHT, WIDTH = 30, 40
+NAMES = ("ship", "car")
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+
+
+def data_set(root: Path, rows: dict[str, str], **more: object) -> Path:
+    """images/, labels/ and data.yaml; of each image the rows, None standing for no label file."""
+    for name, text in rows.items():
+        picture(root / "images" / f"{name}.png")
+        (root / "labels").mkdir(exist_ok=True)
+        (root / "labels" / f"{name}.txt").write_text(text)
+    content = {"train": "images", "names": list(NAMES)} | more
+    (root / "data.yaml").write_text(yaml.safe_dump(content))
+    return root
+
+
+def test_a_row_is_class_centre_and_sides_in_shares_of_the_image(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "1 0.5 0.5 0.25 0.2\n\n0 0.1 0.1 0.2 0.2\n", "b": ""})
+    (a, b), names, report = read_boxes(tmp_path)
+    np.testing.assert_allclose(a.boxes_xyxy, [[15, 12, 25, 18], [0, 0, 8, 6]], atol=1e-5)
+    assert (a.labels.tolist(), len(b.labels), names) == ([1, 0], 0, NAMES)
+    assert (a.id, a.quads, a.masks, b.id) == ("a.png", None, None, "b.png")
+    assert not report.counts
+
+
+def test_four_corners_are_an_oriented_box(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.1 0.75 0.3 0.6 0.6 0.4 0.5\n", "b": ""})
+    (a, b), _, _ = read_boxes(tmp_path)
+    np.testing.assert_allclose(a.quads, [[[20, 3], [30, 9], [24, 18], [16, 15]]], atol=1e-5)  # ty: ignore
+    np.testing.assert_allclose(a.boxes_xyxy, [[16, 3, 30, 18]], atol=1e-5)
+    assert b.quads is not None
+    assert b.quads.shape == (0, 4, 2)
+
+
+def test_rows_of_points_are_masks_those_of_four_too_where_others_have_more(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.1 0.1 0.5 0.1 0.3 0.5\n1 0.5 0.5 0.75 0.5 0.75 0.8 0.5 0.8\n"})
+    (a,), _, _ = read_boxes(tmp_path)
+    assert a.quads is None
+    assert a.masks is not None
+    np.testing.assert_allclose(a.masks[0], [[4, 3, 20, 3, 12, 15]])
+    np.testing.assert_allclose(a.boxes_xyxy, [[4, 3, 20, 15], [20, 15, 30, 24]], atol=1e-5)
+
+
+def test_key_points_are_read_where_the_yaml_gives_their_shape(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.4 2 nan 0.1 1\n"}, kpt_shape=[2, 3])
+    (a,), _, report = read_boxes(tmp_path)
+    np.testing.assert_allclose(a.keypoints, [[[20, 12, 2], [0, 0, 0]]])  # ty: ignore
+    assert dict(report.counts) == {POINT_NOT_FINITE: 1}
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.4 0.25 0.1\n"}, kpt_shape=[2, 2])
+    (a,), _, _ = read_boxes(tmp_path)
+    np.testing.assert_allclose(a.keypoints, [[[20, 12, 2], [10, 3, 2]]])  # ty: ignore
+
+
+BAD_LINES = [
+    ("0 0.5 0.5 0.2", "4 fields"),
+    ("0 0.5 0.5 0.2 0.2 0.9", "scores"),
+    ("0 0.5 0.5 0.2 0.2 0.9 0.1 0.1", "8 fields"),
+    ("0 0.5 0.5 0.2 x", "every field"),
+    ("0 0,5 0.5 0.2 0.2", "with a point|number"),
+    ("ship 0.5 0.5 0.2 0.2", "number"),
+    ("1.5 0.5 0.5 0.2 0.2", "whole number"),
+    ("-1 0.5 0.5 0.2 0.2", "whole number"),
+    ("nan 0.5 0.5 0.2 0.2", "whole number"),
+    ("2 0.5 0.5 0.2 0.2", "0 to 1"),
+    ("0 120 80 30 20", "shares of the image"),
+    ("0 0.5 0.1 0.75 0.3 0.6 0.6 0.4 0.5", "oriented box"),
+    ("0 0.5 0.1 0.75 0.3 0.6 0.6", "mask"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_LINES)
+def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(tmp_path: Path, line: str, words: str) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n", "b": f"\n0 0.4 0.4 0.2 0.2\n{line}\n"})
+    with pytest.raises(UserError, match=words) as caught:
+        read_boxes(tmp_path)
+    assert caught.value.where == f"{tmp_path / 'labels' / 'b.txt'}, line 3"
+    assert caught.value.fix
+    errors: list[UserError] = []
+    records, _ = yolo.walk(tmp_path, None, Report(), errors.append)
+    assert len(errors) == 1
+    assert [len(record.labels) for record in records] == [1, 1]  # all others are still read
+
+
+DOUBTFUL = [
+    (NOT_FINITE, "0 nan 0.5 0.2 0.2"),
+    (NO_AREA, "0 0.5 0.5 0 0.2"),
+    (OUTSIDE, "0 1.5 0.5 0.2 0.2"),
+    (CLIPPED, "0 1 0.5 0.2 0.2"),
+    (DUPLICATE, "0 0.5 0.5 0.2 0.2"),
+]
+
+
+@pytest.mark.parametrize(("reason", "line"), DOUBTFUL)
+def test_a_doubtful_box_is_counted_with_file_and_line(tmp_path: Path, reason: str, line: str) -> None:
+    data_set(tmp_path, {"a": f"0 0.5 0.5 0.2 0.2\n{line}\n"})
+    _, _, report = read_boxes(tmp_path)
+    assert dict(report.counts) == {reason: 1}
+    assert report.examples[reason] == [f"{tmp_path / 'labels' / 'a.txt'}, line 2"]
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.1 0.75 nan 0.6 0.6 0.4 0.5", "0 0.5 0.1 nan 0.3 0.6 0.6"])
+def test_a_shape_that_is_not_finite_is_left_out(tmp_path: Path, line: str) -> None:
+    data_set(tmp_path, {"a": line})
+    (a,), _, report = read_boxes(tmp_path)
+    assert len(a.labels) == 0
+    assert dict(report.counts) == {NOT_FINITE: 1}
+
+
+def test_class_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "1.0 0.5 0.5 0.2 0.2"})
+    assert read_boxes(tmp_path)[0][0].labels.tolist() == [1]
+
+
+def splits_by_folder(root: Path) -> None:
+    for split in ("train", "val"):
+        picture(root / "images" / split / f"{split}.png")
+        (root / "labels" / split).mkdir(parents=True)
+        (root / "labels" / split / f"{split}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+
+
+def splits_outside(root: Path) -> None:
+    for split in ("train", "valid"):
+        picture(root / split / "images" / f"{split.removesuffix('id')}.png")
+        (root / split / "labels").mkdir(parents=True)
+        (root / split / "labels" / f"{split.removesuffix('id')}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+
+
+YAMLS = {
+    "ultralytics": (splits_by_folder, {"path": "../elsewhere", "train": "images/train", "val": "images/val"}),
+    "with path": (splits_by_folder, {"path": ".", "train": ["images/train"], "val": "images/val", "test": None}),
+    "export": (splits_outside, {"train": "../train/images", "val": "../valid/images", "nc": 2}),
+    "no yaml": (splits_by_folder, None),
+    "no yaml, outside": (splits_outside, None),
+}
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_splits_are_found_in_every_layout(tmp_path: Path, name: str) -> None:
+    make, content = YAMLS[name]
+    make(tmp_path)
+    if content is not None:
+        (tmp_path / "data.yaml").write_text(yaml.safe_dump(content | {"names": {0: "ship", 1: "car"}}))
+    for split in ("train", "val"):
+        (record,), _, _ = read_boxes(tmp_path, split=split)
+        assert record.id == f"{split}.png"
+        assert len(record.labels) == 1
+    both, _, _ = read_boxes(tmp_path, split="train+val")
+    assert [record.id for record in both] == ["train.png", "val.png"]
+    with pytest.raises(UserError, match="several splits") as caught:
+        read_boxes(tmp_path)
+    assert "split=" in caught.value.fix
+    with pytest.raises(UserError, match="no split 'tset'"):
+        read_boxes(tmp_path, split="tset")
+    if content is not None:
+        assert read_boxes(tmp_path / "data.yaml", split="val")[1] == NAMES
+
+
+def test_a_text_file_may_list_the_images(tmp_path: Path) -> None:
+    splits_by_folder(tmp_path)
+    (tmp_path / "train.txt").write_text("./images/val/val.png\nimages/train/train.png\n")
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"train": "train.txt", "names": ["ship"]}))
+    records, _, _ = read_boxes(tmp_path)
+    assert [len(record.labels) for record in records] == [1, 1]
+
+
+@pytest.mark.parametrize("file", ["classes.txt", "obj.names", "labels/classes.txt"])
+def test_class_names_lie_in_a_text_file_where_there_is_no_yaml(tmp_path: Path, file: str) -> None:
+    data_set(tmp_path, {"a": "1 0.5 0.5 0.2 0.2"})
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / file).write_text("ship\ncar\n")
+    _, names, report = read_boxes(tmp_path)
+    assert names == NAMES
+    assert not report.counts
+
+
+def test_labels_may_lie_beside_their_images_and_classes_have_numbers_where_nothing_names_them(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("2 0.5 0.5 0.2 0.2")
+    (a,), names, report = read_boxes(tmp_path)
+    assert (a.labels.tolist(), names) == ([2], ("0", "1", "2"))
+    assert dict(report.counts) == {yolo.NO_NAMES: 1}
+
+
+def test_labels_without_images_and_images_without_labels_are_counted(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"})
+    (tmp_path / "labels" / "gone.txt").write_text("0 0.5 0.5 0.2 0.2")
+    picture(tmp_path / "images" / "new.png")
+    records, _, report = read_boxes(tmp_path)
+    assert len(records) == 2
+    assert dict(report.counts) == {yolo.NO_IMAGE: 1, yolo.NO_LABELS: 1}
+
+
+def test_listed_images_that_are_gone_stop_or_drop(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, train="list.txt")
+    (tmp_path / "list.txt").write_text("images/a.png\nimages/b.png\n")
+    with pytest.raises(UserError, match="1 of 2 images"):
+        read_boxes(tmp_path)
+    records, _, report = read_boxes(tmp_path, missing="drop")
+    assert (len(records), dict(report.counts)) == (1, {MISSING_IMAGE: 1})
+
+
+def test_two_images_of_one_label_file_are_an_error(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"})
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(UserError, match="same label file"):
+        read_boxes(tmp_path)
+
+
+BAD_YAMLS = [
+    ("names: [a\n", "not valid yaml"),
+    ("train: images\n", "no `names`"),
+    ("names: [a]\n", "no train"),
+    ("names: {0: a, 2: b}\ntrain: images\n", "without gaps"),
+    ("names: [a, a]\ntrain: images\n", "twice"),
+    ("names: [a]\nnc: 2\ntrain: images\n", "nc is 2"),
+    ("names: [a]\ntrain: images\nkpt_shape: [0, 3]\n", "kpt_shape"),
+    ("names: [a]\ntrain: nowhere\n", "no such"),
+    ("", "empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_YAMLS)
+def test_a_yaml_that_does_not_say_what_it_must_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+    data_set(tmp_path, {"a": ""})
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        read_boxes(tmp_path / "data.yaml")
+    assert str(tmp_path) in caught.value.where
+
+
+def test_several_yaml_files_are_an_error_that_names_them(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": ""})
+    (tmp_path / "other.yaml").write_text((tmp_path / "data.yaml").read_text())
+    with pytest.raises(UserError, match=r"data\.yaml, other\.yaml"):
+        read_boxes(tmp_path)
+
+
+def records_of(root: Path, **more: object) -> list[Record]:
+    picture(root / "in" / "a.png")
+    rng = np.random.default_rng(0)
+    low, side = rng.uniform(0, 14, (5, 2)), rng.uniform(1, 15, (5, 2))
+    boxes = np.concatenate([low, low + side], axis=1).astype(np.float32)
+    values: dict = {"boxes_xyxy": boxes, "labels": np.arange(5) % 2, **more}
+    return [Record(id="a.png", images=(root / "in" / "a.png",), size_hw=(HEIGHT, WIDTH), **values)]
+
+
+def test_boxes_read_back_to_a_ten_thousandth_of_a_pixel(tmp_path: Path) -> None:
+    records = records_of(tmp_path)
+    report = yolo.write(tmp_path / "out", records, NAMES)
+    picture(tmp_path / "out" / "images" / "a.png")
+    (again,), names, read = read_boxes(tmp_path / "out")
+    np.testing.assert_allclose(again.boxes_xyxy, records[0].boxes_xyxy, atol=1e-4)
+    np.testing.assert_array_equal(again.labels, records[0].labels)
+    assert names == NAMES
+    assert not report.counts
+    assert not read.counts
+
+
+def test_oriented_boxes_read_back_also_over_the_border(tmp_path: Path) -> None:
+    quads = np.random.default_rng(0).uniform(-9, 45, (5, 4, 2)).astype(np.float32)
+    centre = quads.mean(axis=1, keepdims=True)
+    turn = np.arctan2(*(quads - centre).transpose(2, 0, 1)[::-1]).argsort(axis=1)
+    quads = np.take_along_axis(quads, turn[..., None], axis=1)
+    hulls = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    records = records_of(tmp_path, quads=quads, boxes_xyxy=hulls)
+    yolo.write_oriented(tmp_path / "out", records, NAMES)
+    picture(tmp_path / "out" / "images" / "a.png")
+    (again,), _, _ = read_boxes(tmp_path / "out")
+    assert again.quads is not None
+    np.testing.assert_allclose(again.quads, quads, atol=1e-4)
+    np.testing.assert_allclose(again.boxes_xyxy, hulls, atol=1e-4)
+
+
+def test_outlines_read_back_those_of_four_points_too(tmp_path: Path) -> None:
+    outlines = [[1, 1, 9, 1, 9, 9, 1, 9], [2, 2, 9, 2, 5, 8]]
+    records = records_of(tmp_path)
+    one = records[0].keep(np.arange(2))
+    masked = replace(one, masks=([outlines[0]], [outlines[1]]))
+    report = yolo.write(tmp_path / "out", [masked], NAMES)
+    picture(tmp_path / "out" / "images" / "a.png")
+    (again,), _, _ = read_boxes(tmp_path / "out")
+    assert again.masks is not None
+    np.testing.assert_allclose(again.masks[0], outlines[:1], atol=1e-5)
+    np.testing.assert_allclose(again.masks[1], outlines[1:], atol=1e-5)
+    assert not report.counts
+    single = replace(one.keep(np.arange(1)), masks=([outlines[0]],))
+    yolo.write(tmp_path / "four", [single], NAMES)
+    picture(tmp_path / "four" / "images" / "a.png")
+    assert read_boxes(tmp_path / "four")[0][0].quads is None  # four corners alone would be an oriented box
+
+
+def test_what_no_row_has_room_for_is_said(tmp_path: Path) -> None:
+    parts = [[1, 1, 3, 1, 3, 3], [5, 5, 20, 5, 20, 25]]
+    lengths = {"size": [HEIGHT, WIDTH], "counts": [1200]}
+    one = records_of(tmp_path)[0].keep(np.arange(2))
+    masked = replace(one, masks=(parts, lengths))
+    report = yolo.write(tmp_path / "out", [masked], NAMES)
+    assert dict(report.counts) == {PARTS_LOST: 1, NO_OUTLINE: 1}
+    first = (tmp_path / "out" / "labels" / "a.txt").read_text().splitlines()[0]
+    assert [float(word) for word in first.split()[1:]] == pytest.approx([0.125, 1 / 6, 0.5, 1 / 6, 0.5, 5 / 6])
+
+
+def test_nothing_but_a_user_error_comes_out_of_any_text(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = ["0", "1", "0.5", "0.25", "nan", "inf", "-1", "1e9", "x", "", "\n", "\t", "é", "1_0"]
+    for _ in range(150):
+        text = " ".join(rng.choice(words, rng.integers(1, 24)))
+        data_set(tmp_path, {"a": text})
+        errors: list[UserError] = []
+        report = Report()
+        records, _ = yolo.walk(tmp_path, None, report, errors.append)
+        assert all(np.isfinite(record.boxes_xyxy).all() for record in records)

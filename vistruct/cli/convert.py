@@ -1,0 +1,61 @@
+"""`vistruct convert`: annotated images in another format."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vistruct.cli.output import made, note
+
+
+class Images(StrEnum):
+    """What happens to the pictures."""
+
+    copy = "copy"
+    link = "link"
+    none = "none"
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="The data set: its annotation file or its folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make; never one that is there already.")],
+    to: Annotated[str, typer.Option(help="The format to write, see the table.")],
+    from_: Annotated[str, typer.Option("--from", help="The format of the data set; by itself it is found.")] = "auto",
+    split: Annotated[str | None, typer.Option(help="Which part: train, val, ...; several as train+val.")] = None,
+    images: Annotated[Images, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Images.copy,
+    image_folder: Annotated[Path | None, typer.Option(help="Where the pictures are, if not where expected.")] = None,
+    drop_missing: Annotated[bool, typer.Option(help="Leave out images that are not on disk.")] = False,
+) -> None:
+    """Write a data set of boxes in another format.
+
+    Says what the new format has no room for. Formats that are written:
+
+    \b
+      coco      boxes, oriented boxes, masks, key points, crowd, difficult
+      dota      oriented boxes, difficult, notes
+      voc       boxes, difficult
+      fair1m    oriented boxes
+      yolo      boxes, masks of one outline
+      yolo-obb  oriented boxes
+
+    Read are these, and DIOR, DIOR-R, HRSC2016, xView, RSAR, SARDet-100K and SSDD as they are published.
+    """
+    from vistruct.data.convert import convert
+
+    done = convert(
+        source,
+        out,
+        to,
+        format="yolo" if from_ == "yolo-obb" else from_,
+        images_folder=image_folder,
+        split=split,
+        images=images.value,
+        missing="drop" if drop_missing else "stop",
+    )
+    note(f"{done.images:,} images, {done.objects:,} objects")
+    for line in (*done.read.lines(), *done.lost.lines()):
+        note(line)
+    made(done.path)

@@ -1,0 +1,146 @@
+"""Images with annotated objects (`boxes`), in any format that people keep them in, whole or in windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from vistruct.config import Part
+from vistruct.contracts import DataInfo, Record
+from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.data.fingerprint import fingerprint
+from vistruct.data.formats.registry import read_boxes
+from vistruct.data.report import Report
+from vistruct.data.tiles import Tiles, tile_records
+from vistruct.errors import UserError
+from vistruct.ops.seeds import derive
+from vistruct.transforms.augment import Augment
+from vistruct.transforms.sizing import Size
+
+BEYOND_SHARE = "left out: beyond the share asked for"
+DIFFICULT_LEFT_OUT = "box left out: difficult"
+
+
+class BoxDataConfig(Part):
+    """Images with boxes, horizontal or oriented, and masks where they are asked for."""
+
+    kind: Literal["boxes"] = "boxes"
+    annotation: Path  # a COCO json, or the folder of a data set in any format that `vistruct check` knows
+    images: Path | None = None  # folder of the images; None: where the format keeps them
+    format: str = "auto"  # name of the format; auto: what the files are
+    split: str | None = None  # train, val, test, ... where a folder holds several; None: the only one
+    classes: tuple[str, ...] | None = None  # names in order; None: the data's own
+    oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
+    masks: bool = False  # rasters of the objects too, for heads that learn them
+    difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
+    tiles: Tiles | None = None  # cut into windows; None: whole images
+    augment: Augment | None = None  # random variation; None, as in evaluation: none
+    share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
+    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each window (or image)
+    missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
+    on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
+
+    def build(self, cache: Path | None = None) -> RecordDataset:
+        """Read the annotations; no image is decoded yet.
+
+        Args:
+            cache: not needed; annotations of boxes are read whole each time.
+
+        Raises:
+            UserError: see `formats.registry.read_boxes`; or no box is left.
+        """
+        records, class_names, report = read_boxes(
+            self.annotation,
+            self.images,
+            format=self.format,
+            split=self.split,
+            missing=self.missing,
+            class_names=self.classes,
+        )
+        if self.oriented:
+            records = [with_corners(record) for record in records]
+        whole_records = records
+        records = _eased(records, self.difficult, report)
+        if self.tiles is not None:
+            records, dropped = tile_records(records, self.tiles)
+            report.merge(dropped)
+        records = _shared(records, self.share, self.share_seed, report)
+        labels = Counter(int(label) for record in records for label in record.labels)
+        if not labels:
+            what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
+            raise UserError(what, where=self.annotation, fix="`vistruct check` says more")
+        info = DataInfo(
+            class_names=class_names,
+            num_records=len(records),
+            fingerprint=self._fingerprint(whole_records, class_names),
+            counts={name: labels[number] for number, name in enumerate(class_names)},
+            dropped=dict(report.counts),
+        )
+        return RecordDataset(
+            records,
+            info,
+            report,
+            self.resize,
+            self.augment,
+            whole_records,
+            on_broken=self.on_broken,
+            with_masks=self.masks,
+        )
+
+    def _fingerprint(self, records: Sequence[Record], class_names: Sequence[str]) -> str:
+        """Of the annotation file where it is one; of what was read where it is a folder of thousands."""
+        base = self.annotation.parent if self.annotation.is_file() else self.annotation
+        images = [record.images[0] for record in records]
+        if self.annotation.is_file():
+            return fingerprint([self.annotation], images, self.images or base)
+        digest = hashlib.sha256(fingerprint([], images, self.images or base).encode())
+        digest.update("\n".join(class_names).encode())
+        for record in records:
+            digest.update(record.id.encode())
+            for array in (record.boxes_xyxy, record.labels, record.is_crowd, record.is_difficult, record.quads):
+                digest.update(b"" if array is None else array.tobytes())
+            digest.update(
+                repr((record.masks, None if record.keypoints is None else record.keypoints.tolist())).encode()
+            )
+        return digest.hexdigest()
+
+
+def with_corners(record: Record) -> Record:
+    """Boxes without an orientation as upright quads: once an image is turned, their hulls would be larger than they."""
+    if record.quads is not None:
+        return record
+    x0, y0, x1, y1 = record.boxes_xyxy.T
+    corners = [np.stack(corner, axis=1) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+    return replace(record, quads=np.stack(corners, axis=1))
+
+
+def _eased(records: list[Record], difficult: str, report: Report) -> list[Record]:
+    """What training does with objects that are marked as difficult; the truth of an evaluation keeps its marks."""
+    if difficult == "learn":
+        return records
+    if difficult == "ignore":
+        return [replace(r, is_crowd=r.is_crowd | r.is_difficult) if r.is_difficult.any() else r for r in records]
+    for record in records:
+        for number in record.is_difficult.nonzero()[0]:
+            report.note(DIFFICULT_LEFT_OUT, f"{record.id}: box {number}")
+    return [record.keep(~record.is_difficult) for record in records]
+
+
+def _shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
+    """The records whose hashed ids come first, in their old order; at least one."""
+    if share == 1:
+        return records
+    ranked = sorted(records, key=lambda record: derive(seed, "share", record.id))
+    num_kept = max(1, round(share * len(records)))
+    kept = {record.id for record in ranked[:num_kept]}
+    for record in ranked[num_kept:]:
+        report.note(BEYOND_SHARE, record.id)
+    return [record for record in records if record.id in kept]

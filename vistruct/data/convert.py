@@ -1,0 +1,149 @@
+"""A data set of boxes in another format: everything that both can hold, and every loss counted.
+
+What a format has no room for is in `registry.WRITERS`. Objects that would become wrong without it are left out
+(a crowd is not one object); the others lose it (a mask becomes its box, an oriented box its hull).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from vistruct.contracts import Record
+from vistruct.data.formats.registry import Writer, read_boxes, writer
+from vistruct.data.report import Report
+from vistruct.errors import UserError
+from vistruct.progress import tracking
+
+CROWD_LOST = "box left out: a crowd, for which the format has no sign"
+DIFFICULT_LOST = "difficult flag lost: the format has none"
+MASK_LOST = "mask lost: its box written"
+QUAD_LOST = "oriented box lost: its horizontal hull written"
+POINTS_LOST = "key points lost: the format has none"
+NOTES_LOST = "note on an image lost: the format has none"
+CLASS_LOST = "class without objects lost: the format has no list of classes"
+
+Images = Literal["copy", "link", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What was written."""
+
+    path: Path
+    images: int
+    objects: int
+    read: Report  # what the reader left out or repaired
+    lost: Report  # what could not be carried over
+
+
+def convert(
+    path: Path,
+    out: Path,
+    to: str,
+    *,
+    format: str = "auto",
+    images_folder: Path | None = None,
+    split: str | None = None,
+    images: Images = "copy",
+    missing: Literal["stop", "drop"] = "stop",
+) -> Conversion:
+    """Read a data set and write it as a new folder in another format.
+
+    Args:
+        path: the annotation file or folder.
+        out: the folder to make.
+        to: one of `registry.WRITERS`.
+        format: of `path`; "auto": found.
+        images_folder: where the images of `path` are; None: where its format has them.
+        split: which part of `path`.
+        images: whether they are copied, linked to (symbolically), or left where they are.
+        missing: what an annotated image that is not on disk does.
+
+    Raises:
+        UserError: `out` is there already, and all that `read_boxes` and the format's `write` raise.
+        OSError: no room, or no right to write there; nothing is left of `out` then.
+    """
+    out = Path(out)
+    form, write = writer(to)
+    if out.exists() or out.is_symlink():
+        raise UserError("this is there already, and is not overwritten", where=out, fix="name a new folder")
+    records, class_names, report = read_boxes(path, images_folder, format=format, split=split, missing=missing)
+    if not records:
+        raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
+    _refuse_outside(records, path)
+    records, lost = fit(records, form)
+    if not form.empty_classes:
+        used = {int(label) for record in records for label in record.labels}
+        for label, name in enumerate(class_names):
+            if label not in used:
+                lost.note(CLASS_LOST, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.mkdir()
+        lost.merge(write(unfinished, records, class_names))
+        if images != "none":
+            _bring_images(records, unfinished / form.images, images)
+        os.rename(unfinished, out)
+    except BaseException:  # also an interrupt: leave no half data set behind
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    objects = sum(len(record.labels) for record in records)
+    return Conversion(path=out, images=len(records), objects=objects, read=report, lost=lost)
+
+
+def fit(records: Sequence[Record], form: Writer) -> tuple[list[Record], Report]:
+    """The records without what a format has no room for, and what that was."""
+    lost = Report()
+    return [_fit_one(record, form, lost) for record in records], lost
+
+
+def _fit_one(record: Record, form: Writer, lost: Report) -> Record:
+    if not form.is_crowd and record.is_crowd.any():
+        for number in record.is_crowd.nonzero()[0]:
+            lost.note(CROWD_LOST, f"{record.id}: object {number}")
+        record = record.keep(~record.is_crowd)
+    for number in range(len(record.labels)):
+        here = f"{record.id}: object {number}"
+        if record.is_difficult[number] and not form.is_difficult:
+            lost.note(DIFFICULT_LOST, here)
+        if record.masks is not None and record.masks[number] and not form.masks:
+            lost.note(MASK_LOST, here)
+        if record.quads is not None and not form.quads:
+            lost.note(QUAD_LOST, here)
+        if record.keypoints is not None and record.keypoints[number].any() and not form.keypoints:
+            lost.note(POINTS_LOST, here)
+    for key in record.notes if not form.notes else ():
+        lost.note(NOTES_LOST, f"{record.id}: {key}")
+    return replace(
+        record,
+        masks=record.masks if form.masks else None,
+        quads=record.quads if form.quads else None,
+        keypoints=record.keypoints if form.keypoints else None,
+        notes=record.notes if form.notes else {},
+    )
+
+
+def _refuse_outside(records: Sequence[Record], where: Path) -> None:
+    for record in records:
+        name = PurePosixPath(record.id)
+        if name.is_absolute() or ".." in name.parts:
+            what = f"the name of an image leads out of its folder: {record.id}"
+            raise UserError(what, where=where, fix="rename it in the annotations, and give the folder of the images")
+
+
+def _bring_images(records: Sequence[Record], folder: Path, how: Images) -> None:
+    with tracking("images", 0, len(records)) as show:
+        for done, record in enumerate(records, start=1):
+            target = folder / record.id
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if how == "copy":
+                shutil.copyfile(record.images[0], target)
+            else:
+                target.symlink_to(record.images[0].resolve())
+            show(done, "")

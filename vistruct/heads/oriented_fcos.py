@@ -1,0 +1,207 @@
+"""Oriented FCOS: every location of every level says what is there, where its box's centre is, how large and how turned.
+
+Source: Tian et al., "FCOS", arXiv:2006.09214, carried over to oriented boxes as in `RotatedFCOSHead` of mmrotate.
+    ProbIoU, KLD and GWD: `vistruct.ops.oriented_losses`.
+Differs from mmrotate's head:
+    - nothing that is said has a seam. There it is an angle and the distances to four sides in the box's frame: at
+      +-pi/2 the angle jumps, and left and right change places. Here it is the cosine and sine of twice the angle, the
+      offset of the centre along the image's axes, and the two sides;
+    - inside, near the centre, and the size ranges of the levels are judged in the box's own frame: turning image and
+      boxes changes nothing;
+    - an object thinner than the locations are apart still has one (there many small objects have none);
+    - the box loss is 1 - IoU of the boxes by default, with the exact IoU (there its logarithm, by a compiled kernel);
+    - locations are learnt from within 1.5 strides of an object's centre only, as in the paper;
+    - locations in a region to be ignored that belong to no object take no part in the loss;
+    - the loss is a sum over images with the number of matched locations beside it, so that splitting a batch changes
+      nothing.
+Shapes: B images, N locations over all levels, C classes, M objects in an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.fcos import FCOSClassificationHead
+from torchvision.ops import sigmoid_focal_loss
+
+from vistruct.config import Part
+from vistruct.contracts import FeatureSpec
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.heads.fcos import cells_of, size_ranges
+from vistruct.heads.oriented_points import box_frames, half_sides, match_oriented, within_any
+from vistruct.heads.oriented_selection import select_oriented
+from vistruct.heads.selection import best_of_levels
+from vistruct.ops.oriented_iou import oriented_iou_aligned
+from vistruct.ops.oriented_losses import LOSSES
+
+LARGEST_LOG = 8.0  # of half a side in strides: 3,000 of them
+
+
+class OrientedFcosConfig(Part):
+    """Layers of the head, its box loss, and thresholds of its detections."""
+
+    kind: Literal["oriented_fcos"] = "oriented_fcos"
+    num_convs: int = Field(4, ge=1)  # in each of the two towers
+    prior: float = Field(0.01, gt=0, lt=1)  # score of every class at every location before training
+    box_loss: Literal["iou", "probiou", "kld", "gwd"] = "iou"
+    score_threshold: float = Field(0.05, ge=0, lt=1)  # detections below are left out
+    nms_iou: float = Field(0.1, gt=0, le=1)  # of two boxes of one class above it, the better one stays
+    max_candidates: int = Field(2000, gt=0)  # best locations of a level that go into NMS
+    max_detections: int = Field(2000, gt=0)  # in one image
+
+    def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> OrientedFcos:
+        """Build on levels with the same number of channels, finest first."""
+        return OrientedFcos(self, specs, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrientedFcosOutput:
+    """What every location says, float32 whatever the precision of the layers."""
+
+    logits: Tensor  # float[B, N, C]
+    offsets: Tensor  # float[B, N, 2]: x and y from the location to the box's centre, strides
+    sizes: Tensor  # float[B, N, 2]: log of half the width and half the height, strides
+    turns: Tensor  # float[B, N, 2], in the direction of (cos, sin) of twice the angle, of any length
+    centerness: Tensor  # float[B, N, 1], logit
+    cells_xyxy: Tensor  # float[N, 4], pixels; a location is the centre of its cell
+    level_sizes: tuple[int, ...]  # locations of each level; they add up to N
+
+    def boxes(self, i: int, rows: Tensor) -> Tensor:
+        """float[K, 5], cxcywha: what the locations int64[K] of image `i` say; the width need not be the longer side."""
+        cells = self.cells_xyxy[rows]
+        point, stride = (cells[:, :2] + cells[:, 2:]) / 2, cells[:, 2:3] - cells[:, :1]
+        sides = 2 * stride * self.sizes[i, rows].clamp(max=LARGEST_LOG).exp()
+        cos2, sin2 = self.turns[i, rows].unbind(dim=1)
+        none = cos2.square() + sin2.square() < 1e-12  # no direction: atan2 would have no gradient
+        angle = torch.atan2(sin2, torch.where(none, 1.0, cos2)) / 2
+        return torch.cat([point + stride * self.offsets[i, rows], sides, angle[:, None]], dim=1)
+
+
+class OrientedFcos(nn.Module):
+    """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedFcosOutput."""
+
+    is_oriented = True
+
+    def __init__(self, config: OrientedFcosConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
+        super().__init__()
+        self.config, self.strides = config, tuple(spec.stride for spec in specs)
+        channels = specs[0].channels
+        groups = math.gcd(32, channels)  # 32, fewer in a narrow head
+        if groups == channels:  # one number a group would be normalised to nothing on a level of one cell
+            groups = max(1, groups // 2)
+        norm = partial(nn.GroupNorm, groups)
+        self.classes = FCOSClassificationHead(
+            channels, 1, num_classes, config.num_convs, prior_probability=config.prior, norm_layer=norm
+        )
+        tower: list[nn.Module] = []
+        for _ in range(config.num_convs):
+            tower += [nn.Conv2d(channels, channels, 3, padding=1), norm(channels), nn.ReLU()]
+        self.tower = nn.Sequential(*tower)
+        self.box = nn.Conv2d(channels, 2 + 2 + 2 + 1, 3, padding=1)  # offsets, sizes, turns, centerness
+        for module in (*self.tower, self.box):
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.get_parameter("bias"))
+        with torch.no_grad():
+            self.box.get_parameter("bias")[4] = 1.0  # upright to begin with, and far from where no direction is
+
+    def forward(self, features: list[Tensor]) -> OrientedFcosOutput:
+        cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
+        said = torch.cat([self.box(self.tower(f)).flatten(2) for f in features], dim=2).transpose(1, 2).float()
+        offsets, sizes, turns, centerness = said.split([2, 2, 2, 1], dim=2)
+        return OrientedFcosOutput(
+            logits=self.classes(features).float(),
+            offsets=offsets,
+            sizes=sizes,
+            turns=turns,
+            centerness=centerness,
+            cells_xyxy=torch.cat(cells),
+            level_sizes=tuple(map(len, cells)),
+        )
+
+    def loss(self, output: OrientedFcosOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
+        """Focal loss over all locations, box and centerness loss over the matched ones.
+
+        Args:
+            output: of a batch of B images.
+            targets: B of them; images without objects teach background alone.
+
+        Returns:
+            The sum over the images' matched locations, of which there may be none. Its metrics also hold
+            `unmatched`: objects that no location stands for (centred outside the image, or hidden under smaller
+            objects), for each matched location.
+
+        Raises:
+            ValueError: a target without oriented boxes.
+        """
+        ranges = size_ranges(self.strides, output.level_sizes, output.cells_xyxy.device)
+        parts: list[Tensor] = []  # each float[3]: classification, box, centerness
+        num_matched = num_unmatched = 0
+        for i, target in enumerate(targets):
+            boxes, labels, regions = target.split_oriented()
+            matched = match_oriented(output.cells_xyxy, ranges, boxes)
+            use = (matched >= 0) | ~within_any(output.cells_xyxy, regions)
+            rows = (matched >= 0).nonzero().squeeze(1)
+            own = matched[rows]
+            truth = torch.zeros_like(output.logits[i])
+            truth[rows, labels[own]] = 1.0
+            loss_class = sigmoid_focal_loss(output.logits[i][use], truth[use], reduction="sum")
+            loss_box = self._box_loss(output.boxes(i, rows), boxes[own]).sum()
+            goal = centerness_of(output.cells_xyxy[rows], boxes[own])
+            loss_centerness = F.binary_cross_entropy_with_logits(output.centerness[i, rows, 0], goal, reduction="sum")
+            parts.append(torch.stack([loss_class, loss_box, loss_centerness]))
+            num_matched += len(rows)
+            num_unmatched += len(boxes) - len(own.unique())
+        summed = torch.stack(parts).sum(dim=0)  # [3]
+        means = (summed.detach() / max(1, num_matched)).tolist()
+        names = ("loss_class", "loss_box", "loss_centerness")
+        metrics = {**dict(zip(names, means, strict=True)), "unmatched": num_unmatched / max(1, num_matched)}
+        return HeadLoss(total=summed.sum(), count=float(num_matched), metrics=metrics)
+
+    def _box_loss(self, boxes: Tensor, goals: Tensor) -> Tensor:
+        """float[K] of K pairs."""
+        if self.config.box_loss == "iou":
+            return 1 - oriented_iou_aligned(boxes, goals)
+        return LOSSES[self.config.box_loss](boxes, goals)
+
+    def decode(self, output: OrientedFcosOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Detections of each image; the score is sqrt(class * centerness).
+
+        Args:
+            output: of a batch of B images.
+            sizes_hw: B real sizes before padding, pixels; boxes wholly outside are left out.
+        """
+        config = self.config
+        scores = (output.logits.sigmoid() * output.centerness.sigmoid()).sqrt()  # [B, N, C]
+        found: list[Detections] = []
+        for i, size_hw in enumerate(sizes_hw):
+            row, label, score = best_of_levels(
+                scores[i], output.level_sizes, config.score_threshold, config.max_candidates
+            )
+            found.append(
+                select_oriented(
+                    output.boxes(i, row),
+                    score,
+                    label,
+                    size_hw,
+                    nms_iou=config.nms_iou,
+                    num=config.max_detections,
+                    candidates=len(row),
+                )
+            )
+        return found
+
+
+def centerness_of(cells_xyxy: Tensor, boxes: Tensor) -> Tensor:
+    """float[K] in [0, 1]: 1 at the centre of the location's box, 0 on its sides; equation 3 in the box's own frame."""
+    offset = box_frames((cells_xyxy[:, :2] + cells_xyxy[:, 2:]) / 2, boxes).abs()  # [K, 2]
+    half = half_sides(boxes, cells_xyxy[:, 2:3] - cells_xyxy[:, :1])
+    return ((half - offset).clamp(min=0) / (half + offset)).prod(dim=1).sqrt()

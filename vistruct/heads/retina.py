@@ -1,0 +1,152 @@
+"""RetinaNet: every anchor of every level says what is there, and how to move to its box.
+
+Source: Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002; the layers and the focal loss are
+    torchvision's `RetinaNetHead` and `sigmoid_focal_loss`.
+Differs from torchvision's `RetinaNet`:
+    - the anchors follow from the strides, whatever these are;
+    - anchors in a crowd region that match no object take no part in the loss;
+    - the loss is a sum over images with the number of matched anchors beside it, so that splitting a batch
+      changes nothing.
+Shapes: B images, A anchors over all levels, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
+from torchvision.ops import sigmoid_focal_loss
+
+from vistruct.config import Part
+from vistruct.contracts import FeatureSpec
+from vistruct.heads.anchors import Anchors
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
+from vistruct.heads.selection import best_of_levels, select_detections
+
+POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4  # paper, section 4
+
+
+class RetinaConfig(Part):
+    """Anchors of the head, its start, and thresholds of its detections."""
+
+    kind: Literal["retina"] = "retina"
+    anchor_scale: float = Field(4.0, gt=0)  # side of a level's smallest anchors, in strides
+    octave_scales: int = Field(3, ge=1)  # sizes of a level's anchors, evenly spread up to the next level's
+    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1)  # height / width of the anchors
+    prior: float = Field(0.01, gt=0, lt=1)  # score of every class at every anchor before training
+    least_iou: float = Field(0.0, ge=0, le=1)  # an object whose best anchor overlaps it less has none
+    score_threshold: float = Field(0.05, ge=0, lt=1)  # detections below are left out
+    nms_iou: float = Field(0.5, gt=0, le=1)  # of two boxes of one class above it, the better one stays
+    max_candidates: int = Field(1000, gt=0)  # best anchors of a level that go into NMS
+    max_detections: int = Field(300, gt=0)  # in one image
+
+    def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> Retina:
+        """Build on levels with the same number of channels, finest first."""
+        return Retina(self, specs, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaOutput:
+    """What every anchor says, float32 whatever the precision of the layers."""
+
+    logits: Tensor  # float[B, A, C]
+    deltas: Tensor  # float[B, A, 4]
+    anchors: Tensor  # float[A, 4], xyxy, pixels
+    level_sizes: tuple[int, ...]  # anchors of each level; they add up to A
+
+
+class Retina(nn.Module):
+    """Levels list[float[B, channels, H/stride, W/stride]] -> RetinaOutput."""
+
+    def __init__(self, config: RetinaConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
+        super().__init__()
+        strides, channels = [spec.stride for spec in specs], specs[0].channels
+        octave = [config.anchor_scale * 2 ** (k / config.octave_scales) for k in range(config.octave_scales)]
+        self.config, self.coder = config, BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.anchors = Anchors([[stride * scale for scale in octave] for stride in strides], config.ratios, strides)
+        shapes = self.anchors.num_shapes
+        self.classify = RetinaNetClassificationHead(channels, shapes, num_classes, prior_probability=config.prior)
+        self.locate = RetinaNetRegressionHead(channels, shapes)
+
+    def forward(self, features: list[Tensor]) -> RetinaOutput:
+        anchors = self.anchors.lay(features)
+        return RetinaOutput(
+            logits=self.classify(features).float(),
+            deltas=self.locate(features).float(),
+            anchors=torch.cat(anchors),
+            level_sizes=tuple(map(len, anchors)),
+        )
+
+    def loss(self, output: RetinaOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
+        """Focal loss over all anchors in use, L1 loss over the matched ones.
+
+        Args:
+            output: of a batch of B images.
+            targets: B of them; images without objects teach background alone.
+
+        Returns:
+            The sum over the images' matched anchors, of which there may be none.
+        """
+        parts: list[Tensor] = []  # each float[2]: classification, box
+        count = 0
+        for i, target in enumerate(targets):
+            boxes, labels, crowds = target.split()
+            matched = match_boxes(
+                output.anchors,
+                boxes,
+                positive_iou=POSITIVE_IOU,
+                negative_iou=NEGATIVE_IOU,
+                low_quality=True,
+                least_iou=self.config.least_iou,
+            )
+            matched = ignore_crowds(matched, output.anchors, crowds)
+            positive = (matched >= 0).nonzero().squeeze(1)
+            own = matched[positive]
+            truth = torch.zeros_like(output.logits[i])
+            truth[positive, labels[own]] = 1
+            use = matched != UNUSED
+            parts.append(
+                torch.stack(
+                    [
+                        sigmoid_focal_loss(output.logits[i, use], truth[use], reduction="sum"),
+                        F.l1_loss(
+                            output.deltas[i, positive],
+                            self.coder.encode_single(boxes[own], output.anchors[positive]),
+                            reduction="sum",
+                        ),
+                    ]
+                )
+            )
+            count += len(positive)
+        summed = torch.stack(parts).sum(dim=0)  # [2]
+        means = (summed.detach() / max(1, count)).tolist()
+        metrics = dict(zip(("loss_class", "loss_box"), means, strict=True))
+        return HeadLoss(total=summed.sum(), count=float(count), metrics=metrics)
+
+    def decode(self, output: RetinaOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Detections of each image.
+
+        Args:
+            output: of a batch of B images.
+            sizes_hw: B real sizes before padding, pixels; boxes are clipped to them, and left out where
+                nothing stays.
+        """
+        config = self.config
+        found: list[Detections] = []
+        for i, size_hw in enumerate(sizes_hw):
+            row, label, score = best_of_levels(
+                output.logits[i].sigmoid(), output.level_sizes, config.score_threshold, config.max_candidates
+            )
+            boxes = self.coder.decode_single(output.deltas[i, row], output.anchors[row])
+            found.append(
+                select_detections(boxes, score, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections)
+            )
+        return found

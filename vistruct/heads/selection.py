@@ -1,0 +1,82 @@
+"""From scores and boxes to detections: the last steps that all horizontal heads share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from vistruct.heads.boxes import Detections
+
+
+def best_of_levels(
+    scores: Tensor, level_sizes: Sequence[int], threshold: float, num: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best candidates of each level of a dense head, level by level.
+
+    Args:
+        scores: float[N, C], of one image, over all levels.
+        level_sizes: of each level its number of rows; they add up to N.
+        threshold: only scores above it.
+        num: of pairs (row, class) in a level at most.
+
+    Returns:
+        int64[K] rows, int64[K] classes and float[K] scores.
+    """
+    rows, labels, kept = [], [], []
+    start = 0
+    for length in level_sizes:
+        level = scores[start : start + length]  # [n, C]
+        row, label = (level > threshold).nonzero(as_tuple=True)
+        best = level[row, label].topk(min(len(row), num))
+        rows.append(row[best.indices] + start)
+        labels.append(label[best.indices])
+        kept.append(best.values)
+        start += length
+    return torch.cat(rows), torch.cat(labels), torch.cat(kept)
+
+
+def select_classes(
+    boxes_xyxy: Tensor,
+    probabilities: Tensor,
+    size_hw: tuple[int, int],
+    *,
+    threshold: float,
+    nms_iou: float,
+    num: int,
+) -> Detections:
+    """Detections of one image from proposals, of which each may be of several classes.
+
+    Args:
+        boxes_xyxy: float[P, K, 4], K = C boxes by class, or K = 1 for all classes.
+        probabilities: float[P, C + 1], the last the background's.
+        size_hw: of the real image, pixels.
+        threshold: only classes above it.
+        nms_iou: as in `select_detections`.
+        num: likewise.
+    """
+    row, label = (probabilities[:, :-1] > threshold).nonzero(as_tuple=True)
+    boxes = boxes_xyxy[row, label if boxes_xyxy.shape[1] > 1 else 0]
+    return select_detections(boxes, probabilities[row, label], label, size_hw, nms_iou=nms_iou, num=num)
+
+
+def select_detections(
+    boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, size_hw: tuple[int, int], *, nms_iou: float, num: int
+) -> Detections:
+    """Clip to the image, leave out what has no area left, suppress doubles class by class, keep the best.
+
+    Args:
+        boxes_xyxy: float[K, 4].
+        scores: float[K].
+        labels: int64[K].
+        size_hw: of the real image, pixels.
+        nms_iou: of two boxes of one class above it, the better one stays.
+        num: of detections at most.
+    """
+    boxes = clip_boxes_to_image(boxes_xyxy, size_hw)
+    solid = remove_small_boxes(boxes, min_size=1e-2)  # what lay in the padding has no area left
+    boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
+    keep = batched_nms(boxes, scores, labels, nms_iou)[:num]
+    return Detections(boxes_xyxy=boxes[keep], scores=scores[keep], labels=labels[keep])

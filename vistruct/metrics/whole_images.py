@@ -1,0 +1,135 @@
+"""Detections of windows against the truth about whole images: what every box metric starts from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vistruct.contracts import BoxPrediction, Record
+from vistruct.data.boxes import BEYOND_SHARE
+from vistruct.data.dataset import RecordDataset
+from vistruct.data.merge import merge_windows
+from vistruct.data.tiles import EMPTY_WINDOW
+from vistruct.errors import UserError
+
+
+def whole_truths(dataset: RecordDataset) -> list[Record]:
+    """The whole images that the records of a data set are about.
+
+    Raises:
+        UserError: windows were left out: objects there cannot be found, false alarms do not count.
+    """
+    left_out = dataset.report.counts[EMPTY_WINDOW]
+    if any(record.window_xyxy is not None for record in dataset.records):
+        left_out += dataset.report.counts[BEYOND_SHARE]
+    if left_out:
+        raise UserError(
+            f"{left_out} windows of the evaluation data are left out, so whole images cannot be measured",
+            where="the data of an evaluation",
+            fix="set share to 1 and tiles.skip_empty to false there",
+        )
+    images = {record.image_id for record in dataset.records}
+    return [record for record in dataset.whole_records if record.image_id in images]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condensed:
+    """A prediction as it travels between ranks: a few arrays, and nothing that no figure needs.
+
+    A tensor that is part of a larger one would be sent with all of it, and a mask with every pixel.
+    """
+
+    id: str
+    image_id: str
+    class_names: tuple[str, ...]
+    window_xyxy: tuple[float, float, float, float] | None
+    boxes_xyxy: np.ndarray  # float[N, 4]
+    boxes_cxcywha: np.ndarray | None  # float[N, 5]
+    scores: np.ndarray  # float[N]
+    labels: np.ndarray  # int32[N]
+    masks: tuple[Any, ...] | None  # whatever the metric makes of each
+
+
+def condense(prediction: BoxPrediction | Condensed, masks: tuple[Any, ...] | None = None) -> Condensed:
+    """The arrays of a prediction, on the CPU; with `masks` in the place of its own."""
+    if isinstance(prediction, Condensed):
+        return prediction
+    oriented = prediction.boxes_cxcywha
+    return Condensed(
+        id=prediction.id,
+        image_id=prediction.image_id,
+        class_names=prediction.class_names,
+        window_xyxy=prediction.window_xyxy,
+        boxes_xyxy=_array(prediction.boxes_xyxy),
+        boxes_cxcywha=None if oriented is None else _array(oriented),
+        scores=_array(prediction.scores),
+        labels=prediction.labels.cpu().numpy().astype(np.int32),
+        masks=masks,
+    )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor if tensor.dtype == torch.float64 else tensor.float()).cpu().numpy()
+
+
+def _expand(condensed: Condensed) -> BoxPrediction:
+    oriented = condensed.boxes_cxcywha
+    return BoxPrediction(
+        id=condensed.id,
+        image_id=condensed.image_id,
+        boxes_xyxy=torch.from_numpy(condensed.boxes_xyxy),
+        scores=torch.from_numpy(condensed.scores),
+        labels=torch.from_numpy(condensed.labels).long(),
+        class_names=condensed.class_names,
+        boxes_cxcywha=None if oriented is None else torch.from_numpy(oriented),
+        masks=condensed.masks,
+        window_xyxy=condensed.window_xyxy,
+    )
+
+
+class WholeImages:
+    """Truths by image, and what was found in windows of them."""
+
+    def __init__(self, truths: Sequence[Record], class_names: Sequence[str]) -> None:
+        self.truths, self.class_names = tuple(truths), tuple(class_names)
+        self.numbers = {record.image_id: i for i, record in enumerate(self.truths)}
+        self.found: list[Condensed] = []
+
+    def add(self, prediction: BoxPrediction | Condensed) -> None:
+        """Add a prediction; the windows of an image may come in any order and batch.
+
+        Raises:
+            UserError: a prediction about an image that is not in the data set, or with other classes.
+        """
+        if prediction.image_id not in self.numbers:
+            raise UserError(
+                f"a prediction about {prediction.image_id!r}, which the data set does not have",
+                where=prediction.id,
+                fix="predict on the images of the data set that is evaluated",
+            )
+        if prediction.class_names != self.class_names:
+            raise UserError(
+                f"the model knows the classes {prediction.class_names}, the data {self.class_names}",
+                where=prediction.id,
+                fix="evaluate on data with the classes that the model was trained on, in the same order",
+            )
+        self.found.append(condense(prediction))
+
+    def joined(self) -> Iterator[tuple[int, BoxPrediction]]:
+        """The number of an image in `truths` and what was found in it, image by image."""
+        for prediction in joined([_expand(one) for one in self.found]):
+            yield self.numbers[prediction.image_id], prediction
+
+
+def joined(predictions: Sequence[BoxPrediction]) -> list[BoxPrediction]:
+    """Windows merged to one prediction an image; an image seen in one piece keeps its detections."""
+    pieces = Counter(prediction.image_id for prediction in predictions)
+    whole = [replace(one, window_xyxy=None) for one in predictions if pieces[one.image_id] == 1]
+    return whole + merge_windows([one for one in predictions if pieces[one.image_id] > 1])

@@ -1,0 +1,124 @@
+"""Windows cut out of a sample, and the rule for objects that a border cuts.
+
+An object stays if enough of it shows: the share of the area of its quad (else its box) that lies inside.
+
+- With quads, what stays stays whole: the quad reaches beyond the border, as annotations at the border of an image
+  do, and `boxes_xyxy` remain the hulls of the quads. A quad cut to the window would be another rectangle, of other
+  width, height and angle, than what a detector should learn to see there.
+- Without quads the box is clipped to the window; where there is a mask, to the part of the mask that shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from vistruct.contracts import Sample
+from vistruct.ops.window_area import area_in_window, polygon_area
+from vistruct.transforms.points import affine, move_objects, outlines
+
+MIN_IGNORED_PX2 = 4.0  # of an object that is cut off, the least area worth saying "not background" about
+
+
+def crop(
+    sample: Sample, window_xyxy: tuple[int, int, int, int], min_kept: float = 0.4, *, else_ignore: bool = False
+) -> Sample:
+    """Cut out a window that lies inside the image.
+
+    Objects of which less than `min_kept` of the area shows are removed (a crowd stays while any of it shows). Crops
+    being drawn anew each time, this is no property of the data and is not counted.
+
+    Args:
+        min_kept: in (0, 1].
+        else_ignore: those that still show a little stay and are marked as a crowd, so that they are learnt neither
+            as objects nor as background.
+
+    Raises:
+        ValueError: the window is empty or not inside the image.
+    """
+    x0, y0, x1, y1 = window_xyxy
+    if any(not (0 <= x0 < x1 <= image.shape[2] and 0 <= y0 < y1 <= image.shape[1]) for image in sample.images):
+        sizes = [tuple(image.shape[1:]) for image in sample.images]
+        raise ValueError(f"window {window_xyxy} is not inside images of (height, width) {sizes}")
+    moved = dataclasses.replace(
+        sample,
+        images=[image[:, y0:y1, x0:x1].clone() for image in sample.images],
+        masks=None if sample.masks is None else sample.masks[:, y0:y1, x0:x1].clone(),
+        origin_xy=(sample.origin_xy[0] + x0 / sample.scale_xy[0], sample.origin_xy[1] + y0 / sample.scale_xy[1]),
+        **move_objects(sample, affine([[1, 0, -x0], [0, 1, -y0]])),
+    )
+    return settle(moved, outlines(moved), min_kept, had_mask=has_pixels(sample), else_ignore=else_ignore)
+
+
+def random_crop(sample: Sample, size_hw: tuple[int, int], generator: torch.Generator, min_kept: float = 0.4) -> Sample:
+    """Cut out a window of a given size anywhere; a side that is shorter already stays as it is."""
+    height, width = sample.images[0].shape[1:]
+    crop_height, crop_width = min(size_hw[0], height), min(size_hw[1], width)
+    x0 = int(torch.randint(width - crop_width + 1, (), generator=generator))
+    y0 = int(torch.randint(height - crop_height + 1, (), generator=generator))
+    return crop(sample, (x0, y0, x0 + crop_width, y0 + crop_height), min_kept)
+
+
+def settle(
+    sample: Sample, places: Tensor, min_kept: float, *, had_mask: Tensor | None, else_ignore: bool = False
+) -> Sample:
+    """Apply the rule above to a sample whose image has been cut and whose objects have been moved, but not yet cut.
+
+    Args:
+        places: float[N, 4, 2], where each object is now, inside the image or not.
+        had_mask: bool[N], whether an object's mask had any pixels before; None: no masks.
+    """
+    height, width = sample.images[0].shape[1:]
+    shown = area_in_window(places, torch.tensor([0, 0, width, height]))
+    enough = shown >= (min_kept - 1e-6) * polygon_area(places)  # less than rounding in float32
+    kept = (shown > 0) & (enough | sample.is_crowd)
+    pixels = has_pixels(sample)
+    if pixels is not None and had_mask is not None:
+        kept &= pixels | ~had_mask
+    if else_ignore:
+        ignored = ~kept & (shown >= MIN_IGNORED_PX2)
+        sample = dataclasses.replace(sample, is_crowd=sample.is_crowd | ignored)
+        kept |= ignored
+    return _within(sample.keep(kept))
+
+
+def _within(sample: Sample) -> Sample:
+    """Boxes without quads clipped to the image, keypoints outside of it no longer annotated."""
+    height, width = sample.images[0].shape[1:]
+    changes = {}
+    if sample.quads is None:
+        boxes = sample.boxes_xyxy
+        edges = boxes.new_tensor([width, height, width, height])
+        clipped = torch.minimum(boxes.clamp(min=0), edges)
+        pixels = has_pixels(sample)
+        if sample.masks is not None and pixels is not None:
+            is_cut = (clipped != boxes).any(dim=1) & pixels
+            clipped[is_cut] = mask_hulls(sample.masks[is_cut]).to(boxes.dtype)
+        changes["boxes_xyxy"] = clipped
+    if sample.keypoints is not None:
+        places = sample.keypoints[..., :2]
+        is_inside = ((places >= 0) & (places < places.new_tensor([width, height]))).all(dim=-1, keepdim=True)
+        changes["keypoints"] = torch.where(is_inside, sample.keypoints, 0.0)
+    return dataclasses.replace(sample, **changes)
+
+
+def has_pixels(sample: Sample) -> Tensor | None:
+    """bool[N], whether the mask of an object has any pixel; None without masks."""
+    return None if sample.masks is None else sample.masks.flatten(1).any(dim=1)
+
+
+def mask_hulls(masks: Tensor) -> Tensor:
+    """int64[N, 4], xyxy around the pixels of masks bool[N, H, W], right and bottom exclusive.
+
+    An empty mask gives a box of negative size.
+    """
+    bounds = []
+    for axis in (1, 2):  # columns, then rows
+        line = masks.any(dim=axis)  # [N, W] or [N, H]
+        places = torch.arange(line.shape[1], device=masks.device).expand_as(line)
+        bounds.append(places.masked_fill(~line, line.shape[1]).amin(dim=1))
+        bounds.append(places.masked_fill(~line, -1).amax(dim=1) + 1)
+    x0, x1, y0, y1 = bounds
+    return torch.stack([x0, y0, x1, y1], dim=1)
