@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,12 +17,19 @@ from torch import Tensor, nn
 from vistruct import config as parts
 from vistruct.contracts import DataInfo, FeatureSpec, Record, Sample, Task
 from vistruct.errors import UserError
+from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
+from vistruct.heads.oriented_fcos import OrientedFcosConfig
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
+from vistruct.heads.oriented_roi import OrientedRoiConfig
+from vistruct.heads.oriented_rpn import OrientedRpnConfig
+from vistruct.heads.retina import RetinaConfig
 from vistruct.heads.roi_stage import RoiConfig
 from vistruct.heads.rpn import RpnConfig
 from vistruct.metrics.coco import CocoBoxes
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
+from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.tasks.dense import Detect, DetectBatch, DetectCollator, DetectConfig, patches
 from vistruct.tasks.views import Views
 
@@ -78,6 +86,14 @@ HEADS = (
     FcosConfig(num_convs=1, score_threshold=0.0),
     FasterRcnnConfig(
         rpn=RpnConfig(proposals_train=50, proposals_test=50), roi=RoiConfig(width=32, size=3), score_threshold=0.0
+    ),
+    RetinaConfig(score_threshold=0.0),
+    CascadeRcnnConfig(
+        rpn=RpnConfig(proposals_train=50, proposals_test=50), roi=RoiConfig(width=32, size=3), score_threshold=0.0
+    ),
+    OrientedFcosConfig(num_convs=1, score_threshold=0.0),
+    OrientedRcnnConfig(
+        rpn=OrientedRpnConfig(candidates=50, proposals=50), roi=OrientedRoiConfig(width=32, size=3), score_threshold=0.0
     ),
 )
 
@@ -181,8 +197,13 @@ def test_loss_and_predictions_come_for_images_of_any_size_and_number_of_objects(
     for prediction, (height, width) in zip(found, batch.sizes_hw, strict=True):
         assert prediction.class_names == NAMES
         assert prediction.window_xyxy == (0, 0, width, height)
-        assert (prediction.boxes_xyxy >= 0).all()
-        assert (prediction.boxes_xyxy <= torch.tensor([width, height] * 2)).all()
+        edges = torch.tensor([width, height])
+        if prediction.boxes_cxcywha is None:
+            assert (prediction.boxes_xyxy >= 0).all()
+            assert (prediction.boxes_xyxy[:, 2:] <= edges).all()
+        else:  # kept as they are where they reach over the border, left out where they are beyond it
+            assert (prediction.boxes_xyxy[:, 2:] > 0).all()
+            assert (prediction.boxes_xyxy[:, :2] < edges).all()
         assert (prediction.scores[:-1] >= prediction.scores[1:]).all()
 
 
@@ -210,7 +231,22 @@ def test_bf16_autocast_changes_the_loss_by_rounding_only(head: parts.Part) -> No
     assert found[1] != found[0]
 
 
-@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.kind)
+@pytest.mark.parametrize("head", HEADS[-2:], ids=lambda head: head.kind)
+def test_oriented_predictions_of_a_stretched_window_are_the_smallest_rectangles_around_them(head: parts.Part) -> None:
+    task = build(head).eval()
+    with torch.inference_mode():
+        (here,) = task.predict(task.collator([sample(40, 60)]))
+        (there,) = task.predict(task.collator([sample(40, 60, origin_xy=(10.0, 20.0), scale_xy=(2.0, 0.5))]))
+    assert here.boxes_cxcywha is not None
+    assert there.boxes_cxcywha is not None
+    for before, after in zip(cxcywha_to_quads(here.boxes_cxcywha), there.boxes_cxcywha, strict=True):
+        stretched = (before / torch.tensor([2.0, 0.5]) + torch.tensor([10.0, 20.0])).numpy()
+        (cx, cy), sides, _ = cv2.minAreaRect(stretched)
+        assert after[:2].tolist() == pytest.approx((cx, cy), abs=1e-2)
+        assert sorted(after[2:4].tolist()) == pytest.approx(sorted(sides), abs=1e-2)
+
+
+@pytest.mark.parametrize("head", HEADS[:-2], ids=lambda head: head.kind)
 def test_predictions_of_a_scaled_window_come_back_in_pixels_of_the_whole_image(head: parts.Part) -> None:
     task = build(head).eval()
     plain = sample(40, 60)
