@@ -33,7 +33,7 @@ from torch import Tensor
 
 from vistruct.errors import UserError
 
-MAX_PIXELS = 178_956_970  # 0.5 GiB decoded; more is taken for a decompression bomb. Raised by the variable below
+MAX_PIXELS = 900_000_000  # 2.5 GiB decoded: DOTA has scenes of 806 million. More is taken for a decompression bomb
 MAX_PIXELS_VARIABLE = "VISTRUCT_MAX_IMAGE_PIXELS"
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
