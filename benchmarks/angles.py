@@ -41,7 +41,7 @@ from vistruct.samples import trees
 from vistruct.transforms.rotate import MEAN_COLOUR, rotate
 
 ANGLES = tuple(range(0, 180, 15))  # degrees, clockwise
-MARGIN = 24  # pixels of the circle's rim whose objects are not asked for
+MARGIN = 40  # pixels on both sides of the circle's rim, where objects need not be found
 
 
 def halves(folder: Path) -> tuple[Path, Path]:
@@ -70,8 +70,9 @@ def turned_scene(east: Path, degrees: int, folder: Path) -> Path:
     top = (height - width) // 2  # the square in the middle
     assert record.quads is not None
     away = np.linalg.norm(record.quads.mean(axis=1) - np.array([width / 2, height / 2]), axis=1)
-    inside = record.keep(away < radius - MARGIN)
+    inside = record.keep(away < radius + MARGIN)
     assert inside.quads is not None
+    rim = torch.from_numpy(away[away < radius + MARGIN] >= radius - MARGIN)
     sample = Sample(
         id="scene",
         image_id="scene",
@@ -79,6 +80,7 @@ def turned_scene(east: Path, degrees: int, folder: Path) -> Path:
         images=[pixels[:, top : top + width]],
         boxes_xyxy=torch.from_numpy(inside.boxes_xyxy - np.float32([0, top, 0, top])),
         labels=torch.from_numpy(inside.labels),
+        is_difficult=rim,
         quads=torch.from_numpy(inside.quads - np.float32([0, top])),
     )
     seen = rotate(sample, math.radians(degrees))
@@ -88,10 +90,12 @@ def turned_scene(east: Path, degrees: int, folder: Path) -> Path:
     image = Image.composite(image, Image.new("RGB", image.size, MEAN_COLOUR), circle)
     assert seen.quads is not None
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return write_scene(folder, pixels, seen.quads.numpy(), names)
+    return write_scene(folder, pixels, seen.quads.numpy(), names, seen.is_difficult.numpy())
 
 
-def write_scene(folder: Path, pixels: torch.Tensor, quads: np.ndarray, names: Sequence[str]) -> Path:
+def write_scene(
+    folder: Path, pixels: torch.Tensor, quads: np.ndarray, names: Sequence[str], is_difficult: np.ndarray | None = None
+) -> Path:
     """A DOTA folder of one image."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     image = folder / "images" / "scene.png"
@@ -99,7 +103,16 @@ def write_scene(folder: Path, pixels: torch.Tensor, quads: np.ndarray, names: Se
     hulls = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
     labels = np.zeros(len(quads), np.int64)
     size_hw = (pixels.shape[1], pixels.shape[2])
-    record = Record(id=image.name, images=(image,), size_hw=size_hw, boxes_xyxy=hulls, labels=labels, quads=quads)
+    difficult = np.zeros(len(quads), bool) if is_difficult is None else is_difficult
+    record = Record(
+        id=image.name,
+        images=(image,),
+        size_hw=size_hw,
+        boxes_xyxy=hulls,
+        labels=labels,
+        is_difficult=difficult,
+        quads=quads,
+    )
     dota.write(folder, [record], names)
     return folder
 
