@@ -54,7 +54,7 @@ def predict_files(
     """
     parts = Parts(target / "parts", settings(model), model.class_names)
     if parts.num_removed:
-        notice(f"{target}: another model or other windows than last time; all images are looked at again")
+        notice(f"{target}: another model, other windows or other views than last time; all images are looked at again")
     done = [parts.has(image.name, image.file) for image in images]
     if any(done):
         notice(f"{target}: {sum(done)} of {len(images)} images were done before")
@@ -84,7 +84,7 @@ def predict_files(
 
 def settings(model: Model) -> dict[str, object]:
     """What decides the detections, in words for json."""
-    views = getattr(model.task.config, "views", None)
+    views = getattr(getattr(model.task, "config", None), "views", None)
     card = json.dumps(model.card.values, sort_keys=True, default=str)
     return {
         "model": hashlib.sha256(card.encode()).hexdigest(),  # its weights' checksum is among the values
