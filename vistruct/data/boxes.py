@@ -17,6 +17,7 @@ from vistruct.contracts import DataInfo, Record
 from vistruct.data.dataset import OnBroken, RecordDataset
 from vistruct.data.fingerprint import fingerprint
 from vistruct.data.formats.registry import read_boxes
+from vistruct.data.kept_boxes import kept
 from vistruct.data.report import Report
 from vistruct.data.tiles import Tiles, tile_records
 from vistruct.errors import UserError
@@ -52,19 +53,24 @@ class BoxDataConfig(Part):
         """Read the annotations; no image is decoded yet.
 
         Args:
-            cache: not needed; annotations of boxes are read whole each time.
+            cache: folder that keeps what was read for the next start; None: it is not kept.
 
         Raises:
             UserError: see `formats.registry.read_boxes`; or no box is left.
         """
-        records, class_names, report = read_boxes(
-            self.annotation,
-            self.images,
-            format=self.format,
-            split=self.split,
-            missing=self.missing,
-            class_names=self.classes,
-        )
+
+        def read() -> tuple[list[Record], tuple[str, ...], Report]:
+            return read_boxes(
+                self.annotation,
+                self.images,
+                format=self.format,
+                split=self.split,
+                missing=self.missing,
+                class_names=self.classes,
+            )
+
+        settings = self.model_dump(mode="json", include={"images", "format", "split", "missing", "classes"})
+        records, class_names, report = kept(read, cache, self.annotation, settings)
         if self.oriented:
             records = [with_corners(record) for record in records]
         whole_records = records
