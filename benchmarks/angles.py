@@ -2,8 +2,8 @@
 
 Trains the oriented head on the western half of a shipped scene, turned at random, with several seeds; then turns the
 eastern half by known angles and measures AP50 on each. Only what lies inside the circle that stays in view is measured,
-so that every angle has the same objects. If the spread over angles is no larger than the spread over seeds, the angle
-does not matter.
+so that every angle has the same objects. If the spread over angles is no larger than that over seeds at one angle, the
+angle does not matter.
 
     uv run python benchmarks/angles.py [--seeds 3] [--steps 300] [--out FOLDER]
 """
@@ -171,13 +171,12 @@ def main() -> None:
         table.append(row)
         print(f"seed {seed}: AP50 {' '.join(f'{v:.3f}' for v in row)}  ({time.process_time() - began:.0f} s of CPU)")
     means = [statistics.mean(column) for column in zip(*table, strict=True)]
-    of_seeds = [statistics.mean(row) for row in table]
     print("degrees:    " + " ".join(f"{degrees:5d}" for degrees in ANGLES))
     print("mean AP50:  " + " ".join(f"{mean:.3f}" for mean in means))
-    print(f"over angles: {min(means):.3f} to {max(means):.3f}, standard deviation {statistics.pstdev(means):.4f}")
+    print(f"over angles: {min(means):.3f} to {max(means):.3f}, standard deviation {statistics.stdev(means):.3f}")
     if len(table) > 1:
-        low, high, spread = min(of_seeds), max(of_seeds), statistics.stdev(of_seeds)
-        print(f"over seeds:  {low:.3f} to {high:.3f}, standard deviation {spread:.4f}")
+        pooled = math.sqrt(statistics.mean(statistics.variance(column) for column in zip(*table, strict=True)))
+        print(f"over seeds, at one angle: standard deviation {pooled:.3f}")
     for degrees in (0, 30, 75):
         picture(scenes[degrees], out / "seed0", out / f"found_{degrees:03d}.jpg")
     print(out)
