@@ -5,12 +5,17 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import load_file
 
 # Where the tests are started in the background it is ignored, and every process they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in every run, so that what passed here passes there; `--hypothesis-profile default` draws new ones.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 GOLDEN = Path(__file__).parent / "golden"
 
