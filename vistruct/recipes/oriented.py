@@ -3,8 +3,8 @@
 Run:      vistruct train oriented --data data/DOTA --split train --val-split val --backbone runs/pretrained
 Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
 Expect:   depends on the data; no published number. ours: 43 real buildings in docs/oriented.md
-Source:   Oriented R-CNN (Xie et al., arXiv:2108.05699); FCOS (Tian et al., arXiv:2006.09214) with boxes in their own
-          frame; DOTA's evaluation (Xia et al., arXiv:1711.10398)
+Source:   Oriented R-CNN (Xie et al., arXiv:2108.05699); FCOS (Tian et al., arXiv:2006.09214), its locations giving
+          centre, sides and twice the angle; DOTA's evaluation (Xia et al., arXiv:1711.10398)
 Differs:  windows are cut while training, nothing is written; turned by any angle half of the time
 """
 

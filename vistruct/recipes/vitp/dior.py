@@ -5,8 +5,7 @@ Needs:    8 GPUs; memory and hours: not yet measured. The folder of DIOR as publ
 Expect:   published 79.80, which must be AP50; ours: not yet run
 Source:   ViTP (arXiv:2509.17562), `vitp_dior_cascade_rcnn` of its public code
 Differs:  the paper says 1024 pixels for optical images, the configuration 800, and so does this. The public code
-          reads a COCO json of the same boxes, counts the classes in another order (dam is the seventh here, as
-          there) and watches the test set while training. As `vitp.detection`
+          reads a COCO json of the same boxes and watches the test set while training. As `vitp.detection`
 """
 
 from __future__ import annotations
