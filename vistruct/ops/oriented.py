@@ -60,8 +60,8 @@ def quads_to_cxcywha(quads: Tensor) -> Tensor:
     length = side.square().sum(dim=-1, keepdim=True)
     side = torch.where(length > 0, side / length.clamp(min=1e-300).sqrt(), side.new_tensor([1.0, 0.0]))
     x, y = points[..., None, :, 0], points[..., None, :, 1]  # [..., 1, 4]
-    low_u, high_u = (x * side[..., 0:1] + y * side[..., 1:2]).aminmax(dim=-1)  # [..., 6]
-    low_v, high_v = (y * side[..., 0:1] - x * side[..., 1:2]).aminmax(dim=-1)
+    u, v = x * side[..., 0:1] + y * side[..., 1:2], y * side[..., 0:1] - x * side[..., 1:2]  # [..., 6, 4]
+    low_u, high_u, low_v, high_v = u.amin(-1), u.amax(-1), v.amin(-1), v.amax(-1)  # torch 2.9 has no aminmax backward
 
     width, height = high_u - low_u, high_v - low_v
     centre_u, centre_v = (high_u + low_u) / 2, (high_v + low_v) / 2
