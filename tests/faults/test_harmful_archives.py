@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,18 +47,19 @@ def bomb(path: Path) -> None:
             file.write(bytes(1 << 20))
 
 
+OUTSIDE = Path(tempfile.gettempdir(), "vistruct-outside")  # where an absolute name would write
 FILE, SOFT, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 GOOD = ("good.txt", FILE, "", 4)
 ARCHIVES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "parent": ("a.tar", tar_of(GOOD, ("../outside", FILE, "", 4))),
     "parent in the middle": ("a.tar", tar_of(GOOD, ("a/../../outside", FILE, "", 4))),
-    "absolute": ("a.tar", tar_of(GOOD, ("/tmp/vistruct-outside", FILE, "", 4))),
+    "absolute": ("a.tar", tar_of(GOOD, (str(OUTSIDE), FILE, "", 4))),
     "symbolic link out": ("a.tar", tar_of(GOOD, ("link", SOFT, "../..", 0), ("link/outside", FILE, "", 4))),
     "symbolic link to a file outside": ("a.tar", tar_of(GOOD, ("link", SOFT, "/etc/passwd", 0))),
     "hard link out": ("a.tar", tar_of(GOOD, ("link", HARD, "../outside", 0))),
     "device": ("a.tar", tar_of(GOOD, ("null", tarfile.CHRTYPE, "", 0))),
     "parent in a zip": ("a.zip", zip_of("../outside")),
-    "absolute in a zip": ("a.zip", zip_of("/tmp/vistruct-outside")),
+    "absolute in a zip": ("a.zip", zip_of(str(OUTSIDE))),
     "backslashes in a zip": ("a.zip", zip_of("..\\outside")),
     "link in a zip": ("a.zip", zip_of("link", 0o120777)),
     "bomb": ("a.tar.gz", bomb),
@@ -79,4 +81,4 @@ def test_nothing_is_written_anywhere(tmp_path, kind, capfd):
     assert any(word in lines[0] for word in ("leads out of the folder", "a link", "a device", "bomb"))
     assert str(inner / name) in lines[1]
     assert sorted(tmp_path.rglob("*")) == before
-    assert not Path("/tmp/vistruct-outside").exists()
+    assert not OUTSIDE.exists()

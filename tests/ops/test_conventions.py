@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import pytest
 import torch
 from torchvision.ops import box_convert
@@ -73,7 +74,6 @@ def test_horizontal_boxes_are_written_without_a_remainder():
 
 @pytest.mark.parametrize("convention", [OPENCV, OPENCV_OLD])
 def test_opencv_draws_the_same_corners(convention):
-    cv2 = pytest.importorskip("cv2")
     boxes = boxes_with_edges(torch.float64)
     for box, quad in zip(cxcywha_to(boxes, convention).tolist(), cxcywha_to_quads(boxes), strict=True):
         drawn = torch.from_numpy(cv2.boxPoints(((box[0], box[1]), (box[2], box[3]), box[4]))).double()
@@ -81,7 +81,6 @@ def test_opencv_draws_the_same_corners(convention):
 
 
 def test_opencv_s_own_rectangles_are_written_as_it_writes_them():
-    cv2 = pytest.importorskip("cv2")
     convention = OPENCV_OLD if int(cv2.__version__.split(".")[0]) >= 5 else OPENCV
     boxes = boxes_with_edges(torch.float32)[:500]
     for written, quad in zip(cxcywha_to(boxes, convention), cxcywha_to_quads(boxes), strict=True):

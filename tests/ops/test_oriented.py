@@ -6,6 +6,7 @@ import itertools
 import math
 
 import pytest
+import shapely
 import torch
 
 from vistruct.ops.oriented import (
@@ -16,8 +17,6 @@ from vistruct.ops.oriented import (
     quads_to_xyxy,
     xyxy_to_cxcywha,
 )
-
-shapely = pytest.importorskip("shapely")
 
 
 def random_boxes(count, seed=0, dtype=torch.float64, far=0.0):

@@ -6,14 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistruct.ops.hulls import overlapping_hulls
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy
 from vistruct.ops.oriented_iou import oriented_iou, oriented_iou_aligned, quad_iou
-
-shapely = pytest.importorskip("shapely")
 
 F64 = torch.float64
 

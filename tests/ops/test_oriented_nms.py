@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import shapely
 import torch
 
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.ops.oriented_nms import oriented_batched_nms, oriented_nms
-
-shapely = pytest.importorskip("shapely")
 
 
 def random_boxes(count, extent, seed=0):
