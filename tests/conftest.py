@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from headless import NAMES, Browser, find_browser
 from safetensors.torch import load_file
 
 # Where the tests are started in the background it is ignored, and every process they start would ignore it too.
@@ -36,3 +39,16 @@ class Golden:
 @pytest.fixture(scope="session")
 def golden():
     return Golden
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
+        why = f"pages are looked at in a browser, and none of {', '.join(NAMES)} is installed"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    opened = Browser(program, tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.close()

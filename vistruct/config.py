@@ -21,6 +21,9 @@ KINDS = {
     "boxes": "vistruct.data.boxes:BoxDataConfig",
     "chat": "vistruct.data.dataset:ChatDataConfig",
     "mix": "vistruct.data.mix:MixDataConfig",
+    "maps": "vistruct.data.maps:MapDataConfig",
+    "volumes": "vistruct.data.volumes:VolumeDataConfig",
+    "image_classes": "vistruct.data.image_classes:ClassDataConfig",
     "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
     "vit_adapter": "vistruct.backbones.vit_adapter:VitAdapterConfig",
     "timm": "vistruct.backbones.timm_model:TimmConfig",
@@ -34,11 +37,21 @@ KINDS = {
     "mask_rcnn": "vistruct.heads.mask_rcnn:MaskRcnnConfig",
     "oriented_rcnn": "vistruct.heads.oriented_rcnn:OrientedRcnnConfig",
     "oriented_fcos": "vistruct.heads.oriented_fcos:OrientedFcosConfig",
+    "upernet": "vistruct.heads.upernet:UperNetConfig",
+    "unet": "vistruct.heads.unet:UNetConfig",
+    "linear": "vistruct.heads.linear:LinearConfig",
+    "pooled": "vistruct.heads.pooled:PooledConfig",
     "detect": "vistruct.tasks.dense:DetectConfig",
+    "segment": "vistruct.tasks.segment:SegmentConfig",
+    "change": "vistruct.tasks.segment:SegmentConfig",
+    "classify": "vistruct.tasks.classify:ClassifyConfig",
     "instruct": "vistruct.tasks.instruct:InstructConfig",
     "coco_boxes": "vistruct.metrics.coco:CocoBoxesConfig",
     "coco_masks": "vistruct.metrics.coco:CocoMasksConfig",
     "oriented_boxes": "vistruct.metrics.oriented:OrientedBoxesConfig",
+    "pixels": "vistruct.metrics.pixels:PixelsConfig",
+    "volumes_overlap": "vistruct.metrics.volumes:VolumesConfig",
+    "classes": "vistruct.metrics.classes:ClassesConfig",
     "answers": "vistruct.metrics.answers:AnswersConfig",
     "mean_loss": "vistruct.metrics.loss:MeanLossConfig",
 }
@@ -77,10 +90,11 @@ class AdamW(Part):
 class Schedule(Part):
     """Learning rate over steps as a factor of the peak."""
 
-    shape: Literal["cosine", "step", "constant"] = "cosine"
+    shape: Literal["cosine", "poly", "step", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     warmup_from: float = Field(0.0, ge=0, le=1)  # factor at step 0
-    final: float = Field(0.0, ge=0, le=1)  # factor at the last step, cosine only
+    final: float = Field(0.0, ge=0, le=1)  # factor at the last step, cosine and poly
+    power: float = Field(1.0, gt=0)  # poly only; 1 is a straight line
     drops_at: tuple[int, ...] = ()  # steps at which the rate is multiplied by `drop_by`, step shape only
     drop_by: float = Field(0.1, gt=0, lt=1)
 
@@ -192,14 +206,19 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _from_yaml(text: str) -> Any:
+def from_yaml(text: str) -> Any:
+    """Values as every file of ours is read.
+
+    Raises:
+        yaml.YAMLError: no YAML.
+    """
     return yaml.load(text, _Loader)
 
 
 def read_run(path: Path) -> Run:
     """Read a `run.yaml`."""
     try:
-        values = _from_yaml(path.read_text())
+        values = from_yaml(path.read_text())
     except FileNotFoundError:
         raise UserError("no such run file", where=path, fix="give the path of a run.yaml") from None
     except yaml.YAMLError as error:
@@ -240,7 +259,7 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                     fix=closest(str(key), [str(k) for k in known]),
                 )
             if depth == len(parents):
-                at[key] = _from_yaml(text)
+                at[key] = from_yaml(text)
             else:
                 at = at[key]
     return run_from_dict(values, "--set")

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
+RGB = tuple[int, int, int]  # 0 to 255
+IGNORED = -1  # in a label map: a pixel that is neither learned nor counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +34,14 @@ def _no_boxes() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the annotations say of one image, or of one window of it, before anything is decoded.
+    """What the annotations say of one image, of a window of it, or of a slice of a volume, before decoding anything.
 
     Boxes are float32[N, 4] xyxy in pixels of the window (of the image where there is no window); `labels` are
     int64[N] indices into `DataInfo.class_names`. Where objects are annotated more closely, `boxes_xyxy` are the hulls.
     """
 
     id: str  # unique in its data set; names the image (and window) in every message
-    images: tuple[Path, ...]  # one; several for pairs and multi-image chats; none for text only
+    images: tuple[Path, ...]  # one; several for pairs (before, after), bands in files of their own, and chats
     size_hw: tuple[int, int] | None = None  # pixels, of the window if there is one; None: not known before decoding
     window_xyxy: tuple[int, int, int, int] | None = None  # the part of images[0] that this record is about
     image_id: str = ""  # the whole image's record id; equal to `id` unless this is a window
@@ -50,6 +52,10 @@ class Record:
     quads: np.ndarray | None = None  # float32[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
     masks: tuple[Any, ...] | None = None  # N COCO segmentations (polygons or RLE), pixels of the *whole* image
     keypoints: np.ndarray | None = None  # float32[N, K, 3]: x, y, COCO's visibility (0 not annotated, 1 hidden, 2 seen)
+    label_map: Path | None = None  # raster with the class of every pixel, on the grid of images[0]
+    slice: int | None = None  # of a volume: which, from 0
+    image_labels: tuple[int, ...] | None = None  # classes of the image as a whole: one, or any number (multi-label)
+    group: str = ""  # what must not straddle training and test: a patient, a scene, a flight; "": nothing known
     notes: Mapping[str, str] = field(default_factory=dict)  # what else a format says of the image: gsd, source, ...
     turns: tuple[Turn, ...] = ()
     families: tuple[str, ...] = ()  # of each answer, the kind of its question; empty: not known
@@ -86,7 +92,7 @@ class Sample:
     id: str
     image_id: str
     seed: int
-    images: list[Tensor]  # each uint8[3, H, W], RGB
+    images: list[Tensor]  # each uint8[C, H, W]; three channels are RGB
     boxes_xyxy: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[N, 4], pixels of images[0]
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # int64[N]
     is_crowd: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # bool[N]
@@ -94,6 +100,8 @@ class Sample:
     quads: Tensor | None = None  # float[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
     masks: Tensor | None = None  # bool[N, H, W]
     keypoints: Tensor | None = None  # float[N, K, 3]: x, y, COCO's visibility
+    label_map: Tensor | None = None  # int16[H, W], the class of every pixel of images[0], or IGNORED
+    image_labels: tuple[int, ...] | None = None  # classes of the image as a whole
     turns: tuple[Turn, ...] = ()
     families: tuple[str, ...] = ()
     max_tiles: int | None = None
@@ -219,7 +227,30 @@ class AnswerPrediction:
     family: str = ""  # the kind of question, "" where it is not known
 
 
-Prediction = BoxPrediction | AnswerPrediction
+@dataclass(frozen=True, kw_only=True)
+class MapPrediction:
+    """The class of every pixel of one image, window or slice, on the grid of its file."""
+
+    id: str
+    image_id: str
+    label_map: Tensor  # int16[H, W], indices into class_names
+    class_names: tuple[str, ...]
+    confidence: Tensor | None = None  # uint8[H, W], 255 times the probability of that class; None: not asked for
+    window_xyxy: tuple[int, int, int, int] | None = None  # the part of the whole image that this is; None: all of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPrediction:
+    """The class of one image, or all that apply."""
+
+    id: str
+    image_id: str
+    scores: Tensor  # float[K] in [0, 1]; they sum to one, unless it is multi-label
+    class_names: tuple[str, ...]
+    is_multi_label: bool = False
+
+
+Prediction = BoxPrediction | AnswerPrediction | MapPrediction | ClassPrediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +264,8 @@ class FeatureSpec:
 @runtime_checkable
 class Backbone(Protocol):
     """`forward(image float[B, 3, H, W]) -> list[float[B, C, H/stride, W/stride]]`, one map for each of `specs`.
+
+    One whose config has `channels` takes as many instead of 3.
 
     The image is already normalised; position embeddings are resized to whatever comes in.
     """
@@ -272,7 +305,11 @@ class Task(Protocol):
 
 
 class Metric(Protocol):
-    """Collects predictions against samples' truth; `compute` may be called once, at the end."""
+    """Collects predictions against samples' truth; `compute` may be called once, at the end.
+
+    One may also have `details() -> dict`, called after `compute`: what does not fit into single numbers (a confusion
+    matrix, counts of each image), as plain json.
+    """
 
     def update(self, predictions: Sequence[Any]) -> None: ...
 
@@ -284,6 +321,9 @@ class DataInfo:
     """What a task must know of its data before it is built, and what `data.json` keeps."""
 
     class_names: tuple[str, ...] = ()
+    palette: tuple[RGB, ...] | None = None  # colour of each class, where the data set has its own
+    channels: int = 3  # of each image
+    reading: Mapping[str, Any] = field(default_factory=dict)  # settings that were found out, as json: intake, coding
     num_records: int = 0
     fingerprint: str = ""  # sha256 over the annotation files and the list of images with their sizes in bytes
     counts: Mapping[str, int] = field(default_factory=dict)  # objects by class, turns by family, ...

@@ -15,7 +15,7 @@ from vistruct.config import read_run, run_to_yaml
 from vistruct.errors import UserError
 from vistruct.samples import trees
 
-SMALL = ["--set", "steps=1", "--set", "data.share=0.01", "--set", "evals={}"]
+SMALL = ["--set", "steps=2", "--set", "data.share=0.01", "--set", "evals={}"]
 
 
 def run_main(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str]:
@@ -143,7 +143,7 @@ def test_predict_in_windows_and_every_format_and_then_again_without_looking(
 
 def test_windows_for_a_question_and_an_overlap_of_a_whole_window_are_mistakes(run_dir: Path, pictures: Path) -> None:
     image = str(pictures / "a.png")
-    with pytest.raises(UserError, match="windows are for detectors"):
+    with pytest.raises(UserError, match="windows are for boxes and pixels"):
         main(["predict", str(run_dir), image, "--ask", "How many?", "--window", "64", "--debug"])
     with pytest.raises(UserError, match="overlap=64 is not below"):
         main(["predict", str(run_dir), image, "--window", "64", "--overlap", "64", "--debug"])

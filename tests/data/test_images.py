@@ -105,7 +105,7 @@ def test_one_pixel_is_an_image(tmp_path: Path) -> None:
 def test_many_windows_of_a_scene_decode_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.png")
     calls: list[object] = []
-    monkeypatch.setattr(images, "decode", lambda data, name: calls.append(name) or decode(data, name))
+    monkeypatch.setattr(images._cache, "decode", lambda data, name: calls.append(name) or decode(data, name))
     for x in range(5):
         read_image(path, (x, 0, x + 1, 7))
     assert calls == [path]
@@ -115,28 +115,25 @@ def test_many_windows_of_a_scene_decode_it_once(tmp_path: Path, monkeypatch: pyt
 
 def test_the_cache_forgets_the_oldest_beyond_its_bytes_and_always_holds_the_newest(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{n}.png") for n in range(3)]  # 105 bytes each when decoded
-    cache = images._Cache(max_bytes=210)
+    cache = images.DecodedCache(210, decode)
     for path in paths:
         cache.get(path)
     assert [key[0] for key in cache.images] == [str(path) for path in paths[1:]]
-    small = images._Cache(max_bytes=1)
+    small = images.DecodedCache(1, decode)
     small.get(paths[0])
     small.get(paths[1])
     assert [key[0] for key in small.images] == [str(paths[1])]
 
 
-def test_two_images_larger_than_the_cache_are_never_held_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_images_larger_than_the_cache_are_never_held_together(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{n}.png") for n in range(3)]
-    cache = images._Cache(max_bytes=1)
     held = []
 
     def watched(data: bytes, name: object) -> torch.Tensor:
         held.append(cache.bytes)
         return decode(data, name)
 
-    monkeypatch.setattr(images, "decode", watched)
+    cache = images.DecodedCache(1, watched)
     for path in paths:
         cache.get(path)
     assert held == [0, 0, 0]

@@ -13,7 +13,8 @@ from PIL import Image
 from vistruct.contracts import BoxPrediction, MaskPatch, Record, Sample
 from vistruct.engine import draw, ink
 from vistruct.engine.draw_shapes import FILL
-from vistruct.engine.pictures import draw_predicted, in_sample
+from vistruct.engine.in_sample import boxes_in_sample
+from vistruct.engine.pictures import draw_predicted
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_xyxy
 
 GREY = 90
@@ -218,7 +219,7 @@ def test_turned_boxes_and_masks_in_the_whole_image_are_drawn_where_they_are_in_t
     assert drawn is not None
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
     patch = MaskPatch(pixels=np.eye(10, dtype=bool), x=130, y=50)
-    masks = in_sample(predicted(whole, masks=(patch,)), window).masks
+    masks = boxes_in_sample(predicted(whole, masks=(patch,)), window).masks
     assert masks is not None
     (mask,) = masks
     assert (mask.x, mask.y, mask.pixels.shape) == (60, 20, (20, 20))
@@ -228,6 +229,6 @@ def test_turned_boxes_and_masks_in_the_whole_image_are_drawn_where_they_are_in_t
 def test_a_turned_box_in_a_window_of_unequal_scales_is_the_rectangle_around_what_it_becomes() -> None:
     window = sample(BOX, origin_xy=(0.0, 0.0), scale_xy=(2.0, 1.0))
     upright = torch.tensor([[50.0, 60.0, 40.0, 20.0, 0.0]])
-    turned = in_sample(predicted(upright), window).boxes_cxcywha
+    turned = boxes_in_sample(predicted(upright), window).boxes_cxcywha
     assert turned is not None
     assert turned[0].tolist() == pytest.approx([100, 60, 80, 20, 0], abs=1e-4)

@@ -19,7 +19,8 @@ from vistruct.config import Run
 from vistruct.contracts import AnswerPrediction, DataInfo, Sample
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.tiles import Tiles, windows
-from vistruct.engine.predict import Model, as_pixels, load
+from vistruct.engine.predict import Model, load
+from vistruct.engine.scenes import as_pixels
 from vistruct.errors import UserError
 from vistruct.heads.boxes import Detections
 from vistruct.heads.fcos import FcosConfig

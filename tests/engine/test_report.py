@@ -7,15 +7,17 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import made_evaluations
 import pytest
+from made_evaluations import keep
 from PIL import Image
 
-from vistruct.engine.page import Report, figure_to_svg, house_style
+from vistruct.engine import report_evaluations
+from vistruct.engine.evaluate import Measured
+from vistruct.engine.page import Bar, Report, figure_to_svg, house_style
 from vistruct.engine.report import curves, read_metrics, smooth, write_run_report
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -30,17 +32,25 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.cells: list[str] = []
         self.words: list[str] = []
+        self.headers: dict[int, int] = {}  # by number of a table's first cell, how many headers it has
+        self.sizes: dict[int, int] = {}  # likewise, how many cells
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        if tag == "table":
+            self.first = len(self.cells)
         if tag in ("td", "th"):
             self.cells.append("")
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "thead":
+            self.headers[self.first] = len(self.cells) - self.first
+        if tag == "table":
+            self.sizes[self.first] = len(self.cells) - self.first
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "style":
@@ -137,7 +147,7 @@ def test_plots_take_the_colour_of_the_page() -> None:
     with mpl.rc_context(house_style()):
         figure = Figure()
         figure.subplots().set_title("words")
-        svg = figure_to_svg(figure)
+    svg = figure_to_svg(figure)
     assert "currentColor" in svg
     assert house_style()["text.color"] not in svg
     assert "prefers-color-scheme" in svg
@@ -229,22 +239,116 @@ def test_a_run_report_of_an_empty_directory_names_what_is_missing(tmp_path: Path
     assert "<code>data.json</code> is missing" in text
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-@pytest.mark.parametrize("width", [1200, 500])
-def test_a_browser_lays_the_page_out_within_its_window(tmp_path: Path, width: int) -> None:
-    report = full_report()
-    report.table([f"column {i}" for i in range(30)], [["a long cell of text"] * 30])
-    report.figure(Image.new("RGB", (3000, 200), "red"), "wide").details("long", "x" * 5000)
-    page = report.write(tmp_path / "page.html")
-    probe = "<script>document.title = [document.documentElement.scrollWidth, innerWidth, " \
-        "[...document.images].every(i => i.naturalWidth > 0)].join(' ')</script></body>"  # fmt: skip
-    page.write_text(page.read_text().replace("<details>", "<details open>").replace("</body>", probe))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom",
-               page.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    title = re.search(r"<title>(\d+) (\d+) (true|false)</title>", done.stdout)
-    assert title, done.stderr[-500:]
-    assert int(title[1]) <= int(title[2])  # nothing makes the page scroll sideways
-    assert title[3] == "true"
+def rows_below(page: Page, header: str) -> list[list[str]]:
+    """The rows of the table whose first header that is."""
+    start = page.cells.index(header)
+    columns = page.headers[start]
+    cells = page.cells[start + columns :]
+    return [cells[i : i + columns] for i in range(0, page.sizes[start] - columns, columns)]
+
+
+def test_a_bar_is_a_number_and_as_long_as_its_share() -> None:
+    text = Report("t").table(["name", "x"], [["a", Bar(0.25)], ["b", Bar(math.nan)], ["c", Bar(1.7)]]).to_html()
+    assert Page(text).cells == ["name", "x", "a", "0.250", "b", "–", "c", "1.700"]
+    assert re.findall(r'class="n bar" style="--share: ([\d.]+)"', text) == ["0.2500", "1.0000"]
+
+
+@pytest.fixture(scope="module")
+def land(tmp_path_factory: pytest.TempPathFactory) -> tuple[Measured, Page]:
+    """What an evaluation of label maps found, and the run's report."""
+    folder = run_dir(tmp_path_factory.mktemp("land"))
+    measured = keep(folder, "land", "pixels", made_evaluations.pixels())
+    return measured, Page(write_run_report(folder).read_text())
+
+
+def test_a_run_report_has_a_row_for_each_class_sorted_by_its_score(land: tuple[Measured, Page]) -> None:
+    numbers, page = land[0].numbers, land[1]
+    assert page.open == []
+    rows = rows_below(page, "class")
+    assert [row[0] for row in rows] == sorted(made_evaluations.LAND, key=lambda name: -(numbers[f"IoU/{name}"]))
+    for row in rows:
+        for place, figure in enumerate(("IoU", "F1", "precision", "recall"), 1):
+            value = numbers[f"{figure}/{row[0]}"]
+            assert row[place] == ("–" if math.isnan(value) else f"{value:.3f}")
+    overall = rows_below(page, "metric")
+    assert ["land/mIoU", f"{numbers['mIoU']:.4g}", "40"] in overall
+    assert not any("IoU/" in row[0] for row in overall)
+
+
+def test_a_run_report_names_the_worst_images_first_and_what_is_wrong_in_them(land: tuple[Measured, Page]) -> None:
+    details, rows = land[0].details, rows_below(land[1], "image")
+    assert len(rows) == report_evaluations.WORST + report_evaluations.BEST
+    assert [row[0] for row in rows[:2]] == ["scene 11", "scene 10"]
+    assert rows[-1][:2] == ["scene 0", "1.000"]
+    right, false, missed = details["images"]["scene 11"][made_evaluations.LAND.index(rows[0][2])]
+    assert rows[0][3] == f"{right / (right + false + missed):.3f}"
+
+
+def test_a_run_report_shows_the_commonest_mistakes(land: tuple[Measured, Page]) -> None:
+    confusion, rows = land[0].details["confusion"], rows_below(land[1], "is")
+    names = made_evaluations.LAND
+    counts = [confusion[names.index(row[0])][names.index(row[1])] for row in rows]
+    wrong = sorted((n for i, line in enumerate(confusion) for j, n in enumerate(line) if i != j), reverse=True)
+    assert counts == [n for n in wrong[:5] if n]
+    assert [row[2] for row in rows] == [f"{n:,}".replace(",", "\u202f") for n in counts]
+
+
+def test_a_run_report_has_every_evaluation_under_its_name(tmp_path: Path) -> None:
+    run_dir(tmp_path)
+    keep(tmp_path, "brain", "volumes_overlap", made_evaluations.volumes())
+    keep(tmp_path, "scenes", "classes", made_evaluations.classes(multi_label=False))
+    keep(tmp_path, "tags", "classes", made_evaluations.classes(multi_label=True))
+    text = write_run_report(tmp_path).read_text()
+    page = Page(text)
+    assert page.open == []
+    for heading in ("Class by class: <code>brain</code>", "The worst volumes: <code>brain</code>",
+                    "What is taken for what: <code>scenes</code>", "The worst images: <code>tags</code>"):  # fmt: skip
+        assert f"<h3>{heading}</h3>" in text
+    assert "What is taken for what: <code>tags</code>" not in text
+    assert len(page.images()) == 5  # curves, two matrices, bars of the average precision, the picture
+    assert {"val/AP50", "brain/mDice", "scenes/OA", "tags/mAP"} <= set(page.cells)
+    assert [row[0] for row in rows_below(page, "volume")] == ["case 2", "case 1", "case 0"]
+
+
+def test_a_run_report_has_surface_distances_with_nothing_where_there_is_no_surface(tmp_path: Path) -> None:
+    (run_dir(tmp_path) / "evaluations").mkdir()
+    details = {"class_names": ["background", "a", "b"], "confusion": [[9, 0, 0], [0, 3, 1], [0, 0, 2]],
+               "images": {"x": [[9, 0, 0], [3, 0, 1], [2, 1, 0]]}, "region_names": ["a", "b"],
+               "hd95": {"x": [1.5, None], "y": [7.25, 2.0]}}  # fmt: skip
+    numbers = {"mDice": 0.8, "Dice/a": 0.9, "Dice/b": 0.7, "mHD95": 3.0, "HD95/a": 0.5, "HD95/b": None}
+    kept = {"metric": "volumes_overlap", "step": 3, "numbers": numbers, "details": details}
+    (tmp_path / "evaluations" / "ct.json").write_text(json.dumps(kept))
+    page = Page(write_run_report(tmp_path).read_text())
+    assert rows_below(page, "volume") == [["y", "7.25", "2"], ["x", "1.5", "–"]]
+    assert rows_below(page, "class") == [["a", "0.900", "0.5", "4"], ["b", "0.700", "–", "2"]]
+
+
+def test_classes_that_are_nowhere_are_no_part_of_the_matrix_and_that_is_said(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d", "e", "f")
+    metric = made_evaluations.pixels(names, images=1)  # all right, so that the last class is never said
+    keep(run_dir(tmp_path), "land", "pixels", metric)
+    page = Page(write_run_report(tmp_path).read_text())
+    alts = [attributes["alt"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert any("1 of the classes are nowhere" in alt for alt in alts)
+    svg = page.images()[1][1].decode()
+    assert ">e<" in svg
+    assert ">f<" not in svg
+
+
+def test_an_evaluation_in_which_nothing_counted_is_reported(tmp_path: Path) -> None:
+    keep(run_dir(tmp_path), "land", "pixels", made_evaluations.pixels(images=0))
+    page = Page(write_run_report(tmp_path).read_text())
+    assert [row[1:] for row in rows_below(page, "class")] == [["–"] * 4 + ["0"]] * 4
+
+
+def test_names_with_marks_in_them_are_shown_as_they_are(tmp_path: Path) -> None:
+    keep(run_dir(tmp_path), "land", "pixels", made_evaluations.pixels(("**a**", "b<i>", "c_d_e")))
+    names = {row[0] for row in rows_below(Page(write_run_report(tmp_path).read_text()), "class")}
+    assert names == {"**a**", "b<i>", "c_d_e"}
+
+
+def test_curves_leave_single_classes_out(tmp_path: Path) -> None:
+    rows = [{"step": step, "val/mIoU": 0.5, "val/IoU/road": 0.4, "val/mask/AP": 0.3} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (axis,) = curves(tmp_path / "metrics.jsonl").axes
+    assert [line.get_label() for line in axis.lines] == ["val/mIoU", "val/mask/AP"]

@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import (
     LinearLR,
     LRScheduler,
     MultiStepLR,
+    PolynomialLR,
     SequentialLR,
 )
 
@@ -45,6 +46,13 @@ def test_cosine_equals_torchs(final):
 def test_steps_equal_torchs():
     ours = factors(Schedule(shape="step", warmup_steps=WARMUP, warmup_from=0.25, drops_at=(20, 35), drop_by=0.5))
     theirs = torch_factors(lambda o: MultiStepLR(o, milestones=[20 - WARMUP, 35 - WARMUP], gamma=0.5))
+    assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.9])
+def test_poly_equals_torchs(power):
+    ours = factors(Schedule(shape="poly", warmup_steps=WARMUP, warmup_from=0.25, power=power))
+    theirs = torch_factors(lambda o: PolynomialLR(o, total_iters=STEPS - 1 - WARMUP, power=power))
     assert ours == pytest.approx(theirs, abs=1e-9)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from vistruct.contracts import Sample
 from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha
 from vistruct.transforms.crop import crop, mask_hulls, random_crop
+from vistruct.transforms.fill import MEAN_COLOUR
 from vistruct.transforms.geometry import (
     fit,
     flip_diagonal,
@@ -26,7 +27,7 @@ from vistruct.transforms.geometry import (
     turn,
 )
 from vistruct.transforms.points import hulls
-from vistruct.transforms.rotate import MEAN_COLOUR, rotate
+from vistruct.transforms.rotate import rotate
 
 Move = Callable[[Sample], Sample]
 

@@ -5,7 +5,7 @@ public checkpoints, so that these load as they are; `intern_vit_names` reads the
 Differs: positions are resized to whatever comes in, in every forward; an optional convolutional stem (Xiao et al.,
 arXiv:2106.14881) stands in for the patch embedding where a small model is trained from random weights; attention is
 torch's own.
-Shapes: B images, L = H/patch * W/patch patches, D width.
+Shapes: B images of C channels, L = H/patch * W/patch patches, D width.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class InternVitConfig(Part):
     heads: int = Field(16, gt=0)
     mlp_width: int = Field(4096, gt=0)
     patch: int = Field(14, gt=0)  # pixels
+    channels: int = Field(3, gt=0)  # of the image; weights of three are inflated, see `checkpoint.weights`
     image_size: int = Field(448, gt=0)  # pixels; only says how many positions are learned
     stem: Literal["patch", "conv"] = "patch"  # conv: stride-2 3x3 convolutions, patch must be a power of two
     positions: Literal["random", "sincos"] = "random"  # how they start; both are learned
@@ -57,12 +58,12 @@ class InternVitConfig(Part):
 
 
 class ConvStem(nn.Module):
-    """Stride-2 3x3 convolutions down to one cell a patch, then a 1x1 projection: float[B, 3, H, W] -> [B, D, h, w]."""
+    """Stride-2 3x3 convolutions down to one cell a patch, then a 1x1 projection: float[B, C, H, W] -> [B, D, h, w]."""
 
-    def __init__(self, width: int, patch: int) -> None:
+    def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
         halvings = patch.bit_length() - 1
-        widths = [3, *(max(width >> (halvings - i), 16) for i in range(1, halvings)), width]
+        widths = [channels, *(max(width >> (halvings - i), 16) for i in range(1, halvings)), width]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
@@ -74,7 +75,7 @@ class ConvStem(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Patches and class token with their positions: float[B, 3, H, W] -> float[B, 1 + L, D]."""
+    """Patches and class token with their positions: float[B, C, H, W] -> float[B, 1 + L, D]."""
 
     def __init__(self, config: InternVitConfig) -> None:
         super().__init__()
@@ -82,9 +83,9 @@ class Embeddings(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(1, 1, config.width))
         self.position_embedding = nn.Parameter(torch.empty(1, 1 + self.grid**2, config.width))
         self.patch_embedding: nn.Module = (
-            ConvStem(config.width, config.patch)
+            ConvStem(config.channels, config.width, config.patch)
             if config.stem == "conv"
-            else nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+            else nn.Conv2d(config.channels, config.width, config.patch, stride=config.patch)
         )
         nn.init.normal_(self.class_embedding, std=0.02)
         nn.init.normal_(self.position_embedding, std=0.02)
@@ -178,14 +179,14 @@ class InternVit(nn.Module):
     def __init__(self, config: InternVitConfig) -> None:
         super().__init__()
         self.config = config
-        self.width, self.patch = config.width, config.patch
+        self.width, self.patch, self.channels = config.width, config.patch, config.channels
         self.specs = (FeatureSpec(channels=config.width, stride=config.patch),)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
         self.apply(_init)
 
     def hidden(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
-        """float[B, 3, H, W] -> float[B, 1 + L, D]: class token first, then the patches row by row.
+        """float[B, C, H, W] -> float[B, 1 + L, D]: class token first, then the patches row by row.
 
         Args:
             image: normalised; H and W are multiples of the patch.
@@ -204,16 +205,16 @@ class InternVit(nn.Module):
         return self.encoder(x)
 
     def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
-        """float[B, 3, H, W] -> float[B, L, D] patch tokens, or [B, K, D] with `keep`."""
+        """float[B, C, H, W] -> float[B, L, D] patch tokens, or [B, K, D] with `keep`."""
         return self.hidden(image, keep)[:, 1:]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """float[B, 3, H, W] -> [float[B, D, H/patch, W/patch]]."""
+        """float[B, C, H, W] -> [float[B, D, H/patch, W/patch]]."""
         h, w = image.shape[-2] // self.patch, image.shape[-1] // self.patch
         return [self.tokens(image).transpose(1, 2).unflatten(2, (h, w))]
 
     def patch_tokens(self, image: Tensor) -> Tensor:
-        """float[B, 3, H, W] -> float[B, L, D]: what enters the blocks, without a class token."""
+        """float[B, C, H, W] -> float[B, L, D]: what enters the blocks, without a class token."""
         x, positions = self.embeddings.patches(image)
         return x + positions[:, 1:]
 
@@ -255,8 +256,9 @@ class InternVit(nn.Module):
         if (
             name in state
             and isinstance(conv, nn.Conv2d)
-            and state[name].shape[:2] == conv.weight.shape[:2]
-            and state[name].shape != conv.weight.shape
+            and state[name].dim() == 4
+            and len(state[name]) == len(conv.weight)
+            and state[name].shape[2:] != conv.weight.shape[2:]
         ):
             kernel = state[name].float()
             state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic").to(state[name].dtype)

@@ -11,13 +11,13 @@ from torchvision.models.convnext import LayerNorm2d
 
 
 class SpatialPrior(nn.Module):
-    """float[B, 3, H, W] -> four float[B, D, H/s, W/s] at strides 4, 8, 16 and 32."""
+    """float[B, C, H, W] -> four float[B, D, H/s, W/s] at strides 4, 8, 16 and 32."""
 
-    def __init__(self, width: int, conv_width: int) -> None:
+    def __init__(self, channels: int, width: int, conv_width: int) -> None:
         super().__init__()
         n = conv_width
         self.stem = nn.Sequential(
-            *_conv(3, n, stride=2), *_conv(n, n), *_conv(n, n), nn.MaxPool2d(3, stride=2, padding=1)
+            *_conv(channels, n, stride=2), *_conv(n, n), *_conv(n, n), nn.MaxPool2d(3, stride=2, padding=1)
         )
         self.conv2 = nn.Sequential(*_conv(n, 2 * n, stride=2))
         self.conv3 = nn.Sequential(*_conv(2 * n, 4 * n, stride=2))

@@ -2,12 +2,13 @@
 
 Source: timm's `forward_intermediates`, which gives the maps of hierarchical nets and of plain ViTs (without class and
     register tokens) alike. Nothing is ever downloaded: starting weights come from a file, by the run's `init`.
-Shapes: maps float[B, C_i, H/s_i, W/s_i], rounded up where the model pads.
+Shapes: image float[B, C, H, W] -> maps float[B, C_i, H/s_i, W/s_i], rounded up where the model pads.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ class TimmConfig(Part):
     name: str  # for example resnet50, convnext_tiny, swin_tiny_patch4_window7_224, vit_small_patch14_reg4_dinov2
     out_indices: tuple[int, ...] | None = None  # maps as timm numbers them; None: the deepest of each stride from 4
     image_size: int | None = Field(None, gt=0)  # pixels; says how many positions a ViT learns; None: the model's own
+    channels: int = Field(3, gt=0)  # of the image; weights of three are inflated, see `checkpoint.weights`
     final_norm: bool = False  # a ViT's last norm on its maps
     drop_path: float = Field(0.0, ge=0, lt=1)
     recompute: bool = False  # forget activations inside of blocks and find them again: less memory, more time
@@ -59,12 +61,15 @@ class Outline:
     """Of a model without its weights."""
 
     specs: tuple[FeatureSpec, ...]  # one for a plain ViT, several for a hierarchical net
-    mean: tuple[float, ...]  # of RGB in [0, 1], of the public weights
+    mean: tuple[float, ...]  # of each channel in [0, 1], of the public weights
     std: tuple[float, ...]
 
 
 class TimmModel(nn.Module):
-    """float[B, 3, H, W] -> one map for each of `specs`; `mean` and `std` are those the public weights were made with.
+    """float[B, C, H, W] -> one map for each of `specs`; `mean` and `std` are those the public weights were made with.
+
+    Other channels than red, green and blue have those of the colours that their kernels are inflated from, in turn;
+    grey, which is all three, has their average.
 
     Raises:
         UserError: an image of a size that the model cannot take.
@@ -72,7 +77,7 @@ class TimmModel(nn.Module):
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.channels = config, config.channels
         model = _create(config)
         self.layers, self.num_layers = _layers(model)  # while it still has its classifier, the layer above all
         infos: list[dict[str, Any]] = _feature_infos(model)
@@ -91,8 +96,8 @@ class TimmModel(nn.Module):
         if config.recompute:
             model.set_grad_checkpointing(True)
         card: dict[str, Any] = model.pretrained_cfg
-        self.mean = tuple(float(v) for v in card["mean"])  # of RGB in [0, 1]
-        self.std = tuple(float(v) for v in card["std"])
+        self.mean = _of_channels(card["mean"], config.channels)
+        self.std = _of_channels(card["std"], config.channels)
         self.model = model
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -150,6 +155,8 @@ def _create(config: TimmConfig) -> Any:
     wanted: dict[str, Any] = {} if config.image_size is None else {"img_size": config.image_size}
     if config.drop_path:
         wanted["drop_path_rate"] = config.drop_path
+    if config.channels != 3:
+        wanted["in_chans"] = config.channels
     for any_size in _ANY_SIZE:
         try:
             model = timm.create_model(config.name, pretrained=False, **wanted, **any_size)
@@ -162,7 +169,7 @@ def _create(config: TimmConfig) -> Any:
         raise UserError(
             f"{config.name} does not take {' and '.join(wanted)}: {refused}",
             where="backbone",
-            fix="leave image_size and drop_path at their defaults",
+            fix="leave image_size, drop_path and channels at their defaults",
         )
     if not hasattr(model, "forward_intermediates"):
         raise UserError(
@@ -171,6 +178,12 @@ def _create(config: TimmConfig) -> Any:
             fix="choose another model, or update timm",
         )
     return model
+
+
+def _of_channels(colours: Sequence[float], channels: int) -> tuple[float, ...]:
+    if channels == 1:
+        return (sum(map(float, colours)) / len(colours),)
+    return tuple(float(colours[i % len(colours)]) for i in range(channels))
 
 
 def _feature_infos(model: Any) -> list[dict[str, Any]]:

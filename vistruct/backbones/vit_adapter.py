@@ -69,9 +69,10 @@ class PlainVit(Protocol):
 
     width: int
     patch: int
+    channels: int  # of the image
 
     def patch_tokens(self, image: Tensor) -> Tensor:
-        """float[B, 3, H, W] -> float[B, h * w, D]: what enters the blocks, positions added, no class token."""
+        """float[B, C, H, W] -> float[B, h * w, D]: what enters the blocks, positions added, no class token."""
         ...
 
     def repeated_blocks(self) -> list[nn.Module]:
@@ -90,7 +91,7 @@ class PlainVit(Protocol):
 
 
 class VitAdapter(nn.Module):
-    """float[B, 3, H, W] -> four float32[B, D, H/s, W/s] at strides 4, 8, 16 and 32.
+    """float[B, C, H, W] -> four float32[B, D, H/s, W/s] at strides 4, 8, 16 and 32.
 
     Raises:
         UserError: H or W is not a multiple of 32 and of the patch.
@@ -104,11 +105,12 @@ class VitAdapter(nn.Module):
         self.vit.drop_class_token()
         self.blocks_global = _check(config, self.vit.width, len(self.vit.repeated_blocks()))
         width: int = self.vit.width
+        self.channels: int = self.vit.channels
         self.specs = tuple(FeatureSpec(channels=width, stride=stride) for stride in _STRIDES)
         self.divisor = math.lcm(_STRIDES[-1], self.vit.patch)  # pixels
 
         self.level_embed = nn.Parameter(torch.empty(3, width))
-        self.spm = SpatialPrior(width, config.conv_width)
+        self.spm = SpatialPrior(self.channels, width, config.conv_width)
         self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
         for module in (self.spm, self.up):
             module.apply(_init)

@@ -130,6 +130,9 @@ def read_card(path: Path) -> ModelCard:
         run=run_from_dict(values["run"], file),
         info=DataInfo(
             class_names=tuple(info["class_names"]),
+            palette=info["palette"] and tuple((r, g, b) for r, g, b in info["palette"]),
+            channels=info["channels"],
+            reading=info["reading"],
             num_records=info["num_records"],
             fingerprint=info["fingerprint"],
             counts=info["counts"],

@@ -101,7 +101,7 @@ def verify_backbone(folder: Path, backbone: InternVit, layout: Layout | None, dt
         UserError: it is not the same backbone.
     """
     size = backbone.config.image_size
-    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, backbone.config.channels, size, size, generator=torch.Generator().manual_seed(0))
     before = backbone.hidden(image)
     state = rounded(backbone.state_dict(), dtype)
     own = read_folder(folder)

@@ -6,6 +6,7 @@ convert_keys(state) -> state            other layouts' names to its own, leaving
 match_state(state) -> sentences         become the variant that the weights are of; what it changed
 resize_state(state) -> (state, names)   fit tensors that depend on the image size; which
 fresh_parts(state) -> names             what these weights need not have: parts that training adds to a published model
+channels                                of the images it takes; kernels for three colours are inflated to as many
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Coverage:
     what: str = "backbone"
     matched: tuple[str, ...] = ()  # taken as they were
     resized: tuple[str, ...] = ()  # taken, after a change of shape
+    inflated: tuple[str, ...] = ()  # kernels for three colours, taken for other channels; may be resized as well
     fresh: tuple[str, ...] = ()  # of parts that such a file does not have: they start from random weights
     missing: tuple[str, ...] = ()  # of the module, not in the file: left as they were
     unexpected: tuple[str, ...] = ()  # in the file, not of the module: not used
@@ -45,7 +47,7 @@ class Coverage:
 
     def lines(self) -> list[str]:
         """One line, and one more for each kind of tensor that did not simply fit."""
-        taken = (*self.matched, *self.resized)
+        taken = dict.fromkeys((*self.matched, *self.resized, *self.inflated))
         lines = [] if self.before is None else self.before.lines()
         lines.append(f"{self.what} from {self.source}: {len(taken)} of {len(taken) + len(self.missing)} tensors")
         if self.what == "model":
@@ -54,6 +56,7 @@ class Coverage:
             lines[-1] += f" ({', '.join(f'{part} {got[part]} of {total}' for part, total in all_.items())})"
         for what, names in (
             ("resized", self.resized),
+            ("inflated from 3 channels", self.inflated),
             ("start from random weights", self.fresh),
             ("missing", self.missing),
             ("not used", self.unexpected),
@@ -76,21 +79,53 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
         UserError: nothing there; a pickle that would run code; tensors of another shape; NaN among the
             weights; nothing in common; missing tensors.
     """
-    state, licence = _read(source)
+    state, licence = read_source(source)
+    state, report = fitted(backbone, state, source)
+    return fill(backbone, state, replace(report, licence=licence), allow_missing)
+
+
+def fitted(backbone: Any, state: dict[str, Tensor], source: Path) -> tuple[dict[str, Tensor], Coverage]:
+    """A state dict of any layout that the backbone reads, in its own names and shapes; and what was done for it.
+
+    The backbone becomes the variant that the weights are of.
+    """
     if hasattr(backbone, "convert_keys"):
         state = backbone.convert_keys(state)
     notes = backbone.match_state(state) if hasattr(backbone, "match_state") else []
     resized: list[str] = []
     if hasattr(backbone, "resize_state"):
         state, resized = backbone.resize_state(state)
-    report = Coverage(
+    state, inflated = inflate(backbone, state)
+    return state, Coverage(
         source=source,
-        licence=licence,
         resized=tuple(resized),
+        inflated=tuple(inflated),
         fresh=tuple(sorted(backbone.fresh_parts(state))) if hasattr(backbone, "fresh_parts") else (),
         notes=tuple(notes),
     )
-    return fill(backbone, state, report, allow_missing)
+
+
+def inflate(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Give kernels that look at three colours the channels of this backbone; also names them.
+
+    Source: timm's rule. Red, green and blue in turn, scaled by 3 / channels, so that an image whose channels are all
+    alike gives what it gave in grey; for a single channel their sum, which does the same.
+
+    Args:
+        state: of the backbone's own names.
+    """
+    channels: int = getattr(backbone, "channels", 3)
+    if channels == 3:
+        return dict(state), []
+    from timm.models import adapt_input_conv  # seconds to import
+
+    state, own, names = dict(state), backbone.state_dict(), []
+    for name in sorted(own.keys() & state.keys()):
+        there, here = tuple(state[name].shape), tuple(own[name].shape)
+        if len(there) == 4 and there[1] == 3 and here == (there[0], channels, *there[2:]):
+            state[name] = adapt_input_conv(channels, state[name])
+            names.append(name)
+    return state, names
 
 
 def backbone_dir(path: Path) -> Path | None:
@@ -126,7 +161,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow
             f"{len(reshaped)} tensors have another shape: {name} is {list(state[name].shape)} there and "
             f"{list(own[name].shape)} here",
             where=source,
-            fix=f"give the {what} the size (width, depth, patch) that the weights were made with",
+            fix=f"give the {what} the size (width, depth, patch, channels) that the weights were made with",
         )
     broken = [name for name in found if not bool(torch.isfinite(state[name]).all())]
     if broken:
@@ -145,8 +180,9 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow
     return Coverage(
         source=source,
         what=what,
-        matched=tuple(sorted(own.keys() - set(report.resized) - set(missing) - fresh)),
+        matched=tuple(sorted(own.keys() - {*report.resized, *report.inflated, *missing} - fresh)),
         resized=report.resized,
+        inflated=report.inflated,
         fresh=tuple(sorted(fresh)),
         missing=tuple(missing),
         unexpected=(*report.unexpected, *sorted(state.keys() - own.keys())),
@@ -168,8 +204,12 @@ def _check_ties(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
             )
 
 
-def _read(source: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors by name, and their licence."""
+def read_source(source: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name, and their licence.
+
+    Raises:
+        UserError: nothing there, or nothing that can be read.
+    """
     ours = backbone_dir(source)
     if ours is not None:
         card = json.loads((ours / "backbone.json").read_text())

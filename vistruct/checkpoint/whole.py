@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistruct.checkpoint.downstream import load_downstream
 from vistruct.checkpoint.load import is_ours, load_exactly, read_card
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.tensors import read_tensors
@@ -18,11 +19,14 @@ from vistruct.vlm.names import LanguageNames, to_ours
 
 
 def load_start(task: Any, source: Path) -> Coverage:
-    """Start a whole task from one of our runs or models, or from a public folder.
+    """Start a whole task from one of our runs or models, a public folder, or the file of a published downstream model.
 
     Raises:
-        UserError: as `load_whole`; a model of another shape; a public folder without its tokenizer.
+        UserError: as `load_whole` and `load_downstream`; a model of another shape; a public folder without its
+            tokenizer.
     """
+    if source.is_file():
+        return load_downstream(task, source)
     if is_ours(source):
         card = read_card(source)
         state = read_tensors(card.path / "model.safetensors")

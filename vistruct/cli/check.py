@@ -11,9 +11,9 @@ from vistruct.cli.output import as_json
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="Boxes in any known format, conversations, a mix file, or a folder.")],
+    path: Annotated[Path, typer.Argument(help="A data set of any kind: a folder, an annotation file, a mix file.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
-    format: Annotated[str, typer.Option(help="Of boxes; by itself it is found.")] = "auto",
+    format: Annotated[str, typer.Option(help="Which format; by itself it is found.")] = "auto",
     split: Annotated[str | None, typer.Option(help="Only this part of a folder: train, val, ...")] = None,
     decode: Annotated[int | None, typer.Option(min=0, help="Decode only so many images; by default all.")] = None,
     max_left_out: Annotated[
@@ -25,6 +25,8 @@ def command(
     """Count everything in a data set; find broken, empty, duplicate and misplaced annotations.
 
     Boxes as COCO, DOTA, VOC, DIOR, DIOR-R, FAIR1M, HRSC2016, YOLO or xView; masks, oriented boxes and key points too.
+    Label maps as folders of masks, iSAID, LoveDA, UAVid, Potsdam, Vaihingen, SpaceNet; pairs as LEVIR-CD, WHU-CD, SVCD,
+    S2Looking, OSCD. Volumes as NIfTI or DICOM. Classes as a folder for each, lists or csv.
     Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. Ends with 1 where
     training would stop at a problem.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,16 @@ from vistruct.errors import UserError
 
 if TYPE_CHECKING:
     from vistruct.config import Eval, Run
+    from vistruct.data.families import Family
 
 # For a data kind: what is measured beside what the run itself measures.
-METRICS = {"boxes": ("coco_boxes",), "talk": ("answers", "mean_loss")}
+METRICS = {
+    "boxes": ("coco_boxes",),
+    "talk": ("answers", "mean_loss"),
+    "maps": ("pixels",),
+    "volumes": ("volumes_overlap",),
+    "image_classes": ("classes",),
+}
 HEAD_METRICS = {  # where boxes alone do not say it
     "oriented_rcnn": ("oriented_boxes",),
     "oriented_fcos": ("oriented_boxes",),
@@ -40,7 +48,7 @@ def command(
     from vistruct.checkpoint.load import load_model
     from vistruct.distributed.ranks import setup
     from vistruct.engine.environment import amp_dtype
-    from vistruct.engine.evaluate import asked_of, evaluate
+    from vistruct.engine.evaluate import asked_of, keep_measured, measure
     from vistruct.engine.run import for_classes
 
     device = setup().device
@@ -53,15 +61,18 @@ def command(
     evals = on_other_data(card.run, data) if data is not None else list(card.run.evals.items())
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
+    place = card.path.parent if card.path.name == "model" else card.path
     results: dict[str, dict[str, float]] = {}
     for name, one in evals:
         one = one if most is None else _at_most(one, most)
         dataset = for_classes(one.data, card.info.class_names).build()
         note(f"{name}: {asked_of(one, dataset)}")
         amp = amp_dtype(card.run.amp, device)
-        numbers = evaluate(task, one, device, batch, workers, dataset=dataset, amp=amp)
-        results[name] = results.get(name, {}) | numbers
-    place = card.path.parent if card.path.name == "model" else card.path
+        measured = measure(task, one, device, batch, workers, dataset=dataset, amp=amp)
+        results[name] = results.get(name, {}) | measured.numbers
+        if measured.details:
+            metric: Any = one.metric
+            keep_measured(place / "evaluations" / f"{name}.json", metric.kind, None, measured)
     file = place / (f"eval-{data.stem}.json" if data is not None else "eval.json")
     text = {name: {k: v if abs(v) < float("inf") else None for k, v in r.items()} for name, r in results.items()}
     file.write_text(json_.dumps(text, indent=2) + "\n")
@@ -107,28 +118,45 @@ def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
         UserError: nothing at the path, or data of another kind than the run's.
     """
     from vistruct.config import run_from_dict
-    from vistruct.data.detect import detect_format, find_annotation
-    from vistruct.data.formats.registry import splits_of
+    from vistruct.data.families import family_of
 
-    file = find_annotation(path)
-    found = detect_format(file)
+    family = family_of(path)
     values = run.model_dump(mode="json")
     own = list(values["evals"].values())
     source = own[0]["data"] if own else values["data"]
-    what, wanted = ("talk" if kind in TALK else "boxes" for kind in (found, source["kind"]))
-    if what != wanted:
-        raise UserError(f"these are {found}, the run was trained on {source['kind']}", where=file, fix="other data")
-    if what == "boxes":
-        split = source["split"] if source["split"] in splits_of(file, found) else None
-        place = {"annotation": str(file), "images": None, "format": found, "split": split}
-        data = {**source, **place, "share": 1.0, "augment": None}
-    else:
-        data = {"kind": found, TALK[found]: str(file), **({"obey_data_augment": False} if found == "mix" else {})}
+    wanted = "talk" if source["kind"] in TALK else source["kind"]
+    if wanted == "maps" and family.kind == "boxes":
+        family = dataclasses.replace(family, kind="maps", format="objects")  # masks of objects can be painted
+    if family.kind != wanted:
+        what = f"these are {family.format}, the run was trained on {source['kind']}"
+        raise UserError(what, where=family.path, fix="other data")
     head = getattr(getattr(run.task, "head", None), "kind", "")  # of a task that answers, `head` is another thing
-    metrics = {name: {"kind": name} for name in HEAD_METRICS.get(head, METRICS[what])}
+    metrics = {name: {"kind": name} for name in HEAD_METRICS.get(head, METRICS[family.kind])}
     metrics |= {one["metric"]["kind"]: {**one["metric"], **_ALL.get(one["metric"]["kind"], {})} for one in own}
+    data = _put_elsewhere(source, family)
     values["evals"] = {name: {"data": data, "metric": metric} for name, metric in metrics.items()}
-    return [(path.stem, one) for one in run_from_dict(values, file).evals.values()]
+    return [(path.stem, one) for one in run_from_dict(values, family.path).evals.values()]
+
+
+def _put_elsewhere(source: dict[str, Any], family: Family) -> dict[str, Any]:
+    """The part of a run that reads other data the way it read its own: whole, and without random variation."""
+    from vistruct.data.families import family_splits
+
+    root = str(family.path)
+    if family.kind == "talk":
+        extra = {"obey_data_augment": False} if family.format == "mix" else {}
+        return {"kind": family.format, TALK[family.format]: root, **extra}
+    split = source["split"] if source["split"] in family_splits(family) else None
+    place: dict[str, Any] = {"format": family.format, "split": split, "share": 1.0, "augment": None}
+    if family.kind == "boxes":
+        return {**source, **place, "annotation": root, "images": None}
+    for name in ("images", "labels"):  # folders below the root, where they are called the same
+        if source.get(name) is not None and not (family.path / source[name]).is_dir():
+            place[name] = None
+    place |= {name: None for name in ("tiles", "shares", "lists") if name in source}
+    if family.kind == "volumes":
+        place["empty"] = 1.0
+    return {**source, **place, "root": root}
 
 
 _ALL: dict[str, dict[str, object]] = {"answers": {"most": None}}  # a run asks a few at its end; here all are wanted

@@ -1,52 +1,51 @@
-"""`vistruct predict`: what a trained model finds in images, as files for others and pictures; or what it answers."""
+"""`vistruct predict`: what a trained model finds in images, pairs and volumes, as files and pictures, or answers."""
 
 from __future__ import annotations
 
 import json as json_
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vistruct.cli.output import as_json, made, note
+from vistruct.cli.output import as_json, made
+from vistruct.cli.sources import images_at, pairs_at
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
     from vistruct.contracts import AnswerPrediction
     from vistruct.engine.predict import Model
+    from vistruct.engine.scenes import Case
     from vistruct.tasks.views import Views
 
 FlipOption = Annotated[
     list[str] | None, typer.Option(metavar="FLIP", help="Look again flipped: horizontal, vertical, diagonal; repeat.")
 ]
 ScaleOption = Annotated[list[float] | None, typer.Option(help="Look at so many times the size; repeat, with 1.")]
-IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 ASKED_AT_ONCE = 8  # questions; each answer waits for the longest among them
-
-
-@dataclass(frozen=True)
-class Found:
-    """An image to look at."""
-
-    file: Path
-    name: str  # in the results: its path inside the folder that was given, or its own name
+BOX_FORMATS = ("coco", "dota", "fair1m")
+MAP_FORMATS = ("png", "color", "geotiff", "loveda", "uavid", "isaid")
+VOLUME_FORMATS = ("nifti",)
 
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
-    sources: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to look at.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IMAGE|VOLUME|FOLDER...", help="What to look at.")],
     out: Annotated[Path | None, typer.Option(help="Directory of the results; by default in the run.")] = None,
     ask: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all the images.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Two sources, before and after, matched by name: what changed.")
+    ] = False,
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Draw detections from this score; the files have all.")
     ] = 0.3,
     format: Annotated[
-        Literal["coco", "dota", "fair1m", "all"], typer.Option(help="Files to write; dota and fair1m to submit.")
-    ] = "coco",
+        Literal["coco", "dota", "fair1m", "png", "color", "geotiff", "loveda", "uavid", "isaid", "nifti", "all"] | None,
+        typer.Option(help="Files to write. Boxes: coco, dota, fair1m. Classes of pixels: png, ... Volumes: nifti."),
+    ] = None,
     window: Annotated[
         int | None, typer.Option(min=1, metavar="PX", help="Cut into windows; by default as the training data.")
     ] = None,
@@ -56,29 +55,42 @@ def command(
     scale: ScaleOption = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
-    """Predict on images and folders: COCO json, files to submit and pictures, or answers.
+    """Predict on images, pairs, volumes and folders: files of the usual formats and pictures, or answers.
 
     What is done is kept in the results' folder: the same command goes on where it was stopped.
     """
     if together and ask is None:
         raise UserError("--together is for a question", where="--together", fix='--ask "What has changed?"')
     if ask is not None and (window is not None or overlap is not None):
-        raise UserError("windows are for detectors", where="--window, --overlap", fix="leave them out with --ask")
-    images = images_at(sources)
+        raise UserError(
+            "windows are for boxes and pixels", where="--window, --overlap", fix="leave them out with --ask"
+        )
+    if pairs and (len(sources) != 2 or ask is not None):
+        raise UserError(
+            f"--pairs with {len(sources)} sources", where="--pairs", fix="two: before/ after/, or two images"
+        )
+    for source in sources:
+        if not source.exists():
+            raise UserError("no such image or folder", where=source, fix="check the path")
     views = views_of(flip, scale)
     from vistruct.engine.predict import load
 
     model = load(run)
     target = out if out is not None else run / "predictions"
     if ask is not None:
+        images = images_at(sources)
         value, written = _ask(model, [images] if together else [[image] for image in images], ask, target)
         lines = [f"{', '.join(image.name for image in group)}: {text}" for group, text in value.pop("said")]
     else:
+        _check_kind(model, format, pairs=pairs)
         model = _in_windows(model, window, overlap)
         model = model if views is None else model.seen_in(views)
-        value, written = _detect(model, images, target, format, min_score, batch)
-        lines = [f"{value['detections']} detections in {len(images)} images", f"pictures in {value['pictures']}"]
-        lines += [f"{name}: {file}" for name, file in value["files"].items()]
+        if model.kind in ("segment", "change"):
+            value, written, lines = _map(model, sources, target, format, batch)
+        elif model.kind == "classify":
+            value, written, lines = _classify(model, sources, target, batch)
+        else:
+            value, written, lines = _detect(model, images_at(sources), target, format or "coco", min_score, batch)
     if json:
         as_json({**value, "written": written})
         return
@@ -105,52 +117,51 @@ def views_of(flip: list[str] | None, scale: list[float] | None) -> Views | None:
         ) from None
 
 
-def images_at(sources: Sequence[Path]) -> list[Found]:
-    """The images themselves, and all images in folders and below them by name, in the order given.
-
-    Raises:
-        UserError: nothing at a path, or no image in a folder.
+def _check_kind(model: Model, format: str | None, *, pairs: bool) -> None:
     """
-    found: list[Found] = []
-    for source in sources:
-        for file in [source] if source.is_file() else _images_in(source):
-            name = file.relative_to(source).as_posix() if source.is_dir() else file.name
-            found.append(Found(file, name))
-    names = Counter(image.name for image in found)
-    return [image if names[image.name] == 1 else Found(image.file, image.file.as_posix()) for image in found]
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError("no such image or folder", where=folder, fix="check the path")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
-    if not files:
-        raise UserError("no images in this folder", where=folder, fix=f"images end in {', '.join(sorted(IMAGES))}")
-    others = sum(p.is_file() for p in folder.rglob("*")) - len(files)
-    if others:
-        note(f"{folder}: {len(files)} images; {others} other files are not looked at")
-    return files
+    Raises:
+        UserError: a format or pairs that this kind of model does not give or take.
+    """
+    kind = "volumes" if model.kind == "segment" and model.data.kind == "volumes" else model.kind
+    possible = {"detect": BOX_FORMATS, "segment": MAP_FORMATS, "change": MAP_FORMATS, "volumes": VOLUME_FORMATS}
+    known = possible.get(kind, ())
+    if format not in (None, "all", *known):
+        fix = f"one of {', '.join(known)}" if known else "leave it out: classes.csv is written"
+        raise UserError(f"a model of kind {kind} gives no {format}", where="--format", fix=fix)
+    if pairs != (kind == "change"):
+        what = "this model looks at single images" if pairs else "this model compares pairs of images"
+        fix = "leave --pairs out" if pairs else "vistruct predict RUN before/ after/ --pairs"
+        raise UserError(what, where="--pairs", fix=fix)
 
 
 def _in_windows(model: Model, window: int | None, overlap: int | None) -> Model:
     """The same model with windows of this size; by default they share as much as those of its data, or a fifth."""
     from dataclasses import replace
 
-    from vistruct.data.tiles import Tiles
-
-    data: Any = model.card.run.data
-    known: Tiles | None = getattr(data, "tiles", None)
     if window is None and overlap is None:
         return model
+    if model.kind == "classify":
+        what = "a classifier looks at whole images"
+        raise UserError(what, where="--window, --overlap", fix="leave them out")
+    from vistruct.data.tiles import Tiles
+    from vistruct.engine.predict_pixels import windows_for
+    from vistruct.tasks.slide import Slide
+
+    is_boxes = model.kind == "detect"
+    known: Any = getattr(model.card.run.data, "tiles", None) if is_boxes else windows_for(model, (1, 1))[0]
+    known = None if known is not None and known.size is None else known
     size = window or (known.size if known is not None else None)
     if size is None:
         raise UserError("an overlap of no windows", where="--overlap", fix="give --window PX too")
     if overlap is None:
         overlap = min(known.overlap, size // 2) if known is not None else size // 5
-    return replace(model, tiles=Tiles(size=size, overlap=overlap))
+    if is_boxes:
+        return replace(model, tiles=Tiles(size=size, overlap=overlap))
+    blend = "smooth" if known is None else known.blend
+    return replace(model, slide=Slide(size=size, overlap=overlap, blend=blend))
 
 
-def _ask(model: Model, groups: Sequence[Sequence[Found]], ask: str, target: Path) -> tuple[dict[str, Any], Path]:
+def _ask(model: Model, groups: Sequence[Sequence[Case]], ask: str, target: Path) -> tuple[dict[str, Any], Path]:
     """Ask about each group of images; what is printed, and the file that was written."""
     from vistruct.progress import tracking
 
@@ -158,11 +169,11 @@ def _ask(model: Model, groups: Sequence[Sequence[Found]], ask: str, target: Path
     with tracking("answering", done=0, total=len(groups)) as show:
         for start in range(0, len(groups), ASKED_AT_ONCE):
             part = groups[start : start + ASKED_AT_ONCE]
-            answers += model.ask([[image.file for image in group] for group in part], ask)
+            answers += model.ask([[image.files[0] for image in group] for group in part], ask)
             show(len(answers), part[-1][-1].name)
     rows = []
     for group, answer in zip(groups, answers, strict=True):
-        files = [str(image.file) for image in group]
+        files = [str(image.files[0]) for image in group]
         image = files[0] if len(files) == 1 else files
         rows.append({"image": image, "question": answer.question, "answer": answer.answer})
     target.mkdir(parents=True, exist_ok=True)
@@ -172,8 +183,8 @@ def _ask(model: Model, groups: Sequence[Sequence[Found]], ask: str, target: Path
 
 
 def _detect(
-    model: Model, images: Sequence[Found], target: Path, wanted: str, min_score: float, batch: int
-) -> tuple[dict[str, Any], Path]:
+    model: Model, images: Sequence[Case], target: Path, wanted: str, min_score: float, batch: int
+) -> tuple[dict[str, Any], Path, list[str]]:
     """Find objects in each image and draw them; what is printed, and the file that was written, or their folder."""
     from vistruct.engine.predict_files import (
         ImageFile,
@@ -183,10 +194,50 @@ def _detect(
         write_results,
     )
 
-    files = [ImageFile(file=image.file, name=image.name) for image in images]
+    files = [ImageFile(file=image.files[0], name=image.name) for image in images]
     formats: list[Any] = possible_formats(files, model.class_names) if wanted == "all" else [wanted]
     check_formats(formats, files, model.class_names)
     parts = predict_files(model, files, target, min_score=min_score, batch=batch)
     number, written = write_results(parts, files, target, formats)
     value = {"images": len(files), "detections": number, "files": written, "pictures": target / "pictures"}
-    return value, written[formats[0]] if len(formats) == 1 else target
+    lines = [f"{number} detections in {len(images)} images", f"pictures in {target / 'pictures'}"]
+    lines += [f"{name}: {file}" for name, file in written.items()]
+    return value, written[formats[0]] if len(formats) == 1 else target, lines
+
+
+def _map(
+    model: Model, sources: Sequence[Path], target: Path, wanted: str | None, batch: int
+) -> tuple[dict[str, Any], Path, list[str]]:
+    """The class of every pixel of each image, of what changed in each pair, or of every voxel."""
+    if model.data.kind == "volumes":
+        from vistruct.engine.predict_volumes import predict_volumes, volumes_at
+
+        cases, what = volumes_at(model, sources), "volumes"
+        areas, written = predict_volumes(model, cases, target, batch=batch)
+    else:
+        from vistruct.engine.predict_maps import possible_map_formats, predict_maps
+
+        cases, what = (pairs_at(sources), "pairs") if model.kind == "change" else (images_at(sources), "images")
+        formats: Any = possible_map_formats(cases, model.class_names) if wanted == "all" else wanted and [wanted]
+        areas, written = predict_maps(model, cases, target, formats=formats, batch=batch)
+    counts = Counter({name: 0 for name in model.class_names})
+    for area in areas:
+        counts[area.class_name] += area.count
+    shares = {name: count / max(counts.total(), 1) for name, count in counts.most_common()}
+    value = {what: len(cases), "shares": shares, "files": written, "pictures": target / "pictures"}
+    lines = [f"{len(cases)} {what}", *(f"  {name}: {share:.2%}" for name, share in shares.items() if share)]
+    lines += [f"pictures in {target / 'pictures'}", *(f"{name}: {file}" for name, file in written.items())]
+    return value, target, lines
+
+
+def _classify(
+    model: Model, sources: Sequence[Path], target: Path, batch: int
+) -> tuple[dict[str, Any], Path, list[str]]:
+    """The class of each image; what is printed, and the csv."""
+    from vistruct.engine.predict_classes import predict_classes, said
+
+    predictions, written = predict_classes(model, images_at(sources), target, batch=batch)
+    counts = Counter(name for one in predictions for name in said(one))
+    rows = [{"image": one.image_id, "classes": said(one)} for one in predictions]
+    lines = [f"{len(predictions)} images", *(f"  {name}: {count}" for name, count in counts.most_common())]
+    return {"images": len(predictions), "classes": rows}, written, lines

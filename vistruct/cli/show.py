@@ -17,11 +17,13 @@ def command(
     start: Annotated[int | None, typer.Option(min=0, help="The first sample; without it, spread over all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random variation, where the run has one.")] = 0,
     tile: Annotated[int | None, typer.Option(min=1, help="Cut large images into windows of so many pixels.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of a folder of boxes: train, val, ...")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of a folder: train, val, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="The picture; by default show-NAME.png here.")] = None,
 ) -> None:
-    """Draw samples as a model gets them: boxes on images, conversations beside them."""
-    from vistruct.engine.draw import contact_sheet, draw_conversation, draw_sample
+    """Draw samples as a model gets them: boxes and label maps on images, pairs and conversations in rows; of volumes
+    the slices of one case."""
+    from vistruct.engine.draw import contact_sheet
+    from vistruct.engine.pictures import columns_for, draw_case, draw_one, is_volume
     from vistruct.ops.seeds import derive
 
     dataset = data_of(path, tile, split).build()
@@ -29,19 +31,22 @@ def command(
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
         raise UserError(f"there are {len(dataset)} samples", where=f"--start {start}", fix="a smaller --start")
+    target = out if out is not None else Path(f"show-{path.resolve().stem}.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_volume(dataset):
+        case = dataset.records[start or 0].image_id
+        contact_sheet([draw_case(dataset, case, count, seed=seed)], 1, [case]).save(target)
+        cases = len({record.image_id for record in dataset.records})
+        note(f"slices of {case}, one of {cases} volumes; --start chooses another by the number of one of its slices")
+        made(target)
+        return
     count = min(count, len(dataset) - (start or 0))
     spread = [i * len(dataset) // count for i in range(count)]
     indices = spread if start is None else list(range(start, start + count))
     samples = [dataset.sample(index, derive(seed, 0, index)) for index in indices]
-    chats = any(sample.turns for sample in samples)
-    pictures = [
-        draw_conversation(sample) if sample.turns else draw_sample(sample, dataset.info.class_names)
-        for sample in samples
-    ]
+    pictures = [draw_one(sample, dataset) for sample in samples]
     captions = [f"{index}: {sample.id}" for index, sample in zip(indices, samples, strict=True)]
-    target = out if out is not None else Path(f"show-{path.resolve().stem}.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures, 1 if chats else 3, captions).save(target)
+    contact_sheet(pictures, columns_for(samples), captions).save(target)
     note(f"{count} of {len(dataset)} samples")
     made(target)
 
@@ -55,21 +60,31 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None) -> An
     from vistruct.config import read_run
     from vistruct.data.boxes import BoxDataConfig
     from vistruct.data.dataset import ChatDataConfig
-    from vistruct.data.detect import TALK, detect_format, find_annotation
+    from vistruct.data.families import family_of
     from vistruct.data.formats import yolo
+    from vistruct.data.image_classes import ClassDataConfig
+    from vistruct.data.maps import MapDataConfig
     from vistruct.data.mix import MixDataConfig
     from vistruct.data.tiles import Tiles
+    from vistruct.data.volumes import VolumeDataConfig
 
     run_file = path / "run.yaml" if path.is_dir() else path
     if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):
         return read_run(run_file).data
-    annotation = find_annotation(path)
-    found = detect_format(annotation)
-    if found not in TALK:
-        tiles = Tiles(size=tile, overlap=0) if tile else None
-        return BoxDataConfig(annotation=annotation, format=found, split=split, tiles=tiles)
+    family = family_of(path)
+    where: dict[str, Any] = {"root": family.path, "format": family.format, "split": split}
+    tiles = Tiles(size=tile, overlap=0) if tile else None
+    if family.kind == "boxes":
+        return BoxDataConfig(annotation=family.path, format=family.format, split=split, tiles=tiles)
+    if family.kind == "maps":
+        return MapDataConfig(**where, tiles=tiles)
     if tile:
-        raise UserError("conversations are not cut into tiles", where=annotation, fix="leave --tile out")
-    if found == "mix":
-        return MixDataConfig(mix=annotation, checksums=False)
-    return ChatDataConfig(jsonl=annotation, checksums=False)
+        what = f"{'conversations' if family.kind == 'talk' else family.format} are not cut into tiles"
+        raise UserError(what, where=family.path, fix="leave --tile out")
+    if family.kind == "volumes":
+        return VolumeDataConfig(**where)
+    if family.kind == "image_classes":
+        return ClassDataConfig(**where)
+    if family.format == "mix":
+        return MixDataConfig(mix=family.path, checksums=False)
+    return ChatDataConfig(jsonl=family.path, checksums=False)

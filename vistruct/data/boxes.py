@@ -22,7 +22,7 @@ from vistruct.data.report import Report
 from vistruct.data.tiles import Tiles, tile_records
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
-from vistruct.transforms.augment import Augment
+from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
 
 BEYOND_SHARE = "left out: beyond the share asked for"
@@ -42,7 +42,7 @@ class BoxDataConfig(Part):
     masks: bool = False  # rasters of the objects too, for heads that learn them
     difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
     tiles: Tiles | None = None  # cut into windows; None: whole images
-    augment: Augment | None = None  # random variation; None, as in evaluation: none
+    augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
     resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each window (or image)
@@ -78,7 +78,7 @@ class BoxDataConfig(Part):
         if self.tiles is not None:
             records, dropped = tile_records(records, self.tiles)
             report.merge(dropped)
-        records = _shared(records, self.share, self.share_seed, report)
+        records = shared(records, self.share, self.share_seed, report)
         labels = Counter(int(label) for record in records for label in record.labels)
         if not labels:
             what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
@@ -140,7 +140,7 @@ def _eased(records: list[Record], difficult: str, report: Report) -> list[Record
     return [record.keep(~record.is_difficult) for record in records]
 
 
-def _shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
+def shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
     """The records whose hashed ids come first, in their old order; at least one."""
     if share == 1:
         return records

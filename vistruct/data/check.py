@@ -7,7 +7,8 @@ and training cannot disagree about what is a mistake.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,18 @@ from vistruct.config import Run
 from vistruct.contracts import Record
 from vistruct.data.check_boxes import count_boxes, open_boxes
 from vistruct.data.check_chat import count_turns, in_numbers, open_all
-from vistruct.data.detect import TALK, detect_format, find_annotation
-from vistruct.data.images import decode
+from vistruct.data.check_images import decoded, sizes_in_words, tiny_images
+from vistruct.data.families import Family, family_of, family_splits
 from vistruct.data.problem import Problem, stops
 from vistruct.data.records import Records
 from vistruct.errors import UserError
+
+# By family, where its check is: `look(path, format, split, decode_at_most) -> (counts, classes, problems, sizes)`.
+_LOOKS = {
+    "maps": "vistruct.data.check_maps",
+    "volumes": "vistruct.data.check_volumes",
+    "image_classes": "vistruct.data.check_classes",
+}
 
 MAX_LEFT_OUT: float = Run.model_fields["max_left_out"].default
 
@@ -32,10 +40,10 @@ class CheckResult:
     """What is in a data set and what is wrong with it; `str()` is a table for people."""
 
     annotation: Path
-    format: str  # of boxes, see `registry.FORMATS`; chat or mix
-    splits: tuple[str, ...] = ()  # of a folder of boxes, those that were looked at; empty: it has none
+    format: str  # of any family, see `families`
+    splits: tuple[str, ...] = ()  # of a folder, those that were looked at; empty: it has none
     counts: dict[str, int] = field(default_factory=dict)  # images, objects, turns, ...
-    classes: dict[str, int] = field(default_factory=dict)  # objects by class name
+    classes: dict[str, int] = field(default_factory=dict)  # objects, pixels, voxels or images by class name
     data_sets: dict[str, dict[str, int]] = field(default_factory=dict)  # of a mix, by name: lines, used, ...
     sizes: dict[str, str] = field(default_factory=dict)  # smallest, median and largest, in words
     problems: tuple[Problem, ...] = ()
@@ -83,12 +91,12 @@ def check(
     """Look at everything in a data set and raise at nothing in it.
 
     Args:
-        path: a data set of boxes in any format of `registry.FORMATS`, conversations as jsonl or json, a mix file, or a
-            folder with one such file in it (or in its `annotations` folder).
+        path: a data set of any family (see `families`): boxes, label maps, volumes, classes of images, conversations
+            as jsonl or json, a mix file; or a folder with one such file in it (or in its `annotations` folder).
         images: the folder image paths start from; None: the folder of the annotation file, or where the format has
             them. Of a mix file: the folder that all its paths start from.
         format: "auto": told by the content.
-        split: which part of a folder of boxes; None: all of them together.
+        split: which part of a folder; None: all of them together.
         decode_at_most: how many images to decode in full, in order; None: all of them.
         max_left_out: part of a data set of conversations that training would do without, in [0, 1].
 
@@ -98,11 +106,13 @@ def check(
     Raises:
         UserError: nothing there to check, or several annotation files or formats in the folder.
     """
-    annotation = find_annotation(Path(path)) if format in ("auto", *TALK) else Path(path)
-    format_ = detect_format(annotation) if format == "auto" else format
+    family = family_of(Path(path), format)
+    if family.kind in _LOOKS:
+        return _looked_at(family, split, decode_at_most)
+    annotation, format_ = family.path, family.format
     errors: list[UserError] = []
     records: Sequence[Record]
-    if format_ not in TALK:
+    if family.kind == "boxes":
         boxes = open_boxes(annotation, images, format_, split, errors)
         records, problems, splits = boxes.records, boxes.problems, boxes.splits
         counts, classes = count_boxes(records, boxes.class_names)
@@ -118,11 +128,7 @@ def check(
     for record in records:
         seen |= dict.fromkeys(record.images)
     paths = list(seen)
-    sizes = _decode(paths[:decode_at_most], errors)
-    tiny = [str(image) for image, (height, width) in sizes.items() if min(height, width) <= 1]
-    if tiny:
-        what = "image that is one pixel high or wide"
-        problems.append(Problem(what=what, effect="kept", count=len(tiny), places=tuple(tiny)))
+    sizes = decoded(paths[:decode_at_most], errors)
     return CheckResult(
         annotation=annotation,
         format=format_,
@@ -130,33 +136,37 @@ def check(
         counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
         classes=classes,
         data_sets=data_sets,
-        sizes=_sizes_in_words(sizes.values(), sides),
-        problems=(*stops(errors), *problems),
+        sizes=sizes_in_words(sizes.values()) | _object_sizes(sides),
+        problems=(*stops(errors), *problems, *tiny_images(sizes)),
     )
 
 
-def _decode(paths: Iterable[Path], errors: list[UserError]) -> dict[Path, tuple[int, int]]:
-    """(height, width) of every image that decodes; an error for each that does not."""
-    sizes: dict[Path, tuple[int, int]] = {}
-    for path in paths:
-        try:
-            height, width = decode(path.read_bytes(), path).shape[1:]
-            sizes[path] = (height, width)
-        except UserError as error:
-            errors.append(error)
-        except OSError as error:
-            errors.append(UserError(f"cannot read the image: {error.strerror}", where=path, fix="check its rights"))
-    return sizes
+def _looked_at(family: Family, split: str | None, decode_at_most: int | None) -> CheckResult:
+    """Of a family whose module counts and judges for itself."""
+    look = importlib.import_module(_LOOKS[family.kind]).look
+    counts, classes, problems, sizes = look(family.path, family.format, split, decode_at_most)
+    return CheckResult(
+        annotation=family.path,
+        format=family.format,
+        splits=(split,) if split is not None else _splits(family),
+        counts=counts,
+        classes=classes,
+        sizes=sizes,
+        problems=tuple(problems),
+    )
 
 
-def _sizes_in_words(sizes_hw: Iterable[tuple[int, int]], sides: Sequence[np.ndarray]) -> dict[str, str]:
-    """Of images, and of objects: float[N, 2] width and height of an image's."""
-    words: dict[str, str] = {}
-    by_area = sorted(sizes_hw, key=lambda size: size[0] * size[1])
-    if by_area:
-        low, high = by_area[0], by_area[-1]
-        words["image pixels"] = f"{low[1]} x {low[0]} to {high[1]} x {high[0]}"
-    if sides:
-        side = np.sqrt(np.prod(np.concatenate(sides), axis=1))
-        words["object side, pixels"] = f"{side.min():.1f} to {side.max():.1f}, median {np.median(side):.1f}"
-    return words
+def _splits(family: Family) -> tuple[str, ...]:
+    """Those that were looked at; none where what would name them is broken, which is among the problems."""
+    try:
+        return family_splits(family)
+    except UserError:
+        return ()
+
+
+def _object_sizes(sides: Sequence[np.ndarray]) -> dict[str, str]:
+    """Of float[N, 2], the widths and heights of an image's objects."""
+    if not sides:
+        return {}
+    side = np.sqrt(np.prod(np.concatenate(sides), axis=1))
+    return {"object side, pixels": f"{side.min():.1f} to {side.max():.1f}, median {np.median(side):.1f}"}

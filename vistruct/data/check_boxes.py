@@ -108,7 +108,7 @@ def _hints(records: Sequence[Record], class_names: Sequence[str], report: Report
         doubt = ": corners instead of [x, y, width, height]?" if format_ == "coco" else ": boxes of other images?"
         found[f"{num_outside} of {num_boxes} boxes leave their image{doubt}"].append("")
     found["class without objects"] = [name for name, count in classes.items() if count == 0]
-    found["classes that differ in capitals, spaces or hyphens only"] = _alike(classes)
+    found["classes that differ in capitals, spaces or hyphens only"] = alike(classes)
     for record in records:
         _look_at(record, class_names, found)
     found["object of implausible size for its class"] = [*_implausible(records, class_names)]
@@ -122,11 +122,12 @@ def _hints(records: Sequence[Record], class_names: Sequence[str], report: Report
     return hints
 
 
-def _alike(names: Sequence[str] | dict[str, int]) -> list[str]:
-    alike: dict[str, list[str]] = defaultdict(list)
+def alike(names: Sequence[str] | dict[str, int]) -> list[str]:
+    """Names that differ in capitals, spaces or hyphens only, group by group."""
+    groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        alike["".join(letter for letter in name.lower() if letter not in "-_ \t")].append(name)
-    return [" / ".join(repr(name) for name in group) for group in alike.values() if len(group) > 1]
+        groups["".join(letter for letter in name.lower() if letter not in "-_ \t")].append(name)
+    return [" / ".join(repr(name) for name in group) for group in groups.values() if len(group) > 1]
 
 
 def _look_at(record: Record, class_names: Sequence[str], found: Found) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -41,6 +41,9 @@ class RecordDataset:
     accounts: tuple[Account, ...] = ()  # conversations only: of each data set
     on_broken: OnBroken = "stop"
     with_masks: bool = False  # boxes only: each sample has a raster for every object
+    # Of files that are no 8-bit images. Both must be able to travel to a worker process.
+    read_images: Callable[[Record], list[torch.Tensor]] | None = None  # uint8[C, H, W] each; None: 8-bit colour images
+    read_label_map: Callable[[Record], torch.Tensor] | None = None  # int16[H, W]; None: no class for every pixel
 
     def __len__(self) -> int:
         return len(self.records)
@@ -53,8 +56,7 @@ class RecordDataset:
         """
         record = self.records[index]
         lazy = self.records if isinstance(self.records, Records) else None
-        known: Sequence[int | None] = [None] * len(record.images) if lazy is None else lazy.checksums(index)
-        images = [read_image(path, record.window_xyxy, crc32) for path, crc32 in zip(record.images, known, strict=True)]
+        images = self._images(record, [None] * len(record.images) if lazy is None else lazy.checksums(index))
         if record.size_hw is not None and tuple(images[0].shape[1:]) != record.size_hw:
             height, width = images[0].shape[1:]
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
@@ -72,6 +74,8 @@ class RecordDataset:
             quads=None if record.quads is None else torch.from_numpy(record.quads.copy()),
             masks=self._masks(record, tuple(images[0].shape[1:])) if self.with_masks else None,
             keypoints=None if record.keypoints is None else torch.from_numpy(record.keypoints.copy()),
+            label_map=self._label_map(record, tuple(images[0].shape[1:]) if images else ()),
+            image_labels=record.image_labels,
             turns=record.turns,
             families=record.families,
             max_tiles=record.max_tiles,
@@ -81,6 +85,31 @@ class RecordDataset:
             sample = self.reencode(sample)
         sample = sized(sample, self.resize)
         return self.augment(sample) if self.augment is not None else sample
+
+    def truth(self, index: int) -> torch.Tensor:
+        """int16[H, W], the class of every pixel of a record as its file has it, whatever a model is shown.
+
+        Raises:
+            UserError: data without label maps, or one that cannot be read.
+        """
+        if self.read_label_map is None:
+            raise UserError("no classes of pixels in this data", where=self.records[index].id, fix="kind: maps")
+        return self.read_label_map(self.records[index])
+
+    def _images(self, record: Record, known: Sequence[int | None]) -> list[torch.Tensor]:
+        if self.read_images is not None:
+            return self.read_images(record)
+        return [read_image(path, record.window_xyxy, crc32) for path, crc32 in zip(record.images, known, strict=True)]
+
+    def _label_map(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor | None:
+        if self.read_label_map is None:
+            return None
+        label_map = self.read_label_map(record)
+        if tuple(label_map.shape) != size_hw:
+            (h, w), (height, width) = label_map.shape, size_hw
+            what = f"labels of {w} x {h} pixels for an image of {width} x {height}"
+            raise UnreadableImage(what, where=record.label_map or record.id, fix="bring both to the same grid")
+        return label_map
 
     def _masks(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor:
         """bool[N, H, W] of the record's window."""

@@ -16,6 +16,7 @@ without a sign. A checksum finds them all (see `images.read_image`).
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import threading
@@ -63,7 +64,7 @@ def decode(data: bytes, name: object) -> Tensor:
     Raises:
         UnreadableImage: no image, cut short, damaged, too many pixels, more than 8 bits, several images.
     """
-    with _opened(io.BytesIO(data), name) as image:
+    with opened(io.BytesIO(data), name) as image:
         is_preview = image.format == "MPO"  # a phone's JPEG with a small copy behind it
         if getattr(image, "n_frames", 1) > 1 and not is_preview:
             raise UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
@@ -80,8 +81,8 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: no such file, no image, too many pixels, or more than 8 bits.
     """
-    with _opened(path, path) as image:
-        return _upright_size(image)
+    with opened(path, path) as image:
+        return upright_size(image)
 
 
 def unreadable(name: object, error: OSError) -> UnreadableImage:
@@ -123,21 +124,28 @@ def _decode_jpeg(data: bytes, image: Image.Image, name: object) -> np.ndarray | 
 
 
 _pillow_limit = threading.Lock()
+_tiff_log = logging.getLogger("PIL.TiffImagePlugin")
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO, name: object) -> Generator[Image.Image]:
-    """A Pillow image whose header is sound and promises no more than we are ready to decode."""
+def opened(source: Path | io.BytesIO, name: object, *, eight_bit: bool = True) -> Generator[Image.Image]:
+    """A Pillow image whose header is sound and promises no more than we are ready to decode.
+
+    Args:
+        eight_bit: refuse what is no 8-bit grey or RGB.
+    """
     try:
         with _pillow_limit, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours, below, names the way out
+            was_silent, _tiff_log.disabled = _tiff_log.disabled, True  # it prints what it then raises
             try:
                 image = Image.open(source)
             finally:
                 Image.MAX_IMAGE_PIXELS = pillow_limit
+                _tiff_log.disabled = was_silent
         with image:
-            _refuse(image, name)
+            _refuse(image, name, eight_bit)
             yield image
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise unreadable(name, error) from error
@@ -145,8 +153,8 @@ def _opened(source: Path | io.BytesIO, name: object) -> Generator[Image.Image]:
         raise _broken(name, error, source) from error
 
 
-def _refuse(image: Image.Image, name: object) -> None:
-    limit = _max_pixels()
+def _refuse(image: Image.Image, name: object, eight_bit: bool) -> None:
+    limit = max_pixels()
     width, height = image.size
     if width * height > limit:
         raise UnreadableImage(
@@ -154,6 +162,8 @@ def _refuse(image: Image.Image, name: object) -> None:
             where=name,
             fix=f"if you trust this file, set {MAX_PIXELS_VARIABLE}={width * height}; or cut it up",
         )
+    if not eight_bit:
+        return
     if image.mode not in _EIGHT_BIT_MODES:
         raise _not_eight_bit(name, f"pixels of type {image.mode}")
     tags = getattr(image, "tag_v2", {})  # TIFF only
@@ -165,14 +175,16 @@ def _refuse(image: Image.Image, name: object) -> None:
         raise _not_eight_bit(name, f"{tags.get(_SAMPLES_PER_PIXEL)} bands, not all of them colours")
 
 
-def _max_pixels() -> int:
+def max_pixels() -> int:
+    """How many pixels are decoded at once; the environment may say otherwise."""
     value = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
     if not value.isdecimal():
         raise UserError(f"{value!r} is not a number of pixels", where=MAX_PIXELS_VARIABLE, fix="for example 400000000")
     return int(value)
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as it is shown, without decoding a pixel."""
     width, height = image.size
     if image.format == "TIFF":  # Pillow turns a TIFF by itself, and its size is already the turned one
         return height, width
@@ -200,5 +212,5 @@ def _not_eight_bit(name: object, found: str) -> UnreadableImage:
     return UnreadableImage(
         f"only 8-bit grey or RGB images are read, this one has {found}",
         where=name,
-        fix="scale it to 8-bit RGB yourself, with the same scaling for all images",
+        fix="data.intake says what of it becomes 8 bits, of label maps and classes; else scale all images alike",
     )

@@ -11,13 +11,15 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from vistruct.data.decode import UnreadableImage, decode, image_size, unreadable
 
-__all__ = ["UnreadableImage", "clear_cache", "decode", "image_size", "read_image"]
+__all__ = ["DecodedCache", "UnreadableImage", "clear_cache", "decode", "image_size", "read_image"]
 
 CACHE_BYTES = 256 * 2**20  # of decoded images, in each process
 
@@ -61,16 +63,25 @@ def clear_cache() -> None:
     _cache.clear()
 
 
-class _Cache:
+class _HasBytes(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Pixels = TypeVar("Pixels", bound=_HasBytes)
+
+
+class DecodedCache(Generic[Pixels]):
     """The most recently used images, as many as fit; the newest stays, whatever its size, until another is wanted."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.images: OrderedDict[tuple[str, int, int], Tensor] = OrderedDict()
+    def __init__(self, max_bytes: int, decode: Callable[[bytes, Path], Pixels]) -> None:
+        self.max_bytes, self.decode = max_bytes, decode
+        self.images: OrderedDict[tuple[str, int, int], Pixels] = OrderedDict()
         self.bytes = 0  # of all images
         self.lock = threading.Lock()
 
-    def get(self, path: Path, crc32: int | None = None) -> Tensor:
+    def get(self, path: Path, crc32: int | None = None) -> Pixels:
+        """The decoded file, which must not be changed; errors as in `read_image`."""
         try:
             status = os.stat(path)
             key = (os.fspath(path), status.st_mtime_ns, status.st_size)  # a file that changed is another image
@@ -88,7 +99,7 @@ class _Cache:
                 fix="put the old file back; if the new one is meant, start a new run, which indexes it anew",
             )
         self._shrink(least=0)  # one that alone is too large goes before the next takes its memory
-        image = decode(data, path)
+        image = self.decode(data, path)
         with self.lock:
             if key not in self.images:
                 self.bytes += image.nbytes
@@ -103,9 +114,10 @@ class _Cache:
                 self.bytes -= self.images.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
+        """Forget all."""
         with self.lock:
             self.images.clear()
             self.bytes = 0
 
 
-_cache = _Cache(CACHE_BYTES)
+_cache = DecodedCache(CACHE_BYTES, decode)

@@ -54,16 +54,16 @@ def windows(size_hw: tuple[int, int], tiles: Tiles) -> list[Window]:
     height, width = size_hw
     return [
         (x, y, min(x + tiles.size, width), min(y + tiles.size, height))
-        for y in _starts(height, tiles)
-        for x in _starts(width, tiles)
+        for y in starts(height, tiles.size, tiles.overlap)
+        for x in starts(width, tiles.size, tiles.overlap)
     ]
 
 
-def _starts(length: int, tiles: Tiles) -> list[int]:
-    if length <= tiles.size:
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where the windows of one side begin: `size - overlap` apart, the last one moved inwards; at least one."""
+    if length <= size:
         return [0]
-    stride = tiles.size - tiles.overlap
-    return [*range(0, length - tiles.size, stride), length - tiles.size]
+    return [*range(0, length - size, size - overlap), length - size]
 
 
 def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record], Report]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
 from vistruct.contracts import Dataset, StepOutput
 from vistruct.data.loader import eval_batches
@@ -18,8 +22,14 @@ from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 
 
-# Not inference_mode: what a module caches there (positions, anchors) could not be trained with later.
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation has found."""
+
+    numbers: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)  # what no single number can say, as plain json
+
+
 def evaluate(
     task: Any,
     eval: Eval,
@@ -30,6 +40,22 @@ def evaluate(
     dataset: Dataset | None = None,
     amp: torch.dtype | None = None,
 ) -> dict[str, float]:
+    """The numbers of `measure`."""
+    return measure(task, eval, device, batch, workers, dataset=dataset, amp=amp).numbers
+
+
+# Not inference_mode: what a module caches there (positions, anchors) could not be trained with later.
+@torch.no_grad()
+def measure(
+    task: Any,
+    eval: Eval,
+    device: torch.device,
+    batch: int,
+    workers: int = 0,
+    *,
+    dataset: Dataset | None = None,
+    amp: torch.dtype | None = None,
+) -> Measured:
     """Ask the task about every sample once, in eval mode, and measure the answers.
 
     A metric with `needs_loss = True` is given the StepOutput of each batch instead of predictions; one with a method
@@ -45,7 +71,7 @@ def evaluate(
         amp: autocast dtype; None: float32.
 
     Returns:
-        numbers by name, the same on every rank.
+        numbers by name and the metric's details, the same on every rank.
 
     Raises:
         UserError: a data set without samples, or one that cannot be read.
@@ -81,11 +107,24 @@ def evaluate(
                     )
                 found += zip((indices[owner] for owner in owners), map(condense, answer), strict=True)
     everything = sorted((pair for part in gather_objects(found) for pair in part), key=lambda pair: pair[0])
-    numbers: dict[str, float] = {}
+    measured = Measured(numbers={})
     if ranks.is_main:
         metric.update([answer for _, answer in everything])
         numbers = metric.compute()
-    return from_main(numbers)
+        measured = Measured(numbers=numbers, details=metric.details() if hasattr(metric, "details") else {})
+    return from_main(measured)
+
+
+def keep_measured(path: Path, metric: str, step: int | None, measured: Measured) -> None:
+    """Write `{"metric", "step", "numbers", "details"}` as json; numbers that are not finite become null.
+
+    Args:
+        metric: the kind of the metric.
+        step: of the run; None: it is finished.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {name: value if math.isfinite(value) else None for name, value in measured.numbers.items()}
+    write_json(path, {"metric": metric, "step": step, "numbers": numbers, "details": measured.details})
 
 
 def asked_of(eval: Eval, dataset: Dataset) -> str:

@@ -1,7 +1,7 @@
 """What was found in each image, kept on disk image by image, so that work that was cut short goes on.
 
-    predictions/parts/settings.json     what decides the detections: the model and how it was asked
-    predictions/parts/a%2Fport.png.json one image: its size, when it was changed, the detections
+    predictions/parts/settings.json         what decides the results: the model and how it was asked
+    predictions/parts/@a%2Fport.png.json    one image: its size, when it was changed, the detections, or what else
 
 A part is there complete or not at all. Where the settings are others than those of the parts, all parts are removed.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from vistruct.contracts import BoxPrediction, MaskPatch
 from vistruct.data.formats.text import write_text
 from vistruct.ops.mask_runs import patch_runs
 
-FORMAT = 1
+FORMAT = 2
 _LONGEST_NAME = 180  # most file systems hold names of 255 bytes
 
 
@@ -55,24 +56,38 @@ class Parts:
             flat = f"{flat[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         return self.folder / f"@{flat}.json"  # the sign keeps them apart from the settings
 
-    def has(self, name: str, image: Path) -> bool:
-        """Whether there is a part about this image as it is now."""
+    def has(self, name: str, *images: Path) -> bool:
+        """Whether there is a part about this image (or pair, or volume of several files) as it is now."""
         values = _read_json(self.file(name))
-        return values is not None and values["image"] == name and values["state"] == _state(image)
+        return values is not None and values["image"] == name and values["state"] == _state(*images)
 
     def read(self, name: str) -> Found:
         """What `write` was given, bit for bit."""
-        return _unpacked(name, json.loads(self.file(name).read_text(encoding="utf-8")), self.class_names)
+        return _unpacked(name, self.read_values(name), self.class_names)
 
     def write(self, name: str, image: Path, found: Found) -> None:
         """Keep what was found in an image."""
-        values = {"image": name, "state": _state(image), **_packed(found)}
-        write_text(self.file(name), [json.dumps(values), "\n"])
+        self.write_values(name, [image], _packed(found))
+
+    def read_values(self, name: str) -> dict[str, Any]:
+        """What `write_values` was given."""
+        return json.loads(self.file(name).read_text(encoding="utf-8"))["values"]
+
+    def write_values(self, name: str, images: Sequence[Path], values: dict[str, Any]) -> None:
+        """Keep plain json about an image, a pair or a volume."""
+        part = {"image": name, "state": _state(*images), "values": values}
+        write_text(self.file(name), [json.dumps(part), "\n"])
 
 
-def _state(image: Path) -> list[int]:
-    status = image.stat()
-    return [status.st_size, status.st_mtime_ns]
+def _state(*images: Path) -> list[list[int]]:
+    """Size in bytes and time of change of every file, a folder's (a DICOM series') taken together."""
+    return [_size_and_time(image) for image in images]
+
+
+def _size_and_time(image: Path) -> list[int]:
+    files = [image, *image.iterdir()] if image.is_dir() else [image]
+    found = [file.stat() for file in files]
+    return [sum(one.st_size for one in found), max(one.st_mtime_ns for one in found)]
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -15,7 +16,14 @@ PALETTE: tuple[Colour, ...] = (
     (255, 176, 46), (86, 196, 255), (240, 130, 190), (245, 232, 80),
     (255, 105, 50), (60, 220, 170), (110, 150, 255),
 )  # fmt: skip
+# The same seven, and those that stay farthest apart from all before them, to normal and to colour-blind eyes.
+CLASS_COLOURS: tuple[Colour, ...] = (
+    *PALETTE,
+    (135, 45, 255), (120, 105, 75), (180, 240, 135), (165, 60, 165), (60, 120, 120), (180, 150, 105), (105, 90, 225),
+    (225, 225, 255), (210, 15, 15), (165, 255, 225), (135, 195, 90), (45, 165, 135), (210, 120, 210),
+)  # fmt: skip
 PAPER, INK, FAINT = (22, 25, 30), (233, 236, 240), (150, 158, 168)
+NARROW = 320  # pixels: a legend is at least so wide, below a sliver too
 MIN_SIDE = 512  # pixels: the long side of a drawn image is at least this
 
 
@@ -94,30 +102,64 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, bool]], note: str) -> Image.Image:
-    """The picture with a dark strip below: a swatch and a text for each entry, then the note."""
-    size = max(14, round(picture.width / 48))
+def with_legend(
+    picture: Image.Image,
+    entries: Sequence[tuple[Colour, str, bool]],
+    note: str,
+    *,
+    filled: bool = False,
+    size: int | None = None,
+) -> Image.Image:
+    """The picture with a dark strip below: a swatch and a text for each entry, then the note.
+
+    Args:
+        entries: colour, text, and whether the line is dashed (the area hatched).
+        note: without a swatch; "": none.
+        filled: the swatches are areas and not lines.
+        size: of the text, pixels; None: as fits the width of a single picture.
+    """
+    size = size or max(14, round(picture.width / 48))
+    width = max(picture.width, NARROW)
     font, pad, line = typeface(size), round(size * 0.7), round(size * 1.6)
     placed, x, y = [], pad, pad
     for colour, text, is_dashed in [*entries, *([(None, note, False)] if note else [])]:
-        text = fit(text, font, picture.width - 3 * pad - size)
+        text = fit(text, font, width - 3 * pad - size)
         wide = font.getlength(text) + (size * 1.5 if colour else 0)
-        if x > pad and x + wide > picture.width - pad:
+        if x > pad and x + wide > width - pad:
             x, y = pad, y + line
         placed.append((x, y, colour, text, is_dashed))
         x += wide + 1.3 * size
     if not placed:
         return picture
-    canvas = Image.new("RGB", (picture.width, picture.height + y + line + pad // 3), PAPER)
+    canvas = Image.new("RGB", (width, picture.height + y + line + pad // 3), PAPER)
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas, "RGBA")
     for x, y, colour, text, is_dashed in placed:
         top = picture.height + y
-        if colour:
+        if colour and filled:
+            _area(canvas, x, top + 1, size, colour, is_dashed)
+            x += size * 1.5
+        elif colour:
             outline(draw, (x, top + 1, x + size, top + size + 1), colour, max(2, size // 7), is_dashed)
             x += size * 1.5
         draw.text((x, top + size / 2 + 1), text, INK if colour else FAINT, font, anchor="lm")
     return canvas
+
+
+def _area(canvas: Image.Image, x: float, y: float, size: int, colour: Colour, is_hatched: bool) -> None:
+    """A filled swatch, in place."""
+    corner = round(x), round(y)
+    swatch = Image.new("RGB", (size, size), PAPER if is_hatched else colour)
+    if is_hatched:
+        swatch.paste(colour, mask=Image.fromarray(hatch((size, size), max(2, size // 6)).astype(np.uint8) * 255))
+    canvas.paste(swatch, corner)
+    ImageDraw.Draw(canvas).rectangle((*corner, corner[0] + size, corner[1] + size), outline=FAINT)
+
+
+def hatch(size_hw: tuple[int, int], width: int) -> np.ndarray:
+    """bool[H, W], true on slanted stripes `width` pixels wide, a third of the area."""
+    y, x = np.indices(size_hw, sparse=True)
+    return (x + y) % (3 * width) < width
 
 
 def fit(text: str, font: Any, width: float) -> str:
@@ -134,6 +176,27 @@ def typeface(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
+def to_rgb(image: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+    """Any number of channels as three that can be shown.
+
+    Args:
+        image: uint8[C, H, W].
+        channels: numbers of one or three of them; None: the only one, the first, second and first of two (magenta and
+            green, which all eyes tell apart), the first three of more.
+
+    Returns:
+        uint8[3, H, W].
+
+    Raises:
+        ValueError: two channels are chosen, or more than three, or one that is not there.
+    """
+    count = image.shape[0]
+    chosen = list(channels) if channels is not None else {1: [0], 2: [0, 1, 0]}.get(count, [0, 1, 2])
+    if len(chosen) not in (1, 3) or any(not 0 <= one < count for one in chosen):
+        raise ValueError(f"channels {chosen} of an image that has {count}; choose one or three")
+    return image[chosen * 3 if len(chosen) == 1 else chosen]
+
+
 def to_pil(image: Tensor) -> Image.Image:
-    """uint8[3, H, W] -> PIL."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    """uint8[C, H, W] -> PIL, in colour; see `to_rgb`."""
+    return Image.fromarray(to_rgb(image).permute(1, 2, 0).contiguous().cpu().numpy())

@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,13 @@ STYLE = Path(__file__).with_name("page.css")
 AXES = "#7c8591"  # what plots use for text and axes; becomes the page's text colour in the SVG
 COLOURS = ("#1b9e77", "#d95f02", "#5b8def", "#c2549d", "#b08900", "#4bb3c8")  # readable on white and on black
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell with a share in [0, 1] as number and bar; NaN has neither."""
+
+    share: float
 
 
 class Report:
@@ -68,7 +76,7 @@ class Report:
 
         Args:
             headers: one for each column.
-            rows: cells as text or numbers (floats get four digits, None a dash); the first names the row.
+            rows: cells as text, numbers (floats get four digits, None a dash) or `Bar`s; the first names the row.
             highlight: rows by index, or cells as (row, column), to be marked.
             caption: what the table shows, above it.
 
@@ -84,7 +92,10 @@ class Report:
         for r, row in enumerate(rows):
             cells = []
             for c, value in enumerate(row):
-                marks = _class(n=numeric[c], hl=r in highlight or (r, c) in highlight)
+                is_bar = isinstance(value, Bar) and not math.isnan(value.share)
+                marks = _class(n=numeric[c], hl=r in highlight or (r, c) in highlight, bar=is_bar)
+                if isinstance(value, Bar) and is_bar:
+                    marks += f' style="--share: {min(max(value.share, 0.0), 1.0):.4f}"'
                 tag, scope = ("th", ' scope="row"') if c == 0 else ("td", "")
                 cells.append(f"<{tag}{scope}{marks}>{_cell(value)}</{tag}>")
             body.append(f"<tr>{''.join(cells)}</tr>")
@@ -165,8 +176,11 @@ def house_style() -> Any:
 
 def figure_to_svg(figure: Figure) -> str:
     """A matplotlib figure as SVG whose text and axes are dark on a light page and light on a dark one."""
+    import matplotlib as mpl
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    with mpl.rc_context(house_style()):  # text stays text: what decides it is the time of saving, not of drawing
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(AXES, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -222,6 +236,8 @@ def _inline(text: str) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return "–"
+    if isinstance(value, Bar):
+        return "–" if math.isnan(value.share) else f"{value.share:.3f}"
     if isinstance(value, float):
         return "undefined" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -231,7 +247,7 @@ def _cell(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     """Whether a cell belongs to a column of numbers: a number, none, or text such as `0.62 ± 0.01`."""
-    return value is None or isinstance(value, int | float) or bool(re.match(r"^[*`]*[-+±~<]?\d", str(value)))
+    return value is None or isinstance(value, int | float | Bar) or bool(re.match(r"^[*`]*[-+±~<]?\d", str(value)))
 
 
 def _class(**marks: bool) -> str:

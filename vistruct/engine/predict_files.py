@@ -69,7 +69,7 @@ def predict_files(
             if is_done:
                 prediction = parts.read(image.name).prediction
             else:
-                prediction = model.look(
+                prediction = model.boxes(
                     image.file,
                     image.name,
                     batch=batch,
@@ -83,13 +83,16 @@ def predict_files(
 
 
 def settings(model: Model) -> dict[str, object]:
-    """What decides the detections, in words for json."""
-    views = getattr(getattr(model.task, "config", None), "views", None)
+    """What decides the results, in words for json."""
+    config = getattr(model.task, "config", None)
+    views = getattr(config, "views", None)
     card = json.dumps(model.card.values, sort_keys=True, default=str)
     return {
         "model": hashlib.sha256(card.encode()).hexdigest(),  # its weights' checksum is among the values
         "tiles": None if model.tiles is None else model.tiles.model_dump(mode="json"),
+        "slide": None if model.slide is None else model.slide.model_dump(mode="json", exclude={"batch"}),
         "views": None if views is None else views.model_dump(mode="json"),
+        "flips": list(getattr(config, "flips", ())),
     }
 
 
@@ -160,20 +163,22 @@ def _draw(image: ImageFile, prediction: BoxPrediction, picture: Path, min_score:
 
 
 def _pictures(images: Sequence[ImageFile], target: Path, parts: Parts, min_score: float) -> dict[str, Path]:
-    """Where the picture of each image goes: its path, flattened, so that no two are one.
-
-    Pictures that were drawn from another score are removed, and drawn again from the parts.
-    """
-    flat = {image.name: image.name.strip("/").replace("/", "__") for image in images}
-    flat = {name: text if text.endswith(".jpg") else f"{text}.jpg" for name, text in flat.items()}
-    number = Counter(flat.values())
-    files = {
-        name: target / "pictures" / (text if number[text] == 1 else f"{quote(name, safe='')}.jpg")
-        for name, text in flat.items()
-    }
+    """Where the picture of each image goes; those drawn from another score are removed, and drawn from the parts."""
+    files = picture_files([image.name for image in images], target)
     note, drawn = parts.folder / "pictures.json", json.dumps({"min_score": min_score})
     if not note.is_file() or note.read_text() != drawn:
         for file in files.values():
             file.unlink(missing_ok=True)
         write_text(note, [drawn])
     return files
+
+
+def picture_files(names: Sequence[str], target: Path) -> dict[str, Path]:
+    """Where the picture of each image goes: its path, flattened, so that no two are one."""
+    flat = {name: name.strip("/").replace("/", "__") for name in names}
+    flat = {name: text if text.endswith(".jpg") else f"{text}.jpg" for name, text in flat.items()}
+    number = Counter(flat.values())
+    return {
+        name: target / "pictures" / (text if number[text] == 1 else f"{quote(name, safe='')}.jpg")
+        for name, text in flat.items()
+    }

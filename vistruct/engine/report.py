@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from vistruct.engine.measured import Evaluation, parted, read_evaluations
 from vistruct.engine.page import COLOURS, Report, house_style
 from vistruct.engine.page import figure_to_svg as figure_to_svg
+from vistruct.engine.report_evaluations import write_evaluations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,17 +44,15 @@ def write_run_report(run_dir: Path) -> Path:
         page.text("## Training").figure(curves(run_dir / "metrics.jsonl"), _curve_caption(series))
     else:
         page.callout("No steps were logged: `metrics.jsonl` is missing or empty.")
-    finals = [[name, points[-1][1], points[-1][0]] for name, points in evaluations(series).items()]
-    if finals:
-        page.text("## Evaluation").table(
-            ["metric", "value", "at step"], finals, caption="The last value of each metric"
-        )
+    kept = read_evaluations(run_dir)
+    write_evaluations(page, _finals(series, kept), kept)
     _data(page, data)
     pictures = sorted(p for p in (run_dir / "samples").glob("*") if p.suffix.lower() in PICTURES)
     if pictures:
         page.text("## Pictures")
     for picture in pictures:
-        page.figure(picture, picture.stem.replace("_", " ").replace("-", " "))
+        with Image.open(picture) as image:  # as JPEG: a sheet of photographs as PNG is many times as large
+            page.figure(image.convert("RGB"), picture.stem.replace("_", " ").replace("-", " "))
     page.text("## How it was made")
     if moves := _read_moves(run_dir / "train.log"):
         page.details("What moved", moves)
@@ -84,21 +86,33 @@ def evaluations(series: Series) -> Series:
     return {name: points for name, points in series.items() if "/" in name}
 
 
+def _finals(series: Series, kept: Sequence[Evaluation]) -> dict[str, tuple[int | None, dict[str, float]]]:
+    """Each evaluation's last step and numbers: from the log, and where that has none, as they were kept."""
+    finals: dict[str, tuple[int | None, dict[str, float]]] = {}
+    for name, points in evaluations(series).items():
+        evaluation, metric = name.split("/", 1)
+        step, numbers = finals.get(evaluation, (None, {}))
+        finals[evaluation] = max(step or 0, points[-1][0]), numbers | {metric: points[-1][1]}
+    return finals | {one.name: (one.step, dict(one.numbers)) for one in kept if one.name not in finals}
+
+
 def curves(metrics_jsonl: Path) -> Figure:
     """Loss and learning rate over the steps, and the evaluations where there were several."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     series = read_metrics(metrics_jsonl)
-    several = {n: p for n, p in evaluations(series).items() if len(p) > 1}
+    several = {n: p for n, p in evaluations(series).items() if len(p) > 1 and parted(n.split("/", 1)[1])[1] is None}
     wanted = [name for name in ("loss", "lr") if name in series] + (["evaluation"] if several else [])
     with mpl.rc_context(house_style()):
         figure, axes = plt.subplots(1, max(1, len(wanted)), squeeze=False, figsize=(max(5.2, 4.4 * len(wanted)), 3.3))
         plt.close(figure)  # out of pyplot's keeping: it lives as long as its user
         for axis, name in zip(axes[0], wanted, strict=False):
             axis.set_xlabel("step")
+            axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             if name == "evaluation":
                 for metric, points in list(several.items())[: len(COLOURS)]:
                     axis.plot(*zip(*points, strict=True), marker="o", label=metric)
@@ -144,7 +158,8 @@ def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tu
     if "loss" in series:
         first, last = series["loss"][0][1], smooth([v for _, v in series["loss"]])[-1]
         numbers.append((last, "loss at the end", f"{first:.4g} at the first step; smoothed"))
-    for name, points in list(evaluations(series).items())[:2]:
+    overall = {n: p for n, p in evaluations(series).items() if parted(n.split("/", 1)[1])[1] is None}
+    for name, points in list(overall.items())[:2]:
         numbers.append((points[-1][1], name, f"at step {points[-1][0]}"))
     if "train" in data:
         numbers.append((int(data["train"]["num_records"]), "training samples", "in one epoch"))

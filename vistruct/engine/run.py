@@ -16,6 +16,7 @@ from vistruct.checkpoint.weights import Coverage, load_backbone
 from vistruct.config import Run
 from vistruct.contracts import Dataset
 from vistruct.data.account import check_left_out
+from vistruct.data.groups import check_groups
 from vistruct.data.loader import check_split
 from vistruct.data.plan import Costs
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
@@ -91,11 +92,12 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         eval_datasets = {
             name: _data(for_classes(e.data, names), index, run.max_left_out) for name, e in run.evals.items()
         }
+        check_groups(dataset, eval_datasets)
 
     assets = out_dir / "model"
     with main_first(ranks):
         assets.mkdir(parents=True, exist_ok=True)
-        if run.start is not None and is_ours(run.start):
+        if run.start is not None and not run.start.is_file() and is_ours(run.start):
             copy_assets(model_dir(run.start), assets)
         torch.manual_seed(derive(run.seed, "init"))
         task = task_part.build(dataset.info, assets)

@@ -92,6 +92,9 @@ def info_to_dict(info: DataInfo) -> dict[str, Any]:
     """All of it that can be written down."""
     return {
         "class_names": list(info.class_names),
+        "palette": info.palette and [list(colour) for colour in info.palette],
+        "channels": info.channels,
+        "reading": dict(info.reading),
         "num_records": info.num_records,
         "fingerprint": info.fingerprint,
         "counts": dict(info.counts),
@@ -101,7 +104,7 @@ def info_to_dict(info: DataInfo) -> dict[str, Any]:
 
 def changed(before: Run, after: Run) -> list[str]:
     """`key: old -> new` of each setting that decides the weights and differs."""
-    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in [*old, *(key for key in new if key not in old)]
@@ -109,12 +112,13 @@ def changed(before: Run, after: Run) -> list[str]:
     ]
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict, its keys joined by points; empty ones stay as they are."""
     items = values.items() if isinstance(values, dict) else enumerate(values)
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in items:
         if isinstance(value, dict | list) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

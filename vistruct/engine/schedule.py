@@ -12,7 +12,7 @@ def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
     """The factor on the peak learning rate that step `step` of `steps` is taken with.
 
     The warm-up rises in a line from `warmup_from` at step 0 and would meet 1 at step `warmup_steps`. After
-    it, cosine falls to `final` at the last step (steps - 1); step shape multiplies by `drop_by` from each of
+    it, cosine and poly fall to `final` at the last step (steps - 1); step shape multiplies by `drop_by` from each of
     `drops_at` on.
 
     Args:
@@ -31,6 +31,8 @@ def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
     if span <= 0:
         return 1.0
     progress = min((step - schedule.warmup_steps) / span, 1.0)
+    if schedule.shape == "poly":
+        return schedule.final + (1 - schedule.final) * (1 - progress) ** schedule.power
     return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
 
 

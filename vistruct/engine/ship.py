@@ -16,6 +16,7 @@ from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.config import Run
+from vistruct.contracts import DataInfo
 from vistruct.distributed.shard import on_main
 from vistruct.engine.run import State
 from vistruct.engine.run_dir import info_to_dict
@@ -50,7 +51,7 @@ def ship(state: State) -> None:
             "format": MODEL_FORMAT,
             "task": values["task"],
             "info": info_to_dict(state.dataset.info),
-            "input": input_contract(values),
+            "input": input_contract(values, state.dataset.info),
             "parameters": sum(p.numel() for n, p in state.task.named_parameters() if ".lora_" not in n),
             "licence": licence,
             "sha256": digest,
@@ -66,7 +67,7 @@ def ship(state: State) -> None:
         {
             "format": BACKBONE_FORMAT,
             "config": values["task"].get("backbone"),
-            "input": input_contract(values),
+            "input": input_contract(values, state.dataset.info),
             "source": source,
             "licence": licence,
             "sha256": digest,
@@ -79,11 +80,13 @@ def started_from(run: Run) -> str:
     return ", then the backbone of ".join(str(path) for path in (run.start, run.init) if path) or "random weights"
 
 
-def input_contract(run: dict[str, Any]) -> dict[str, Any]:
+def input_contract(run: dict[str, Any], info: DataInfo) -> dict[str, Any]:
     """What the model expects of an image: wrong input units are the costliest silent mistake."""
     task, data = run["task"], run["data"]
+    intake = info.reading.get("intake", data.get("intake"))  # which bands they are, and what became 0 and 255
     return {
-        "channels": ["red", "green", "blue"],
+        "channels": ["red", "green", "blue"] if intake is None and info.channels == 3 else info.channels,
+        "intake": intake,
         "values": "0 to 255; the task itself divides and normalises",
         "mean": task.get("mean"),
         "std": task.get("std"),

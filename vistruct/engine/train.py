@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
@@ -15,7 +16,7 @@ from vistruct.data.loader import Loader
 from vistruct.data.report import Report
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
-from vistruct.engine.evaluate import asked_of, evaluate
+from vistruct.engine.evaluate import asked_of, keep_measured, measure
 from vistruct.engine.log import RunLog
 from vistruct.engine.pictures import draw_first_batch, draw_predictions
 from vistruct.engine.report import write_run_report
@@ -161,22 +162,21 @@ def tell_replaced(loader: Loader, say: Callable[[str], None]) -> None:
 
 
 def evaluate_all(state: State, *, is_last: bool) -> dict[str, float]:
-    """`<evaluation>/<metric>` of each evaluation of the run that is due."""
+    """`<evaluation>/<metric>` of each evaluation of the run that is due; the rest goes to `evaluations/`."""
+    line: dict[str, float] = {}
     with gathered(state.task):
-        return {
-            f"{name}/{metric}": value
-            for name, measured in state.run.evals.items()
-            if is_last or not measured.at_end
-            for metric, value in evaluate(
-                state.task,
-                measured,
-                state.device,
-                state.microbatch,
-                state.run.workers,
-                dataset=state.eval_datasets[name],
-                amp=state.amp,
-            ).items()
-        }
+        for name, asked in state.run.evals.items():
+            if asked.at_end and not is_last:
+                continue
+            dataset, workers = state.eval_datasets[name], state.run.workers
+            measured = measure(
+                state.task, asked, state.device, state.microbatch, workers, dataset=dataset, amp=state.amp
+            )
+            line |= {f"{name}/{metric}": value for metric, value in measured.numbers.items()}
+            if state.ranks.is_main:
+                metric: Any = asked.metric
+                keep_measured(state.out_dir / "evaluations" / f"{name}.json", metric.kind, state.step, measured)
+    return line
 
 
 def saver_of(state: State, say: Callable[[str], None]) -> Saver:

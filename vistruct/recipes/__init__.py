@@ -10,6 +10,9 @@ from vistruct.errors import UserError, closest
 RECIPES = {
     "detect": "vistruct.recipes.detect",
     "oriented": "vistruct.recipes.oriented",
+    "segment": "vistruct.recipes.segment",
+    "change": "vistruct.recipes.change",
+    "classify": "vistruct.recipes.classify",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
     "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
     "vitp.medical": "vistruct.recipes.vitp.medical",
@@ -20,6 +23,16 @@ RECIPES = {
     "vitp.rsar": "vistruct.recipes.vitp.rsar",
     "vitp.sardet100k": "vistruct.recipes.vitp.sardet100k",
     "vitp.ssdd": "vistruct.recipes.vitp.ssdd",
+    "vitp.isaid": "vistruct.recipes.vitp.isaid",
+    "vitp.loveda": "vistruct.recipes.vitp.loveda",
+    "vitp.uavid": "vistruct.recipes.vitp.uavid",
+    "vitp.svcd": "vistruct.recipes.vitp.svcd",
+    "vitp.whu_cd": "vistruct.recipes.vitp.whu_cd",
+    "vitp.levir_cd": "vistruct.recipes.vitp.levir_cd",
+    "vitp.s2looking": "vistruct.recipes.vitp.s2looking",
+    "vitp.amos2022": "vistruct.recipes.vitp.amos2022",
+    "vitp.brats2021": "vistruct.recipes.vitp.brats2021",
+    "vitp.covid_quex": "vistruct.recipes.vitp.covid_quex",
 }
 
 

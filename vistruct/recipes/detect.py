@@ -33,6 +33,7 @@ from vistruct.heads.retina import RetinaConfig
 from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
+from vistruct.recipes.small import quick, small_vit
 from vistruct.samples import trees
 from vistruct.tasks.dense import DetectConfig
 from vistruct.transforms.augment import Augment
@@ -150,12 +151,8 @@ def detector(
 
 def made_tiny(run: Run, head: Part, strides: Sequence[int] = (8, 16, 32)) -> Run:
     """The same run with parts so small that a few steps take seconds on two cores."""
-    small = InternVitConfig(width=32, depth=2, heads=2, mlp_width=64, patch=16, image_size=256, stem="conv")
     neck = SimplePyramidConfig(channels=16, strides=tuple(strides))
-    task: Any = run.task
-    values = {"backbone": small, "neck": neck, "head": head}
-    quick = {"workers": 0, "log_every": 1, "optim": AdamW(lr=1e-3), "schedule": Schedule()}
-    return run.model_copy(update={"task": task.model_copy(update=values), **quick})
+    return quick(run, {"backbone": small_vit(stem="conv"), "neck": neck, "head": head})
 
 
 def measured_on(data: Path, val: Path | None, val_split: str | None) -> tuple[Path, str | None] | None:

@@ -26,6 +26,7 @@ from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample, StepO
 from vistruct.errors import UserError
 from vistruct.heads.boxes import BoxTarget, Detections
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
+from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels
 from vistruct.tasks.views import Views, joined, undo, view
 
 
@@ -36,8 +37,8 @@ class DetectConfig(Part):
     backbone: AnyPart
     neck: AnyPart
     head: AnyPart
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; ImageNet
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
     views: Views | None = None  # how predictions look at an image; None: once, as it is
 
@@ -49,6 +50,7 @@ class DetectConfig(Part):
         """
         if not info.class_names:
             raise UserError("a detector needs class names", where="data", fix="use data with boxes (kind: boxes)")
+        check_channels(self.backbone, 3)
         return Detect(self, info.class_names)
 
 
@@ -141,9 +143,6 @@ class DetectCollator:
 class Detect(nn.Module):
     """DetectBatch -> StepOutput in training, boxes in whole-image pixels from `predict`."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, config: DetectConfig, class_names: tuple[str, ...]) -> None:
         super().__init__()
         self.config, self.class_names = config, class_names
@@ -160,9 +159,7 @@ class Detect(nn.Module):
                 where="task.size_divisor",
                 fix=f"use a multiple of {least}",
             )
-        # Part of the configuration, so not part of the weights.
-        self.register_buffer("mean", 255 * torch.tensor(config.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        self.normalise = Normalise(config.mean, config.std)
 
     @property
     def collator(self) -> Callable[[list[Sample]], DetectBatch]:
@@ -174,7 +171,7 @@ class Detect(nn.Module):
         )
 
     def forward(self, batch: DetectBatch) -> StepOutput:
-        loss = self.head.loss(self._look(self._normalised(batch)), batch.targets)
+        loss = self.head.loss(self._look(self.normalise(batch.images, batch.sizes_hw)), batch.targets)
         return StepOutput(total=loss.total, count=loss.count, metrics=loss.metrics)
 
     def predict(self, batch: DetectBatch) -> list[BoxPrediction]:
@@ -194,7 +191,7 @@ class Detect(nn.Module):
 
     def _detections(self, batch: DetectBatch) -> list[Detections]:
         """In pixels of the padded batch."""
-        image, views = self._normalised(batch), self.config.views
+        image, views = self.normalise(batch.images, batch.sizes_hw), self.config.views
         if views is None:
             return self.head.decode(self._look(image), batch.sizes_hw)
         found: list[list[Detections]] = [[] for _ in batch.ids]
@@ -228,14 +225,6 @@ class Detect(nn.Module):
             masks=None if found.masks is None else patches(found.masks.float().cpu(), boxes, window),
             window_xyxy=window,
         )
-
-    def _normalised(self, batch: DetectBatch) -> Tensor:
-        """float[B, 3, H, W]; padding has the mean colour, whatever the mean is."""
-        image = (batch.images.float() - self.mean) / self.std
-        for i, (h, w) in enumerate(batch.sizes_hw):
-            image[i, :, h:, :] = 0
-            image[i, :, :, w:] = 0
-        return image
 
     def _look(self, image: Tensor) -> object:
         """The head's output for normalised images."""

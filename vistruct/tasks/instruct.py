@@ -27,6 +27,7 @@ from vistruct.contracts import AnswerPrediction, DataInfo, StepOutput
 from vistruct.data.plan import Costs
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
+from vistruct.tasks.pixels import check_channels
 from vistruct.vlm import chat, packed
 from vistruct.vlm import vrl as vrl_
 from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
@@ -70,6 +71,7 @@ class InstructConfig(Part):
         return self
 
     def build(self, info: DataInfo, assets: Path) -> Instruct:
+        check_channels(self.backbone, 3)
         return Instruct(self, self.language.load_tokenizer(assets, info.corpus))
 
 

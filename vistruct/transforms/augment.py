@@ -1,27 +1,42 @@
-"""What is varied at random from one epoch to the next, in a fixed order: size, scale, flips, turns, colour, JPEG."""
+"""What is varied at random from one epoch to the next, in a fixed order: size, scale, flips, turns, rotation, window,
+which of a pair comes first, colour, holes, JPEG.
+
+A window is cut last of all moves: its size is then that of the sample, and what a rotation turns into view from
+outside is seldom in it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vistruct.config import Part
 from vistruct.contracts import Sample
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
-from vistruct.transforms.crop import random_crop
+from vistruct.transforms.crop import pad, random_crop
+from vistruct.transforms.distort import Distort
+from vistruct.transforms.erase import erase
 from vistruct.transforms.geometry import fit_factor, flip_diagonal, flip_horizontal, flip_vertical, rescale, turn
 from vistruct.transforms.jpeg import JpegReencode
 from vistruct.transforms.photometric import jitter
+from vistruct.transforms.rand_augment import RandAugment
+from vistruct.transforms.resized_crop import ResizedCrop
 from vistruct.transforms.rotate import rotate
 
 
 class Augment(Part):
-    """Random variation of a sample, a pure function of the sample and its seed."""
+    """Random variation of a sample, a pure function of the sample and its seed.
+
+    The settings of the public configurations: MMSegmentation's RandomResize(scale, ratio_range) is `fit` with `scale`
+    and scale_draw="even", its RandomCrop(crop_size, cat_max_ratio) is `crop` with `crop_max_share`, Open-CD's
+    ExchangeTime is `exchange`.
+    """
 
     hflip: bool = False  # left and right
     vflip: bool = False  # top and bottom
@@ -36,6 +51,14 @@ class Augment(Part):
     fit: tuple[int, int] | None = None  # (height, width) in pixels to fill as far as the aspect lets; None: any size
     sizes: tuple[int, ...] = ()  # pixels of the shorter side, one is drawn; with `fit`, never more than fits
     scale: tuple[float, float] = (1.0, 1.0)  # lowest and highest factor; what grows is cropped to its old size
+    scale_draw: Literal["log", "even"] = "log"  # half and double equally often, or each factor as often as any other
+    crop: tuple[int, int] | None = None  # (height, width) in pixels of a window; what is smaller is padded to it
+    crop_max_share: float = Field(1.0, gt=0, le=1)  # most of its counted pixels for one class, else drawn again
+    resized_crop: ResizedCrop | None = None  # in place of sizes, fit, scale and crop
+    exchange: float = Field(0.0, ge=0, le=1)  # how often (chance) before and after of a pair are swapped
+    distort: Distort | None = None  # colours, in place of `photometric`
+    randaug: RandAugment | None = None  # operations on images that have nothing but a class
+    erase: float = Field(0.0, ge=0, le=1)  # how often (chance) a rectangle is covered with noise
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> Augment:
@@ -45,13 +68,26 @@ class Augment(Part):
         first, last = self.rotate_range
         if not -360 <= first <= last <= 360:
             raise UserError(f"rotate_range={self.rotate_range} is no range of degrees", fix="for example -180 to 180")
-        if any(size < 1 for size in (*self.sizes, *(self.fit or ()))):
-            raise UserError(f"sizes={self.sizes}, fit={self.fit}: not all of them pixels", fix="for example 640, 800")
+        if any(size < 1 for size in (*self.sizes, *(self.fit or ()), *(self.crop or ()))):
+            what = f"sizes={self.sizes}, fit={self.fit}, crop={self.crop}: not all of them pixels"
+            raise UserError(what, fix="for example 640, 800")
+        if self.crop_max_share < 1 and self.crop is None:
+            raise UserError(f"crop_max_share={self.crop_max_share} without a crop", fix="for example crop: [512, 512]")
+        if self.distort is not None and self.photometric > 0:
+            raise UserError("distort and photometric both change the colours", fix="one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_a_size(self) -> Augment:
+        sized = {"sizes": self.sizes, "fit": self.fit, "crop": self.crop, "scale": self.scale != (1.0, 1.0)}
+        also = [name for name, is_on in sized.items() if is_on]
+        if self.resized_crop is not None and also:
+            raise UserError(f"resized_crop and {also[0]} both decide the size", fix=f"leave out {' and '.join(also)}")
         return self
 
     @property
     def moves_things(self) -> bool:
-        """Whether things may end up elsewhere in the image, or at another size."""
+        """Whether things may end up elsewhere in the image, in another image of the sample, or at another size."""
         return (
             self.hflip
             or self.vflip
@@ -61,10 +97,18 @@ class Augment(Part):
             or bool(self.sizes)
             or self.fit is not None
             or self.scale != (1.0, 1.0)
+            or self.crop is not None
+            or self.resized_crop is not None
+            or self.exchange > 0
+            or self.randaug is not None
         )
 
     def __call__(self, sample: Sample) -> Sample:
-        """Vary a sample. After growing or rotating, objects of which too little is left in view are removed."""
+        """Vary a sample. After growing, rotating or cropping, objects of which too little is left in view are removed.
+
+        Raises:
+            UserError: `exchange` for a sample that is no pair; see `RandAugment` and `JpegReencode`.
+        """
         if not sample.images:
             return sample
         generator = torch.Generator().manual_seed(derive(sample.seed, "augment"))
@@ -72,30 +116,52 @@ class Augment(Part):
         # later has generators of its own, for the same reason.
         grow, left_right, top_bottom, quarters = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
         size, half_turn, whether, angle = _draws(sample.seed, "moves", 4)
-        sample = self._sized(sample, size)
-        if self.scale != (1.0, 1.0):
-            low, high = self.scale
-            height, width = sample.images[0].shape[1:]
-            sample = rescale(sample, low * (high / low) ** grow)  # half and double are equally far away
-            sample = random_crop(sample, (height, width), generator)
+        swap, hide = _draws(sample.seed, "late", 2)
+        sample = self._sized(sample, size, grow, generator)
         for flip in self._flips(left_right, top_bottom, half_turn):
             sample = flip(sample)
         if self.turns90:
             sample = turn(sample, int(quarters * 4))
         if whether < self.rotate:
             sample = self._rotated(sample, angle)
+        if self.crop is not None:
+            sample = self._cropped(sample, self.crop)
+        if self.exchange > 0:
+            sample = _exchanged(sample, swap < self.exchange)
+        if self.distort is not None:
+            sample = self.distort(sample)
         if self.photometric > 0:
             colours = torch.Generator().manual_seed(derive(sample.seed, "augment", "photometric"))
             sample = jitter(sample, self.photometric, colours)
+        if self.randaug is not None:
+            sample = self.randaug(sample)
+        if hide < self.erase:
+            sample = erase(sample, derive(sample.seed, "augment", "erase"))
         return self.jpeg(sample) if self.jpeg is not None else sample
 
-    def _sized(self, sample: Sample, draw: float) -> Sample:
+    def _sized(self, sample: Sample, draw: float, grow: float, generator: torch.Generator) -> Sample:
+        if self.resized_crop is not None:
+            return self.resized_crop(sample)
+        height, width = sample.images[0].shape[1:]
         factors = []
         if self.sizes:
             factors.append(self.sizes[int(draw * len(self.sizes))] / min(sample.images[0].shape[1:]))
         if self.fit is not None:
             factors.append(fit_factor(sample, self.fit))
-        return rescale(sample, min(factors)) if factors else sample
+        factor = min(factors) if factors else 1.0
+        if self.scale == (1.0, 1.0):
+            return rescale(sample, factor) if factors else sample
+        low, high = self.scale
+        even = self.scale_draw == "even"
+        grown = rescale(sample, factor * (low + (high - low) * grow if even else low * (high / low) ** grow))
+        if self.crop is not None:
+            return grown
+        return random_crop(grown, (max(1, round(height * factor)), max(1, round(width * factor))), generator)
+
+    def _cropped(self, sample: Sample, size_hw: tuple[int, int]) -> Sample:
+        generator = torch.Generator().manual_seed(derive(sample.seed, "augment", "crop"))
+        sample = random_crop(sample, size_hw, generator, max_share=self.crop_max_share)
+        return sample if tuple(sample.images[0].shape[1:]) == size_hw else pad(sample, size_hw)
 
     def _flips(self, left_right: float, top_bottom: float, half_turn: float) -> list[Callable[[Sample], Sample]]:
         kinds = [(self.hflip, flip_horizontal), (self.vflip, flip_vertical), (self.dflip, flip_diagonal)]
@@ -112,6 +178,23 @@ class Augment(Part):
             return turn(sample, (1, 2, 2, 3)[int(draw * 4)])
         first, last = self.rotate_range
         return rotate(sample, math.radians(first + (last - first) * draw))
+
+
+def _keeps_places(augment: Augment) -> Augment:
+    if augment.randaug is not None:
+        what = "randaug turns and shears the picture and would leave boxes and classes of pixels behind"
+        raise UserError(what, where="data.augment", fix="use distort, rotate and scale")
+    return augment
+
+
+PlacedAugment = Annotated[Augment, AfterValidator(_keeps_places)]  # of data that say where something is
+
+
+def _exchanged(sample: Sample, is_swapped: bool) -> Sample:
+    if len(sample.images) != 2:
+        what = f"`exchange` swaps before and after, and this sample has {len(sample.images)} images"
+        raise UserError(what, where=sample.id, fix="leave it out of the augment of data that are no pairs")
+    return dataclasses.replace(sample, images=sample.images[::-1]) if is_swapped else sample
 
 
 def _draws(seed: int, what: str, number: int) -> list[float]:

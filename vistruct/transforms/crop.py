@@ -1,4 +1,4 @@
-"""Windows cut out of a sample, and the rule for objects that a border cuts.
+"""Windows cut out of a sample, margins put around it, and the rule for objects that a border cuts.
 
 An object stays if enough of it shows: the share of the area of its quad (else its box) that lies inside.
 
@@ -13,12 +13,15 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vistruct.contracts import Sample
+from vistruct.contracts import IGNORED, Sample
 from vistruct.ops.window_area import area_in_window, polygon_area
+from vistruct.transforms.fill import fill_of
 from vistruct.transforms.points import affine, move_objects, outlines
 
+MOST_REDRAWS = 10
 MIN_IGNORED_PX2 = 4.0  # of an object that is cut off, the least area worth saying "not background" about
 
 
@@ -46,19 +49,82 @@ def crop(
         sample,
         images=[image[:, y0:y1, x0:x1].clone() for image in sample.images],
         masks=None if sample.masks is None else sample.masks[:, y0:y1, x0:x1].clone(),
+        label_map=None if sample.label_map is None else sample.label_map[y0:y1, x0:x1].clone(),
         origin_xy=(sample.origin_xy[0] + x0 / sample.scale_xy[0], sample.origin_xy[1] + y0 / sample.scale_xy[1]),
         **move_objects(sample, affine([[1, 0, -x0], [0, 1, -y0]])),
     )
     return settle(moved, outlines(moved), min_kept, had_mask=has_pixels(sample), else_ignore=else_ignore)
 
 
-def random_crop(sample: Sample, size_hw: tuple[int, int], generator: torch.Generator, min_kept: float = 0.4) -> Sample:
-    """Cut out a window of a given size anywhere; a side that is shorter already stays as it is."""
+def random_crop(
+    sample: Sample,
+    size_hw: tuple[int, int],
+    generator: torch.Generator,
+    min_kept: float = 0.4,
+    *,
+    max_share: float = 1.0,
+) -> Sample:
+    """Cut out a window of a given size anywhere; a side that is shorter already stays as it is.
+
+    Source: MMSegmentation's RandomCrop, `cat_max_ratio`. Differs: a class may have exactly its share.
+
+    Args:
+        max_share: of the pixels of a label map that are counted, the most that one class may have in the window; else
+            it is drawn again, ten times at most, and the last one is taken as it is. 1, or no label map: any window.
+    """
+    for _ in range(MOST_REDRAWS):
+        window = _draw_window(sample, size_hw, generator)
+        if max_share == 1 or sample.label_map is None or _largest_share(sample.label_map, window) <= max_share:
+            return crop(sample, window, min_kept)
+    return crop(sample, _draw_window(sample, size_hw, generator), min_kept)
+
+
+def _draw_window(sample: Sample, size_hw: tuple[int, int], generator: torch.Generator) -> tuple[int, int, int, int]:
     height, width = sample.images[0].shape[1:]
     crop_height, crop_width = min(size_hw[0], height), min(size_hw[1], width)
     x0 = int(torch.randint(width - crop_width + 1, (), generator=generator))
     y0 = int(torch.randint(height - crop_height + 1, (), generator=generator))
-    return crop(sample, (x0, y0, x0 + crop_width, y0 + crop_height), min_kept)
+    return x0, y0, x0 + crop_width, y0 + crop_height
+
+
+def _largest_share(label_map: Tensor, window_xyxy: tuple[int, int, int, int]) -> float:
+    """Of the counted pixels in a window, the part that the most frequent class has; 1 where none is counted."""
+    x0, y0, x1, y1 = window_xyxy
+    counts = torch.bincount((label_map[y0:y1, x0:x1].flatten() - IGNORED).int())[1:]  # IGNORED, the lowest, is first
+    return float(counts.max() / counts.sum()) if counts.any() else 1.0
+
+
+def pad(sample: Sample, size_hw: tuple[int, int], offset_yx: tuple[int, int] = (0, 0)) -> Sample:
+    """Put a margin around a sample, of the mean colour, IGNORED in its label map.
+
+    Args:
+        size_hw: of the result, pixels.
+        offset_yx: where the image's top left pixel comes to lie; (0, 0): the margin is at the bottom and right.
+
+    Raises:
+        ValueError: the image does not fit there.
+    """
+    height, width = sample.images[0].shape[1:]
+    y, x = offset_yx
+    margin = [x, size_hw[1] - x - width, y, size_hw[0] - y - height]  # left, right, top, bottom
+    if min(margin) < 0:
+        raise ValueError(f"an image of {height} x {width} at {offset_yx} is not inside {size_hw[0]} x {size_hw[1]}")
+    return dataclasses.replace(
+        sample,
+        images=[_padded(image, margin) for image in sample.images],
+        masks=None if sample.masks is None else F.pad(sample.masks, margin, value=False),
+        label_map=None if sample.label_map is None else F.pad(sample.label_map, margin, value=IGNORED),
+        origin_xy=(sample.origin_xy[0] - x / sample.scale_xy[0], sample.origin_xy[1] - y / sample.scale_xy[1]),
+        **move_objects(sample, affine([[1, 0, x], [0, 1, y]])),
+    )
+
+
+def _padded(image: Tensor, margin: list[int]) -> Tensor:
+    left, right, top, bottom = margin
+    height, width = image.shape[1:]
+    sheet = image.new_tensor(fill_of(image))[:, None, None].repeat(1, top + height + bottom, left + width + right)
+    sheet[:, top : top + height, left : left + width] = image
+    return sheet
 
 
 def settle(

@@ -1,7 +1,8 @@
 """Images and objects moved together: flips, quarter turns, resizing. (`crop.py` cuts, `rotate.py` turns freely.)
 
-Every function takes a sample and gives a new one; the old one is untouched. Boxes, quads, masks and keypoints are
-pixels of the first image; further images of the sample (pairs, multi-image chats) are moved the same way.
+Every function takes a sample and gives a new one; the old one is untouched. Boxes, quads, masks, keypoints and the
+label map are pixels of the first image; further images of the sample (pairs, multi-image chats) are moved the same
+way. Images may have any number of channels.
 
 `origin_xy` and `scale_xy` say how to map back to the whole image. Resizing and cropping keep them true. After
 a flip or a turn no origin and scale can say it, and `origin_xy` becomes NaN so that mapping back cannot go
@@ -60,6 +61,7 @@ def _rearranged(sample: Sample, matrix: Tensor, move: Callable[[Tensor], Tensor]
         sample,
         images=[move(image) for image in sample.images],
         masks=None if sample.masks is None else move(sample.masks),
+        label_map=None if sample.label_map is None else move(sample.label_map),
         origin_xy=UNMAPPED,
         **move_objects(sample, matrix),
     )
@@ -69,13 +71,15 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     """Resize to a height and width in pixels, smoothly in both directions (bilinear, antialiased).
 
     The aspect changes as it must. A rectangle that lies askew then becomes a parallelogram, and its quad says so.
+    Masks and label maps take the pixel at the centre: no class is made that was not there.
     """
     height, width = sample.images[0].shape[1:]
     scale_x, scale_y = size_hw[1] / width, size_hw[0] / height
     return dataclasses.replace(
         sample,
         images=[_resized(image, size_hw) for image in sample.images],
-        masks=None if sample.masks is None else _resized_masks(sample.masks, size_hw),
+        masks=None if sample.masks is None else nearest(sample.masks, size_hw),
+        label_map=None if sample.label_map is None else nearest(sample.label_map, size_hw),
         scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
         **move_objects(sample, affine([[scale_x, 0, 0], [0, scale_y, 0]])),
     )
@@ -89,13 +93,18 @@ def _resized(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.resize(image, list(size_hw), antialias=True)
 
 
-def _resized_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    if tuple(masks.shape[1:]) == size_hw:
-        return masks
-    if not len(masks):
-        return masks.new_zeros(0, *size_hw)
-    kind = F.InterpolationMode.NEAREST_EXACT  # the pixel at the centre; plain NEAREST is off by half a pixel
-    return F.resize(masks.to(torch.uint8), list(size_hw), interpolation=kind).bool()
+def nearest(grid: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Resize any[..., H, W] to any[..., h, w] by the pixel at the centre of each new one, without a change of values.
+
+    In whole numbers and not by torch's "nearest-exact", which goes by way of floats and knows fewer dtypes; plain
+    "nearest" is off by half a pixel.
+    """
+    axes = (-2, -1) if size_hw[0] < grid.shape[-2] else (-1, -2)  # columns in the smaller of both: rows are cheap
+    for axis in axes:
+        size, old = size_hw[axis], grid.shape[axis]
+        if old != size:
+            grid = grid.index_select(axis, (2 * torch.arange(size) + 1) * old // (2 * size))
+    return grid
 
 
 def rescale(sample: Sample, factor: float) -> Sample:

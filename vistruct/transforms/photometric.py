@@ -13,7 +13,8 @@ from vistruct.contracts import Sample
 def jitter(sample: Sample, strength: float, generator: torch.Generator) -> Sample:
     """Change brightness, contrast and saturation, each by a factor drawn from [1 - strength, 1 + strength].
 
-    All images of the sample change alike, so that a pair stays a pair.
+    All images of the sample change alike, so that a pair stays a pair. Of images that are not RGB each channel changes
+    by itself, about its own mean, and there is no saturation.
 
     Args:
         sample: any.
@@ -25,7 +26,9 @@ def jitter(sample: Sample, strength: float, generator: torch.Generator) -> Sampl
     ).tolist()
     images = sample.images
     if strength > 0:
+        # torchvision knows one channel and three: any other number is so many pictures of one.
+        images = [image if len(image) == 3 else image[:, None] for image in images]
         images = [F.adjust_brightness(image, brightness) for image in images]
         images = [F.adjust_contrast(image, contrast) for image in images]
-        images = [F.adjust_saturation(image, saturation) for image in images]
+        images = [F.adjust_saturation(image, saturation) if image.ndim == 3 else image[:, 0] for image in images]
     return dataclasses.replace(sample, images=images)

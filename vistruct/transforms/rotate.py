@@ -1,8 +1,8 @@
 """Rotation by any angle about the centre of the image, which keeps its size.
 
 Source: the random rotation of the oriented detectors in MMRotate (about the centre, canvas kept).
-Differs: corners that turn into view have the mean colour instead of black; an object stays by how much of it shows
-and not by where its centre is.
+Differs: corners that turn into view have the mean colour instead of black, and are IGNORED in a label map; an object
+stays by how much of it shows and not by where its centre is.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vistruct.contracts import Sample
+from vistruct.contracts import IGNORED, Sample
 from vistruct.transforms.crop import has_pixels, mask_hulls, settle
+from vistruct.transforms.fill import Colour, fill_of
 from vistruct.transforms.geometry import UNMAPPED
 from vistruct.transforms.points import affine, move_objects, move_points, outlines
 
-MEAN_COLOUR = (124, 116, 104)  # RGB, ImageNet
 
-Colour = tuple[int, int, int]
-
-
-def rotate(sample: Sample, angle_rad: float, fill: Colour = MEAN_COLOUR, min_kept: float = 0.4) -> Sample:
+def rotate(sample: Sample, angle_rad: float, fill: Colour | None = None, min_kept: float = 0.4) -> Sample:
     """Rotate clockwise on screen, as the angle of an oriented box grows.
 
     Quads and keypoints are rotated exactly; objects that turn out of view follow the rule of `crop`. A horizontal box
@@ -34,7 +31,7 @@ def rotate(sample: Sample, angle_rad: float, fill: Colour = MEAN_COLOUR, min_kep
 
     Args:
         angle_rad: radians; 0 gives the sample as it is.
-        fill: of what turns into view from outside, RGB.
+        fill: of what turns into view from outside, one value for each channel; None: see `fill_of`.
         min_kept: the least share of an object that must show, in (0, 1].
     """
     if angle_rad == 0:
@@ -43,8 +40,9 @@ def rotate(sample: Sample, angle_rad: float, fill: Colour = MEAN_COLOUR, min_kep
     places = move_points(outlines(sample), there)
     moved = dataclasses.replace(
         sample,
-        images=[_rotated(image, about_centre(-angle_rad, image), fill) for image in sample.images],
+        images=[_rotated(image, about_centre(-angle_rad, image), fill or fill_of(image)) for image in sample.images],
         masks=None if sample.masks is None else _rotated_masks(sample.masks, back),
+        label_map=None if sample.label_map is None else _rotated_labels(sample.label_map, back),
         origin_xy=UNMAPPED,
         **move_objects(sample, there),
     )
@@ -57,7 +55,7 @@ def rotate(sample: Sample, angle_rad: float, fill: Colour = MEAN_COLOUR, min_kep
 
 
 def about_centre(angle_rad: float, image: Tensor) -> Tensor:
-    """float64[2, 3], the rotation clockwise on screen about the middle of an image [3, H, W]."""
+    """float64[2, 3], the rotation clockwise on screen about the middle of an image [C, H, W]."""
     cos, sin = math.cos(angle_rad), math.sin(angle_rad)
     x, y = image.shape[2] / 2, image.shape[1] / 2
     return affine([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
@@ -65,6 +63,10 @@ def about_centre(angle_rad: float, image: Tensor) -> Tensor:
 
 # By Pillow: its fixed-point warp of uint8 takes a third of the time of `grid_sample`, and centres pixels alike.
 def _rotated(image: Tensor, back: Tensor, fill: Colour) -> Tensor:
+    """Colours in one go, any other number of channels one by one: Pillow has no pictures of those."""
+    if len(image) != 3:
+        channels = zip(image, fill, strict=True)
+        return torch.stack([_warped(channel, back, Image.Resampling.BILINEAR, value) for channel, value in channels])
     picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
     turned = picture.transform(
         picture.size, Image.Transform.AFFINE, back.flatten().tolist(), Image.Resampling.BILINEAR, fillcolor=fill
@@ -75,7 +77,17 @@ def _rotated(image: Tensor, back: Tensor, fill: Colour) -> Tensor:
 def _rotated_masks(masks: Tensor, back: Tensor) -> Tensor:
     turned = torch.zeros_like(masks)
     for number, mask in enumerate(masks):
-        picture = Image.fromarray(mask.to(torch.uint8).numpy())
-        after = picture.transform(picture.size, Image.Transform.AFFINE, back.flatten().tolist())
-        turned[number] = torch.from_numpy(np.array(after)).bool()
+        turned[number] = _warped(mask.to(torch.uint8), back, Image.Resampling.NEAREST, 0).bool()
     return turned
+
+
+def _rotated_labels(label_map: Tensor, back: Tensor) -> Tensor:
+    """int16[H, W]; by way of 32 bits, because Pillow's 16 have no sign."""
+    return _warped(label_map.int(), back, Image.Resampling.NEAREST, IGNORED).to(torch.int16)
+
+
+def _warped(plane: Tensor, back: Tensor, kind: Image.Resampling, fill: int) -> Tensor:
+    """uint8 or int32[H, W]."""
+    picture = Image.fromarray(np.ascontiguousarray(plane.numpy()))
+    after = picture.transform(picture.size, Image.Transform.AFFINE, back.flatten().tolist(), kind, fillcolor=fill)
+    return torch.from_numpy(np.array(after))

@@ -17,6 +17,17 @@ class Size(Part):
     keep_aspect: bool = True  # as large as fits into it; false: exactly this size, stretched
 
 
+def sized_hw(size_hw: tuple[int, int], size: float | Size | None) -> tuple[int, int]:
+    """The height and width, pixels, that a configuration brings an image of this height and width to."""
+    height, width = size_hw
+    if size is None:
+        return size_hw
+    if isinstance(size, Size) and not size.keep_aspect:
+        return size.height, size.width
+    factor = min(size.height / height, size.width / width) if isinstance(size, Size) else float(size)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def sized(sample: Sample, size: float | Size | None) -> Sample:
     """The sample at the size that a configuration asks for; None, 1 and the size it has leave it alone."""
     if size is None:
@@ -24,8 +35,5 @@ def sized(sample: Sample, size: float | Size | None) -> Sample:
     if isinstance(size, float | int):
         return rescale(sample, float(size))
     height, width = sample.images[0].shape[1:]
-    wanted = (size.height, size.width)
-    if size.keep_aspect:
-        factor = min(size.height / height, size.width / width)
-        wanted = (max(1, round(height * factor)), max(1, round(width * factor)))
+    wanted = sized_hw((height, width), size)
     return sample if wanted == (height, width) else resize(sample, wanted)

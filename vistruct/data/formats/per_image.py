@@ -86,7 +86,7 @@ def walk_pages(
     paths = _find_images(sources, report, stop, missing, is_all=is_all)
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = list(pool.map(_size, paths.values()))
-    ids = _ids(list(paths.values()), Path(root))
+    ids = record_ids(list(paths.values()), Path(root))
     told = _Told()
     records: list[Record] = []
     with tracking("annotation files", 0, len(paths), quiet=len(paths) < _MANY) as show:
@@ -220,8 +220,8 @@ def _size_agrees(
     return False
 
 
-def _ids(paths: Sequence[Path], root: Path) -> list[str]:
-    """File names; paths from the root where two are the same."""
+def record_ids(paths: Sequence[Path], root: Path) -> list[str]:
+    """Names of images: those of their files; paths from the root where two are the same."""
     times = Counter(path.name for path in paths)
     if not times or max(times.values()) == 1:
         return [path.name for path in paths]

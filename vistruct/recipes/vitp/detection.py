@@ -18,6 +18,7 @@ from vistruct.backbones.vit_adapter import VitAdapterConfig
 from vistruct.config import AdamW, Eval, Part, Run, Schedule
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.necks.laterals import LateralsConfig
+from vistruct.recipes.small import quick, small_adapter
 from vistruct.tasks.dense import DetectConfig
 from vistruct.tasks.views import Views
 from vistruct.transforms.augment import Augment
@@ -96,15 +97,8 @@ def turned(class_names: Sequence[str], upright: Sequence[str]) -> Augment:
 def tiny(run: Run) -> Run:
     """The same run made so small that a few steps take seconds on two cores: every part stays what it is."""
     task: Any = run.task
-    vit = InternVitConfig(width=32, depth=4, heads=2, mlp_width=64, patch=16, image_size=96, drop_path=0.1)
-    small = VitAdapterConfig(
-        vit=vit, groups=((0, 0), (1, 1), (2, 2), (3, 3)), heads=2, points=2, conv_width=8, extra_extractors=1
-    )
     neck = task.neck.model_copy(update={"channels": 16})
-    values = {"backbone": small, "neck": neck, "head": _narrow(task.head)}
-    schedule = run.schedule.model_copy(update={"warmup_steps": 1})
-    quick = {"batch": 2, "workers": 0, "log_every": 1, "optim": run.optim.model_copy(update={"lr": 1e-3})}
-    return run.model_copy(update={"task": task.model_copy(update=values), "schedule": schedule, **quick})
+    return quick(run, {"backbone": small_adapter(), "neck": neck, "head": _narrow(task.head)})
 
 
 def _narrow(head: Any) -> Any:

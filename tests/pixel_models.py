@@ -1,0 +1,78 @@
+"""Models of pixels whose answer is known: the class of a pixel is its strongest channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_pixels import CellsConfig, DotsConfig, register
+
+from vistruct.checkpoint.load import ModelCard
+from vistruct.config import Run
+from vistruct.contracts import DataInfo
+from vistruct.data.maps import MapDataConfig
+from vistruct.engine.predict import Model
+from vistruct.tasks.classify import ClassifyConfig
+from vistruct.tasks.segment import SegmentConfig
+
+NAMES = ("red", "green", "blue")
+
+
+def run_of(task: Any, data: Any, evals: Any = None) -> Run:
+    return Run(task=task, data=data, evals=evals or {}, steps=1, batch=1)
+
+
+def segmenter(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    data: Any = None,
+    cell: int = 1,
+    channels: int = 3,
+    names: tuple[str, ...] = NAMES,
+    evals: Any = None,
+    **config: Any,
+) -> Model:
+    """At `cell` 1 the strongest channel of each pixel; at others random weights, that see cells."""
+    register(monkeypatch)
+    torch.manual_seed(0)
+    parts: dict[str, Any] = {"backbone": CellsConfig(channels=channels, width=3, cell=cell), "head": DotsConfig()}
+    task = SegmentConfig(**parts, mean=(0.0,), std=(1.0,), **config)
+    info = DataInfo(class_names=names, channels=channels)
+    built = task.build(info, Path()).eval()
+    if cell == 1 and channels == 3 and config.get("fusion") is None:
+        with torch.no_grad():
+            built.backbone.look.weight.copy_(torch.eye(3)[..., None, None])
+            built.head.linear.weight.copy_(40 * torch.eye(3)[..., None, None])
+            built.backbone.look.bias.zero_()
+            built.head.linear.bias.zero_()
+    data = data or MapDataConfig(root=Path("data"))
+    card = ModelCard(path=Path("model"), run=run_of(task, data, evals), info=info, values={"sha256": "0"})
+    return Model(task=built, card=card, device=torch.device("cpu"))
+
+
+def classifier(monkeypatch: pytest.MonkeyPatch, data: Any, *, multi_label: bool = False) -> Model:
+    """The strongest channel of the mean colour; of several labels, all above a half."""
+    register(monkeypatch)
+    parts: dict[str, Any] = {"backbone": CellsConfig(width=3), "head": DotsConfig(pooled=True)}
+    task = ClassifyConfig(**parts, mean=(0.0,), std=(1.0,), multi_label=multi_label)
+    info = DataInfo(class_names=NAMES)
+    built = task.build(info, Path()).eval()
+    with torch.no_grad():
+        built.backbone.look.weight.copy_(torch.eye(3)[..., None, None])
+        built.head.linear.weight.copy_(20 * torch.eye(3)[..., None, None])
+        built.backbone.look.bias.zero_()
+        built.head.linear.bias.fill_(-10.0)
+    card = ModelCard(path=Path("model"), run=run_of(task, data), info=info, values={"sha256": "0"})
+    return Model(task=built, card=card, device=torch.device("cpu"))
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """uint8[3, H, W]; no two channels of a pixel are alike."""
+    order = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)).argsort(dim=0)
+    return (order * 90 + 20).to(torch.uint8)
+
+
+def strongest(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.int().argmax(dim=-3).to(torch.int16)

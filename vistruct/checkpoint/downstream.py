@@ -1,0 +1,58 @@
+"""A published model of backbone and head in one file, as the mm toolboxes write it, into a task of ours.
+
+Source: the names of mmseg's and open-cd's checkpoints: `backbone.*`, `decode_head.*`, and `auxiliary_head.*`, which has
+    no place here. A head that can read them says so by `convert_keys(state) -> state`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vistruct.checkpoint.weights import Coverage, fill, fitted, read_source
+from vistruct.errors import UserError
+
+BACKBONE = "backbone."
+
+
+def load_downstream(task: Any, source: Path, *, allow_missing: bool = False) -> Coverage:
+    """Start a whole task, backbone and head, from one file.
+
+    Args:
+        task: nn.Module with `backbone` and `head`, of the file's size, with as many classes.
+        source: a .safetensors file, or a foreign .pth of plain tensors.
+        allow_missing: leave tensors that the file lacks as they are, instead of refusing.
+
+    Raises:
+        UserError: a task whose head reads no published weights; else as `weights.load_backbone`.
+    """
+    head = getattr(task, "head", None)
+    if not hasattr(head, "convert_keys"):
+        raise UserError(
+            f"{type(head).__name__ if head is not None else 'this task'} reads no published weights",
+            where=source,
+            fix="use init for its backbone",
+        )
+    state, licence = read_source(source)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    inner = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
+    rest = {key: value for key, value in state.items() if not key.startswith(BACKBONE)}
+    backbone, report = fitted(task.backbone, inner, source)
+    own: dict[str, Tensor] = {f"{BACKBONE}{name}": value for name, value in backbone.items()}
+    converted: dict[str, Tensor] = head.convert_keys(rest)
+    own |= {f"head.{name}": value for name, value in converted.items()}
+    own |= {key: value for key, value in rest.items() if key.startswith("neck.")}
+    taken = {id(value) for value in own.values()}
+    report = Coverage(
+        source=source,
+        what="model",
+        licence=licence,
+        resized=tuple(f"{BACKBONE}{name}" for name in report.resized),
+        inflated=tuple(f"{BACKBONE}{name}" for name in report.inflated),
+        fresh=tuple(f"{BACKBONE}{name}" for name in report.fresh),
+        unexpected=tuple(sorted(key for key, value in rest.items() if id(value) not in taken)),
+        notes=report.notes,
+    )
+    return fill(task, own, report, allow_missing)

@@ -1,0 +1,76 @@
+"""Images that a command is given: files, folders, and pairs of them matched by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from vistruct.cli.output import note
+from vistruct.errors import UserError
+
+if TYPE_CHECKING:
+    from vistruct.engine.scenes import Case
+
+IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".jp2"}
+
+
+def images_at(sources: Sequence[Path]) -> list[Case]:
+    """The images themselves, and all images in folders and below them by name, in the order given.
+
+    Raises:
+        UserError: nothing at a path, or no image in a folder.
+    """
+    from vistruct.engine.scenes import Case
+
+    found: list[tuple[Path, str]] = []
+    for source in sources:
+        for file in [source] if source.is_file() else _images_in(source):
+            found.append((file, file.relative_to(source).as_posix() if source.is_dir() else file.name))
+    names = Counter(name for _, name in found)
+    return [Case(files=(file,), name=name if names[name] == 1 else file.as_posix()) for file, name in found]
+
+
+def pairs_at(sources: Sequence[Path]) -> list[Case]:
+    """Before and after: two images, or two folders whose images are matched by name (endings may differ).
+
+    Raises:
+        UserError: an image without its other, two of one name, or a file and a folder.
+    """
+    from vistruct.engine.scenes import Case
+
+    before, after = sources
+    if before.is_file() and after.is_file():
+        return [Case(files=(before, after), name=after.name)]
+    if not (before.is_dir() and after.is_dir()):
+        raise UserError("an image and a folder make no pairs", where=f"{before}, {after}", fix="two of a kind")
+    earlier, later = _by_stem(before), _by_stem(after)
+    alone = sorted(earlier.keys() ^ later.keys())
+    if alone:
+        folder, other = (before, after) if alone[0] in earlier else (after, before)
+        what = f"{len(alone)} images without their other, first {alone[0]!r} in {folder}"
+        raise UserError(what, where=other, fix="both folders hold images of the same names")
+    return [Case(files=(earlier[stem], file), name=file.relative_to(after).as_posix()) for stem, file in later.items()]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in _images_in(folder):
+        stem = str(PurePosixPath(file.relative_to(folder).as_posix()).with_suffix(""))
+        if stem in found:
+            raise UserError(f"two images called {stem}", where=f"{found[stem]}, {file}", fix="keep one of them")
+        found[stem] = file
+    return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError("no such image or folder", where=folder, fix="check the path")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    if not files:
+        raise UserError("no images in this folder", where=folder, fix=f"images end in {', '.join(sorted(IMAGES))}")
+    others = sum(p.is_file() for p in folder.rglob("*")) - len(files)
+    if others:
+        note(f"{folder}: {len(files)} images; {others} other files are not looked at")
+    return files

@@ -1,0 +1,165 @@
+"""Images with a class, or several (`image_classes`).
+
+Splits that are drawn (`shares`) take each class apart by the hashes of its images' names, so that every machine draws
+the same, every class is in every split, and an image more moves at most one other of its class from one split to the
+next. torch's `random_split` and scikit-learn's `train_test_split` draw anew when an image is added.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vistruct.config import Part
+from vistruct.contracts import DataInfo, Record
+from vistruct.data.boxes import BEYOND_SHARE
+from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.data.fingerprint import fingerprint
+from vistruct.data.formats.class_registry import Ask, chosen_splits, detect_classes, module_of, read_classes
+from vistruct.data.geo import num_channels, read_images
+from vistruct.data.intake import Intake
+from vistruct.data.report import Report
+from vistruct.errors import UserError
+from vistruct.ops.seeds import derive
+from vistruct.transforms.augment import Augment
+from vistruct.transforms.sizing import Size
+
+
+class ClassDataConfig(Part):
+    """A folder for each class, or a table of names and classes."""
+
+    kind: Literal["image_classes"] = "image_classes"
+    root: Path  # folder of the data set, or a csv
+    format: str = "auto"  # folders, list, csv; auto: what the files are
+    split: str | None = None  # a folder or list of that name; or train, val, test of `shares`
+    lists: str | None = None  # published split lists: a file below `root`, with {split} for its name
+    shares: dict[str, float] | None = None  # of each class, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
+    split_seed: int = 0  # which images fall to which share
+    images: str | None = None  # folder of the images below the root; None: where the format has it
+    classes: tuple[str, ...] | None = None  # names in order; None: the data's own
+    multi_label: bool = False  # any number of classes an image (csv)
+    intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
+    augment: Augment | None = None  # random variation; None, as in evaluation: none
+    share: float = Field(1.0, gt=0, le=1)  # part of the images of each class used, one at least
+    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each image
+    missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
+    on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
+
+    @model_validator(mode="after")
+    def _shares_are_parts(self) -> Self:
+        if self.shares is not None:
+            total = sum(self.shares.values())
+            if not self.shares or min(self.shares.values()) <= 0 or total > 1 + 1e-9:
+                raise UserError(f"shares={self.shares} are no parts", where="data.shares", fix="train: 0.8, val: 0.2")
+            if self.lists is not None:
+                raise UserError("both lists and shares", where="data.shares", fix="one of them says the splits")
+        return self
+
+    def build(self, cache: Path | None = None) -> RecordDataset:
+        """Find the images and their classes; no pixel is decoded yet.
+
+        Args:
+            cache: not needed: a folder of images is listed in less time than a cache is checked in.
+
+        Raises:
+            UserError: see `class_registry.read_classes`; or no such share.
+        """
+        name = detect_classes(self.root, self.lists) if self.format == "auto" else self.format
+        if self.format == "auto" and name == "list" and self.shares is not None:
+            name = "folders"  # the splits are drawn, whatever was published
+        records, class_names, report = read_classes(self.root, self._ask(), format=name)
+        if self.shares is not None:
+            records = drawn(records, self.shares, self.split_seed, self.split, self.root)
+        records = _shared(records, self.share, self.share_seed, report)
+        counts = Counter(label for record in records for label in record.image_labels or ())
+        if not records:
+            told = f": {'; '.join(report.lines())}" if report.counts else ""
+            raise UserError(f"no images are left{told}", where=self.root, fix="`vistruct check` says more")
+        top = self.root.parent if self.root.is_file() else self.root
+        annotations = module_of(name).annotations(self.root, self.lists)
+        info = DataInfo(
+            class_names=class_names,
+            channels=num_channels(records[0], self.intake),
+            num_records=len(records),
+            fingerprint=fingerprint(annotations, [record.images[0] for record in records], top),
+            counts={name: counts[number] for number, name in enumerate(class_names)},
+            dropped=dict(report.counts),
+        )
+        return RecordDataset(
+            records,
+            info,
+            report,
+            self.resize,
+            self.augment,
+            on_broken=self.on_broken,
+            read_images=None if self.intake is None else functools.partial(read_images, intake=self.intake),
+        )
+
+    def _ask(self) -> Ask:
+        return Ask(
+            split=None if self.shares is not None else self.split,
+            images=self.images,
+            lists=self.lists,
+            classes=self.classes,
+            multi_label=self.multi_label,
+            missing=self.missing,
+        )
+
+
+def drawn(
+    records: Sequence[Record], shares: Mapping[str, float], seed: int, split: str | None, where: object
+) -> list[Record]:
+    """The images of a share (or of several, with a plus), of each class apart, in their old order.
+
+    Every share gets at least one image of a class that has as many images as there are shares; a class of one image is
+    in the first. Multi-label data are drawn as one: their combinations of classes are mostly rare.
+
+    Raises:
+        UserError: no such share, or none is asked for.
+    """
+    names = set(chosen_splits(split, list(shares), where))
+    kept: set[str] = set()
+    for mine in _by_class(records).values():
+        ranked = sorted(mine, key=lambda record: derive(seed, "split", record.id))
+        for name, part in zip(shares, _cut(len(ranked), list(shares.values())), strict=True):
+            if name in names:
+                kept |= {record.id for record in ranked[part]}
+    return [record for record in records if record.id in kept]
+
+
+def _by_class(records: Sequence[Record]) -> dict[tuple[int, ...], list[Record]]:
+    """Multi-label data are one group."""
+    is_single = all(len(record.image_labels or ()) == 1 for record in records)
+    found: dict[tuple[int, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        found[(record.image_labels or ()) if is_single else ()].append(record)
+    return found
+
+
+def _cut(number: int, shares: Sequence[float]) -> list[slice]:
+    """Consecutive parts of 0 ... number-1; none is empty where there are enough for all."""
+    ends = [round(number * sum(shares[: at + 1])) for at in range(len(shares))]
+    ends = [min(max(end, at), number) for at, end in enumerate(ends, start=1)]  # at least one each, from the front
+    for at in reversed(range(len(ends) - 1 if number >= len(ends) else 0)):  # and room for those behind
+        ends[at] = min(ends[at], ends[at + 1] - 1)
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
+    """Of each class the images whose hashed ids come first, in their old order."""
+    if share == 1:
+        return records
+    kept: set[str] = set()
+    for mine in _by_class(records).values():
+        ranked = sorted(mine, key=lambda record: derive(seed, "share", record.id))
+        kept |= {record.id for record in ranked[: max(1, round(share * len(mine)))]}
+    for record in records:
+        if record.id not in kept:
+            report.note(BEYOND_SHARE, record.id)
+    return [record for record in records if record.id in kept]

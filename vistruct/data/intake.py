@@ -1,0 +1,127 @@
+"""How the numbers in a file become 8-bit channels, where they are not colours of 8 bits already.
+
+Bands of 16 bits, radar amplitudes and Hounsfield units have no natural 0 and 255, and every way to guess them is
+silent and wrong for somebody: so the range is said, and what lies outside of it is clipped. 8 bits are what
+screens show and what JPEG keeps; 400 Hounsfield units in 256 steps are 1.6 units apart, less than a scanner's noise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from vistruct.config import Part
+from vistruct.errors import UserError, closest
+
+# Lowest and highest Hounsfield units shown: level - width / 2 and level + width / 2 of radiology's customary windows.
+CT_WINDOWS: dict[str, tuple[float, float]] = {
+    "abdomen": (-160.0, 240.0),  # width 400, level 40
+    "soft_tissue": (-150.0, 250.0),  # width 400, level 50
+    "liver": (-45.0, 105.0),  # width 150, level 30
+    "mediastinum": (-125.0, 225.0),  # width 350, level 50
+    "lung": (-1350.0, 150.0),  # width 1500, level -600
+    "bone": (-500.0, 1300.0),  # width 1800, level 400
+    "brain": (0.0, 80.0),  # width 80, level 40
+    "stroke": (20.0, 60.0),  # width 40, level 40
+}
+FROM_TAGS = "tags"  # in place of a window's name: the one that a DICOM series itself says to show
+
+
+class Intake(Part):
+    """Which bands of a file are looked at, and which of their values become 0 and 255."""
+
+    bands: tuple[int, ...] | None = None  # numbers from 1, in the order of the channels; None: all there are
+    low: tuple[float, ...] = ()  # value that becomes 0: one for all channels, or one for each
+    high: tuple[float, ...] = ()  # value that becomes 255, likewise
+    window: str | None = None  # name of a CT window (or "tags": of DICOM, its own), in place of `low` and `high`
+    percentiles: tuple[float, float] | None = None  # of each whole image or volume, in their place: 1 and 99, say
+    background: float | None = None  # value around what was measured, not looked at for percentiles; None: every value
+    channels: int | None = Field(None, gt=0)  # grey repeated so often, for backbones of colour; None: as the bands are
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Intake:
+        said = [bool(self.low or self.high), self.window is not None, self.percentiles is not None]
+        if sum(said) > 1:
+            raise UserError(
+                "two ranges of values are given", where="intake", fix="low and high, window, or percentiles"
+            )
+        if self.window is not None and self.window not in (*CT_WINDOWS, FROM_TAGS):
+            raise UserError(f"no CT window {self.window!r}", where="intake", fix=closest(self.window, CT_WINDOWS))
+        if len(self.low) != len(self.high) or any(a >= b for a, b in zip(self.low, self.high, strict=False)):
+            raise UserError(f"low={self.low} and high={self.high} are no ranges", where="intake", fix="low below high")
+        if self.percentiles is not None and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise UserError(f"percentiles={self.percentiles}", where="intake", fix="for example 1 and 99")
+        if any(band < 1 for band in self.bands or ()):
+            raise UserError(f"bands={self.bands} count from 1", where="intake", fix="the first band is 1")
+        return self
+
+    @property
+    def has_range(self) -> bool:
+        """Whether it says what becomes 0 and 255; without, only 8-bit values can be taken in."""
+        return bool(self.low) or self.window is not None or self.percentiles is not None
+
+    def ranges(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64[C] values that become 0 and 255.
+
+        Args:
+            values: number[C, ...], the *whole* image or volume; looked at for percentiles alone. Not finite: no data.
+
+        Raises:
+            UserError: another number of ranges than of channels; no finite value to take percentiles of; the range
+                is that of a file's tags.
+        """
+        channels = len(values)
+        if self.window == FROM_TAGS:
+            raise UserError("only a DICOM series has a window in its tags", where="intake.window", fix="name one")
+        if self.percentiles is not None:
+            found = [channel[np.isfinite(channel) & (channel != self.background)] for channel in values]
+            if any(not one.size for one in found):
+                raise UserError("no finite values to take percentiles of", fix="say low and high")
+            low, high = np.array([np.percentile(one, self.percentiles) for one in found], np.float64).T
+            return low, np.where(high > low, high, low + 1)
+        low, high = (CT_WINDOWS[self.window][:1], CT_WINDOWS[self.window][1:]) if self.window else (self.low, self.high)
+        if len(low) not in (1, channels):
+            raise UserError(
+                f"{len(low)} ranges for {channels} channels", where="intake.low", fix=f"one range, or {channels}"
+            )
+        return np.broadcast_to(np.array(low, np.float64), channels), np.broadcast_to(
+            np.array(high, np.float64), channels
+        )
+
+    def taken(self, values: np.ndarray, ranges: tuple[np.ndarray, np.ndarray] | None = None) -> Tensor:
+        """Values as channels of 8 bits; what is not finite becomes 0.
+
+        Args:
+            values: number[C, H, W] of the chosen bands.
+            ranges: of the whole image, see `ranges`; None: 8-bit values that stay as they are.
+
+        Returns:
+            uint8[C', H, W]; C' is C, or `channels` copies of the only one.
+
+        Raises:
+            UserError: values of more than 8 bits without a range; several bands that should be copied.
+        """
+        if ranges is None:
+            if values.dtype != np.uint8:
+                raise UserError(
+                    f"values of type {values.dtype}, and no range that becomes 0 to 255",
+                    where="intake",
+                    fix="intake.low and intake.high, or intake.percentiles=[1, 99]",
+                )
+            pixels = torch.from_numpy(np.ascontiguousarray(values))
+        else:
+            low, high = (bound[:, None, None] for bound in ranges)
+            share = (values.astype(np.float32) - low.astype(np.float32)) / (high - low).astype(np.float32)
+            share = np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
+            pixels = torch.from_numpy((share * 255 + 0.5).astype(np.uint8))
+        if self.channels is None or len(pixels) == self.channels:
+            return pixels
+        if len(pixels) != 1:
+            raise UserError(
+                f"{len(pixels)} bands cannot become {self.channels} channels",
+                where="intake.channels",
+                fix="choose bands",
+            )
+        return pixels.expand(self.channels, -1, -1).contiguous()

@@ -1,0 +1,163 @@
+"""Images, or pairs of them, with a class for every pixel (`maps`): folders of rasters as people keep them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vistruct.config import Part
+from vistruct.contracts import DataInfo, Record
+from vistruct.data.boxes import shared
+from vistruct.data.coding import Coding
+from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.data.fingerprint import fingerprint
+from vistruct.data.formats.map_registry import MapSet, Wish, read_maps
+from vistruct.data.geo import num_channels, read_images
+from vistruct.data.images import read_image
+from vistruct.data.intake import Intake
+from vistruct.data.rasters import read_raster
+from vistruct.data.tiles import Tiles, tile_records
+from vistruct.errors import UserError
+from vistruct.transforms.augment import PlacedAugment
+from vistruct.transforms.sizing import Size
+
+
+class MapDataConfig(Part):
+    """Folders of images and label rasters, or of pairs (before, after) and change masks, as people keep them."""
+
+    kind: Literal["maps"] = "maps"
+    root: Path  # folder of the data set; or annotations of objects with masks, which are then painted
+    format: str = "auto"  # name of the format; auto: what the files are
+    split: str | None = None  # train, val, test, ... (several with a plus) where there are several; None: the only one
+    images: str | None = None  # plain folders: that of the images below `root`; None: where the format has it
+    labels: str | None = None  # plain folders: that of the label rasters
+    image_suffix: str | None = None  # plain folders: what follows the common part of the names; None: any ending
+    label_suffix: str | None = None
+    coding: Coding | None = None  # what the raster's values mean; None: the format's own
+    classes: tuple[str, ...] | None = None  # names in order; None: those of the coding
+    fill: Literal["masks", "boxes"] = "masks"  # annotations of objects: paint their masks, or for want of them boxes
+    intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
+    tiles: Tiles | None = None  # cut into windows, for training; None: whole images, as evaluations have them
+    augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
+    share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
+    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    resize: Annotated[float, Field(gt=0)] | Size | None = None  # what the model is shown; predictions are put back
+    missing: Literal["stop", "drop"] = "stop"  # what an image without its labels (or the other way round) does
+    on_broken: OnBroken = "stop"
+
+    def build(self, cache: Path | None = None) -> RecordDataset:
+        """Find the images and their labels; no pixel is decoded yet, but for a few labels where a coding is sought.
+
+        Args:
+            cache: not used: finding files again takes no longer than reading what was found.
+
+        Raises:
+            UserError: see `formats.map_registry.read_maps`; tiles that can hold no image.
+        """
+        found = read_maps(self.root, format=self.format, wish=self.wish())
+        report, records = found.report, found.records
+        if self.tiles is not None:
+            if self.tiles.skip_empty:
+                fix = "leave skip_empty out: every pixel of a window has its class"
+                raise UserError("label maps have no empty windows", where="tiles.skip_empty", fix=fix)
+            records, _ = tile_records(records, self.tiles)
+        records = shared(records, self.share, self.share_seed, report)
+        intake = self.intake or found.intake
+        info = DataInfo(
+            class_names=found.coding.classes,
+            palette=found.coding.shown,
+            channels=num_channels(records[0], intake),
+            reading={
+                "intake": None if intake is None else intake.model_dump(mode="json"),
+                "coding": found.coding.model_dump(mode="json"),
+            },
+            num_records=len(records),
+            fingerprint=_fingerprint(found, self.root),
+            counts={"images": len({record.image_id for record in records}), "windows": len(records)},
+            dropped=dict(report.counts),
+        )
+        return RecordDataset(
+            records,
+            info,
+            report,
+            self.resize,
+            self.augment,
+            found.records,
+            on_broken=self.on_broken,
+            read_images=ImageReader(intake),
+            read_label_map=LabelReader(found.coding, found.raster),
+        )
+
+    def wish(self) -> Wish:
+        """What is asked of the reader of a format."""
+        return Wish(
+            split=self.split,
+            images=self.images,
+            labels=self.labels,
+            image_suffix=self.image_suffix,
+            label_suffix=self.label_suffix,
+            coding=self.coding,
+            classes=self.classes,
+            fill=self.fill,
+            missing=self.missing,
+        )
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Images of a record, one or a pair; can travel to a worker process."""
+
+    intake: Intake | None
+
+    def __call__(self, record: Record) -> list[Tensor]:
+        """uint8[C, H, W] each.
+
+        Raises:
+            UserError: an image that cannot be read, or whose bands nobody has said what to do with.
+        """
+        if self.intake is None:
+            return [read_image(path, record.window_xyxy) for path in record.images]
+        return read_images(record, self.intake)
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """The class of every pixel of a record; can travel to a worker process."""
+
+    coding: Coding
+    raster: Callable[[Record], np.ndarray] | None = None  # None: `Record.label_map` is a raster file
+
+    def __call__(self, record: Record) -> Tensor:
+        """int16[H, W] of the record's window.
+
+        Raises:
+            UserError: a raster that cannot be read, or has a value of no class; 0 and 1 where 128 parts two classes.
+        """
+        where = record.label_map or record.id
+        raster = self.raster(record) if self.raster is not None else _of_file(record)
+        if self.coding.threshold is not None and 0 < raster.max(initial=0) <= 1 < self.coding.threshold:
+            what = f"labels of 0 and 1, and the second class begins at {self.coding.threshold}"
+            raise UserError(what, where=where, fix="coding.threshold=null, coding.values=[0,1]")
+        return torch.from_numpy(self.coding.decode(raster, where))
+
+
+def _of_file(record: Record) -> np.ndarray:
+    assert record.label_map is not None
+    return read_raster(record.label_map, record.window_xyxy)
+
+
+def _fingerprint(found: MapSet, root: Path) -> str:
+    """Of the names and sizes in bytes of all files, and of the coding."""
+    files = [file for record in found.records for file in (*record.images, record.label_map) if file is not None]
+    base = root if root.is_dir() else root.parent
+    digest = hashlib.sha256(fingerprint([], files, base).encode())
+    digest.update(found.coding.model_dump_json().encode())
+    return digest.hexdigest()

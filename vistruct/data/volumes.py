@@ -1,0 +1,342 @@
+"""Volumes (`volumes`): CT and MR as NIfTI or DICOM, read slice by slice, split by patient."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from vistruct.config import Part
+from vistruct.contracts import DataInfo, Record
+from vistruct.data.boxes import BEYOND_SHARE
+from vistruct.data.coding import Coding
+from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.data.fingerprint import fingerprint
+from vistruct.data.formats.nifti import WITHOUT_LABELS
+from vistruct.data.formats.volume_registry import (
+    Case,
+    detect_volumes,
+    find_cases,
+    in_split,
+    straddling,
+    volume_module,
+    with_patients,
+)
+from vistruct.data.groups import drawn_split, straddles
+from vistruct.data.intake import Intake
+from vistruct.data.report import Report
+from vistruct.data.volume_files import VolumeFile, filled_slices, label_slice, label_values, open_volume
+from vistruct.data.volume_grid import Axis
+from vistruct.errors import UserError, closest
+from vistruct.ops.seeds import derive
+from vistruct.transforms.augment import PlacedAugment
+from vistruct.transforms.sizing import Size
+
+EMPTY_SLICE = "slice left out: no labelled voxel in it"
+LACKS_MODALITY = "volume left out: a modality is missing"
+ELSEWHERE = "labels taken as they lie, voxel by voxel: their header puts them beside the image"
+APART = 0.5  # of the smallest spacing: image and labels farther apart than this are counted
+SPACING = "spacing_mm"  # note of every record: millimetres from slice to slice, row to row, column to column
+
+
+class VolumeDataConfig(Part):
+    """Volumes with the class of every voxel, as slices; every patient is in one split only."""
+
+    kind: Literal["volumes"] = "volumes"
+    root: Path
+    format: str = "auto"  # amos2022, amos2022_mr, brats2021, nifti, dicom; auto: what the files are
+    split: str | None = None  # as on disk, or one of `shares`; None: the only one
+    shares: dict[str, float] | None = None  # of the patients, drawn: {"train": 0.8, "test": 0.2}; None: as on disk
+    split_seed: int = 0  # which patients fall to which share
+    patient: str | None = None  # regular expression: its first group is the patient in a case's name; None: see format
+    coding: Coding | None = None  # what the label values mean; None: the format's own
+    classes: tuple[str, ...] | None = None  # names in order; None: those of the coding
+    modalities: tuple[str, ...] | None = None  # of several volumes of one patient, the channels in order
+    axis: Axis = "axial"  # across which it is sliced
+    neighbours: int = Field(0, ge=0)  # slices on either side that become channels too
+    intake: Intake | None = None  # what values become 0 and 255; None: the format's own
+    empty: float = Field(1.0, ge=0, le=1)  # part of the slices without any labelled voxel that is kept, for training
+    unpack: bool = True  # keep packed volumes as plain arrays beside the run: a byte a voxel, and no slice costs more
+    augment: PlacedAugment | None = None
+    share: float = Field(1.0, gt=0, le=1)  # part of the *patients* used
+    share_seed: int = 0
+    resize: Annotated[float, Field(gt=0)] | Size | None = None
+    missing: Literal["stop", "drop"] = "stop"  # what a volume without labels, or without a modality, does
+    on_broken: OnBroken = "stop"
+
+    @model_validator(mode="after")
+    def _shares_are_parts(self) -> VolumeDataConfig:
+        if self.shares is not None:
+            if not all(share > 0 for share in self.shares.values()) or sum(self.shares.values()) > 1 + 1e-9:
+                raise UserError(
+                    f"shares={self.shares} are no parts of one", where="data.shares", fix="at most 1 in all"
+                )
+            if self.split not in self.shares:
+                fix = closest(str(self.split), self.shares)
+                raise UserError(f"split={self.split!r} is none of the shares", where="data.split", fix=fix)
+        return self
+
+    def format_used(self) -> str:
+        """The format, looked for at the root where it is not named."""
+        return detect_volumes(self.root) if self.format == "auto" else self.format
+
+    def intake_used(self) -> Intake:
+        """What is applied to values: also what prediction has to apply. Asks the disk only where no format is named."""
+        if self.intake is not None:
+            return self.intake
+        own: Intake | None = volume_module(self.format_used()).INTAKE
+        if own is None:
+            return Intake()
+        return own.model_copy(update={"channels": None}) if self.neighbours else own
+
+    def coding_used(self) -> Coding:
+        """What label values mean: also what predictions are written with.
+
+        Raises:
+            UserError: nothing says so; classes that the data do not have.
+        """
+        coding = self.coding or volume_module(self.format_used()).coding(self.root)
+        if coding is None and self.classes is not None:
+            return Coding(classes=self.classes, ignored=())
+        if coding is None:
+            what = "nothing says what the label values mean"
+            fix = "data.coding.classes=[background,NAME], with data.coding.values where they are not 0, 1, 2"
+            raise UserError(what, where=self.root, fix=fix)
+        return coding if self.classes is None else in_order(coding, self.classes, self.root)
+
+    def cases(self, report: Report) -> list[Case]:
+        """The cases of the split, by name alone: no file is opened but those of a DICOM series.
+
+        Raises:
+            UserError: see `volume_registry`; a patient in two splits; nothing labelled is left.
+        """
+        name = self.format_used()
+        cases = with_patients(find_cases(self.root, name, report), self.patient)
+        for patient, found in straddling(cases).items():
+            raise straddles(patient, [case.name for case in found], [case.split for case in found], self.root)
+        if self.shares is not None:
+            labelled = [case for case in cases if case.label is not None]
+            for case in cases:
+                if case.label is None:
+                    report.note(WITHOUT_LABELS, case.name)
+            splits = sorted({case.split for case in labelled})
+            if len(splits) > 1:
+                what = f"shares are drawn, and labelled volumes are split already: {', '.join(splits)}"
+                raise UserError(what, where=self.root, fix="leave data.shares out, and name a split")
+            kept = drawn_split({case.patient for case in labelled}, self.shares, self.split_seed)[self.split or ""]
+            return _labelled([case for case in labelled if case.patient in kept], self.missing, report, self.root)
+        return _labelled(in_split(cases, self.split, self.root), self.missing, report, self.root)
+
+    def build(self, cache: Path | None = None) -> RecordDataset:
+        """Find the volumes and read their headers; no voxel is decoded yet, unless empty slices are to be left out.
+
+        Args:
+            cache: folder for unpacked copies of packed volumes; None: they are unpacked into memory, while they fit.
+
+        Raises:
+            UserError: see `cases`; image and labels of different grids; no slice is left.
+        """
+        report = Report()
+        name, coding, intake = self.format_used(), self.coding_used(), self.intake_used()
+        cases = _shared(self.cases(report), self.share, self.share_seed, report)
+        cases, modalities = _with_modalities(cases, self.modalities, volume_module(name).MODALITIES, self, report)
+        copies = cache if self.unpack else None
+        records: list[Record] = []
+        packed_bytes = 0
+        for case in cases:
+            records += self._slices(case, modalities, report)
+            packed_bytes += _packed_bytes(case, modalities) if copies is not None else 0
+        if self.empty < 1:
+            records = _without_empty(records, self, coding, copies, report)
+        if not records:
+            raise UserError("no slices are left", where=self.root, fix="`vistruct check` says more")
+        channels = len(modalities) * (2 * self.neighbours + 1)
+        counts = {"volumes": len(cases), "patients": len({case.patient for case in cases}), "slices": len(records)}
+        counts |= {"megabytes of unpacked copies, once all are read": packed_bytes // 10**6} if packed_bytes else {}
+        info = DataInfo(
+            class_names=coding.classes,
+            palette=coding.shown,
+            channels=intake.channels or channels,
+            reading={
+                "format": name,
+                "intake": intake.model_dump(mode="json"),
+                "coding": coding.model_dump(mode="json"),
+            },
+            num_records=len(records),
+            fingerprint=fingerprint([], _files(cases, modalities), self.root),
+            counts=counts,
+            dropped=dict(report.counts),
+        )
+        return RecordDataset(
+            records,
+            info,
+            report,
+            self.resize,
+            self.augment,
+            on_broken=self.on_broken,
+            read_images=SliceReader(self.axis, self.neighbours, intake, copies),
+            read_label_map=LabelReader(self.axis, coding, copies),
+        )
+
+    def _slices(self, case: Case, modalities: Sequence[str], report: Report) -> list[Record]:
+        """One record a slice."""
+        images = tuple(case.images[name] for name in modalities)
+        volume = VolumeFile.open(images, axis=self.axis)
+        assert case.label is not None  # see _labelled
+        grid, own = volume.parts[0].grid, open_volume(case.label, self.axis).grid
+        if own.stack_shape != grid.stack_shape:
+            what = f"labels of {own.stack_shape} voxels for a volume of {grid.stack_shape} (slices, rows, columns)"
+            raise UserError(what, where=f"{case.label}, {images[0]}", fix="bring both to the same grid")
+        if grid.offset_mm(own) > APART * min(grid.spacing):
+            report.note(ELSEWHERE, f"{case.label}: {grid.offset_mm(own):.1f} mm")
+        whole = Record(
+            id=case.name,
+            images=images,
+            size_hw=grid.size_hw,
+            label_map=case.label,
+            group=case.patient,
+            notes={SPACING: " ".join(f"{side:.9g}" for side in grid.spacing)},
+        )
+        letter = {"axial": "z", "coronal": "y", "sagittal": "x"}[self.axis]
+        return [
+            replace(whole, id=f"{case.name}@{letter}{number:03d}", image_id=case.name, slice=number)
+            for number in range(grid.num_slices)
+        ]
+
+
+@dataclass(frozen=True)
+class SliceReader:
+    """Record -> the pixels of its slice; travels to worker processes."""
+
+    axis: Axis
+    neighbours: int
+    intake: Intake
+    cache: Path | None
+
+    def __call__(self, record: Record) -> list[Tensor]:
+        """One uint8[C, H, W]."""
+        volume = VolumeFile.open(
+            record.images, axis=self.axis, neighbours=self.neighbours, intake=self.intake, cache=self.cache
+        )
+        return [volume.slice(record.slice or 0)]
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Record -> the classes of its slice; travels to worker processes."""
+
+    axis: Axis
+    coding: Coding
+    cache: Path | None
+
+    def __call__(self, record: Record) -> Tensor:
+        """int16[H, W]."""
+        assert record.label_map is not None
+        assert record.slice is not None
+        values = label_slice(record.label_map, record.slice, self.axis, self.cache)
+        return torch.from_numpy(self.coding.decode(np.ascontiguousarray(values), f"{record.label_map}, {record.id}"))
+
+
+def in_order(coding: Coding, classes: Sequence[str], where: object) -> Coding:
+    """The same values with their classes numbered as in `classes`; one that the data do not have gets no value.
+
+    Raises:
+        UserError: a class of the data that `classes` does not have.
+    """
+    for name in coding.classes:
+        if name not in classes:
+            raise UserError(f"class {name!r} of the data is none of the classes asked for", where=where,
+                            fix=closest(name, classes))  # fmt: skip
+    values = dict(zip(coding.classes, coding.values or range(len(coding.classes)), strict=True))
+    never = min(values.values(), default=0)
+    order = [values.get(name, never - 1 - number) for number, name in enumerate(classes)]
+    colours = None if coding.palette is None else dict(zip(coding.classes, coding.palette, strict=True))
+    palette = None if colours is None or set(classes) - set(colours) else tuple(colours[name] for name in classes)
+    return coding.model_copy(update={"classes": tuple(classes), "values": tuple(order), "palette": palette})
+
+
+def first_values(case: Case) -> list[int]:
+    """The label values of a case, for a message."""
+    return [] if case.label is None else np.unique(label_values(open_volume(case.label))).tolist()
+
+
+def _labelled(cases: Sequence[Case], missing: str, report: Report, root: Path) -> list[Case]:
+    kept = [case for case in cases if case.label is not None]
+    if not kept:
+        what = f"none of {len(cases)} volumes has labels"
+        raise UserError(what, where=root, fix="a split with labels, or labels/ beside images/")
+    for case in cases:
+        if case.label is None:
+            path = next(iter(case.images.values()))
+            if missing == "stop":
+                raise UserError("a volume without labels", where=path, fix="add them, or set data.missing=drop")
+            report.note(WITHOUT_LABELS, str(path))
+    return kept
+
+
+def _with_modalities(
+    cases: Sequence[Case], wanted: Sequence[str] | None, usual: Sequence[str], data: VolumeDataConfig, report: Report
+) -> tuple[list[Case], tuple[str, ...]]:
+    """The cases that have all modalities, and those in order."""
+    names = tuple(wanted or usual or cases[0].images)
+    known = {name for case in cases for name in case.images}
+    for name in names:
+        if name not in known:
+            raise UserError(f"no modality {name!r}", where=data.root, fix=closest(name, known - {""}))
+    kept = []
+    for case in cases:
+        lacking = [name for name in names if name not in case.images]
+        if lacking and data.missing == "stop":
+            what = f"case {case.name} has no modality {lacking[0]!r}"
+            raise UserError(what, where=data.root, fix="add it, or set data.missing=drop")
+        if lacking:
+            report.note(LACKS_MODALITY, f"{case.name}: {', '.join(lacking)}")
+        else:
+            kept.append(case)
+    return kept, names
+
+
+def _shared(cases: list[Case], share: float, seed: int, report: Report) -> list[Case]:
+    """The cases of the patients whose hashed names come first; of one seed, a larger share contains a smaller."""
+    patients = sorted({case.patient for case in cases}, key=lambda patient: derive(seed, "share", patient))
+    kept = set(patients[: max(1, round(share * len(patients)))])
+    for case in cases:
+        if case.patient not in kept:
+            report.note(BEYOND_SHARE, case.name)
+    return [case for case in cases if case.patient in kept]
+
+
+def _without_empty(
+    records: list[Record], data: VolumeDataConfig, coding: Coding, cache: Path | None, report: Report
+) -> list[Record]:
+    background = (*coding.ignored, (coding.values or (0,))[0])
+    filled: dict[Path, np.ndarray] = {}
+    for record in records:
+        label = record.label_map
+        if label is not None and label not in filled:
+            filled[label] = filled_slices(label, background, data.axis, cache)
+    empty = [one.id for one in records if one.label_map is not None and not filled[one.label_map][one.slice or 0]]
+    ranked = sorted(empty, key=lambda id: derive(data.share_seed, "empty", id))
+    out = set(ranked[round(data.empty * len(ranked)) :])
+    for id in sorted(out):
+        report.note(EMPTY_SLICE, id)
+    return [record for record in records if record.id not in out]
+
+
+def _files(cases: Sequence[Case], modalities: Sequence[str]) -> list[Path]:
+    paths = [path for case in cases for path in (*(case.images[name] for name in modalities), case.label) if path]
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+def _packed_bytes(case: Case, modalities: Sequence[str]) -> int:
+    """Of the unpacked copies of a case: a byte a voxel."""
+    paths = [*(case.images[name] for name in modalities), *([case.label] if case.label else [])]
+    volumes = [open_volume(path) for path in paths if os.path.isdir(path) or path.name.endswith(".gz")]
+    return sum(int(np.prod(volume.grid.shape)) for volume in volumes)

@@ -1,0 +1,159 @@
+"""What a map of class scores learns from: cross-entropy over the pixels that count, and dice beside it.
+
+Source: cross-entropy with weights, smoothing and ignored pixels is torch's own. Hard pixels alone (OHEM): Shrivastava
+    et al., arXiv:1604.03540, with the two knobs of the segmentation toolkits, a probability and a least share. Focal:
+    Lin et al., arXiv:1708.02002. Dice: Milletari et al., arXiv:1606.04797.
+Differs: hard pixels are chosen, and overlaps are taken, in every image by itself and never over a batch, so that
+    splitting a batch over micro-batches and devices changes no gradient; MONAI's dice would be the same formula, but
+    is an extra's and does not know ignored pixels.
+Shapes: B images, K classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vistruct.config import Part
+from vistruct.contracts import IGNORED
+from vistruct.errors import UserError
+from vistruct.heads.boxes import HeadLoss
+
+
+class Dice(Part):
+    """One minus the overlap of probabilities and truth, a mean over classes in every image."""
+
+    weight: float = Field(1.0, gt=0)  # beside the cross-entropy's 1
+    classes: tuple[int, ...] | None = Field(None, min_length=1)  # that it looks at, without background say; None: all
+    smooth: float = Field(1.0, gt=0)  # pixels added to both sides of the fraction: absent classes have a slope too
+
+
+class HardPixels(Part):
+    """Only pixels that are not yet right are learned from (online hard example mining)."""
+
+    threshold: float = Field(0.7, gt=0, le=1)  # pixels whose true class has at least this probability are easy
+    least_share: float = Field(1 / 16, gt=0, le=1)  # of an image's pixels, its hardest, are kept all the same
+
+
+class PixelLoss(Part):
+    """Cross-entropy, and what it is changed by."""
+
+    class_weights: tuple[float, ...] | None = None  # one a class; None: 1
+    smoothing: float = Field(0.0, ge=0, lt=1)  # part of the truth that is spread over all classes
+    focal_gamma: float = Field(0.0, ge=0)  # a pixel's loss times (1 - probability of its class) ** gamma
+    hard: HardPixels | None = None  # None: all pixels that count
+    dice: Dice | None = None  # None: none
+
+    def __call__(self, logits: Tensor, label_map: Tensor) -> HeadLoss:
+        """The loss of a batch.
+
+        Args:
+            logits: float[B, K, H, W].
+            label_map: int[B, H, W], from 0 to K - 1, or IGNORED.
+
+        Returns:
+            A sum over pixels; `count` is their number, or the sum of their classes' weights. An image's dice counts
+            as much as its pixels together, so that total / count is their mean cross-entropy plus a mean of the
+            images' dice. Where all is ignored the total is 0 (with a graph) of 0.
+
+        Raises:
+            UserError: weights or dice classes that are not those of the logits.
+            ValueError: shapes that do not fit.
+        """
+        num_images, num_classes = logits.shape[:2]
+        if label_map.shape != (num_images, *logits.shape[2:]):
+            raise ValueError(f"logits {list(logits.shape)} and label map {list(label_map.shape)} do not fit")
+        self._check(num_classes)
+        logits, labels = logits.float(), label_map.long()
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        pixels = self._cross_entropies(logits, labels, weights)  # [B, H, W], 0 where ignored
+        counted = labels != IGNORED if self.hard is None else hard_pixels(logits, labels, self.hard)
+        if self.hard is not None:
+            pixels = torch.where(counted, pixels, 0.0)
+        units = counted if weights is None else weights[labels.clamp(min=0)] * counted
+        counts = units.flatten(1).sum(dim=1, dtype=torch.float64)  # [B]
+        entropy = pixels.sum()
+        parts = {"loss_pixels": entropy}
+        if self.dice is not None:
+            overlap = (dice_losses(logits, labels, self.dice) * counts.float()).sum()
+            parts["loss_dice"] = self.dice.weight * overlap
+        total = torch.stack(list(parts.values())).sum()
+        # One wait for the device.
+        count, *sums = torch.stack([counts.sum(), *(part.detach().double() for part in parts.values())]).tolist()
+        metrics = {name: value / count if count else 0.0 for name, value in zip(parts, sums, strict=True)}
+        return HeadLoss(total=total, count=count, metrics=metrics if self.dice is not None else {})
+
+    def _cross_entropies(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """float[B, H, W], 0 at ignored pixels."""
+        losses = F.cross_entropy(
+            logits, labels, weights, ignore_index=IGNORED, reduction="none", label_smoothing=self.smoothing
+        )
+        if not self.focal_gamma:
+            return losses
+        right = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").neg().exp()
+        return losses * (1 - right).clamp(min=1e-6) ** self.focal_gamma  # at 0 a power below 1 has no slope
+
+    def _check(self, num_classes: int) -> None:
+        if self.class_weights is not None and len(self.class_weights) != num_classes:
+            raise UserError(
+                f"{len(self.class_weights)} class weights for {num_classes} classes",
+                where="loss.class_weights",
+                fix="give one weight for each class, in the order of the data's class names",
+            )
+        if self.class_weights is not None and any(not 0 <= w < math.inf for w in self.class_weights):
+            raise UserError(
+                f"class weights {list(self.class_weights)}", where="loss.class_weights", fix="weights are at least 0"
+            )
+        beyond = [c for c in (self.dice.classes or () if self.dice else ()) if not 0 <= c < num_classes]
+        if beyond:
+            raise UserError(
+                f"class {beyond[0]} of {num_classes}",
+                where="loss.dice.classes",
+                fix=f"classes count from 0 to {num_classes - 1}",
+            )
+
+
+def hard_pixels(logits: Tensor, labels: Tensor, hard: HardPixels) -> Tensor:
+    """Which pixels to learn from; equally hard ones at the end of the least share are all kept.
+
+    Args:
+        logits: float[B, K, H, W].
+        labels: int64[B, H, W], or IGNORED.
+
+    Returns:
+        bool[B, H, W], false where ignored.
+    """
+    with torch.no_grad():
+        valid = labels != IGNORED
+        losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+        losses = losses.masked_fill(~valid, -1.0).flatten(1)  # [B, H * W]; ignored ones are the easiest of all
+        kept = losses > -math.log(hard.threshold)
+        numbers = valid.flatten(1).sum(dim=1).tolist()
+        for i, number in enumerate(numbers):
+            least = math.ceil(hard.least_share * number)
+            if number:  # the least-th largest
+                kept[i] |= losses[i] >= losses[i].kthvalue(losses.shape[1] + 1 - least).values
+        return kept.view_as(valid) & valid
+
+
+def dice_losses(logits: Tensor, labels: Tensor, dice: Dice) -> Tensor:
+    """Of each image, without the weight.
+
+    Args:
+        logits: float[B, K, H, W].
+        labels: int64[B, H, W], or IGNORED.
+
+    Returns:
+        float[B] in [0, 1); 0 where everything is ignored.
+    """
+    valid = (labels != IGNORED)[:, None]  # [B, 1, H, W]
+    probabilities = logits.softmax(dim=1) * valid
+    truth = torch.zeros_like(probabilities).scatter_(1, labels.clamp(min=0)[:, None], valid.to(logits.dtype))
+    shared = (probabilities * truth).flatten(2).sum(dim=2)  # [B, K], pixels
+    both = probabilities.flatten(2).sum(dim=2) + truth.flatten(2).sum(dim=2)
+    losses = 1 - (2 * shared + dice.smooth) / (both + dice.smooth)
+    return losses.mean(dim=1) if dice.classes is None else losses[:, list(dice.classes)].mean(dim=1)

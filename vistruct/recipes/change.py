@@ -1,0 +1,95 @@
+"""What changed between two images of one place: folders of your own with before, after and a mask of the change.
+
+Run:      vistruct train change --data data/pairs --split train --val-split val --backbone runs/pretrained
+Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
+Expect:   depends on the data; no published number. ours: not yet run
+Source:   shared backbone and fusion as in Open-CD and MTP (arXiv:2403.13430): absolute differences and a UNet, or, as
+          ViTP (arXiv:2509.17562) has it, both maps beside each other and UPerNet
+Differs:  before and after are exchanged half of the time; windows of large pairs while training
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vistruct.config import Run
+from vistruct.data.coding import Coding
+from vistruct.data.maps import MapDataConfig
+from vistruct.data.tiles import Tiles
+from vistruct.metrics.pixels import PixelsConfig
+from vistruct.recipes.detect import measured_on
+from vistruct.recipes.made_maps import levir_folder
+from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, segmenter
+from vistruct.tasks.segment import Fusion
+from vistruct.transforms.augment import Augment
+
+
+def recipe(
+    *,
+    data: Path,  # folder with A/, B/ and label/, in any layout that `vistruct check` knows
+    val: Path | None = None,  # the same to measure on, never trained on; None: nothing is measured
+    split: str | None = None,  # part of `data` to train on, where it holds several; None: the only one
+    val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
+    backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
+    timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
+    head: HeadName = "unet",
+    fusion: Fusion = "difference",
+    steps: int = 5000,
+    size: int = 256,  # pixels of a window; larger images are cut into windows
+    overlap: int = 64,  # pixels shared by neighbouring windows of predictions
+    batch: int = 8,  # pairs of windows in a step
+    lr: float = 1e-4,
+    share: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the share
+    channels: int = 256,  # of pyramid and head
+    turns: bool = True,  # images from above have no up: turn them all ways
+    exchange: float = 0.5,  # how often before and after are swapped; 0 where only one direction is a change
+    dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where little changes
+    values: tuple[int, ...] | None = None,  # what the masks have where nothing and where something changed
+    bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
+    low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
+    high: tuple[float, ...] = (),  # value that becomes 255
+) -> Run:
+    """A change detector for pairs of any size."""
+    train = MapDataConfig(
+        root=data,
+        split=split,
+        coding=None if values is None else Coding(classes=("unchanged", "changed"), values=values),
+        intake=intake_of(bands, low, high, None),
+        tiles=Tiles(size=size, overlap=0),
+        augment=Augment(
+            hflip=True,
+            vflip=turns,
+            turns90=turns,
+            exchange=exchange,
+            photometric=0.2,
+            scale=(0.8, 1.25),
+            crop=(size, size),
+        ),
+        share=share,
+        share_seed=seed,
+    )
+    return segmenter(
+        "change",
+        train=train,
+        val=evaluated(train, measured_on(data, val, val_split)),
+        metric=PixelsConfig(positive="changed"),
+        head=head,
+        fusion=fusion,
+        backbone=backbone,
+        timm=timm,
+        steps=steps,
+        size=size,
+        overlap=overlap,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        channels=channels,
+        dice=dice,
+    )
+
+
+def tiny() -> Run:
+    """A few steps on made-up pairs; it hardly learns."""
+    run = recipe(data=levir_folder(), split="train", val_split="test", steps=6, size=32, overlap=8, batch=2)
+    return made_tiny(run)

@@ -1,0 +1,103 @@
+"""Classification of images: a folder for each class, published split lists, or a csv with one class or several.
+
+Run:      vistruct train classify --data data/EuroSAT --train-share 0.8 --backbone runs/pretrained
+Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
+Expect:   depends on the data; no published number. ours: not yet run
+Source:   crops, RandAugment and random erasing of MTP's scene classification (arXiv:2403.13430), AdamW with layer-wise
+          rates; the attentive probe of Chen et al., arXiv:2202.03026
+Differs:  steps in place of epochs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from vistruct.config import AdamW, Eval, Run, Schedule
+from vistruct.data.image_classes import ClassDataConfig
+from vistruct.heads.pooled import PooledConfig
+from vistruct.metrics.classes import ClassesConfig
+from vistruct.recipes.detect import architecture
+from vistruct.recipes.made_classes import eurosat_folder
+from vistruct.recipes.segment import intake_of
+from vistruct.recipes.small import quick, small_vit
+from vistruct.tasks.classify import ClassifyConfig
+from vistruct.transforms.augment import Augment
+from vistruct.transforms.rand_augment import RandAugment
+from vistruct.transforms.resized_crop import ResizedCrop
+from vistruct.transforms.sizing import Size
+
+
+def recipe(
+    *,
+    data: Path,  # folder of class folders, or a csv
+    split: str | None = None,  # part of `data` to train on, where it holds several; None: the only one
+    val_split: str | None = None,  # part of `data` to measure on; None: nothing is measured
+    train_share: float | None = None,  # part of each class drawn for training, the rest measured on; None: as on disk
+    lists: str | None = None,  # published split lists: a file below the folder, with {split} for its name
+    backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
+    timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
+    pooling: Literal["mean", "attention"] = "mean",
+    multi_label: bool = False,  # any number of classes an image
+    steps: int = 5000,
+    size: int = 224,  # pixels that every image is brought to
+    batch: int = 64,
+    lr: float = 6e-5,
+    share: float = 1.0,  # part of the training images used
+    seed: int = 0,  # of the weights, the order, the split and the choice of the share
+    turns: bool = False,  # images from above have no up: turn them all ways
+    strong: bool = True,  # crops, RandAugment and erasing, as published; false: flips and small changes of colour
+    bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
+    low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
+    high: tuple[float, ...] = (),  # value that becomes 255
+) -> Run:
+    """A classifier; of an image one class, or all that apply."""
+    colours = bands is None or len(bands) == 3
+    augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.2)
+    if strong:
+        augment = Augment(
+            hflip=True,
+            vflip=turns,
+            turns90=turns,
+            resized_crop=ResizedCrop(height=size, width=size),
+            randaug=RandAugment() if colours else None,
+            erase=0.25,
+        )
+    whole = Size(height=size, width=size, keep_aspect=False)
+    shares = None if train_share is None else {"train": train_share, "val": 1 - train_share}
+    train = ClassDataConfig(
+        root=data,
+        split="train" if shares else split,
+        lists=lists,
+        shares=shares,
+        split_seed=seed,
+        multi_label=multi_label,
+        intake=intake_of(bands, low, high, None),
+        augment=augment,
+        resize=None if strong else whole,
+        share=share,
+        share_seed=seed,
+    )
+    wanted = "val" if shares else val_split
+    val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
+    parts, mean_std = architecture(backbone, timm)
+    return Run(
+        recipe="classify",
+        task=ClassifyConfig(backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std),
+        data=train,
+        evals={} if wanted is None else {"val": Eval(data=val, metric=ClassesConfig())},
+        init=backbone,
+        steps=steps,
+        batch=batch,
+        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.9),
+        schedule=Schedule(warmup_steps=min(250, steps // 10)),
+        seed=seed,
+        workers=2,
+    )
+
+
+def tiny() -> Run:
+    """A few steps on made-up images; it hardly learns."""
+    run = recipe(data=eurosat_folder(), train_share=0.6, steps=6, size=32, batch=4)
+    task: Any = run.task
+    return quick(run, {"backbone": small_vit(), "head": task.head.model_copy(update={"heads": 2})})

@@ -1,0 +1,225 @@
+"""Segmentation of a folder of your own: images with masks, annotated objects, GeoTIFF, NIfTI volumes or DICOM series.
+
+Run:      vistruct train segment --data data/fields --split train --val-split val --backbone runs/pretrained
+Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
+Expect:   depends on the data; no published number. ours: docs/segmentation.md
+Source:   UPerNet (Xiao et al., arXiv:1807.10221); pyramid and layer-wise learning rates of ViTDet (Li et al.,
+          arXiv:2203.16527)
+Differs:  windows of large images while training, and smoothly joined windows afterwards, in place of resized images
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from vistruct.backbones.timm_model import TimmConfig
+from vistruct.config import AdamW, Eval, Part, Run, Schedule
+from vistruct.data.coding import Coding
+from vistruct.data.formats.volume_registry import matching_volumes
+from vistruct.data.intake import Intake
+from vistruct.data.maps import MapDataConfig
+from vistruct.data.tiles import Tiles
+from vistruct.data.volumes import VolumeDataConfig
+from vistruct.errors import UserError
+from vistruct.heads.linear import LinearConfig
+from vistruct.heads.pixel_loss import Dice, PixelLoss
+from vistruct.heads.unet import UNetConfig
+from vistruct.heads.upernet import UperNetConfig
+from vistruct.metrics.pixels import PixelsConfig
+from vistruct.metrics.volumes import VolumesConfig
+from vistruct.necks.simple_pyramid import SimplePyramidConfig
+from vistruct.recipes.detect import architecture, measured_on, pyramid_strides
+from vistruct.recipes.made_maps import loveda_folder
+from vistruct.recipes.small import quick, small_vit
+from vistruct.tasks.segment import Fusion, SegmentConfig
+from vistruct.tasks.slide import Slide
+from vistruct.transforms.augment import Augment
+
+HeadName = Literal["upernet", "unet", "linear"]
+
+
+def recipe(
+    *,
+    data: Path,  # folder of images and masks, in any format that `vistruct check` knows; volumes too
+    val: Path | None = None,  # the same to measure on, never trained on; None: nothing is measured
+    split: str | None = None,  # part of `data` to train on, where it holds several; None: the only one
+    val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
+    backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
+    timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
+    head: HeadName = "upernet",
+    steps: int = 5000,
+    size: int = 512,  # pixels of a window; larger images are cut into windows
+    overlap: int = 128,  # pixels shared by neighbouring windows of predictions
+    batch: int = 8,  # windows in a step
+    lr: float = 1e-4,
+    share: float = 1.0,  # part of the training windows used (of the patients, for volumes)
+    seed: int = 0,  # of the weights, the order and the choice of the share
+    channels: int = 256,  # of pyramid and head
+    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    flips: bool = True,  # left and right; false where sides matter, as in a body
+    dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where objects are small
+    classes: tuple[str, ...] | None = None,  # names, in the order of their values
+    values: tuple[int, ...] | None = None,  # what the masks have at each class; None: 0, 1, 2, ...
+    ignored: tuple[int, ...] = (255,),  # values that are neither learned nor counted
+    fill: Literal["masks", "boxes"] = "masks",  # of annotated objects: paint masks, or for want of them boxes
+    bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
+    low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
+    high: tuple[float, ...] = (),  # value that becomes 255
+    window: str | None = None,  # name of a CT window, in their place
+) -> Run:
+    """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
+    train = pixel_data(
+        data,
+        split=split,
+        size=size,
+        share=share,
+        seed=seed,
+        augment=Augment(
+            hflip=flips,
+            vflip=turns,
+            turns90=turns,
+            photometric=0.2,
+            scale=(0.8, 1.25),
+            crop=(size, size),
+        ),
+        coding=None if classes is None else Coding(classes=classes, values=values, ignored=ignored),
+        intake=intake_of(bands, low, high, window),
+        fill=fill,
+    )
+    if classes is None and values is not None:
+        raise UserError("values without classes", where="--values", fix="--classes background,field")
+    return segmenter(
+        "segment",
+        train=train,
+        val=evaluated(train, measured_on(data, val, val_split)),
+        metric=VolumesConfig() if isinstance(train, VolumeDataConfig) else PixelsConfig(),
+        head=head,
+        backbone=backbone,
+        timm=timm,
+        steps=steps,
+        size=size,
+        overlap=overlap,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        channels=channels,
+        dice=dice,
+    )
+
+
+def tiny() -> Run:
+    """A few steps on made-up scenes; it hardly learns."""
+    run = recipe(data=loveda_folder(), split="train", val_split="val", steps=6, size=64, overlap=16, batch=2)
+    return made_tiny(run)
+
+
+def pixel_data(
+    data: Path,
+    *,
+    split: str | None,
+    size: int,
+    share: float,
+    seed: int,
+    augment: Augment,
+    coding: Coding | None,
+    intake: Intake | None,
+    fill: Literal["masks", "boxes"] = "masks",
+) -> MapDataConfig | VolumeDataConfig:
+    """Training data with the class of every pixel, as what lies at `data` asks for."""
+    shared: dict[str, Any] = {"root": data, "split": split, "coding": coding, "share": share, "share_seed": seed}
+    if matching_volumes(data):
+        return VolumeDataConfig(**shared, intake=intake, augment=augment, empty=1 / 3)
+    tiles = Tiles(size=size, overlap=0)
+    return MapDataConfig(**shared, intake=intake, augment=augment, tiles=tiles, fill=fill)
+
+
+def intake_of(
+    bands: tuple[int, ...] | None, low: tuple[float, ...], high: tuple[float, ...], window: str | None
+) -> Intake | None:
+    """How bands are taken in, where anything is said of it."""
+    if bands is None and not low and not high and window is None:
+        return None
+    return Intake(bands=bands, low=low, high=high, window=window)
+
+
+def evaluated(train: Any, val: tuple[Path, str | None] | None) -> Part | None:
+    """The data to measure on, read as the training data, whole and without variation."""
+    if val is None:
+        return None
+    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "share": 1.0}
+    changes |= {"tiles": None} if hasattr(train, "tiles") else {"empty": 1.0}
+    return train.model_copy(update=changes)
+
+
+def segmenter(
+    name: str,
+    *,
+    train: Part,
+    val: Part | None,
+    metric: Part,
+    head: HeadName,
+    backbone: Path | None,
+    timm: str | None,
+    steps: int,
+    size: int,
+    overlap: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    channels: int,
+    dice: float = 0.0,
+    fusion: Fusion | None = None,
+) -> Run:
+    """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
+    parts, mean_std = architecture(backbone, timm)
+    return Run(
+        recipe=name,
+        task=SegmentConfig(
+            kind="segment" if fusion is None else "change",
+            backbone=parts,
+            neck=neck_of(parts, channels, head),
+            head=head_of(head, channels),
+            fusion=fusion,
+            loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
+            slide=Slide(size=size, overlap=min(overlap, size // 2)),
+            **mean_std,
+        ),
+        data=train,
+        evals={} if val is None else {"val": Eval(data=val, metric=metric)},
+        init=backbone,
+        steps=steps,
+        batch=batch,
+        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.8),
+        schedule=Schedule(warmup_steps=min(250, steps // 10)),
+        seed=seed,
+        workers=2,
+    )
+
+
+def neck_of(backbone: Any, channels: int, head: HeadName) -> Part | None:
+    """A pyramid for a plain ViT; none where the backbone has one, or where the head is to see nothing but it."""
+    if isinstance(backbone, TimmConfig):
+        plain, stride = len(backbone.outline().specs) == 1, backbone.outline().specs[-1].stride
+    else:
+        plain, stride = hasattr(backbone, "patch"), getattr(backbone, "patch", 0)
+    if not plain or head == "linear":
+        return None
+    return SimplePyramidConfig(channels=channels, strides=pyramid_strides(stride))
+
+
+def head_of(name: HeadName, channels: int) -> Part:
+    """Heads as wide as the pyramid; group norm, because a micro-batch may be one image."""
+    if name == "upernet":
+        return UperNetConfig(channels=channels, norm="group")
+    if name == "unet":
+        return UNetConfig(channels=tuple(max(16, channels >> halvings) for halvings in range(4)), norm="group")
+    return LinearConfig()
+
+
+def made_tiny(run: Run) -> Run:
+    """The same run with parts so small that a few steps take seconds on two cores."""
+    task: Any = run.task
+    neck = SimplePyramidConfig(channels=16, strides=(4, 8, 16))
+    head = head_of(task.head.kind, 16)
+    return quick(run, {"backbone": small_vit(), "neck": neck, "head": head})

@@ -1,0 +1,68 @@
+"""What changed in S2Looking (buildings, seen from aside) from a ViT-L pretrained with ViTP: UPerNet on both maps.
+
+Run:      vistruct train vitp.s2looking --data data/S2Looking --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
+Needs:    8 GPUs; memory and hours: not yet measured. S2Looking as published: Image1, Image2 and label in each split
+Expect:   published 69.89 F1 of what changed, on test; ours: not yet run
+Source:   ViTP (arXiv:2509.17562), `vitp_s2looking_upernet` of its public code
+Differs:  as `vitp.segmentation`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vistruct.config import Eval, Run
+from vistruct.data.maps import MapDataConfig
+from vistruct.metrics.pixels import PixelsConfig
+from vistruct.recipes.made_maps import s2looking_folder
+from vistruct.recipes.vitp import segmentation
+from vistruct.tasks.slide import Slide
+from vistruct.transforms.augment import Augment
+
+
+def recipe(
+    *,
+    data: Path,  # folder with train/, val/ and test/, each with Image1/, Image2/ and label/
+    backbone: Path | None = None,  # ViT weights, a run or a backbone directory; None: random weights
+    size: int = 512,  # pixels of a crop, and of a window
+    lr: float = 2e-5,
+    steps: int = 120_000,
+    seed: int = 0,
+) -> Run:
+    """Change detection on S2Looking, trained on train, measured on test."""
+    train = MapDataConfig(
+        root=data,
+        format="s2looking",
+        split="train",
+        augment=Augment(
+            rotate=0.5,
+            rotate_range=(-20.0, 20.0),
+            crop=(size, size),
+            crop_max_share=0.75,
+            hflip=True,
+            vflip=True,
+            exchange=0.5,
+            distort=segmentation.NARROW,
+        ),
+    )
+    test = train.model_copy(update={"split": "test", "augment": None})
+    return segmentation.published(
+        "vitp.s2looking",
+        train=train,
+        evals={"test": Eval(data=test, metric=PixelsConfig(positive="changed"))},
+        backbone=backbone,
+        image_size=size,
+        lr=lr,
+        steps=steps,
+        batch=8,
+        shape="poly",
+        warmup_steps=1000,
+        pair=True,
+        seed=seed,
+        slide=Slide(size=size, overlap=size // 2),
+    )
+
+
+def tiny() -> Run:
+    """A few steps on made-up pairs in S2Looking's layout."""
+    return segmentation.tiny(recipe(data=s2looking_folder(), size=32, steps=6))

@@ -1,0 +1,190 @@
+"""Classification: one class for an image, or all that apply (multi-label)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from vistruct.config import AnyPart, Part
+from vistruct.contracts import ClassPrediction, DataInfo, Sample, StepOutput
+from vistruct.errors import UserError
+from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels, padded_to
+from vistruct.tasks.views import Flip
+
+
+class ClassifyConfig(Part):
+    """The parts; images of one batch must have one size (data.resize, or augment.resized_crop)."""
+
+    kind: Literal["classify"] = "classify"
+    backbone: AnyPart
+    neck: AnyPart | None = None
+    head: AnyPart
+    multi_label: bool = False  # any number of classes an image
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # share of the target spread over all classes; one class only
+    class_weights: tuple[float, ...] | None = None  # one for each class; None: all alike
+    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel in [0, 1]
+    std: tuple[float, ...] = IMAGENET_STD
+    flips: tuple[Flip, ...] = Field(("none",), min_length=1)  # views that predictions average over
+
+    def build(self, info: DataInfo, assets: Path) -> Classify:
+        """Build for the classes and channels of the data; a classifier keeps no files in `assets`.
+
+        Raises:
+            UserError: data without classes, or parts that do not fit each other.
+        """
+        least = 1 if self.multi_label else 2
+        if len(info.class_names) < least:
+            what = f"a classifier needs {least} classes, the data have {len(info.class_names)}"
+            raise UserError(what, where="data", fix="use data with classes of images (kind: image_classes)")
+        if self.class_weights is not None and len(self.class_weights) != len(info.class_names):
+            what = f"{len(self.class_weights)} weights for {len(info.class_names)} classes"
+            raise UserError(what, where="task.class_weights", fix="one for each class, in their order")
+        check_channels(self.backbone, info.channels)
+        return Classify(self, info.class_names, info.channels)
+
+
+@dataclass(kw_only=True)
+class ClassBatch:
+    """Images of one size, with their classes."""
+
+    ids: list[str]
+    image_ids: list[str]
+    images: Tensor  # uint8[B, C, H, W]
+    targets: Tensor  # float[B, K], 1 at the classes of an image
+    is_known: Tensor  # bool[B], whether its classes are known
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            is_known=self.is_known.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCollator:
+    """Samples -> ClassBatch. Holds no weights, so that it travels to worker processes."""
+
+    channels: int
+    num_classes: int
+    multi_label: bool
+
+    def __call__(self, samples: list[Sample]) -> ClassBatch:
+        targets = torch.zeros(len(samples), self.num_classes)
+        for row, sample in zip(targets, samples, strict=True):
+            self._check(sample, samples[0])
+            row[list(sample.image_labels or ())] = 1.0
+        return ClassBatch(
+            ids=[sample.id for sample in samples],
+            image_ids=[sample.image_id for sample in samples],
+            images=torch.stack([sample.images[0] for sample in samples]),
+            targets=targets,
+            is_known=torch.tensor([sample.image_labels is not None for sample in samples]),
+        )
+
+    def _check(self, sample: Sample, first: Sample) -> None:
+        if len(sample.images) != 1:
+            what = f"a classifier takes one image, this sample has {len(sample.images)}"
+            raise UserError(what, where=sample.id, fix="use data with classes of images (kind: image_classes)")
+        found, shape = (tuple(one.images[0].shape) for one in (sample, first))
+        if found[0] != self.channels:
+            what = f"an image of {found[0]} channels, the model takes {self.channels}"
+            raise UserError(what, where=sample.id, fix="choose data.intake.bands")
+        if found != shape:
+            what = f"images of {found[2]} x {found[1]} and {shape[2]} x {shape[1]} pixels in one batch"
+            fix = "data.resize with keep_aspect: false, or augment.resized_crop"
+            raise UserError(what, where=sample.id, fix=fix)
+        labels = sample.image_labels
+        if labels is None:
+            return
+        if any(not 0 <= label < self.num_classes for label in labels):
+            what = f"classes {labels} where there are {self.num_classes}"
+            raise UserError(what, where=sample.id, fix="use data with the classes that the model was built for")
+        if not self.multi_label and len(labels) != 1:
+            raise UserError(f"{len(labels)} classes for one image", where=sample.id, fix="task.multi_label=true")
+
+
+class Classify(nn.Module):
+    """ClassBatch -> StepOutput in training, scores from `predict`."""
+
+    def __init__(self, config: ClassifyConfig, class_names: tuple[str, ...], channels: int) -> None:
+        super().__init__()
+        self.config, self.class_names, self.channels = config, class_names, channels
+        parts: Any = config  # each part is typed as any `Part`; what it builds is its own affair
+        self.normalise = Normalise(config.mean, config.std, channels)
+        self.backbone = parts.backbone.build()
+        self.neck = None if parts.neck is None else parts.neck.build(self.backbone.specs)
+        specs = tuple(self.backbone.specs if self.neck is None else self.neck.specs)
+        self.head = parts.head.build(specs, len(class_names))
+        strides = [spec.stride for spec in (*self.backbone.specs, *specs)]
+        self.size_divisor = getattr(self.neck or self.backbone, "least_divisor", math.lcm(*strides))
+
+    @property
+    def collator(self) -> Callable[[list[Sample]], ClassBatch]:
+        return ClassCollator(
+            channels=self.channels, num_classes=len(self.class_names), multi_label=self.config.multi_label
+        )
+
+    def forward(self, batch: ClassBatch) -> StepOutput:
+        """
+        Raises:
+            UserError: an image whose classes are not known.
+        """
+        if not bool(batch.is_known.all()):
+            name = batch.ids[int((~batch.is_known).nonzero()[0])]
+            raise UserError("no classes to learn from", where=name, fix="use data with classes (kind: image_classes)")
+        logits = self.logits(batch.images)
+        weights = None
+        if self.config.class_weights is not None:
+            weights = logits.new_tensor(self.config.class_weights)
+        if self.config.multi_label:
+            every = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
+            total = (every if weights is None else every * weights).mean(dim=1).sum()
+            count = float(len(batch))
+            right = ((logits > 0) == (batch.targets > 0.5)).float().mean()
+        else:
+            labels = batch.targets.argmax(dim=1)
+            smoothing = self.config.label_smoothing
+            total = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+            count = float(len(batch)) if weights is None else float(weights[labels].sum())
+            right = (logits.argmax(dim=1) == labels).float().mean()
+        return StepOutput(total=total, count=count, metrics={"accuracy": right.detach()})
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float[B, K] of images uint8[B, C, H, W]."""
+        features = self.backbone(padded_to(self.normalise(images), self.size_divisor))
+        return self.head(features if self.neck is None else self.neck(features)).float()
+
+    def predict(self, batch: ClassBatch) -> list[ClassPrediction]:
+        """One prediction for each sample, on the CPU; averaged over the views."""
+        axes = {"none": [], "horizontal": [3], "vertical": [2], "diagonal": [2, 3]}
+        seen = [self.scores(batch.images.flip(axes[flip])) for flip in self.config.flips]
+        scores = torch.stack(seen).mean(dim=0).cpu()
+        return [
+            ClassPrediction(
+                id=batch.ids[i],
+                image_id=batch.image_ids[i],
+                scores=scores[i],
+                class_names=self.class_names,
+                is_multi_label=self.config.multi_label,
+            )
+            for i in range(len(batch))
+        ]
+
+    def scores(self, images: Tensor) -> Tensor:
+        """float[B, K] in [0, 1] of images uint8[B, C, H, W]."""
+        logits = self.logits(images)
+        return logits.sigmoid() if self.config.multi_label else logits.softmax(dim=1)
