@@ -37,6 +37,13 @@ def meet(*, folder: str, name: str, others: list, results: dict, report) -> dict
     return {}
 
 
+def meet_on_device(*, folder: str, name: str, results: dict, report) -> dict:
+    """As `meet` of two, and which accelerator this process may see."""
+    Path(folder, name).touch()
+    wait_for(lambda: all(Path(folder, other).exists() for other in ("a", "b")))
+    return {"device": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
 def boom(*, results: dict, report) -> dict:
     print("about to fail", flush=True)
     raise ValueError("boom")

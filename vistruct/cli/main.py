@@ -18,6 +18,7 @@ import typer
 from vistruct import __version__
 from vistruct.cli import (
     check,
+    compare,
     convert,
     demo,
     doctor,
@@ -27,7 +28,9 @@ from vistruct.cli import (
     instruct,
     predict,
     recipes,
+    robust,
     show,
+    study,
     train,
     unpack,
 )
@@ -56,15 +59,20 @@ VERBS = {
     "show": (show.command, "Data"),
     "recipes": (recipes.command, "Training"),
     "train": (train.command, "Training"),
+    "study": (study.command, "Training"),
     "eval": (evaluate.command, "Models"),
     "predict": (predict.command, "Models"),
+    "robust": (robust.command, "Models"),
+    "compare": (compare.command, "Models"),
     "export": (export.command, "Models"),
     "inspect": (inspect.command, "Models"),
     "doctor": (doctor.command, "This machine"),
 }
 for _name, (_command, _panel) in VERBS.items():
     own_help = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(_name, rich_help_panel=_panel, context_settings=own_help if _name == "train" else None)(_command)
+    app.command(_name, rich_help_panel=_panel, context_settings=own_help if _name in ("train", "study") else None)(
+        _command
+    )
 
 
 def _version(asked: bool) -> None:

@@ -42,7 +42,13 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell], out: Path, *, workers: int, threads: int = 1, show: Display | None = None
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    workers: int,
+    threads: int = 1,
+    devices: Sequence[str] = (),
+    show: Display | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run the cells that have no result yet.
 
@@ -50,6 +56,7 @@ def run_cells(
         out: the study's directory; results and what cells print go to its `cells/`.
         workers: processes at a time.
         threads: of each process, for torch and OpenMP.
+        devices: accelerators by their names in CUDA_VISIBLE_DEVICES; each process sees one, dealt out evenly.
         show: how to tell what goes on; by default bars on a terminal and lines elsewhere.
 
     Returns:
@@ -78,7 +85,7 @@ def run_cells(
     waiting = [cell for cell in _longest_first(cells, order) if cell.name not in results]
     by_name = {cell.name: cell for cell in cells}
     failures: list[Failed] = []
-    with display() if show is None else show as shown, Pool(workers, threads) as pool:
+    with display() if show is None else show as shown, Pool(workers, threads, devices) as pool:
         shown.begin(len(cells), len(results))
         while True:
             ready = [cell for cell in waiting if all(need in results for need in cell.needs)]

@@ -3,17 +3,21 @@
 One comparison on real data. Every backbone starts from the same random weights; what differs is what it learned
 before the test. The test scene is another place than the training scene and is never pretrained on; the few labels
 that probes and detectors learn from lie in its left third or are drawn at random, and are never tested on.
+
+It makes the starts, probes them, and hands them to `vistruct study`: the detectors are a study like any other, in
+`study/` of the demo's directory, and `vistruct study -c study/study.yaml` would run it again.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import Part
 from vistruct.study.cells import Cell, run_cells
+from vistruct.study.conduct import cores, run_study
+from vistruct.study.plan import Study, Way
 
 # Starting points of the comparison: what each is called, and the cell that makes it.
 STARTS = {
@@ -36,7 +40,7 @@ class Budget(Part):
     seeds: int  # of the detector
     draws: int  # of labels, for the probes
     window: int = 128  # pixels, the detector's
-    frozen: tuple[bool, ...] = (True, False)  # detectors on the frozen backbone, and fine-tuned whole
+    ways: tuple[Way, ...] = ("probe", "full")  # detectors on the frozen backbone, and fine-tuned whole
 
 
 BUDGETS = {
@@ -50,7 +54,7 @@ BUDGETS = {
         seeds=1,
         draws=2,
         window=256,
-        frozen=(True,),
+        ways=("probe",),
     ),
     "default": Budget(
         crops=2500,
@@ -88,15 +92,15 @@ def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "defaul
     from vistruct.study.demo_report import write_demo_report
 
     chosen = BUDGETS[budget]
-    folder = out / budget
-    cells = plan(chosen, folder.resolve())
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    results = run_cells(cells, folder, workers=workers or max(1, min(available, 16)))
-    return write_demo_report(out / "report.html", results, chosen, folder, budget)
+    folder = (out / budget).resolve()
+    many = workers or max(1, min(cores(), 16))
+    results = run_cells(plan(chosen, folder), folder, workers=many)
+    found = run_study(study_of(chosen, results), folder / "study", workers=many)
+    return write_demo_report(out / "report.html", results, found, chosen, folder, budget)
 
 
 def plan(budget: Budget, folder: Path) -> list[Cell]:
-    """All cells of the demo."""
+    """What is made and probed before the study: data, starts, answers."""
     here = "vistruct.study.demo_cells"
     out = {"out": str(folder)}
     train = {**out, "steps": budget.pretrain_steps, "seed": 0}
@@ -157,42 +161,44 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
                 cost=5,
             )
         )
-        cells += [
-            Cell(
-                name=detect_name(start, share, seed, frozen),
-                call=f"{here}:detect",
-                arguments={
-                    **out,
-                    "start": cell,
-                    "share": share,
-                    "seed": seed,
-                    "steps": budget.detect_steps,
-                    "window": budget.window,
-                    "frozen": frozen,
-                },
-                needs=("target", cell),
-                cost=12 if frozen else 25,
-            )
-            for share in budget.shares
-            for seed in range(budget.seeds)
-            for frozen in budget.frozen
-        ]
     return cells
 
 
-def detect_name(start: str, share: float, seed: int, frozen: bool) -> str:
-    """The cell of one detector."""
-    return f"{'frozen' if frozen else 'tuned'}-{start}-{share:g}-{seed}"
+def study_of(budget: Budget, results: Mapping[str, Mapping[str, Any]]) -> Study:
+    """The detectors: from each start, on shares of the test scene's labelled third, measured on the rest.
 
-
-def detector_scores(
-    results: Mapping[str, Mapping[str, Any]],
-    start: str,
-    share: float,
-    seeds: Sequence[int],
-    metric: str = "AP50",
-    *,
-    frozen: bool,
-) -> list[float]:
-    """One number for each seed."""
-    return [float(results[detect_name(start, share, seed, frozen)][metric]) for seed in seeds]
+    Args:
+        results: of the cells of `plan`.
+    """
+    target = results["target"]
+    return Study(
+        recipe="detect",
+        options={
+            "data": target["labelled"],
+            "val": target["tested"],
+            "steps": budget.detect_steps,
+            "size": budget.window,
+            "overlap": 64,
+            "channels": 64,
+            "turns": True,
+        },
+        settings=(
+            # A location's first guess is a box of twice its stride: at 16, about a crown.
+            "task.neck={kind: simple_pyramid, channels: 64, strides: [16, 32]}",
+            "task.head={kind: fcos, num_convs: 1, nms_iou: 0.35, prior: 0.1}",
+            "data.augment={hflip: true, vflip: true, turns90: true}",
+            "evals.val.data.tiles.overlap=48",
+            "optim.layer_decay=1.0",
+            f"schedule.warmup_steps={max(1, budget.detect_steps // 10)}",
+            "workers=0",
+            "log_every=5",
+        ),
+        starts={start: str(results[cell]["run"]) for start, cell in STARTS.items()},
+        against="random",
+        shares=budget.shares,
+        seeds=budget.seeds,
+        ways=budget.ways,
+        lr=dict.fromkeys(budget.ways, 3e-3),
+        backbone_lr=0.2,
+        metric="val/AP50",
+    )

@@ -17,31 +17,24 @@ import torch
 from PIL import Image
 
 from vistruct.checkpoint.load import load_model
-from vistruct.config import Eval, Move, Run, run_to_yaml
+from vistruct.config import Eval, Run, run_to_yaml
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats import chat, coco
 from vistruct.data.images import read_image
 from vistruct.data.instructions.write import shuffle_answers, write_instructions
-from vistruct.data.tiles import Tiles
 from vistruct.engine.draw import draw_prediction
 from vistruct.engine.draw_chat import draw_conversation
 from vistruct.engine.evaluate import evaluate
 from vistruct.engine.predict import load
 from vistruct.engine.train import train
-from vistruct.heads.fcos import FcosConfig
 from vistruct.metrics.answers import AnswersConfig
-from vistruct.metrics.coco import CocoBoxesConfig
-from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.ops.seeds import derive
-from vistruct.recipes import detect as detect_recipe
 from vistruct.recipes.vitp import pretrain as pretrain_recipe
 from vistruct.samples import trees
 from vistruct.study.linear import statistics
 from vistruct.study.patches import object_patches
 from vistruct.study.probe import dense_features, dense_probe, label_efficiency
-from vistruct.transforms.augment import Augment
 from vistruct.vlm.vrl import PRESETS, keep_tokens
 
 Report = Callable[..., None]
@@ -168,57 +161,6 @@ def probe(*, start: str, draws: int, results: Mapping[str, Any], report: Report)
     out["dense"] = dense_probe(backbone, image, scene.boxes_xyxy, DENSE_CROP, draws=draws, l2=3.0)
     report(4, 4)
     return out
-
-
-def detect(
-    *,
-    out: str,
-    start: str,
-    share: float,
-    seed: int,
-    steps: int,
-    window: int,
-    frozen: bool,
-    results: Mapping[str, Any],
-    report: Report,
-) -> dict[str, Any]:
-    """Train a detector on a share of the test scene's labelled third; measure it on the rest, as one image.
-
-    Args:
-        frozen: neck and head learn, the backbone stays; otherwise everything is fine-tuned.
-    """
-    backbone = Path(results[start]["run"]) / "backbone"
-    run = detect_recipe.recipe(
-        data=Path(results["target"]["labelled"]), backbone=backbone, steps=steps, size=window, overlap=64,
-        batch=8, lr=3e-3, share=share, seed=seed, channels=64, turns=True,
-    )  # fmt: skip
-    task = run.task.model_copy(
-        update={
-            # A location's first guess is a box of twice its stride: at 16, about a crown.
-            "neck": SimplePyramidConfig(channels=64, strides=(16, 32)),
-            "head": FcosConfig(num_convs=1, nms_iou=0.35, prior=0.1),
-        }
-    )
-    test = BoxDataConfig(annotation=Path(results["target"]["tested"]), tiles=Tiles(size=window, overlap=48))
-    run = run.model_copy(
-        update={
-            "task": task,
-            "data": run.data.model_copy(update={"augment": Augment(hflip=True, vflip=True, turns90=True)}),
-            "workers": 0,
-            "optim": run.optim.model_copy(update={"layer_decay": 1.0}),
-            "move": (Move(pattern="backbone", mode="frozen") if frozen else Move(pattern="backbone", lr_factor=0.2),),
-            "schedule": run.schedule.model_copy(update={"warmup_steps": max(1, steps // 10)}),
-            "evals": {"test": Eval(data=test, metric=CocoBoxesConfig())},
-            "log_every": 5,
-        }
-    )
-    done = _train(run, Path(out), f"{'frozen' if frozen else 'detect'}-{start}-{share:g}-{seed}", report)
-    lines = (Path(done["run"]) / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
-    measured = {k.removeprefix("test/"): v for k, v in last.items() if k.startswith("test/")}
-    if seed == 0:
-        done["picture"] = str(draw_scene(Path(done["run"]), Path(results["target"]["tested"])))
-    return {**done, **measured}
 
 
 def draw_scene(run_dir: Path, annotation: Path) -> Path:

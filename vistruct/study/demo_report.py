@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,13 @@ from PIL import Image
 
 from vistruct.engine.page import COLOURS, Report, house_style
 from vistruct.engine.report import read_metrics, smooth
-from vistruct.study.demo import STARTS, Budget, detect_name, detector_scores
+from vistruct.study.demo import STARTS, Budget
 from vistruct.study.demo_answers import write_answers
-from vistruct.study.demo_cells import draw_conversations
+from vistruct.study.demo_cells import draw_conversations, draw_scene
+from vistruct.study.figures import values_of
+from vistruct.study.plan import WAYS
+from vistruct.study.report import VERDICTS, add_study
+from vistruct.study.statistics import paired_gain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,41 +30,24 @@ NAMES = {
     "shuffled": "shuffled answers (control)",
 }
 INK = dict(zip(NAMES, ("#7c8591", COLOURS[0], COLOURS[2], COLOURS[1]), strict=True))
-HOW = {True: "on the frozen backbone", False: "fine-tuned whole"}
+HOW = {"probe": "on the frozen backbone", "full": "fine-tuned whole", "lora": "with adapters"}
 PATCH = "tree or ground, accuracy"
 DENSE = "tree at this cell, average precision"
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A paired comparison: the same labels, or the same seeds, from two starting points."""
-
-    mean: float
-    error: float  # standard error of the mean of the paired differences; NaN with one pair
-    wins: int
-    pairs: int
-
-    @property
-    def is_clear(self) -> bool:
-        """More than two standard errors from nothing."""
-        return self.pairs > 1 and abs(self.mean) > 2 * self.error
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} ± {self.error:.3f} ({self.wins} of {self.pairs} better)"
-
-
-def gain(after: Sequence[float], before: Sequence[float]) -> Gain:
-    """The mean of the paired differences and its standard error."""
-    difference = np.asarray(after, float) - np.asarray(before, float)
-    n = len(difference)
-    error = float(difference.std(ddof=1) / n**0.5) if n > 1 else float("nan")
-    return Gain(float(difference.mean()), error, int((difference > 0).sum()), n)
+Results = Mapping[str, dict[str, Any]]
 
 
 def write_demo_report(
-    path: Path, results: Mapping[str, dict[str, Any]], budget: Budget, folder: Path, name: str
+    path: Path, results: Results, found: Mapping[str, Any], budget: Budget, folder: Path, name: str
 ) -> Path:
-    """Write the report of a finished demo to `path`."""
+    """Write the report of a finished demo to `path`.
+
+    Args:
+        results: of the cells before the study.
+        found: of the study, as in its study.json.
+        folder: of the demo; the study is in its `study/`.
+    """
     probes = {start: results[f"probe-{start}"] for start in STARTS}
     page = Report(
         "What did pretraining buy?",
@@ -73,24 +59,28 @@ def write_demo_report(
             "**These numbers mean nothing.** `--quick` takes a few steps of everything to show that all parts work. "
             "Run `vistruct demo` for the measurement."
         )
-    _headline(page, probes, results, budget)
+    _headline(page, probes, found, budget)
     page.figure(
-        comparison(probes, results, budget),
+        comparison(probes, found, budget),
         f"Frozen backbone with a few labels of the test scene (left, middle; mean and standard deviation over "
         f"{budget.draws} draws of the labels), and detectors trained on {budget.shares[0]:.0%} of the "
         f"windows of the scene's left third and measured on the rest (right; each dot is one of {budget.seeds} seeds).",
     )
-    _tables(page, probes, results, budget)
-    _controls(page, probes, results, budget)
+    _tables(page, probes, budget)
+    _controls(page, probes, found, budget)
     write_answers(page, results, NAMES, INK)
-    _pictures(page, results, folder, budget)
+    _pictures(page, results, found, folder, budget)
     _method(page, results, budget)
+    page.text(
+        "# The detectors: a study\n\n"
+        "What follows is what `vistruct study` reports of any recipe; `study/study.yaml` in the demo's directory runs it "
+        "again."
+    )
+    add_study(page, found, folder / "study")
     return page.write(path)
 
 
-def _headline(
-    page: Report, probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[str, Any]], budget: Budget
-) -> None:
+def _headline(page: Report, probes: Mapping[str, dict[str, Any]], found: Mapping[str, Any], budget: Budget) -> None:
     middle = _shots(probes, "patch")[len(_shots(probes, "patch")) // 2]
     most = _shots(probes, "dense")[-1]
     numbers, sentences = [], []
@@ -98,20 +88,18 @@ def _headline(
         before, after = probes["random"][kind][shots], probes["plain"][kind][shots]
         what = PATCH if kind == "patch" else DENSE
         numbers.append((f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}"))
-        sentences.append(_sentence(f"{what} with {shots} {label}", gain(after, before)))
+        sentences.append(_sentence(f"{what} with {shots} {label}", after, before))
     share = budget.shares[0]
-    for frozen, how in ((f, HOW[f]) for f in budget.frozen):
-        before, after = (
-            detector_scores(results, s, share, range(budget.seeds), frozen=frozen) for s in ("random", "plain")
-        )
+    for way in budget.ways:
+        before, after = (values_of(found["cells"], start=s, share=share, way=way) for s in ("random", "plain"))
         numbers.append(
             (
                 f"{np.mean(before):.3f} → {np.mean(after):.3f}",
-                f"detector {how}, AP50",
+                f"detector {HOW[way]}, AP50",
                 f"{share:.0%} of the windows of the left third",
             )
         )
-        sentences.append(_sentence(f"AP50 of the detector {how}, {share:.0%} of the windows", gain(after, before)))
+        sentences.append(_sentence(f"AP50 of the detector {HOW[way]}, {share:.0%} of the windows", after, before))
     page.key_numbers(numbers)
     page.text(
         "From random weights to instruction pretraining without VRL, paired over the same labels or seeds:\n\n"
@@ -119,12 +107,12 @@ def _headline(
     )
 
 
-def _sentence(what: str, difference: Gain) -> str:
-    if not difference.is_clear:
-        verdict = "**no clear difference**"
-    else:
-        verdict = "**a gain**" if difference.mean > 0 else "**a loss**"
-    return f"{what}: {verdict}, {difference}"
+def _sentence(what: str, after: Sequence[float], before: Sequence[float]) -> str:
+    """What is found of pairs, in words that claim no more than both intervals do (see `statistics`)."""
+    found = paired_gain(after, before)
+    interval = "" if found.student is None else f" ({found.student.low:+.3f} to {found.student.high:+.3f})"
+    wins = f"{found.wins} of {found.pairs} better"
+    return f"{what}: {VERDICTS[found.verdict]}, {found.mean:+.3f}{interval}, {wins}"
 
 
 def _shots(probes: Mapping[str, dict[str, Any]], kind: str) -> list[str]:
@@ -135,10 +123,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if len(values) > 1 else f"{np.mean(values):.3f}"
 
 
-def _tables(
-    page: Report, probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[str, Any]], budget: Budget
-) -> None:
-    page.text("## All numbers")
+def _tables(page: Report, probes: Mapping[str, dict[str, Any]], budget: Budget) -> None:
+    page.text("## The probes")
     for kind, caption, unit in (
         ("patch", f"Label-efficiency probe: {PATCH} (half of the patches are trees)", "labels a class"),
         ("dense", f"Dense probe: {DENSE}", "labelled crops"),
@@ -149,23 +135,6 @@ def _tables(
             ["backbone", *(f"{n} {unit}" for n in shots)], rows, _best(probes, kind, shots), caption=f"{caption}. "
             f"Mean and standard deviation over {budget.draws} draws of the labels; the backbone is frozen.",
         )  # fmt: skip
-    rows = []
-    for share in budget.shares:
-        for frozen, start in ((f, s) for f in budget.frozen for s in STARTS):
-            seeds = range(budget.seeds)
-            scores = {m: detector_scores(results, start, share, seeds, m, frozen=frozen) for m in ("AP50", "AP")}
-            versus = gain(scores["AP50"], detector_scores(results, "random", share, seeds, frozen=frozen))
-            rows.append(
-                [
-                    NAMES[start], "frozen" if frozen else "fine-tuned", f"{share:.0%}", _spread(scores["AP50"]), _spread(scores["AP"]),
-                    ", ".join(f"{v:.3f}" for v in scores["AP50"]), "" if start == "random" else str(versus),
-                ]
-            )  # fmt: skip
-    page.table(
-        ["start", "backbone", "windows", "AP50", "AP", "AP50 of each seed", "AP50 against random, paired by seed"], rows,
-        caption=f"Detector on the right two thirds of the test scene: {budget.detect_steps} steps of 8 windows for each, the "
-        f"same settings and seeds for all starts.",
-    )  # fmt: skip
 
 
 def _best(probes: Mapping[str, dict[str, Any]], kind: str, shots: Sequence[str]) -> list[tuple[int, int]]:
@@ -176,9 +145,7 @@ def _best(probes: Mapping[str, dict[str, Any]], kind: str, shots: Sequence[str])
     ]
 
 
-def _controls(
-    page: Report, probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[str, Any]], budget: Budget
-) -> None:
+def _controls(page: Report, probes: Mapping[str, dict[str, Any]], found: Mapping[str, Any], budget: Budget) -> None:
     page.text(
         "## What could explain it away\n\n"
         "**Normalisation statistics alone.** A pretrained backbone knows the scale of this kind of image. So the "
@@ -197,24 +164,17 @@ def _controls(
     for start in ("plain", "vrl"):
         for kind, what in (("patch", PATCH), ("dense", DENSE)):
             n = _shots(probes, kind)[-1]
-            lines.append(
-                _sentence(
-                    f"{NAMES[start]} against shuffled answers, {what}, {n} labels",
-                    gain(probes[start][kind][n], probes["shuffled"][kind][n]),
-                )
-            )
-        share = budget.shares[0]
-        for frozen, how in ((f, HOW[f]) for f in budget.frozen):
-            after, control = (
-                detector_scores(results, s, share, range(budget.seeds), frozen=frozen) for s in (start, "shuffled")
-            )
-            lines.append(
-                _sentence(f"{NAMES[start]} against shuffled answers, detector {how}, AP50", gain(after, control))
-            )
+            about = f"{NAMES[start]} against shuffled answers, {what}, {n} labels"
+            lines.append(_sentence(about, probes[start][kind][n], probes["shuffled"][kind][n]))
+        for way in budget.ways:
+            share = budget.shares[0]
+            after, control = (values_of(found["cells"], start=s, share=share, way=way) for s in (start, "shuffled"))
+            about = f"{NAMES[start]} against shuffled answers, detector {HOW[way]}, AP50"
+            lines.append(_sentence(about, after, control))
     page.text("\n".join(f"- {line}" for line in lines))
 
 
-def comparison(probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[str, Any]], budget: Budget) -> Figure:
+def comparison(probes: Mapping[str, dict[str, Any]], found: Mapping[str, Any], budget: Budget) -> Figure:
     """The three measurements side by side."""
     import matplotlib as mpl
 
@@ -243,12 +203,12 @@ def comparison(probes: Mapping[str, dict[str, Any]], results: Mapping[str, dict[
             axis.set_title(title)
         share, axis = budget.shares[0], axes[2]
         for i, start in enumerate(STARTS):
-            for group, frozen in enumerate(budget.frozen):
-                scores = detector_scores(results, start, share, range(budget.seeds), frozen=frozen)
+            for group, way in enumerate(budget.ways):
+                scores = values_of(found["cells"], start=start, share=share, way=way)
                 at = group + 0.2 * (i - 1.5)
                 axis.bar(at, np.mean(scores), color=INK[start], alpha=0.75, width=0.18)
                 axis.plot([at] * len(scores), scores, "o", color="#7c8591", markersize=3)
-        axis.set_xticks(range(len(budget.frozen)), [HOW[f].removeprefix("on the ") for f in budget.frozen])
+        axis.set_xticks(range(len(budget.ways)), [WAYS[way] for way in budget.ways])
         axis.set_title(f"detector, AP50 ({share:.0%} of the windows)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -275,24 +235,26 @@ def loss_curves(results: Mapping[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def _pictures(page: Report, results: Mapping[str, dict[str, Any]], folder: Path, budget: Budget) -> None:
+def _pictures(page: Report, results: Results, found: Mapping[str, Any], folder: Path, budget: Budget) -> None:
     page.text("## What it looks like")
     share = budget.shares[0]
     for start in ("random", "plain"):
-        picture = results[detect_name(start, share, 0, frozen=True)].get("picture")
-        if picture:
-            page.figure(
-                Image.open(picture).convert("RGB"),
-                f"The right two thirds of the test scene, detector on the frozen backbone of **{NAMES[start]}**, seed 0: as many of its best detections as "
-                "there are crowns.",
-            )
+        (cell,) = (
+            c for c in found["cells"] if (c["start"], c["share"], c["way"], c["seed"]) == (start, share, "probe", 0)
+        )
+        picture = draw_scene(folder / "study" / cell["run"], Path(results["target"]["tested"]))
+        page.figure(
+            Image.open(picture).convert("RGB"),
+            f"The right two thirds of the test scene, detector on the frozen backbone of **{NAMES[start]}**, seed 0: as many of its best detections as "
+            "there are crowns.",
+        )
     for path in draw_conversations(Path(results["data"]["true"]), folder / "pictures"):
         page.figure(
             Image.open(path).convert("RGB"),
             "A conversation about a crop of the training scene. Shaded: the visual tokens that VRL (paper) drops for "
             "its first question; each question draws its own.",
         )
-    batch = Path(results[detect_name("plain", share, 0, frozen=True)]["run"]) / "samples" / "first_batch.png"
+    batch = folder / "study" / cell["run"] / "samples" / "first_batch.png"
     page.figure(Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it.")
     page.figure(
         loss_curves(results),
@@ -323,8 +285,8 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "image of the right two thirds, COCO metrics.\n\n"
         "**Read with care.** One sensor, one region, one class. One pretraining of each kind: the spread is over draws "
         "of labels and seeds of the detector, not over pretrainings. Pretraining needs the training scene's boxes, as "
-        "questions: that is what it is for, but it is not free. A clear difference means more than two standard errors of the paired differences; the draws "
-        "of a probe share their test patches, so its errors are on the small side."
+        "questions: that is what it is for, but it is not free. A difference is called clear where two intervals of 95 % leave zero out, the bootstrap's and Student's; the draws "
+        "of a probe share their test patches, so its intervals are on the narrow side."
     )
     page.table(
         ["family", "questions", "commonest answers"],
@@ -332,8 +294,8 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         caption="The questions and how balanced they are",
     )
     seconds = {name: _seconds(name, results) for name in results}
-    page.details("The cells of this study, and what they returned", json.dumps(seconds, indent=1))
+    page.details("The cells before the study, and what they returned", json.dumps(seconds, indent=1))
 
 
 def _seconds(name: str, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    return {k: v for k, v in results[name].items() if k not in ("families", "run", "picture", "true", "shuffled")}
+    return {k: v for k, v in results[name].items() if k not in ("families", "run", "true", "shuffled")}

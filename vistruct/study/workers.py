@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -74,11 +74,13 @@ _GO_ON = "then start again: finished cells are kept"
 # --- the worker's end
 
 
-def serve(link: Connection, threads: int) -> None:
-    """Run jobs until the link closes or the parent is gone."""
+def serve(link: Connection, threads: int, device: str | None = None) -> None:
+    """Run jobs until the link closes or the parent is gone; on an accelerator, if one is named."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     # Read when torch and numpy are imported, which the first cell does.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
@@ -159,6 +161,7 @@ def _end_with_parent() -> None:
 @dataclass
 class _Worker:
     threads: int
+    device: str | None
     process: mp.process.BaseProcess = field(init=False)
     link: Connection = field(init=False)
 
@@ -166,7 +169,7 @@ class _Worker:
         context = mp.get_context("spawn")  # a fork would carry the parent's threads and locks, and its torch
         self.link, theirs = context.Pipe()
         # Not a daemon: a cell may have loader processes of its own.
-        self.process = context.Process(target=serve, args=(theirs, self.threads), name="vistruct-cell")
+        self.process = context.Process(target=serve, args=(theirs, self.threads, self.device), name="vistruct-cell")
         self.process.start()
         theirs.close()  # else the link would never close when the worker dies
 
@@ -180,10 +183,13 @@ class _Worker:
 
 
 class Pool:
-    """At most `size` workers, started when there is work for them and kept for the next cell."""
+    """At most `size` workers, started when there is work for them and kept for the next cell.
 
-    def __init__(self, size: int, threads: int) -> None:
-        self.size, self.threads = size, threads
+    With `devices` each sees one of them: the one that fewest workers have.
+    """
+
+    def __init__(self, size: int, threads: int, devices: Sequence[str] = ()) -> None:
+        self.size, self.threads, self.devices = size, threads, tuple(devices)
         self._idle: list[_Worker] = []
         self._busy: dict[str, _Worker] = {}  # by the name of the cell
         self._logs: dict[str, Path] = {}
@@ -213,8 +219,12 @@ class Pool:
                 self._busy[job.name] = worker
                 return
             worker.end(at_once=True)  # it died while it had nothing to do; no cell is lost
-        worker = self._busy[job.name] = _Worker(self.threads)
+        worker = self._busy[job.name] = _Worker(self.threads, self._free_device())
         _sent(worker, job)  # a worker that is dead already is found so by `messages`
+
+    def _free_device(self) -> str | None:
+        used = [worker.device for worker in [*self._idle, *self._busy.values()]]
+        return min(self.devices, key=used.count, default=None)
 
     def messages(self) -> list[tuple[str, Message]]:
         """What the busy workers say, by the name of the cell; waits until one speaks, a second at most."""

@@ -1,0 +1,236 @@
+"""A study of the toys from beginning to end: what runs, what is kept, what study.json and the report say."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from headless import LAPTOP, PHONE, Browser, assert_sound
+from toy_study import recipe, train_and_measure
+
+from vistruct.engine.train import train
+from vistruct.errors import UserError
+from vistruct.study.cell import cost_of
+from vistruct.study.compare import compare
+from vistruct.study.compare_report import write_comparison
+from vistruct.study.conduct import describe, run_study
+from vistruct.study.display import Lines
+from vistruct.study.plan import Study
+from vistruct.study.planned import plan_runs, study_cells
+from vistruct.study.statistics import paired_gain
+
+TOYS = {"train": "toy_study:train_and_measure", "robust": "toy_study:corrupted", "make": recipe}
+
+
+class Heard(Lines):
+    """Keeps which cells start."""
+
+    def __init__(self) -> None:
+        self.starts: list[str] = []
+
+    def begin(self, total, done):
+        pass
+
+    def started(self, name):
+        self.starts.append(name)
+
+    def progressed(self, name, done, total, text):
+        pass
+
+    def ended(self, name, seconds):
+        pass
+
+
+class Text(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.tables, self.images, self.links = "", 0, 0, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tables += tag == "table"
+        self.images += tag == "img"
+        self.links += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """A run that has learned the toys' task."""
+    out = tmp_path_factory.mktemp("runs") / "pretrained"
+    train(recipe(steps=30, seed=9), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def plan(pretrained) -> Study:
+    starts = {"random": "random", "ours": str(pretrained)}
+    return Study(recipe="toy", starts=starts, shares=(0.5, 1.0), seeds=2, ways=("probe", "full"), robust=True)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, plan) -> Path:
+    out = tmp_path_factory.mktemp("studies") / "study"
+    smaller = plan.model_copy(update={"ways": ("full",), "shares": (1.0,), "robust": False})
+    heard = Heard()
+    run_study(smaller, out, show=heard, workers=1, **TOYS)
+    assert len(heard.starts) == 4
+    heard = Heard()
+    run_study(plan, out, show=heard, workers=1, **TOYS)  # a larger study in the same directory
+    assert len(heard.starts) == 16 - 4 + 4  # runs, those of before, and the ones under corruptions
+    assert not [name for name in heard.starts if re.fullmatch(r"full-\w+-1-\d", name)]
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(out) -> dict:
+    return json.loads((out / "study.json").read_text())
+
+
+def test_started_again_a_study_runs_nothing_and_says_the_same(plan, out, found):
+    heard = Heard()
+    again = run_study(plan, out, show=heard, workers=1, **TOYS)
+    assert heard.starts == []
+    assert json.loads(json.dumps(again)) == found
+
+
+def test_every_cell_has_its_numbers_and_its_cost_and_no_checkpoints(out, found):
+    assert len(found["cells"]) == 16
+    for cell in found["cells"]:
+        run = out / cell["run"]
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        assert cell["value"] == cell["numbers"]["val/loss"] == json.loads(lines[-1])["val/loss"]
+        assert (run / "backbone" / "backbone.json").exists()
+        assert not (run / "checkpoints").exists()
+        moving = {"probe": 10, "full": 546}[cell["way"]]  # the head's 8 + 1 and its scale; all
+        assert (cell["cost"]["moving"], cell["cost"]["parameters"]) == (moving, 546)
+        assert cell["cost"]["samples"] == 32
+        assert cell["cost"]["seconds"] > 0
+        assert cell["cost"]["step_seconds"] > 0
+
+
+def test_gains_are_those_of_the_cells_paired_by_seed(found):
+    value = {(c["way"], c["start"], c["share"], c["seed"]): c["value"] for c in found["cells"]}
+    assert len(found["gains"]) == 4
+    for gain in found["gains"]:
+        sides = [[value[gain["way"], start, gain["share"], seed] for seed in (0, 1)] for start in ("ours", "random")]
+        expected = paired_gain(*sides, higher_is_better=False)
+        assert gain["mean"] == pytest.approx(expected.mean)
+        assert gain["student"] == [expected.student.low, expected.student.high]
+        assert gain["verdict"] == expected.verdict
+        assert gain["p_holm"] >= gain["p"]
+        assert gain["images"] is None
+    assert found["higher_is_better"] is False
+
+
+def test_the_report_is_one_file_with_every_section(out):
+    page = Text((out / "report.html").read_text())
+    assert page.links == []
+    assert "What did pretraining buy?" in page.text
+    for section in ("Gains", "Robustness", "How they learned", "What it cost", "How it was measured", "Read with care"):
+        assert section in page.text
+    assert "2 seeds" in page.text
+    assert "4 gains were tested" in page.text
+    assert page.tables >= 3
+    assert page.images >= 3
+
+
+def test_a_study_of_one_start_and_one_seed_claims_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("vistruct.study.conduct.run_cells", run_here)
+    one = Study(recipe="toy", starts={"random": "random"}, seeds=1, metric="AP", options={"metric": "classes"})
+    found = run_study(one, tmp_path / "study", show=Heard(), workers=1, **TOYS)
+    assert found["gains"] == []
+    assert found["cells"][0]["numbers"]["val/APs"] is None
+    page = Text((tmp_path / "study" / "report.html").read_text())
+    assert "nothing to compare it with" in page.text
+    assert "One seed" in page.text
+
+
+def run_here(cells, out, **_) -> dict:
+    """As `run_cells`, without a worker."""
+    return {
+        cell.name: train_and_measure(**cell.arguments, results={}, report=lambda *_: None, with_pictures=True)
+        for cell in cells
+    }
+
+
+def test_a_metric_that_was_not_measured_is_named_with_the_closest(plan, out):
+    with pytest.raises(UserError, match="did you mean 'val/loss'"):
+        run_study(plan.model_copy(update={"metric": "val/los", "robust": False}), out, show=Heard(), **TOYS)
+
+
+def test_a_directory_of_something_else_is_refused(plan, out, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="not empty"):
+        run_study(plan, tmp_path, show=Heard(), **TOYS)
+    with pytest.raises(UserError, match="a study of 'toy'"):
+        run_study(plan.model_copy(update={"recipe": "other"}), out, show=Heard(), **TOYS)
+
+
+def test_a_dry_run_lists_what_is_done_and_what_is_to_do(plan, out, tmp_path):
+    planned = plan_runs(plan, recipe)
+    cells = study_cells(plan, planned, out, {}, "val/loss")
+    assert {row[-1] for row in describe(plan, planned, cells, out)[:16]} == {"done"}
+    assert {row[-1] for row in describe(plan, planned, cells, tmp_path)[:16]} == {"to do"}
+    assert len(describe(plan, planned, cells, out)) == 20
+
+
+def test_two_runs_of_a_study_compare_and_their_differences_are_the_numbers(out, found, tmp_path):
+    a, b = (next(c for c in found["cells"] if c["name"] == f"full-{s}-1-0") for s in ("random", "ours"))
+    comparison = compare(out / a["run"], out / b["run"])
+    number = next(n for n in comparison.numbers if n.name == "val/loss")
+    assert (number.a, number.b) == (a["value"], b["value"])
+    assert number.difference == pytest.approx(b["value"] - a["value"])
+    assert {key for key, *_ in comparison.settings} == {"init", "optim.layer_decay"}
+    assert comparison.warnings == []
+    page = Text(write_comparison(tmp_path / "compare.html", comparison).read_text())
+    assert "Two runs are one pair" in page.text
+    assert page.images == 1
+    assert json.loads(json.dumps(comparison.as_json()))["numbers"][0]["name"] == "val/loss"
+
+
+def test_two_studies_compare_by_what_both_have(out, tmp_path):
+    comparison = compare(out, out)
+    assert len(comparison.numbers) == 8
+    assert all(number.difference == 0 and number.count == 2 for number in comparison.numbers)
+    assert comparison.settings == []
+    assert "A" in Text(write_comparison(tmp_path / "c.html", comparison).read_text()).text
+
+
+def test_runs_measured_on_other_data_are_refused_unless_asked_for_loudly(out, found, tmp_path):
+    a, b = (out / c["run"] for c in found["cells"][:2])
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("run.yaml", "metrics.jsonl"):
+        (moved / name).write_text((b / name).read_text())
+    data = json.loads((b / "data.json").read_text())
+    data["val"]["fingerprint"] = "1" * 64
+    (moved / "data.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="measured on different data"):
+        compare(a, moved)
+    loud = compare(a, moved, other_data=True)
+    assert "DIFFERENT" in loud.warnings[0]
+    assert "DIFFERENT" in Text(write_comparison(tmp_path / "c.html", loud).read_text()).text
+    with pytest.raises(UserError, match="a study and a run"):
+        compare(a, out)
+    with pytest.raises(UserError, match="not a run"):
+        compare(a, tmp_path)
+
+
+def test_the_cost_of_a_run_that_noted_nothing_is_unknown(tmp_path):
+    cost = cost_of(tmp_path, seconds=1.0, samples=3)
+    unknown = ("step_seconds", "peak_memory_mb", "moving", "parameters")
+    assert all(cost[name] is None for name in unknown)
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE])
+def test_the_report_is_whole_and_within_its_window(out, browser: Browser, size):
+    seen = browser.look(out / "report.html", size)
+    assert_sound(seen, size)
+    assert seen.tables
+    assert seen.images

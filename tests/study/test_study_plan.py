@@ -1,0 +1,232 @@
+"""From a plan to runs: what is varied differs, everything else is the same, mistakes are told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy_study import first_head, recipe
+
+from vistruct.config import AdamW, Move
+from vistruct.engine.run import build
+from vistruct.engine.ship import ship
+from vistruct.errors import UserError
+from vistruct.recipes import detect
+from vistruct.samples import trees
+from vistruct.study.cells import Cell, run_cells
+from vistruct.study.display import Lines
+from vistruct.study.outcome import chosen_metric, is_higher_better
+from vistruct.study.plan import Study, percent, read_study, study_to_yaml
+from vistruct.study.planned import data_fingerprints, plan_runs, start_digest, study_cells
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> Path:
+    """A directory with a backbone, of another seed than any in a study."""
+    out = tmp_path_factory.mktemp("pretrained")
+    ship(build(recipe(seed=99), out))
+    return out
+
+
+def study(pretrained: Path | None = None, **changes) -> Study:
+    starts = {"random": "random"} | ({"ours": str(pretrained)} if pretrained else {})
+    return Study.model_validate({"recipe": "toy", "starts": starts, "seeds": 2} | changes)
+
+
+def test_a_plan_has_every_start_share_seed_and_way_once(pretrained):
+    plan = plan_runs(study(pretrained, shares=(0.5, 1.0), ways=("probe", "lora", "full")), recipe)
+    keys = {(p.start, p.share, p.seed, p.way) for p in plan.runs}
+    assert len(plan.runs) == len(keys) == 2 * 2 * 2 * 3
+    assert len({p.name for p in plan.runs}) == len(plan.runs)
+    for one in plan.runs:
+        assert (one.run.seed, one.run.data.share, one.run.data.share_seed) == (one.seed, one.share, one.seed)
+        assert one.run.init == (pretrained if one.start == "ours" else None)
+
+
+def test_ways_say_what_moves(pretrained):
+    plan = plan_runs(study(pretrained, ways=("probe", "lora", "full"), lora={"rank": 2}), recipe)
+    moves = {p.way: p.run.move for p in plan.runs}
+    assert moves["probe"] == (Move(pattern="backbone", mode="frozen"),)
+    assert moves["lora"][0].mode == "lora"
+    assert moves["lora"][0].lora.rank == 2
+    assert moves["full"] == ()
+
+
+def test_of_an_adapter_backbone_only_the_vit_inside_is_held():
+    plan = plan_runs(study(ways=("probe",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
+    assert plan.runs[0].run.move == (Move(pattern="backbone.vit", mode="frozen"),)
+
+
+def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
+    from vistruct.backbones.vit_adapter import VitAdapterConfig
+
+    run = detect.recipe(data=data, val=data, share=share, seed=seed)
+    return run.model_copy(update={"task": run.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)})})
+
+
+@pytest.mark.parametrize("way", ["probe", "lora", "full"])
+def test_every_start_begins_with_the_same_head_for_the_same_seed(pretrained, tmp_path, way):
+    plan = plan_runs(study(pretrained, ways=(way,)), recipe)
+    heads = {(p.start, p.seed): first_head(p.run, tmp_path / p.name) for p in plan.runs}
+    for seed in (0, 1):
+        for random, ours in zip(heads["random", seed], heads["ours", seed], strict=True):
+            assert torch.equal(random, ours)
+    assert not torch.equal(heads["random", 0][1], heads["random", 1][1])
+
+
+def test_heads_of_detectors_are_alike_too_with_weights_from_a_run(tmp_path):
+    """The real thing: a ViT whose position embeddings are loaded, a pyramid and FCOS."""
+    small = {"data": str(trees().train), "val": str(trees().test)}
+    ship(build(small_detector(data=trees().train, val=trees().test, seed=7), tmp_path / "start"))
+    for way in ("probe", "lora"):
+        one = Study(recipe="detect", starts={"random": "random", "ours": str(tmp_path / "start")}, ways=(way,), seeds=1,
+                    options=small)  # fmt: skip
+        random, ours = plan_runs(one, small_detector).runs
+        states = [build(p.run, tmp_path / f"{way}-{p.start}").task.state_dict() for p in (random, ours)]
+        differing = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
+        assert differing
+        # Adapters too: what is drawn for them does not depend on where the weights come from.
+        assert all(name.startswith("backbone.") and ".lora_" not in name for name in differing)
+
+
+def small_detector(*, data: Path, val: Path, size: int = 128, backbone: Path | None = None, seed: int = 0):
+    from vistruct.heads.fcos import FcosConfig
+
+    run = detect.recipe(data=data, val=val, size=size, overlap=32, channels=16, seed=seed)
+    run = detect.made_tiny(run, FcosConfig(num_convs=1))
+    return run.model_copy(update={"init": backbone})
+
+
+def test_a_random_start_has_the_architecture_of_the_others_and_full_rates(pretrained):
+    plan = plan_runs(study(pretrained, options={"width": 8}), recipe)
+    by_start = {p.start: p.run for p in plan.runs}
+    assert by_start["random"].task == by_start["ours"].task
+    assert by_start["random"].optim.layer_decay == 1.0
+    assert by_start["ours"].optim.layer_decay == 0.8
+    assert any("lower layers are slowed" in note for note in plan.notes)
+    same = plan_runs(study(pretrained, scratch_layer_decay=None), recipe)
+    assert {p.run.optim.layer_decay for p in same.runs} == {0.8}
+    assert same.notes == []
+
+
+def test_a_random_start_can_take_the_architecture_of_one_of_several(pretrained, tmp_path):
+    ship(build(recipe(seed=3, width=4), tmp_path))
+    starts = {"wide": str(pretrained), "narrow": str(tmp_path), "scratch": "random:narrow"}
+    plan = plan_runs(study(starts=starts, seeds=1), sized)
+    widths = {p.start: p.run.task.backbone.width for p in plan.runs}
+    assert widths == {"wide": 8, "narrow": 4, "scratch": 4}
+    assert any("different architectures" in note for note in plan.notes)
+
+
+def sized(*, backbone: Path | None = None, share: float = 1.0, seed: int = 0):
+    import json
+
+    width = 8 if backbone is None else json.loads((backbone / "backbone/backbone.json").read_text())["config"]["width"]
+    return recipe(backbone=backbone, share=share, seed=seed, width=width)
+
+
+def test_a_rate_belongs_to_its_way_and_settings_to_every_run():
+    plan = plan_runs(study(ways=("probe", "full"), lr={"probe": 0.3}, settings=("log_every=7",)), recipe)
+    assert {p.way: p.run.optim.lr for p in plan.runs} == {"probe": 0.3, "full": 1e-2}
+    assert {p.run.log_every for p in plan.runs} == {7}
+
+
+def test_recipes_without_options_of_their_own_for_it_are_set_from_outside(pretrained):
+    def bare(*, steps: int = 4):
+        return recipe(steps=steps).model_copy(update={"optim": AdamW(lr=0.5)})
+
+    plan = plan_runs(study(pretrained, shares=(0.5,), lr={"full": 0.25}), bare)
+    ours = next(p.run for p in plan.runs if p.start == "ours" and p.seed == 1)
+    assert (ours.data.share, ours.data.share_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
+
+
+def test_mistakes_are_told_before_anything_runs(pretrained):
+    def refused(make=recipe, **changes) -> str:
+        with pytest.raises(UserError) as caught:
+            plan_runs(study(pretrained, **changes), make)
+        return str(caught.value)
+
+    assert "--seeds" in refused(options={"seed": 3})
+    assert "--start NAME=PATH" in refused(options={"backbone": "x"})
+    assert "did you mean 'steps'" in refused(options={"stps": 3})
+    assert "steps" in refused(options={"steps": "many"})
+    assert "no such run" in refused(starts={"ours": "/nowhere"})
+    assert "no evaluation" in refused(options={"metric": "none"})
+    assert "needs data" in refused(adapter_recipe)
+    assert "twice" in refused(shares=(0.5, 0.5))
+    assert "0 and up to 1" in refused(shares=(1.5,))
+    assert "no start 'our'" in refused(against="our")
+    assert "has weights" in refused(starts={"a": "random", "b": "random:a"})
+    assert "cannot name" in refused(starts={"a-b": "random"})
+    with pytest.raises(UserError, match="did you mean 'detect'"):
+        plan_runs(study().model_copy(update={"recipe": "detct"}))
+
+
+def test_a_study_is_its_own_input_and_unknown_keys_are_named(pretrained, tmp_path):
+    full = study(pretrained, shares=(0.1, 1.0), ways=("probe", "full"), lr={"full": 1e-4}, options={"steps": 3})
+    file = tmp_path / "study.yaml"
+    file.write_text(study_to_yaml(full))
+    assert read_study(file) == full
+    assert list(read_study(file).starts) == ["random", "ours"]
+    file.write_text("recipe: toy\nstarts: {random: random}\nsheds: 3\n")
+    with pytest.raises(UserError, match=r"did you mean '(seeds|shares)'"):
+        read_study(file)
+    file.write_text("- 1")
+    with pytest.raises(UserError, match="keys and values"):
+        read_study(file)
+    with pytest.raises(UserError, match="no such study"):
+        read_study(tmp_path / "absent.yaml")
+
+
+def test_the_baseline_is_the_random_start_unless_told():
+    assert Study(recipe="x", starts={"a": "a.pt", "scratch": "random:a"}).baseline == "scratch"
+    assert Study(recipe="x", starts={"a": "a.pt", "b": "b.pt"}).baseline == "a"
+    assert Study(recipe="x", starts={"a": "a.pt", "random": "random"}, against="a").baseline == "a"
+
+
+def test_the_metric_is_the_usual_one_or_the_one_asked_for(pretrained):
+    run = plan_runs(study(), recipe).runs[0].run
+    assert chosen_metric(study(), run) == "val/loss"
+    assert chosen_metric(study(metric="AP"), run) == "val/AP"
+    assert chosen_metric(study(metric="val/AP/tree"), run) == "val/AP/tree"
+    assert not is_higher_better(study(), "val/loss")
+    assert is_higher_better(study(), "val/AP50")
+    assert is_higher_better(study(higher_is_better=True), "val/loss")
+    own = plan_runs(study(options={"metric": "classes"}), recipe).runs[0].run
+    with pytest.raises(UserError, match="toy_classes"):
+        chosen_metric(study(), own)
+
+
+def test_a_cell_is_another_one_where_its_run_its_data_or_its_weights_are(pretrained, tmp_path):
+    def names(plan, data):
+        return {
+            c.name: c.arguments["directory"] for c in study_cells(study(pretrained), plan, tmp_path, data, "val/loss")
+        }
+
+    plan = plan_runs(study(pretrained), recipe)
+    data = data_fingerprints(plan.runs, tmp_path)
+    assert set(data) == {"train", "val"}
+    base = names(plan, data)
+    assert names(plan, data) == base
+    assert not set(names(plan, data | {"val": "1"}).values()) & set(base.values())
+    longer = plan_runs(study(pretrained, options={"steps": 5}), recipe)
+    assert not set(names(longer, data).values()) & set(base.values())
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"a")
+    before = start_digest(file)
+    file.write_bytes(b"b")
+    assert start_digest(file) != before
+    assert start_digest(None) == ""
+    assert len(start_digest(pretrained)) == 64
+
+
+def test_each_worker_sees_an_accelerator_of_its_own(tmp_path):
+    cells = [Cell(name=name, call="toy_cells:meet_on_device", arguments={"folder": str(tmp_path), "name": name})
+             for name in ("a", "b")]  # fmt: skip
+    found = run_cells(cells, tmp_path / "out", workers=2, devices=("3", "GPU-x"), show=Lines())
+    assert {one["device"] for one in found.values()} == {"3", "GPU-x"}
+
+
+def test_percent_keeps_small_shares():
+    assert [percent(share) for share in (1.0, 0.1, 0.025, 0.001)] == ["100%", "10%", "2.5%", "0.1%"]

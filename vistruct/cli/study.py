@@ -1,0 +1,205 @@
+"""`vistruct study`: one recipe from several starting points, and what the better start is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vistruct.cli.output import as_json, made, note, table
+from vistruct.errors import UserError
+
+if TYPE_CHECKING:
+    from vistruct.study.plan import Study
+
+OWN = (
+    *("--config", "--start", "--share", "--seeds", "--how", "--lr", "--metric", "--against", "--set", "--out"),
+    *("--workers", "--threads", "--robust", "--dry-run", "--json"),
+)
+
+
+def command(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(help="A name from `vistruct recipes`.")] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="A saved study.yaml, instead.")] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Starting weights, or `random`; repeatable."),
+    ] = None,
+    share: Annotated[list[float] | None, typer.Option(help="Part of the labels to learn from; repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions of everything; 3 unless told.")] = None,
+    how: Annotated[
+        list[str] | None, typer.Option(metavar="probe|lora|full", help="What moves of the backbone; repeatable.")
+    ] = None,
+    lr: Annotated[
+        list[str] | None, typer.Option(metavar="[WAY=]RATE", help="Learning rate, of one way or of all; repeatable.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="What is compared; by default the usual one of the task.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Start that the others are compared with; by default the random one."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of every run; repeatable.")
+    ] = None,
+    robust: Annotated[bool, typer.Option("--robust", help="Also measure under twelve corruptions.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory of the study; what it has is not run again.")] = Path(
+        "runs/study"
+    ),
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a device.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of each run, on a CPU.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and what they cost; run none.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    help: Annotated[bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")] = False,
+) -> None:
+    """Measure what a starting point is worth: one recipe from several of them, paired by seed.
+
+    vistruct study detect --data train.json --val val.json --start random --start ours=runs/pretrained --share 0.1
+    --share 1 --how probe --how full
+
+    Options of the recipe itself pass through; study.yaml, study.json and report.html are in --out.
+    """
+    if help:
+        _help(context, recipe)
+        return
+    if recipe is not None and recipe.startswith("-"):  # an option that only a recipe knows came first
+        raise UserError("no recipe given", fix="name one first: `vistruct recipes` lists them")
+    given: dict[str, Any] = {
+        "starts": None if not start else starts(start),
+        "shares": share or None,
+        "seeds": seeds,
+        "ways": how or None,
+        "lr": None if not lr else rates(lr, how or ["full"]),
+        "metric": metric,
+        "against": against,
+        "settings": settings or None,
+        "robust": robust or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    study = resolve(recipe, config, context.args, given)
+    if dry_run:
+        _describe(study, out, json=json)
+        return
+    note(f"study directory: {out}")
+    from vistruct.study.conduct import run_study
+
+    found = run_study(study, out, workers=workers, threads=threads)
+    if json:
+        as_json(found)
+        return
+    show(found)
+    made(out / "report.html")
+
+
+def resolve(recipe: str | None, config: Path | None, options: Sequence[str], given: dict[str, Any]) -> Study:
+    """The study that a command line asks for.
+
+    Raises:
+        UserError: neither or both of a recipe and a file, an option that does not fit.
+    """
+    from pydantic import ValidationError
+
+    from vistruct.cli.recipe_options import parse
+    from vistruct.config import explain
+    from vistruct.recipes import find
+    from vistruct.study.plan import Study, read_study
+
+    if config is not None:
+        if recipe is not None or options:
+            raise UserError("a saved study and a recipe at once", fix="leave one of them out")
+        values: dict[str, Any] = read_study(config).model_dump(mode="json") | given
+    elif recipe is None:
+        raise UserError("no recipe given", fix="name one first: `vistruct recipes` lists them")
+    else:
+        parsed = parse(find(recipe).recipe, options, OWN)
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in parsed.items()}
+        values = {"recipe": recipe, "options": plain, "starts": {"random": "random"}, **given}
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, Study, config or "vistruct study") from error
+
+
+def starts(words: Sequence[str]) -> dict[str, str]:
+    """`random`, `NAME=PATH`, or a path alone, which is then named by its last part."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, has_name, source = word.partition("=")
+        if not has_name:
+            source = word
+            name = "random" if word == "random" else Path(word).stem.replace("-", "_")
+        if name in found:
+            raise UserError(f"two starts are called {name!r}", where=f"--start {word}", fix="--start NAME=PATH")
+        found[name] = source
+    return found
+
+
+def rates(words: Sequence[str], ways: Sequence[str]) -> dict[str, float]:
+    """`full=1e-4`, or `1e-4` for all ways."""
+    found: dict[str, float] = {}
+    for word in words:
+        way, has_way, text = word.rpartition("=")
+        try:
+            rate = float(text)
+        except ValueError:
+            fix = "--lr full=1e-4 --lr probe=1e-3"
+            raise UserError(f"{text!r} is no learning rate", where=f"--lr {word}", fix=fix) from None
+        found |= {way: rate} if has_way else dict.fromkeys(ways, rate)
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the gains."""
+    rows = []
+    for gain in found["gains"]:
+        ends = gain["bootstrap"]
+        interval = "" if ends is None else f"[{ends[0]:+.4f}, {ends[1]:+.4f}]"
+        wins = f"{gain['wins']} of {gain['pairs']}"
+        about = [gain[key] for key in ("start", "share", "way", "before", "after", "mean")]
+        rows.append([*about, interval, wins, gain["verdict"]])
+    headers = ["start", "share", "way", "before", "after", "gain", f"{found['plan']['level']:.0%} interval", "better"]
+    if rows:
+        table([*headers, "verdict"], rows, title=f"{found['metric']} against {found['plan']['baseline']}")
+    else:
+        pairs = [[cell["name"], cell["value"]] for cell in found["cells"]]
+        table(["run", found["metric"]], pairs)
+    for line in found["notes"]:
+        note(line)
+
+
+def _describe(study: Study, out: Path, *, json: bool) -> None:
+    from vistruct.study.conduct import describe
+    from vistruct.study.outcome import chosen_metric
+    from vistruct.study.plan import study_to_yaml
+    from vistruct.study.planned import plan_runs, study_cells
+
+    plan = plan_runs(study)
+    metric = chosen_metric(study, plan.runs[0].run)
+    cells = study_cells(study, plan, out, {}, metric)
+    rows = describe(study, plan, cells, out)
+    if json:
+        names = ("name", "steps", "samples", "lr", "state")
+        listed = [dict(zip(names, row, strict=True)) for row in rows]
+        as_json({"plan": study.model_dump(mode="json"), "metric": metric, "cells": listed, "notes": plan.notes})
+        return
+    typer.echo(study_to_yaml(study), nl=False)
+    samples = sum(one.run.steps * one.run.batch for one in plan.runs)
+    table(["cell", "steps", "samples", "rate", "state"], rows)
+    note(f"{len(rows)} cells, {samples:,} training samples; compared by {metric}")
+    for line in plan.notes:
+        note(line)
+
+
+def _help(context: typer.Context, recipe: str | None) -> None:
+    if recipe is None or recipe.startswith("-"):
+        typer.echo(context.get_help())
+        return
+    from vistruct.cli.recipe_options import help_rows
+    from vistruct.recipes import find
+    from vistruct.study.planned import VARIED
+
+    rows = [row for row in help_rows(find(recipe).recipe) if row[0][2:].replace("-", "_") not in VARIED]
+    table(["option of the recipe", "value", "default"], rows)
+    typer.echo("and those of `vistruct study --help`")

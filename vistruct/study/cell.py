@@ -1,0 +1,107 @@
+"""One cell of a study: train a run in a directory of its own, and hand back what it measured and what it cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vistruct.config import run_from_dict
+from vistruct.engine.report import evaluations, read_metrics
+from vistruct.engine.train import train
+from vistruct.errors import UserError
+
+Report = Callable[..., None]
+_MOVED = re.compile(r"([\d,]+) of ([\d,]+) parameters move")
+COST = "cost.json"
+
+
+def train_and_measure(
+    *,
+    run: dict[str, Any],
+    directory: str,
+    data: Mapping[str, str],
+    weights: str,
+    results: Mapping[str, Any],
+    report: Report,
+) -> dict[str, Any]:
+    """Train a run, or go on with it, and measure it.
+
+    Args:
+        run: as json.
+        data, weights: fingerprints of what it reads, so that with them the cell is another one.
+
+    Returns:
+        `run` the directory, `numbers` by `evaluation/metric` (None where a number is not finite), and `cost`.
+
+    Raises:
+        UserError: as `engine.train.train`; or nothing was measured.
+    """
+    resolved, place = run_from_dict(run, directory), Path(directory)
+    # Killed between training and handing over: what is left to do is reading.
+    if not (place / COST).exists():
+        began = time.monotonic()
+        train(resolved, place, on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"))
+        cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.batch)
+        (place / COST).write_text(json.dumps(cost))
+    # Nobody goes on from here, and they are most of what a run takes on disk.
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    numbers = last_numbers(place)
+    if not numbers:
+        raise UserError("the run has measured nothing", where=place, fix="give it an evaluation")
+    return {"run": str(place), "numbers": numbers, "cost": json.loads((place / COST).read_text())}
+
+
+def corrupted(*, of: str, metric: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Measure a finished cell's model under corruptions, by `evaluation/metric`."""
+    from vistruct.study.robustness import robustness
+
+    place, (evaluation, _, number) = Path(results[of]["run"]), metric.partition("/")
+    done = 0
+
+    def say(text: str) -> None:
+        nonlocal done
+        done += 1
+        report(done, max(done, 60), text)  # twelve corruptions of five severities
+
+    return {"run": str(place), "robustness": robustness(place, evaluation=evaluation, metric=number, say=say)}
+
+
+def last_numbers(run_dir: Path) -> dict[str, float | None]:
+    """The last value of each metric of each evaluation by `evaluation/metric`; None where it is not finite."""
+    series = evaluations(read_metrics(run_dir / "metrics.jsonl"))
+    last = {name: points[-1][1] for name, points in series.items()}
+    return {name: value if abs(value) < float("inf") else None for name, value in last.items()}
+
+
+def cost_of(run_dir: Path, *, seconds: float, samples: int) -> dict[str, float | None]:
+    """What a finished run took.
+
+    Args:
+        seconds: of the process that finished it, data, evaluation and pictures included.
+        samples: seen in training.
+
+    Returns:
+        `seconds`, `step_seconds` (the median), `samples`, `peak_memory_mb` (of a process on the CPU that it shares
+        with cells before it, an upper bound), `moving` and `parameters` (numbers that train, and all); None where
+        the run has not noted it.
+    """
+    series = read_metrics(run_dir / "metrics.jsonl")
+    steps = [value for _, value in series.get("seconds", []) if value == value]
+    memory = [value for _, value in series.get("peak_memory_mb", []) if value == value]
+    log = run_dir / "train.log"
+    moved = _MOVED.findall(log.read_text()) if log.exists() else []
+    moving, total = (int(number.replace(",", "")) for number in moved[-1]) if moved else (None, None)
+    return {
+        "seconds": round(seconds, 3),
+        "step_seconds": statistics.median(steps) if steps else None,
+        "samples": samples,
+        "peak_memory_mb": max(memory) if memory else None,
+        "moving": moving,
+        "parameters": total,
+    }

@@ -1,0 +1,105 @@
+"""Run what is missing of a study, and write study.yaml, study.json and report.html."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vistruct.checkpoint.save import write_json, write_text
+from vistruct.config import Run
+from vistruct.errors import UserError
+from vistruct.study.cells import Cell, run_cells
+from vistruct.study.display import Display
+from vistruct.study.outcome import chosen_metric, outcome
+from vistruct.study.plan import Study, read_study, study_to_yaml
+from vistruct.study.planned import ROBUST, TRAIN, Plan, data_fingerprints, plan_runs, study_cells
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    workers: int | None = None,
+    threads: int = 1,
+    make: Callable[..., Run] | None = None,
+    train: str = TRAIN,
+    robust: str = ROBUST,
+    show: Display | None = None,
+) -> dict[str, Any]:
+    """Train and measure every cell that has no result yet, and report.
+
+    The directory may hold an earlier state of the same study, or one with fewer seeds, shares, starts or ways: what it
+    has is kept.
+
+    Args:
+        out: the study's directory.
+        workers: cells at a time; None: one for each accelerator, or on a CPU one for each core.
+        threads: of each worker.
+        make: the recipe's function; None: by its name.
+        train, robust: functions of the cells.
+        show: how to tell what goes on.
+
+    Returns:
+        what study.json says.
+
+    Raises:
+        UserError: whatever keeps the plan from being run, or a cell that failed.
+    """
+    from vistruct.study.report import write_study_report
+
+    out = out.resolve()
+    devices = accelerators()
+    plan = plan_runs(study, make)
+    metric = chosen_metric(study, plan.runs[0].run)  # what cannot be compared is refused before hours of training
+    _enter(study, out)
+    fingerprints = data_fingerprints(plan.runs, out / "index")
+    cells = study_cells(study, plan, out, fingerprints, metric, train=train, robust=robust)
+    many = workers or len(devices) or cores()
+    results = run_cells(cells, out, workers=min(many, len(cells)), threads=threads, devices=devices, show=show)
+    found = outcome(study, plan, results, out, fingerprints)
+    write_json(out / "study.json", found)
+    write_study_report(out / "report.html", found, out)
+    return found
+
+
+def _enter(study: Study, out: Path) -> None:
+    file = out / "study.yaml"
+    if file.exists():
+        before = read_study(file)
+        if before.recipe != study.recipe:
+            what = f"this directory holds a study of {before.recipe!r}"
+            raise UserError(what, where=out, fix="choose another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError("not empty, and not a study", where=out, fix="choose a new or empty --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, study_to_yaml(study))
+
+
+def accelerators() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES says of each accelerator that this process may use."""
+    import torch
+
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named[:number] if len(named) >= number else [str(i) for i in range(number)]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(study: Study, plan: Plan, cells: list[Cell], out: Path) -> list[tuple[str, ...]]:
+    """Rows for a person: of each cell its name, steps, samples and whether its result is there already."""
+    rows: list[tuple[str, ...]] = []
+    by_name = {cell.name: cell for cell in cells}
+    for one in plan.runs:
+        there = (out / "cells" / f"{one.name}.json").exists()
+        samples = f"{one.run.steps * one.run.batch:,}"
+        rate = f"{one.run.optim.lr:g}"
+        rows.append((one.name, f"{one.run.steps:,}", samples, rate, "done" if there else "to do"))
+    extra = [cell.name for cell in cells if cell.name not in {one.name for one in plan.runs}]
+    rows += [(name, "", "", "", "after " + ", ".join(by_name[name].needs)) for name in extra]
+    return rows

@@ -1,0 +1,265 @@
+"""What a study found, as data: study.json.
+
+format      1
+plan        the study (study.yaml), with `baseline`
+data        fingerprints: train, and each evaluation's
+metric      `val/mIoU`
+higher_is_better
+cells       name, start, share, seed, way, value (of the metric; null: not finite), numbers (all, by
+            `evaluation/metric`), cost (see cell.cost_of), run (directory, relative to the file where it is below it)
+gains       start, against, share, way, before and after (mean over seeds), mean, differences, wins, ties, pairs,
+            bootstrap [low, high], student [low, high], p, p_holm (for all gains of the study), verdict,
+            images: null, or {mean, interval [low, high], images}: seeds and images drawn anew
+classes     start, against, share, way, metric, before, after, mean, bootstrap, student, verdict: the same of every
+            other number of the same evaluation (per class, per size)
+robustness  by cell: what study.robustness gives
+notes       what is not the same for all starts, and what could not be said
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vistruct.config import Eval, Run
+from vistruct.errors import UserError, closest
+from vistruct.study.images import Measured, image_gain, read_measured
+from vistruct.study.plan import Study
+from vistruct.study.planned import Plan, Planned
+from vistruct.study.statistics import Gain, Interval, holm, paired_gain
+
+FORMAT = 1
+IMAGE_DRAWS = 2000
+LOWER = ("loss", "hd95", "HD95", "distance", "error")  # in the name of a metric of which less is better
+USUAL = {  # metric of each kind that is compared unless told otherwise
+    "coco_boxes": "AP50",
+    "coco_masks": "mask/AP50",
+    "oriented_boxes": "AP50",
+    "pixels": "mIoU",
+    "volumes_overlap": "mDice",
+    "classes": "OA",
+    "answers": "accuracy",
+    "mean_loss": "loss",
+}
+
+
+def chosen_metric(study: Study, run: Run) -> str:
+    """The metric that the starts are compared by, as `evaluation/metric`.
+
+    Raises:
+        UserError: a metric of its own kind, and the plan names none; or an evaluation that the run does not have.
+    """
+    first, measured = next(iter(run.evals.items()))
+    if study.metric is None:
+        return f"{first}/{usual_number(measured)}"
+    return study.metric if study.metric.partition("/")[0] in run.evals else f"{first}/{study.metric}"
+
+
+def usual_number(measured: Eval) -> str:
+    """The number of an evaluation that people compare by.
+
+    Raises:
+        UserError: a metric of its own kind.
+    """
+    metric: Any = measured.metric
+    kind = getattr(metric, "kind", "?")
+    if kind not in USUAL:
+        raise UserError(f"which number of {kind!r} is to be compared?", where="metric", fix="--metric NAME")
+    if kind == "pixels" and getattr(metric, "positive", None):
+        return "F1"
+    if kind == "classes" and getattr(measured.data, "multi_label", False):
+        return "mAP"
+    return USUAL[kind]
+
+
+def is_higher_better(study: Study, metric: str) -> bool:
+    """As the plan says, or by the metric's name."""
+    if study.higher_is_better is not None:
+        return study.higher_is_better
+    return not any(word in metric.partition("/")[2] for word in LOWER)
+
+
+def outcome(
+    study: Study, plan: Plan, results: Mapping[str, Mapping[str, Any]], out: Path, data: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that is known of a finished study, as plain json.
+
+    Args:
+        results: of each cell by name, as `cell.train_and_measure` gives them.
+        out: the study's directory.
+        data: fingerprints by name.
+
+    Raises:
+        UserError: the metric was not measured.
+    """
+    metric = chosen_metric(study, plan.runs[0].run)
+    known = results[plan.runs[0].name]["numbers"]
+    if metric not in known:
+        raise UserError(f"no metric {metric!r} was measured", where="metric", fix=closest(metric, known))
+    higher = is_higher_better(study, metric)
+    gains = _gains(study, plan, results, metric, higher)
+    slices = _slices(study, plan, results, metric, gains)
+    robust = {name.removeprefix("robust-"): r["robustness"] for name, r in results.items() if "robustness" in r}
+    return {
+        "format": FORMAT,
+        "plan": {**study.model_dump(mode="json"), "baseline": study.baseline},
+        "data": dict(data),
+        "metric": metric,
+        "higher_is_better": higher,
+        "cells": [_cell(one, results[one.name], metric, out) for one in plan.runs],
+        "gains": gains,
+        "slices": slices,
+        "robustness": robust,
+        "notes": [*plan.notes, *_caveats(study, gains)],
+    }
+
+
+def of_group(
+    plan: Plan, results: Mapping[str, Mapping[str, Any]], metric: str, start: str, share: float, way: str
+) -> list[float]:
+    """A metric's value of each seed in order; NaN where it is not finite."""
+    chosen = [one for one in plan.runs if (one.start, one.share, one.way) == (start, share, way)]
+    values = [results[one.name]["numbers"].get(metric) for one in chosen]
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def mean_of(values: Sequence[float]) -> float | None:
+    """Over the finite ones; None where there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def _groups(study: Study) -> list[tuple[str, float, str]]:
+    """(start, share, way) of everything that is compared with the baseline."""
+    others = [name for name in study.starts if name != study.baseline]
+    return [(start, share, way) for way in study.ways for share in study.shares for start in others]
+
+
+def _gains(
+    study: Study, plan: Plan, results: Mapping[str, Mapping[str, Any]], metric: str, higher: bool
+) -> list[dict[str, Any]]:
+    evaluation, _, name = metric.partition("/")
+    counts: dict[str, Measured | None] = {}
+    tests: list[float | None] = []
+    for one in plan.runs:
+        result = results[one.name]
+        counts[one.name] = read_measured(Path(result["run"]), evaluation, name, result["numbers"].get(metric))
+    rows: list[dict[str, Any]] = []
+    for start, share, way in _groups(study):
+        sides = [of_group(plan, results, metric, s, share, way) for s in (start, study.baseline)]
+        gain = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=study.draws)
+        named = {"start": start, "against": study.baseline, "share": share, "way": way}
+        tests.append(gain.p)
+        images = _images(study, plan, counts, named, name, higher)
+        rows.append({**named, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **as_json(gain), **images})
+    for row, adjusted in zip(rows, holm(tests), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def _images(
+    study: Study, plan: Plan, counts: Mapping[str, Measured | None], named: Mapping[str, Any], name: str, higher: bool
+) -> dict[str, Any]:
+    sides = []
+    for start in (named["start"], named["against"]):
+        chosen = [one for one in plan.runs if (one.start, one.share, one.way) == (start, named["share"], named["way"])]
+        sides.append([counts[one.name] for one in chosen])
+    pairs = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
+    if len(pairs) < len(sides[0]):
+        return {"images": None}
+    found = image_gain(
+        [a for a, _ in pairs], [b for _, b in pairs], name, level=study.level, draws=min(study.draws, IMAGE_DRAWS)
+    )
+    if found is None:
+        return {"images": None}
+    interval = found.interval if higher else Interval(-found.interval.high, -found.interval.low)
+    mean = found.mean if higher else -found.mean
+    return {"images": {"mean": mean, "interval": [interval.low, interval.high], "images": found.images}}
+
+
+def _slices(
+    study: Study,
+    plan: Plan,
+    results: Mapping[str, Mapping[str, Any]],
+    metric: str,
+    gains: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The other numbers of the same evaluation, compared likewise."""
+    evaluation = metric.partition("/")[0]
+    names = [n for n in results[plan.runs[0].name]["numbers"] if n.startswith(f"{evaluation}/") and n != metric]
+    rows = []
+    for gain in gains:
+        for name in names:
+            sides = [
+                of_group(plan, results, name, s, gain["share"], gain["way"]) for s in (gain["start"], gain["against"])
+            ]
+            higher = is_higher_better(study.model_copy(update={"higher_is_better": None}), name)
+            found = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=min(study.draws, 2000))
+            short = {k: v for k, v in as_json(found).items() if k in ("mean", "bootstrap", "student", "verdict")}
+            named = {key: gain[key] for key in ("start", "against", "share", "way")}
+            rows.append({**named, "metric": name, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **short})
+    return rows
+
+
+def as_json(gain: Gain) -> dict[str, Any]:
+    """A gain as plain json."""
+
+    def ends(interval: Interval | None) -> list[float] | None:
+        return None if interval is None else [interval.low, interval.high]
+
+    return {
+        "mean": gain.mean if math.isfinite(gain.mean) else None,
+        "differences": list(gain.differences),
+        "wins": gain.wins,
+        "ties": gain.ties,
+        "pairs": gain.pairs,
+        "bootstrap": ends(gain.bootstrap),
+        "student": ends(gain.student),
+        "p": gain.p,
+        "verdict": gain.verdict,
+    }
+
+
+def _cell(one: Planned, result: Mapping[str, Any], metric: str, out: Path) -> dict[str, Any]:
+    run = Path(result["run"])
+    return {
+        "name": one.name,
+        "start": one.start,
+        "share": one.share,
+        "seed": one.seed,
+        "way": one.way,
+        "value": result["numbers"].get(metric),
+        "numbers": dict(result["numbers"]),
+        "cost": dict(result["cost"]),
+        "run": str(run.relative_to(out)) if run.is_relative_to(out) else str(run),
+    }
+
+
+def _caveats(study: Study, gains: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = []
+    if study.seeds == 1:
+        notes.append("One seed: there is no interval, and nothing is called clear. Use --seeds 3 or more.")
+    elif study.seeds < 5:
+        notes.append(
+            f"{study.seeds} seeds: a bootstrap of so few is too narrow, so that a difference is called clear only "
+            "where Student's interval leaves zero out too."
+        )
+    tested = sum(row["p"] is not None for row in gains)
+    if tested > 1:
+        chance = tested * (1 - study.level)
+        kept = sum(row["p_holm"] is not None and row["p_holm"] < 1 - study.level for row in gains)
+        clear = sum(row["verdict"].startswith("clear") for row in gains)
+        notes.append(
+            f"{tested} gains were tested: if there were nothing, up to about {chance:.2g} of them would look clear by "
+            f"chance. {clear} are called clear; {kept} hold when all are corrected for each other (Holm)."
+        )
+    if gains and all(row["images"] is None for row in gains):
+        notes.append(
+            "Intervals are over seeds alone: how much depends on which images were measured is not in them (the metric "
+            "is no function of counts of each image, or they were not kept)."
+        )
+    return notes

@@ -1,0 +1,268 @@
+"""From a plan to the runs that it asks for, and to the cells that train and measure them.
+
+Every cell of a study differs from the next in one thing alone: a start, a share, a seed or a way. A random start has
+the architecture of the others, so that the same seed gives every start the same head; what cannot be the same is
+noted, and the report says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from vistruct.checkpoint.tensors import sha256
+from vistruct.checkpoint.weights import backbone_dir
+from vistruct.config import Move, Run, explain, with_settings
+from vistruct.errors import UserError, closest
+from vistruct.recipes import find
+from vistruct.study.cells import Cell
+from vistruct.study.plan import Study, Way
+
+TRAIN = "vistruct.study.cell:train_and_measure"
+ROBUST = "vistruct.study.cell:corrupted"
+VARIED = {  # options of recipes that the study sets itself, and where it is told them
+    "backbone": "starts (--start NAME=PATH)",
+    "share": "shares (--share)",
+    "seed": "seeds (--seeds)",
+    "lr": "lr (--lr WAY=RATE)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a study."""
+
+    start: str
+    share: float
+    seed: int
+    way: Way
+    run: Run
+
+    @property
+    def name(self) -> str:
+        """Of its cell: `full-random-0.1-0`."""
+        return f"{self.way}-{self.start}-{self.share:g}-{self.seed}"
+
+
+@dataclass
+class Plan:
+    """All runs of a study, and what is not the same for all of them."""
+
+    runs: list[Planned]
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_runs(study: Study, make: Callable[..., Run] | None = None) -> Plan:
+    """Resolve every run of a study.
+
+    Args:
+        make: the recipe's function; None: found by the study's `recipe`.
+
+    Raises:
+        UserError: an unknown recipe or option, an option that the study varies, a start that is not there, a recipe
+            without a share, a run without an evaluation.
+    """
+    function = find(study.recipe).recipe if make is None else make
+    options = checked_options(function, study.options)
+    sources = {name: weights_of(study, name) for name in study.starts}
+    plan = Plan(runs=[])
+    made: dict[str, set[str]] = {}  # starts by the architecture of their backbone
+    for way in study.ways:
+        for start in study.starts:
+            for share in study.shares:
+                for seed in range(study.seeds):
+                    run = _one(study, function, options, sources, start, share, seed, way)
+                    plan.runs.append(Planned(start=start, share=share, seed=seed, way=way, run=run))
+    for one in plan.runs:
+        task: Any = one.run.task
+        kind = task.backbone.model_dump_json() if hasattr(task, "backbone") else ""
+        made.setdefault(kind, set()).add(one.start)
+    if not plan.runs[0].run.evals:
+        fix = "give the recipe data to measure on, for example --val PATH"
+        raise UserError("the recipe measures nothing: it has no evaluation", where=study.recipe, fix=fix)
+    if len(made) > 1:
+        groups = "; ".join(", ".join(sorted(names)) for names in made.values())
+        plan.notes.append(
+            f"The starts have different architectures ({groups}): their heads begin with other random weights, and "
+            "what differs between them is the architecture as well as what it was taught."
+        )
+    scratch = [name for name in study.starts if study.is_random(name)]
+    decays = {p.run.optim.layer_decay for p in plan.runs if p.start not in scratch}
+    if scratch and study.scratch_layer_decay is not None and decays - {study.scratch_layer_decay}:
+        plan.notes.append(
+            f"Random starts train all layers with a rate x {study.scratch_layer_decay:g} from block to block, the "
+            f"others with {', '.join(f'{d:g}' for d in sorted(decays))}: lower layers are slowed where there is "
+            "something to keep (`scratch_layer_decay`)."
+        )
+    return plan
+
+
+def checked_options(function: Callable[..., Run], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's options with their types.
+
+    Raises:
+        UserError: an unknown one (with the closest), one that the study varies, a value that does not fit.
+    """
+    hints = typing.get_type_hints(function)
+    known = set(inspect.signature(function).parameters)
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in VARIED:
+            raise UserError(f"a study varies {name!r} itself", where=f"options.{name}", fix=f"use {VARIED[name]}")
+        if name not in known:
+            raise UserError(f"the recipe has no option {name!r}", where="options", fix=closest(name, known))
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            what = f"{name}: {error.errors()[0]['msg']}, got {value!r}"
+            raise UserError(what, where="options", fix="correct this value") from error
+    needed = inspect.signature(function).parameters.items()
+    missing = [name for name, p in needed if p.default is p.empty and name not in values and name not in VARIED]
+    if missing:
+        raise UserError(f"the recipe needs {', '.join(missing)}", where="options", fix=f"--{missing[0]} VALUE")
+    return values
+
+
+def weights_of(study: Study, start: str) -> Path | None:
+    """Where a start's weights are, or those of which a random one has the architecture; None: the recipe's own.
+
+    Raises:
+        UserError: nothing there.
+    """
+    source = study.starts[start]
+    if study.is_random(start):
+        of = source.partition(":")[2]
+        of = of or next((name for name in study.starts if not study.is_random(name)), "")
+        return weights_of(study, of) if of else None
+    path = Path(source)
+    if not path.exists():
+        raise UserError("no such run, backbone or file of weights", where=path, fix=f"check the start {start!r}")
+    return path
+
+
+def _one(
+    study: Study,
+    function: Callable[..., Run],
+    options: Mapping[str, Any],
+    sources: Mapping[str, Path | None],
+    start: str,
+    share: float,
+    seed: int,
+    way: Way,
+) -> Run:
+    parameters = inspect.signature(function).parameters
+    own: dict[str, Any] = {"backbone": sources[start], "share": share, "seed": seed, "lr": study.lr.get(way)}
+    given = {name: value for name, value in own.items() if name in parameters and value is not None}
+    try:
+        run = function(**options, **given)
+    except ValidationError as error:
+        raise explain(error, Run, f"recipe {study.recipe}") from error
+    changes: dict[str, Any] = {"recipe": run.recipe or study.recipe, "seed": seed}
+    if "lr" not in parameters and way in study.lr:
+        changes["optim"] = run.optim.model_copy(update={"lr": study.lr[way]})
+    if "share" not in parameters:
+        changes["data"] = _shared(run.data, share, seed)
+    if "backbone" not in parameters:
+        changes["init"] = sources[start]
+    if study.is_random(start):
+        optim = changes.get("optim", run.optim)
+        decay = optim.layer_decay if study.scratch_layer_decay is None else study.scratch_layer_decay
+        changes |= {"init": None, "start": None, "optim": optim.model_copy(update={"layer_decay": decay})}
+    if way != "full" or study.backbone_lr != 1:
+        changes["move"] = (*run.move, _move(run.task, study, way))
+    run = run.model_copy(update=changes)
+    return with_settings(run, list(study.settings)) if study.settings else run
+
+
+def _shared(data: Any, share: float, seed: int) -> Any:
+    if not hasattr(data, "share"):
+        if share == 1:
+            return data
+        what = f"data of kind {getattr(data, 'kind', '?')} cannot be used in part"
+        raise UserError(what, where="shares", fix="leave shares out")
+    return data.model_copy(update={"share": share, **({"share_seed": seed} if hasattr(data, "share_seed") else {})})
+
+
+def _move(task: Any, study: Study, way: Way) -> Move:
+    """What a way lets move. Of an adapter backbone only the ViT inside has weights to keep: the rest is a head."""
+    inner = getattr(getattr(task, "backbone", None), "kind", "") == "vit_adapter"
+    pattern = "backbone.vit" if inner else "backbone"
+    if way == "full":
+        return Move(pattern=pattern, lr_factor=study.backbone_lr)
+    if way == "probe":
+        return Move(pattern=pattern, mode="frozen")
+    return Move(pattern=pattern, mode="lora", lora=study.lora)
+
+
+def study_cells(
+    study: Study,
+    plan: Plan,
+    out: Path,
+    fingerprints: Mapping[str, str],
+    metric: str,
+    *,
+    train: str = TRAIN,
+    robust: str = ROBUST,
+) -> list[Cell]:
+    """The cells of a plan, in its order.
+
+    Args:
+        out: the study's directory; runs go to its `runs/`, named by what they are.
+        fingerprints: of the data, by name: a cell is measured again where the data has changed.
+        metric: what the study compares, for the cells that measure under corruptions.
+        train, robust: the functions that are called.
+    """
+    cells = []
+    weights = {name: start_digest(None if study.is_random(name) else Path(study.starts[name])) for name in study.starts}
+    for one in plan.runs:
+        values = one.run.model_dump(mode="json")
+        asked = {"run": values, "data": dict(fingerprints), "weights": weights[one.start]}
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        directory = str(out / "runs" / f"{one.name}-{digest}")
+        cells.append(
+            Cell(
+                name=one.name,
+                call=train,
+                arguments={**asked, "directory": directory},
+                # A frozen backbone has no backward pass.
+                cost=one.run.steps * one.run.batch * (1 if one.way == "probe" else 3),
+            )
+        )
+        if study.robust and one.seed == 0 and one.share == max(study.shares):
+            asked = {"of": one.name, "metric": metric}
+            cells.append(Cell(name=f"robust-{one.name}", call=robust, needs=(one.name,), arguments=asked))
+    return cells
+
+
+def start_digest(source: Path | None) -> str:
+    """What tells the weights of a start from others; empty for random ones.
+
+    Of one file its sha256; of our own backbone directories what their json says of them; of a folder of files their
+    names and sizes.
+    """
+    if source is None:
+        return ""
+    ours = backbone_dir(source)
+    if ours is not None:
+        return str(json.loads((ours / "backbone.json").read_text()).get("sha256", ""))
+    if source.is_file():
+        return sha256(source)
+    listed = sorted((p.name, p.stat().st_size) for p in source.iterdir() if p.is_file())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def data_fingerprints(runs: Sequence[Planned], cache: Path) -> dict[str, str]:
+    """Of the training data and of each evaluation's, read once; as the shares have them, whole."""
+    run = runs[0].run
+    train: Any = run.data
+    parts = {"train": _shared(train, 1.0, 0) if hasattr(train, "share") else train}
+    parts |= {name: measured.data for name, measured in run.evals.items()}
+    return {name: part.build(cache=cache).info.fingerprint for name, part in parts.items()}

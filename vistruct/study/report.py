@@ -1,0 +1,325 @@
+"""A study's report: what the better start is worth, how sure that is, and what it costs; one file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vistruct.engine.page import Report
+from vistruct.study import figures
+from vistruct.study.plan import SHORT, WAYS, percent
+
+Found = Mapping[str, Any]  # what study.json says; see outcome.py
+MOST_CLASSES = 40  # in a plot of classes
+OF_CLASSES = {"mIoU": "IoU", "mF1": "F1", "mDice": "F1", "mAcc": "recall", "mAP": "AP", "OA": "recall"}
+SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
+VERDICTS = {
+    "clear gain": "**a clear gain**",
+    "clear loss": "**a clear loss**",
+    "not clear": "**no clear difference**",
+    "one pair": "one pair, of which nothing can be said",
+    "no pair": "not measured",
+}
+
+
+def write_study_report(path: Path, found: Found, root: Path) -> Path:
+    """Write the report.
+
+    Args:
+        found: as study.json.
+        root: the study's directory, which `run` of its cells is below.
+    """
+    plan = found["plan"]
+    title = "What did pretraining buy?" if _from_scratch(found) else f"Which start is better for {plan['recipe']}?"
+    page = Report(title, f"{metric_name(found)} of the recipe `{plan['recipe']}` from {_listed(list(plan['starts']))}")
+    add_study(page, found, root)
+    return page.write(path)
+
+
+def add_study(page: Report, found: Found, root: Path) -> None:
+    """All sections of a study; for reports that have more of their own."""
+    _headline(page, found)
+    page.figure(figures.by_share(found), _curve_caption(found))
+    _gains(page, found)
+    _slices(page, found)
+    _robustness(page, found)
+    _training(page, found, root)
+    _pictures(page, found, root)
+    _cost(page, found)
+    _method(page, found)
+
+
+def metric_name(found: Found) -> str:
+    """The metric without its evaluation's name."""
+    return found["metric"].partition("/")[2]
+
+
+def sentence(gain: Found, level: float) -> str:
+    """What is found of one gain, in words."""
+    what = f"{gain['start']}, {percent(gain['share'])} of the labels, {WAYS[gain['way']]}"
+    if gain["mean"] is None:
+        return f"{what}: {VERDICTS['no pair']}"
+    text = f"{what}: {VERDICTS[gain['verdict']]}, {gain['mean']:+.3f}"
+    if gain["bootstrap"]:
+        text += f" ({level:.0%} interval {_ends(gain['bootstrap'])}; better in {gain['wins']} of {gain['pairs']} pairs)"
+    return text
+
+
+def _headline(page: Report, found: Found) -> None:
+    plan, gains = found["plan"], found["gains"]
+    smallest, largest = min(plan["shares"]), max(plan["shares"])
+    ends = [g for g in gains if g["share"] in (smallest, largest)]
+    numbers = [
+        (
+            f"{_number(gain['before'])} → {_number(gain['after'])}",
+            f"{metric_name(found)}, {WAYS[gain['way']]}",
+            f"{plan['baseline']} → {gain['start']}, {percent(gain['share'])} of the labels",
+        )
+        for gain in ends[:8]
+    ]
+    if numbers:
+        page.key_numbers(numbers)
+    else:
+        page.callout("One start alone: there is nothing to compare it with. `--start random` adds random weights.")
+    lines = [sentence(gain, plan["level"]) for gain in ends]
+    lines += label_savings(found)
+    if lines:
+        page.text(f"Against **{plan['baseline']}**, paired by seed:\n\n" + "\n".join(f"- {line}" for line in lines))
+
+
+def label_savings(found: Found) -> list[str]:
+    """Where a start with fewer labels is at least as good as the baseline with all of them (means over seeds)."""
+    plan = found["plan"]
+    lines = []
+    for way in plan["ways"]:
+        most = max(plan["shares"])
+        goal = figures.values_of(found["cells"], start=plan["baseline"], way=way, share=most)
+        for start in (name for name in plan["starts"] if name != plan["baseline"]):
+            for share in sorted(plan["shares"]):
+                own = figures.values_of(found["cells"], start=start, way=way, share=share)
+                if share == most or not own or not goal:
+                    continue
+                sign = 1 if found["higher_is_better"] else -1
+                if sign * np.mean(own) >= sign * np.mean(goal):
+                    lines.append(
+                        f"{start}, {WAYS[way]}: with **{percent(share)} of the labels** its mean ({np.mean(own):.3f}) "
+                        f"is at least that of {plan['baseline']} with {percent(most)} of them ({np.mean(goal):.3f})"
+                    )
+                    break
+    return lines
+
+
+def _curve_caption(found: Found) -> str:
+    seeds = found["plan"]["seeds"]
+    return (
+        f"{metric_name(found)} over the share of the labels that were learned from. Lines: means of {seeds} "
+        f"seed{'s' if seeds > 1 else ''}; each dot is one seed, the band reaches over all of them and is no interval."
+    )
+
+
+def _gains(page: Report, found: Found) -> None:
+    plan, rows, marked = found["plan"], [], []
+    if not found["gains"]:
+        return
+    by_images = any(gain["images"] for gain in found["gains"])
+    for number, gain in enumerate(found["gains"]):
+        images = gain["images"]
+        change = "–" if gain["mean"] is None else f"{gain['mean']:+.3f}"
+        if gain["bootstrap"]:
+            change += f" ({_ends(gain['bootstrap'])})"
+        over_images = [f"{_ends(images['interval'])} (n = {images['images']})" if images else "–"] if by_images else []
+        wins = f"{gain['wins']} of {gain['pairs']}"
+        about = [gain["start"], SHORT[gain["way"]], percent(gain["share"]), gain["before"], gain["after"], change]
+        rows.append([*about, _whole(gain["verdict"]), _ends(gain["student"]), *over_images, wins])
+        if gain["verdict"] == "clear gain":
+            marked.append(number)
+    headers = ["start", "backbone", "labels", plan["baseline"], "this start", "gain (bootstrap)", "verdict", "Student"]
+    headers += ["seeds and images"] if by_images else []
+    page.text("## Gains").table(
+        [*headers, "better"], rows, marked,
+        caption=f"{metric_name(found)} against {plan['baseline']}, paired over {plan['seeds']} seeds; intervals of "
+        f"{plan['level']:.0%}. *Clear* where both the bootstrap's and Student's interval leave zero out.",
+    )  # fmt: skip
+
+
+def class_metrics(found: Found) -> list[str]:
+    """The metrics of single classes that belong to the study's metric."""
+    evaluation, _, name = found["metric"].partition("/")
+    front, _, last = name.rpartition("/")
+    base = "/".join(part for part in (evaluation, front, OF_CLASSES.get(last, last)) if part)
+    return list(dict.fromkeys(row["metric"] for row in found["slices"] if row["metric"].startswith(f"{base}/")))
+
+
+def _slices(page: Report, found: Found) -> None:
+    plan = found["plan"]
+    if not found["slices"]:
+        return
+    share, way = min(plan["shares"]), plan["ways"][-1]
+    rows = [r for r in found["slices"] if r["share"] == share and r["way"] == way and r["mean"] is not None]
+    classes = [name for name in class_metrics(found) if any(row["metric"] == name for row in rows)]
+    where = f"{percent(share)} of the labels, {WAYS[way]}"
+    if len(classes) > 1:
+        page.text("## Class by class").figure(
+            figures.gains_by_slice(rows, classes[:MOST_CLASSES], plan["baseline"]),
+            f"Gain of each class ({classes[0].split('/')[-2]}) at {where}, with Student's interval over seeds. Single "
+            "classes are not corrected for how many there are."
+            + (f" The first {MOST_CLASSES} of {len(classes)} classes." if len(classes) > MOST_CLASSES else ""),
+        )
+    sizes = [row for row in rows if row["metric"].rpartition("/")[2] in SIZES]
+    if sizes:
+        shown = [
+            [SIZES[row["metric"].rpartition("/")[2]], row["metric"].partition("/")[2], row["start"], row["before"],
+             row["after"], f"{row['mean']:+.4f}", _ends(row["student"]), _whole(row["verdict"])]
+            for row in sizes
+        ]  # fmt: skip
+        headers = ["objects", "metric", "start", plan["baseline"], "this start", "gain", "Student", "verdict"]
+        page.text("## By size of the objects").table(headers, shown, caption=f"At {where}; COCO's sizes, in pixels")
+
+
+def _robustness(page: Report, found: Found) -> None:
+    robust = {name: one for name, one in found["robustness"].items() if one.get("cells")}
+    if not robust:
+        return
+    cells = {cell["name"]: cell for cell in found["cells"]}
+    labels = {name: f"{cells[name]['start']}, {WAYS[cells[name]['way']]}" for name in robust}
+    rows = []
+    for name, one in robust.items():
+        values = [cell["value"] for cell in one["cells"] if cell["value"] is not None]
+        mean = float(np.mean(values)) if values else None
+        drop = None if mean is None or not one["clean"] else mean - one["clean"]
+        relative = None if drop is None else f"{drop / one['clean']:+.1%}"
+        rows.append([labels[name], one["clean"], mean, drop, relative])
+    page.text("## Robustness").table(
+        ["model", "clean", "mean under corruptions", "change", "of clean"],
+        rows,
+        caption="The same models on the same data, corrupted at graded severity; the largest share, seed 0",
+    )
+    page.figure(figures.damage(robust, labels), f"{metric_name(found)} by corruption and severity")
+    left_out = {kind: why for one in robust.values() for kind, why in one.get("left_out", {}).items()}
+    if left_out:
+        page.text("Not measured: " + "; ".join(f"{kind} ({why})" for kind, why in left_out.items()) + ".")
+
+
+def _training(page: Report, found: Found, root: Path) -> None:
+    figure = figures.learning_curves(found, root)
+    if figure is not None:
+        share = max(found["plan"]["shares"])
+        page.text("## How they learned").figure(
+            figure, f"Every seed's run at {percent(share)} of the labels; losses as moving averages."
+        )
+
+
+def _pictures(page: Report, found: Found, root: Path) -> None:
+    plan = found["plan"]
+    share, way, evaluation = max(plan["shares"]), plan["ways"][-1], found["metric"].partition("/")[0]
+    chosen = [c for c in found["cells"] if c["share"] == share and c["way"] == way]
+    shown = False
+    for cell in (c for c in chosen if c["seed"] == 0):
+        picture = root / cell["run"] / "samples" / f"predictions_{evaluation}.png"
+        if picture.is_file():
+            if not shown:
+                page.text("## What it looks like\n\nThe same samples from every start, seed 0.")
+                shown = True
+            page.figure(picture, f"**{cell['start']}**, {WAYS[way]}, {percent(share)} of the labels")
+    confusions = {start: _confusion(root, chosen, start, evaluation) for start in plan["starts"]}
+    known = {start: one for start, one in confusions.items() if one is not None}
+    if known:
+        from vistruct.engine.confusion import confusion_figure
+
+        page.text("## What is taken for what")
+        for start, (matrix, names) in known.items():
+            caption = f"**{start}**, {WAYS[way]}, {percent(share)} of the labels, all seeds"
+            page.figure(confusion_figure(matrix, names), caption)
+
+
+def _confusion(
+    root: Path, cells: Sequence[Mapping[str, Any]], start: str, evaluation: str
+) -> tuple[np.ndarray, list[str]] | None:
+    total, names = None, []
+    for cell in (c for c in cells if c["start"] == start):
+        path = root / cell["run"] / "evaluations" / f"{evaluation}.json"
+        details = json.loads(path.read_text()).get("details", {}) if path.is_file() else {}
+        if details and details.get("confusion"):
+            matrix, names = np.array(details["confusion"]), list(details["class_names"])
+            total = matrix if total is None else total + matrix
+    return None if total is None else (total, names)
+
+
+def _cost(page: Report, found: Found) -> None:
+    plan, rows = found["plan"], []
+    for way in plan["ways"]:
+        for start in plan["starts"]:
+            for share in plan["shares"]:
+                own = [c for c in found["cells"] if (c["way"], c["start"], c["share"]) == (way, start, share)]
+
+                def mean(key: str, own: list[Mapping[str, Any]] = own) -> float | None:
+                    values = [c["cost"][key] for c in own if c["cost"].get(key) is not None]
+                    return float(np.mean(values)) if values else None
+
+                moving, total = mean("moving"), mean("parameters")
+                moved = None if moving is None else int(moving)
+                part = "–" if moving is None or not total else f"{moving / total:.1%}"
+                seen = int(mean("samples") or 0)
+                times = [mean("seconds"), mean("step_seconds")]
+                rows.append([start, SHORT[way], percent(share), *times, seen, moved, part, mean("peak_memory_mb")])
+    headers = ["start", "backbone", "labels", "seconds", "a step (s)", "samples", "numbers that move", "of all"]
+    page.text("## What it cost").table(
+        [*headers, "peak memory (MB)"], rows,
+        caption="Means over seeds of single runs that ran beside each other: seconds with evaluation and pictures; "
+        "what a start cost before is not in here.",
+    )  # fmt: skip
+
+
+def _method(page: Report, found: Found) -> None:
+    plan = found["plan"]
+    scratch = [name for name in plan["starts"] if plan["starts"][name].partition(":")[0] == "random"]
+    text = (
+        "## How it was measured\n\n"
+        f"One recipe, `{plan['recipe']}`, {len(found['cells'])} runs: {len(plan['starts'])} starts, "
+        f"{len(plan['shares'])} share{'s' if len(plan['shares']) > 1 else ''} of the labels, {plan['seeds']} "
+        f"seed{'s' if plan['seeds'] > 1 else ''}, and {_listed([WAYS[way] for way in plan['ways']])}. A seed has the "
+        "same labels, the same order of samples and, where the architecture is the same, the same first weights of the "
+        "head for every start; a larger share contains the smaller. All runs have the same steps, whatever the share."
+    )
+    if scratch:
+        text += f" {_listed(scratch)} has the architecture of the others and random weights."
+    page.text(text)
+    if found["notes"]:
+        page.text("**Read with care.**\n\n" + "\n".join(f"- {note}" for note in found["notes"]))
+    page.details("Every run and its number", _runs(found))
+    shown = {key: value for key, value in plan.items() if key != "baseline"}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    page.details("The study (`study.yaml`); `vistruct study -c study.yaml` repeats it", text)
+
+
+def _runs(found: Found) -> str:
+    wide = max(len(cell["name"]) for cell in found["cells"])
+    return "\n".join(f"{cell['name']:<{wide}}  {_number(cell['value']):>8}  {cell['run']}" for cell in found["cells"])
+
+
+def _from_scratch(found: Found) -> bool:
+    plan = found["plan"]
+    return plan["starts"][plan["baseline"]].partition(":")[0] == "random" and len(plan["starts"]) > 1
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def _whole(words: str) -> str:
+    """Words that stay on one line of a table."""
+    return words.replace(" ", "\u00a0")
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
