@@ -32,7 +32,7 @@ def test_ct_windows_are_known_by_name(name):
     low, high = CT_WINDOWS[name]
     values = np.array([[[low - 100, low, (low + high) / 2, high, high + 100]]], np.float32)
     intake = Intake(window=name)
-    assert intake.taken(values, intake.ranges(values)).flatten().tolist() == [0, 0, 128, 255, 255]
+    assert intake.taken(values, intake.ranges(values))[0].flatten().tolist() == [0, 0, 128, 255, 255]
 
 
 def test_percentiles_are_of_the_whole_and_leave_out_what_is_not_finite():
@@ -50,12 +50,12 @@ def test_a_constant_image_has_a_range_all_the_same():
     assert intake.taken(values, intake.ranges(values)).eq(0).all()
 
 
-def test_bytes_stay_as_they_are_and_grey_is_repeated_where_asked_for():
+def test_bytes_stay_as_they_are_and_a_single_band_becomes_grey_in_colour_unless_told_otherwise():
     values = RNG.integers(0, 256, (1, 3, 4), np.uint8)
-    assert np.array_equal(Intake().taken(values).numpy(), values)
-    repeated = Intake(channels=3).taken(values)
-    assert repeated.shape == (3, 3, 4)
-    assert all(np.array_equal(channel.numpy(), values[0]) for channel in repeated)
+    assert np.array_equal(Intake(channels=1).taken(values).numpy(), values)
+    for repeated in (Intake().taken(values), Intake(channels=3).taken(values)):
+        assert repeated.shape == (3, 3, 4)
+        assert all(np.array_equal(channel.numpy(), values[0]) for channel in repeated)
 
 
 @pytest.mark.parametrize(

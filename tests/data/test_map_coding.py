@@ -29,7 +29,7 @@ def data(root: Path, *labels: np.ndarray, **config: Any) -> MapDataConfig:
 def test_labels_without_a_word_are_a_mistake_with_a_coding_to_copy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no word of what the labels mean; there are values .*\(\d.* %\)") as caught:
         data(tmp_path, LABELS * 2).build()
-    coding = Coding(**yaml.safe_load(caught.value.fix.removeprefix("for example: "))["coding"])
+    coding = Coding(**yaml.safe_load(caught.value.fix.partition("in a run file ")[2])["coding"])
     assert coding.values == (0, 2, 4)
     dataset = MapDataConfig(root=tmp_path, coding=coding).build()
     np.testing.assert_array_equal(dataset.truth(0).numpy(), LABELS)

@@ -325,4 +325,4 @@ def test_the_folder_of_a_moved_data_set_still_reads(tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(brats_folder(), moved)
     volume = VolumeFile.open(sorted(moved.glob("*00000/*_t1.nii.gz"))[0], intake=Intake(percentiles=(0, 100)))
-    assert volume.slice(3).shape == (1, 48, 48)
+    assert volume.slice(3).shape == (3, 48, 48)

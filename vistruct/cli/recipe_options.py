@@ -68,13 +68,20 @@ def convert(text: str, hint: Any, flag: str) -> Any:
         value = adapter.validate_strings(text)
     except ValidationError as first:
         try:  # `[1, 2]` and `1,2` are not strings of anything
-            value = adapter.validate_python(yaml.safe_load(f"[{text}]" if "," in text and "[" not in text else text))
+            is_list = "[" not in text and ("," in text or _takes_a_list(hint))
+            value = adapter.validate_python(yaml.safe_load(f"[{text}]" if is_list else text))
         except (ValidationError, yaml.YAMLError):
             what = f"{flag}: {first.errors()[0]['msg']}, got {text!r}"
             raise UserError(what, fix=f"{flag} {describe_type(hint)}") from None
     if isinstance(value, Path) and not value.exists():  # the paths that recipes take are all read
         raise UserError(f"{flag}: no such file or directory", where=value, fix=_nearby(value))
     return value
+
+
+def _takes_a_list(hint: Any) -> bool:
+    """Whether it is a tuple or list, or may be one: a single value is then a list of one."""
+    arguments = typing.get_args(hint)
+    return typing.get_origin(hint) in (tuple, list) or any(_takes_a_list(a) for a in arguments if a is not Ellipsis)
 
 
 def help_rows(recipe: Callable[..., Any]) -> list[tuple[str, str, str]]:

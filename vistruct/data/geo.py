@@ -112,9 +112,8 @@ def num_channels(record: Record, intake: Intake | None) -> int:
     """Of each image of a data set, as this one of its records has them."""
     if intake is None:
         return 3
-    if intake.channels is not None:
-        return intake.channels
-    return len(intake.bands) if intake.bands is not None else raster_bands(_images(record)[0])
+    bands = len(intake.bands) if intake.bands is not None else raster_bands(_images(record)[0])
+    return intake.channels_of(bands)
 
 
 def raster_size(path: Raster) -> tuple[int, int]:

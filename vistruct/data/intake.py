@@ -38,7 +38,7 @@ class Intake(Part):
     window: str | None = None  # name of a CT window (or "tags": of DICOM, its own), in place of `low` and `high`
     percentiles: tuple[float, float] | None = None  # of each whole image or volume, in their place: 1 and 99, say
     background: float | None = None  # value around what was measured, not looked at for percentiles; None: every value
-    channels: int | None = Field(None, gt=0)  # grey repeated so often, for backbones of colour; None: as the bands are
+    channels: int | None = Field(None, gt=0)  # a single band repeated so often; None: three times, as grey pictures are
 
     @model_validator(mode="after")
     def _one_range(self) -> Intake:
@@ -90,18 +90,42 @@ class Intake(Part):
             np.array(high, np.float64), channels
         )
 
+    def channels_of(self, bands: int) -> int:
+        """How many channels so many bands become: a single one becomes three alike, as grey pictures do everywhere.
+
+        Raises:
+            UserError: several bands that should become another number of channels.
+        """
+        if self.channels is not None and bands not in (1, self.channels):
+            what = f"{bands} bands cannot become {self.channels} channels"
+            raise UserError(what, where="intake.channels", fix="choose bands")
+        return self.channels or (3 if bands == 1 else bands)
+
     def taken(self, values: np.ndarray, ranges: tuple[np.ndarray, np.ndarray] | None = None) -> Tensor:
-        """Values as channels of 8 bits; what is not finite becomes 0.
+        """uint8[C', H, W], what `scaled` gives as channels (see `channels_of`).
+
+        Raises:
+            UserError: as both.
+        """
+        return self.repeated(torch.from_numpy(self.scaled(values, ranges)))
+
+    def repeated(self, pixels: Tensor) -> Tensor:
+        """uint8[C, H, W] -> uint8[C', H, W], grey as often as is asked for."""
+        channels = self.channels_of(len(pixels))
+        return pixels if len(pixels) == channels else pixels.expand(channels, -1, -1).contiguous()
+
+    def scaled(self, values: np.ndarray, ranges: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
+        """Values as 8 bits, band by band; what is not finite becomes 0.
 
         Args:
             values: number[C, H, W] of the chosen bands.
             ranges: of the whole image, see `ranges`; None: 8-bit values that stay as they are.
 
         Returns:
-            uint8[C', H, W]; C' is C, or `channels` copies of the only one.
+            uint8[C, H, W].
 
         Raises:
-            UserError: values of more than 8 bits without a range; several bands that should be copied.
+            UserError: values of more than 8 bits without a range.
         """
         if ranges is None:
             if values.dtype != np.uint8:
@@ -110,18 +134,8 @@ class Intake(Part):
                     where="intake",
                     fix="intake.low and intake.high, or intake.percentiles=[1, 99]",
                 )
-            pixels = torch.from_numpy(np.ascontiguousarray(values))
-        else:
-            low, high = (bound[:, None, None] for bound in ranges)
-            share = (values.astype(np.float32) - low.astype(np.float32)) / (high - low).astype(np.float32)
-            share = np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
-            pixels = torch.from_numpy((share * 255 + 0.5).astype(np.uint8))
-        if self.channels is None or len(pixels) == self.channels:
-            return pixels
-        if len(pixels) != 1:
-            raise UserError(
-                f"{len(pixels)} bands cannot become {self.channels} channels",
-                where="intake.channels",
-                fix="choose bands",
-            )
-        return pixels.expand(self.channels, -1, -1).contiguous()
+            return np.ascontiguousarray(values)
+        low, high = (bound[:, None, None] for bound in ranges)
+        share = (values.astype(np.float32) - low.astype(np.float32)) / (high - low).astype(np.float32)
+        share = np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
+        return (share * 255 + 0.5).astype(np.uint8)

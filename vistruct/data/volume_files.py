@@ -120,8 +120,7 @@ class VolumeFile:
         around = range(number - self.neighbours, number + self.neighbours + 1)
         wanted = [min(max(one, 0), self.num_slices - 1) for one in around]
         planes = [self._plane(part, one) for one in wanted for part in range(len(self.parts))]
-        pixels = torch.from_numpy(np.stack(planes))
-        return Intake(channels=self.intake.channels).taken(pixels.numpy())
+        return self.intake.repeated(torch.from_numpy(np.stack(planes)))
 
     def _plane(self, part: int, number: int) -> np.ndarray:
         """uint8[H, W]."""
@@ -143,7 +142,7 @@ class VolumeFile:
             what = f"values of type {values.dtype}, and nothing says which become 0 and 255"
             fix = "data.intake.window=abdomen (or another) for CT, data.intake.percentiles=[0.5,99.5] for MR"
             raise UserError(what, where=self.parts[part].path, fix=fix)
-        return self.intake.model_copy(update={"channels": None}).taken(values, ranges).numpy()
+        return self.intake.scaled(values, ranges)
 
     def _ranges(self, part: int, values: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray] | None:
         """float64[1] lowest and highest, of one modality."""

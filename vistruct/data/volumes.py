@@ -163,7 +163,7 @@ class VolumeDataConfig(Part):
         info = DataInfo(
             class_names=coding.classes,
             palette=coding.shown,
-            channels=intake.channels or channels,
+            channels=intake.channels_of(channels),
             reading={
                 "format": name,
                 "intake": intake.model_dump(mode="json"),

@@ -49,13 +49,14 @@ def recipe(
     bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
     low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
     high: tuple[float, ...] = (),  # value that becomes 255
+    percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
 ) -> Run:
     """A change detector for pairs of any size."""
     train = MapDataConfig(
         root=data,
         split=split,
         coding=None if values is None else Coding(classes=("unchanged", "changed"), values=values),
-        intake=intake_of(bands, low, high, None),
+        intake=intake_of(bands, low, high, percentiles),
         tiles=Tiles(size=size, overlap=0),
         augment=Augment(
             hflip=True,

@@ -50,6 +50,7 @@ def recipe(
     bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
     low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
     high: tuple[float, ...] = (),  # value that becomes 255
+    percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
     colours = bands is None or len(bands) == 3
@@ -72,7 +73,7 @@ def recipe(
         shares=shares,
         split_seed=seed,
         multi_label=multi_label,
-        intake=intake_of(bands, low, high, None),
+        intake=intake_of(bands, low, high, percentiles),
         augment=augment,
         resize=None if strong else whole,
         share=share,

@@ -66,6 +66,7 @@ def recipe(
     bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
     low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
     high: tuple[float, ...] = (),  # value that becomes 255
+    percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
     window: str | None = None,  # name of a CT window, in their place
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
@@ -84,7 +85,7 @@ def recipe(
             crop=(size, size),
         ),
         coding=None if classes is None else Coding(classes=classes, values=values, ignored=ignored),
-        intake=intake_of(bands, low, high, window),
+        intake=intake_of(bands, low, high, percentiles, window),
         fill=fill,
     )
     if classes is None and values is not None:
@@ -135,12 +136,16 @@ def pixel_data(
 
 
 def intake_of(
-    bands: tuple[int, ...] | None, low: tuple[float, ...], high: tuple[float, ...], window: str | None
+    bands: tuple[int, ...] | None,
+    low: tuple[float, ...],
+    high: tuple[float, ...],
+    percentiles: tuple[float, float] | None,
+    window: str | None = None,
 ) -> Intake | None:
     """How bands are taken in, where anything is said of it."""
-    if bands is None and not low and not high and window is None:
+    if bands is None and not low and not high and percentiles is None and window is None:
         return None
-    return Intake(bands=bands, low=low, high=high, window=window)
+    return Intake(bands=bands, low=low, high=high, percentiles=percentiles, window=window)
 
 
 def evaluated(train: Any, val: tuple[Path, str | None] | None) -> Part | None:

@@ -155,7 +155,8 @@ def _to_copy(seen: Seen) -> str:
         return "more values than classes: are these labels, or an image?"
     names = ", ".join(f"class_{value}" for value in values)
     ignored = ", ignored: [255]" if 255 in seen.numbers else ""
-    return f"for example: coding: {{classes: [{names}], values: {values}{ignored}}}"
+    options = f"--classes {names.replace(' ', '')} --values {','.join(map(str, values))}"
+    return f"for example {options}; in a run file coding: {{classes: [{names}], values: {values}{ignored}}}"
 
 
 def _two(wish: Wish, values: tuple[int, int], report: Report, root: Path) -> Coding:
