@@ -13,14 +13,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Eval, Run
+from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.tiles import Tiles
-from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.made_maps import levir_folder
 from vistruct.recipes.vitp import segmentation
 from vistruct.tasks.slide import Slide
-from vistruct.transforms.augment import Augment
 
 
 def recipe(
@@ -39,29 +37,18 @@ def recipe(
         format="change_folders",
         split="train",
         tiles=Tiles(size=size, overlap=0),
-        augment=Augment(
-            rotate=0.5,
-            crop=(size, size),
-            crop_max_share=0.75,
-            hflip=True,
-            vflip=True,
-            exchange=0.5,
-            distort=segmentation.NARROW,
-        ),
+        augment=segmentation.varied_pairs(size),
     )
-    test = train.model_copy(update={"split": "test", "augment": None, "tiles": None})
-    return segmentation.published(
+    return segmentation.change(
         "vitp.levir_cd",
         train=train,
-        evals={"test": Eval(data=test, metric=PixelsConfig(positive="changed"))},
         backbone=backbone,
-        image_size=size,
+        size=size,
         lr=lr,
         steps=steps,
-        batch=32,
-        width=width,
-        pair=True,
         seed=seed,
+        shape="cosine",
+        width=width,
         slide=Slide(size=size, overlap=size // 2),
     )
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Eval, Run
+from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
-from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.made_maps import s2looking_folder
 from vistruct.recipes.vitp import segmentation
 from vistruct.tasks.slide import Slide
-from vistruct.transforms.augment import Augment
 
 
 def recipe(
@@ -31,34 +29,17 @@ def recipe(
 ) -> Run:
     """Change detection on S2Looking, trained on train, measured on test."""
     train = MapDataConfig(
-        root=data,
-        format="s2looking",
-        split="train",
-        augment=Augment(
-            rotate=0.5,
-            rotate_range=(-20.0, 20.0),
-            crop=(size, size),
-            crop_max_share=0.75,
-            hflip=True,
-            vflip=True,
-            exchange=0.5,
-            distort=segmentation.NARROW,
-        ),
+        root=data, format="s2looking", split="train", augment=segmentation.varied_pairs(size, degrees=20.0)
     )
-    test = train.model_copy(update={"split": "test", "augment": None})
-    return segmentation.published(
+    return segmentation.change(
         "vitp.s2looking",
         train=train,
-        evals={"test": Eval(data=test, metric=PixelsConfig(positive="changed"))},
         backbone=backbone,
-        image_size=size,
+        size=size,
         lr=lr,
         steps=steps,
-        batch=8,
-        shape="poly",
-        warmup_steps=1000,
-        pair=True,
         seed=seed,
+        batch=8,
         slide=Slide(size=size, overlap=size // 2),
     )
 

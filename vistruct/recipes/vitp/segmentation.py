@@ -18,12 +18,15 @@ from typing import Any, Literal
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
 from vistruct.config import AdamW, Eval, Part, Run, Schedule
+from vistruct.data.maps import MapDataConfig
 from vistruct.heads.upernet import UperNetConfig
+from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.small import quick, small_adapter
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.tasks.segment import SegmentConfig
 from vistruct.tasks.slide import Slide
 from vistruct.tasks.views import Views
+from vistruct.transforms.augment import Augment
 from vistruct.transforms.distort import Distort
 
 NARROW = Distort(brightness=10.0, contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=10.0)  # of ViTP's change detection
@@ -85,6 +88,63 @@ def published(
         seed=seed,
         workers=4,
         save_every=1000,
+    )
+
+
+def change(
+    name: str,
+    *,
+    train: MapDataConfig,
+    backbone: Path | None,
+    size: int,
+    lr: float,
+    steps: int,
+    seed: int,
+    batch: int = 32,
+    shape: Literal["cosine", "poly"] = "poly",
+    layer_decay: float = 0.9,
+    width: int = 512,
+    slide: Slide | None = None,
+) -> Run:
+    """A published change detector: learned from `train`, measured on the split `test` of the same data, whole pairs."""
+    test = train.model_copy(update={"split": "test", "augment": None, "tiles": None})
+    return published(
+        name,
+        train=train,
+        evals={"test": Eval(data=test, metric=PixelsConfig(positive="changed"))},
+        backbone=backbone,
+        image_size=size,
+        lr=lr,
+        steps=steps,
+        batch=batch,
+        shape=shape,
+        warmup_steps=1000 if shape == "poly" else 1500,
+        layer_decay=layer_decay,
+        width=width,
+        pair=True,
+        seed=seed,
+        slide=slide,
+    )
+
+
+def varied_pairs(size: int, *, degrees: float = 180.0, max_share: float = 0.75, exchange: float = 0.5) -> Augment:
+    """The published variation of pairs: flipped, half of the time turned, cropped, exchanged, their colours changed.
+
+    Args:
+        size: pixels of a crop.
+        degrees: that they are turned by at most, either way.
+        max_share: most of a crop for one class, else it is drawn again.
+        exchange: how often before and after change places.
+    """
+    return Augment(
+        rotate=0.5,
+        rotate_range=(-degrees, degrees),
+        crop=(size, size),
+        crop_max_share=max_share,
+        hflip=True,
+        vflip=True,
+        exchange=exchange,
+        distort=NARROW,
     )
 
 

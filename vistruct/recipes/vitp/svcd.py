@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Eval, Run
+from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
-from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.made_maps import svcd_folder
 from vistruct.recipes.vitp import segmentation
-from vistruct.transforms.augment import Augment
 
 
 def recipe(
@@ -31,27 +29,17 @@ def recipe(
     seed: int = 0,
 ) -> Run:
     """Change detection on SVCD, trained on train, measured on test."""
-    train = MapDataConfig(
-        root=data,
-        format="change_folders",
-        split="train",
-        augment=Augment(rotate=0.5, crop=(size, size), hflip=True, vflip=True, distort=segmentation.NARROW),
-    )
-    test = train.model_copy(update={"split": "test", "augment": None})
-    return segmentation.published(
+    augment = segmentation.varied_pairs(size, max_share=1.0, exchange=0.0)
+    train = MapDataConfig(root=data, format="change_folders", split="train", augment=augment)
+    return segmentation.change(
         "vitp.svcd",
         train=train,
-        evals={"test": Eval(data=test, metric=PixelsConfig(positive="changed"))},
         backbone=backbone,
-        image_size=size,
+        size=size,
         lr=lr,
         steps=steps,
-        batch=32,
-        shape="poly",
-        warmup_steps=1000,
-        layer_decay=0.94,
-        pair=True,
         seed=seed,
+        layer_decay=0.94,
     )
 
 

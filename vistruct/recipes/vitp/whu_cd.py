@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Eval, Run
+from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
-from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.made_maps import whu_folder
 from vistruct.recipes.vitp import segmentation
-from vistruct.transforms.augment import Augment
 
 
 def recipe(
@@ -29,36 +27,9 @@ def recipe(
     seed: int = 0,
 ) -> Run:
     """Change detection on WHU-CD, trained on train, measured on test."""
-    train = MapDataConfig(
-        root=data,
-        format="change_folders",
-        split="train",
-        augment=Augment(
-            rotate=0.5,
-            rotate_range=(-20.0, 20.0),
-            crop=(size, size),
-            crop_max_share=0.75,
-            hflip=True,
-            vflip=True,
-            exchange=0.5,
-            distort=segmentation.NARROW,
-        ),
-    )
-    test = train.model_copy(update={"split": "test", "augment": None})
-    return segmentation.published(
-        "vitp.whu_cd",
-        train=train,
-        evals={"test": Eval(data=test, metric=PixelsConfig(positive="changed"))},
-        backbone=backbone,
-        image_size=size,
-        lr=lr,
-        steps=steps,
-        batch=32,
-        shape="poly",
-        warmup_steps=1000,
-        pair=True,
-        seed=seed,
-    )
+    augment = segmentation.varied_pairs(size, degrees=20.0)
+    train = MapDataConfig(root=data, format="change_folders", split="train", augment=augment)
+    return segmentation.change("vitp.whu_cd", train=train, backbone=backbone, size=size, lr=lr, steps=steps, seed=seed)
 
 
 def tiny() -> Run:
