@@ -18,6 +18,7 @@ another microscope than the test.
     objects/{train,test}.json   COCO, masks as run lengths        objects/images/{train,test}/nuclei.png
     pixels/images/{train,test}/nuclei.png    pixels/masks/{train,test}/nuclei.png (0 background, 1 nucleus)
     pretrain/annotations.json                pretrain/images/*.png
+    pretrain/fluorescence.json               (the ten pictures of nuclei alone)
 
 Both packages are BSD-3-Clause and lie in the Python package index.
 """
@@ -123,6 +124,8 @@ def main(out: Path) -> None:
     (out / "pixels" / "classes.txt").write_text("background\nnucleus\n")
     content = coco(silver, out / "pretrain" / "images")
     (out / "pretrain" / "annotations.json").write_text(json.dumps(content) + "\n")
+    stained = {name: one for name, one in silver.items() if one[2] == "nucleus"}
+    (out / "pretrain" / "fluorescence.json").write_text(json.dumps(coco(stained, out / "pretrain" / "images")) + "\n")
     counts = Counter(one["category_id"] for one in content["annotations"])
     kinds = f"{counts[1]} nuclei and {counts[2]} cells"
     print(f"pretrain: {kinds} in {len(silver)} frames, without those below {LEAST} pixels")

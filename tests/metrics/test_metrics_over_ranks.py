@@ -1,4 +1,4 @@
-"""Box figures of several processes are those of one: nothing is lost, doubled or rounded on the way."""
+"""Figures of several processes are those of one: nothing is lost, doubled or rounded on the way."""
 
 from __future__ import annotations
 
@@ -16,15 +16,50 @@ import torch
 from several_processes import in_ranks
 from toy_engine import ToyMetricConfig, ToyTask, ToyTaskConfig, toy_eval, toy_run
 
+from vistruct.contracts import ClassPrediction, DataInfo, MapPrediction, Record
+from vistruct.data.dataset import RecordDataset
+from vistruct.data.report import Report
 from vistruct.engine.evaluate import evaluate
+from vistruct.metrics.classes import ClassesConfig
 from vistruct.metrics.coco import CocoMasks
 from vistruct.metrics.oriented import OrientedBoxes
+from vistruct.metrics.pixels import PixelsConfig
 
-KINDS = ("oriented", "masks")
+KINDS = ("oriented", "masks", "pixels", "classes")
+NAMES = ("field", "road", "water")
 IMAGES = 7  # so many samples has `toy_eval`: two ranks with unequal shares, and a last batch that is not full
 
 
+def label_map(seed: int, lowest: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(lowest, len(NAMES), (11, 9), generator=generator).to(torch.int16)
+
+
+def seen(kind: str) -> tuple[Any, list[Any]]:
+    """A metric of pixels or classes, and a prediction about each of its images."""
+    records = [Record(id=f"s{i}", images=(), image_labels=(i % 3,)) for i in range(IMAGES)]
+    dataset = RecordDataset(
+        records,
+        DataInfo(class_names=NAMES),
+        Report(),
+        read_label_map=lambda record: label_map(int(record.id[1:]), lowest=-1),
+    )
+    if kind == "pixels":
+        predictions: list[Any] = [
+            MapPrediction(id=f"s{i}", image_id=f"s{i}", label_map=label_map(100 + i), class_names=NAMES)
+            for i in range(IMAGES)
+        ]
+        return PixelsConfig(positive="road").build(dataset), predictions
+    scores = torch.rand(IMAGES, len(NAMES), generator=torch.Generator().manual_seed(1)).softmax(1)
+    predictions = [
+        ClassPrediction(id=f"s{i}", image_id=f"s{i}", scores=scores[i], class_names=NAMES) for i in range(IMAGES)
+    ]
+    return ClassesConfig().build(dataset), predictions
+
+
 def metric_and_predictions(kind: str) -> tuple[Any, list[Any]]:
+    if kind in ("pixels", "classes"):
+        return seen(kind)
     if kind == "oriented":
         truths, predictions = test_oriented_ap.scene(5, images=IMAGES)
         truths = [replace(truth, id=f"s{i}", image_id=f"s{i}") for i, truth in enumerate(truths)]

@@ -26,6 +26,9 @@ def command(
     ] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="Questions about each picture.")] = None,
     family: Annotated[list[str] | None, typer.Option(help="Ask only this family of questions; repeatable.")] = None,
+    always: Annotated[
+        list[str] | None, typer.Option(metavar="FAMILY", help="Ask this family about every picture; repeatable.")
+    ] = None,
     turned: Annotated[
         bool, typer.Option("--turned", help="Also turn and mirror the pictures: for those without an up.")
     ] = False,
@@ -40,7 +43,7 @@ def command(
     from vistruct.data.instructions.write import write_instructions
     from vistruct.progress import tracking
 
-    asked = {"images": images, "questions": questions, "families": family}
+    asked = {"images": images, "questions": questions, "families": family, "always": always}
     chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults
     if crop_size is not None:
         chosen["crop_size"] = sides(crop_size)
