@@ -159,3 +159,10 @@ def test_classes_of_images_are_counts_of_one_and_multi_label_ones_are_none(tmp_p
     assert read_measured(tmp_path / "many", "val", "OA", value) is None
     write(tmp_path / "boxes", "coco_boxes", {})
     assert read_measured(tmp_path / "boxes", "val", "AP50", 0.5) is None
+
+
+def test_one_image_says_nothing_about_other_images():
+    rng = np.random.default_rng(3)
+    one, two = measured(rng, 0.5, images=1), measured(rng, 0.5, images=2)
+    assert image_gain([one], [one], "mIoU") is None
+    assert image_gain([two], [two], "mIoU") is not None

@@ -155,14 +155,14 @@ def image_gain(
         after, before: S evaluations each, paired; images are paired by name.
 
     Returns:
-        None: no pair, other classes, no image in common, or a metric that is no function of counts.
+        None: no pair, other classes, fewer than two images in common, or a metric that is no function of counts.
     """
     if not after or len(after) != len(before):
         return None
     everything = [*after, *before]
     common = set.intersection(*(set(one.images) for one in everything))
     shared = [name for name in after[0].images if name in common]
-    if not shared or len({one.class_names for one in everything}) > 1:
+    if len(shared) < 2 or len({one.class_names for one in everything}) > 1:
         return None
     names, positive = after[0].class_names, after[0].positive
     sides = [np.stack([one.of(shared).counts for one in side]) for side in (after, before)]  # [S, N, K, 3] each
