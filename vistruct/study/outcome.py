@@ -255,7 +255,7 @@ def _caveats(study: Study, gains: Sequence[Mapping[str, Any]]) -> list[str]:
         clear = sum(row["verdict"].startswith("clear") for row in gains)
         notes.append(
             f"{tested} gains were tested: if there were nothing, up to about {chance:.2g} of them would look clear by "
-            f"chance. {clear} are called clear; {kept} hold when all are corrected for each other (Holm)."
+            f"chance. Called clear: {clear}; of these hold when all are corrected for each other (Holm): {kept}."
         )
     if gains and all(row["images"] is None for row in gains):
         notes.append(
