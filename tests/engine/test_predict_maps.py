@@ -186,7 +186,7 @@ def test_volumes_come_back_on_their_own_grid_with_the_label_values_of_training(t
         root=tmp_path / "gone",
         format="nifti",
         coding=Coding(classes=("air", "flesh"), values=(0, 7), ignored=()),
-        intake=Intake(low=(0,), high=(255,)),
+        intake=Intake(low=(0,), high=(255,), channels=1),
     )
     model = segmenter(monkeypatch, data=data, channels=1, names=("air", "flesh"))
     with torch.no_grad():  # flesh from 128 on
