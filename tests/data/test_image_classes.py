@@ -362,12 +362,12 @@ def test_check_knows_every_layout_and_finds_nothing_wrong_with_it(made: Any, for
     family = family_of(made())
     assert (family.kind, family.format) == ("image_classes", format)
     result = check(made())
-    assert result.ok
     assert result.format == format
     assert sum(result.classes.values()) >= 12
-    assert {problem.what.partition(":")[0] for problem in result.problems} <= {
-        "image that is no 8-bit colours and needs an intake"
-    }
+    # Of many bands somebody has to say which are meant: training would stop until then.
+    of_bands = ["image that is no 8-bit colours and needs an intake"] if made is made_classes.eurosat_ms_folder else []
+    assert [problem.what.partition(":")[0] for problem in result.problems] == of_bands
+    assert result.ok == (not of_bands)
 
 
 def problems_of(root: Path, **settings: Any) -> dict[str, int]:

@@ -48,9 +48,10 @@ def decoded_rasters(
             errors.append(error)
     if not told:
         return sizes, []
-    fix = "say which bands are the channels and what becomes 0 to 255: data.intake"
+    fix = "say it in training: --bands 3,2,1 --low 0 --high 3000 (or --percentiles 1,99); in a run file data.intake"
     places = tuple(str(path) for path in rasters)
-    return sizes, [Problem(what=f"{NO_PICTURE}: {told}", effect="kept", count=len(rasters), places=places, fix=fix)]
+    what = f"{NO_PICTURE}: {told}"
+    return sizes, [Problem(what=what, effect="stops training", count=len(rasters), places=places, fix=fix)]
 
 
 def _is_picture(path: Path) -> bool:

@@ -94,7 +94,10 @@ def _headline(page: Report, found: Found) -> None:
 
 
 def label_savings(found: Found) -> list[str]:
-    """Where a start with fewer labels is at least as good as the baseline with all of them (means over seeds)."""
+    """Where a start with fewer labels is at least as good as the baseline with all of them (means over seeds).
+
+    Nothing is saved where the baseline itself needs no more than these: there labels do not help.
+    """
     plan = found["plan"]
     lines = []
     for way in plan["ways"]:
@@ -103,9 +106,12 @@ def label_savings(found: Found) -> list[str]:
         for start in (name for name in plan["starts"] if name != plan["baseline"]):
             for share in sorted(plan["shares"]):
                 own = figures.values_of(found["cells"], start=start, way=way, share=share)
-                if share == most or not own or not goal:
+                same = figures.values_of(found["cells"], start=plan["baseline"], way=way, share=share)
+                if share == most or not own or not goal or not same:
                     continue
                 sign = 1 if found["higher_is_better"] else -1
+                if sign * np.mean(same) >= sign * np.mean(goal):
+                    continue
                 if sign * np.mean(own) >= sign * np.mean(goal):
                     lines.append(
                         f"{start}, {WAYS[way]}: with **{percent(share)} of the labels** its mean ({np.mean(own):.3f}) "

@@ -7,7 +7,7 @@ Labels are numbers (0 is the background and counts, 255 does not) or the colours
 `train/images` beside `train/Semantic_masks`, are read as well. Only files called `_instance_color_RGB` can be told:
 for others say `format: isaid`. Windows of one scene have its name as their group.
 
-Source: classes, colours and folders of MMSegmentation's `isaid` data set.
+Source: classes, colours and folders of MMSegmentation's `isaid` data set; not checked against the data set's own files.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ pixels of other colours (252 in place of 255): these are not counted either, as 
 
 The splits are those of the ISPRS benchmark as it was held: the tiles whose labels were given out then, and the others.
 
-Source: the benchmark's pages, and MMSegmentation's `potsdam` and `vaihingen` conversions for the lists of tiles.
+Source: the benchmark's pages, and MMSegmentation's `potsdam` and `vaihingen` conversions for the lists of tiles;
+not checked against the data sets' own files.
 """
 
 from __future__ import annotations

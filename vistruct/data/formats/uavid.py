@@ -2,9 +2,9 @@
 
     uavid_train/seq1/Images/000000.png   uavid_train/seq1/Labels/000000.png   (and uavid_val; uavid_test unlabelled)
 
-Labels are colours, or numbers in `TrainId` beside them or in place of them (the order is that of the data set's own
-toolkit, UAVidToolKit, whose names and colours these are). Frames of a sequence look alike: the sequence is their group,
-and their name has it (`seq1/000000.png`), since every sequence begins at 000000.
+Labels are colours, or numbers in `TrainId` beside them or in place of them. Names, colours and order are those of the
+data set's own toolkit, UAVidToolKit; not checked against the data set's own files. Frames of a sequence look alike: the
+sequence is their group, and their name has it (`seq1/000000.png`), since every sequence begins at 000000.
 
 Folders of numbers in MMSegmentation's layout (`img_dir`, `ann_dir`) hold no sequences: say `format: uavid` for them.
 """
