@@ -27,15 +27,15 @@ from vistruct.backbones.timm_model import TimmConfig
 from vistruct.config import AdamW, Eval, Run, Schedule
 from vistruct.contracts import Record, Sample
 from vistruct.data.boxes import with_corners
-from vistruct.data.formats import dota
-from vistruct.data.formats.registry import read_boxes
-from vistruct.data.images import read_image
-from vistruct.engine.draw import draw_prediction
+from vistruct.data.formats.boxes import dota
+from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.engine.evaluate import evaluate
-from vistruct.engine.predict import load
 from vistruct.engine.train import train
+from vistruct.files.images import read_image
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
+from vistruct.inference.model import load
 from vistruct.necks.fpn import FpnConfig
+from vistruct.pictures.objects import draw_prediction
 from vistruct.recipes import oriented
 from vistruct.samples import trees
 from vistruct.transforms.rotate import MEAN_COLOUR, rotate

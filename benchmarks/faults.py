@@ -42,9 +42,9 @@ from toy_engine import toy_run
 
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import sha256
-from vistruct.data.decode import UnreadableImage, decode
-from vistruct.data.images import read_image
 from vistruct.distributed.ranks import TIMEOUT
+from vistruct.files.decode import UnreadableImage, decode
+from vistruct.files.images import read_image
 
 EVERY = 3  # steps between two saves
 MOST_STEPS = 8  # of a life

@@ -30,8 +30,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from vistruct.contracts import DataInfo, Sample
-from vistruct.data.images import clear_cache, read_image
-from vistruct.data.loader import Loader
+from vistruct.data.loading.loader import Loader
+from vistruct.files.images import clear_cache, read_image
 from vistruct.samples import trees
 from vistruct.tasks.instruct import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.vlm.tiling import Tiling, choose_grid, normalise, tile

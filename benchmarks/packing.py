@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vistruct.config import Pack
-from vistruct.data.loader import Order
-from vistruct.data.plan import Costs, balance
+from vistruct.data.loading.loader import Order
+from vistruct.data.loading.plan import Costs, balance
 from vistruct.vlm.tiling import Tiling, num_tiles
 
 SAMPLES, BATCH, WORLD, STEPS = 200_000, 128, 8, 200

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vistruct.contracts import Measure, Record, Sample
+from vistruct.data.chat.costs import admit
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.loader import Loader
-from vistruct.engine.admit import admit
+from vistruct.data.loading.loader import Loader
 
 BATCH, ROUNDS = 128, 5
 PARTS = ("open the index, make the data set", "take the costs", "find the place, first sample decoded")

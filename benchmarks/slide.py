@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from vistruct.tasks.slide import Slide, slide
+from vistruct.windows.slide import Slide, slide
 
 BATCH = 4
 

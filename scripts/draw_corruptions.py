@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vistruct.contracts import Sample
-from vistruct.data.images import read_image
-from vistruct.engine.ink import to_pil, typeface
+from vistruct.files.images import read_image
+from vistruct.pictures.primitives import to_pil, typeface
 from vistruct.samples import trees
 from vistruct.transforms.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 

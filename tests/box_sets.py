@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vistruct.contracts import Record
-from vistruct.data.formats import published
+from vistruct.data.formats.boxes import published
 
 HEIGHT, WIDTH = 96, 128
 CELL = 24  # pixels; one object in each cell of a grid

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vistruct.contracts import IGNORED, ClassPrediction, DataInfo, MapPrediction, Record
-from vistruct.data.report import Report
 from vistruct.engine.evaluate import Measured, keep_measured
+from vistruct.issues import IssueCounter
 from vistruct.metrics.classes import Classes
 from vistruct.metrics.pixels import Pixels
 from vistruct.metrics.volumes import Volumes
@@ -71,7 +71,7 @@ def _dataset(names: tuple[str, ...], truths: list[torch.Tensor], records: list[R
         info=DataInfo(class_names=names),
         truth=truths.__getitem__,
         read_label_map=True,
-        report=Report(),
+        report=IssueCounter(),
     )
 
 

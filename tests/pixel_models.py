@@ -13,7 +13,7 @@ from vistruct.checkpoint.load import ModelCard
 from vistruct.config import Run
 from vistruct.contracts import DataInfo
 from vistruct.data.maps import MapDataConfig
-from vistruct.engine.predict import Model
+from vistruct.inference.model import Model
 from vistruct.tasks.classify import ClassifyConfig
 from vistruct.tasks.segment import SegmentConfig
 

@@ -20,7 +20,7 @@ from vistruct.errors import UserError, closest
 KINDS = {
     "boxes": "vistruct.data.boxes:BoxDataConfig",
     "chat": "vistruct.data.dataset:ChatDataConfig",
-    "mix": "vistruct.data.mix:MixDataConfig",
+    "mix": "vistruct.data.chat.mix:MixDataConfig",
     "maps": "vistruct.data.maps:MapDataConfig",
     "volumes": "vistruct.data.volumes:VolumeDataConfig",
     "image_classes": "vistruct.data.image_classes:ClassDataConfig",

@@ -14,11 +14,11 @@ from vistruct.cli.evaluate import on_other_data
 from vistruct.cli.main import main
 from vistruct.config import Eval, read_run
 from vistruct.engine.evaluate import evaluate
-from vistruct.engine.predict import load, with_places
-from vistruct.engine.report import read_metrics
 from vistruct.errors import UserError
+from vistruct.inference.model import load, with_places
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
+from vistruct.reports.run_report import read_metrics
 
 
 def run_main(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 from box_sets import make_dota
 
 from vistruct.cli.main import main
-from vistruct.data.formats.registry import read_boxes
+from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.samples import trees
 
 

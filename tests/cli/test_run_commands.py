@@ -101,8 +101,8 @@ def test_eval_refuses_data_of_another_kind(run_dir: Path, tmp_path: Path) -> Non
 def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each(
     capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    from vistruct.data.formats import coco
-    from vistruct.engine.predict import load
+    from vistruct.data.formats.boxes import coco
+    from vistruct.inference.model import load
 
     target = tmp_path / "out"
     code, out = run_main(capsys, "predict", run_dir, pictures, "--out", target)

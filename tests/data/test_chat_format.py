@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vistruct.contracts import Record, Turn
-from vistruct.data.formats import chat, text
-from vistruct.data.formats.chat import Talk, parse
-from vistruct.data.formats.chat_turns import (
+from vistruct.data.formats.chat import schemas as chat
+from vistruct.data.formats.chat.schemas import Talk, parse
+from vistruct.data.formats.chat.turns import (
     EMPTY_ANSWER,
     EMPTY_QUESTION,
     MALFORMED,
@@ -23,6 +23,7 @@ from vistruct.data.formats.chat_turns import (
     VIDEO,
     Defect,
 )
+from vistruct.files import text
 
 
 def line(*turns: tuple[str, str], **more: object) -> dict[str, Any]:

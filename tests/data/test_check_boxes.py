@@ -13,10 +13,10 @@ from PIL import Image
 
 from vistruct.contracts import Record
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.check import CheckResult, check
-from vistruct.data.check_boxes import _pairs
-from vistruct.data.formats import coco, dota
-from vistruct.data.formats.objects import CROSSED, DUPLICATE, NO_AREA, OUTSIDE
+from vistruct.data.checks.boxes import _pairs
+from vistruct.data.checks.check import CheckResult, check
+from vistruct.data.formats.boxes import coco, dota
+from vistruct.data.formats.boxes.objects import CROSSED, DUPLICATE, NO_AREA, OUTSIDE
 from vistruct.errors import UserError
 
 HEIGHT, WIDTH = 60, 80

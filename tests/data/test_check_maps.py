@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistruct.data.check import CheckResult, check
+from vistruct.data.checks.check import CheckResult, check
+from vistruct.data.checks.problem import Problem
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.problem import Problem
 from vistruct.errors import UserError
-from vistruct.recipes import made_maps
+from vistruct.samples import made_maps
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, (6, 8)).astype(np.uint8)
@@ -174,7 +174,7 @@ def test_damaged_images_and_labels_and_other_sizes_are_all_found_in_one_go(tmp_p
 
 
 def test_colours_of_no_class_that_do_not_count_are_still_told(tmp_path: Path) -> None:
-    from vistruct.data.formats import isprs
+    from vistruct.data.formats.maps import isprs
 
     pixels, label_map = made_maps.scene(0, (16, 16), 6)
     colours = isprs.CODING.encode(label_map)

@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from vistruct.data.check_volumes import look
+from vistruct.data.checks.volumes import look
 from vistruct.data.volumes import ELSEWHERE, VolumeDataConfig
 from vistruct.errors import UserError
-from vistruct.recipes.made_volumes import amos_folder, brats_folder
+from vistruct.samples.made_volumes import amos_folder, brats_folder
 
 
 def volumes(root: Path) -> dict[str, str]:

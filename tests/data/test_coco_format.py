@@ -14,8 +14,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.formats import coco
-from vistruct.data.formats.coco_walk import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes import coco
+from vistruct.data.formats.boxes.coco_walk import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.errors import UserError
 from vistruct.samples import trees
 

@@ -14,19 +14,19 @@ from pycocotools import mask as peer
 from pycocotools.coco import COCO
 
 from vistruct.contracts import Record
-from vistruct.data.formats import coco
-from vistruct.data.formats.coco_shapes import (
+from vistruct.data.formats.boxes import coco
+from vistruct.data.formats.boxes.coco_shapes import (
     POINT_NOT_FINITE,
     POLYGON_NOT_FINITE,
     POLYGON_SHORT,
     mask_area,
     run_lengths,
 )
-from vistruct.data.formats.coco_walk import NO_MASK
-from vistruct.data.formats.objects import CROSSED, NO_AREA, OUTSIDE
-from vistruct.data.masks import rasterise
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes.coco_walk import NO_MASK
+from vistruct.data.formats.boxes.objects import CROSSED, NO_AREA, OUTSIDE
 from vistruct.errors import UserError
+from vistruct.files.masks import rasterise
+from vistruct.issues import IssueCounter
 
 HEIGHT, WIDTH = 30, 40
 TRIANGLE = [3.5, 4, 30.25, 8, 12, 25]
@@ -155,7 +155,7 @@ def test_a_shape_that_cannot_be_understood_stops_with_its_place(
         coco.read(path)
     assert caught.value.where == f"{path}, annotation 2"
     errors: list[UserError] = []
-    (record,), _ = coco.walk(path, None, Report(), errors.append)
+    (record,), _ = coco.walk(path, None, IssueCounter(), errors.append)
     assert len(errors) == len(record.labels) == 1  # the other one is still read
 
 
@@ -360,7 +360,7 @@ def test_whatever_an_entry_says_only_user_errors_come_out(tmp_path: Path, seed: 
             content["info"] = VALUES[rng.integers(len(VALUES))]
         path.write_text(json.dumps(content))
         errors: list[UserError] = []
-        records, _ = coco.walk(path, None, Report(), errors.append)
+        records, _ = coco.walk(path, None, IssueCounter(), errors.append)
         assert all(np.isfinite(record.boxes_xyxy).all() for record in records)
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from vistruct.contracts import Record
 from vistruct.data import convert as conversions
 from vistruct.data.convert import convert
-from vistruct.data.formats import coco
-from vistruct.data.formats.registry import WRITERS, detect_boxes, read_boxes
+from vistruct.data.formats.boxes import coco
+from vistruct.data.formats.boxes.registry import WRITERS, detect_boxes, read_boxes
 from vistruct.errors import UserError
 
 HEIGHT, WIDTH = 60, 80

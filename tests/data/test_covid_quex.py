@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vistruct.data.formats.covid_quex import NO_MASKS
-from vistruct.data.formats.map_registry import Wish, map_splits, matching_maps, read_maps
-from vistruct.data.rasters import read_raster
+from vistruct.data.formats.classes.covid_quex import NO_MASKS
+from vistruct.data.formats.maps.registry import Wish, map_splits, matching_maps, read_maps
 from vistruct.errors import UserError
-from vistruct.recipes.made_volumes import covid_folder
+from vistruct.files.rasters import read_raster
+from vistruct.samples.made_volumes import covid_folder
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from PIL import Image
 
 from vistruct.data.account import check_left_out
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.check import CheckResult, check
+from vistruct.data.checks.check import CheckResult, check
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.detect import detect_format
-from vistruct.data.formats import chat_turns
+from vistruct.data.formats.chat import turns as chat_turns
 from vistruct.errors import UserError
 from vistruct.samples import trees
 

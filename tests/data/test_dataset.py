@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from vistruct.config import KINDS, Part
 from vistruct.data.boxes import BEYOND_SHARE, BoxDataConfig
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.formats.coco_walk import MISSING_IMAGE
-from vistruct.data.images import clear_cache
-from vistruct.data.tiles import Tiles
+from vistruct.data.formats.boxes.coco_walk import MISSING_IMAGE
 from vistruct.errors import UserError
+from vistruct.files.images import clear_cache
 from vistruct.samples import trees
 from vistruct.transforms.augment import Augment
+from vistruct.windows.tiles import Tiles
 
 TILES = Tiles(size=400, overlap=120)
 

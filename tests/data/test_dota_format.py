@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vistruct.contracts import Record
-from vistruct.data.formats import dota, fair1m, published
-from vistruct.data.formats.objects import (
+from vistruct.data.formats.boxes import dota, fair1m, published
+from vistruct.data.formats.boxes.objects import (
     CROSSED,
     DUPLICATE,
     MISSING_IMAGE,
@@ -21,10 +21,10 @@ from vistruct.data.formats.objects import (
     NOT_FINITE,
     OUTSIDE,
 )
-from vistruct.data.formats.per_image import UNANNOTATED
-from vistruct.data.formats.registry import detect_boxes, read_boxes
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes.per_image import UNANNOTATED
+from vistruct.data.formats.boxes.registry import detect_boxes, read_boxes
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 LINE = "10.0 10.0 30.0 10.0 30.0 20.0 10.0 20.0 ship 0"
 
@@ -37,7 +37,7 @@ def one(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, text: str | bytes | None = None) -> tuple[Record, tuple[str, ...], Report]:
+def read(root: Path, text: str | bytes | None = None) -> tuple[Record, tuple[str, ...], IssueCounter]:
     """The one record of a folder, after its file was written."""
     if text is not None:
         (root / "labelTxt" / "a.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -49,7 +49,7 @@ def faults(root: Path, text: str | bytes) -> list[UserError]:
     """Everything that would stop, collected."""
     (root / "labelTxt" / "a.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     errors: list[UserError] = []
-    dota.walk(root, None, Report(), errors.append)
+    dota.walk(root, None, IssueCounter(), errors.append)
     return errors
 
 
@@ -380,7 +380,7 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, text: str | bytes
     data = text if isinstance(text, bytes) else text.encode("utf-8", errors="surrogatepass")
     (one / "labelTxt" / "a.txt").write_bytes(data)
     errors: list[UserError] = []
-    records, names = dota.walk(one, None, Report(), errors.append)
+    records, names = dota.walk(one, None, IssueCounter(), errors.append)
     for record in records:
         assert np.isfinite(record.boxes_xyxy).all()
         assert all(0 <= label < len(names) for label in record.labels)

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.formats import fair1m, published
-from vistruct.data.formats.objects import CROSSED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.per_image import TURNED_SIZE
-from vistruct.data.formats.registry import detect_boxes, read_boxes
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes import fair1m, published
+from vistruct.data.formats.boxes.objects import CROSSED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes.per_image import TURNED_SIZE
+from vistruct.data.formats.boxes.registry import detect_boxes, read_boxes
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 RING = ("10,10", "30,10", "30,20", "10,20", "10,10")
 
@@ -45,7 +45,7 @@ def save(root: Path, *objects: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> 
     return path
 
 
-def read(root: Path, *objects: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> tuple[Record, Report]:
+def read(root: Path, *objects: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> tuple[Record, IssueCounter]:
     save(root, *objects, size=size)
     (record,), _, report = read_boxes(root, format="fair1m")
     return record, report
@@ -222,7 +222,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
 def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: str) -> None:
     path = save(one, item(), bad)
     errors: list[UserError] = []
-    (record,), _ = fair1m.walk(one, None, Report(), errors.append)
+    (record,), _ = fair1m.walk(one, None, IssueCounter(), errors.append)
     assert (len(errors), len(record.labels)) == (1, 1)
     assert what in errors[0].what
     assert errors[0].where in (f"{path}, line 5", f"{path}, line 6")
@@ -249,5 +249,5 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     text = f"<annotation><objects>{body}</objects></annotation>"
     (one / "labelXml" / "a.xml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
-    records, names = fair1m.walk(one, None, Report(), errors.append)
+    records, names = fair1m.walk(one, None, IssueCounter(), errors.append)
     assert all(0 <= label < len(names) for record in records for label in record.labels)

@@ -14,12 +14,11 @@ from vistruct.cli.show import data_of
 from vistruct.config import Eval
 from vistruct.data.families import family_of, family_splits
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.errors import UserError
 from vistruct.metrics.pixels import PixelsConfig
-from vistruct.recipes import made_classes, made_maps, made_scenes, made_volumes
 from vistruct.recipes.vitp import loveda
-from vistruct.samples import trees
+from vistruct.samples import made_classes, made_maps, made_scenes, made_volumes, trees
+from vistruct.windows.tiles import Tiles
 
 
 def test_each_family_is_told() -> None:

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from vistruct.contracts import DataInfo, Sample
-from vistruct.data.fetch import MOST_REPLACEMENTS, REPLACED, Fetched
-from vistruct.data.images import UnreadableImage, read_image
-from vistruct.data.loader import Loader, eval_batches
+from vistruct.data.loading.fetch import MOST_REPLACEMENTS, REPLACED, Fetched
+from vistruct.data.loading.loader import Loader, eval_batches
 from vistruct.errors import UserError
+from vistruct.files.images import UnreadableImage, read_image
 
 
 @dataclass(frozen=True)

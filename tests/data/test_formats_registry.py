@@ -21,8 +21,8 @@ from box_sets import (
 )
 
 from vistruct.cli import convert as convert_command
-from vistruct.data.formats import registry
-from vistruct.data.formats.registry import FORMATS, WRITERS, detect_boxes, read_boxes, splits_of, writer
+from vistruct.data.formats.boxes import registry
+from vistruct.data.formats.boxes.registry import FORMATS, WRITERS, detect_boxes, read_boxes, splits_of, writer
 from vistruct.errors import UserError
 from vistruct.samples import trees
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from vistruct.contracts import DataInfo, Record
+from vistruct.data.checks.groups import check_groups, drawn_split
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.groups import check_groups, drawn_split
-from vistruct.data.report import Report
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 
 def data_of(*groups: str) -> RecordDataset:
@@ -18,7 +18,7 @@ def data_of(*groups: str) -> RecordDataset:
         Record(id=f"{group}@{number}", images=(Path(f"{group}.nii"),), group=group)
         for number, group in enumerate(groups)
     ]
-    return RecordDataset(records, DataInfo(num_records=len(records)), Report())
+    return RecordDataset(records, DataInfo(num_records=len(records)), IssueCounter())
 
 
 def test_a_patient_in_training_and_evaluation_is_an_error_that_names_both_records() -> None:

@@ -11,11 +11,11 @@ from box_sets import HEIGHT, WIDTH, assert_drawn, make_hrsc, make_voc, save_imag
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vistruct.data.formats import hrsc, hrsc_classes, published
-from vistruct.data.formats.objects import DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.registry import detect_boxes, read_boxes
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes import hrsc, hrsc_classes, published
+from vistruct.data.formats.boxes.objects import DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes.registry import detect_boxes, read_boxes
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 
 def item(box: str = "50 40 20 10 0.3", kind: str = "100000005", more: str = "") -> str:
@@ -151,5 +151,5 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     (one / "Annotations" / "a.xml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
     for module in (hrsc, hrsc_classes):
-        records, names = module.walk(one, None, Report(), errors.append)
+        records, names = module.walk(one, None, IssueCounter(), errors.append)
         assert all(0 <= label < len(names) for record in records for label in record.labels)

@@ -15,13 +15,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from vistruct.config import run_from_dict
-from vistruct.data.check import check
+from vistruct.data.checks.check import check
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.families import family_of
 from vistruct.data.image_classes import ClassDataConfig
-from vistruct.data.intake import Intake
 from vistruct.errors import UserError
-from vistruct.recipes import made_classes
+from vistruct.files.intake import Intake
+from vistruct.samples import made_classes
 
 
 def picture(path: Path, seed: int = 0) -> Path:

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vistruct.data import index as index_
-from vistruct.data import offsets as offsets_
-from vistruct.data.columns import Stale, cache_file, read_columns, write_columns
-from vistruct.data.formats.chat_turns import EMPTY_ANSWER, NOT_JSON, REASONS
-from vistruct.data.index import Index, open_index
-from vistruct.data.offsets import find_entries
+from vistruct.data.chat import index as index_
+from vistruct.data.chat import offsets as offsets_
+from vistruct.data.chat.index import Index, open_index
+from vistruct.data.chat.offsets import find_entries
+from vistruct.data.formats.chat.turns import EMPTY_ANSWER, NOT_JSON, REASONS
+from vistruct.data.loading.columns import Stale, cache_file, read_columns, write_columns
 from vistruct.errors import UserError
 
 
@@ -43,7 +43,7 @@ def test_lines_are_those_between_newlines_in_any_script(tmp_path: Path, lines: l
 
 
 def test_lines_longer_than_a_block_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vistruct.data.offsets._BLOCK", 7)
+    monkeypatch.setattr("vistruct.data.chat.offsets._BLOCK", 7)
     lines = [b"x" * size for size in (0, 3, 6, 7, 8, 20, 0, 1)]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     assert entries(tmp_path / "a.jsonl") == lines
@@ -138,7 +138,7 @@ def chats(tmp_path: Path) -> Path:
 def test_many_processes_find_what_one_finds(chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = open_index(chats)
     monkeypatch.setattr(index_, "_JOB_LINES", 9)
-    monkeypatch.setattr("vistruct.data.parallel._cores", lambda: 2)
+    monkeypatch.setattr("vistruct.data.loading.parallel._cores", lambda: 2)
     assert columns_of(open_index(chats)) == columns_of(alone)
 
 
@@ -161,7 +161,7 @@ def test_a_cache_of_another_file_or_version_is_made_anew_and_said(
     elif change == "touched":
         os.utime(chats, ns=(0, 1))
     else:
-        monkeypatch.setattr("vistruct.data.columns.VERSION", -1)
+        monkeypatch.setattr("vistruct.data.loading.columns.VERSION", -1)
     assert columns_of(open_index(chats, cache)) == columns_of(open_index(chats))
     assert "out of date" in capsys.readouterr().err
     open_index(chats, cache)

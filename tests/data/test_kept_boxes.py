@@ -15,9 +15,9 @@ from PIL import Image
 
 from vistruct.contracts import Record
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.registry import read_boxes, splits_of
+from vistruct.data.formats.boxes.registry import read_boxes, splits_of
 from vistruct.data.kept_boxes import kept
-from vistruct.data.report import Report
+from vistruct.issues import IssueCounter
 
 SETS = ["make_dota", "make_dior", "make_dior_r", "make_fair1m", "make_hrsc", "make_ssdd", "make_rsar", "make_sardet"]
 
@@ -46,7 +46,7 @@ def same(one: Record, other: Record) -> None:
 @pytest.mark.parametrize("make", SETS)
 def test_every_format_comes_back_as_it_was_read(make: str, tmp_path: Path) -> None:
     made = getattr(box_sets, make)(tmp_path / "data")
-    from vistruct.data.formats.registry import matching
+    from vistruct.data.formats.boxes.registry import matching
 
     name = matching(made.root)[0]
     splits = splits_of(made.root, name)
@@ -120,7 +120,7 @@ def touch_image(root: Path) -> None:
 @pytest.mark.parametrize("change", [change_annotation, add_annotation, change_image, touch_image])
 def test_any_change_below_the_folder_is_read(change: Callable[[Path], None], tmp_path: Path) -> None:
     root = box_sets.make_dota(tmp_path / "data").root
-    read, calls = counting(lambda: ([], (), Report()))
+    read, calls = counting(lambda: ([], (), IssueCounter()))
     kept(read, tmp_path / "cache", root, {})
     change(root)
     kept(read, tmp_path / "cache", root, {})

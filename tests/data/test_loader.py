@@ -11,7 +11,7 @@ import torch
 from toy_engine import ToyDataset, collate
 
 from vistruct.contracts import DataInfo, Sample
-from vistruct.data.loader import Loader, Order, eval_batches
+from vistruct.data.loading.loader import Loader, Order, eval_batches
 from vistruct.errors import UserError
 
 

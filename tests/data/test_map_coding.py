@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from vistruct.contracts import IGNORED
-from vistruct.data.coding import Coding
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
 
 LABELS = np.random.default_rng(0).integers(0, 3, (6, 8)).astype(np.uint8)
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from vistruct.contracts import IGNORED
-from vistruct.data.coding import Coding
-from vistruct.data.intake import Intake
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.errors import UserError
-from vistruct.recipes import made_maps
+from vistruct.files.coding import Coding
+from vistruct.files.intake import Intake
+from vistruct.samples import made_maps
+from vistruct.windows.tiles import Tiles
 
 THREE = Coding(classes=("a", "b", "c"))
 

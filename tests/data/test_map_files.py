@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistruct.data.coding import Coding
-from vistruct.data.formats.map_registry import Wish, detect_maps, map_splits, matching_maps, read_maps
+from vistruct.data.formats.maps.registry import Wish, detect_maps, map_splits, matching_maps, read_maps
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
 
 TWO = Coding(classes=("ground", "roof"))
 

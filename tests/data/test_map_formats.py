@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from vistruct.contracts import IGNORED
-from vistruct.data.coding import Coding
-from vistruct.data.formats import isaid, isprs, loveda, potsdam, uavid, vaihingen
-from vistruct.data.formats.map_registry import MAP_FORMATS, detect_maps, in_order, map_splits, read_maps
+from vistruct.data.formats.maps import isaid, isprs, loveda, potsdam, uavid, vaihingen
+from vistruct.data.formats.maps.registry import MAP_FORMATS, detect_maps, in_order, map_splits, read_maps
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
-from vistruct.recipes import made_maps
-from vistruct.recipes.made_maps import pair, scene
+from vistruct.files.coding import Coding
+from vistruct.samples import made_maps
+from vistruct.samples.made_maps import pair, scene
 
 
 def save(path: Path, pixels: np.ndarray) -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 
 from vistruct.config import KINDS, Part
 from vistruct.data.account import check_left_out
-from vistruct.data.check import check
+from vistruct.data.chat.mix import MixDataConfig
+from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, shared_rows
+from vistruct.data.checks.check import check
 from vistruct.data.dataset import ChatDataConfig, RecordDataset
-from vistruct.data.decode import UnreadableImage
-from vistruct.data.formats.chat_turns import (
+from vistruct.data.formats.chat.turns import (
     EMPTY_ANSWER,
     EMPTY_QUESTION,
     MALFORMED,
@@ -28,11 +29,10 @@ from vistruct.data.formats.chat_turns import (
     PREPENDED,
     VIDEO,
 )
-from vistruct.data.images import clear_cache, image_size
-from vistruct.data.loader import Loader
-from vistruct.data.mix import MixDataConfig
-from vistruct.data.sources import IMAGE_MISSING, IMAGE_UNREADABLE, shared_rows
+from vistruct.data.loading.loader import Loader
 from vistruct.errors import UserError
+from vistruct.files.decode import UnreadableImage
+from vistruct.files.images import clear_cache, image_size
 
 
 def talk(question: str = "Q", answer: str = "A", **more: object) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def test_cached_and_uncached_are_the_same(config: MixDataConfig, monkeypatch: py
         looked.append(path.name)
         return image_size(path)
 
-    monkeypatch.setattr("vistruct.data.image_facts.image_size", look)
+    monkeypatch.setattr("vistruct.files.image_facts.image_size", look)
     assert outcome(config.build(cache)) == expected
     assert set(looked) == {"broken.png"}  # what was not readable is tried again, and nothing else
 
@@ -295,7 +295,7 @@ def test_cached_and_uncached_are_the_same(config: MixDataConfig, monkeypatch: py
 def test_another_share_looks_only_at_the_images_that_are_new(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonl(folder / "one.jsonl", GOOD, talk("<image>", image="b.png"), talk("<image>", image="c.jpg"))
     cache, looked = folder / "index", []
-    monkeypatch.setattr("vistruct.data.image_facts.image_size", lambda path: looked.append(path.name) or (20, 30))
+    monkeypatch.setattr("vistruct.files.image_facts.image_size", lambda path: looked.append(path.name) or (20, 30))
     for share, expected in ((0.67, ["a.png", "b.png"]), (1, ["c.jpg"])):
         mix = mixed(folder, one={"annotation": "one.jsonl", "repeat_time": share})
         mix.model_copy(update={"share_of": "first-lines"}).build(cache)

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from vistruct.contracts import IGNORED
-from vistruct.data.check import check
+from vistruct.data.checks.check import check
 from vistruct.data.families import family_of
-from vistruct.data.formats.oscd import BANDS
-from vistruct.data.intake import Intake
+from vistruct.data.formats.maps.oscd import BANDS
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.errors import UserError
+from vistruct.files.intake import Intake
+from vistruct.windows.tiles import Tiles
 
 CITIES = ("paris", "rennes", "lasvegas")
 H, W = 30, 40

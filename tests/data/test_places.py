@@ -22,10 +22,10 @@ from box_sets import (
     make_voc,
 )
 
-from vistruct.data.formats.per_image import UNANNOTATED
-from vistruct.data.formats.places import Layout, chosen, find_places, find_sources, read_list, split_lists
-from vistruct.data.formats.published import DOTA_1_0, DOTA_2_0, RSAR, class_order
-from vistruct.data.formats.registry import detect_boxes, matching, read_boxes
+from vistruct.data.formats.boxes.per_image import UNANNOTATED
+from vistruct.data.formats.boxes.places import Layout, chosen, find_places, find_sources, read_list, split_lists
+from vistruct.data.formats.boxes.published import DOTA_1_0, DOTA_2_0, RSAR, class_order
+from vistruct.data.formats.boxes.registry import detect_boxes, matching, read_boxes
 from vistruct.errors import UserError
 
 LAYOUT = Layout(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vistruct.config import Pack
 from vistruct.contracts import DataInfo, Sample
-from vistruct.data.loader import Loader, Order
-from vistruct.data.plan import Costs, Share, balance, deal
+from vistruct.data.loading.loader import Loader, Order
+from vistruct.data.loading.plan import Costs, Share, balance, deal
 from vistruct.vlm.tiling import Tiling, num_tiles
 
 

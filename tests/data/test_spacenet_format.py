@@ -13,11 +13,11 @@ import rasterio
 import rasterio.warp
 from shapely.geometry import Point, Polygon
 
-from vistruct.data.check import check
+from vistruct.data.checks.check import check
 from vistruct.data.families import family_of
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.errors import UserError
+from vistruct.windows.tiles import Tiles
 
 H, W = 40, 60
 DEGREES = rasterio.Affine(4.5e-6, 0.0, -43.68, 0.0, -4.5e-6, -22.96)  # Rio, half a metre

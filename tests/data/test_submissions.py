@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from vistruct.contracts import BoxPrediction, MaskPatch
-from vistruct.data.formats import coco
-from vistruct.data.formats.submissions import check_dota_names, write_coco, write_dota
+from vistruct.data.formats.boxes import coco
+from vistruct.data.formats.boxes.submissions import check_dota_names, write_coco, write_dota
 from vistruct.errors import UserError
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torchvision.datasets import VOCDetection
 
 from vistruct.contracts import Record
-from vistruct.data.formats import dior, dior_r, published, voc
-from vistruct.data.formats.objects import CLIPPED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.registry import detect_boxes, matching, read_boxes
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes import dior, dior_r, published, voc
+from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes.registry import detect_boxes, matching, read_boxes
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 
 def bndbox(*edges: object) -> str:
@@ -47,7 +47,7 @@ def save(root: Path, *objects: str, size: str | None = None) -> Path:
     return path
 
 
-def read(root: Path, *objects: str, size: str | None = None) -> tuple[Record, tuple[str, ...], Report]:
+def read(root: Path, *objects: str, size: str | None = None) -> tuple[Record, tuple[str, ...], IssueCounter]:
     save(root, *objects, size=size)
     (record,), names, report = read_boxes(root, format="voc")
     return record, names, report
@@ -135,9 +135,9 @@ def test_dior_takes_edges_as_they_stand(one: Path) -> None:
 def test_dior_wants_its_kind_of_box(one: Path) -> None:
     path = save(one, GOOD)
     errors: list[UserError] = []
-    dior_r.walk(path, None, Report(), errors.append)
+    dior_r.walk(path, None, IssueCounter(), errors.append)
     assert [error.what for error in errors] == ["no <robndbox> in this <object>"]
-    dior.walk(path, None, Report(), errors.append)
+    dior.walk(path, None, IssueCounter(), errors.append)
     assert len(errors) == 1
 
 
@@ -292,7 +292,7 @@ def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: 
     assert caught.value.what == what
     assert caught.value.where == f"{one / 'Annotations' / 'a.xml'}, line 5"
     errors: list[UserError] = []
-    (record,), _ = voc.walk(one, None, Report(), errors.append)
+    (record,), _ = voc.walk(one, None, IssueCounter(), errors.append)
     assert (len(record.labels), len(errors)) == (1, 1)  # the good one stays
 
 
@@ -339,7 +339,7 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     path.write_bytes(f"<annotation>{body}</annotation>".encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
     for module in (voc, dior, dior_r):
-        records, names = module.walk(path, None, Report(), errors.append)
+        records, names = module.walk(path, None, IssueCounter(), errors.append)
         for record in records:
             assert np.isfinite(record.boxes_xyxy).all()
             assert all(0 <= label < len(names) for label in record.labels)

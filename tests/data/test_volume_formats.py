@@ -11,11 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from vistruct.data.coding import Coding
-from vistruct.data.formats.volume_registry import detect_volumes, matching_volumes
-from vistruct.data.intake import Intake
-from vistruct.data.report import Report
-from vistruct.data.volume_files import clear_volumes
+from vistruct.data.formats.volumes.registry import detect_volumes, matching_volumes
 from vistruct.data.volumes import (
     BEYOND_SHARE,
     ELSEWHERE,
@@ -26,7 +22,11 @@ from vistruct.data.volumes import (
     in_order,
 )
 from vistruct.errors import UserError
-from vistruct.recipes.made_volumes import amos_folder, brats_folder
+from vistruct.files.coding import Coding
+from vistruct.files.intake import Intake
+from vistruct.files.volume_files import clear_volumes
+from vistruct.issues import IssueCounter
+from vistruct.samples.made_volumes import amos_folder, brats_folder
 
 MR = Intake(percentiles=(0.5, 99.5))
 TWO = ("background", "organ")
@@ -374,6 +374,6 @@ def test_the_room_that_unpacked_copies_take_is_said(tmp_path: Path) -> None:
 
 
 def test_a_report_names_the_volumes_of_the_other_modality() -> None:
-    report = Report()
+    report = IssueCounter()
     VolumeDataConfig(root=amos_folder(), split="train").cases(report)
     assert report.examples[next(iter(report.counts))] == ["amos_0507"]

@@ -11,13 +11,13 @@ import yaml
 from PIL import Image
 
 from vistruct.contracts import Record
-from vistruct.data.formats import yolo
-from vistruct.data.formats.coco_shapes import POINT_NOT_FINITE
-from vistruct.data.formats.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.registry import read_boxes
-from vistruct.data.formats.yolo_write import NO_OUTLINE, PARTS_LOST
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes import yolo
+from vistruct.data.formats.boxes.coco_shapes import POINT_NOT_FINITE
+from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes.registry import read_boxes
+from vistruct.data.formats.boxes.yolo_write import NO_OUTLINE, PARTS_LOST
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 HEIGHT, WIDTH = 30, 40
 NAMES = ("ship", "car")
@@ -101,7 +101,7 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(tmp_path: Pat
     assert caught.value.where == f"{tmp_path / 'labels' / 'b.txt'}, line 3"
     assert caught.value.fix
     errors: list[UserError] = []
-    records, _ = yolo.walk(tmp_path, None, Report(), errors.append)
+    records, _ = yolo.walk(tmp_path, None, IssueCounter(), errors.append)
     assert len(errors) == 1
     assert [len(record.labels) for record in records] == [1, 1]  # all others are still read
 
@@ -332,6 +332,6 @@ def test_nothing_but_a_user_error_comes_out_of_any_text(tmp_path: Path) -> None:
         text = " ".join(rng.choice(words, rng.integers(1, 24)))
         data_set(tmp_path, {"a": text})
         errors: list[UserError] = []
-        report = Report()
+        report = IssueCounter()
         records, _ = yolo.walk(tmp_path, None, report, errors.append)
         assert all(np.isfinite(record.boxes_xyxy).all() for record in records)

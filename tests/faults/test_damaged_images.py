@@ -16,11 +16,11 @@ from toy_engine import toy_run
 from vistruct.checkpoint.tensors import sha256
 from vistruct.config import Run, run_to_yaml
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.decode import UnreadableImage, decode
-from vistruct.data.fetch import REPLACED
-from vistruct.data.images import clear_cache
-from vistruct.data.loader import Order
+from vistruct.data.loading.fetch import REPLACED
+from vistruct.data.loading.loader import Order
 from vistruct.engine.train import train
+from vistruct.files.decode import UnreadableImage, decode
+from vistruct.files.images import clear_cache
 
 IMAGES, STEPS, BATCH = 24, 9, 8  # an epoch is 3 steps
 

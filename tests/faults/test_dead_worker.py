@@ -18,7 +18,7 @@ from toy_engine import ToyDataset, toy_run
 
 from vistruct.checkpoint.save import step_of, steps
 from vistruct.checkpoint.tensors import sha256
-from vistruct.data import fetch
+from vistruct.data.loading import fetch
 from vistruct.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")

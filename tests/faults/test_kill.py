@@ -22,7 +22,7 @@ from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import fault, newest_good, step_of, steps, sweep
 from vistruct.checkpoint.saver import Saver
 from vistruct.checkpoint.tensors import sha256
-from vistruct.data.columns import read_columns, write_columns
+from vistruct.data.loading.columns import read_columns, write_columns
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 

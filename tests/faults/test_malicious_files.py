@@ -24,8 +24,8 @@ from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.cli.main import main
 from vistruct.config import read_run, run_to_yaml
-from vistruct.data.columns import read_columns, write_columns
 from vistruct.data.dataset import ChatDataConfig
+from vistruct.data.loading.columns import read_columns, write_columns
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.vlm.language import read_language, read_tokenizer

@@ -13,11 +13,11 @@ from pycocotools.cocoeval import COCOeval
 
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.tiles import Tiles, windows
 from vistruct.errors import UserError
 from vistruct.metrics.coco import CocoBoxes, CocoBoxesConfig
 from vistruct.metrics.whole_images import joined
 from vistruct.samples import trees
+from vistruct.windows.tiles import Tiles, windows
 
 NAMES = ("car", "ship", "never seen")
 

@@ -18,8 +18,8 @@ from toy_engine import ToyMetricConfig, ToyTask, ToyTaskConfig, toy_eval, toy_ru
 
 from vistruct.contracts import ClassPrediction, DataInfo, MapPrediction, Record
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.report import Report
 from vistruct.engine.evaluate import evaluate
+from vistruct.issues import IssueCounter
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.metrics.coco import CocoMasks
 from vistruct.metrics.oriented import OrientedBoxes
@@ -41,7 +41,7 @@ def seen(kind: str) -> tuple[Any, list[Any]]:
     dataset = RecordDataset(
         records,
         DataInfo(class_names=NAMES),
-        Report(),
+        IssueCounter(),
         read_label_map=lambda record: label_map(int(record.id[1:]), lowest=-1),
     )
     if kind == "pixels":

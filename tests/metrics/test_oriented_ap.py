@@ -16,12 +16,12 @@ import torch
 from vistruct.config import Eval
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.tiles import Tiles, windows
 from vistruct.errors import UserError
 from vistruct.metrics.coco import CocoMasksConfig
 from vistruct.metrics.oriented import OrientedBoxes, OrientedBoxesConfig
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
 from vistruct.samples import trees
+from vistruct.windows.tiles import Tiles, windows
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "dota_eval/expected.json").read_text())

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vistruct.contracts import IGNORED, DataInfo, MapPrediction, Record
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.report import Report
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 from vistruct.metrics.pixels import Pixels, PixelsConfig, confusion, figures_of, hits
 
 NAMES = ("ground", "road", "roof", "tree", "rock")
@@ -35,7 +35,7 @@ class Kept:
 
 def data(truths: dict[str, Tensor], names: tuple[str, ...] = NAMES) -> RecordDataset:
     records = [Record(id=key, images=(Path(key),), image_id=key.split("@")[0]) for key in truths]
-    return RecordDataset(records, DataInfo(class_names=names), Report(), read_label_map=Kept(truths))
+    return RecordDataset(records, DataInfo(class_names=names), IssueCounter(), read_label_map=Kept(truths))
 
 
 def said(key: str, labels: Tensor, names: tuple[str, ...] = NAMES) -> MapPrediction:
@@ -221,4 +221,4 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(UserError, match="no class is left"):
         PixelsConfig(ignore_classes=NAMES).build(data({"a": truth}))
     with pytest.raises(UserError, match="no classes of pixels"):
-        PixelsConfig().build(RecordDataset([], DataInfo(class_names=NAMES), Report()))
+        PixelsConfig().build(RecordDataset([], DataInfo(class_names=NAMES), IssueCounter()))

@@ -13,9 +13,9 @@ from monai.metrics import DiceMetric, HausdorffDistanceMetric
 
 from vistruct.contracts import IGNORED, DataInfo, MapPrediction, Record
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.report import Report
 from vistruct.data.volumes import EMPTY_SLICE, SPACING
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 from vistruct.metrics.volumes import Volumes, VolumesConfig, hd95
 
 NAMES = ("background", "a", "b")
@@ -31,7 +31,9 @@ class Truths:
         return torch.from_numpy(self.cases[record.image_id][record.slice])
 
 
-def data_of(cases: dict[str, np.ndarray], spacing: str = "5 1 0.5", report: Report | None = None) -> RecordDataset:
+def data_of(
+    cases: dict[str, np.ndarray], spacing: str = "5 1 0.5", report: IssueCounter | None = None
+) -> RecordDataset:
     """Cases int16[S, H, W] as a data set."""
     records = [
         Record(id=f"{name}@z{z:03d}", images=(Path(name),), image_id=name, slice=z, notes={SPACING: spacing})
@@ -39,7 +41,7 @@ def data_of(cases: dict[str, np.ndarray], spacing: str = "5 1 0.5", report: Repo
         for z in range(len(stack))
     ]
     info = DataInfo(class_names=NAMES, num_records=len(records))
-    return RecordDataset(records, info, report or Report(), read_label_map=Truths(cases))
+    return RecordDataset(records, info, report or IssueCounter(), read_label_map=Truths(cases))
 
 
 def said(cases: dict[str, np.ndarray]) -> list[MapPrediction]:
@@ -227,7 +229,7 @@ def test_a_slice_twice_is_an_error() -> None:
 
 
 def test_data_without_their_empty_slices_are_refused() -> None:
-    report = Report()
+    report = IssueCounter()
     report.note(EMPTY_SLICE, "c@z000")
     with pytest.raises(UserError, match="empty slices"):
         VolumesConfig().build(data_of(random_cases(0), report=report))

@@ -11,9 +11,9 @@ import torch
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.config import read_run, run_to_yaml, with_settings
 from vistruct.contracts import BoxPrediction
-from vistruct.data.images import read_image
-from vistruct.engine.predict import load
 from vistruct.engine.train import train
+from vistruct.files.images import read_image
+from vistruct.inference.model import load
 from vistruct.recipes import find
 from vistruct.recipes.detect import VIT_S, architecture, pyramid_strides, recipe, tiny
 from vistruct.samples import trees

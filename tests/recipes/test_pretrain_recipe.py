@@ -15,9 +15,9 @@ from vistruct.cli.main import main
 from vistruct.config import Move, read_run, run_to_yaml, with_settings
 from vistruct.contracts import AnswerPrediction
 from vistruct.data.instructions.write import shuffle_answers, write_instructions
-from vistruct.engine.predict import load
 from vistruct.engine.train import train
 from vistruct.errors import UserError
+from vistruct.inference.model import load
 from vistruct.recipes import find
 from vistruct.recipes.vitp.pretrain import SIZES, recipe, tiny
 from vistruct.samples import trees

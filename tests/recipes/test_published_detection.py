@@ -12,10 +12,10 @@ import torch
 
 from vistruct.config import read_run, run_to_yaml
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.engine.predict import load
 from vistruct.engine.train import train
+from vistruct.inference.model import load
 from vistruct.recipes import find
-from vistruct.recipes.made_scenes import SIDE, dota_folder, scenes
+from vistruct.samples.made_scenes import SIDE, dota_folder, scenes
 
 PUBLISHED = ["vitp.dior", "vitp.dior_r", "vitp.dota_v2", "vitp.rsar", "vitp.sardet100k", "vitp.ssdd"]
 # head, classes, pixels, rate, layer decay, epochs, images in an epoch, epochs where the rate drops

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from vistruct.config import read_run, run_to_yaml
-from vistruct.engine.predict import load
 from vistruct.engine.train import train
+from vistruct.inference.model import load
 from vistruct.recipes import find
 
 # pixels, classes, rate, weight decay, layer decay, steps, warm-up, shape, batch, UPerNet's channels, (window, stride)

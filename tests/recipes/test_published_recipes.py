@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from vistruct.data.mix import MixDataConfig
+from vistruct.data.chat.mix import MixDataConfig
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.recipes import find

@@ -19,12 +19,12 @@ from torch import Tensor
 from vistruct.cli.robust import command
 from vistruct.config import Eval, Run
 from vistruct.contracts import BoxPrediction, DataInfo, Record, Turn
-from vistruct.data.coding import Coding
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.report import Report
 from vistruct.engine.train import train
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.issues import IssueCounter
 from vistruct.metrics.coco import CocoBoxesConfig
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.study import robustness as room
@@ -50,7 +50,7 @@ def picture(tmp_path: Path) -> Path:
 def of_maps(picture: Path, **fields: object) -> RecordDataset:
     record = Record(id="a", images=(picture,), size_hw=SIZE, label_map=picture)
     info = DataInfo(class_names=("ground", "thing"), num_records=1)
-    return RecordDataset([record], info, Report(), whole_records=[record], read_label_map=bright, **fields)
+    return RecordDataset([record], info, IssueCounter(), whole_records=[record], read_label_map=bright, **fields)
 
 
 def bright(record: Record) -> Tensor:
@@ -63,7 +63,7 @@ def of_boxes(picture: Path, **fields: object) -> RecordDataset:
     values = {"labels": np.array([0]), "boxes_xyxy": box, "quads": corners, "size_hw": SIZE} | fields
     record = Record(id="a", images=(picture,), **values)
     info = DataInfo(class_names=("thing",), num_records=1)
-    return RecordDataset([record], info, Report(), whole_records=[record])
+    return RecordDataset([record], info, IssueCounter(), whole_records=[record])
 
 
 def test_labels_of_a_damaged_data_set_lie_on_its_paint(picture: Path) -> None:
@@ -97,7 +97,7 @@ def test_slices_of_a_volume_are_moved_alike_and_damaged_each_by_itself() -> None
         return [torch.full((1, *SIZE), 128, dtype=torch.uint8)]
 
     records = [Record(id=f"v@z{z}", image_id="v", slice=z, images=(Path("v.nii"),)) for z in range(6)]
-    dataset = RecordDataset(records, DataInfo(), Report(), read_images=stack)
+    dataset = RecordDataset(records, DataInfo(), IssueCounter(), read_images=stack)
     shifts = {corrupted(dataset, "translation", 1).sample(z, 0).images[0].sum().item() for z in range(6)}
     noise = {corrupted(dataset, "gaussian_noise", 1).sample(z, 0).images[0].sum().item() for z in range(6)}
     assert len(shifts) == 1

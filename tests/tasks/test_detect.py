@@ -31,7 +31,7 @@ from vistruct.metrics.coco import CocoBoxes
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.tasks.dense import Detect, DetectBatch, DetectCollator, DetectConfig, patches
-from vistruct.tasks.views import Views
+from vistruct.windows.views import Views
 
 NAMES = ("red", "blue")
 

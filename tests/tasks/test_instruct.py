@@ -17,7 +17,7 @@ from toy_vlm import QWEN, build, gradients, logits, sample, talk
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from vistruct.contracts import Sample
-from vistruct.data.plan import Costs
+from vistruct.data.loading.plan import Costs
 from vistruct.tasks.instruct import like_lengths
 from vistruct.vlm.chat import IGNORE
 from vistruct.vlm.names import LanguageNames, to_ours

@@ -17,9 +17,9 @@ from toy_pixels import CellsConfig, DotsConfig, scene
 from vistruct.contracts import IGNORED, DataInfo, Sample, Task
 from vistruct.errors import UserError
 from vistruct.tasks.segment import MapBatch, Segment, SegmentConfig
-from vistruct.tasks.slide import Slide
-from vistruct.tasks.views import Views
 from vistruct.transforms.geometry import flip_horizontal, resize
+from vistruct.windows.slide import Slide
+from vistruct.windows.views import Views
 
 NAMES = ("red", "green", "blue")
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from vistruct.contracts import IGNORED, Sample
-from vistruct.data.images import read_image
 from vistruct.errors import UserError
+from vistruct.files.images import read_image
 from vistruct.samples import trees
 from vistruct.transforms.corruptions import CORRUPTIONS, SEVERITIES, check, corrupt
 from vistruct.transforms.fill import MEAN_COLOUR

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vistruct.contracts import Sample
-from vistruct.data.images import read_image
 from vistruct.errors import UserError
+from vistruct.files.images import read_image
 from vistruct.ops.seeds import derive
 from vistruct.samples import trees
 from vistruct.transforms.augment import Augment

@@ -30,7 +30,7 @@ def command(
     Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. Ends with 1 where
     training would stop at a problem.
     """
-    from vistruct.data.check import MAX_LEFT_OUT, check
+    from vistruct.data.checks.check import MAX_LEFT_OUT, check
 
     limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
     result = check(path, images, format=format, split=split, decode_at_most=decode, max_left_out=limit)

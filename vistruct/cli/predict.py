@@ -16,9 +16,9 @@ from vistruct.errors import UserError
 
 if TYPE_CHECKING:
     from vistruct.contracts import AnswerPrediction
-    from vistruct.engine.predict import Model
-    from vistruct.engine.scenes import Case
-    from vistruct.tasks.views import Views
+    from vistruct.inference.model import Model
+    from vistruct.inference.scenes import Case
+    from vistruct.windows.views import Views
 
 FlipOption = Annotated[
     list[str] | None, typer.Option(metavar="FLIP", help="Look again flipped: horizontal, vertical, diagonal; repeat.")
@@ -73,7 +73,7 @@ def command(
         if not source.exists():
             raise UserError("no such image or folder", where=source, fix="check the path")
     views = views_of(flip, scale)
-    from vistruct.engine.predict import load
+    from vistruct.inference.model import load
 
     model = load(run)
     target = out if out is not None else run / "predictions"
@@ -104,7 +104,7 @@ def views_of(flip: list[str] | None, scale: list[float] | None) -> Views | None:
         return None
     from pydantic import ValidationError
 
-    from vistruct.tasks.views import Views
+    from vistruct.windows.views import Views
 
     values: Any = {"flips": tuple(dict.fromkeys(["none", *(flip or ())])), "scales": tuple(scale or (1.0,))}
     try:
@@ -143,9 +143,9 @@ def _in_windows(model: Model, window: int | None, overlap: int | None) -> Model:
     if model.kind == "classify":
         what = "a classifier looks at whole images"
         raise UserError(what, where="--window, --overlap", fix="leave them out")
-    from vistruct.data.tiles import Tiles
-    from vistruct.engine.predict_pixels import windows_for
-    from vistruct.tasks.slide import Slide
+    from vistruct.inference.pixels import windows_for
+    from vistruct.windows.slide import Slide
+    from vistruct.windows.tiles import Tiles
 
     is_boxes = model.kind == "detect"
     known: Any = getattr(model.card.run.data, "tiles", None) if is_boxes else windows_for(model, (1, 1))[0]
@@ -186,7 +186,7 @@ def _detect(
     model: Model, images: Sequence[Case], target: Path, wanted: str, min_score: float, batch: int
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """Find objects in each image and draw them; what is printed, and the file that was written, or their folder."""
-    from vistruct.engine.predict_files import (
+    from vistruct.inference.files import (
         ImageFile,
         check_formats,
         possible_formats,
@@ -210,12 +210,12 @@ def _map(
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """The class of every pixel of each image, of what changed in each pair, or of every voxel."""
     if model.data.kind == "volumes":
-        from vistruct.engine.predict_volumes import predict_volumes, volumes_at
+        from vistruct.inference.volumes import predict_volumes, volumes_at
 
         cases, what = volumes_at(model, sources), "volumes"
         areas, written = predict_volumes(model, cases, target, batch=batch)
     else:
-        from vistruct.engine.predict_maps import possible_map_formats, predict_maps
+        from vistruct.inference.maps import possible_map_formats, predict_maps
 
         cases, what = (pairs_at(sources), "pairs") if model.kind == "change" else (images_at(sources), "images")
         formats: Any = possible_map_formats(cases, model.class_names) if wanted == "all" else wanted and [wanted]
@@ -234,7 +234,7 @@ def _classify(
     model: Model, sources: Sequence[Path], target: Path, batch: int
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """The class of each image; what is printed, and the csv."""
-    from vistruct.engine.predict_classes import predict_classes, said
+    from vistruct.inference.classes import predict_classes, said
 
     predictions, written = predict_classes(model, images_at(sources), target, batch=batch)
     counts = Counter(name for one in predictions for name in said(one))

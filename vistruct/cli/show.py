@@ -22,9 +22,9 @@ def command(
 ) -> None:
     """Draw samples as a model gets them: boxes and label maps on images, pairs and conversations in rows; of volumes
     the slices of one case."""
-    from vistruct.engine.draw import contact_sheet
-    from vistruct.engine.pictures import columns_for, draw_case, draw_one, is_volume
     from vistruct.ops.seeds import derive
+    from vistruct.pictures.objects import contact_sheet
+    from vistruct.pictures.run_samples import columns_for, draw_case, draw_one, is_volume
 
     dataset = data_of(path, tile, split).build()
     if len(dataset) == 0:
@@ -59,14 +59,14 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None) -> An
     """
     from vistruct.config import read_run
     from vistruct.data.boxes import BoxDataConfig
+    from vistruct.data.chat.mix import MixDataConfig
     from vistruct.data.dataset import ChatDataConfig
     from vistruct.data.families import family_of
-    from vistruct.data.formats import yolo
+    from vistruct.data.formats.boxes import yolo
     from vistruct.data.image_classes import ClassDataConfig
     from vistruct.data.maps import MapDataConfig
-    from vistruct.data.mix import MixDataConfig
-    from vistruct.data.tiles import Tiles
     from vistruct.data.volumes import VolumeDataConfig
+    from vistruct.windows.tiles import Tiles
 
     run_file = path / "run.yaml" if path.is_dir() else path
     if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):

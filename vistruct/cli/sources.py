@@ -11,7 +11,7 @@ from vistruct.cli.output import note
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
-    from vistruct.engine.scenes import Case
+    from vistruct.inference.scenes import Case
 
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".jp2"}
 
@@ -22,7 +22,7 @@ def images_at(sources: Sequence[Path]) -> list[Case]:
     Raises:
         UserError: nothing at a path, or no image in a folder.
     """
-    from vistruct.engine.scenes import Case
+    from vistruct.inference.scenes import Case
 
     found: list[tuple[Path, str]] = []
     for source in sources:
@@ -38,7 +38,7 @@ def pairs_at(sources: Sequence[Path]) -> list[Case]:
     Raises:
         UserError: an image without its other, two of one name, or a file and a folder.
     """
-    from vistruct.engine.scenes import Case
+    from vistruct.inference.scenes import Case
 
     before, after = sources
     if before.is_file() and after.is_file():

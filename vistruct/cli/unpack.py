@@ -20,7 +20,7 @@ def command(
 
     All of it or nothing.
     """
-    from vistruct.data.archive import unpack
+    from vistruct.files.archive import unpack
 
     files = unpack(archive, folder, max_bytes=int(max_gib * 2**30), max_ratio=max_ratio)
     note(f"{len(files):,} files")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vistruct.data.report import Report
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 COUNTED = ("conversations", "turns", "answers", "images")  # keys of `Account.counts`
 
@@ -23,8 +23,8 @@ class Account:
     beyond: int = 0  # not part of the share that was asked for
     used: int = 0
     repeats: int = 1  # times that each used line comes in an epoch
-    left_out: Report = field(default_factory=Report)  # by reason
-    repaired: Report = field(default_factory=Report)  # used, but not quite as written; by reason
+    left_out: IssueCounter = field(default_factory=IssueCounter)  # by reason
+    repaired: IssueCounter = field(default_factory=IssueCounter)  # used, but not quite as written; by reason
     counts: dict[str, int] = field(default_factory=dict)  # of COUNTED, in the used lines, once
 
     @property

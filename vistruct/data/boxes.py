@@ -15,15 +15,15 @@ from pydantic import Field
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.fingerprint import fingerprint
-from vistruct.data.formats.registry import read_boxes
+from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.data.kept_boxes import kept
-from vistruct.data.report import Report
-from vistruct.data.tiles import Tiles, tile_records
 from vistruct.errors import UserError
+from vistruct.files.fingerprint import fingerprint
+from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
+from vistruct.windows.tiles import Tiles, tile_records
 
 BEYOND_SHARE = "left out: beyond the share asked for"
 DIFFICULT_LEFT_OUT = "box left out: difficult"
@@ -59,7 +59,7 @@ class BoxDataConfig(Part):
             UserError: see `formats.registry.read_boxes`; or no box is left.
         """
 
-        def read() -> tuple[list[Record], tuple[str, ...], Report]:
+        def read() -> tuple[list[Record], tuple[str, ...], IssueCounter]:
             return read_boxes(
                 self.annotation,
                 self.images,
@@ -128,7 +128,7 @@ def with_corners(record: Record) -> Record:
     return replace(record, quads=np.stack(corners, axis=1))
 
 
-def _eased(records: list[Record], difficult: str, report: Report) -> list[Record]:
+def _eased(records: list[Record], difficult: str, report: IssueCounter) -> list[Record]:
     """What training does with objects that are marked as difficult; the truth of an evaluation keeps its marks."""
     if difficult == "learn":
         return records
@@ -140,7 +140,7 @@ def _eased(records: list[Record], difficult: str, report: Report) -> list[Record
     return [record.keep(~record.is_difficult) for record in records]
 
 
-def shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
+def shared(records: list[Record], share: float, seed: int, report: IssueCounter) -> list[Record]:
     """The records whose hashed ids come first, in their old order; at least one."""
     if share == 1:
         return records

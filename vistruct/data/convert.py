@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vistruct.contracts import Record
-from vistruct.data.formats.registry import Writer, read_boxes, writer
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes.registry import Writer, read_boxes, writer
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
 
 CROWD_LOST = "box left out: a crowd, for which the format has no sign"
@@ -37,8 +37,8 @@ class Conversion:
     path: Path
     images: int
     objects: int
-    read: Report  # what the reader left out or repaired
-    lost: Report  # what could not be carried over
+    read: IssueCounter  # what the reader left out or repaired
+    lost: IssueCounter  # what could not be carried over
 
 
 def convert(
@@ -97,13 +97,13 @@ def convert(
     return Conversion(path=out, images=len(records), objects=objects, read=report, lost=lost)
 
 
-def fit(records: Sequence[Record], form: Writer) -> tuple[list[Record], Report]:
+def fit(records: Sequence[Record], form: Writer) -> tuple[list[Record], IssueCounter]:
     """The records without what a format has no room for, and what that was."""
-    lost = Report()
+    lost = IssueCounter()
     return [_fit_one(record, form, lost) for record in records], lost
 
 
-def _fit_one(record: Record, form: Writer, lost: Report) -> Record:
+def _fit_one(record: Record, form: Writer, lost: IssueCounter) -> Record:
     if not form.is_crowd and record.is_crowd.any():
         for number in record.is_crowd.nonzero()[0]:
             lost.note(CROWD_LOST, f"{record.id}: object {number}")

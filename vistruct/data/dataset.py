@@ -14,12 +14,12 @@ from pydantic import model_validator
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record, Sample
 from vistruct.data.account import COUNTED, Account
-from vistruct.data.images import UnreadableImage, read_image
-from vistruct.data.masks import rasterise
-from vistruct.data.records import Records
-from vistruct.data.report import Report
-from vistruct.data.sources import Opened, Wanted, joined_fingerprint, open_source
+from vistruct.data.chat.records import Records
+from vistruct.data.chat.sources import Opened, Wanted, joined_fingerprint, open_source
 from vistruct.errors import UserError
+from vistruct.files.images import UnreadableImage, read_image
+from vistruct.files.masks import rasterise
+from vistruct.issues import IssueCounter
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.jpeg import JpegReencode
 from vistruct.transforms.sizing import Size, sized
@@ -33,7 +33,7 @@ class RecordDataset:
 
     records: Sequence[Record]
     info: DataInfo
-    report: Report  # what the readers left out, clipped or repaired
+    report: IssueCounter  # what the readers left out, clipped or repaired
     resize: float | Size | None = None  # factor, or what to bring every image to
     augment: Augment | None = None
     whole_records: Sequence[Record] = ()  # boxes only: the images before they were cut into windows
@@ -177,7 +177,7 @@ def conversations(
     *,
     augment: Augment | None = None,
     reencode: JpegReencode | None = None,
-    report: Report | None = None,
+    report: IssueCounter | None = None,
     on_broken: OnBroken = "stop",
 ) -> RecordDataset:
     """Data sets of conversations behind each other.
@@ -191,7 +191,7 @@ def conversations(
     """
     records = Records([one.source for one in opened])
     accounts = tuple(one.account for one in opened)
-    report = report or Report()
+    report = report or IssueCounter()
     info = conversation_info(records, accounts, report, joined_fingerprint(opened))
     if not records:
         reasons = [f"{number} x {reason}" for reason, number in info.dropped.items()]
@@ -202,7 +202,7 @@ def conversations(
     )
 
 
-def conversation_info(records: Records, accounts: Sequence[Account], report: Report, digest: str) -> DataInfo:
+def conversation_info(records: Records, accounts: Sequence[Account], report: IssueCounter, digest: str) -> DataInfo:
     """What an epoch has, repeats included; of each data set by name too where there are several."""
     counts = {
         name: sum(one.counts[name] * (one.repeats if name != "images" else 1) for one in accounts) for name in COUNTED

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.data.formats.json_kind import json_kind
-from vistruct.data.formats.registry import FORMATS, detect_boxes, matching
+from vistruct.data.formats.boxes.registry import FORMATS, detect_boxes, matching
 from vistruct.errors import UserError
+from vistruct.files.json_files import json_kind
 
 TALK = ("chat", "mix")  # what is not a format of boxes
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.data.detect import TALK, detect_format, find_annotation
-from vistruct.data.formats import class_registry
-from vistruct.data.formats.json_kind import json_kind
-from vistruct.data.formats.map_registry import MAP_FORMATS, map_splits, matching_maps
-from vistruct.data.formats.registry import FORMATS, matching, splits_of
-from vistruct.data.formats.volume_registry import VOLUME_FORMATS, find_cases, matching_volumes
-from vistruct.data.report import Report
+from vistruct.data.formats.boxes.registry import FORMATS, matching, splits_of
+from vistruct.data.formats.classes import registry as class_registry
+from vistruct.data.formats.maps.registry import MAP_FORMATS, map_splits, matching_maps
+from vistruct.data.formats.volumes.registry import VOLUME_FORMATS, find_cases, matching_volumes
 from vistruct.errors import UserError, closest
+from vistruct.files.json_files import json_kind
+from vistruct.issues import IssueCounter
 
 Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes"]
 
@@ -79,7 +79,7 @@ def family_splits(family: Family) -> tuple[str, ...]:
     if family.kind == "image_classes":
         return tuple(class_registry.module_of(family.format).splits(family.path, None))
     if family.kind == "volumes":
-        cases = find_cases(family.path, family.format, Report())
+        cases = find_cases(family.path, family.format, IssueCounter())
         return tuple(sorted({case.split for case in cases if case.split}))
     return ()
 

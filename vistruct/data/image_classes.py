@@ -19,12 +19,12 @@ from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.boxes import BEYOND_SHARE
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.fingerprint import fingerprint
-from vistruct.data.formats.class_registry import Ask, chosen_splits, detect_classes, module_of, read_classes
-from vistruct.data.geo import num_channels, read_images
-from vistruct.data.intake import Intake
-from vistruct.data.report import Report
+from vistruct.data.formats.classes.registry import Ask, chosen_splits, detect_classes, module_of, read_classes
 from vistruct.errors import UserError
+from vistruct.files.fingerprint import fingerprint
+from vistruct.files.geo import num_channels, read_images
+from vistruct.files.intake import Intake
+from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.sizing import Size
@@ -151,7 +151,7 @@ def _cut(number: int, shares: Sequence[float]) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _shared(records: list[Record], share: float, seed: int, report: Report) -> list[Record]:
+def _shared(records: list[Record], share: float, seed: int, report: IssueCounter) -> list[Record]:
     """Of each class the images whose hashed ids come first, in their old order."""
     if share == 1:
         return records

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.columns import cache_file, keep_columns, kept_columns
-from vistruct.data.report import Report
+from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
+from vistruct.issues import IssueCounter
 
-Reading = tuple[list[Record], tuple[str, ...], Report]
+Reading = tuple[list[Record], tuple[str, ...], IssueCounter]
 _SHAPES = ("quads", "keypoints")  # arrays that a record may not have
 
 
@@ -65,7 +65,7 @@ def _digest_of(files: Iterator[Path] | Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _packed(records: list[Record], class_names: tuple[str, ...], report: Report) -> dict[str, np.ndarray] | None:
+def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCounter) -> dict[str, np.ndarray] | None:
     """Columns of it; None for what has no columns: key points of different numbers, masks that are not json."""
     shapes = {name: [getattr(record, name) for record in records] for name in _SHAPES}
     if len({array.shape[1:] for array in shapes["keypoints"] if array is not None}) > 1:
@@ -100,7 +100,7 @@ def _packed(records: list[Record], class_names: tuple[str, ...], report: Report)
 
 def _unpacked(columns: dict[str, np.ndarray]) -> Reading:
     words = json.loads(columns["words"].tobytes())
-    report = Report()
+    report = IssueCounter()
     report.counts.update(words["counts"])
     report.examples.update({reason: list(places) for reason, places in words["examples"].items()})
     starts = np.concatenate([[0], columns["num"].cumsum()])

@@ -16,18 +16,18 @@ from torch import Tensor
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.boxes import shared
-from vistruct.data.coding import Coding
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.fingerprint import fingerprint
-from vistruct.data.formats.map_registry import MapSet, Wish, read_maps
-from vistruct.data.geo import num_channels, read_images
-from vistruct.data.images import read_image
-from vistruct.data.intake import Intake
-from vistruct.data.rasters import read_raster
-from vistruct.data.tiles import Tiles, tile_records
+from vistruct.data.formats.maps.registry import MapSet, Wish, read_maps
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.fingerprint import fingerprint
+from vistruct.files.geo import num_channels, read_images
+from vistruct.files.images import read_image
+from vistruct.files.intake import Intake
+from vistruct.files.rasters import read_raster
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
+from vistruct.windows.tiles import Tiles, tile_records
 
 
 class MapDataConfig(Part):

@@ -16,11 +16,10 @@ from torch import Tensor
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.boxes import BEYOND_SHARE
-from vistruct.data.coding import Coding
+from vistruct.data.checks.groups import drawn_split, straddles
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.fingerprint import fingerprint
-from vistruct.data.formats.nifti import WITHOUT_LABELS
-from vistruct.data.formats.volume_registry import (
+from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
+from vistruct.data.formats.volumes.registry import (
     Case,
     detect_volumes,
     find_cases,
@@ -29,12 +28,13 @@ from vistruct.data.formats.volume_registry import (
     volume_module,
     with_patients,
 )
-from vistruct.data.groups import drawn_split, straddles
-from vistruct.data.intake import Intake
-from vistruct.data.report import Report
-from vistruct.data.volume_files import VolumeFile, filled_slices, label_slice, label_values, open_volume
-from vistruct.data.volume_grid import Axis
 from vistruct.errors import UserError, closest
+from vistruct.files.coding import Coding
+from vistruct.files.fingerprint import fingerprint
+from vistruct.files.intake import Intake
+from vistruct.files.volume_files import VolumeFile, filled_slices, label_slice, label_values, open_volume
+from vistruct.files.volume_grid import Axis
+from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
@@ -111,7 +111,7 @@ class VolumeDataConfig(Part):
             raise UserError(what, where=self.root, fix=fix)
         return coding if self.classes is None else in_order(coding, self.classes, self.root)
 
-    def cases(self, report: Report) -> list[Case]:
+    def cases(self, report: IssueCounter) -> list[Case]:
         """The cases of the split, by name alone: no file is opened but those of a DICOM series.
 
         Raises:
@@ -143,7 +143,7 @@ class VolumeDataConfig(Part):
         Raises:
             UserError: see `cases`; image and labels of different grids; no slice is left.
         """
-        report = Report()
+        report = IssueCounter()
         name, coding, intake = self.format_used(), self.coding_used(), self.intake_used()
         cases = _shared(self.cases(report), self.share, self.share_seed, report)
         cases, modalities = _with_modalities(cases, self.modalities, volume_module(name).MODALITIES, self, report)
@@ -185,7 +185,7 @@ class VolumeDataConfig(Part):
             read_label_map=LabelReader(self.axis, coding, copies),
         )
 
-    def _slices(self, case: Case, modalities: Sequence[str], report: Report) -> list[Record]:
+    def _slices(self, case: Case, modalities: Sequence[str], report: IssueCounter) -> list[Record]:
         """One record a slice."""
         images = tuple(case.images[name] for name in modalities)
         volume = VolumeFile.open(images, axis=self.axis)
@@ -267,7 +267,7 @@ def first_values(case: Case) -> list[int]:
     return [] if case.label is None else np.unique(label_values(open_volume(case.label))).tolist()
 
 
-def _labelled(cases: Sequence[Case], missing: str, report: Report, root: Path) -> list[Case]:
+def _labelled(cases: Sequence[Case], missing: str, report: IssueCounter, root: Path) -> list[Case]:
     kept = [case for case in cases if case.label is not None]
     if not kept:
         what = f"none of {len(cases)} volumes has labels"
@@ -282,7 +282,11 @@ def _labelled(cases: Sequence[Case], missing: str, report: Report, root: Path) -
 
 
 def _with_modalities(
-    cases: Sequence[Case], wanted: Sequence[str] | None, usual: Sequence[str], data: VolumeDataConfig, report: Report
+    cases: Sequence[Case],
+    wanted: Sequence[str] | None,
+    usual: Sequence[str],
+    data: VolumeDataConfig,
+    report: IssueCounter,
 ) -> tuple[list[Case], tuple[str, ...]]:
     """The cases that have all modalities, and those in order."""
     names = tuple(wanted or usual or cases[0].images)
@@ -303,7 +307,7 @@ def _with_modalities(
     return kept, names
 
 
-def _shared(cases: list[Case], share: float, seed: int, report: Report) -> list[Case]:
+def _shared(cases: list[Case], share: float, seed: int, report: IssueCounter) -> list[Case]:
     """The cases of the patients whose hashed names come first; of one seed, a larger share contains a smaller."""
     patients = sorted({case.patient for case in cases}, key=lambda patient: derive(seed, "share", patient))
     kept = set(patients[: max(1, round(share * len(patients)))])
@@ -314,7 +318,7 @@ def _shared(cases: list[Case], share: float, seed: int, report: Report) -> list[
 
 
 def _without_empty(
-    records: list[Record], data: VolumeDataConfig, coding: Coding, cache: Path | None, report: Report
+    records: list[Record], data: VolumeDataConfig, coding: Coding, cache: Path | None, report: IssueCounter
 ) -> list[Record]:
     background = (*coding.ignored, (coding.values or (0,))[0])
     filled: dict[Path, np.ndarray] = {}

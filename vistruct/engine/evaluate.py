@@ -15,7 +15,7 @@ from torch import nn
 from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
 from vistruct.contracts import Dataset, StepOutput
-from vistruct.data.loader import eval_batches
+from vistruct.data.loading.loader import eval_batches
 from vistruct.distributed.ranks import from_main, gather_objects, setup
 from vistruct.engine.environment import autocast
 from vistruct.errors import UserError

@@ -16,13 +16,13 @@ from vistruct.checkpoint.weights import Coverage, load_backbone
 from vistruct.config import Run
 from vistruct.contracts import Dataset
 from vistruct.data.account import check_left_out
-from vistruct.data.groups import check_groups
-from vistruct.data.loader import check_split
-from vistruct.data.plan import Costs
+from vistruct.data.chat.costs import admit
+from vistruct.data.checks.groups import check_groups
+from vistruct.data.loading.loader import check_split
+from vistruct.data.loading.plan import Costs
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
-from vistruct.engine.admit import admit
 from vistruct.engine.environment import amp_dtype
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule

@@ -11,21 +11,21 @@ from rich.progress import Progress
 
 from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
-from vistruct.data.fetch import aloud
-from vistruct.data.loader import Loader
-from vistruct.data.report import Report
+from vistruct.data.loading.fetch import aloud
+from vistruct.data.loading.loader import Loader
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import asked_of, keep_measured, measure
 from vistruct.engine.log import RunLog
-from vistruct.engine.pictures import draw_first_batch, draw_predictions
-from vistruct.engine.report import write_run_report
 from vistruct.engine.run import State, build, resume
 from vistruct.engine.run_dir import note_data, open_run_dir
 from vistruct.engine.ship import ship
 from vistruct.engine.step import train_step, without_gradient
 from vistruct.engine.stop import EXIT_CODE, StopRequest
+from vistruct.issues import IssueCounter
+from vistruct.pictures.run_samples import draw_first_batch, draw_predictions
 from vistruct.progress import tracking
+from vistruct.reports.run_report import write_run_report
 
 
 def train(
@@ -154,7 +154,7 @@ def tell_unused(state: State, say: Callable[[str], None]) -> None:
 
 def tell_replaced(loader: Loader, say: Callable[[str], None]) -> None:
     """Say how many samples others stood in for, on all ranks, since this process began."""
-    report = Report()
+    report = IssueCounter()
     for part in gather_objects(loader.report):
         report.merge(part)
     for line in report.lines():

@@ -19,8 +19,8 @@ from pydantic import Field
 from vistruct.config import Part
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.images import image_size
 from vistruct.errors import UserError
+from vistruct.files.images import image_size
 from vistruct.metrics.whole_images import Condensed, WholeImages, condense, whole_truths
 from vistruct.ops.mask_runs import encode_patch, encode_segmentation, run_area
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.boxes import BEYOND_SHARE
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.merge import merge_windows
-from vistruct.data.tiles import EMPTY_WINDOW
 from vistruct.errors import UserError
+from vistruct.windows.merge import merge_windows
+from vistruct.windows.tiles import EMPTY_WINDOW
 
 
 def whole_truths(dataset: RecordDataset) -> list[Record]:

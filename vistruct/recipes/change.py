@@ -13,15 +13,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from vistruct.config import Run
-from vistruct.data.coding import Coding
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
+from vistruct.files.coding import Coding
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import measured_on
-from vistruct.recipes.made_maps import levir_folder
 from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, segmenter
+from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
 from vistruct.transforms.augment import Augment
+from vistruct.windows.tiles import Tiles
 
 
 def recipe(

@@ -18,9 +18,9 @@ from vistruct.data.image_classes import ClassDataConfig
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import architecture
-from vistruct.recipes.made_classes import eurosat_folder
 from vistruct.recipes.segment import intake_of
 from vistruct.recipes.small import quick, small_vit
+from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.rand_augment import RandAugment

@@ -24,7 +24,6 @@ from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.weights import backbone_dir
 from vistruct.config import AdamW, AnyPart, Eval, Part, Run, Schedule
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
@@ -37,6 +36,7 @@ from vistruct.recipes.small import quick, small_vit
 from vistruct.samples import trees
 from vistruct.tasks.dense import DetectConfig
 from vistruct.transforms.augment import Augment
+from vistruct.windows.tiles import Tiles
 
 VIT_S = InternVitConfig(width=384, depth=12, heads=6, mlp_width=1536, patch=16, image_size=512, stem="conv")
 HEADS: dict[str, type[Part]] = {

@@ -15,13 +15,13 @@ from typing import Literal
 
 from vistruct.config import Part, Run
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.recipes.detect import detector, made_tiny, measured_on
-from vistruct.recipes.made_scenes import dota_folder
+from vistruct.samples.made_scenes import dota_folder
 from vistruct.transforms.augment import Augment
+from vistruct.windows.tiles import Tiles
 
 HEADS: dict[str, type[Part]] = {"oriented_rcnn": OrientedRcnnConfig, "oriented_fcos": OrientedFcosConfig}
 

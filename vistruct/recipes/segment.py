@@ -15,13 +15,12 @@ from typing import Any, Literal
 
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.config import AdamW, Eval, Part, Run, Schedule
-from vistruct.data.coding import Coding
-from vistruct.data.formats.volume_registry import matching_volumes
-from vistruct.data.intake import Intake
+from vistruct.data.formats.volumes.registry import matching_volumes
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.intake import Intake
 from vistruct.heads.linear import LinearConfig
 from vistruct.heads.pixel_loss import Dice, PixelLoss
 from vistruct.heads.unet import UNetConfig
@@ -30,11 +29,12 @@ from vistruct.metrics.pixels import PixelsConfig
 from vistruct.metrics.volumes import VolumesConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.recipes.detect import architecture, measured_on, pyramid_strides
-from vistruct.recipes.made_maps import loveda_folder
 from vistruct.recipes.small import quick, small_vit
+from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
-from vistruct.tasks.slide import Slide
 from vistruct.transforms.augment import Augment
+from vistruct.windows.slide import Slide
+from vistruct.windows.tiles import Tiles
 
 HeadName = Literal["upernet", "unet", "linear"]
 

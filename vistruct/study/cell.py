@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.config import run_from_dict
-from vistruct.engine.report import evaluations, read_metrics
 from vistruct.engine.train import train
 from vistruct.errors import UserError
+from vistruct.reports.run_report import evaluations, read_metrics
 
 Report = Callable[..., None]
 _MOVED = re.compile(r"([\d,]+) of ([\d,]+) parameters move")

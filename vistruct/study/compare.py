@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.config import read_run
-from vistruct.engine.report import Series, read_metrics
 from vistruct.engine.run_dir import flat
 from vistruct.errors import UserError
+from vistruct.reports.run_report import Series, read_metrics
 from vistruct.study.cell import last_numbers
 from vistruct.study.images import image_gain, read_measured
 from vistruct.study.statistics import Interval, paired_gain

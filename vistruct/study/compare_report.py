@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vistruct.engine.page import COLOURS, Report
-from vistruct.engine.report import smooth
+from vistruct.reports.page import COLOURS, Report
+from vistruct.reports.run_report import smooth
 from vistruct.study.compare import Comparison, Number
 from vistruct.study.figures import plots, styled
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vistruct.contracts import Record, Sample
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.images import image_size, read_image
+from vistruct.files.images import image_size, read_image
 from vistruct.ops.seeds import derive
 from vistruct.transforms.corruptions import CORRUPTIONS, check, corrupt
 from vistruct.transforms.crop import crop

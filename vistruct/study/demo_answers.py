@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vistruct.engine.page import Report, house_style
 from vistruct.metrics.answers import FamilyScore, by_family
+from vistruct.reports.page import Report, house_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,16 +20,17 @@ from vistruct.checkpoint.load import load_model
 from vistruct.config import Eval, Run, run_to_yaml
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.formats import chat, coco
-from vistruct.data.images import read_image
+from vistruct.data.formats.boxes import coco
+from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.instructions.write import shuffle_answers, write_instructions
-from vistruct.engine.draw import draw_prediction
-from vistruct.engine.draw_chat import draw_conversation
 from vistruct.engine.evaluate import evaluate
-from vistruct.engine.predict import load
 from vistruct.engine.train import train
+from vistruct.files.images import read_image
+from vistruct.inference.model import load
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.ops.seeds import derive
+from vistruct.pictures.chat import draw_conversation
+from vistruct.pictures.objects import draw_prediction
 from vistruct.recipes.vitp import pretrain as pretrain_recipe
 from vistruct.samples import trees
 from vistruct.study.linear import statistics

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from vistruct.engine.page import COLOURS, Report, house_style
-from vistruct.engine.report import read_metrics, smooth
+from vistruct.reports.page import COLOURS, Report, house_style
+from vistruct.reports.run_report import read_metrics, smooth
 from vistruct.study.demo import STARTS, Budget
 from vistruct.study.demo_answers import write_answers
 from vistruct.study.demo_cells import draw_conversations, draw_scene

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vistruct.engine.page import AXES, COLOURS, house_style
-from vistruct.engine.report import read_metrics, smooth
+from vistruct.reports.page import AXES, COLOURS, house_style
+from vistruct.reports.run_report import read_metrics, smooth
 from vistruct.study.plan import WAYS, percent
 
 if TYPE_CHECKING:

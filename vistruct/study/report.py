@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vistruct.engine.page import Report
+from vistruct.reports.page import Report
 from vistruct.study import figures
 from vistruct.study.plan import SHORT, WAYS, percent
 
@@ -236,7 +236,7 @@ def _pictures(page: Report, found: Found, root: Path) -> None:
     confusions = {start: _confusion(root, chosen, start, evaluation) for start in plan["starts"]}
     known = {start: one for start, one in confusions.items() if one is not None}
     if known:
-        from vistruct.engine.confusion import confusion_figure
+        from vistruct.reports.confusion import confusion_figure
 
         page.text("## What is taken for what")
         for start, (matrix, names) in known.items():

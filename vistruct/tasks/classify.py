@@ -17,7 +17,7 @@ from vistruct.config import AnyPart, Part
 from vistruct.contracts import ClassPrediction, DataInfo, Sample, StepOutput
 from vistruct.errors import UserError
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels, padded_to
-from vistruct.tasks.views import Flip
+from vistruct.windows.views import Flip
 
 
 class ClassifyConfig(Part):

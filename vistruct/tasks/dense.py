@@ -27,7 +27,7 @@ from vistruct.errors import UserError
 from vistruct.heads.boxes import BoxTarget, Detections
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels
-from vistruct.tasks.views import Views, joined, undo, view
+from vistruct.windows.views import Views, joined, undo, view
 
 
 class DetectConfig(Part):

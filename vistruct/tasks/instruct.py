@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vistruct.config import AnyPart, Part
 from vistruct.contracts import AnswerPrediction, DataInfo, StepOutput
-from vistruct.data.plan import Costs
+from vistruct.data.loading.plan import Costs
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.tasks.pixels import check_channels

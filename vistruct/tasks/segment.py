@@ -24,8 +24,8 @@ from vistruct.contracts import IGNORED, DataInfo, FeatureSpec, MapPrediction, Sa
 from vistruct.errors import UserError
 from vistruct.heads.pixel_loss import PixelLoss
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels, padded_to
-from vistruct.tasks.slide import Slide, slide
-from vistruct.tasks.views import Views
+from vistruct.windows.slide import Slide, slide
+from vistruct.windows.views import Views
 
 Fusion = Literal["concat", "difference"]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vistruct.config import Part
 from vistruct.contracts import Sample
-from vistruct.data.decode import decode
 from vistruct.errors import UserError
+from vistruct.files.decode import decode
 from vistruct.ops.seeds import derive
 
 MOST_PIXELS = 65_500  # a side; libjpeg's limit

@@ -13,15 +13,15 @@ from PIL import Image
 
 from vistruct.cli.main import main
 from vistruct.contracts import Record
-from vistruct.data.check import check
+from vistruct.data.checks.check import check
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.instructions.crops import TOO_SMALL, cover, crop_side, cut
 from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.scene import CROWD
 from vistruct.data.instructions.view import turn_boxes, turn_image, view
 from vistruct.data.instructions.write import Summary, shuffle_answers, write_instructions
-from vistruct.data.report import Report
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 from vistruct.samples import trees
 
 BOX = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\]")
@@ -245,7 +245,7 @@ def test_default_crops_of_tiny_and_of_huge_objects_stay_in_reach():
 
 def test_random_crops_lie_inside_their_images():
     records = [record([[0, 0, 30, 30]], size_hw=hw) for hw in ((50, 70), (200, 40), (90, 90))]
-    side, report = crop_side(records, None), Report()
+    side, report = crop_side(records, None), IssueCounter()
     for part, (x1, y1, x2, y2) in cut(records, 200, side, np.random.default_rng(0), report):
         height, width = part.size_hw or (0, 0)
         assert 0 <= x1 < x2 <= width

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.images import image_size
-from vistruct.data.report import Report
-from vistruct.data.tiles import Tiles, Window, windows
 from vistruct.errors import UserError
+from vistruct.files.images import image_size
+from vistruct.issues import IssueCounter
+from vistruct.windows.tiles import Tiles, Window, windows
 
 WHOLE_UP_TO = 1024  # pixels, longer side: up to here an image is one picture
 OBJECTS_WIDE = (1.5, 3.0)  # side of a crop in median object sides, smallest and largest
@@ -79,7 +79,7 @@ def cover(records: Sequence[Record], given: tuple[int, int] | None, side: CropSi
 
 
 def cut(
-    records: Sequence[Record], crops: int, side: CropSide, rng: np.random.Generator, report: Report
+    records: Sequence[Record], crops: int, side: CropSide, rng: np.random.Generator, report: IssueCounter
 ) -> list[tuple[Record, Window]]:
     """So many random square crops, spread over the images by their area.
 

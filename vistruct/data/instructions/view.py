@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vistruct.contracts import Record
 from vistruct.data.instructions.scene import CROWD, Scene
-from vistruct.data.tiles import Window
+from vistruct.windows.tiles import Window
 
 WHOLE, GONE = (
     0.5,

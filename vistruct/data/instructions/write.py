@@ -14,17 +14,17 @@ from PIL import Image
 from torch import Tensor
 
 from vistruct.contracts import Record
-from vistruct.data.formats import chat
-from vistruct.data.formats.registry import read_boxes
-from vistruct.data.images import read_image
+from vistruct.data.formats.boxes.registry import read_boxes
+from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.instructions.converse import Tally, converse
 from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, size_of
 from vistruct.data.instructions.families import FAMILIES, Exchange
 from vistruct.data.instructions.view import turn_image, view
-from vistruct.data.report import Report
-from vistruct.data.tiles import Window
 from vistruct.errors import UserError, closest
+from vistruct.files.images import read_image
+from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
+from vistruct.windows.tiles import Window
 
 SILENT = "picture left out: nothing could be asked about it"
 
@@ -139,7 +139,7 @@ def write_instructions(
 
 
 def _plan(
-    records: Sequence[Record], crops: int | None, given: tuple[int, int] | None, seed: int, report: Report
+    records: Sequence[Record], crops: int | None, given: tuple[int, int] | None, seed: int, report: IssueCounter
 ) -> tuple[list[tuple[Record, Window]], CropSide]:
     side = crop_side(records, given)
     if crops is None:

@@ -16,13 +16,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from vistruct.config import Eval, Run
-from vistruct.data.formats.amos import INTAKE
+from vistruct.data.formats.volumes.amos import INTAKE
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.metrics.volumes import VolumesConfig
-from vistruct.recipes.made_volumes import amos_folder
 from vistruct.recipes.vitp import segmentation
-from vistruct.tasks.slide import Slide
+from vistruct.samples.made_volumes import amos_folder
 from vistruct.transforms.augment import Augment
+from vistruct.windows.slide import Slide
 
 
 def recipe(

@@ -15,11 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from vistruct.config import Eval, Run
-from vistruct.data.formats.brats import REGIONS
+from vistruct.data.formats.volumes.brats import REGIONS
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.metrics.volumes import VolumesConfig
-from vistruct.recipes.made_volumes import brats_folder
 from vistruct.recipes.vitp import segmentation
+from vistruct.samples.made_volumes import brats_folder
 from vistruct.transforms.augment import Augment
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from vistruct.config import Eval, Run
 from vistruct.data.maps import MapDataConfig
 from vistruct.metrics.pixels import PixelsConfig
-from vistruct.recipes.made_volumes import covid_folder
 from vistruct.recipes.vitp import segmentation
+from vistruct.samples.made_volumes import covid_folder
 from vistruct.transforms.augment import Augment
 
 

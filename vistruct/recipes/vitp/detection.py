@@ -20,8 +20,8 @@ from vistruct.data.boxes import BoxDataConfig
 from vistruct.necks.laterals import LateralsConfig
 from vistruct.recipes.small import quick, small_adapter
 from vistruct.tasks.dense import DetectConfig
-from vistruct.tasks.views import Views
 from vistruct.transforms.augment import Augment
+from vistruct.windows.views import Views
 
 BATCH = 8  # images in a step: one on each of the published 8 GPUs
 Attention = Literal["mmcv", "ddetr"]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.published import DIOR
+from vistruct.data.formats.boxes.published import DIOR
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.metrics.coco import CocoBoxesConfig
-from vistruct.recipes.made_scenes import dior_folder
 from vistruct.recipes.vitp import detection
+from vistruct.samples.made_scenes import dior_folder
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.sizing import Size
 

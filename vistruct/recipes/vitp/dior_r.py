@@ -13,11 +13,11 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.published import DIOR_R
+from vistruct.data.formats.boxes.published import DIOR_R
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
-from vistruct.recipes.made_scenes import dior_folder
 from vistruct.recipes.vitp import detection
+from vistruct.samples.made_scenes import dior_folder
 from vistruct.transforms.sizing import Size
 
 ROUND = ("chimney", "storagetank", "windmill")  # their boxes are drawn upright: turned by quarters only

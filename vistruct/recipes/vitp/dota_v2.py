@@ -16,12 +16,12 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.published import DOTA_2_0
-from vistruct.data.tiles import Tiles
+from vistruct.data.formats.boxes.published import DOTA_2_0
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
-from vistruct.recipes.made_scenes import dota_folder
 from vistruct.recipes.vitp import detection
+from vistruct.samples.made_scenes import dota_folder
+from vistruct.windows.tiles import Tiles
 
 ROUND = ("storage-tank", "roundabout", "helipad")
 

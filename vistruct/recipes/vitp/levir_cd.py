@@ -15,10 +15,10 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.tiles import Tiles
-from vistruct.recipes.made_maps import levir_folder
 from vistruct.recipes.vitp import segmentation
-from vistruct.tasks.slide import Slide
+from vistruct.samples.made_maps import levir_folder
+from vistruct.windows.slide import Slide
+from vistruct.windows.tiles import Tiles
 
 
 def recipe(

@@ -29,15 +29,15 @@ from typing import Any, Literal
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import is_ours
 from vistruct.config import AdamW, Eval, Move, Pack, Part, Run, Schedule
+from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.detect import detect_format
 from vistruct.data.instructions.write import write_instructions
-from vistruct.data.mix import MixDataConfig
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
-from vistruct.recipes.made_scenes import kept_by_content
 from vistruct.samples import trees
+from vistruct.samples.made_scenes import kept_by_content
 from vistruct.tasks.instruct import InstructConfig
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.layouts import MODELS, instruct_config

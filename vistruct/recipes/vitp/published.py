@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.config import Pack, Run
-from vistruct.data.mix import MixDataConfig
-from vistruct.recipes.made_scenes import kept_by_content
+from vistruct.data.chat.mix import MixDataConfig
 from vistruct.recipes.vitp import pretrain
 from vistruct.recipes.vitp.mixes import Entry
+from vistruct.samples.made_scenes import kept_by_content
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.tiling import Tiling
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.published import RSAR
+from vistruct.data.formats.boxes.published import RSAR
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
-from vistruct.recipes.made_scenes import dota_folder
 from vistruct.recipes.vitp import detection
+from vistruct.samples.made_scenes import dota_folder
 from vistruct.transforms.sizing import Size
 
 ROUND = ("tank",)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
-from vistruct.recipes.made_maps import s2looking_folder
 from vistruct.recipes.vitp import segmentation
-from vistruct.tasks.slide import Slide
+from vistruct.samples.made_maps import s2looking_folder
+from vistruct.windows.slide import Slide
 
 
 def recipe(

@@ -16,8 +16,8 @@ from vistruct.config import Run
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.metrics.coco import CocoBoxesConfig
-from vistruct.recipes.made_scenes import coco_folder
 from vistruct.recipes.vitp import detection
+from vistruct.samples.made_scenes import coco_folder
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.sizing import Size
 

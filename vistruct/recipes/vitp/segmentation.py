@@ -24,10 +24,10 @@ from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.small import quick, small_adapter
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.tasks.segment import SegmentConfig
-from vistruct.tasks.slide import Slide
-from vistruct.tasks.views import Views
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.distort import Distort
+from vistruct.windows.slide import Slide
+from vistruct.windows.views import Views
 
 NARROW = Distort(brightness=10.0, contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=10.0)  # of ViTP's change detection
 

@@ -19,11 +19,11 @@ from vistruct.heads.roi_stage import RoiConfig
 from vistruct.heads.rpn import RpnConfig
 from vistruct.metrics.coco import CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
-from vistruct.recipes.made_scenes import coco_folder
 from vistruct.recipes.vitp import detection
-from vistruct.tasks.views import Views
+from vistruct.samples.made_scenes import coco_folder
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.sizing import Size
+from vistruct.windows.views import Views
 
 
 def recipe(

@@ -17,11 +17,11 @@ from pathlib import Path
 from vistruct.config import Eval, Run
 from vistruct.data.maps import MapDataConfig
 from vistruct.metrics.pixels import PixelsConfig
-from vistruct.recipes.made_maps import uavid_folder
 from vistruct.recipes.vitp import segmentation
-from vistruct.tasks.slide import Slide
+from vistruct.samples.made_maps import uavid_folder
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.distort import Distort
+from vistruct.windows.slide import Slide
 
 
 def recipe(

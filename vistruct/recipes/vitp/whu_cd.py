@@ -13,8 +13,8 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
-from vistruct.recipes.made_maps import whu_folder
 from vistruct.recipes.vitp import segmentation
+from vistruct.samples.made_maps import whu_folder
 
 
 def recipe(

@@ -1,0 +1,321 @@
+"""A folder of large images: every object once, work that goes on where it was stopped, and the files it ends in."""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+import json
+import math
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample
+from vistruct.data.formats.boxes import coco
+from vistruct.errors import UserError
+from vistruct.inference.cache import Found, Parts
+from vistruct.inference.files import (
+    ImageFile,
+    check_formats,
+    possible_formats,
+    predict_files,
+    write_results,
+)
+from vistruct.inference.model import Model
+from vistruct.ops.oriented import cxcywha_to_xyxy, quads_to_cxcywha
+from vistruct.ops.oriented_iou import oriented_iou
+from vistruct.windows.merge import WindowMerger
+from vistruct.windows.tiles import Tiles
+
+CLASSES = ("plane", "ship")
+TILES = Tiles(size=512, overlap=160)
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(number / 97 % 1, 1 - number % 3 / 4, 1 - number % 5 / 8)
+    return int(255 * red), int(255 * green), int(255 * blue)
+
+
+class ColourFinder(nn.Module):
+    """A task that knows its scene: the smallest rotated rectangle around the pixels of each object's colour.
+
+    What a window cuts is found as far as it shows, with a better score than the whole.
+    """
+
+    def __init__(self, boxes: Tensor, kind: str = "oriented") -> None:
+        super().__init__()
+        self.colours = {colour(number): number for number in range(len(boxes))}
+        self.boxes, self.kind, self.asked, self.seen = boxes, kind, 0, 0
+
+    def collator(self, samples: list[Sample]) -> Any:
+        return SimpleNamespace(samples=samples, to=lambda device: SimpleNamespace(samples=samples))
+
+    def predict(self, batch: Any) -> list[BoxPrediction]:
+        return [self.look(sample) for sample in batch.samples]
+
+    def look(self, sample: Sample) -> BoxPrediction:
+        self.asked += 1
+        pixels = sample.images[0].permute(1, 2, 0).numpy().astype(np.int64)
+        code = pixels @ np.array([1 << 16, 1 << 8, 1])
+        origin = np.array(sample.origin_xy)
+        quads, scores, labels, masks = [], [], [], []
+        for value in np.unique(code[code > 0]).tolist():
+            number = self.colours[(value >> 16, value >> 8 & 255, value & 255)]
+            y, x = np.nonzero(code == value)
+            if len(x) < 40:
+                continue
+            angle = float(self.boxes[number, 4])
+            axes = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+            points = np.stack([x, y], axis=1) + 0.5
+            along = points @ axes.T
+            low, high = along.min(axis=0) - 0.2, along.max(axis=0) + 0.2  # the last centre inside is that far, about
+            corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
+            quads.append(corners @ axes + origin)
+            scores.append(1 - len(x) / 1e5)
+            labels.append(number % 2)
+            left, top = x.min(), y.min()
+            shape = (code == value)[top : y.max() + 1, left : x.max() + 1]
+            masks.append(MaskPatch(pixels=shape, x=int(left + origin[0]), y=int(top + origin[1])))
+        boxes = quads_to_cxcywha(torch.from_numpy(np.array(quads)).float().reshape(-1, 4, 2))
+        height, width = pixels.shape[:2]
+        self.seen += len(boxes)
+        return BoxPrediction(
+            id=sample.id,
+            image_id=sample.image_id,
+            boxes_xyxy=cxcywha_to_xyxy(boxes),
+            scores=torch.tensor(scores).float(),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            class_names=CLASSES,
+            boxes_cxcywha=boxes if self.kind == "oriented" else None,
+            masks=tuple(masks) if self.kind == "masks" else None,
+            window_xyxy=(*sample.origin_xy, origin[0] + width, origin[1] + height),
+        )
+
+
+def place(number: int, size_hw: tuple[int, int], seed: int) -> Tensor:
+    """float[N, 5], rectangles that do not touch; many lie on the seams of the windows."""
+    random = np.random.default_rng(seed)
+    cell = 160
+    cells = [(x, y) for y in range(0, size_hw[0] - cell, cell) for x in range(0, size_hw[1] - cell, cell)]
+    corner = np.array([cells[i] for i in random.permutation(len(cells))[:number]], float).reshape(-1, 2)
+    boxes = random.uniform([75, 75, 70, 40, -1.5], [85, 85, 115, 60, 1.5], (len(corner), 5))
+    boxes[:, :2] += corner
+    return torch.from_numpy(boxes).float()
+
+
+def paint(file: Path, boxes: Tensor, size_hw: tuple[int, int]) -> Path:
+    """Every pixel whose centre lies in a rectangle has its colour; the rest is black."""
+    pixels = np.zeros((*size_hw, 3), np.uint8)
+    for number, (cx, cy, w, h, angle) in enumerate(boxes.tolist()):
+        x0, y0, reach = int(cx), int(cy), int(math.hypot(w, h) / 2) + 2
+        y, x = np.mgrid[max(0, y0 - reach) : y0 + reach, max(0, x0 - reach) : x0 + reach] + 0.5
+        along = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
+        across = (y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)
+        part = pixels[max(0, y0 - reach) : y0 + reach, max(0, x0 - reach) : x0 + reach]
+        part[((abs(along) <= w / 2) & (abs(across) <= h / 2))[: part.shape[0], : part.shape[1]]] = colour(number)
+    image = Image.fromarray(pixels)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, compress_level=1)
+    return file
+
+
+def finder(boxes: Tensor, kind: str = "oriented", tiles: Tiles | None = TILES) -> Model:
+    data = SimpleNamespace(tiles=tiles, resize=None)
+    card: Any = SimpleNamespace(
+        path=Path("model"), run=SimpleNamespace(data=data), info=DataInfo(class_names=CLASSES), values={"sha256": "a"}
+    )
+    return Model(task=ColourFinder(boxes, kind), card=card, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["oriented", "masks"])
+def test_every_object_of_a_large_image_comes_out_once(tmp_path: Path, kind: str) -> None:
+    boxes = place(90, (2000, 3000), seed=1)
+    file = paint(tmp_path / "scene.png", boxes, (2000, 3000))
+    model = finder(boxes, kind)
+    found = model.predict(file, batch=5)
+    assert model.task.asked == len(model.places((2000, 3000))) > 40
+    assert len(found.scores) == len(boxes) == 90
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    if kind == "oriented":
+        iou = oriented_iou(found.boxes_cxcywha, boxes)
+        best = iou.amax(dim=0)
+        assert best.min() > 0.95
+        assert sorted(iou.argmax(dim=1).tolist()) == list(range(90))
+    else:
+        pixels = np.asarray(Image.open(file)).any(axis=2)
+        for mask in found.masks:  # whole: everything painted in its place and nothing beside
+            height, width = mask.pixels.shape
+            area = mask.pixels.sum()
+            assert area > 1000
+            assert pixels[mask.y : mask.y + height, mask.x : mask.x + width][mask.pixels].all()
+        assert sum(mask.pixels.sum() for mask in found.masks) == pixels.sum()
+
+
+def test_memory_is_that_of_a_row_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    finish = WindowMerger.finish
+
+    def watched(self: WindowMerger) -> BoxPrediction:
+        held.append(self.most_held)
+        return finish(self)
+
+    monkeypatch.setattr(WindowMerger, "finish", watched)
+    boxes = place(90, (6000, 640), seed=2)
+    model = finder(boxes)
+    found = model.predict(paint(tmp_path / "strip.png", boxes, (6000, 640)), batch=3)
+    assert len(found.scores) == 90
+    assert held[0] < model.task.seen / 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> tuple[Tensor, list[ImageFile]]:
+    boxes = place(6, (700, 600), seed=3)
+    names = ["a.png", "below/b.png", "c.png"]
+    return boxes, [ImageFile(file=paint(tmp_path / "images" / n, boxes, (700, 600)), name=n) for n in names]
+
+
+def test_what_was_stopped_goes_on_and_ends_in_the_same_bytes(
+    tmp_path: Path, folder: tuple[Tensor, list[ImageFile]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes, images = folder
+    whole, straight = tmp_path / "straight", finder(boxes)
+    write_results(predict_files(straight, images, whole), images, whole, ["coco", "dota"])
+
+    class Killed(BaseException):
+        pass
+
+    halted, cut = finder(boxes), tmp_path / "cut"
+    per_image, look = straight.task.asked // 3, halted.task.look
+
+    def until(sample: Sample) -> BoxPrediction:
+        if halted.task.asked == per_image + 1:
+            raise Killed
+        return look(sample)
+
+    halted.task.look = until
+    with pytest.raises(Killed):
+        predict_files(halted, images, cut, batch=1)
+    assert len(list((cut / "pictures").iterdir())) == 1
+    capsys.readouterr()
+    again = finder(boxes)
+    parts = predict_files(again, images, cut)
+    assert again.task.asked == 2 * per_image
+    assert "1 of 3 images were done before" in capsys.readouterr().err
+    number, written = write_results(parts, images, cut, ["coco", "dota"])
+    assert number == 18
+    assert written == {"coco": cut / "predictions.json", "dota": cut / "dota" / "Task1.zip"}
+    for name in ("predictions.json", "dota/Task1.zip", "dota/Task1_ship.txt"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    third = finder(boxes)
+    predict_files(third, images, cut)
+    assert third.task.asked == 0
+
+
+def test_another_model_other_windows_or_another_image_are_looked_at_anew(
+    tmp_path: Path, folder: tuple[Tensor, list[ImageFile]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes, images = folder
+    predict_files(finder(boxes), images, tmp_path / "out")
+    paint(images[0].file, boxes[:3], (700, 600))
+    repainted = finder(boxes)
+    parts = predict_files(repainted, images, tmp_path / "out")
+    assert repainted.task.asked == len(repainted.places((700, 600)))
+    assert len(parts.read("a.png").prediction.scores) == 3
+    other = finder(boxes)
+    other.card.values["sha256"] = "b"
+    capsys.readouterr()
+    predict_files(other, images, tmp_path / "out")
+    assert other.task.asked == 3 * len(other.places((700, 600)))
+    assert "all images are looked at again" in capsys.readouterr().err
+    wider = dataclasses.replace(other, tiles=Tiles(size=700, overlap=10))
+    wider.task.asked = 0
+    predict_files(wider, images, tmp_path / "out")
+    assert wider.task.asked == 3
+
+
+def test_pictures_are_drawn_again_from_another_score_without_looking_again(
+    tmp_path: Path, folder: tuple[Tensor, list[ImageFile]]
+) -> None:
+    boxes, images = folder
+    predict_files(finder(boxes), images, tmp_path, min_score=0.0)
+    first = {file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()}
+    assert sorted(first) == ["a.png.jpg", "below__b.png.jpg", "c.png.jpg"]
+    again = finder(boxes)
+    predict_files(again, images, tmp_path, min_score=1.0)
+    assert again.task.asked == 0
+    assert all((tmp_path / "pictures" / name).read_bytes() != data for name, data in first.items())
+
+
+def test_images_whose_flat_names_are_alike_have_a_picture_each(tmp_path: Path) -> None:
+    boxes = place(1, (200, 200), seed=0)
+    names = ["a/b.png", "a__b.png"]
+    images = [ImageFile(file=paint(tmp_path / n, boxes, (200, 200)), name=n) for n in names]
+    predict_files(finder(boxes), images, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+
+
+def test_a_part_gives_back_what_was_put_in_bit_for_bit(tmp_path: Path) -> None:
+    boxes = place(20, (700, 900), seed=5)
+    file = paint(tmp_path / "a.png", boxes, (700, 900))
+    for kind in ("oriented", "masks", "plain"):
+        found = finder(boxes, kind).predict(file)
+        parts = Parts(tmp_path / kind, {}, CLASSES)
+        name = "ein/lang" + "er/" * 90 + "näme?.png"
+        assert not parts.has(name, file)
+        parts.write(name, file, Found(size_hw=(700, 900), prediction=found))
+        assert parts.has(name, file)
+        back = parts.read(name)
+        assert back.size_hw == (700, 900)
+        for field in ("boxes_xyxy", "scores", "labels", "boxes_cxcywha"):
+            one, other = getattr(found, field), getattr(back.prediction, field)
+            assert one is other is None or torch.equal(one, other)
+        if kind == "masks":
+            for one, other in zip(found.masks, back.prediction.masks, strict=True):
+                assert (one.x, one.y) == (other.x, other.y)
+                assert np.array_equal(one.pixels, other.pixels)
+        parts.file(name).write_text("{broken")
+        assert not parts.has(name, file)  # made anew
+
+
+def test_a_submission_of_every_kind(tmp_path: Path, folder: tuple[Tensor, list[ImageFile]]) -> None:
+    boxes, images = folder
+    parts = predict_files(finder(boxes), images, tmp_path)
+    assert possible_formats(images, CLASSES) == ["coco", "dota"]  # FAIR1M has no class "plane"
+    with pytest.raises(UserError, match="no class"):
+        check_formats(["fair1m"], images, CLASSES)
+    twins = [*images, ImageFile(file=images[0].file, name="again/a.tif")]
+    with pytest.raises(UserError, match="two images"):
+        check_formats(["dota"], twins, CLASSES)
+    assert possible_formats(twins, ("Passenger Ship",)) == ["coco"]
+    write_results(parts, images, tmp_path, ["coco"])
+    records, names, _ = coco.read(tmp_path / "predictions.json", tmp_path / "images")
+    assert names == CLASSES
+    assert [record.id for record in records] == [image.name for image in images]
+    for record in records:
+        iou = oriented_iou(quads_to_cxcywha(torch.from_numpy(record.quads)), boxes)
+        assert iou.amax(dim=0).min() > 0.95
+    scores = [entry["score"] for entry in json.loads((tmp_path / "predictions.json").read_text())["annotations"]]
+    assert len(scores) == 18
+
+
+def test_fair1m_files_are_zipped_in_a_folder(tmp_path: Path) -> None:
+    names = ("Passenger Ship", "other-ship")
+    boxes = place(2, (300, 400), seed=0)
+    images = [ImageFile(file=paint(tmp_path / n, boxes, (300, 400)), name=n) for n in ("0.png", "1.png")]
+    model = finder(boxes)
+    look = model.task.look
+    model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
+    model.card.info = DataInfo(class_names=names)
+    parts = predict_files(model, images, tmp_path / "out")
+    assert possible_formats(images, names) == ["coco", "dota", "fair1m"]
+    _, written = write_results(parts, images, tmp_path / "out", ["fair1m"])
+    with zipfile.ZipFile(written["fair1m"]) as archive:
+        assert archive.namelist() == ["test/0.xml", "test/1.xml"]
+        assert b"Passenger Ship" in archive.read("test/0.xml")

@@ -1,0 +1,207 @@
+"""What is in a data set of boxes and what is wrong with it, found by the same walkers that read it for training."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vistruct.contracts import Record
+from vistruct.data.checks.problem import Problem, counted
+from vistruct.data.formats.boxes.objects import CLIPPED, OUTSIDE, ROUNDING_PX
+from vistruct.data.formats.boxes.registry import module_of, renumbered, splits_of
+from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
+
+MANY = 0.2  # part of all boxes clipped or outside above which their layout is doubted
+SAME_PX = 1.0  # edges that differ by no more are the same box drawn twice; also SAME_SHARE of its sides
+SAME_SHARE = 0.02
+IMPLAUSIBLE = 100.0  # times longer or shorter than its class's median side
+ENOUGH = 20  # objects of a class that make a median
+
+Found = dict[str, list[str]]  # places by what is found
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedBoxes:
+    """What is in a data set of boxes, or in all its splits together."""
+
+    records: list[Record]
+    class_names: tuple[str, ...]
+    splits: tuple[str, ...]  # those that were read; empty where there are none
+    problems: list[Problem]
+
+
+def open_boxes(
+    annotation: Path, images: Path | None, format_: str, split: str | None, errors: list[UserError]
+) -> OpenedBoxes:
+    """The records that training would have if every error were mended, and all other trouble, with every place.
+
+    Args:
+        split: None: all that there are, but for one that is made of others (trainval beside train and val).
+    """
+    report = IssueCounter(keep=10**9)
+    splits = (split,) if split is not None else _splits(annotation, format_)
+    parts: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
+    for name in splits or (None,):
+        parts[name or ""] = module_of(format_).walk(annotation, images, report, errors.append, split=name)
+    lists = {names for records, names in parts.values() if names}
+    class_names = next(iter(lists)) if len(lists) == 1 else tuple(sorted({name for names in lists for name in names}))
+    found: dict[Path, Record] = {}
+    shared: list[str] = []
+    for name, (records, names) in parts.items():
+        for record in renumbered(records, names, class_names, annotation):
+            if record.images[0] in found:
+                shared.append(f"{record.images[0]} ({name})")
+            found.setdefault(record.images[0], record)
+    records = list(found.values())
+    problems = [*counted(report), *_hints(records, class_names, report, format_)]
+    if shared:
+        what = "image in a second split: what is measured on it was learned by heart"
+        problems.append(Problem(what=what, effect="kept", count=len(shared), places=tuple(shared)))
+    return OpenedBoxes(records=records, class_names=class_names, splits=splits, problems=problems)
+
+
+def _splits(annotation: Path, format_: str) -> tuple[str, ...]:
+    """Those that together are the data set; none where what would name them is broken, which the walker will tell."""
+    try:
+        splits = splits_of(annotation, format_)
+    except UserError:
+        return ()
+    return tuple(name for name in splits if name != "trainval" or not {"train", "val"} <= set(splits))
+
+
+def count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Numbers of everything, and of the objects of each class."""
+    labels: Counter[int] = Counter()
+    for record in records:
+        labels.update(record.labels.tolist())
+    counts = {
+        "images without objects": sum(len(record.labels) == 0 for record in records),
+        "objects": labels.total(),
+        "crowds": sum(int(record.is_crowd.sum()) for record in records),
+        "difficult objects": sum(int(record.is_difficult.sum()) for record in records),
+        "classes": len(class_names),
+    }
+    kinds = {
+        "oriented boxes": sum(len(record.quads) for record in records if record.quads is not None),
+        "masks": sum(bool(mask) for record in records for mask in record.masks or ()),
+        "objects with key points": sum(
+            int((record.keypoints[..., 2] > 0).any(axis=1).sum()) for record in records if record.keypoints is not None
+        ),
+    }
+    return counts | {name: count for name, count in kinds.items() if count}, {
+        name: labels[number] for number, name in enumerate(class_names)
+    }
+
+
+def _hints(records: Sequence[Record], class_names: Sequence[str], report: IssueCounter, format_: str) -> list[Problem]:
+    """What training accepts and a person should look at."""
+    classes = count_boxes(records, class_names)[1]
+    found: Found = defaultdict(list)
+    num_outside = report.counts[CLIPPED] + report.counts[OUTSIDE]
+    num_boxes = sum(classes.values()) + report.counts[OUTSIDE]
+    if num_boxes and num_outside > MANY * num_boxes:
+        doubt = ": corners instead of [x, y, width, height]?" if format_ == "coco" else ": boxes of other images?"
+        found[f"{num_outside} of {num_boxes} boxes leave their image{doubt}"].append("")
+    found["class without objects"] = [name for name, count in classes.items() if count == 0]
+    found["classes that differ in capitals, spaces or hyphens only"] = alike(classes)
+    for record in records:
+        _look_at(record, class_names, found)
+    found["object of implausible size for its class"] = [*_implausible(records, class_names)]
+    hints = [
+        Problem(what=what, effect="kept", count=len(places), places=tuple(place for place in places if place))
+        for what, places in found.items()
+        if places
+    ]
+    if records and not any(classes.values()):
+        hints.append(Problem(what="no boxes are left", effect="stops training", count=1, fix="annotate some objects"))
+    return hints
+
+
+def alike(names: Sequence[str] | dict[str, int]) -> list[str]:
+    """Names that differ in capitals, spaces or hyphens only, group by group."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups["".join(letter for letter in name.lower() if letter not in "-_ \t")].append(name)
+    return [" / ".join(repr(name) for name in group) for group in groups.values() if len(group) > 1]
+
+
+def _look_at(record: Record, class_names: Sequence[str], found: Found) -> None:
+    """The doubtful objects of one image."""
+    for one, other in _pairs(record.boxes_xyxy, record.quads):
+        if record.is_crowd[one] or record.is_crowd[other]:
+            continue
+        first, second = class_names[record.labels[one]], class_names[record.labels[other]]
+        if first == second:
+            found["the same box drawn twice"].append(f"{_place(record, one)}: {first}")
+        else:
+            found["the same box with two classes"].append(f"{_place(record, one)}: {first} and {second}")
+    sides = record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2]
+    is_thin = (sides < 1).any(axis=1)
+    if record.quads is not None:
+        lengths = np.linalg.norm(record.quads - np.roll(record.quads, -1, axis=1), axis=2)  # [N, 4]
+        is_thin |= (lengths < 1).sum(axis=1) >= 2
+        touching = ((lengths <= ROUNDING_PX).any(axis=1)) & ~is_thin
+        found["oriented box of three corners, two being at one place"] += [
+            _place(record, number) for number in np.flatnonzero(touching)
+        ]
+        if record.size_hw is not None:
+            height, width = record.size_hw
+            is_cut = (record.quads < -ROUNDING_PX).any(axis=(1, 2))
+            is_cut |= (record.quads > np.array([width, height]) + ROUNDING_PX).any(axis=(1, 2))
+            found["oriented box over the border of its image, as annotated"] += [
+                _place(record, number) for number in np.flatnonzero(is_cut)
+            ]
+    found["object thinner than one pixel"] += [_place(record, number) for number in np.flatnonzero(is_thin)]
+
+
+def _pairs(boxes: np.ndarray, quads: np.ndarray | None) -> Iterator[tuple[int, int]]:
+    """Objects whose outlines are the same but for a little; every pair once.
+
+    Boxes are looked at in the order of their left edges, so that only neighbours in it need comparing.
+    """
+    order = np.argsort(boxes[:, 0], kind="stable")
+    boxes = boxes[order]
+    outline = boxes if quads is None else np.concatenate([boxes, _sorted_corners(quads)[order]], axis=1)
+    tolerance = np.minimum(SAME_PX, SAME_SHARE * (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf))
+    for step in range(1, len(boxes)):
+        near = boxes[step:, 0] - boxes[:-step, 0] <= tolerance[:-step]
+        if not near.any():
+            return
+        same = near & (np.abs(outline[step:] - outline[:-step]).max(axis=1) <= tolerance[:-step])
+        for number in np.flatnonzero(same):
+            one, other = sorted((int(order[number]), int(order[number + step])))
+            yield one, other
+
+
+def _sorted_corners(quads: np.ndarray) -> np.ndarray:
+    """float[N, 8] that does not depend on the corner which comes first, nor on the direction."""
+    keys = quads[..., 0] * 3 + quads[..., 1]
+    order = np.argsort(keys, axis=1, kind="stable")
+    return np.take_along_axis(quads, order[..., None], axis=1).reshape(-1, 8)
+
+
+def _implausible(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[str]:
+    """Objects much larger or smaller than the others of their class."""
+    sides = [np.sqrt(np.prod(record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2], axis=1)) for record in records]
+    if not sides:
+        return
+    all_sides, all_labels = np.concatenate(sides), np.concatenate([record.labels for record in records])
+    medians = np.full(len(class_names), np.nan)
+    for label in np.unique(all_labels):
+        own = all_sides[all_labels == label]
+        medians[label] = np.median(own) if len(own) >= ENOUGH else np.nan
+    for record, own in zip(records, sides, strict=True):
+        ratio = own / medians[record.labels]  # NaN where there is no median
+        for number in np.flatnonzero((ratio > IMPLAUSIBLE) | (ratio < 1 / IMPLAUSIBLE)):
+            name = class_names[record.labels[number]]
+            yield f"{_place(record, number)}: {name}, {own[number]:.4g} pixels a side"
+
+
+def _place(record: Record, number: int | np.integer) -> str:
+    x0, y0, x1, y1 = record.boxes_xyxy[number]
+    return f"{record.id}: object {number} at {x0:.6g}, {y0:.6g} to {x1:.6g}, {y1:.6g}"

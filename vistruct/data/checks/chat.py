@@ -1,0 +1,99 @@
+"""What is in conversations and what is wrong with them, found by the same code that opens them for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vistruct.contracts import Record
+from vistruct.data.account import Account
+from vistruct.data.chat.mix import read_mix
+from vistruct.data.chat.records import Source
+from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source
+from vistruct.data.checks.problem import Effect, Problem, counted
+from vistruct.data.formats.chat.turns import Defect
+from vistruct.errors import UserError
+from vistruct.files.image_facts import FOUND
+from vistruct.issues import IssueCounter
+
+
+def open_all(
+    annotation: Path, images: Path | None, format_: str, max_left_out: float, errors: list[UserError]
+) -> tuple[list[Opened], list[Problem]]:
+    """The data sets of conversations that can be opened, and all that is wrong in them."""
+    wanted = [Wanted(name="", annotation=annotation, root=annotation.parent if images is None else images)]
+    report = IssueCounter()
+    opened: list[Opened] = []
+    try:
+        if format_ == "mix":
+            wanted, report = read_mix(annotation, images)
+    except UserError as error:
+        errors.append(error)
+        return [], []
+    for one in wanted:
+        try:
+            opened.append(open_source(one, checksums=False))
+        except UserError as error:
+            errors.append(error)
+    problems = [problem for one in opened for problem in _faults(one, max_left_out)]
+    if opened and not any(one.account.used for one in opened):
+        problems.append(Problem(what="no conversations are left", effect="stops training", count=1))
+    return opened, [*problems, *(replace(problem, effect="kept") for problem in counted(report))]
+
+
+def _faults(opened: Opened, max_left_out: float) -> list[Problem]:
+    """What is wrong with a data set's lines, each kind with all its places."""
+    account, source = opened.account, opened.source
+    effect: Effect = "stops training" if account.share_left_out > max_left_out else "left out"
+    prefix = f"{account.name}: " if account.name else ""
+    problems = []
+    for reason, rows in opened.faults.items():
+        is_image = reason in (IMAGE_MISSING, IMAGE_UNREADABLE)
+        places = tuple(
+            source.index.offsets.whole_place(row) + (_bad_image(source, row) if is_image else "") for row in rows
+        )
+        fix = f"images are sought from {source.root}" if is_image else _defect_of(source, rows[0])
+        problems.append(Problem(what=prefix + reason, effect=effect, count=len(rows), places=places, fix=fix))
+    return problems + [replace(problem, what=prefix + problem.what) for problem in counted(account.repaired)]
+
+
+def _bad_image(source: Source, row: int) -> str:
+    """`: a.jpg`, the first image of a row that is missing or unreadable."""
+    images = zip(source.index.talk(row).images, source.index.images_of(row), strict=True)
+    return next((f": {name}" for name, image in images if source.facts.status[image] != FOUND), "")
+
+
+def _defect_of(source: Source, row: int) -> str:
+    """What exactly is wrong with a line that cannot be used, and what to do."""
+    try:
+        source.index.talk(row)
+    except Defect as defect:
+        return f"{defect.what}: {defect.fix}"
+    return ""
+
+
+def in_numbers(account: Account) -> dict[str, int]:
+    """An account without its reasons."""
+    numbers = {"lines": account.lines, "used": account.used, "beyond the share asked for": account.beyond}
+    return {**numbers, "left out": account.left_out.counts.total(), "repeats": account.repeats}
+
+
+def count_turns(records: Sequence[Record]) -> dict[str, int]:
+    """What all conversations have together."""
+    turns = without = several = 0
+    answers: Counter[str] = Counter()
+    for record in records:
+        turns += len(record.turns)
+        without += not record.images
+        several += len(record.images) > 1
+        answers.update(turn.text for turn in record.turns if turn.role == "assistant")
+    return {
+        "conversations": len(records),
+        "turns": turns,
+        "answers": answers.total(),
+        "different answers": len(answers),
+        "without an image": without,
+        "with several images": several,
+    }

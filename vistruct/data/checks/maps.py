@@ -1,0 +1,214 @@
+"""What is in a data set of label maps and what is wrong with it, found by the same walkers that read it for training.
+
+Every label raster is decoded (or the first few). The traps that go unnoticed elsewhere have names here: a mask of 0 and
+255 read as classes, a 0 that should not count, labels in lossy JPEG, colours where numbers are meant, a class or a
+change that never occurs, the same picture before and after, one image in two splits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vistruct.contracts import IGNORED, Record
+from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
+from vistruct.data.checks.problem import Problem, counted, stops
+from vistruct.data.formats.maps.coding import UNSAID, Seen
+from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
+from vistruct.data.formats.maps.registry import Walked, Wish, map_splits, walk_maps
+from vistruct.data.loading.parallel import in_parallel
+from vistruct.data.maps import LabelReader
+from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.rasters import read_raster
+from vistruct.issues import IssueCounter
+
+_JOB_RECORDS = 50
+_JPEGS = (".jpg", ".jpeg")
+
+Found = dict[str, list[str]]  # places by what is found
+
+
+@dataclass
+class Tally:
+    """What label rasters have, raster by raster."""
+
+    seen: Seen = field(default_factory=Seen)
+    pixels: Counter[int] = field(default_factory=Counter)  # by class; IGNORED too
+    only: dict[str, int] = field(default_factory=dict)  # the one class of rasters that have a single one, by place
+    errors: list[UserError] = field(default_factory=list)
+
+    def merge(self, other: Tally) -> None:
+        """Add another's."""
+        self.seen.numbers.update(other.seen.numbers)
+        self.seen.colours.update(other.seen.colours)
+        self.seen.first = other.seen.first | self.seen.first
+        self.pixels.update(other.pixels)
+        self.only |= other.only
+        self.errors += other.errors
+
+
+def look(
+    path: Path, format: str, split: str | None, decode_at_most: int | None
+) -> tuple[dict[str, int], dict[str, int], list[Problem], dict[str, str]]:
+    """Everything in a data set of label maps; nothing in it is raised at.
+
+    Args:
+        split: None: all that there are.
+        decode_at_most: how many images, and how many label rasters, to decode; None: all.
+
+    Returns:
+        counts; pixels by class (by value, where no coding is known); problems; sizes in words.
+    """
+    errors: list[UserError] = []
+    report = IssueCounter(keep=10**9)
+    parts: dict[str, Walked] = {}
+    coding: Coding | None = None
+    for name in (split,) if split is not None else map_splits(path, format) or (None,):
+        own: list[UserError] = []
+        wish = Wish(split=name, missing="drop", coding=coding)  # one coding for all splits
+        part = walk_maps(path, format, wish, report, own.append)
+        errors += [error for error in own if not (parts and error.what.startswith(UNSAID))]  # said once is enough
+        coding = part.coding if coding is None else coding
+        parts[name or ""] = part
+    records = list({record.images: record for part in parts.values() for record in part.records}.values())
+    some = records[:decode_at_most]
+    tally = Tally()
+    for part in parts.values():
+        own_ids = {record.images for record in part.records}
+        tally.merge(_tallied([record for record in some if record.images in own_ids], coding, part.raster))
+    images = list(dict.fromkeys(image for record in records for image in record.images))
+    sizes = {record.images[0]: record.size_hw for record in records if record.size_hw is not None}
+    has_bands = any(part.intake is not None for part in parts.values())
+    problems: list[Problem] = []
+    if not has_bands:
+        problems += decoded_rasters([image for record in some for image in record.images], errors)[1]
+    problems += [*stops([*errors, *tally.errors]), *_partnerless(report), *tiny_images(sizes)]
+    problems += _traps(some, coding, tally)
+    problems += same_in_two({name: [record.images[0] for record in part.records] for name, part in parts.items()})
+    problems += _straddling(parts)
+    if not records and not errors:
+        problems.append(Problem(what="no images with label maps are left", effect="stops training", count=1))
+    is_pair = any(len(record.images) == 2 for record in records) and not has_bands
+    counts = {"images": len(images), **({"pairs": len(records)} if is_pair else {}), "label maps": len(records)}
+    counts |= {"pixels": tally.pixels.total(), "pixels that do not count": tally.pixels[IGNORED]}
+    counts |= {"label maps decoded": len(some)}
+    return counts, _classes(tally, coding), problems, sizes_in_words(sizes.values())
+
+
+def _classes(tally: Tally, coding: Coding | None) -> dict[str, int]:
+    if coding is not None:
+        return {name: tally.pixels[number] for number, name in enumerate(coding.classes)}
+    return {f"value {value}": count for value, count in tally.seen.numbers.most_common(20)}
+
+
+def _tallied(records: Sequence[Record], coding: Coding | None, raster: Callable[[Record], np.ndarray] | None) -> Tally:
+    tally = Tally()
+    jobs = [records[at : at + _JOB_RECORDS] for at in range(0, len(records), _JOB_RECORDS)]
+    for one in in_parallel(_tally, (coding, raster), jobs, label=f"label maps, x {_JOB_RECORDS}"):
+        tally.merge(one)
+    return tally
+
+
+def _tally(how: tuple[Coding | None, Callable[[Record], np.ndarray] | None], records: Sequence[Record]) -> Tally:
+    coding, raster = how
+    tally = Tally()
+    for record in records:
+        try:
+            where = record.label_map or record.id
+            if record.label_map is not None and raster is None:
+                tally.seen.add(read_raster(record.label_map), where)
+            if coding is None:
+                continue
+            found, counts = np.unique(LabelReader(coding, raster)(record).numpy(), return_counts=True)
+            tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+            if len(found) == 1:
+                tally.only[str(where)] = int(found[0])
+        except UserError as error:
+            tally.errors.append(error)
+    return tally
+
+
+def _partnerless(report: IssueCounter) -> list[Problem]:
+    """What the walkers left out or repaired; an image without labels, or the other way round, stops training."""
+    problems = []
+    for problem in counted(report):
+        if problem.what in (NO_LABELS, NO_IMAGE):
+            words = problem.what.replace(" left out:", ",")
+            fix = "copy them; or image_suffix and label_suffix, if names differ; or missing=drop"
+            problem = Problem(what=words, effect="stops training", count=problem.count, places=problem.places, fix=fix)
+        problems.append(problem)
+    return problems
+
+
+def _traps(records: Sequence[Record], coding: Coding | None, tally: Tally) -> list[Problem]:
+    """What training accepts, or refuses without saying why, and a person should look at."""
+    found: Found = defaultdict(list)
+    fixes: dict[str, str] = {}
+    numbers = {value for value, count in tally.seen.numbers.items() if count}
+    _values(numbers, coding, tally, found, fixes)
+    if coding is None or coding.threshold is None:
+        files = [record.label_map for record in records if record.label_map is not None]
+        what = "label map in a JPEG, which changes values"
+        found[what] = [str(file) for file in files if file.suffix.lower() in _JPEGS]
+        fixes[what] = "write PNGs from the source; of two classes a coding.threshold of 128 will do"
+    if coding is not None and tally.pixels.total():
+        found["class without a pixel"] = [
+            name for number, name in enumerate(coding.classes) if not tally.pixels[number]
+        ]
+        learned = [number for number, count in tally.pixels.items() if count and number != IGNORED]
+        if len(learned) == 1 and len(records) > 1:
+            found[f"nothing but {coding.classes[learned[0]]!r} in all label maps"].append("")
+        found["label map of which no pixel counts"] = [place for place, only in tally.only.items() if only == IGNORED]
+    found["the same picture before and after"] = [record.id for record in records if _is_twice(record)]
+    return [
+        Problem(
+            what=what, effect="kept", count=len(places), places=tuple(p for p in places if p), fix=fixes.get(what, "")
+        )
+        for what, places in found.items()
+        if places
+    ]
+
+
+def _values(numbers: set[int], coding: Coding | None, tally: Tally, found: Found, fixes: dict[str, str]) -> None:
+    """Traps in the values of labels that are numbers."""
+    first = tally.seen.first
+    is_index = coding is not None and coding.colours is None and coding.threshold is None
+    if coding is not None and coding.others == "ignored":
+        known: set[object] = {*(coding.colours or ()), *coding.ignored_colours}
+        odd = [colour for colour in tally.seen.colours if colour not in known] if coding.colours else []
+        found["colour of no class, which does not count"] = [
+            f"#{r:02x}{g:02x}{b:02x}: {tally.seen.colours[r, g, b]} pixels, {first[r, g, b]}" for r, g, b in odd
+        ]
+    if not is_index or coding is None:
+        return
+    if numbers == {0, 255} and 255 in coding.ignored:
+        what = "a mask of 0 and 255 read as classes: 255 does not count"
+        found[what], fixes[what] = [first[255]], "coding.values=[0,255], coding.ignored=[]"
+    many, values = len(coding.classes), coding.values or tuple(range(len(coding.classes)))
+    plain = {value for value in numbers if value not in coding.ignored or value == 0}
+    if 0 in values and many in plain and many not in values and plain <= set(range(many + 1)):
+        what = f"values 0 to {many} for {many} classes: does 0 mean 'no class'?"
+        found[what], fixes[what] = [first[many]], f"coding.values={list(range(1, many + 1))}, coding.ignored=[0]"
+
+
+def _is_twice(record: Record) -> bool:
+    if len(record.images) != 2 or not all(image.is_file() for image in record.images):
+        return False
+    before, after = record.images
+    return before.stat().st_size == after.stat().st_size and before.read_bytes() == after.read_bytes()
+
+
+def _straddling(parts: dict[str, Walked]) -> list[Problem]:
+    """Scenes, sequences or flights in two splits."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for name, part in parts.items():
+        for record in part.records:
+            splits[record.group].add(name)
+    places = [f"{group}: {', '.join(sorted(own))}" for group, own in splits.items() if group and len(own) > 1]
+    what = "scene (group) in two splits: a run that is measured on what it learned is refused"
+    return [Problem(what=what, effect="kept", count=len(places), places=tuple(places))] if places else []

@@ -1,0 +1,48 @@
+"""What `vistruct check` has to say of one kind of trouble."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
+
+Effect = Literal["stops training", "left out", "repaired", "kept"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One kind of trouble, where it occurs, and what training does about it."""
+
+    what: str
+    effect: Effect
+    count: int
+    places: tuple[str, ...] = ()  # all of those that stop training; of the others all that were kept
+    fix: str = ""
+
+
+def stops(errors: Sequence[UserError]) -> list[Problem]:
+    """Errors with the same words together, with every place."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for error in errors:
+        groups[error.what, error.fix].append(error.where)
+    return [
+        Problem(what=what, effect="stops training", count=len(places), places=tuple(places), fix=fix)
+        for (what, fix), places in groups.items()
+    ]
+
+
+def counted(report: IssueCounter) -> list[Problem]:
+    """What a reader left out or repaired."""
+
+    def effect(reason: str) -> Effect:
+        return "left out" if "left out" in reason else "kept" if "taken as" in reason else "repaired"
+
+    return [
+        Problem(what=reason, effect=effect(reason), count=count, places=tuple(report.examples[reason]))
+        for reason, count in sorted(report.counts.items())
+        if count
+    ]

@@ -1,0 +1,201 @@
+"""Everything that is wrong with a collection of volumes, before any training: what `vistruct check` says of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vistruct.data.checks.groups import straddles
+from vistruct.data.checks.problem import Problem, counted, stops
+from vistruct.data.formats.boxes.places import chosen
+from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
+from vistruct.data.formats.volumes.registry import Case, detect_volumes, find_cases, straddling, volume_module
+from vistruct.data.volumes import APART, ELSEWHERE
+from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.volume_files import label_values, open_volume
+from vistruct.issues import IssueCounter
+
+AIR = -500  # Hounsfield units: a CT scan without anything below this has no air in it, or is in other units
+SPREAD = 4  # times between the finest and the coarsest spacing of one axis: more is worth a word
+Looked = tuple[dict[str, int], dict[str, int], list[Problem], dict[str, str]]
+
+
+def look(path: Path, format: str, split: str | None, decode_at_most: int | None) -> Looked:
+    """Look at every volume, and raise at nothing in one.
+
+    Args:
+        format: one of VOLUME_FORMATS, or "auto".
+        split: which part; None: all of them together.
+        decode_at_most: how many volumes to decode in full, in the order of their names; None: all of them.
+
+    Returns:
+        numbers of volumes, patients, slices; voxels by class; problems; sizes and spacings in words.
+
+    Raises:
+        UserError: no volumes here, or no such split.
+    """
+    path = Path(path)
+    name = detect_volumes(path) if format == "auto" else format
+    report, errors = IssueCounter(), list[UserError]()
+    cases = find_cases(path, name, report)
+    for patient, own in straddling(cases).items():
+        errors.append(straddles(patient, [case.name for case in own], [case.split for case in own], path))
+    if split is not None:
+        kept = chosen(split, sorted({case.split for case in cases}), path)
+        cases = [case for case in cases if case.split in kept]
+    coding: Coding | None = volume_module(name).coding(path)
+    seen = _Seen(coding, _is_ct(name, path))
+    for number, case in enumerate(cases):
+        try:
+            seen.headers(case, report)
+            if decode_at_most is None or number < decode_at_most:
+                seen.voxels(case)
+        except UserError as error:
+            errors.append(error)
+    counts = {
+        "volumes": len(cases),
+        "patients": len({case.patient for case in cases}),
+        "slices (axial)": sum(shape[0] for shape in seen.shapes),
+        "volumes decoded": len(cases) if decode_at_most is None else min(decode_at_most, len(cases)),
+    }
+    return counts, dict(seen.classes), [*stops(errors), *counted(report), *seen.hints()], seen.sizes()
+
+
+class _Seen:
+    """What has been found out so far."""
+
+    def __init__(self, coding: Coding | None, is_ct: bool) -> None:
+        self.coding, self.is_ct = coding, is_ct
+        names = coding.classes if coding is not None else ()
+        self.classes: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self.shapes: list[tuple[int, int, int]] = []
+        self.spacings: list[tuple[float, float, float]] = []
+        self.codes: Counter[str] = Counter()
+        self.digests: dict[str, list[str]] = defaultdict(list)
+        self.found: dict[str, list[str]] = defaultdict(list)
+        self.labelled = 0
+
+    def headers(self, case: Case, report: IssueCounter) -> None:
+        """Of all files of a case."""
+        volumes = [open_volume(path) for path in case.images.values()]
+        grid = volumes[0].grid
+        self.shapes.append(grid.stack_shape)
+        self.spacings.append(grid.spacing)
+        self.codes[grid.code] += 1
+        self.is_ct = self.is_ct or getattr(volumes[0], "modality", "") == "CT"
+        others = [*volumes[1:], *([open_volume(case.label)] if case.label is not None else [])]
+        if case.label is None:
+            report.note(WITHOUT_LABELS, case.name)
+        for other in others:
+            if other.grid.stack_shape != grid.stack_shape:
+                what = "volumes (or labels) of one case with other numbers of voxels"
+                raise UserError(what, where=f"{other.path}: {other.grid.stack_shape}, not {grid.stack_shape}",
+                                fix="bring both to the same grid")  # fmt: skip
+            if grid.offset_mm(other.grid) > APART * min(grid.spacing):
+                report.note(ELSEWHERE, f"{other.path}: {grid.offset_mm(other.grid):.1f} mm")
+
+    def voxels(self, case: Case) -> None:
+        """Of the first modality, and of the labels."""
+        values = open_volume(next(iter(case.images.values()))).values()
+        if not np.isfinite(values).all():
+            self.found["values that are no numbers (NaN or infinite); they become 0"].append(case.name)
+        if values.min() == values.max():
+            self.found["volume of one value everywhere"].append(case.name)
+        if self.is_ct and values.min() > AIR:
+            what = "CT whose lowest value is above that of air: not in Hounsfield units, or cut off?"
+            self.found[what].append(f"{case.name}: {values.min():g} to {values.max():g}")
+        content = np.ascontiguousarray(values, np.float32)
+        self.digests[hashlib.sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()].append(
+            f"{case.name} ({case.split})" if case.split else case.name
+        )
+        if case.label is not None:
+            self.labels(case, label_values(open_volume(case.label)))
+
+    def labels(self, case: Case, values: np.ndarray) -> None:
+        """Voxels by class."""
+        self.labelled += 1
+        numbers, times = np.unique(values, return_counts=True)
+        if len(numbers) == 1:
+            self.found["labels of one value everywhere"].append(f"{case.name}: {numbers[0]}")
+        if self.coding is None:
+            self.classes.update({f"value {n}": int(t) for n, t in zip(numbers, times, strict=True)})
+            return
+        own = self.coding.values or tuple(range(len(self.coding.classes)))
+        names = dict(zip(own, self.coding.classes, strict=True)) | dict.fromkeys(self.coding.ignored, "(ignored)")
+        strange = [int(number) for number in numbers if int(number) not in names]
+        self.classes.update({names[int(n)]: int(t) for n, t in zip(numbers, times, strict=True) if int(n) in names})
+        if strange:
+            text = ", ".join(map(str, strange[:5])) + (", ..." if len(strange) > 5 else "")
+            raise UserError(f"labels of no class: {text}", where=case.label or case.name,
+                            fix="say data.coding, or mend the labels")  # fmt: skip
+
+    def hints(self) -> list[Problem]:
+        """What training accepts and a person should look at; and what makes every figure wrong."""
+        copies = [", ".join(names) for names in self.digests.values() if len(names) > 1]
+        if len(self.codes) > 1:
+            self.found["orientations of the files differ (they are read in one and the same)"] = [
+                f"{code}: {number}" for code, number in self.codes.most_common()
+            ]
+        for place, axis in enumerate(("slices", "rows", "columns")):
+            own = [spacing[place] for spacing in self.spacings]
+            if own and max(own) > SPREAD * min(own):
+                what = f"spacing of {axis} differs more than {SPREAD} times among volumes; nothing is resampled"
+                self.found[what].append(f"{min(own):.3g} to {max(own):.3g} mm")
+        if self.coding is not None and self.labelled:
+            absent = [name for name, number in self.classes.items() if number == 0]
+            self.found["class without voxels in the volumes decoded"] = absent
+        hints = [
+            Problem(what=what, effect="kept", count=len(places), places=tuple(places))
+            for what, places in self.found.items()
+            if places
+        ]
+        if copies:
+            hints.append(_copies(copies))
+        if self.coding is None and self.classes:
+            values = ",".join(name.removeprefix("value ") for name in self.classes)
+            fix = f"data.coding.values=[{values}] data.coding.classes=[background,NAME,...]"
+            hints.append(Problem(what="nothing says what label values mean", effect="stops training", count=1, fix=fix))
+        return hints
+
+    def sizes(self) -> dict[str, str]:
+        """In words."""
+        if not self.shapes:
+            return {}
+        low, high = np.min(self.shapes, axis=0), np.max(self.shapes, axis=0)
+        near, far = np.min(self.spacings, axis=0), np.max(self.spacings, axis=0)
+        return {
+            "slices x rows x columns": f"{' x '.join(map(str, low))} to {' x '.join(map(str, high))}",
+            "spacing, mm": f"{' x '.join(f'{v:.3g}' for v in near)} to {' x '.join(f'{v:.3g}' for v in far)}",
+            "orientation of files": ", ".join(f"{code} {number}" for code, number in self.codes.most_common()),
+        }
+
+
+def _copies(copies: Sequence[str]) -> Problem:
+    return Problem(
+        what="the same voxels under several names",
+        effect="kept",
+        count=len(copies),
+        places=tuple(copies),
+        fix="keep one of each: in two splits, the test is part of the training",
+    )
+
+
+def _is_ct(name: str, path: Path) -> bool:
+    """Whether the format, or a dataset.json of its folder, says that all volumes are CT."""
+    if name == "amos2022":
+        return True
+    file = path / "dataset.json"
+    if name != "nifti" or not file.is_file():
+        return False
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return False  # its reader says what is wrong with it
+    said = content.get("modality") or content.get("channel_names") or {} if isinstance(content, dict) else {}
+    return isinstance(said, dict) and bool(said) and all(str(one).upper() == "CT" for one in said.values())

@@ -1,0 +1,171 @@
+"""COCO json: boxes, masks and key points on images, and the results file that COCO tools score.
+
+`coco_find` says where the files may lie, `coco_shapes` where oriented boxes are in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from vistruct.contracts import BoxPrediction, Record
+from vistruct.data.formats.boxes import coco_shapes
+from vistruct.data.formats.boxes.coco_find import find_json, json_files
+from vistruct.data.formats.boxes.coco_walk import document, walk
+from vistruct.errors import UserError
+from vistruct.files.json_files import json_kind
+from vistruct.files.text import write_text
+from vistruct.issues import IssueCounter
+
+__all__ = ["looks_like", "read", "read_ids", "splits", "walk", "write", "write_predictions"]
+
+
+def looks_like(path: Path) -> bool:
+    """Whether it is a COCO json, or a folder with one in a known place."""
+    return json_kind(path) == "coco" if path.is_file() else path.is_dir() and bool(json_files(path))
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """The names of the json files of a folder, those of `instances_` alone where there are such; none of a file."""
+    files = json_files(path) if path.is_dir() else {}
+    instances = tuple(name for name, file in files.items() if file.stem.startswith("instances_"))
+    return instances or tuple(files)
+
+
+def read(
+    annotation: Path,
+    images: Path | None = None,
+    *,
+    split: str | None = None,
+    missing: Literal["stop", "drop"] = "stop",
+) -> tuple[list[Record], tuple[str, ...], IssueCounter]:
+    """Read a COCO json.
+
+    Args:
+        annotation: the json file, or the folder of the data set.
+        images: the folder that `file_name` starts from; None: the folder of the json, or where COCO has them.
+        split: of a folder, which json file.
+        missing: what a listed image that is not on disk does: stop with an error, or drop out and be counted.
+
+    Returns:
+        One record for each image in the order of the file, its id being `file_name`; class names in the order
+        of their category ids; and what was left out or clipped. Images without boxes are kept. A box keeps
+        what COCO calls a crowd in `is_crowd`, and `ignore` in `is_difficult`.
+
+    Raises:
+        UserError: no file, not json (with line and column), not COCO, ids that point nowhere, images that are
+            missing or of another size than the json says.
+    """
+    report = IssueCounter()
+    records, class_names = walk(annotation, images, report, _raise, split=split, missing=missing)
+    return records, class_names, report
+
+
+def read_ids(annotation: Path) -> tuple[dict[str, int], tuple[int, ...]]:
+    """COCO's own ids of what `read` gives: record id to image id, and the category id of each class.
+
+    Raises:
+        UserError: no file, not json or not COCO.
+    """
+    content = document(find_json(Path(annotation), None))
+    image_ids = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
+    return image_ids, tuple(sorted(int(category["id"]) for category in content["categories"]))
+
+
+def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
+    """Write whole-image records as COCO json; `read` gives them back. Ids count from 1.
+
+    Oriented boxes go where a mask would be, as polygons of four corners that other tools read; beside a mask they have
+    a key of their own, `quad`.
+
+    Args:
+        path: the json file; without that ending the folder of the data set, with `annotations.json` in it.
+
+    Returns:
+        What was changed on the way: nothing.
+
+    Raises:
+        ValueError: a record without a size, or one that is a window.
+    """
+    path = Path(path) if Path(path).suffix == ".json" else Path(path) / "annotations.json"
+    means_boxes = any(record.quads is not None for record in records) and all(r.masks is None for r in records)
+    images, annotations = [], []
+    for image_id, record in enumerate(records, start=1):
+        if record.size_hw is None or record.window_xyxy is not None:
+            raise ValueError(f"{record.id}: COCO json holds whole images of known size")
+        height, width = record.size_hw
+        images.append({"id": image_id, "file_name": record.id, "width": width, "height": height})
+        for number in range(len(record.labels)):
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(record.labels[number]) + 1}
+            annotations.append(entry | _shape(record, number))
+    info = {"info": {"segmentation": coco_shapes.ORIENTED}} if means_boxes else {}
+    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
+    content = {**info, "images": images, "categories": categories, "annotations": annotations}
+    write_text(path, json.JSONEncoder(separators=(",", ":"), default=_json_text).iterencode(content))
+    return IssueCounter()
+
+
+def _shape(record: Record, number: int) -> dict[str, Any]:
+    """Everything that an annotation says of one object but its ids."""
+    x0, y0, x1, y1 = (float(edge) for edge in record.boxes_xyxy[number])
+    shape: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+    shape["iscrowd"] = int(record.is_crowd[number])
+    if record.is_difficult[number]:
+        shape["ignore"] = 1
+    if record.quads is not None:
+        corners = [float(value) for value in record.quads[number].reshape(-1)]
+        shape |= {"segmentation": [corners], "area": coco_shapes.mask_area([corners])}
+        if record.masks is not None:
+            shape["quad"] = corners
+    if record.masks is not None:
+        mask = record.masks[number]
+        shape |= {"segmentation": mask, "area": coco_shapes.mask_area(mask)} if mask else {"segmentation": []}
+    if record.keypoints is not None:
+        points = record.keypoints[number]
+        flat = [value for x, y, seen in points.tolist() for value in (x, y, int(seen))]
+        shape |= {"keypoints": flat, "num_keypoints": int((points[:, 2] > 0).sum())}
+    return shape
+
+
+def _json_text(value: object) -> str:
+    """Run lengths are text in json; the COCO tools hand them out as bytes."""
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    raise TypeError(f"json has no word for {type(value).__name__}")
+
+
+def write_predictions(
+    path: Path,
+    predictions: Sequence[BoxPrediction],
+    image_ids: Mapping[str, int],
+    category_ids: Sequence[int],
+) -> None:
+    """Write detections as a COCO results json.
+
+    Args:
+        path: where to.
+        predictions: in pixels of the whole image; windows of one image must have been merged.
+        image_ids: COCO's id of each `image_id`, see `read_ids`.
+        category_ids: COCO's id of each class.
+
+    Raises:
+        KeyError: a prediction for an image that has no id.
+    """
+    results = []
+    for prediction in predictions:
+        rows = zip(
+            prediction.boxes_xyxy.tolist(),
+            prediction.scores.tolist(),
+            prediction.labels.tolist(),
+            strict=True,
+        )
+        for (x0, y0, x1, y1), score, label in rows:
+            entry = {"image_id": image_ids[prediction.image_id], "category_id": category_ids[label]}
+            results.append(entry | {"bbox": [x0, y0, x1 - x0, y1 - y0], "score": score})
+    write_text(path, json.JSONEncoder(separators=(",", ":")).iterencode(results))
+
+
+def _raise(error: UserError) -> NoReturn:
+    raise error

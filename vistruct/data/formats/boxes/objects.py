@@ -1,0 +1,236 @@
+"""The objects of one image while a format is read: what is usable is kept, what is not is counted by its reason.
+
+Every box format puts what it finds through here, so that the same fault has the same name and the same outcome
+everywhere. Horizontal boxes are clipped to their image. Oriented ones are kept as they were drawn: an object that the
+image border cuts has no honest smaller oriented box; one that lies outside altogether is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vistruct.contracts import Record
+from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
+
+# What is counted rather than stopped at; the wording says what happens to it.
+NOT_FINITE = "box left out: NaN or infinite"
+NO_AREA = "box left out: no area"
+OUTSIDE = "box left out: outside its image"
+CLIPPED = "box clipped to its image"
+DUPLICATE = "box left out: duplicate"
+CROSSED = "oriented box whose sides crossed: corners put in order"
+MISSING_IMAGE = "image left out: file missing"
+
+_FINE = 0.1  # pixels; float32 tells edges apart that differ by more, in images of up to a million pixels a side
+ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + width, and no news
+
+_MOST = float(np.finfo(np.float32).max)  # more is infinite in a record
+
+Stop = Callable[[UserError], None]
+Edges = tuple[float, float, float, float]
+Corners = Sequence[Sequence[float]]  # four of (x, y), one after the other
+
+
+@dataclass
+class ImageObjects:
+    """One image with the objects found for it so far."""
+
+    record_id: str
+    path: Path
+    size_hw: tuple[int, int]  # pixels
+    notes: Mapping[str, str] = field(default_factory=dict)
+    boxes: list[Edges] = field(default_factory=list)
+    quads: list[Corners] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    is_crowd: list[bool] = field(default_factory=list)
+    is_difficult: list[bool] = field(default_factory=list)
+    masks: list[Any] = field(default_factory=list)  # [] where an object has none
+    keypoints: list[Sequence[float]] = field(default_factory=list)  # x, y, visibility, x, ...; () where it has none
+    seen: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)  # by label and outline: the masks
+
+    def add_box(
+        self,
+        edges: Edges,
+        label: int,
+        here: str,
+        report: IssueCounter,
+        *,
+        is_crowd: bool = False,
+        is_difficult: bool = False,
+        mask: Any = (),
+        keypoints: Sequence[float] = (),
+    ) -> bool:
+        """Take a horizontal box, clipped to the image.
+
+        Args:
+            edges: x0, y0, x1, y1 in pixels, as annotated.
+            here: where it is written, for the report.
+            mask: COCO's segmentation, pixels.
+            keypoints: x, y, visibility of each.
+
+        Returns:
+            Whether it is usable; if not, the report says why.
+        """
+        if not all(map(math.isfinite, edges)):
+            return _left_out(NOT_FINITE, here, report)
+        x0, y0, x1, y1 = edges
+        if x1 <= x0 or y1 <= y0:
+            return _left_out(NO_AREA, here, report)
+        if not self._is_new((label, is_crowd, edges), mask):
+            return _left_out(DUPLICATE, here, report)
+        box = _clip(edges, self.size_hw)
+        if box[2] <= box[0] or box[3] <= box[1]:
+            return _left_out(OUTSIDE if _is_away(edges, self.size_hw) else NO_AREA, here, report)
+        if max(abs(a - b) for a, b in zip(box, edges, strict=True)) > ROUNDING_PX:
+            report.note(CLIPPED, here)
+        corners = [(box[0], box[1]), (box[2], box[1]), (box[2], box[3]), (box[0], box[3])]
+        self._take(box, corners, label, is_crowd, is_difficult, mask, keypoints)
+        return True
+
+    def add_quad(
+        self,
+        corners: Corners,
+        label: int,
+        here: str,
+        report: IssueCounter,
+        *,
+        is_crowd: bool = False,
+        is_difficult: bool = False,
+        mask: Any = (),
+        keypoints: Sequence[float] = (),
+    ) -> bool:
+        """Take an oriented box by its four corners (x, y), one after the other; else as `add_box`."""
+        flat = [float(value) for corner in corners for value in corner]
+        if not all(abs(value) <= _MOST for value in flat):  # also false of NaN
+            return _left_out(NOT_FINITE, here, report)
+        if not self._is_new((label, is_crowd, *flat), mask):
+            return _left_out(DUPLICATE, here, report)
+        quad = [(flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]), (flat[6], flat[7])]
+        is_crossed = crosses(quad)
+        quad = _in_order(quad) if is_crossed else quad
+        longest = max(math.dist(one, other) for one in quad for other in quad)
+        if area(quad) <= ROUNDING_PX * longest:  # thinner than a thousandth of a pixel
+            return _left_out(NO_AREA, here, report)
+        xs, ys = flat[0::2], flat[1::2]
+        hull = (min(xs), min(ys), max(xs), max(ys))
+        if _is_away(hull, self.size_hw):
+            return _left_out(OUTSIDE, here, report)
+        if is_crossed:
+            report.note(CROSSED, here)
+        self._take(hull, quad, label, is_crowd, is_difficult, mask, keypoints)
+        return True
+
+    def record(self, *, is_oriented: bool = False, has_masks: bool = False, num_keypoints: int = 0) -> Record:
+        """What was found; horizontal boxes of an oriented data set are quads too.
+
+        Args:
+            num_keypoints: of each object; those that have fewer get ones that are not annotated. 0: none at all.
+        """
+        quads = np.asarray(self.quads, np.float32).reshape(-1, 4, 2) if is_oriented else None
+        keypoints = np.zeros((len(self.labels), num_keypoints, 3), np.float32)
+        for row, given in zip(keypoints, self.keypoints, strict=True) if num_keypoints else ():
+            row[: len(given) // 3] = np.asarray(given, np.float32).reshape(-1, 3)
+        return Record(
+            id=self.record_id,
+            images=(self.path,),
+            size_hw=self.size_hw,
+            boxes_xyxy=np.asarray(self.boxes, np.float32).reshape(-1, 4),
+            labels=np.asarray(self.labels, np.int64),
+            is_crowd=np.asarray(self.is_crowd, bool),
+            is_difficult=np.asarray(self.is_difficult, bool),
+            quads=quads,
+            masks=tuple(self.masks) if has_masks else None,
+            keypoints=keypoints if num_keypoints else None,
+            notes=dict(self.notes),
+        )
+
+    def _is_new(self, key: tuple[object, ...], mask: Any) -> bool:
+        """Whether nothing like it is there yet; two masks may have one hull."""
+        masks = self.seen.setdefault(key, [])
+        if mask in masks:
+            return False
+        masks.append(mask)
+        return True
+
+    def _take(
+        self,
+        box: Edges,
+        corners: Corners,
+        label: int,
+        is_crowd: bool,
+        is_difficult: bool,
+        mask: Any,
+        keypoints: Sequence[float],
+    ) -> None:
+        self.boxes.append(box)
+        self.quads.append(corners)
+        self.labels.append(label)
+        self.is_crowd.append(is_crowd)
+        self.is_difficult.append(is_difficult)
+        self.masks.append(mask if mask != () else [])
+        self.keypoints.append(keypoints)
+
+
+def area(corners: Corners) -> float:
+    """Pixels inside a polygon whose sides do not cross."""
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in _sides(_moved(corners)))) / 2
+
+
+def crosses(corners: Corners) -> bool:
+    """Whether two opposite sides of a quadrilateral cross; touching is no crossing."""
+    a, b, c, d = corners
+    return _cut(a, b, c, d) or _cut(b, c, d, a)
+
+
+def _moved(corners: Corners) -> list[tuple[float, float]]:
+    """Relative to the first corner: products of large coordinates would eat a small area."""
+    x0, y0 = corners[0]
+    return [(x - x0, y - y0) for x, y in corners]
+
+
+def _sides(corners: Sequence[tuple[float, float]]) -> Any:
+    return zip(corners, [*corners[1:], corners[0]], strict=True)
+
+
+def _cut(a: Sequence[float], b: Sequence[float], c: Sequence[float], d: Sequence[float]) -> bool:
+    """Whether the inner parts of a-b and c-d share a point."""
+    return _turn(a, b, c) * _turn(a, b, d) < 0 and _turn(c, d, a) * _turn(c, d, b) < 0
+
+
+def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
+    """The sign says on which side of a-b the point c lies; 0 on it."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _in_order(corners: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Around their middle, clockwise on screen, from the corner that came first."""
+    mid_x, mid_y = sum(x for x, _ in corners) / 4, sum(y for _, y in corners) / 4
+    turned = sorted(corners, key=lambda corner: math.atan2(corner[1] - mid_y, corner[0] - mid_x))
+    first = turned.index(corners[0])
+    return turned[first:] + turned[:first]
+
+
+def _is_away(edges: Edges, size_hw: tuple[int, int]) -> bool:
+    x0, y0, x1, y1 = edges
+    return x0 >= size_hw[1] or y0 >= size_hw[0] or x1 <= 0 or y1 <= 0
+
+
+def _clip(edges: Edges, size_hw: tuple[int, int]) -> Edges:
+    """Clip to the image; a box that is thinner than float32 can say has no area."""
+    height, width = size_hw
+    x0, y0, x1, y1 = max(edges[0], 0.0), max(edges[1], 0.0), min(edges[2], width), min(edges[3], height)
+    if x1 - x0 < _FINE or y1 - y0 < _FINE:
+        x0, y0, x1, y1 = (float(np.float32(edge)) for edge in (x0, y0, x1, y1))
+    return x0, y0, x1, y1
+
+
+def _left_out(reason: str, here: str, report: IssueCounter) -> bool:
+    report.note(reason, here)
+    return False

@@ -1,0 +1,228 @@
+"""Data sets with one annotation file an image: from what the files say to records.
+
+A format of this family only says what its folders are called and what one of its files says (`Page`). Finding the
+images, looking at their sizes, judging the shapes and numbering the classes is the same for all, and is done here.
+
+The annotation file `a/b.xml` belongs to the image whose name without its ending is `b`, in capitals or not; a name
+inside the file is not believed, since tools write the path of the machine they ran on. A record's id is the name of
+its image file, or its path from the root where two images have the same name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vistruct.contracts import Record
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Stop
+from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES, Layout, Source, find_sources
+from vistruct.data.formats.boxes.published import class_order
+from vistruct.errors import UserError
+from vistruct.files.images import image_size
+from vistruct.issues import IssueCounter
+from vistruct.progress import tracking
+
+UNANNOTATED = "image left out: no annotation file"
+TURNED_SIZE = "height and width in the annotation file swapped: those of the image taken"
+
+_MANY = 2000  # files from which on the reading is shown
+_READERS = 8  # threads that look at image headers; on a network drive most of the time is waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One object as a file has it: four corners, or the edges of a horizontal box."""
+
+    name: str  # of its class
+    line: int
+    corners: tuple[tuple[float, float], ...] = ()  # four of (x, y), pixels, one after the other; or none
+    edges: Edges = (0.0, 0.0, 0.0, 0.0)  # x0, y0, x1, y1, pixels; where there are no corners
+    is_difficult: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What one annotation file says of its image."""
+
+    shapes: Sequence[Shape]
+    size_hw: tuple[int, int] | None = None  # pixels; None: not told
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def walk_pages(
+    root: Path,
+    images: Path | None,
+    report: IssueCounter,
+    stop: Stop,
+    *,
+    layout: Layout,
+    read: Callable[[Path, Stop], Page],
+    published: Sequence[tuple[str, ...]] = (),
+    oriented: bool | None = None,
+    size_may_be_turned: bool = False,
+    split: str | None = None,
+    missing: Literal["stop", "drop"] = "stop",
+) -> tuple[list[Record], tuple[str, ...]]:
+    """Read one split; where `stop` returns, what is faulty is left out.
+
+    Args:
+        read: an annotation file -> what it says; a fault of one object goes to `stop`, one of the file is raised.
+        published: class lists in the order that others number them.
+        oriented: whether records have quads; None: if any object has.
+        size_may_be_turned: count a size told as width x height and meant as height x width, instead of stopping.
+    """
+    try:
+        sources, is_all = find_sources(Path(root), images, split, layout)
+    except UserError as error:
+        stop(error)
+        return [], ()
+    paths = _find_images(sources, report, stop, missing, is_all=is_all)
+    with ThreadPoolExecutor(_READERS) as pool:
+        sizes = list(pool.map(_size, paths.values()))
+    ids = record_ids(list(paths.values()), Path(root))
+    told = _Told()
+    records: list[Record] = []
+    with tracking("annotation files", 0, len(paths), quiet=len(paths) < _MANY) as show:
+        for done, ((annotation, path), size_hw, record_id) in enumerate(zip(paths.items(), sizes, ids, strict=True), 1):
+            show(done, "")
+            if isinstance(size_hw, UserError):
+                stop(size_hw)
+                continue
+            page = _page(read, annotation, stop)
+            if page is not None and _size_agrees(page, size_hw, annotation, report, stop, size_may_be_turned):
+                found = ImageObjects(record_id, path, size_hw, page.notes)
+                for shape in page.shapes:
+                    told.look_at(shape, size_hw)
+                    _add(shape, found, told.numbers[shape.name], annotation, report)
+                records.append(found.record(is_oriented=True))
+    if told.numbers and told.is_shares:
+        what = "no coordinate is above 1, so these are shares of the image and not pixels"
+        stop(UserError(what, where=root, fix="multiply x by the image's width and y by its height"))
+    class_names = class_order(told.numbers, published)
+    to = np.array([class_names.index(name) for name in told.numbers] or [0], np.int64)
+    has_quads = told.has_corners if oriented is None else oriented
+    return [replace(r, labels=to[r.labels], quads=r.quads if has_quads else None) for r in records], class_names
+
+
+@dataclass
+class _Told:
+    """What all files together say; known when the last one was read."""
+
+    numbers: dict[str, int] = field(default_factory=dict)  # classes by their order of appearance
+    has_corners: bool = False
+    is_shares: bool = (
+        True  # no coordinate is above 1, on images that are larger than that; trained on, it would be noise
+    )
+
+    def look_at(self, shape: Shape, size_hw: tuple[int, int]) -> None:
+        self.numbers.setdefault(shape.name, len(self.numbers))
+        self.has_corners |= bool(shape.corners)
+        if self.is_shares:
+            values = [value for corner in shape.corners for value in corner] or shape.edges
+            self.is_shares = min(size_hw) >= 8 and all(abs(value) <= 1 for value in values)
+
+
+def _page(read: Callable[[Path, Stop], Page], annotation: Path, stop: Stop) -> Page | None:
+    try:
+        return read(annotation, stop)
+    except UserError as error:
+        stop(error)
+        return None
+
+
+def _add(shape: Shape, found: ImageObjects, label: int, annotation: Path, report: IssueCounter) -> None:
+    here = f"{annotation}, line {shape.line}"
+    if shape.corners:
+        found.add_quad(shape.corners, label, here, report, is_difficult=shape.is_difficult)
+    else:
+        found.add_box(shape.edges, label, here, report, is_difficult=shape.is_difficult)
+
+
+def _find_images(
+    sources: Sequence[Source], report: IssueCounter, stop: Stop, missing: Literal["stop", "drop"], *, is_all: bool
+) -> dict[Path, Path]:
+    """The image of each annotation file that has one; the others are said."""
+    indices: dict[tuple[Path, ...], dict[str, list[Path]]] = {}
+    found: dict[Path, Path] = {}
+    absent: list[Source] = []
+    for source in sources:
+        if source.images not in indices:
+            indices[source.images] = _by_stem(source.images)
+        stem = source.annotation.stem
+        alike = indices[source.images].get(stem.lower(), [])
+        fitting = [path for path in alike if path.stem == stem] or alike
+        if len(fitting) > 1:
+            what = f"{len(fitting)} images could be meant: {', '.join(str(path) for path in fitting[:3])}"
+            stop(UserError(what, where=source.annotation, fix="keep one of them"))
+        elif fitting:
+            found[source.annotation] = fitting[0]
+        else:
+            absent.append(source)
+    if absent and missing == "stop":
+        shown = ", ".join(str(source.annotation) for source in absent[:3]) + (", ..." if len(absent) > 3 else "")
+        what = f"{len(absent)} of {len(sources)} annotation files have no image on disk: {shown}"
+        where = ", ".join(str(folder) for folder in absent[0].images)
+        stop(UserError(what, where=where, fix="say where the image folder is, or leave missing images out"))
+    for source in absent if missing == "drop" else ():
+        report.note(MISSING_IMAGE, str(source.annotation))
+    if absent and missing == "drop" and not found:
+        where = ", ".join(str(folder) for folder in absent[0].images)
+        stop(UserError("none of the images is on disk", where=where, fix="say where the image folder is"))
+    if is_all:
+        annotated = {source.annotation.stem.lower() for source in sources}
+        for index in indices.values():
+            for stem in sorted(index.keys() - annotated):
+                report.note(UNANNOTATED, str(index[stem][0]))
+    return found
+
+
+def _by_stem(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """The image files in folders and below, by their names without endings in small letters."""
+    index: dict[str, list[Path]] = {}
+    for top in folders:
+        for folder, folders_inside, names in os.walk(top):
+            folders_inside.sort()
+            for name in sorted(names):
+                stem, end = os.path.splitext(name)
+                if end.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                    index.setdefault(stem.lower(), []).append(Path(folder, name))
+    return index
+
+
+def _size(path: Path) -> tuple[int, int] | UserError:
+    try:
+        return image_size(path)
+    except UserError as error:
+        return error
+
+
+def _size_agrees(
+    page: Page, size_hw: tuple[int, int], annotation: Path, report: IssueCounter, stop: Stop, may_be_turned: bool
+) -> bool:
+    """Shapes drawn on an image of another size would all be wrong, so this is no matter for a count."""
+    if page.size_hw is None or page.size_hw == size_hw:
+        return True
+    if may_be_turned and page.size_hw == size_hw[::-1]:
+        report.note(TURNED_SIZE, str(annotation))
+        return True
+    what = f"it says {page.size_hw[1]} x {page.size_hw[0]} pixels, the image has {size_hw[1]} x {size_hw[0]}"
+    fix = "its boxes would be wrong: use the image that was annotated, or correct the size"
+    if page.size_hw == size_hw[::-1]:
+        fix = "its boxes may belong to the image before its EXIF rotation: save the image without one and check"
+    stop(UserError(what, where=annotation, fix=fix))
+    return False
+
+
+def record_ids(paths: Sequence[Path], root: Path) -> list[str]:
+    """Names of images: those of their files; paths from the root where two are the same."""
+    times = Counter(path.name for path in paths)
+    if not times or max(times.values()) == 1:
+        return [path.name for path in paths]
+    return [Path(os.path.relpath(path, root if root.is_dir() else root.parent)).as_posix() for path in paths]

@@ -1,0 +1,192 @@
+"""Detections on whole images as files that others take: COCO json, and what the DOTA server scores.
+
+DOTA has one text file a class, and a line for each detection:
+
+    Task1_plane.txt    P0006 0.987654 1126.00 971.00 1141.00 971.00 1141.00 994.00 1126.00 994.00
+    Task2_plane.txt    P0006 0.987654 1126.00 971.00 1141.00 994.00
+
+Task 1 is of oriented boxes (four corners), task 2 of horizontal ones (x and y of two corners). The name of the image
+is without its ending. The server takes a zip with the files of all classes and no folders. (FAIR1M: `fair1m.py`.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vistruct.contracts import BoxPrediction
+from vistruct.data.formats.boxes.coco_shapes import ORIENTED
+from vistruct.data.formats.boxes.dota import refuse_twins
+from vistruct.errors import UserError
+from vistruct.files.text import write_text
+from vistruct.ops.mask_runs import encode_patch
+from vistruct.ops.oriented import cxcywha_to_quads
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of every file in a zip, so that equal results are equal bytes
+
+
+def write_coco(
+    path: Path,
+    sizes_hw: Mapping[str, tuple[int, int]],
+    predictions: Iterable[BoxPrediction],
+    class_names: Sequence[str],
+) -> int:
+    """Write a COCO json with its images and categories, a score on each annotation; ids count from 1.
+
+    Oriented boxes are polygons of four corners in `segmentation`, with their hulls in `bbox`; masks are run lengths.
+    Predictions are taken one by one, so that they need not be in memory together.
+
+    Args:
+        sizes_hw: (height, width) in pixels of every image by its name, in the order of the file.
+        predictions: in pixels of the whole image, `image_id` being the image's name.
+        class_names: what the labels stand for.
+
+    Returns:
+        How many detections there are.
+
+    Raises:
+        KeyError: a prediction about an image that has no size.
+    """
+    numbers = {name: number for number, name in enumerate(sizes_hw, start=1)}
+    images = [
+        {"id": numbers[name], "file_name": name, "width": width, "height": height}
+        for name, (height, width) in sizes_hw.items()
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
+    rest = iter(predictions)
+    first = next(rest, None)
+    info = {}
+    if first is not None:
+        rest = itertools.chain([first], rest)
+        if first.boxes_cxcywha is not None and first.masks is None:
+            info = {"info": {"segmentation": ORIENTED}}
+    count = 0
+
+    def pieces() -> Iterator[str]:
+        nonlocal count
+        head = json.dumps({**info, "images": images, "categories": categories})
+        yield f'{head[:-1]}, "annotations": ['
+        for prediction in rest:
+            name = prediction.image_id
+            for annotation in coco_annotations(prediction, sizes_hw[name]):
+                count += 1
+                yield ("" if count == 1 else ",\n") + json.dumps({"id": count, "image_id": numbers[name], **annotation})
+        yield "]}\n"
+
+    write_text(path, pieces())
+    return count
+
+
+def coco_annotations(prediction: BoxPrediction, size_hw: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """What a COCO json says of each detection in an image of this (height, width), but its own and the image's id."""
+    boxes = prediction.boxes_xyxy.tolist()
+    quads = None
+    if prediction.boxes_cxcywha is not None:
+        quads = cxcywha_to_quads(prediction.boxes_cxcywha).flatten(1).tolist()
+    rows = zip(boxes, prediction.scores.tolist(), prediction.labels.tolist(), strict=True)
+    for number, ((x0, y0, x1, y1), score, label) in enumerate(rows):
+        shape: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
+        if quads is not None and prediction.boxes_cxcywha is not None:
+            area = float(prediction.boxes_cxcywha[number, 2:4].prod())
+            shape |= {"segmentation": [quads[number]], "area": area}
+        if prediction.masks is not None:
+            patch = prediction.masks[number]
+            runs = encode_patch(patch.pixels, patch.x, patch.y, size_hw)
+            shape |= {"segmentation": {**runs, "counts": runs["counts"].decode()}, "area": float(patch.pixels.sum())}
+            if quads is not None:
+                shape["quad"] = quads[number]
+        yield {"category_id": label + 1, "score": score, **shape}
+
+
+def dota_task(prediction: BoxPrediction) -> str:
+    """`Task1` for oriented boxes, `Task2` for horizontal ones."""
+    return "Task2" if prediction.boxes_cxcywha is None else "Task1"
+
+
+def check_dota_names(image_names: Iterable[str], class_names: Sequence[str], where: Path) -> None:
+    """
+    Raises:
+        UserError: names that DOTA's files cannot tell apart or hold: images alike but for folder or ending, or with
+            white space; classes with a slash, or alike once white space is written as hyphens.
+    """
+    image_names = list(image_names)
+    stems = [Path(name).stem for name in image_names]
+    refuse_twins(stems, image_names, "images", where)
+    written = [_hyphens(name) for name in class_names]
+    refuse_twins(written, class_names, "classes", where)
+    for name, kind in [*((stem, "image") for stem in stems), *((name, "class") for name in written)]:
+        if not name or any(character.isspace() or character in "/\\" for character in name):
+            what = f"DOTA's files cannot name the {kind} {name!r}: no spaces, no slashes"
+            raise UserError(what, where=where, fix="rename it, or write another format")
+
+
+def _hyphens(name: str) -> str:
+    return "-".join(name.split())
+
+
+def write_dota(folder: Path, predictions: Iterable[BoxPrediction], class_names: Sequence[str]) -> Path:
+    """Write `Task1_<class>.txt` (oriented boxes) or `Task2_<class>.txt` (horizontal ones), and the zip of them.
+
+    Every class has a file, also one that was never found, with hyphens for white space in its name. Best scores come
+    first, and of equal ones they go by image.
+
+    Args:
+        folder: where to; it is made.
+        predictions: in pixels of the whole image, one of each image.
+        class_names: what the labels stand for.
+
+    Returns:
+        The zip, `Task1.zip` or `Task2.zip`; equal predictions give equal bytes.
+
+    Raises:
+        UserError: two predictions of one image; names as of `check_dota_names`.
+        ValueError: no predictions, or of both kinds.
+    """
+    lines: list[list[tuple[float, str, int, str]]] = [[] for _ in class_names]
+    tasks: set[str] = set()
+    names: list[str] = []
+    for prediction in predictions:
+        tasks.add(dota_task(prediction))
+        names.append(prediction.image_id)
+        stem = Path(prediction.image_id).stem
+        if prediction.boxes_cxcywha is None:
+            corners = prediction.boxes_xyxy
+        else:
+            corners = cxcywha_to_quads(prediction.boxes_cxcywha).flatten(1)
+        rows = zip(corners.tolist(), prediction.scores.tolist(), prediction.labels.tolist(), strict=True)
+        for number, (places, score, label) in enumerate(rows):
+            text = " ".join(f"{value:.2f}" for value in places)
+            # Nine digits tell any two float32 apart, so that writing makes no scores equal.
+            lines[label].append((-score, stem, number, f"{stem} {score:.9g} {text}\n"))
+    if len(tasks) != 1:
+        raise ValueError(f"{len(names)} predictions of {len(tasks)} kinds make no DOTA submission")
+    check_dota_names(names, class_names, folder)
+    (task,) = tasks
+    texts = {f"{task}_{_hyphens(name)}.txt": rows for name, rows in zip(class_names, lines, strict=True)}
+    for file, rows in texts.items():
+        rows.sort()
+        write_text(Path(folder) / file, (text for *_, text in rows))
+    return zip_files(Path(folder) / f"{task}.zip", [Path(folder) / file for file in sorted(texts)])
+
+
+def zip_files(path: Path, files: Sequence[Path], folder: str = "") -> Path:
+    """A zip of files, in their order and inside `folder`; equal files give equal bytes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                name = f"{folder}/{file.name}" if folder else file.name
+                entry = zipfile.ZipInfo(name, date_time=_EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, file.read_bytes())
+        os.replace(temporary, path)
+    except BaseException:  # also an interrupt: leave no half file behind
+        temporary.unlink(missing_ok=True)
+        raise
+    return path

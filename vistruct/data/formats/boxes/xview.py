@@ -1,0 +1,190 @@
+"""xView: every box of every image in one GeoJSON.
+
+Of each feature's properties are read `bounds_imcoords` ("x0,y0,x1,y1", pixels), `type_id` and `image_id`
+("1036.tif"); where it lies on the earth is not. The 60 classes always have the order of the published table. Two
+numbers that occur, 75 and 82, are in no table. An image without a feature may never have been looked at, so it is left
+out.
+
+Source: Lam et al., arXiv:1802.07856, and xview_class_labels.txt of its authors.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from vistruct.contracts import Record
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Stop
+from vistruct.data.formats.boxes.per_image import UNANNOTATED
+from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
+from vistruct.errors import UserError
+from vistruct.files.images import image_size
+from vistruct.files.json_files import json_kind, read_json
+from vistruct.issues import IssueCounter
+
+CLASSES = {
+    11: "Fixed-wing Aircraft", 12: "Small Aircraft", 13: "Cargo Plane", 15: "Helicopter", 17: "Passenger Vehicle",
+    18: "Small Car", 19: "Bus", 20: "Pickup Truck", 21: "Utility Truck", 23: "Truck", 24: "Cargo Truck",
+    25: "Truck w/Box", 26: "Truck Tractor", 27: "Trailer", 28: "Truck w/Flatbed", 29: "Truck w/Liquid",
+    32: "Crane Truck", 33: "Railway Vehicle", 34: "Passenger Car", 35: "Cargo Car", 36: "Flat Car", 37: "Tank car",
+    38: "Locomotive", 40: "Maritime Vessel", 41: "Motorboat", 42: "Sailboat", 44: "Tugboat", 45: "Barge",
+    47: "Fishing Vessel", 49: "Ferry", 50: "Yacht", 51: "Container Ship", 52: "Oil Tanker", 53: "Engineering Vehicle",
+    54: "Tower crane", 55: "Container Crane", 56: "Reach Stacker", 57: "Straddle Carrier", 59: "Mobile Crane",
+    60: "Dump Truck", 61: "Haul Truck", 62: "Scraper/Tractor", 63: "Front loader/Bulldozer", 64: "Excavator",
+    65: "Cement Mixer", 66: "Ground Grader", 71: "Hut/Tent", 72: "Shed", 73: "Building", 74: "Aircraft Hangar",
+    76: "Damaged Building", 77: "Facility", 79: "Construction Site", 83: "Vehicle Lot", 84: "Helipad",
+    86: "Storage Tank", 89: "Shipping container lot", 91: "Shipping Container", 93: "Pylon", 94: "Tower",
+}  # fmt: skip
+NAMELESS = (75, 82)
+NO_CLASS = "box left out: type_id 75 or 82, which are in no table of classes"
+
+_KEYS = ("bounds_imcoords", "type_id", "image_id")
+_FOLDERS = ("train_images", "images", "val_images", ".")
+
+
+def looks_like(path: Path) -> bool:
+    """Whether it is a GeoJSON whose first features have xView's keys, or a folder with one."""
+    try:
+        return _has_keys(_file(Path(path)))
+    except UserError:
+        return False
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """xView's training images are the only ones with public annotations: there are none."""
+    return ()
+
+
+def walk(
+    path: Path,
+    images: Path | None,
+    report: IssueCounter,
+    stop: Stop,
+    *,
+    split: str | None = None,
+    missing: Literal["stop", "drop"] = "stop",
+) -> tuple[list[Record], tuple[str, ...]]:
+    """Read xView_train.geojson; where `stop` returns, what is faulty is left out.
+
+    Args:
+        images: the folder of the images; None: `train_images` or `images` beside the file, or its own folder.
+        split: "train" or None.
+    """
+    class_names = tuple(CLASSES.values())
+    try:
+        file = _file(Path(path))
+        features = _features(file)
+        if split not in (None, "train"):
+            fix = "xView has public annotations of train only; take every n-th record for validation"
+            raise UserError(f"no split {split!r} here", where=path, fix=fix)
+    except UserError as error:
+        stop(error)
+        return [], class_names
+    root = Path(images) if images is not None else _image_folder(file, features)
+    found = _images(features, file, root, report, stop, missing)
+    label_of = {type_id: label for label, type_id in enumerate(CLASSES)}
+    for number, feature in enumerate(features):
+        where = f"{file}, feature {number}"
+        try:
+            edges, type_id, name = _object(feature, where)
+        except UserError as error:
+            stop(error)
+            continue
+        image = found.get(name)
+        if image is None:  # already said
+            continue
+        if type_id in NAMELESS:
+            report.note(NO_CLASS, f"{name}: feature {number}")
+            continue
+        image.add_box(edges, label_of[type_id], f"{name}: feature {number}", report)
+    return [image.record() for image in found.values() if image is not None], class_names
+
+
+def _file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.geojson")) if path.is_dir() else []
+    if len(files) != 1:
+        what = f"{len(files)} .geojson files here"
+        raise UserError(what, where=path, fix="name the annotation file, xView_train.geojson")
+    return files[0]
+
+
+def _has_keys(file: Path) -> bool:
+    if json_kind(file) != "geojson":
+        return False
+    with open(file, encoding="utf-8-sig", errors="replace") as opened:
+        head = opened.read(64 * 1024)
+    return all(f'"{key}"' in head for key in _KEYS)
+
+
+def _features(file: Path) -> list[Any]:
+    content = read_json(file)
+    features = content.get("features") if isinstance(content, dict) else None
+    if not isinstance(features, list) or not features:
+        raise UserError("no list of features in this json", where=file, fix="xView's annotations are a GeoJSON")
+    return features
+
+
+def _object(feature: Any, where: str) -> tuple[Edges, int, str]:
+    """x0, y0, x1, y1 in pixels, type_id and image_id.
+
+    Raises:
+        UserError: one of them is not there or makes no sense.
+    """
+    said = feature.get("properties") if isinstance(feature, dict) else None
+    if not isinstance(said, dict) or not all(key in said for key in _KEYS):
+        raise UserError(f"a feature has {', '.join(_KEYS)} in its properties", where=where, fix="correct this feature")
+    type_id, name, bounds = said["type_id"], said["image_id"], said["bounds_imcoords"]
+    if not isinstance(name, str) or not name:
+        raise UserError(f"image_id is the name of a file, this is {name!r}", where=where, fix="correct this feature")
+    if isinstance(type_id, bool) or not isinstance(type_id, int) or type_id not in (*CLASSES, *NAMELESS):
+        raise UserError(f"no class has the type_id {type_id!r}", where=where, fix="known are 11 to 94, see the table")
+    try:
+        x0, y0, x1, y1 = (float(value) for value in str(bounds).split(","))
+    except ValueError:
+        what = f"bounds_imcoords is x0,y0,x1,y1 in pixels, this is {bounds!r:.60}"
+        raise UserError(what, where=where, fix="correct this feature") from None
+    return (x0, y0, x1, y1), type_id, name
+
+
+def _names(features: list[Any]) -> list[str]:
+    """The images that features name, each once, in the order of their numbers."""
+    said = (feature.get("properties") for feature in features if isinstance(feature, dict))
+    names = {one["image_id"] for one in said if isinstance(one, dict) and isinstance(one.get("image_id"), str)}
+    return sorted(names, key=lambda name: (int(stem) if (stem := Path(name).stem).isdecimal() else math.inf, name))
+
+
+def _image_folder(file: Path, features: list[Any]) -> Path:
+    names = _names(features)[:20]
+    folders = [file.parent / name for name in _FOLDERS]
+    return max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
+
+
+def _images(
+    features: list[Any], file: Path, root: Path, report: IssueCounter, stop: Stop, missing: Literal["stop", "drop"]
+) -> dict[str, ImageObjects | None]:
+    """Images by their names; None for one that is left out."""
+    names = _names(features)
+    absent = [name for name in names if not (root / name).is_file()]
+    if absent and missing == "stop":
+        shown = ", ".join(str(root / name) for name in absent[:3]) + (", ..." if len(absent) > 3 else "")
+        what = f"{len(absent)} of {len(names)} images are not on disk: {shown}"
+        stop(UserError(what, where=file, fix="say where the image folder is, or leave missing images out"))
+    elif absent and len(absent) == len(names):
+        stop(UserError("none of the images is on disk", where=file, fix="say where the image folder is"))
+    for name in absent if missing == "drop" else ():
+        report.note(MISSING_IMAGE, str(root / name))
+    found: dict[str, ImageObjects | None] = dict.fromkeys(names)
+    for name in names:
+        if name not in absent:
+            try:
+                found[name] = ImageObjects(name, root / name, image_size(root / name))
+            except UserError as error:
+                stop(error)
+    if root.is_dir():
+        for image in sorted(root.iterdir()):
+            if image.suffix.lower() in IMAGE_SUFFIXES and image.name not in found:
+                report.note(UNANNOTATED, image.name)
+    return found

@@ -1,0 +1,138 @@
+"""YOLO text labels: one object a line, its class by number, everything in shares of the image's width and height.
+
+    3 0.51 0.43 0.10 0.20                        class, centre x and y, width, height
+    3 0.46 0.33 0.56 0.35 0.55 0.53 0.45 0.51    class, four corners: an oriented box (YOLO-OBB)
+    3 0.46 0.33 0.56 0.35 0.55 0.53              class, three or more points: a mask
+
+A data set is of one of these kinds. Rows of four corners are oriented boxes, unless other rows show that the data set
+is of masks. With `kpt_shape` in its yaml every row is a box with key points behind it. `yolo_find` says where the
+files may lie. Coordinates are written with nine decimals: 2e-5 pixels of an image of 20,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from vistruct.contracts import Record
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, ImageObjects, Stop
+from vistruct.data.formats.boxes.places import chosen
+from vistruct.data.formats.boxes.yolo_find import Layout, find_layout, images_of, label_file, looks_like
+from vistruct.data.formats.boxes.yolo_rows import Labels, add, kind_of, read_rows
+from vistruct.data.formats.boxes.yolo_write import write, write_oriented
+from vistruct.errors import UserError
+from vistruct.files.images import image_size
+from vistruct.issues import IssueCounter
+
+__all__ = ["looks_like", "splits", "walk", "write", "write_oriented"]
+
+NO_LABELS = "image without a label file: taken as one without objects"
+NO_IMAGE = "label file left out: no image of its name"
+NO_NAMES = "class without a name: taken by its number"
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """The names of the splits of a data set; nothing where there is only one and it has no name."""
+    layout = find_layout(Path(path))
+    return tuple(layout.splits) if len(layout.splits) > 1 else ()
+
+
+def walk(
+    path: Path,
+    images: Path | None,
+    report: IssueCounter,
+    stop: Stop,
+    *,
+    split: str | None = None,
+    missing: Literal["stop", "drop"] = "stop",
+) -> tuple[list[Record], tuple[str, ...]]:
+    """Read a split; where `stop` returns, the faulty row or file is left out.
+
+    Args:
+        path: the yaml, or the folder of the data set.
+        images: a folder of images in place of the split's; their labels are beside it as always.
+    """
+    try:
+        layout = find_layout(Path(path))
+        places = (Path(images),) if images is not None else _places(layout, split, path)
+        listed = images_of(places)
+    except UserError as error:
+        stop(error)
+        return [], ()
+    files = _opened(listed, path, report, stop, missing)
+    for one in files:
+        one.rows = read_rows(one.file, layout, stop)
+    kind = kind_of(files, layout, stop)
+    for one in files:
+        for row in one.rows:
+            add(one, row, kind, layout, report)
+    _count_lonely_labels(places, listed, report)
+    names = layout.class_names
+    if names is None:
+        used = sorted({label for one in files for label in one.objects.labels})
+        names = tuple(str(number) for number in range(max(used, default=-1) + 1))
+        for number in used:
+            report.note(NO_NAMES, f"{path}: class {number}")
+    num_points = layout.keypoint_shape[0] if layout.keypoint_shape else 0
+    is_oriented, has_masks = kind == "oriented box", kind == "mask"
+    records = [
+        one.objects.record(is_oriented=is_oriented, has_masks=has_masks, num_keypoints=num_points) for one in files
+    ]
+    return records, names
+
+
+def _places(layout: Layout, split: str | None, path: Path) -> tuple[Path, ...]:
+    known = layout.splits
+    if split is not None and split not in known:
+        other = {"val": "valid", "valid": "val"}  # the two words for one thing
+        split = "+".join(part if part in known else other.get(part, part) for part in split.split("+"))
+    return tuple(place for name in chosen(split, known, path) for place in known[name])
+
+
+def _opened(
+    listed: list[tuple[str, Path]], path: Path, report: IssueCounter, stop: Stop, missing: Literal["stop", "drop"]
+) -> list[Labels]:
+    """The images with their sizes; those that are not there, or no images, are said."""
+    files: list[Labels] = []
+    absent = [image for _, image in listed if not image.is_file()]
+    if not listed:
+        stop(UserError("no images here", where=path, fix="check where the images are"))
+    elif absent and missing == "stop":
+        shown = ", ".join(str(image) for image in absent[:3]) + (", ..." if len(absent) > 3 else "")
+        what = f"{len(absent)} of {len(listed)} images are not on disk: {shown}"
+        stop(UserError(what, where=path, fix="say where the image folder is, or leave missing images out"))
+    elif len(absent) == len(listed):
+        stop(UserError("none of the images is on disk", where=path, fix="say where the image folder is"))
+    gone = set(absent)
+    owner: dict[Path, str] = {}
+    for name, image in listed:
+        if image in gone:
+            if missing == "drop":
+                report.note(MISSING_IMAGE, str(image))
+            continue
+        try:
+            size_hw = image_size(image)
+        except UserError as error:
+            stop(error)
+            continue
+        file = label_file(image)
+        if file in owner:
+            what = f"the images {owner[file]} and {name} have the same label file"
+            stop(UserError(what, where=file, fix="rename one of them"))
+            continue
+        owner[file] = name
+        if not file.is_file():
+            report.note(NO_LABELS, name)
+        files.append(Labels(ImageObjects(name, image, size_hw), file))
+    return files
+
+
+def _count_lonely_labels(places: Sequence[Path], listed: list[tuple[str, Path]], report: IssueCounter) -> None:
+    expected = {label_file(image) for _, image in listed}
+    for place in places:
+        folder = label_file(place / "x.jpg").parent
+        if place.is_dir() and folder != place and folder.is_dir():
+            for file in sorted(folder.rglob("*.txt")):
+                if file not in expected and file.name != "classes.txt":
+                    report.note(NO_IMAGE, str(file))

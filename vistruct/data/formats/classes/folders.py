@@ -1,0 +1,129 @@
+"""A folder of images for each class, as EuroSAT and RESISC45 lie:
+
+    EuroSAT/2750/AnnualCrop/AnnualCrop_1.jpg          or with splits          data/train/cat/1.jpg
+    EuroSAT/2750/Forest/Forest_1.jpg                                          data/val/cat/7.jpg
+
+The classes are the names of the folders, sorted (as torchvision's ImageFolder has them, which is not used: it knows
+no splits, no lists and no error that names a file). A folder that is alone in its folder is looked through.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from vistruct.contracts import Record
+from vistruct.data.formats.boxes.objects import Stop
+from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
+from vistruct.data.formats.classes.registry import Ask, chosen_splits, class_order
+from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
+
+NO_IMAGE = "file left out: no image ending"
+
+_SPLIT = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)[-_]?\d*", re.IGNORECASE)
+# Folders of other kinds of data sets, which no class is called.
+_NO_CLASSES = re.compile(
+    r"images?|imgs?|img_dir|ann_dir|annotations?|labels?|masks?|labelmaps?|gt|jpegimages|segmentationclass|out"
+    r"|images_png|masks_png|infection masks|lung masks",
+    re.IGNORECASE,
+)
+
+
+def looks_like(root: Path) -> bool:
+    """Whether there are at least two folders of images whose names could be classes."""
+    if not root.is_dir():
+        return False
+    places = split_folders(root)
+    found = [_folders(folder) for folder in places.values()]
+    names = {child.name for children in found for child in children}
+    is_other = any(_NO_CLASSES.fullmatch(name) for name in names)
+    return len(names) > 1 and not is_other and all(_has_images(child) for children in found for child in children[:3])
+
+
+def splits(root: Path, lists: str | None = None) -> tuple[str, ...]:
+    """Names of the folders between the root and the classes."""
+    return tuple(name for name in split_folders(root) if name)
+
+
+def annotations(root: Path, lists: str | None = None) -> list[Path]:
+    """None: the folders say it."""
+    return []
+
+
+def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[Record], tuple[str, ...]]:
+    """One record an image; its class is the folder. See `class_registry.read_classes`."""
+    top = below(root, ask.images)
+    places = split_folders(top)
+    if list(places) == [""]:
+        if ask.split is not None:
+            fix = "shares={train: 0.8, val: 0.2} draws them, or name the lists that say them: lists='{split}.txt'"
+            stop(UserError(f"no split {ask.split!r} here: no folders of splits", where=top, fix=fix))
+        names = [""]
+    else:
+        names = chosen_splits(ask.split, list(places), top)
+    found = {name: _folders(folder) for name, folder in places.items()}
+    folders = {child.name for children in found.values() for child in children}
+    class_names = class_order(folders, ask.classes, stop, top)
+    if not class_names:
+        stop(UserError("no folder of a class here", where=top, fix="a folder of images for each class"))
+    records: list[Record] = []
+    for name in names:
+        by_class = {child.name: child for child in found[name]}
+        for number, class_name in enumerate(class_names):
+            files = images_in(by_class[class_name], report) if class_name in by_class else []
+            if not files:
+                where = by_class.get(class_name, places[name] / class_name)
+                stop(UserError("a class without images", where=where, fix="put some there, or remove the class"))
+            for file in files:
+                id = file.relative_to(top).as_posix()
+                records.append(Record(id=id, images=(file,), image_labels=(number,)))
+    return records, class_names
+
+
+def below(root: Path, images: str | None) -> Path:
+    """The folder of the images.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    top = root if root.is_dir() else root.parent
+    if images is not None and not (top / images).is_dir():
+        raise UserError(f"no folder {images!r} here", where=top, fix="correct data.images")
+    return top if images is None else top / images
+
+
+def split_folders(top: Path) -> dict[str, Path]:
+    """The folders whose folders are classes, by split; "" where there are no splits."""
+    children = _folders(top)
+    while len(children) == 1 and not _has_images(children[0]):
+        top, children = children[0], _folders(children[0])
+    found = {child.name: child for child in children if _SPLIT.fullmatch(child.name) and _folders(child)}
+    return found if found else {"": top}
+
+
+def images_in(folder: Path, report: IssueCounter | None = None) -> list[Path]:
+    """The images directly in a folder and in those below it, in the order of their names."""
+    found: list[Path] = []
+    for place, children, files in os.walk(folder):
+        children[:] = sorted(child for child in children if not child.startswith("."))
+        for name in sorted(files):
+            if name.startswith(".") or name == "Thumbs.db":
+                continue
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                found.append(Path(place, name))
+            elif report is not None:
+                report.note(NO_IMAGE, os.path.join(place, name))
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        found = [Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    return sorted(found)
+
+
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in entries)

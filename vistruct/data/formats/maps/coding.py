@@ -1,0 +1,203 @@
+"""Which coding label rasters are written in: chosen where a format has several, guessed only where nothing else can be.
+
+Certain without being told are a list of names beside the labels (`classes.txt`, one a line, numbered from 0;
+`class_dict.csv` and `labelmap.txt`, names with colours), and labels of nothing but 0 and 1, or 0 and 255: two classes.
+Everything else is an error that shows the values there are, and a coding to copy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vistruct.contracts import RGB, Record
+from vistruct.data.formats.maps.registry import Wish
+from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.rasters import read_raster
+from vistruct.files.text import read_text
+from vistruct.issues import IssueCounter
+
+TWO_CLASSES = ("background", "foreground")
+UNSAID = "no word of what the labels mean"
+GUESSED = "coding not said: values of 0 and {high} taken as background and foreground"
+CHANGE = Coding(classes=("unchanged", "changed"), threshold=128, palette=((0, 0, 0), (255, 255, 255)))
+CHANGE_INDEX = Coding(classes=("unchanged", "changed"), ignored=(), palette=((0, 0, 0), (255, 255, 255)))
+
+_PEEKED = 20  # label rasters that are looked at, spread over all
+_MOST_VALUES = 256  # of a coding to copy; more are no classes
+_NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")
+_COLOUR_FILES = ("class_dict.csv", "class_dict_seg.csv", "labelmap.txt", "label_colors.txt", "label_colours.txt")
+
+
+@dataclass
+class Seen:
+    """The numbers and the colours in some label rasters, with how many pixels have each."""
+
+    numbers: Counter[int] = field(default_factory=Counter)
+    colours: Counter[RGB] = field(default_factory=Counter)
+    first: dict[int | RGB, str] = field(default_factory=dict)  # the first file that each is in
+
+    def add(self, raster: np.ndarray, where: object) -> None:
+        """Count one raster; colours that are grey throughout are numbers."""
+        if raster.ndim == 3 and (raster == raster[..., :1]).all():
+            raster = raster[..., 0]
+        if raster.ndim == 2:
+            found, counts = np.unique(raster, return_counts=True)
+            for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+                self.numbers[value] += count
+                self.first.setdefault(value, str(where))
+            return
+        packed = raster.astype(np.int64) @ np.array([65536, 256, 1])
+        found, counts = np.unique(packed, return_counts=True)
+        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+            colour = (value >> 16, value >> 8 & 255, value & 255)
+            self.colours[colour] += count
+            self.first.setdefault(colour, str(where))
+
+
+def peek(records: Sequence[Record], most: int = _PEEKED) -> Seen:
+    """What is in some label rasters, spread over all; those that cannot be read are passed over (reading says it)."""
+    files = [record.label_map for record in records if record.label_map is not None]
+    step = max(1, len(files) // most)
+    seen = Seen()
+    for file in files[::step][:most]:
+        try:
+            seen.add(read_raster(file), file)
+        except UserError:
+            continue
+    return seen
+
+
+def fitting(records: Sequence[Record], codings: Sequence[Coding], where: object) -> Coding:
+    """The first coding that knows all that is in the labels looked at.
+
+    Raises:
+        UserError: none does; names what is there.
+    """
+    seen = peek(records)
+    for coding in codings:
+        colours = {*(coding.colours or ()), *coding.ignored_colours}
+        values = coding.values if coding.values is not None else range(len(coding.classes))
+        is_known = set(seen.numbers) <= {*values, *coding.ignored} if coding.colours is None else True
+        if coding.colours is not None:
+            greys = {(value, value, value) for value in seen.numbers}
+            is_known = {*seen.colours, *greys} <= colours or (coding.others == "ignored" and bool(seen.colours))
+        elif seen.colours:
+            is_known = False
+        if is_known:
+            return coding
+    raise UserError(f"labels in another coding: {in_words(seen)}", where=where, fix=_to_copy(seen))
+
+
+def change_coding(records: Sequence[Record]) -> Coding:
+    """Of masks of change: 0 and 1 where no value is higher, else from 128 on, as lossy files need it."""
+    seen = peek(records)
+    values = {max(colour) for colour in seen.colours} | set(seen.numbers)
+    return CHANGE_INDEX if values == {0, 1} and not seen.colours else CHANGE
+
+
+def found_out(root: Path, records: Sequence[Record], wish: Wish, report: IssueCounter) -> Coding:
+    """The coding of labels whose format says nothing of it.
+
+    Raises:
+        UserError: it cannot be known; shows the values there are.
+    """
+    named = _named(root, {record.label_map.parent for record in records if record.label_map is not None})
+    if named is not None:
+        return named
+    seen = peek(records)
+    if not seen.colours and set(seen.numbers) <= {0, 255} and 255 in seen.numbers:
+        return _two(wish, (0, 255), report, root)
+    if not seen.colours and set(seen.numbers) == {0, 1} and wish.classes is None:
+        return _two(wish, (0, 1), report, root)
+    if wish.classes is not None and not seen.colours:
+        return Coding(classes=wish.classes)
+    if not seen.numbers and not seen.colours:
+        raise UserError("none of the labels looked at can be read", where=root, fix="`vistruct check` says more")
+    what = f"{UNSAID}; there are {in_words(seen)}"
+    raise UserError(what, where=root, fix=_to_copy(seen))
+
+
+def in_words(seen: Seen, most: int = 12) -> str:
+    """`values 0 (93.1 %), 1 (6.9 %)`, the commonest first."""
+    kinds = [("values", seen.numbers), ("colours", seen.colours)]
+    words = []
+    for kind, counts in kinds:
+        total = counts.total()
+        parts = [f"{_text(value)} ({100 * count / total:.3g} %)" for value, count in counts.most_common(most)]
+        if parts:
+            words.append(
+                f"{kind} {', '.join(parts)}" + (f" and {len(counts) - most} more" if len(counts) > most else "")
+            )
+    return "; ".join(words) or "no values"
+
+
+def _text(value: object) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*value) if isinstance(value, tuple) else str(value)
+
+
+def _to_copy(seen: Seen) -> str:
+    """A coding with placeholders for names."""
+    if seen.colours:
+        colours = sorted(seen.colours | Counter({(value,) * 3: 1 for value in seen.numbers}))
+        if len(colours) > _MOST_VALUES:
+            return "more colours than classes: are these labels? A JPEG is none"
+        names = ", ".join(f"class_{number}" for number in range(len(colours)))
+        return f"for example: coding: {{classes: [{names}], colours: {[list(colour) for colour in colours]}}}"
+    values = sorted(value for value in seen.numbers if value != 255)
+    if len(values) > _MOST_VALUES:
+        return "more values than classes: are these labels, or an image?"
+    names = ", ".join(f"class_{value}" for value in values)
+    ignored = ", ignored: [255]" if 255 in seen.numbers else ""
+    options = f"--classes {names.replace(' ', '')} --values {','.join(map(str, values))}"
+    return f"for example {options}; in a run file coding: {{classes: [{names}], values: {values}{ignored}}}"
+
+
+def _two(wish: Wish, values: tuple[int, int], report: IssueCounter, root: Path) -> Coding:
+    classes = wish.classes if wish.classes is not None and len(wish.classes) == 2 else TWO_CLASSES
+    report.note(GUESSED.format(high=values[1]), str(root))
+    return Coding(classes=classes, values=values, ignored=() if values[1] == 255 else (255,))
+
+
+def _named(root: Path, labels: set[Path]) -> Coding | None:
+    """From a list of names, in the folder of the data set or beside the labels; None: there is none."""
+    folders = [root, *sorted({place for folder in labels for place in (folder, folder.parent)})]
+    for folder in folders:
+        for name in _COLOUR_FILES:
+            if (folder / name).is_file():
+                return _coloured(folder / name)
+        for name in _NAME_FILES:
+            if (folder / name).is_file():
+                lines = [line.strip() for line in read_text(folder / name).splitlines()]
+                return Coding(classes=tuple(line for line in lines if line))
+    return None
+
+
+def _coloured(path: Path) -> Coding:
+    """`name,r,g,b` (with or without a heading), CVAT's `name:r,g,b::`, CamVid's `r g b name`."""
+    names, colours = [], []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip() or line.startswith("#") or (number == 1 and not re.search(r"\d", line)):
+            continue
+        middle = re.fullmatch(
+            r"\s*(?P<name>[^,:\t]+?)\s*[,:\t]\s*(\d+)\s*[,\s]\s*(\d+)\s*[,\s]\s*(\d+)\s*(?::.*)?", line
+        )
+        first = re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(?P<name>.+?)\s*", line)
+        match = middle or first
+        if match is None:
+            raise UserError(
+                f"no class with its colour: {line[:60]!r}", where=f"{path}, line {number}", fix="name,r,g,b"
+            )
+        numbers = [int(text) for text in match.groups() if text is not None and text.isdigit()][-3:]
+        colour = tuple(numbers) if middle else tuple(int(match[place]) for place in (1, 2, 3))
+        names.append(match["name"])
+        colours.append((colour[0], colour[1], colour[2]))
+    if not names:
+        raise UserError("no classes in this file", where=path, fix="one class a line: name,r,g,b")
+    return Coding(classes=tuple(names), colours=tuple(colours))

@@ -1,0 +1,187 @@
+"""Which image belongs to which label raster: folders beside each other, splits, lists, and the ends of names.
+
+Found are, below a root: a folder of images beside one of labels (`images` + `masks`); splits inside both
+(`img_dir/train` + `ann_dir/train`), around both (`train/images` + `train/masks`) or in their names (`train_images` +
+`train_masks`); lists of names that choose a split (`ImageSets/Segmentation/train.txt`, `list/train.txt`). Of pairs
+there are two folders of images. Capitals in names do not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES, chosen, read_list
+
+IMAGE_FOLDERS = r"img_dir|images?|imgs?|jpegimages|images_png|rgb|inputs?"
+LABEL_FOLDERS = (
+    r"ann_dir|masks?|labels?|annotations?|gts?|ground_?truths?|segmentationclass(?:aug)?|semantic_masks?|masks_png"
+    r"|segmentations?|targets?|label_?maps?"
+)
+_SPLIT = r"(?:train|val|valid|validation|test)(?:[a-z]*|[-_]?\d+)"
+_LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets/Main", "ImageSets", "list", "lists", "splits", "split")
+_MAX_DEPTH = 2  # folders between the root and those of images and labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Folders that belong together."""
+
+    images: tuple[Path, ...]  # one; of pairs those before and after
+    labels: Path
+    name: str = ""  # what its records have as `group`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """What the folders of a format are called."""
+
+    images: tuple[str, ...]  # patterns; of pairs two
+    labels: str
+
+
+MASKS = Folders(images=(IMAGE_FOLDERS,), labels=LABEL_FOLDERS)
+
+
+def find_groups(root: Path, folders: Folders) -> dict[str, list[Group]]:
+    """The groups below a root by split; "" where a folder has no splits. Labels must be there, and be rasters."""
+    found = _groups_in(root, folders)
+    if found or not root.is_dir():
+        return found
+    return _groups_below(root, folders, _MAX_DEPTH)
+
+
+def split_lists_of(root: Path) -> dict[str, Path]:
+    """Lists of names that choose a split, by its name."""
+    for place in _LIST_FOLDERS:
+        lists = {file.stem: file for file in sorted((root / place).glob("*.txt"))}
+        if lists:
+            return lists
+    return {file.stem: file for file in sorted(root.glob("*.txt")) if re.fullmatch(_SPLIT, file.stem, re.IGNORECASE)}
+
+
+def splits_in(root: Path, groups: Mapping[str, list[Group]]) -> tuple[str, ...]:
+    """The names that `choose` takes."""
+    lists = split_lists_of(root) if list(groups) == [""] else {}
+    return tuple(lists or groups)
+
+
+def choose(root: Path, groups: Mapping[str, list[Group]], split: str | None) -> tuple[list[Group], list[str] | None]:
+    """The groups of one split (or several, with a plus), and the names that a list chose from them; None: all.
+
+    Raises:
+        UserError: no such split, or several and none is asked for.
+    """
+    lists = split_lists_of(root) if list(groups) == [""] else {}
+    if lists:
+        if split is None and len(lists) > 1:
+            chosen(None, lists, root)
+        names = [name for part in chosen(split, lists, root) for name in read_list(lists[part])]
+        return list(groups[""]), list(dict.fromkeys(names))
+    if split is not None and list(groups) == [""] and split.lower() in (root.name.lower(), root.name.lower() + "s"):
+        split = None  # the folder of this split was named
+    return [group for name in chosen(split, groups, root) for group in groups[name]], None
+
+
+def has_raster(folder: Path, depth: int = 3) -> bool:
+    """Whether a raster lies in a folder or, so many folders deep, below it."""
+    if not folder.is_dir():
+        return False
+    inside = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                inside.append(Path(entry))
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                return True
+    return depth > 0 and any(has_raster(child, depth - 1) for child in sorted(inside)[:5])
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, in the order of their names, without hidden ones."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def files_directly_in(folder: Path) -> list[Path]:
+    """The rasters in a folder, in the order of their names."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES]
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def files_below(top: Path) -> list[Path]:
+    """Every raster in a folder and below it, in the order of the names."""
+    return [path for _, path in listed(top)]
+
+
+def listed(top: Path) -> list[tuple[str, Path]]:
+    """Likewise, with their names below the folder in small letters."""
+    found = []
+    for folder, inside, names in os.walk(top):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        below = os.path.relpath(folder, top).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        found += [
+            (f"{prefix}{name}".lower(), Path(folder, name))
+            for name in sorted(names)
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        ]
+    return found
+
+
+def _groups_in(folder: Path, folders: Folders) -> dict[str, list[Group]]:
+    """Of folders that lie directly in this one."""
+    children = subfolders(folder)
+    labels = _tagged(children, folders.labels)
+    images = [_tagged(children, pattern) for pattern in folders.images]
+    found: dict[str, list[Group]] = {}
+    for tag, label_folder in labels.items():
+        tops = [one.get(tag) for one in images]
+        if any(top is None or top == label_folder for top in tops) or not has_raster(label_folder):
+            continue
+        tops = [top for top in tops if top is not None]
+        for split, group in groups_inside(tuple(tops), label_folder).items():
+            found.setdefault(split or tag, []).append(group)
+    return found
+
+
+def _tagged(children: Sequence[Path], pattern: str) -> dict[str, Path]:
+    """Folders of one purpose by the split in their names; the first of those that are the same."""
+    whole = re.compile(rf"(?:({_SPLIT})[-_])?(?:{pattern})(?:[-_]({_SPLIT}))?", re.IGNORECASE)
+    found: dict[str, Path] = {}
+    for child in children:
+        match = whole.fullmatch(child.name)
+        if match:
+            found.setdefault((match[1] or match[2] or "").lower(), child)
+    return found
+
+
+def groups_inside(tops: tuple[Path, ...], labels: Path) -> dict[str, Group]:
+    """By the splits that images and labels both have folders for; "" where they have none."""
+    own = [{child.name.lower(): child for child in subfolders(top)} for top in (*tops, labels)]
+    shared = [name for name in own[-1] if re.fullmatch(_SPLIT, name) and all(name in one for one in own)]
+    found = {
+        name: Group(images=tuple(one[name] for one in own[:-1]), labels=own[-1][name])
+        for name in shared
+        if has_raster(own[-1][name])
+    }
+    return found or {"": Group(images=tops, labels=labels)}
+
+
+def _groups_below(folder: Path, folders: Folders, depth: int) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for child in subfolders(folder):
+        inside = _groups_in(child, folders)
+        if not inside and depth > 1:
+            inside = _groups_below(child, folders, depth - 1)
+        for split, groups in inside.items():
+            found.setdefault(split or child.name.lower(), []).extend(groups)
+    return found

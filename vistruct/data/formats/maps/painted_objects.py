@@ -1,0 +1,122 @@
+"""Annotations of objects as label maps: any box format, its masks (or for want of them its boxes) painted.
+
+Class 0 is "background", where nothing is. Large objects are painted first, so that a small one on a large one stays.
+Crowds and difficult objects are neither learned nor counted where nothing else is painted over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vistruct.contracts import Record
+from vistruct.data.formats.boxes.objects import Stop
+from vistruct.data.formats.boxes.registry import detect_boxes, matching, module_of, renumbered, splits_of
+from vistruct.data.formats.maps.registry import Walked, Wish
+from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.masks import rasterise
+from vistruct.issues import IssueCounter
+from vistruct.windows.tiles import outlines
+
+BACKGROUND = "background"
+IGNORED_VALUE = 65535  # in what is painted
+
+
+def looks_like(path: Path) -> bool:
+    """Whether there are annotations of objects."""
+    return bool(matching(path))
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """Those of the format that the objects are in."""
+    return splits_of(path, detect_boxes(path))
+
+
+def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+    """One record an image, without its objects: those go to what paints them."""
+    try:
+        images = None if wish.images is None else (path if path.is_dir() else path.parent) / wish.images
+        module = module_of(detect_boxes(path))
+        records, class_names = module.walk(path, images, report, stop, split=wish.split, missing=wish.missing)
+        if wish.classes is not None:  # a part of a data set need not have an object of every class
+            asked = tuple(name for name in wish.classes if name != BACKGROUND)
+            records, class_names = renumbered(records, class_names, asked, path), asked
+        if wish.coding is not None and wish.coding.classes != (BACKGROUND, *class_names):
+            raise UserError(
+                "painted objects need no coding", where=path, fix="leave coding out; classes chooses an order"
+            )
+        objects = {record.image_id: _objects(record, wish.fill) for record in records}
+    except UserError as error:
+        stop(error)
+        return Walked(records=[], coding=None)
+    coding = Coding(classes=(BACKGROUND, *class_names), ignored=(IGNORED_VALUE,))
+    return Walked(records=[_bare(record) for record in records], coding=coding, raster=Painter(objects))
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Of one image, in the order in which they are painted."""
+
+    values: np.ndarray  # uint16[N]
+    hulls_xyxy: np.ndarray  # float64[N, 4], pixels of the whole image; infinite where it is not known
+    masks: tuple[Any, ...]  # N COCO segmentations, pixels of the whole image
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Paints the label map of a record; can travel to a worker process."""
+
+    objects: Mapping[str, Objects]  # by image_id
+
+    def __call__(self, record: Record) -> np.ndarray:
+        """uint16[h, w] of the record's window: 0 background, classes from 1, IGNORED_VALUE."""
+        assert record.size_hw is not None
+        height, width = record.size_hw
+        window = record.window_xyxy or (0, 0, width, height)
+        raster = np.zeros((height, width), np.uint16)
+        one = self.objects[record.image_id]
+        low, high = one.hulls_xyxy[:, :2], one.hulls_xyxy[:, 2:]
+        is_near = (low <= window[2:]).all(axis=1) & (high >= window[:2]).all(axis=1)
+        for number in np.flatnonzero(is_near):
+            raster[rasterise(one.masks[number], window)] = one.values[number]
+        return raster
+
+
+def _objects(record: Record, fill: Literal["masks", "boxes"]) -> Objects:
+    """Those of an image, large first; crowds and difficult ones before all, so that they cover nothing that is known.
+
+    Raises:
+        UserError: masks are wanted, and an object has none.
+    """
+    corners = outlines(record)  # [N, 4, 2]
+    if fill == "boxes":
+        masks = tuple([corner.ravel().tolist()] for corner in corners)
+    else:
+        masks = record.masks if record.masks is not None else ((),) * len(record.labels)
+        if any(not mask for mask in masks):
+            fix = "fill=boxes paints boxes instead"
+            raise UserError("an object without a mask", where=record.id, fix=fix)
+    values = np.where(record.is_crowd | record.is_difficult, IGNORED_VALUE, record.labels + 1).astype(np.uint16)
+    sides = record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2]
+    order = np.lexsort((-np.prod(sides, axis=1), values != IGNORED_VALUE))
+    masks = tuple(masks[number] for number in order)
+    hulls = np.array([_hull(mask) for mask in masks], np.float64).reshape(-1, 4)
+    return Objects(values=values[order], hulls_xyxy=hulls, masks=masks)
+
+
+def _hull(mask: Any) -> tuple[float, float, float, float]:
+    """Of polygons; of run lengths, which say theirs only when they are decoded, everywhere."""
+    if isinstance(mask, dict):
+        return -np.inf, -np.inf, np.inf, np.inf
+    points = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in mask])
+    (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _bare(record: Record) -> Record:
+    return replace(record.keep(np.zeros(len(record.labels), bool)), quads=None, masks=None, keypoints=None)

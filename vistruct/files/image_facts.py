@@ -1,0 +1,131 @@
+"""What is known of every image before it is decoded: its size in pixels and bytes, and the checksum of its file.
+
+Decoders accept almost every JPEG with a zeroed block or flipped bits, so that damage is found by the checksum or not
+at all. Only the images that are used are looked at, once; what was found is kept beside the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from vistruct.data.chat.index import Index
+from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
+from vistruct.data.loading.parallel import in_parallel
+from vistruct.errors import UserError
+from vistruct.files.images import image_size
+
+UNKNOWN, FOUND, MISSING, UNREADABLE = 0, 1, 2, 3  # status
+_JOB_IMAGES = 500
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFacts:
+    """One row for each image that an annotation file names."""
+
+    status: np.ndarray  # uint8[M]
+    sizes_hw: np.ndarray  # int32[M, 2], pixels
+    num_bytes: np.ndarray  # int64[M]
+    crc32: np.ndarray  # int64[M]; -1: not computed
+    digests: np.ndarray  # uint64[M, 2], of name and size in bytes
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def size_hw(self, image: int) -> tuple[int, int]:
+        """Pixels."""
+        height, width = self.sizes_hw[image].tolist()
+        return height, width
+
+    def checksum(self, image: int) -> int | None:
+        """crc32 of the file, where it is known."""
+        value = int(self.crc32[image])
+        return None if value < 0 else value
+
+
+def no_facts(num_images: int) -> ImageFacts:
+    """Nothing is known yet."""
+    return ImageFacts(
+        status=np.zeros(num_images, np.uint8),
+        sizes_hw=np.zeros((num_images, 2), np.int32),
+        num_bytes=np.zeros(num_images, np.int64),
+        crc32=np.full(num_images, -1, np.int64),
+        digests=np.zeros((num_images, 2), np.uint64),
+    )
+
+
+def open_facts(
+    index: Index, root: Path, images: np.ndarray, *, checksums: bool = True, cache: Path | None = None
+) -> ImageFacts:
+    """The facts of some images, from the cache where they are in it.
+
+    What was missing or unreadable is looked at again: it may have been put right.
+
+    Args:
+        root: the folder that the names of the index start from.
+        images: int[K], of the index; the facts of others may be unknown.
+        checksums: read the files whole.
+        cache: a folder that facts are kept in; None: nothing is kept.
+    """
+    facts = no_facts(len(index.name_starts) - 1)
+    file = None if cache is None else cache_file(cache, "images", index.offsets.path, root)
+    header = {"annotation": index.digest, "root": str(root.absolute())}
+    if file is not None and (columns := kept_columns(file, header)) is not None:
+        facts = ImageFacts(**columns)
+    lacking = (facts.status != FOUND) | ((facts.crc32 < 0) & checksums)
+    due = np.unique(images)
+    due = due[lacking[due]]
+    if len(due):
+        facts = _looked_at(facts, index, root, due, checksums)
+        if file is not None:
+            keep_columns(file, header, {f.name: getattr(facts, f.name) for f in fields(facts)})
+    return facts
+
+
+def _looked_at(facts: ImageFacts, index: Index, root: Path, due: np.ndarray, checksums: bool) -> ImageFacts:
+    """Facts with those of the images `due` renewed."""
+    jobs = [[index.name(image) for image in due[at : at + _JOB_IMAGES]] for at in range(0, len(due), _JOB_IMAGES)]
+    label = f"images of {index.offsets.path.name}, x {_JOB_IMAGES}"
+    found = [one for part in in_parallel(_look_at, (root, checksums), jobs, label=label) for one in part]
+    new = ImageFacts(**{f.name: getattr(facts, f.name).copy() for f in fields(facts)})
+    for image, one in zip(due, found, strict=True):
+        new.status[image], new.sizes_hw[image], new.num_bytes[image], new.crc32[image], new.digests[image] = one
+    return new
+
+
+_Facts = tuple[int, tuple[int, int], int, int, tuple[int, int]]
+
+
+def _look_at(how: tuple[Path, bool], names: Sequence[str]) -> list[_Facts]:
+    root, checksums = how
+    return [_facts(root / name, name, root, checksums) for name in names]
+
+
+def _facts(path: Path, name: str, root: Path, checksums: bool) -> _Facts:
+    nothing: tuple[int, int] = (0, 0)
+    try:
+        if not path.is_file():
+            return MISSING, nothing, 0, -1, nothing
+        size_hw = image_size(path)
+        num_bytes = path.stat().st_size
+        crc32 = zlib.crc32(path.read_bytes()) if checksums else -1
+    except (FileNotFoundError, ValueError):  # it went away meanwhile, or no file can have such a name
+        return MISSING, nothing, 0, -1, nothing
+    except (OSError, UserError):
+        return UNREADABLE, nothing, 0, -1, nothing
+    # As in a fingerprint: relative to the root, so that a data set may be moved as a whole.
+    text = f"{Path(os.path.relpath(path, root)).as_posix()}\n{num_bytes}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return (
+        FOUND,
+        size_hw,
+        num_bytes,
+        crc32,
+        (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")),
+    )

@@ -1,0 +1,162 @@
+"""What a model is shown of files: pictures, and pairs of them, window by window.
+
+Of a file nothing more is held than its format makes necessary: a GeoTIFF is decoded block by block, so that it may be
+larger than memory; PNG and JPEG are written from one end to the other and are decoded once, as a whole.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vistruct.errors import UserError
+from vistruct.files.images import image_size, read_image
+from vistruct.files.intake import Intake
+from vistruct.windows.slide import resized
+from vistruct.windows.tiles import Window
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8[H, W, C]; tensors: uint8[C, H, W]; 3 are RGB
+Pair = tuple[Picture, Picture]  # before and after, on one grid
+
+EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+GEOTIFF = (".tif", ".tiff", ".jp2", ".img")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """An image, or several on one grid that are looked at together."""
+
+    name: str
+    size_hw: tuple[int, int]  # pixels
+    read: Callable[[Window], Tensor]  # xyxy, pixels -> uint8[T, C, h, w]
+
+    @property
+    def whole(self) -> Window:
+        return 0, 0, self.size_hw[1], self.size_hw[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What there is to look at once: an image, a pair, or a volume (of one file, or of one for each modality)."""
+
+    files: tuple[Path, ...]
+    name: str  # in the results: its path inside the folder that was given, or its own name
+
+
+def scene_of(pictures: Sequence[Picture], name: str, channels: int = 3, intake: Intake | None = None) -> Scene:
+    """One picture, or a pair.
+
+    Args:
+        pictures: files, PIL images, arrays or tensors.
+        name: of the whole; said in errors.
+        channels: that the model takes.
+        intake: how files of other than 8-bit colours are read, as the training data was.
+
+    Raises:
+        UserError: a file that cannot be read, another type or number of channels, or sizes that differ.
+    """
+    sources = [_source(picture, name, channels, intake) for picture in pictures]
+    sizes = [size_hw for size_hw, _ in sources]
+    if len(set(sizes)) > 1:
+        what = "a pair of " + " and ".join(f"{width} x {height}" for height, width in sizes) + " pixels"
+        raise UserError(what, where=name, fix="bring both images to the same grid")
+
+    def read(window: Window) -> Tensor:
+        parts = [source(window) for _, source in sources]
+        for part in parts:
+            if len(part) != channels:
+                what = f"an image of {len(part)} channels, the model takes {channels}"
+                raise UserError(what, where=name, fix="give the bands it was trained on (data.intake.bands)")
+        return parts[0][None] if len(parts) == 1 else torch.stack(parts)
+
+    return Scene(name=name, size_hw=sizes[0], read=read)
+
+
+def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[list[Tensor], Tensor]:
+    """A scene and its classes, small enough to be drawn: every so many-th pixel of one side in large ones.
+
+    Args:
+        label_map: integer[H, W], in memory or on disk.
+        longest: pixels of the longer side, at most.
+
+    Returns:
+        T images uint8[C, h, w], and int16[h, w].
+    """
+    height, width = scene.size_hw
+    step = -(-max(height, width) // longest)
+    if step == 1:
+        return list(scene.read(scene.whole)), torch.from_numpy(np.asarray(label_map).astype(np.int16))
+    rows = 64 * step  # read and shrunk at a time
+    strips = [
+        resized(
+            scene.read((0, y, width, min(y + rows, height))), (-(-min(rows, height - y) // step), -(-width // step))
+        )
+        for y in range(0, height, rows)
+    ]
+    places = [np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width)]
+    small = np.stack([np.asarray(label_map[y])[places[1]] for y in places[0]])
+    return list(torch.cat(strips, dim=-2)), torch.from_numpy(small.astype(np.int16))
+
+
+def as_pixels(image: Picture, name: str, channels: int = 3) -> Tensor:
+    """uint8[C, H, W] of any picture, RGB where C is 3; `name` is said in errors.
+
+    Raises:
+        UserError: an unreadable file, more than 8 bits a channel, another dtype or shape, or no pixels.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        if image.mode not in EIGHT_BIT:
+            raise UserError(
+                f"an image of mode {image.mode}, not 8 bits a channel", where=name, fix="scale it to 8 bits"
+            )
+        upright = ImageOps.exif_transpose(image)
+        image = np.array(upright.convert("L"))[..., None] if channels == 1 else np.array(upright.convert("RGB"))
+    layout = f"[height, width, {channels}]" if isinstance(image, np.ndarray) else f"[{channels}, height, width]"
+    pixels = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
+    axis = -1 if isinstance(image, np.ndarray) else 0
+    if pixels.dtype != torch.uint8:
+        raise UserError(
+            f"pixels of type {image.dtype}",
+            where=name,
+            fix="give uint8 from 0 to 255: (255 * image).astype('uint8')",
+        )
+    if pixels.ndim != 3 or pixels.shape[axis] != channels or 0 in pixels.shape:
+        raise UserError(
+            f"pixels of shape {list(pixels.shape)}",
+            where=name,
+            fix=f"give {layout}{' in RGB' if channels == 3 else ''}, at least one pixel",
+        )
+    return pixels.permute(2, 0, 1) if axis else pixels
+
+
+def _source(
+    picture: Picture, name: str, channels: int, intake: Intake | None
+) -> tuple[tuple[int, int], Callable[[Window], Tensor]]:
+    """The (height, width) of any picture, and a way to its windows."""
+    if isinstance(picture, str | Path):
+        path = Path(picture)
+        if intake is not None or _by_blocks(path):
+            from vistruct.files.geo import raster_size, read_bands
+
+            return raster_size(path), lambda window: read_bands(path, window, intake)
+        return image_size(path), lambda window: read_image(path, window)
+    pixels = as_pixels(picture, name, channels)
+    return (pixels.shape[1], pixels.shape[2]), lambda window: pixels[:, window[1] : window[3], window[0] : window[2]]
+
+
+def _by_blocks(path: Path) -> bool:
+    """Whether a file of 8-bit colours is read in blocks: those that lie on the map, where rasterio is installed."""
+    if path.suffix.lower() not in GEOTIFF or importlib.util.find_spec("rasterio") is None or not path.is_file():
+        return False
+    from vistruct.files.geo import geo_profile, raster_bands
+
+    return geo_profile(path) is not None and raster_bands(path) in (3, 4)

@@ -1,0 +1,207 @@
+"""The report of a training run: what was learned, from what, and what it looks like."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vistruct.reports.evaluations import write_evaluations
+from vistruct.reports.measured import Evaluation, parted, read_evaluations
+from vistruct.reports.page import COLOURS, Report, house_style
+from vistruct.reports.page import figure_to_svg as figure_to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Series = dict[str, list[tuple[int, float]]]
+PICTURES = {".png", ".jpg", ".jpeg"}
+
+
+def write_run_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html` from what else lies in the run directory; a part that is missing is named.
+
+    Returns:
+        The report's path.
+    """
+    series = read_metrics(run_dir / "metrics.jsonl")
+    data, environment = _read_json(run_dir / "data.json"), _read_json(run_dir / "env.json")
+    run_yaml = run_dir / "run.yaml"
+    run_text = run_yaml.read_text() if run_yaml.exists() else ""
+    steps = max((points[-1][0] for points in series.values()), default=0)
+    recipe = next(
+        (line.split(":", 1)[1].strip(" '\"") for line in run_text.splitlines() if line.startswith("recipe:")),
+        "",
+    )
+    page = Report(run_dir.resolve().name, f"Training run{f' of the recipe `{recipe}`' if recipe else ''}")
+    page.key_numbers(_key_numbers(series, steps, data))
+    if series:
+        page.text("## Training").figure(curves(run_dir / "metrics.jsonl"), _curve_caption(series))
+    else:
+        page.callout("No steps were logged: `metrics.jsonl` is missing or empty.")
+    kept = read_evaluations(run_dir)
+    write_evaluations(page, _finals(series, kept), kept)
+    _data(page, data)
+    pictures = sorted(p for p in (run_dir / "samples").glob("*") if p.suffix.lower() in PICTURES)
+    if pictures:
+        page.text("## Pictures")
+    for picture in pictures:
+        with Image.open(picture) as image:  # as JPEG: a sheet of photographs as PNG is many times as large
+            page.figure(image.convert("RGB"), picture.stem.replace("_", " ").replace("-", " "))
+    page.text("## How it was made")
+    if moves := _read_moves(run_dir / "train.log"):
+        page.details("What moved", moves)
+    if run_text:
+        page.details("The run (`run.yaml`); `vistruct train -c run.yaml` repeats it", run_text)
+    if environment:
+        page.details("Machine and versions", json.dumps(environment, indent=2))
+    return page.write(run_dir / "report.html")
+
+
+def read_metrics(path: Path) -> Series:
+    """`metrics.jsonl` as (step, value) points by name, in order of steps; an absent file has none.
+
+    A last line that was cut short by a crash is left out; null, which stands for not finite, becomes NaN.
+    """
+    series: Series = defaultdict(list)
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        for name, value in row.items():
+            if name != "step":
+                series[name].append((int(row["step"]), math.nan if value is None else float(value)))
+    return dict(series)
+
+
+def evaluations(series: Series) -> Series:
+    """The metrics of evaluations, named `evaluation/metric`."""
+    return {name: points for name, points in series.items() if "/" in name}
+
+
+def _finals(series: Series, kept: Sequence[Evaluation]) -> dict[str, tuple[int | None, dict[str, float]]]:
+    """Each evaluation's last step and numbers: from the log, and where that has none, as they were kept."""
+    finals: dict[str, tuple[int | None, dict[str, float]]] = {}
+    for name, points in evaluations(series).items():
+        evaluation, metric = name.split("/", 1)
+        step, numbers = finals.get(evaluation, (None, {}))
+        finals[evaluation] = max(step or 0, points[-1][0]), numbers | {metric: points[-1][1]}
+    return finals | {one.name: (one.step, dict(one.numbers)) for one in kept if one.name not in finals}
+
+
+def curves(metrics_jsonl: Path) -> Figure:
+    """Loss and learning rate over the steps, and the evaluations where there were several."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    series = read_metrics(metrics_jsonl)
+    several = {n: p for n, p in evaluations(series).items() if len(p) > 1 and parted(n.split("/", 1)[1])[1] is None}
+    wanted = [name for name in ("loss", "lr") if name in series] + (["evaluation"] if several else [])
+    with mpl.rc_context(house_style()):
+        figure, axes = plt.subplots(1, max(1, len(wanted)), squeeze=False, figsize=(max(5.2, 4.4 * len(wanted)), 3.3))
+        plt.close(figure)  # out of pyplot's keeping: it lives as long as its user
+        for axis, name in zip(axes[0], wanted, strict=False):
+            axis.set_xlabel("step")
+            axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            if name == "evaluation":
+                for metric, points in list(several.items())[: len(COLOURS)]:
+                    axis.plot(*zip(*points, strict=True), marker="o", label=metric)
+                axis.legend()
+                axis.set_title("evaluation" + (f" (first {len(COLOURS)})" if len(several) > len(COLOURS) else ""))
+                continue
+            steps, values = zip(*series[name], strict=True)
+            if name == "loss":
+                axis.set_title("loss")
+                axis.plot(steps, values, alpha=0.35, linewidth=1)
+                axis.plot(steps, smooth(values), color=COLOURS[0])
+                finite = [v for v in values if math.isfinite(v) and v > 0]
+                if finite and max(finite) > 30 * min(finite):
+                    axis.set_yscale("log")
+            else:
+                power = math.floor(math.log10(max(*values, 1e-12)))
+                axis.plot(steps, [v / 10**power for v in values], color=COLOURS[1])
+                axis.set_title(f"learning rate, in 1e{power}")
+        if not wanted:
+            axes[0][0].text(0.5, 0.5, "no steps logged", ha="center", va="center", transform=axes[0][0].transAxes)
+    return figure
+
+
+def smooth(values: tuple[float, ...] | list[float], span: int = 20) -> list[float]:
+    """Exponential moving average without start-up bias; not-finite values are passed over.
+
+    Args:
+        values: one a logged step.
+        span: steps over which the average mostly runs.
+    """
+    keep = 1 - 2 / (span + 1)
+    total = weight = 0.0
+    out = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        out.append(total / weight if weight else math.nan)
+    return out
+
+
+def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    numbers: list[tuple[object, ...]] = [(steps, "steps")]
+    if "loss" in series:
+        first, last = series["loss"][0][1], smooth([v for _, v in series["loss"]])[-1]
+        numbers.append((last, "loss at the end", f"{first:.4g} at the first step; smoothed"))
+    overall = {n: p for n, p in evaluations(series).items() if parted(n.split("/", 1)[1])[1] is None}
+    for name, points in list(overall.items())[:2]:
+        numbers.append((points[-1][1], name, f"at step {points[-1][0]}"))
+    if "train" in data:
+        numbers.append((int(data["train"]["num_records"]), "training samples", "in one epoch"))
+    if seconds := [v for _, v in series.get("seconds", []) if math.isfinite(v)]:
+        numbers.append((f"{sorted(seconds)[len(seconds) // 2]:.3g} s", "a step", "median"))
+    return numbers
+
+
+def _curve_caption(series: Series) -> str:
+    bad = sum(not math.isfinite(v) for _, v in series.get("loss", []))
+    text = "Faint: each logged step. Solid: its moving average."
+    return text + (f" {bad} losses were not finite and are gaps." if bad else "")
+
+
+def _data(page: Report, data: Mapping[str, Any]) -> None:
+    page.text("## Data")
+    if not data:
+        page.text("`data.json` is missing.")
+        return
+    infos = list(data.values())
+    kinds = list(dict.fromkeys(kind for info in infos for kind in info["counts"]))
+    rows = [["samples", *(info["num_records"] for info in infos)]]
+    rows += [[kind, *(info["counts"].get(kind) for info in infos)] for kind in kinds]
+    page.table(["", *data], rows, caption="What the run was trained and measured on")
+    dropped = [[name, reason, n] for name, info in data.items() for reason, n in info["dropped"].items()]
+    if dropped:
+        page.table(["data", "reason", "count"], dropped, caption="What was left out or repaired")
+    else:
+        page.text("Nothing was left out or repaired.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _read_moves(path: Path) -> str:
+    """What moves, as `train` printed it at the start of the log; empty where it did not."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    stamp = len("2026-01-31 23:59:59  ")
+    lines = [line[stamp:] for line in lines]
+    if "what moves:" not in lines:
+        return ""
+    start = lines.index("what moves:") + 1
+    end = next((i for i, line in enumerate(lines[start:], start) if "parameters move" in line), start)
+    return "\n".join(lines[start : end + 1])
