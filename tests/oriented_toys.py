@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from whole_loss import head_loss
 
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.boxes import BoxTarget
@@ -86,7 +87,7 @@ def learn_and_find(build: Any, steps: int, lr: float) -> tuple[list[float], floa
     for step in range(steps):
         torch.manual_seed(step)  # as the engine does
         optimizer.zero_grad()
-        loss = head.loss(head(backbone(image)), [oriented_target(boxes, labels)])
+        loss = head_loss(head, head(backbone(image)), [oriented_target(boxes, labels)])
         (loss.total / max(1.0, loss.count)).backward()
         optimizer.step()
         for group in optimizer.param_groups:

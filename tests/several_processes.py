@@ -110,8 +110,7 @@ def _train(run_file: str, out_dir: str, on_step: Any, watched: bool) -> None:
             on_step(Path(out_dir), rank, step, metrics)
 
     try:
-        # The report is not what is tested, and slow.
-        with mock.patch.object(engine, "write_run_report"), mock.patch.object(engine, "train_step", noting):
+        with mock.patch.object(engine, "train_step", noting):
             engine.train(read_run(Path(run_file)), Path(out_dir), on_step=told)
     except UserError as error:
         Path(f"{out_dir}.{rank}.err").write_text(str(error))
@@ -145,7 +144,7 @@ def _command(argv: list[str], said: str, before: Any) -> None:
 
 def without_pictures() -> Any:
     """A patch for runs in which only the training matters: what is drawn takes longer than these runs."""
-    return mock.patch.multiple("vistruct.engine.train", write_run_report=mock.DEFAULT, draw_first_batch=mock.DEFAULT)
+    return mock.patch.multiple("vistruct.runs", write_run_report=mock.DEFAULT, draw_first_batch=mock.DEFAULT)
 
 
 def _as_rank(rank: int, world: int, port: int, work: Any, arguments: tuple[Any, ...]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vistruct.config import KINDS, AnyPart, Eval, Part, Run
-from vistruct.contracts import DataInfo, Record, Sample, StepOutput
+from vistruct.contracts import DataInfo, Ratio, Record, Sample, StepOutput
 from vistruct.errors import UserError
 
 TOYS = {
@@ -135,7 +135,7 @@ class ToyTaskConfig(Part):
 class ToyTask(nn.Module):
     seen: Tensor
 
-    """Regress the brightness; `count` is the number of labels, which differs between samples and may be 0."""
+    """Regress the brightness; the units are the number of labels, which differs between samples and may be 0."""
 
     def __init__(self, config: ToyTaskConfig) -> None:
         super().__init__()
@@ -152,10 +152,12 @@ class ToyTask(nn.Module):
         error = self._answer(batch) - batch.images.mean(1) + batch.poison
         total = (error.square() * batch.counts).sum()
         return StepOutput(
-            total=total,
-            count=float(batch.counts.sum()),
-            metrics={"error": float(error.detach().abs().mean())},
+            terms={"brightness": total},
+            metrics={"error": Ratio(total=error.detach().abs().sum(), count=len(error))},
         )
+
+    def units(self, batch: ToyBatch) -> dict[str, float]:
+        return {"brightness": float(batch.counts.sum())}
 
     def _answer(self, batch: ToyBatch) -> Tensor:
         return self.head(self.drop(self.backbone(batch.images)))[:, 0] * self.scale
@@ -186,7 +188,10 @@ class ToyMetric:
 
     def compute(self) -> dict[str, float]:
         if self.needs_loss:
-            return {"loss": sum(float(o.total) for o in self.got) / sum(o.count for o in self.got)}
+            return {
+                "loss": sum(float(o.terms["brightness"]) for o, _ in self.got)
+                / sum(u["brightness"] for _, u in self.got)
+            }
         ordered = [f"s{i}" for i in range(len(self.got))] == [name for name, _ in self.got]
         return {"number": float(len(self.got)), "ordered": float(ordered), "sum": sum(v for _, v in self.got)}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
+from whole_loss import head_loss
 
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.boxes import BoxTarget, Detections
@@ -82,7 +83,7 @@ def learn(head: Any, features: list[Tensor], targets: list[BoxTarget], steps: in
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = head.loss(head(features), targets)
+        loss = head_loss(head, head(features), targets)
         (loss.total / max(1.0, loss.count)).backward()
         nn.utils.clip_grad_norm_(head.parameters(), 10.0)
         optimizer.step()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from whole_loss import task_loss
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.contracts import Role, Sample, Turn
@@ -103,5 +104,5 @@ def gradients(task: Any, batches: Sequence[ChatBatch]) -> dict[str, Tensor]:
     """Of the summed loss over all batches."""
     task.zero_grad()
     for batch in batches:
-        task(batch).total.backward()
+        task_loss(task, batch).total.backward()
     return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}

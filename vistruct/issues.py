@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Literal
+
+Effect = Literal["left out", "repaired", "kept"]  # what became of a case: gone, changed, or used as it stands
 
 
 @dataclass
@@ -13,9 +16,11 @@ class IssueCounter:
     keep: int = 3  # places of each reason that are kept
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    effects: dict[str, Effect] = field(default_factory=dict)
 
-    def note(self, reason: str, where: str) -> None:
+    def note(self, reason: str, where: str, effect: Effect = "left out") -> None:
         """Count one case of `reason`; the first places are kept as examples."""
+        self.effects[reason] = effect
         self.counts[reason] += 1
         if len(self.examples[reason]) < self.keep:
             self.examples[reason].append(where)
@@ -23,6 +28,7 @@ class IssueCounter:
     def merge(self, other: IssueCounter) -> None:
         """Add another report's counts and examples to this one."""
         self.counts.update(other.counts)
+        self.effects |= other.effects
         for reason, places in other.examples.items():
             self.examples[reason] = (self.examples[reason] + places)[: self.keep]
 

@@ -13,10 +13,12 @@ from PIL import Image
 from vistruct.data.account import check_left_out
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.checks.check import CheckResult, check
+from vistruct.data.checks.problem import counted
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.detect import detect_format
 from vistruct.data.formats.chat import turns as chat_turns
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 from vistruct.samples import trees
 
 
@@ -223,3 +225,14 @@ def test_a_folder_may_keep_its_file_in_annotations(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     chats(tmp_path / "annotations", talk("Q", "A"))
     assert check(tmp_path).ok
+
+
+def test_what_became_of_a_case_is_what_its_reader_said_whatever_the_words() -> None:
+    report, other = IssueCounter(), IssueCounter()
+    report.note("no image of its name, taken as left out", "a", "repaired")
+    other.note("improved words", "b", "kept")
+    report.merge(other)
+    assert {one.what: one.effect for one in counted(report)} == {
+        "no image of its name, taken as left out": "repaired",
+        "improved words": "kept",
+    }

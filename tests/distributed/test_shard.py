@@ -36,10 +36,10 @@ class Branches(nn.Module):
         for block in self.blocks:
             x = x + block(x).tanh()
         head = self.left if side == "left" else self.right
-        return StepOutput(total=head(x).square().sum(), count=len(x))
+        return StepOutput(terms={"square": head(x).square().sum()})
 
     def predict(self, batch: tuple[Tensor, str]) -> float:
-        return float(self.forward(batch).total)
+        return float(self.forward(batch).terms["square"])
 
 
 def batches(rank: int) -> list[tuple[Tensor, str]]:
@@ -57,7 +57,7 @@ def spread_branches(out: str, has_blocks: bool) -> None:
         before = [task.predict(ours) for _ in range(ranks.rank)]
     assert all(isinstance(local(p), Tensor) and local(p).numel() < p.numel() for p in task.blocks.parameters())
     for batch in batches(ranks.rank):
-        reach_all(task, task(batch).total).backward()
+        reach_all(task, task(batch).terms["square"]).backward()
     with gathered(task):
         after = [task.predict(ours) for _ in range(ranks.rank)]
     assert after == before
@@ -78,7 +78,7 @@ def test_gradients_are_sums_over_ranks_that_use_different_heads(tmp_path, has_bl
     task = Branches()
     for rank in range(2):
         for batch in batches(rank):
-            task(batch).total.backward()
+            task(batch).terms["square"].backward()
     for name, p in task.named_parameters():
         expected = torch.zeros_like(p) if p.grad is None else p.grad
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
@@ -92,7 +92,7 @@ def chats(rank: int) -> list[list[str]]:
 def chat_gradients(task: Any, rank: int) -> None:
     samples = {sample.id: sample for sample in toy_vlm.assorted()}
     for names in chats(rank):
-        total = task(task.collator([samples[name] for name in names])).total
+        total = task(task.collator([samples[name] for name in names])).terms["answers"]
         reach_all(task, total).backward()
 
 

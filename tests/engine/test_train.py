@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConfig, toy_eval, toy_run
+from whole_loss import task_loss
 
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
@@ -18,6 +19,7 @@ from vistruct.engine.run import State, build
 from vistruct.engine.step import NonFiniteGradient, train_step, without_gradient
 from vistruct.engine.train import loader_of, train
 from vistruct.errors import UserError
+from vistruct.runs import train_and_report
 
 CALM = ToyTaskConfig(dropout=0.0, backbone=ToyBackboneConfig(dropout=0.0))
 
@@ -33,13 +35,6 @@ def metrics_of(out_dir: Path) -> list[dict[str, float]]:
 
 def weights_of(out_dir: Path) -> str:
     return sha256(out_dir / "model" / "model.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def _without_the_report(request, monkeypatch):
-    """Drawing the report takes longer than these runs; one test has it."""
-    if "whole_run_directory" not in request.node.name:
-        monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
 
 
 class Interrupted(Exception):
@@ -67,7 +62,7 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_split(tmp_path, accumula
 def test_the_gradient_is_that_of_the_mean_over_all_units(tmp_path):
     state = build(toy_run(task=CALM, clip_norm=None, accumulate=4), tmp_path)
     batches = next(iter(loader_of(state)))
-    outputs = [state.task(batch) for batch in batches]
+    outputs = [task_loss(state.task, batch) for batch in batches]
     assert len({out.count for out in outputs}) > 1  # unequal, so that a mean of means would be another number
     loss = sum(out.total for out in outputs) / sum(out.count for out in outputs)
     expected = torch.autograd.grad(loss, state.task.head.weight)[0]
@@ -92,7 +87,8 @@ def test_clipping_bounds_the_norm_and_reports_it_as_it_was(tmp_path):
 
 
 def test_training_learns_and_leaves_the_whole_run_directory(tmp_path):
-    out = train(toy_run(steps=60, save_every=50, optim={"lr": 3e-2}, evals={"val": toy_eval()}), tmp_path / "run")
+    run = toy_run(steps=60, save_every=50, optim={"lr": 3e-2}, evals={"val": toy_eval()})
+    out = train_and_report(run, tmp_path / "run")
     lines = metrics_of(out)
     assert [line["step"] for line in lines] == list(range(1, 61))
     assert lines[-1]["loss"] < 0.2 * lines[0]["loss"]

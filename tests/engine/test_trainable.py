@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from toy_engine import ToyDataset, ToyTask, ToyTaskConfig, collate, register
+from whole_loss import task_loss
 
 from vistruct.config import Lora, Move
 from vistruct.engine.trainable import apply_moves, merged_state, set_train_mode
@@ -115,9 +116,9 @@ def test_two_lora_rules_may_have_two_ranks(task):
 
 def test_lora_changes_nothing_before_the_first_step(task):
     batch = collate([ToyDataset().sample(i, i) for i in range(4)])
-    before = task.eval()(batch).total
+    before = task_loss(task.eval(), batch).total
     apply_moves(task, [lora("backbone")])
-    assert torch.equal(task.eval()(batch).total, before)
+    assert torch.equal(task_loss(task.eval(), batch).total, before)
 
 
 def test_merged_weights_without_adapters_answer_as_the_adapted_model(task):
@@ -129,7 +130,7 @@ def test_merged_weights_without_adapters_answer_as_the_adapted_model(task):
     plain = ToyTask(ToyTaskConfig())
     plain.load_state_dict(merged_state(task))
     batch = collate([ToyDataset().sample(i, i) for i in range(4)])
-    adapted, merged = task.eval()(batch).total, plain.eval()(batch).total
+    adapted, merged = task_loss(task.eval(), batch).total, task_loss(plain.eval(), batch).total
     assert merged.item() == pytest.approx(adapted.item(), rel=1e-5)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_jpegs import conversations, flipped, zeroed
-from several_processes import command, without_pictures
+from several_processes import command
 from toy_engine import toy_run
 
 from vistruct.checkpoint.tensors import sha256
@@ -28,8 +28,7 @@ IMAGES, STEPS, BATCH = 24, 9, 8  # an epoch is 3 steps
 @pytest.fixture(autouse=True)
 def _alone():
     clear_cache()
-    with without_pictures():
-        yield
+    yield
     clear_cache()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from several_processes import command, train_in_ranks, without_pictures
+from several_processes import command, train_in_ranks
 from torch import nn
 from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 
@@ -45,12 +45,6 @@ def test_a_flipped_bit_in_any_byte_of_any_file_is_found(tmp_path):
             assert fault(folder) is not None, (path.name, at, bit)
             path.write_bytes(data)
     assert fault(folder) is None
-
-
-@pytest.fixture(autouse=True)
-def _without_pictures():
-    with without_pictures():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from killed_runs import kill_often
-from several_processes import fresh, in_ranks, train_in_ranks, without_pictures
+from several_processes import fresh, in_ranks, train_in_ranks
 from torch import nn
 from toy_engine import toy_run
 
@@ -70,7 +70,6 @@ def die_at(out_dir: Path, name: str) -> None:
 
     toy_run()
     sys.addaudithook(before)
-    without_pictures().start()
     engine.train(toy_run(), out_dir)
 
 

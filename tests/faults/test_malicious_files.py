@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from several_processes import without_pictures
 from toy_engine import toy_run
 
 from vistruct.checkpoint.save import steps
@@ -41,8 +40,7 @@ class Evil:
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with without_pictures():
-        yield
+    yield
     assert not Path(CANARY).exists()
 
 

@@ -27,9 +27,10 @@ def broken_at_6(out_dir: Path, rank: int, step: int, metrics: dict[str, float], 
 
     def poisoned(self: Any, batch: Any) -> Any:
         out = forward(self, batch)
-        assert math.isfinite(float(out.total))
-        if out.total.requires_grad:
-            out.total.register_hook(lambda gradient: gradient * value)
+        total = out.terms["brightness"]
+        assert math.isfinite(float(total))
+        if total.requires_grad:
+            total.register_hook(lambda gradient: gradient * value)
         return out
 
     toy_engine.ToyTask.forward = poisoned

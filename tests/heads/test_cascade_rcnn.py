@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou, roi_align
 from toy_heads import CHANNELS, SIZE, STRIDES, maps, shaken, specs, target
+from whole_loss import head_loss
 
 from vistruct.heads.cascade_rcnn import STAGES, CascadeRcnn, CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
@@ -108,7 +109,7 @@ def test_losses_equal_the_papers_rules_with_every_proposal_used() -> None:
         expected[f"loss_class_{number}"] = config.weight * F.cross_entropy(logits, label).item()
         expected[f"loss_box_{number}"] = config.weight * loss_box.item()
         rois = stage.move(rois, deltas, (SIZE, SIZE))[:-6, 0].detach()  # the six true boxes stay behind
-    loss = head.loss(output, [truth])
+    loss = head_loss(head, output, [truth])
     assert loss.metrics == pytest.approx({**loss.metrics, **expected}, rel=1e-4)
     assert set(loss.metrics) == {*expected, "loss_objectness", "loss_proposal"}
     assert min(expected.values()) > 0
@@ -121,7 +122,7 @@ def test_a_stage_does_not_teach_the_stages_before_it() -> None:
         rpn=RPN, roi=ROI, stages=(*(s.model_copy(update={"weight": 1e-12}) for s in STAGES[:2]), STAGES[2])
     ).build(specs(), 2)
     only_last.load_state_dict(head.state_dict())
-    only_last.loss(only_last(features), [target(6, 0)]).total.backward()
+    head_loss(only_last, only_last(features), [target(6, 0)]).total.backward()
     first, _, last = only_last.looks
     assert first.deltas.weight.grad.abs().max() < 1e-9
     assert last.deltas.weight.grad.abs().max() > 1e-5
@@ -134,7 +135,7 @@ def test_one_stage_is_a_class_agnostic_faster_rcnn() -> None:
     )
     faster.load_state_dict({name.replace("stages.0.", "roi."): value for name, value in cascade.state_dict().items()})
     features, targets = maps(2), [target(5, 0), target(3, 1)]
-    losses = [head.loss(head(features), targets) for head in (cascade, faster)]
+    losses = [head_loss(head, head(features), targets) for head in (cascade, faster)]
     assert losses[0].total == losses[1].total
     for a, b in zip(*(head.decode(head(features), [(SIZE, SIZE)] * 2) for head in (cascade, faster)), strict=True):
         assert len(a.scores) > 3

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from toy_heads import SIZE, LargestTensor, average_precision, learn, maps, specs, target, truth
+from whole_loss import head_loss
 
 from vistruct.config import Part
 from vistruct.heads.boxes import BoxTarget
@@ -58,7 +59,7 @@ EDGES = {
 @pytest.mark.parametrize("edge", EDGES)
 def test_loss_and_gradient_are_finite_and_reach_every_weight(name: str, edge: str) -> None:
     head = build(name)
-    loss = head.loss(head(maps(2)), [EDGES[edge], EDGES["no object"]])
+    loss = head_loss(head, head(maps(2)), [EDGES[edge], EDGES["no object"]])
     loss.total.backward()
     assert loss.total > 0
     assert loss.total.isfinite()
@@ -70,7 +71,7 @@ def test_a_crowd_over_the_whole_image_teaches_nothing(name: str) -> None:
     head = build(name)
     beyond = torch.tensor([[-SIZE, -SIZE, 2.0 * SIZE, 2.0 * SIZE]])  # anchors reach over the border
     crowd = BoxTarget(boxes_xyxy=beyond, labels=torch.tensor([0]), is_crowd=torch.tensor([True]))
-    loss = head.loss(head(maps(1)), [crowd])
+    loss = head_loss(head, head(maps(1)), [crowd])
     loss.total.backward()
     assert loss.total == 0
     assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
@@ -86,7 +87,7 @@ def test_splitting_a_batch_changes_neither_sum(name: str) -> None:
         losses, start = [], 0
         for num in parts:
             output = head([f[start : start + num] for f in features])
-            losses.append(head.loss(output, targets[start : start + num]))
+            losses.append(head_loss(head, output, targets[start : start + num]))
             start += num
         sums.append((sum(loss.total.item() for loss in losses), sum(loss.count for loss in losses)))
     for total, count in sums[1:]:
@@ -109,7 +110,7 @@ def test_a_real_image_of_one_pixel_and_one_without_proposals_are_decoded(name: s
 @every_head
 def test_metrics_are_means_over_the_units_that_count(name: str) -> None:
     head = build(name)
-    loss = head.loss(head(maps(2)), [target(5, 0), target(2, 1)])
+    loss = head_loss(head, head(maps(2)), [target(5, 0), target(2, 1)])
     assert sum(loss.metrics.values()) == pytest.approx(loss.total.item() / loss.count, rel=1e-5)
 
 
@@ -164,7 +165,7 @@ def test_two_thousand_objects_never_make_a_table_of_all_overlaps(name: str, monk
     head = build(name)
     output = head(maps(1))
     with LargestTensor() as largest:
-        loss = head.loss(output, [many])
+        loss = head_loss(head, output, [many])
     assert len(boxes) // 2 * len(output.anchors) > 1_000_000  # of objects and anchors: the table that is not made
     assert largest.num <= 200_000
     assert loss.total.isfinite()
@@ -177,7 +178,7 @@ def test_bf16_layers_keep_geometry_and_loss_in_float32(name: str) -> None:
     for enabled in (False, True):
         torch.manual_seed(7)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            sums.append(head.loss(head([f.bfloat16() if enabled else f for f in features]), [target(5, 0)]).total)
+            sums.append(head_loss(head, head([f.bfloat16() if enabled else f for f in features]), [target(5, 0)]).total)
             found = head.decode(head(features), [(SIZE, SIZE)])[0]
         assert (sums[-1].dtype, found.boxes_xyxy.dtype, found.scores.dtype) == (torch.float32,) * 3
     assert sums[1].item() == pytest.approx(sums[0].item(), rel=0.05)

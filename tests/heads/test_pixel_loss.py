@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceLoss
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
+from whole_loss import pixel_loss
 
 from vistruct.contracts import IGNORED
 from vistruct.errors import UserError
@@ -41,7 +42,7 @@ def made(
 def gradient(loss: PixelLoss, logits: Tensor, labels: Tensor) -> tuple[Tensor, float, Tensor]:
     """Total, count and the gradient of the total."""
     logits = logits.clone().requires_grad_()
-    out = loss(logits, labels)
+    out = pixel_loss(loss, logits, labels)
     out.total.backward()
     assert logits.grad is not None
     return out.total.detach(), out.count, logits.grad
@@ -67,12 +68,12 @@ def test_mean_and_gradient_are_torchs_cross_entropy(weights, smoothing):
 
 def test_the_count_is_the_number_of_pixels_that_count():
     logits, labels = made()
-    assert PixelLoss()(logits, labels).count == int((labels != IGNORED).sum())
+    assert pixel_loss(PixelLoss(), logits, labels).count == int((labels != IGNORED).sum())
 
 
 def test_the_count_with_weights_is_their_sum():
     labels = torch.tensor([[[0, 1, 1, IGNORED]]], dtype=torch.int16)
-    assert PixelLoss(class_weights=(0.5, 2.0))(torch.zeros(1, 2, 1, 4), labels).count == 4.5
+    assert pixel_loss(PixelLoss(class_weights=(0.5, 2.0)), torch.zeros(1, 2, 1, 4), labels).count == 4.5
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -80,7 +81,7 @@ def test_focal_loss_of_two_classes_is_torchvisions_sigmoid_focal_loss(gamma):
     logits, labels = made(classes=2, share_ignored=0.0)
     logits[:, 0] = 0  # softmax of (0, x) is the sigmoid of x
     expected = sigmoid_focal_loss(logits[:, 1], labels.float(), alpha=-1, gamma=gamma, reduction="sum")
-    torch.testing.assert_close(PixelLoss(focal_gamma=gamma)(logits, labels).total, expected)
+    torch.testing.assert_close(pixel_loss(PixelLoss(focal_gamma=gamma), logits, labels).total, expected)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
@@ -102,7 +103,7 @@ def test_dice_is_monais(smooth, classes):
     reference = DiceLoss(softmax=True, to_onehot_y=True, smooth_nr=smooth, smooth_dr=smooth, reduction="none")
     every = reference(logits, labels[:, None].long()).reshape(3, 4)  # [B, K]
     expected = every.mean() if classes is None else every[:, list(classes)].mean()
-    out = loss(logits, labels)
+    out = pixel_loss(loss, logits, labels)
     torch.testing.assert_close(out.metrics["loss_dice"], 2 * expected.item())
     entropy = F.cross_entropy(logits, labels.long())
     torch.testing.assert_close(out.metrics["loss_pixels"], entropy.item())
@@ -114,7 +115,7 @@ def test_dice_does_not_see_ignored_pixels():
     cut = labels[0] != IGNORED
     inside = logits[:, :, cut][..., None]  # the same pixels, in a row
     whole, part = (
-        PixelLoss(dice=Dice())(*pair).metrics["loss_dice"]
+        pixel_loss(PixelLoss(dice=Dice()), *pair).metrics["loss_dice"]
         for pair in ((logits, labels), (inside, labels[:, cut][..., None]))
     )
     torch.testing.assert_close(whole, part)
@@ -124,7 +125,7 @@ def test_dice_of_a_perfect_map_is_zero_absent_classes_included():
     labels = torch.zeros(1, 3, 3, dtype=torch.int16)
     logits = torch.full((1, 4, 3, 3), -60.0)
     logits[:, 0] = 60.0
-    assert PixelLoss(dice=Dice())(logits, labels).metrics["loss_dice"] == pytest.approx(0, abs=1e-6)
+    assert pixel_loss(PixelLoss(dice=Dice()), logits, labels).metrics["loss_dice"] == pytest.approx(0, abs=1e-6)
 
 
 def slow_hard_pixels(
@@ -163,13 +164,16 @@ def test_equally_hard_pixels_are_all_kept_wherever_they_are():
     assert kept.tolist() == [[[True, True, False, True]]]
 
 
-def test_the_loss_of_hard_pixels_is_their_cross_entropy():
+def test_the_loss_of_hard_pixels_is_their_mean_cross_entropy_in_each_image():
     logits, labels = made()
     hard = HardPixels(threshold=0.3, least_share=0.1)
     kept = hard_pixels(logits, labels.long(), hard)
     assert 0 < kept.sum() < (labels != IGNORED).sum()
-    out = PixelLoss(hard=hard)(logits, labels)
-    expected = F.cross_entropy(logits, labels.long().masked_fill(~kept, IGNORED), ignore_index=IGNORED)
+    out = pixel_loss(PixelLoss(hard=hard), logits, labels)
+    chosen = labels.long().masked_fill(~kept, IGNORED)
+    means = [F.cross_entropy(a[None], b[None], ignore_index=IGNORED) for a, b in zip(logits, chosen, strict=True)]
+    numbers = [int((one != IGNORED).sum()) for one in labels]  # an image's mean stands for all of its pixels
+    expected = sum(number * mean for number, mean in zip(numbers, means, strict=True)) / sum(numbers)
     torch.testing.assert_close(out.total / out.count, expected)
 
 
@@ -204,7 +208,7 @@ def test_one_pixel_is_enough(loss):
 def test_half_precision_logits_are_worth_what_they_say(loss):
     logits, labels = made()
     logits = logits.bfloat16()
-    torch.testing.assert_close(loss(logits, labels).total, loss(logits.float(), labels).total)
+    torch.testing.assert_close(pixel_loss(loss, logits, labels).total, pixel_loss(loss, logits.float(), labels).total)
 
 
 @pytest.mark.parametrize(
@@ -225,4 +229,4 @@ def test_settings_that_are_not_of_these_classes_are_refused(loss, named):
 def test_a_label_map_of_another_size_is_refused():
     logits, labels = made()
     with pytest.raises(ValueError, match="do not fit"):
-        PixelLoss()(logits, labels[:, 1:])
+        pixel_loss(PixelLoss(), logits, labels[:, 1:])

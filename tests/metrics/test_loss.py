@@ -7,19 +7,28 @@ import math
 import pytest
 import torch
 
-from vistruct.contracts import StepOutput
+from vistruct.contracts import Ratio, StepOutput
 from vistruct.metrics.loss import MeanLossConfig
 
 
-def output(total: float, count: float, **metrics: float) -> StepOutput:
-    return StepOutput(total=torch.tensor(total, requires_grad=True), count=count, metrics=metrics)
+def output(total: float, count: float, **right: tuple[float, float]) -> tuple[StepOutput, dict[str, float]]:
+    metrics = {name: Ratio(total=a, count=b) for name, (a, b) in right.items()}
+    return StepOutput(terms={"box": torch.tensor(total, requires_grad=True)}, metrics=metrics), {"box": count}
 
 
 def test_unequal_batches_weigh_by_their_units() -> None:
     metric = MeanLossConfig().build(None)
-    metric.update([output(6.0, 3, box=2.0)])
-    metric.update([output(1.0, 1, box=6.0), output(5.0, 6, box=0.5)])
-    assert metric.compute() == pytest.approx({"loss": 12 / 10, "box": (6 + 6 + 3) / 10})
+    metric.update([output(6.0, 3, right=(2, 3))])
+    metric.update([output(1.0, 1, right=(0, 1)), output(5.0, 6, right=(3, 4))])
+    assert metric.compute() == pytest.approx({"loss": 12 / 10, "right": 5 / 8})
+
+
+def test_each_term_is_divided_by_its_own_units() -> None:
+    metric = MeanLossConfig().build(None)
+    for box, pixels in ((2.0, 60.0), (4.0, 20.0)):
+        terms = {"box": torch.tensor(box), "pixels": torch.tensor(pixels)}
+        metric.update([(StepOutput(terms=terms), {"box": 2.0, "pixels": 400.0})])
+    assert metric.compute() == pytest.approx({"loss": 6 / 4 + 80 / 800, "loss_box": 6 / 4, "loss_pixels": 80 / 800})
 
 
 def test_a_loss_without_units_still_counts() -> None:

@@ -30,8 +30,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "oriented"])
-def test_the_tiny_twin_trains_measures_and_predicts(name: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
+def test_the_tiny_twin_trains_measures_and_predicts(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     run = find(name).tiny()
     out = train(run, tmp_path / name)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vistruct.config import read_run, run_to_yaml
-from vistruct.engine.train import train
 from vistruct.inference.model import load
 from vistruct.recipes import find
+from vistruct.runs import train_and_report
 
 # pixels, classes, rate, weight decay, layer decay, steps, warm-up, shape, batch, UPerNet's channels, (window, stride)
 TABLE: dict[str, tuple[Any, ...]] = {
@@ -32,10 +32,10 @@ MEDICAL = ["vitp.amos2022", "vitp.brats2021", "vitp.covid_quex"]
 
 @pytest.mark.parametrize("name", [*TABLE, *MEDICAL, "segment", "change", "classify"])
 def test_the_tiny_twin_trains_measures_and_is_loaded_again(name: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vistruct.engine.train.write_run_report", lambda out_dir: None)
+    monkeypatch.setattr("vistruct.runs.write_run_report", lambda out_dir: None)
     torch.set_num_threads(1)
     run = find(name).tiny()
-    out = train(run, tmp_path / name)
+    out = train_and_report(run, tmp_path / name)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert min(losses[-2:]) < losses[0]

@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy, and what they promise against simulation."""
+"""Intervals and tests against closed forms and scipy, and what they promise against simulation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from vistruct.study.statistics import (
     from_draws,
     holm,
     paired_gain,
-    student_cdf,
     student_interval,
     student_p,
-    student_quantile,
 )
 
 
@@ -26,22 +24,29 @@ def normal(n: int, seed: int = 0, mean: float = 0.3) -> np.ndarray:
     return np.random.default_rng(seed).normal(mean, 1.0, n)
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 7, 30, 200])
-def test_students_distribution_is_scipys(degrees):
-    for t in (-40.0, -2.5, -0.1, 0.0, 0.7, 3.0, 12.0):
-        assert student_cdf(t, degrees) == pytest.approx(stats.t.cdf(t, degrees), abs=1e-9)
-    for share in (0.005, 0.025, 0.3, 0.5, 0.975, 0.999):
-        assert student_quantile(share, degrees) == pytest.approx(stats.t.ppf(share, degrees), rel=1e-7, abs=1e-9)
+def three(t: float) -> np.ndarray:
+    """Three values whose mean is t standard errors from zero."""
+    return np.array([-1.0, 0.0, 1.0]) + t / math.sqrt(3)
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 40])
-def test_students_interval_and_p_are_scipys(n):
-    values = normal(n)
-    test = stats.ttest_1samp(values, 0.0)
-    ends = test.confidence_interval(0.9)
-    ours = student_interval(values, level=0.9)
-    assert (ours.low, ours.high) == pytest.approx((ends.low, ends.high))
-    assert student_p(values) == pytest.approx(test.pvalue, abs=1e-9)
+@pytest.mark.parametrize("t", [0.1, 0.7, 3.0, 12.0, 1e6])
+def test_students_p_is_the_closed_formula_of_one_and_two_degrees(t):
+    two = np.array([t - 1, t + 1])  # its mean is t standard errors from zero; one degree is Cauchy's distribution
+    assert student_p(two) == pytest.approx(2 * math.atan(1 / t) / math.pi, rel=1e-9)
+    share = 2 / (2 + t * t)  # p of two degrees is 1 - t / sqrt(2 + t^2), written so that nothing cancels
+    assert student_p(three(t)) == pytest.approx(share / (1 + math.sqrt(1 - share)), rel=1e-9)
+    assert student_p(-two) == student_p(two)
+
+
+def test_students_interval_is_the_closed_formula_and_the_printed_table():
+    two = student_interval(np.array([-1.0, 1.0]), level=0.9)
+    assert two.high == pytest.approx(math.tan(math.pi * 0.45), rel=1e-12)  # the quantile of Cauchy's distribution
+    assert student_interval(three(0.0), level=0.9).high == pytest.approx(0.9 * math.sqrt(2 / 0.19) / math.sqrt(3))
+    for n, quantile in ((4, 3.182446), (10, 2.262157), (31, 2.042272)):  # 97.5 %, from tables of the distribution
+        values = normal(n)
+        reach = quantile * values.std(ddof=1) / math.sqrt(n)
+        ours = student_interval(values)
+        assert (ours.low, ours.high) == pytest.approx((values.mean() - reach, values.mean() + reach), abs=1e-6)
 
 
 def test_bootstrap_is_scipys_bca():

@@ -88,8 +88,8 @@ def train_and_measure(*, with_pictures: bool = False, **arguments: Any) -> dict:
     """A cell; in a worker without pictures and the report of each run: they take ten times as long as its steps."""
     toys()
     if not with_pictures:
-        engine: Any = importlib.import_module("vistruct.engine.train")
-        engine.draw_first_batch = engine.draw_predictions = engine.write_run_report = lambda _: None
+        runs: Any = importlib.import_module("vistruct.runs")
+        runs.draw_first_batch = runs.draw_predictions = runs.write_run_report = lambda _: None
     return {**cell.train_and_measure(**arguments), "pid": os.getpid()}
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import toy_pixels
 from toy_pixels import COLOURS, CellsConfig, DotsConfig
+from whole_loss import task_loss
 
 from vistruct.contracts import DataInfo, Sample
 from vistruct.errors import UserError
@@ -48,7 +49,7 @@ def batch_of(task: Classify, *samples: Sample) -> ClassBatch:
 def test_the_loss_is_torchs_cross_entropy(smoothing, weights):
     task = build(label_smoothing=smoothing, class_weights=weights)
     batch = batch_of(task, *(picture(i, (i % 3,)) for i in range(5)))
-    out, logits = task(batch), task.logits(batch.images)
+    out, logits = task_loss(task, batch), task.logits(batch.images)
     labels = torch.tensor([0, 1, 2, 0, 1])
     by = None if weights is None else torch.tensor(weights)
     torch.testing.assert_close(out.loss, F.cross_entropy(logits, labels, by, label_smoothing=smoothing))
@@ -59,7 +60,7 @@ def test_several_labels_learn_by_torchs_binary_cross_entropy():
     batch = batch_of(task, picture(0, (0, 2)), picture(1, ()), picture(2, (1,)))
     targets = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]])
     assert torch.equal(batch.targets, targets)
-    out = task(batch)
+    out = task_loss(task, batch)
     torch.testing.assert_close(out.loss, F.binary_cross_entropy_with_logits(task.logits(batch.images), targets))
 
 
@@ -70,7 +71,7 @@ def test_it_learns_colours(multi_label):
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.03)
     for step in range(80):
         optimizer.zero_grad()
-        task(batch_of(task, *(picture(100 * step + i, own) for i, own in enumerate(labels)))).loss.backward()
+        task_loss(task, batch_of(task, *(picture(100 * step + i, own) for i, own in enumerate(labels)))).loss.backward()
         optimizer.step()
     with torch.no_grad():
         found = task.eval().predict(batch_of(task, *(picture(9000 + i, own) for i, own in enumerate(labels))))
@@ -98,7 +99,7 @@ def test_images_without_known_classes_are_predicted_and_not_learned_from():
     batch = batch_of(task, picture(4, None))
     assert len(task.predict(batch)) == 1
     with pytest.raises(UserError, match="no classes to learn from"):
-        task(batch)
+        task_loss(task, batch)
 
 
 def test_the_collator_travels_to_a_worker():

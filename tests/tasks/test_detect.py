@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from whole_loss import task_loss
 
 from vistruct import config as parts
 from vistruct.contracts import DataInfo, FeatureSpec, Record, Sample, Task
@@ -155,7 +156,7 @@ def test_it_learns_two_images_by_heart() -> None:
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
-        out = task(batch)
+        out = task_loss(task, batch)
         out.loss.backward()
         optimizer.step()
         losses.append(out.loss.item())
@@ -187,7 +188,7 @@ def test_loss_and_predictions_come_for_images_of_any_size_and_number_of_objects(
         sample(33, 33, [[0, 0, 33, 33]] * 3),
     ]
     batch = task.collator(samples)
-    out = task(batch)
+    out = task_loss(task, batch)
     out.total.backward()
     assert out.total.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
@@ -210,8 +211,8 @@ def test_loss_and_predictions_come_for_images_of_any_size_and_number_of_objects(
 def test_the_sum_over_micro_batches_is_the_batch() -> None:
     task = build()
     samples = [squares(0), squares(1), sample(96, 96), squares(2)]
-    whole = task(task.collator(samples))
-    pieces = [task(task.collator(samples[:1])), task(task.collator(samples[1:]))]
+    whole = task_loss(task, task.collator(samples))
+    pieces = [task_loss(task, task.collator(samples[:1])), task_loss(task, task.collator(samples[1:]))]
     assert whole.count == sum(p.count for p in pieces) > 0
     torch.testing.assert_close(whole.total, sum(p.total for p in pieces), rtol=1e-5, atol=1e-4)
 
@@ -223,7 +224,7 @@ def test_bf16_autocast_changes_the_loss_by_rounding_only(head: parts.Part) -> No
     for enabled in (False, True):
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            out = task(batch)
+            out = task_loss(task, batch)
             assert len(task.predict(batch)) == 2
         assert out.total.dtype == torch.float32
         found.append(out.loss.item())
@@ -266,7 +267,7 @@ def test_normalisation_is_the_mean_and_std_of_the_config_and_padding_is_zero(mon
     seen: list[Tensor] = []
     monkeypatch.setattr(task.backbone, "forward", lambda image: seen.append(image) or [torch.zeros(1, 32, 2, 2)])
     white = sample(10, 12, images=[torch.full((3, 10, 12), 255, dtype=torch.uint8)])
-    task(task.collator([white]))
+    task_loss(task, task.collator([white]))
     expected = torch.tensor([(1 - 0.5) / 0.1, (1 - 0.4) / 0.2, (1 - 0.3) / 0.3])
     torch.testing.assert_close(seen[0][0, :, :10, :12], expected.view(3, 1, 1).expand(3, 10, 12))
     assert seen[0].shape == (1, 3, 16, 16)
@@ -331,7 +332,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
 
 def test_gradients_reach_the_backbone_and_the_neck() -> None:
     task = build()
-    task(task.collator([squares(0)])).total.backward()
+    task_loss(task, task.collator([squares(0)])).total.backward()
     for part in (task.backbone, task.neck):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 from toy_vlm import QWEN, build, gradients, logits, sample, talk
 from transformers import InternVLConfig, InternVLForConditionalGeneration
+from whole_loss import task_loss
 
 from vistruct.contracts import Sample
 from vistruct.data.loading.plan import Costs
@@ -46,7 +47,7 @@ def test_projector_logits_and_loss_are_the_original_s(golden, case, rows):
         assert_close(visual, io[f"{case}.mlp1"][flags].flatten(0, 1), atol=2e-5, rtol=1e-4)
         expected = io[f"{case}.logits"][io[f"{case}.attention_mask"].bool()]
         assert_close(logits(task, batch), expected, atol=5e-5, rtol=1e-4)
-        assert_close(task(batch).loss, io[f"{case}.loss"][0], atol=2e-5, rtol=1e-5)
+        assert_close(task_loss(task, batch).loss, io[f"{case}.loss"][0], atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -66,7 +67,7 @@ def test_shortened_row_gives_the_original_s_logits_and_loss(golden, monkeypatch,
     )
     with torch.no_grad():
         reading = task.train().read(batch)
-        actual, loss = logits(task, batch, reading), task(batch).loss
+        actual, loss = logits(task, batch, reading), task_loss(task, batch).loss
     assert torch.equal(reading.positions, positions[is_text_or_image])
     assert lengths == [len(actual)] * 2
     assert len(actual) < len(batch.input_ids)
@@ -109,7 +110,7 @@ def test_logits_and_loss_are_those_of_transformers(width, rows):
         pixels = (batch.tiles.float() / 255 - task.pixel_mean) / task.pixel_std
         out = theirs(input_ids=ids, pixel_values=pixels, labels=labels, attention_mask=seen.long())
         assert_close(logits(task, batch), out.logits[seen], atol=5e-5, rtol=1e-4)
-    assert_close(task(batch).loss, out.loss, atol=2e-5, rtol=1e-5)
+    assert_close(task_loss(task, batch).loss, out.loss, atol=2e-5, rtol=1e-5)
 
 
 def test_supervised_only_head_has_the_gradient_of_the_full_one():
@@ -130,7 +131,7 @@ def test_under_vrl_only_kept_visual_tokens_get_a_gradient():
     batch = task.collator([sample("a", images=2), sample("b", images=1)])
     visual = []
     task.projector.register_forward_hook(lambda *args: visual.append(args[2].requires_grad_().retain_grad() or args[2]))
-    task(batch).loss.backward()
+    task_loss(task, batch).loss.backward()
     (tokens,) = visual
     reached = tokens.grad.abs().sum(-1).flatten() > 0
     assert reached.sum() == 2 + 1  # rows have 8 and 4 visual tokens; a quarter of each stays
@@ -140,9 +141,9 @@ def test_under_vrl_only_kept_visual_tokens_get_a_gradient():
 def test_vrl_is_off_outside_training():
     task = build("paper").eval()
     batch = task.collator([sample("a", images=2)])
-    first, second = task(batch).loss, task(batch).loss
+    first, second = task_loss(task, batch).loss, task_loss(task, batch).loss
     task.vrl = Vrl(drop_prob=0.0, drop_ratio=0.0)
-    assert first == second == task(batch).loss
+    assert first == second == task_loss(task, batch).loss
 
 
 def test_multi_tile_and_multi_image_rows_have_places_for_all():
@@ -153,13 +154,13 @@ def test_multi_tile_and_multi_image_rows_have_places_for_all():
     places = (batch.input_ids == task.image_token).split(batch.lengths)
     assert [int(row.sum()) for row in places] == [3 * 4, 2 * 4, 0]  # 2 x 1 tiles and a thumbnail
     assert len(batch.tiles) == 3 + 2
-    assert task(batch).count > 0
+    assert task_loss(task, batch).count > 0
 
 
 def test_samples_of_one_batch_do_not_see_each_other():
     task = build().eval()
     a, b = sample("a", images=2, seed=1), sample("b", images=1, seed=2, answer="no")
-    together, alone = task(task.collator([a, b])), [task(task.collator([s])) for s in (a, b)]
+    together, alone = task_loss(task, task.collator([a, b])), [task_loss(task, task.collator([s])) for s in (a, b)]
     assert_close(together.total, alone[0].total + alone[1].total, atol=1e-4, rtol=1e-5)
     assert together.count == alone[0].count + alone[1].count
 
@@ -181,8 +182,8 @@ def test_independent_questions_give_the_losses_of_asking_each_alone():
     batch = dataclasses.replace(task.collator, independent=True)([many])
     assert len(batch.tiles) == 1  # one pass of the backbone for three questions
     assert batch.mentions.tolist() == [0, 0, 0]
-    together = task(batch)
-    alone = task(task.collator(singles))
+    together = task_loss(task, batch)
+    alone = task_loss(task, task.collator(singles))
     assert together.count == alone.count
     assert_close(together.total, alone.total, atol=1e-5, rtol=1e-5)
 
@@ -191,10 +192,8 @@ def test_independent_questions_of_several_rows_do_not_mix():
     task = build().eval()
     collate = dataclasses.replace(task.collator, independent=True)
     many, other = questions_about_one_image(), sample("other", seed=5, answer="no")
-    assert_close(
-        task(collate([many, other])).total, task(collate([many])).total + task(collate([other])).total,
-        atol=1e-5, rtol=1e-5,
-    )  # fmt: skip
+    together, *alone = (task_loss(task, collate(samples)).total for samples in ([many, other], [many], [other]))
+    assert_close(together, sum(alone), atol=1e-5, rtol=1e-5)
 
 
 def test_questions_that_bring_their_own_images_stay_one_conversation():
@@ -211,7 +210,7 @@ def test_row_holds_its_images_on_the_side_that_was_asked_for(image_last):
     batch = task.collator([sample("a", images=2)])
     text = task.tokenizer.decode(batch.input_ids)
     assert (text.index("how many") < text.index("<img>")) is image_last
-    assert task(batch).count > 0
+    assert task_loss(task, batch).count > 0
     with torch.no_grad():  # and each visual token still stands in its own place
         reading = task.read(batch)
         places = task.embed(batch, reading)[reading.places]
@@ -284,7 +283,7 @@ def test_a_model_that_never_reads_answers_reads_none_later_either():
             assert torch.equal(read[~answer], batch.input_ids[~answer])
             assert torch.equal(task.read(batch).input_ids, read)
             assert batch.input_ids[answer].tolist()[-1:] == end  # what is to be said is not hidden in the labels
-    train, eval_ = task.train()(batch).loss, task.eval()(batch).loss
+    train, eval_ = task_loss(task.train(), batch).loss, task_loss(task.eval(), batch).loss
     assert_close(train, eval_)
 
 
@@ -359,7 +358,7 @@ def test_work_is_the_multiplications_that_torch_counts(vrl):
     counted = []
     for batch in batches:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            task(batch)
+            task_loss(task, batch)
         counted.append(counter.get_total_flops() / 2)
     # Attention among words is left out, and so are dropped patches' embeddings: some per cent of a tiny model's work.
     np.testing.assert_allclose(task.work(costs), counted, rtol=0.15 if isinstance(vrl, Vrl) else 0.1)

@@ -13,6 +13,7 @@ import toy_pixels
 from sklearn.metrics import jaccard_score
 from torch import Tensor
 from toy_pixels import CellsConfig, DotsConfig, scene
+from whole_loss import task_loss
 
 from vistruct.contracts import IGNORED, DataInfo, Sample, Task
 from vistruct.errors import UserError
@@ -55,7 +56,7 @@ def test_it_is_a_task():
 
 def test_the_loss_is_torchs_cross_entropy_of_all_counted_pixels_of_images_of_any_size():
     task, samples = build(), [scene(0), scene(1, (17, 40))]
-    out = task(batch_of(task, *samples))
+    out = task_loss(task, batch_of(task, *samples))
     expected = sum(
         F.cross_entropy(by_hand(task, s.images[0])[None], s.label_map[None].long(), ignore_index=-1, reduction="sum")
         for s in samples
@@ -66,11 +67,11 @@ def test_the_loss_is_torchs_cross_entropy_of_all_counted_pixels_of_images_of_any
 
 def test_a_split_of_the_batch_changes_neither_sum_nor_gradient():
     task, samples = build(cell=4), [scene(i) for i in range(4)]
-    whole = task(batch_of(task, *samples))
+    whole = task_loss(task, batch_of(task, *samples))
     whole.loss.backward()
     gradient = task.backbone.look.weight.grad.clone()
     task.zero_grad()
-    parts = [task(batch_of(task, *samples[:1])), task(batch_of(task, *samples[1:]))]
+    parts = [task_loss(task, batch_of(task, *samples[:1])), task_loss(task, batch_of(task, *samples[1:]))]
     count = sum(part.count for part in parts)
     for part in parts:
         (part.total / count).backward()
@@ -83,7 +84,7 @@ def test_it_learns_colours_and_its_predictions_agree_with_scikit_learn():
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.03)
     for step in range(60):
         optimizer.zero_grad()
-        task(batch_of(task, scene(2 * step), scene(2 * step + 1))).loss.backward()
+        task_loss(task, batch_of(task, scene(2 * step), scene(2 * step + 1))).loss.backward()
         optimizer.step()
     unseen = scene(1000)
     with torch.no_grad():
@@ -147,7 +148,7 @@ def test_predictions_about_a_flipped_image_are_refused():
 
 def test_an_image_that_is_all_ignored_teaches_nothing():
     task, sample = build(), scene(10)
-    out = task(batch_of(task, replace(sample, label_map=torch.full_like(sample.label_map, IGNORED))))
+    out = task_loss(task, batch_of(task, replace(sample, label_map=torch.full_like(sample.label_map, IGNORED))))
     assert out.count == 0
     out.loss.backward()
     assert float(out.total.detach()) == 0
@@ -178,7 +179,7 @@ def test_the_maps_of_a_pair_are_put_beside_each_other_before_first():
 
 def test_four_channels_go_through_with_one_mean_for_all():
     task = build(channels=4, mean=(0.5,), std=(0.25,))
-    out = task(batch_of(task, scene(15, channels=4)))
+    out = task_loss(task, batch_of(task, scene(15, channels=4)))
     assert torch.isfinite(out.loss)
 
 
@@ -189,7 +190,7 @@ def test_padding_gets_the_mean_colour_and_no_loss():
     shown = task.normalise(batch.images, batch.sizes_hw)
     assert not shown[0, ..., 8:, :].any()
     assert not shown[0, ..., :, 8:].any()
-    together, alone = task(batch), [task(batch_of(task, s)) for s in (small, large)]
+    together, alone = task_loss(task, batch), [task_loss(task, batch_of(task, s)) for s in (small, large)]
     torch.testing.assert_close(together.total, alone[0].total + alone[1].total, rtol=1e-5, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from toy_vlm import assorted, build, picture, sample, talk, tokenizer
+from whole_loss import task_loss
 
 from vistruct.contracts import Record, Sample, Turn
 from vistruct.errors import UserError
@@ -143,7 +144,7 @@ def test_nothing_at_all_is_one_row_that_teaches_nothing():
     batch = task.collator([])
     assert (batch.lengths, batch.labels.tolist(), batch.owners, batch.ids) == ([1], [IGNORE], [-1], [])
     assert batch.tiles.shape == (0, 3, 56, 56)
-    out = task(batch)
+    out = task_loss(task, batch)
     assert (out.count, out.total.item(), out.loss.item()) == (0, 0.0, 0.0)
     out.total.backward()
     assert any(p.grad is not None for p in task.language.parameters())
@@ -152,7 +153,7 @@ def test_nothing_at_all_is_one_row_that_teaches_nothing():
 
 def test_a_conversation_that_only_asks_counts_for_nothing():
     task = build().train()
-    out = task(task.collator([dataclasses.replace(sample(), turns=talk("<image>\nhow many trees ?"))]))
+    out = task_loss(task, task.collator([dataclasses.replace(sample(), turns=talk("<image>\nhow many trees ?"))]))
     assert (out.count, out.total.item()) == (0, 0.0)
     assert out.total.requires_grad
 

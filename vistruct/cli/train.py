@@ -56,10 +56,10 @@ def command(
         raise typer.Exit(_launch(run, out_dir, devices))
     note(f"run directory: {out_dir}")
     from vistruct.distributed.ranks import leave, setup
-    from vistruct.engine.train import train
+    from vistruct.runs import train_and_report
 
     try:
-        path = train(run, out_dir)
+        path = train_and_report(run, out_dir)
         if setup().is_main:
             made(path)
     finally:

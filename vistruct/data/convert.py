@@ -81,7 +81,7 @@ def convert(
         used = {int(label) for record in records for label in record.labels}
         for label, name in enumerate(class_names):
             if label not in used:
-                lost.note(CLASS_LOST, name)
+                lost.note(CLASS_LOST, name, "repaired")
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -111,15 +111,15 @@ def _fit_one(record: Record, form: Writer, lost: IssueCounter) -> Record:
     for number in range(len(record.labels)):
         here = f"{record.id}: object {number}"
         if record.is_difficult[number] and not form.is_difficult:
-            lost.note(DIFFICULT_LOST, here)
+            lost.note(DIFFICULT_LOST, here, "repaired")
         if record.masks is not None and record.masks[number] and not form.masks:
-            lost.note(MASK_LOST, here)
+            lost.note(MASK_LOST, here, "repaired")
         if record.quads is not None and not form.quads:
-            lost.note(QUAD_LOST, here)
+            lost.note(QUAD_LOST, here, "repaired")
         if record.keypoints is not None and record.keypoints[number].any() and not form.keypoints:
-            lost.note(POINTS_LOST, here)
+            lost.note(POINTS_LOST, here, "repaired")
     for key in record.notes if not form.notes else ():
-        lost.note(NOTES_LOST, f"{record.id}: {key}")
+        lost.note(NOTES_LOST, f"{record.id}: {key}", "repaired")
     return replace(
         record,
         masks=record.masks if form.masks else None,

@@ -74,6 +74,7 @@ def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCo
         "class_names": class_names,
         "counts": report.counts,
         "examples": report.examples,
+        "effects": report.effects,
         "records": [
             [record.id, str(record.images[0]), record.size_hw, dict(record.notes), record.masks] for record in records
         ],
@@ -102,6 +103,7 @@ def _unpacked(columns: dict[str, np.ndarray]) -> Reading:
     words = json.loads(columns["words"].tobytes())
     report = IssueCounter()
     report.counts.update(words["counts"])
+    report.effects.update(words["effects"])
     report.examples.update({reason: list(places) for reason, places in words["examples"].items()})
     starts = np.concatenate([[0], columns["num"].cumsum()])
     used = dict.fromkeys(_SHAPES, 0)

@@ -195,7 +195,7 @@ class VolumeDataConfig(Part):
             what = f"labels of {own.stack_shape} voxels for a volume of {grid.stack_shape} (slices, rows, columns)"
             raise UserError(what, where=f"{case.label}, {images[0]}", fix="bring both to the same grid")
         if grid.offset_mm(own) > APART * min(grid.spacing):
-            report.note(ELSEWHERE, f"{case.label}: {grid.offset_mm(own):.1f} mm")
+            report.note(ELSEWHERE, f"{case.label}: {grid.offset_mm(own):.1f} mm", "kept")
         whole = Record(
             id=case.name,
             images=images,

@@ -28,8 +28,8 @@ from vistruct.errors import UserError
 # The loss must be found in what a task returns, or the weights outside of blocks would never hear of its gradient.
 pytree.register_pytree_node(
     StepOutput,
-    lambda out: ([out.total], (out.count, out.metrics)),
-    lambda values, rest: StepOutput(total=next(iter(values)), count=rest[0], metrics=rest[1]),
+    lambda out: (list(out.terms.values()), (tuple(out.terms), out.metrics)),
+    lambda values, rest: StepOutput(terms=dict(zip(rest[0], values, strict=True)), metrics=rest[1]),
 )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
-from vistruct.contracts import Dataset, StepOutput
+from vistruct.contracts import Dataset, Ratio, StepOutput
 from vistruct.data.loading.loader import eval_batches
 from vistruct.distributed.ranks import from_main, gather_objects, setup
 from vistruct.engine.environment import autocast
@@ -58,7 +58,8 @@ def measure(
 ) -> Measured:
     """Ask the task about every sample once, in eval mode, and measure the answers.
 
-    A metric with `needs_loss = True` is given the StepOutput of each batch instead of predictions; one with a method
+    A metric with `needs_loss = True` is given the StepOutput of each batch, and the units of its terms, instead of
+    predictions; one with a method
     `condense` gets what that makes of each prediction, where it was made: less to keep and to send. The task's
     modes are afterwards as before. The global random state is set. A sample may have several predictions: they stay in
     their order.
@@ -98,7 +99,8 @@ def measure(
             with autocast(amp, device):
                 answer = task(moved) if needs_loss else task.predict(moved)
             if needs_loss:
-                found.append((indices[0], _on_cpu(answer)))
+                units = {name: float(number) for name, number in task.units(moved).items()}
+                found.append((indices[0], (_on_cpu(answer), units)))
             else:
                 owners = getattr(samples, "owners", range(len(indices)))
                 if len(answer) != len(owners) or set(owners) != set(range(len(indices))):
@@ -144,8 +146,8 @@ def few(total: int, most: int | None) -> Sequence[int]:
 
 
 def _on_cpu(out: StepOutput) -> StepOutput:
-    metrics = {name: float(value) for name, value in out.metrics.items()}
-    return StepOutput(total=out.total.detach().float().cpu(), count=out.count, metrics=metrics)
+    metrics = {name: Ratio(total=float(one.total), count=float(one.count)) for name, one in out.metrics.items()}
+    return StepOutput(terms={name: term.detach().double().cpu() for name, term in out.terms.items()}, metrics=metrics)
 
 
 @contextmanager

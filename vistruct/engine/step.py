@@ -1,22 +1,23 @@
-"""One optimiser step: the gradient of the mean loss over every unit of the batch, however the batch was
-split.
+"""One optimiser step: the gradient of the loss over every unit of the batch, however the batch was split.
 
-Each micro-batch is differentiated as a *sum* over its units (tokens, locations, images); the sums of all
-micro-batches and ranks are added up and divided once by all units. A mean of means would weigh a rank with
-three objects like one with three hundred.
+The loss is a sum of terms, each a *sum* over units of its own (tokens, locations, images, pixels). How many units the
+micro-batches of all ranks have together is counted first, from the truth alone; then each micro-batch's part of a term
+is divided by that. A mean of means would weigh a rank with three objects like one with three hundred, and a sum of
+sums a task with nine locations like nothing beside one with six thousand pixels.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vistruct.checkpoint.save import write_json
+from vistruct.contracts import StepOutput
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
 from vistruct.distributed.shard import is_sharded, local, reach_all
 from vistruct.engine.environment import autocast, explained_memory, peak_memory_mb
@@ -52,40 +53,39 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     set_learning_rate(state.optimizer, lr)
     state.optimizer.zero_grad(set_to_none=True)
 
-    totals, counts, metrics = [], [], []
-    for number, batch in enumerate(microbatches, 1):
+    moved = [batch.to(state.device) for batch in microbatches]
+    units = all_units([state.task.units(batch) for batch in moved])
+    outs: list[StepOutput] = []
+    for number, batch in enumerate(moved, 1):
         with explained_memory(state.device), autocast(state.amp, state.device):
-            out = state.task(batch.to(state.device))
-            total = reach_all(state.task, out.total)
+            out = state.task(batch)
+            total = reach_all(state.task, loss_of(out.terms, units))
         if number == len(microbatches) and state.gradients is not None:
             state.gradients.start()
         if total.requires_grad:  # not where the micro-batch had nothing to learn from
             with explained_memory(state.device):
                 total.backward()
-        totals.append(out.total.detach().double())
-        counts.append(float(out.count))
-        metrics.append(dict(out.metrics))
+        outs.append(StepOutput(terms={k: v.detach() for k, v in out.terms.items()}, metrics=out.metrics))
 
     named = [(n, p) for g in state.optimizer.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
     reached = any(p.grad is not None for _, p in named)
     if state.gradients is not None:
         state.gradients.finish()
-    # The first wait for the device in a step.
-    sums = torch.tensor([float(sum(totals)), sum(counts), float(reached)], dtype=torch.float64)
-    total, count, reached = all_reduce_sum(sums).tolist()
-    if count > 0 and not reached:
+    figures, reached = step_figures(outs, units, reached)
+    if any(units.values()) and not reached:
         raise UserError(
             "the loss depends on nothing that trains", where="move", fix="let a part move that the task uses"
         )
     named = [(name, p) for name, p in named if p.grad is not None]
     gradients = [local(p.grad) for _, p in named]
-    norms = [norm / max(count, 1.0) for norm in gradient_norms(gradients, spread=is_sharded(state.task))]
-    loss, grad_norm = total / max(count, 1.0), math.hypot(*norms)
+    norms = gradient_norms(gradients, spread=is_sharded(state.task))
+    loss, grad_norm = figures["loss"], math.hypot(*norms)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         broken = [name for (name, _), norm in zip(named, norms, strict=True) if not math.isfinite(norm)]
         raise _non_finite(state, microbatches, loss, grad_norm, broken)
     clip = math.inf if run.clip_norm is None else run.clip_norm
-    torch._foreach_div_(gradients, max(count, 1.0) * max(1.0, (grad_norm + 1e-6) / clip))
+    if grad_norm + 1e-6 > clip:
+        torch._foreach_mul_(gradients, clip / (grad_norm + 1e-6))
     for (_, p), norm in zip(named, norms, strict=True):
         if norm == 0.0:  # nothing in the whole batch used it: no decay and no momentum, on however many devices
             p.grad = None
@@ -94,8 +94,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
 
     seconds = time.perf_counter() - start
     return {
-        **_mean_metrics(counts, metrics),
-        "loss": loss,
+        **figures,
         "grad_norm": grad_norm,
         "lr": lr,
         "seconds": seconds,
@@ -122,17 +121,53 @@ def without_gradient(state: State) -> list[str]:
     ]
 
 
-def _mean_metrics(counts: list[float], metrics: list[dict[str, Any]]) -> dict[str, float]:
-    """Each metric's mean over the units of all micro-batches and ranks that gave it."""
-    sums: dict[str, list[float]] = {}
-    numbers = [{name: float(value) for name, value in values.items()} for values in metrics]  # waits for the device
-    for all_counts, all_metrics in gather_objects((counts, numbers)):
-        for count, values in zip(all_counts, all_metrics, strict=True):
-            for name, value in values.items():
-                weighted = sums.setdefault(name, [0.0, 0.0])
-                weighted[0] += value * count
-                weighted[1] += count
-    return {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+def all_units(parts: Sequence[Mapping[str, float | Tensor]]) -> dict[str, float]:
+    """The units of each term over all micro-batches and ranks.
+
+    Args:
+        parts: of each micro-batch of this rank; all of them, on every rank, name the same terms.
+    """
+    names = sorted({name for part in parts for name in part})
+    table = [torch.stack([torch.as_tensor(part[name]).double() for part in parts]).sum() for name in names]
+    return dict(zip(names, all_reduce_sum(torch.stack(table).cpu()).tolist(), strict=True))
+
+
+def loss_of(terms: Mapping[str, Tensor], units: Mapping[str, float]) -> Tensor:
+    """float[], what a micro-batch adds to the loss of the whole step.
+
+    Raises:
+        ValueError: terms whose units nobody has counted, or the other way round.
+    """
+    if terms.keys() != units.keys():
+        raise ValueError(f"a loss of the terms {sorted(terms)}, and units of {sorted(units)}")
+    return torch.stack([term / (units[name] or 1.0) for name, term in terms.items()]).sum()
+
+
+def step_figures(
+    outs: Sequence[StepOutput], units: Mapping[str, float], reached: bool
+) -> tuple[dict[str, float], bool]:
+    """`loss`, `loss_TERM` where there are several, and the task's own metrics, over all micro-batches and ranks.
+
+    Args:
+        reached: whether the backward pass came to something that trains; on any rank, as the second of what comes back.
+    """
+    sums = dict.fromkeys(units, 0.0)
+    ratios: dict[str, tuple[float, float]] = {}
+    for out in outs:  # waits for the device
+        for name, term in out.terms.items():
+            sums[name] += float(term)
+        for name, ratio in out.metrics.items():
+            total, count = ratios.get(name, (0.0, 0.0))
+            ratios[name] = total + float(ratio.total), count + float(ratio.count)
+    everyone = gather_objects((sums, ratios, reached))
+    terms = {name: sum(own[name] for own, _, _ in everyone) / (units[name] or 1.0) for name in units}
+    found = {"loss": sum(terms.values())}
+    if len(terms) > 1:
+        found |= {f"loss_{name}": value for name, value in terms.items()}
+    for name in dict.fromkeys(name for _, own, _ in everyone for name in own):
+        pairs = [own[name] for _, own, _ in everyone if name in own]
+        found[name] = sum(total for total, _ in pairs) / (sum(count for _, count in pairs) or 1.0)
+    return found, any(one for _, _, one in everyone)
 
 
 def _non_finite(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ from vistruct.engine.ship import ship
 from vistruct.engine.step import train_step, without_gradient
 from vistruct.engine.stop import EXIT_CODE, StopRequest
 from vistruct.issues import IssueCounter
-from vistruct.pictures.run_samples import draw_first_batch, draw_predictions
 from vistruct.progress import tracking
-from vistruct.reports.run_report import write_run_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run under way."""
+
+    state: State
+    log: RunLog
+    stop: StopRequest
+    progress: Progress | None = None  # a bar of a larger job to show the steps in
 
 
 def train(
@@ -35,7 +44,7 @@ def train(
     progress: Progress | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train from the start, or from where this run directory stands.
+    """Train from the start, or from where this run directory stands; `runs.train_and_report` also draws and reports.
 
     Args:
         progress: a bar of a larger job to show the steps in; the run's words then go to train.log alone.
@@ -48,6 +57,18 @@ def train(
         UserError: whatever the user can mend; NonFiniteGradient is one.
         SystemExit: a SIGTERM came; the state is saved.
     """
+    with started(run, out_dir, progress=progress) as training:
+        train_steps(training, on_step)
+    return out_dir
+
+
+@contextmanager
+def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Generator[Training]:
+    """A run that is ready for its next step, and its log, which says at the end that it has finished.
+
+    Raises:
+        UserError: as `train`.
+    """
     ranks = setup()
     open_run_dir(run, out_dir, ranks)
     with RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log, StopRequest() as stop:
@@ -55,48 +76,51 @@ def train(
         note_data(state.dataset.info, {k: d.info for k, d in state.eval_datasets.items()}, out_dir, ranks)
         introduce(state, log.say)
         resume(state, log.say)
-        if ranks.is_main and state.step == 0:
-            draw_first_batch(state)
-        log.open_at(state.step)
-        first, stopping = state.step, False
-        bar = tracking(out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=progress)
-        loader = loader_of(state, log.say)
-        with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
-            while state.step < run.steps and not stopping:
-                metrics = train_step(state, next(batches))
-                show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
-                if state.step == first + 1:
-                    tell_unused(state, log.say)
-                if on_step is not None:
-                    on_step(state.step, metrics)
-
-                line: dict[str, float] = {}
-                if due(state.step, run.log_every, last=run.steps):
-                    line |= metrics
-                if due(state.step, run.eval_every, last=run.steps):
-                    line |= evaluate_all(state, is_last=state.step == run.steps)
-                if line:
-                    log.write(state.step, line)
-                stopping, broken = any_rank(stop.requested, saver.failed)
-                if broken:
-                    saver.finish()  # says why, on every rank
-                if stopping or due(state.step, run.save_every, last=run.steps):
-                    log.flush()
-                    saver.save(state.step, state.task, state.optimizer)
-        tell_replaced(loader, log.say)
-        if state.step < run.steps:
-            log.say(f"SIGTERM: saved at step {state.step}; the same command goes on from there")
-            raise SystemExit(EXIT_CODE)
-        log.flush()
-        ship(state)
-        with gathered(state.task):
-            if ranks.is_main:
-                draw_predictions(state)
-        if ranks.is_main:
-            write_run_report(out_dir)
+        yield Training(state=state, log=log, stop=stop, progress=progress)
         barrier()
         log.say(f"finished: {out_dir}")
-    return out_dir
+
+
+def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], None] | None = None) -> None:
+    """The steps that are left, measured, saved and said; at the end the model is shipped.
+
+    Raises:
+        UserError, SystemExit: as `train`.
+    """
+    state, log, stop = training.state, training.log, training.stop
+    run, ranks = state.run, state.ranks
+    log.open_at(state.step)
+    first, stopping = state.step, False
+    bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
+    loader = loader_of(state, log.say)
+    with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
+        while state.step < run.steps and not stopping:
+            metrics = train_step(state, next(batches))
+            show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
+            if state.step == first + 1:
+                tell_unused(state, log.say)
+            if on_step is not None:
+                on_step(state.step, metrics)
+
+            line: dict[str, float] = {}
+            if due(state.step, run.log_every, last=run.steps):
+                line |= metrics
+            if due(state.step, run.eval_every, last=run.steps):
+                line |= evaluate_all(state, is_last=state.step == run.steps)
+            if line:
+                log.write(state.step, line)
+            stopping, broken = any_rank(stop.requested, saver.failed)
+            if broken:
+                saver.finish()  # says why, on every rank
+            if stopping or due(state.step, run.save_every, last=run.steps):
+                log.flush()
+                saver.save(state.step, state.task, state.optimizer)
+    tell_replaced(loader, log.say)
+    if state.step < run.steps:
+        log.say(f"SIGTERM: saved at step {state.step}; the same command goes on from there")
+        raise SystemExit(EXIT_CODE)
+    log.flush()
+    ship(state)
 
 
 def due(step: int, every: int | None, *, last: int) -> bool:

@@ -24,7 +24,13 @@ class Anchors(AnchorGenerator):
 
     def lay(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Of each level float[h * w * num_shapes, 4], xyxy in pixels, row by row, the shapes of a location together."""
-        device = features[0].device
+        return self._grids([list(f.shape[-2:]) for f in features], features[0].device)
+
+    def over(self, size_hw: tuple[int, int], device: torch.device) -> list[Tensor]:
+        """As `lay`, on images of `size_hw` pixels, padding included."""
+        return self._grids([[-(-side // stride) for side in size_hw] for stride in self.strides], device)
+
+    def _grids(self, sizes: list[list[int]], device: torch.device) -> list[Tensor]:
         self.set_cell_anchors(torch.float32, device)
         steps = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
-        return self.grid_anchors([list(f.shape[-2:]) for f in features], steps)
+        return self.grid_anchors(sizes, steps)

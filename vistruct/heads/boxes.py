@@ -1,18 +1,21 @@
 """What every box head learns from, and what it gives: the two dataclasses on its border.
 
-A head has three verbs: `forward(features) -> output`, `loss(output, targets) -> HeadLoss` and
+A head has four verbs: `forward(features) -> output`, `loss(output, targets) -> HeadLoss`, `units(targets, size_hw)`,
+which says before that how many units each term of the loss is summed over, and
 `decode(output, sizes_hw) -> list[Detections]`. Class indices count from 0; background is not a class.
 A head that learns from oriented boxes or masks says so: `is_oriented = True`, `has_masks = True`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from vistruct.contracts import Ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,10 @@ class BoxTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadLoss:
-    """A loss summed over `count` units, and its parts as means over the same units."""
+    """The terms of a loss, each summed over the units that the head's `units` says, and figures for the log."""
 
-    total: Tensor  # float[]
-    count: float
-    metrics: Mapping[str, float]
+    terms: Mapping[str, Tensor]  # float[] each
+    metrics: Mapping[str, Ratio] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,3 +88,13 @@ def covered_share(boxes: Tensor, regions: Tensor) -> Tensor:
     shared = (high - low).clamp(min=0).prod(dim=2)  # [N, K], px^2
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)  # [N], px^2
     return (shared / area.clamp(min=1e-9)[:, None]).amax(dim=1)
+
+
+def count_matched(matched: Iterable[Tensor]) -> Tensor:
+    """float64[], over images: the locations or anchors of int64[N] that stand for an object (0 or above)."""
+    return torch.stack([(one >= 0).sum(dtype=torch.float64) for one in matched]).sum()
+
+
+def add_images(parts: Sequence[Sequence[Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
+    """The losses of several images, each a list of float[] in the order of `names`, as terms summed over them."""
+    return dict(zip(names, torch.stack([torch.stack(list(part)) for part in parts]).sum(dim=0), strict=True))

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
-from vistruct.heads.faster_rcnn import add_images
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes
@@ -68,7 +67,7 @@ class CascadeRcnn(nn.Module):
             for stage in config.stages
         )
         numbers = range(1, len(config.stages) + 1)
-        self.names = ("loss_objectness", "loss_proposal", *(f"loss_{w}_{k}" for k in numbers for w in ("class", "box")))
+        self.terms = ("objectness", "proposal", *(f"{w}_{k}" for k in numbers for w in ("class", "box")))
 
     @property
     def looks(self) -> list[RoiStage]:
@@ -83,9 +82,11 @@ class CascadeRcnn(nn.Module):
         Samples are drawn from torch's global generator, which the engine seeds at every step.
 
         Returns:
-            The sum over the images, all of which count, with or without objects.
+            Sums over the images.
         """
-        return add_images([self._image_loss(output, i, target) for i, target in enumerate(targets)], self.names)
+        return HeadLoss(
+            terms=add_images([self._image_loss(output, i, target) for i, target in enumerate(targets)], self.terms)
+        )
 
     def _image_loss(self, output: RpnOutput, i: int, target: BoxTarget) -> list[Tensor]:
         boxes, labels, crowds = target.split()
@@ -98,6 +99,10 @@ class CascadeRcnn(nn.Module):
             # What was sampled goes on to the next stage, but the true boxes, which it gets again.
             proposals = stage.move(sample.rois, deltas.detach(), output.size_hw)[:, 0][~sample.is_truth]
         return losses
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
+        """Images: all count, with or without objects."""
+        return dict.fromkeys(self.terms, float(len(targets)))
 
     def decode(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image: the boxes of the last stage, the scores of all.

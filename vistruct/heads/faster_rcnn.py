@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes
@@ -44,7 +43,7 @@ class FasterRcnnConfig(Part):
 class FasterRcnn(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> RpnOutput."""
 
-    names = ("loss_objectness", "loss_proposal", "loss_class", "loss_box")
+    terms = ("objectness", "proposal", "class", "box")
 
     def __init__(self, config: FasterRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
@@ -61,18 +60,24 @@ class FasterRcnn(nn.Module):
         Samples are drawn from torch's global generator, which the engine seeds at every step.
 
         Returns:
-            The sum over the images, all of which count, with or without objects.
+            Sums over the images.
         """
-        return add_images([self.image_loss(output, i, target)[0] for i, target in enumerate(targets)], self.names)
+        return HeadLoss(
+            terms=add_images([self.image_loss(output, i, target)[0] for i, target in enumerate(targets)], self.terms)
+        )
 
     def image_loss(self, output: RpnOutput, i: int, target: BoxTarget) -> tuple[list[Tensor], RoiSample]:
-        """Four float[] of image `i`, named as `names`, and the proposals that the last two are about."""
+        """Four float[] of image `i`, as in `terms`, and the proposals that the last two are about."""
         boxes, labels, crowds = target.split()
         first = self.rpn.loss(output, i, boxes, crowds)
         proposals = self.rpn.proposals(output, i, output.size_hw, train=True)
         sample = self.roi.sample(proposals, boxes, labels, crowds)
         second = self.roi.loss(*self.roi(output.features, i, sample.rois), sample)
         return [*first, *second], sample
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
+        """Images: all count, with or without objects."""
+        return dict.fromkeys(self.terms, float(len(targets)))
 
     def decode(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image.
@@ -97,10 +102,3 @@ class FasterRcnn(nn.Module):
                 )
             )
         return found
-
-
-def add_images(parts: Sequence[Sequence[Tensor]], names: Sequence[str]) -> HeadLoss:
-    """The losses of several images, each a list of float[] named by `names`, as one sum over these images."""
-    summed = torch.stack([torch.stack(list(part)) for part in parts]).sum(dim=0)
-    means = (summed.detach() / len(parts)).tolist()
-    return HeadLoss(total=summed.sum(), count=float(len(parts)), metrics=dict(zip(names, means, strict=True)))

@@ -29,8 +29,8 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.contracts import FeatureSpec, Ratio
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
 from vistruct.heads.selection import best_of_levels, select_detections
 
 CENTER_RADIUS = 1.5  # strides around an object's centre that count as the object; paper, section 4.1
@@ -68,6 +68,8 @@ class FcosOutput:
 class Fcos(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> FcosOutput."""
 
+    terms = ("class", "box", "centerness")
+
     def __init__(self, config: FcosConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
         self.config, self.strides = config, tuple(spec.stride for spec in specs)
@@ -92,9 +94,9 @@ class Fcos(nn.Module):
             targets: B of them; images without objects teach background alone.
 
         Returns:
-            The sum over the images' matched locations, of which there may be none. Its metrics also hold
-            `unmatched`: objects that no location stands for (smaller than the finest stride, or hidden under
-            smaller objects), for each matched location.
+            Sums over the images' matched locations, of which there may be none. Its metric `unmatched`: objects that
+            no location stands for (smaller than the finest stride, or hidden under smaller objects), for each matched
+            location.
         """
         ranges = size_ranges(self.strides, output.level_sizes, output.cells_xyxy.device)
         parts: list[Tensor] = []  # each float[3]: classification, box, centerness
@@ -118,11 +120,16 @@ class Fcos(nn.Module):
             parts.append(mean * max(1, len(own)))  # torchvision gives means over the matched locations
             num_matched += len(own)
             num_unmatched += len(boxes) - len(own.unique())
-        summed = torch.stack(parts).sum(dim=0)  # [3]
-        means = (summed.detach() / max(1, num_matched)).tolist()
-        names = ("loss_class", "loss_box", "loss_centerness")
-        metrics = {**dict(zip(names, means, strict=True)), "unmatched": num_unmatched / max(1, num_matched)}
-        return HeadLoss(total=summed.sum(), count=float(num_matched), metrics=metrics)
+        return HeadLoss(
+            terms=add_images([tuple(part) for part in parts], self.terms),
+            metrics={"unmatched": Ratio(total=num_unmatched, count=num_matched)},
+        )
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+        """Matched locations of images of `size_hw`, padding included: of each term."""
+        cells, ranges = locations(size_hw, self.strides, targets[0].labels.device)
+        matched = [match_locations(cells, ranges, target.split()[0]) for target in targets]
+        return dict.fromkeys(self.terms, count_matched(matched))
 
     def decode(self, output: FcosOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image; the score is sqrt(class * centerness), as in torchvision.
@@ -172,6 +179,12 @@ def cells_of(height: int, width: int, stride: int, device: torch.device) -> Tens
     )
     corner = torch.stack([x, y], dim=-1).reshape(-1, 2) * stride
     return torch.cat([corner, corner + stride], dim=1)
+
+
+def locations(size_hw: tuple[int, int], strides: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """float[N, 4] cells of all levels on images of this size, and their `size_ranges`."""
+    levels = [cells_of(-(-size_hw[0] // stride), -(-size_hw[1] // stride), stride, device) for stride in strides]
+    return torch.cat(levels), size_ranges(strides, [len(level) for level in levels], device)
 
 
 def size_ranges(strides: Sequence[int], level_sizes: Sequence[int], device: torch.device) -> Tensor:

@@ -24,8 +24,8 @@ from torchvision.ops import roi_align
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
-from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig, add_images
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
+from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.roi_stage import RoiSample, pool_rois
 from vistruct.heads.rpn import RpnOutput
 
@@ -50,7 +50,7 @@ class MaskRcnn(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> RpnOutput."""
 
     has_masks = True
-    names = (*FasterRcnn.names, "loss_mask")
+    terms = (*FasterRcnn.terms, "mask")
 
     def __init__(self, config: MaskRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class MaskRcnn(nn.Module):
         for i, target in enumerate(targets):
             losses, sample = self.box.image_loss(output, i, target)
             parts.append([*losses, self._mask_loss(output, i, target, sample)])
-        return add_images(parts, self.names)
+        return HeadLoss(terms=add_images(parts, self.terms))
 
     def _mask_loss(self, output: RpnOutput, i: int, target: BoxTarget, sample: RoiSample) -> Tensor:
         """float[], the mean over the cells of image `i`'s positive proposals whose objects have a mask; else 0."""
@@ -92,6 +92,10 @@ class MaskRcnn(nn.Module):
             target.masks, numbers[drawn], rois[drawn], self.config.mask_size, aligned=self.config.box.roi.aligned
         )
         return F.binary_cross_entropy_with_logits(logits[drawn], goal)
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
+        """Images: all count, with or without objects."""
+        return dict.fromkeys(self.terms, float(len(targets)))
 
     def decode(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """As `FasterRcnn.decode`, with the masks of the predicted classes."""

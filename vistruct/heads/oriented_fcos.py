@@ -33,9 +33,9 @@ from torchvision.models.detection.fcos import FCOSClassificationHead
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
-from vistruct.heads.fcos import cells_of, size_ranges
+from vistruct.contracts import FeatureSpec, Ratio
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
+from vistruct.heads.fcos import cells_of, locations, size_ranges
 from vistruct.heads.oriented_points import box_frames, half_sides, match_oriented, within_any
 from vistruct.heads.oriented_selection import select_oriented
 from vistruct.heads.selection import best_of_levels
@@ -89,6 +89,7 @@ class OrientedFcos(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedFcosOutput."""
 
     is_oriented = True
+    terms = ("class", "box", "centerness")
 
     def __init__(self, config: OrientedFcosConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
@@ -135,9 +136,9 @@ class OrientedFcos(nn.Module):
             targets: B of them; images without objects teach background alone.
 
         Returns:
-            The sum over the images' matched locations, of which there may be none. Its metrics also hold
-            `unmatched`: objects that no location stands for (centred outside the image, or hidden under smaller
-            objects), for each matched location.
+            Sums over the images' matched locations, of which there may be none. Its metric `unmatched`: objects that
+            no location stands for (centred outside the image, or hidden under smaller objects), for each matched
+            location.
 
         Raises:
             ValueError: a target without oriented boxes.
@@ -160,11 +161,16 @@ class OrientedFcos(nn.Module):
             parts.append(torch.stack([loss_class, loss_box, loss_centerness]))
             num_matched += len(rows)
             num_unmatched += len(boxes) - len(own.unique())
-        summed = torch.stack(parts).sum(dim=0)  # [3]
-        means = (summed.detach() / max(1, num_matched)).tolist()
-        names = ("loss_class", "loss_box", "loss_centerness")
-        metrics = {**dict(zip(names, means, strict=True)), "unmatched": num_unmatched / max(1, num_matched)}
-        return HeadLoss(total=summed.sum(), count=float(num_matched), metrics=metrics)
+        return HeadLoss(
+            terms=add_images([tuple(part) for part in parts], self.terms),
+            metrics={"unmatched": Ratio(total=num_unmatched, count=num_matched)},
+        )
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+        """Matched locations of images of `size_hw`, padding included: of each term."""
+        cells, ranges = locations(size_hw, self.strides, targets[0].labels.device)
+        matched = [match_oriented(cells, ranges, target.split_oriented()[0]) for target in targets]
+        return dict.fromkeys(self.terms, count_matched(matched))
 
     def _box_loss(self, boxes: Tensor, goals: Tensor) -> Tensor:
         """float[K] of K pairs."""

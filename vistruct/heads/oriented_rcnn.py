@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
-from vistruct.heads.faster_rcnn import add_images
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.oriented_roi import OrientedRoiConfig, OrientedRoiStage
 from vistruct.heads.oriented_rpn import OrientedRpn, OrientedRpnConfig, OrientedRpnOutput
 from vistruct.heads.oriented_selection import select_oriented
@@ -51,7 +50,7 @@ class OrientedRcnn(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedRpnOutput."""
 
     is_oriented = True
-    names = ("loss_objectness", "loss_proposal", "loss_class", "loss_box")
+    terms = ("objectness", "proposal", "class", "box")
 
     def __init__(self, config: OrientedRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
@@ -66,21 +65,27 @@ class OrientedRcnn(nn.Module):
         """The four losses of each image, added up.
 
         Returns:
-            The sum over the images, all of which count, with or without objects.
+            Sums over the images.
 
         Raises:
             ValueError: a target without oriented boxes.
         """
-        return add_images([self._image_loss(output, i, target) for i, target in enumerate(targets)], self.names)
+        return HeadLoss(
+            terms=add_images([self._image_loss(output, i, target) for i, target in enumerate(targets)], self.terms)
+        )
 
     def _image_loss(self, output: OrientedRpnOutput, i: int, target: BoxTarget) -> list[Tensor]:
-        """Four float[] of image `i`, named as `names`."""
+        """Four float[] of image `i`, as in `terms`."""
         boxes, labels, regions = target.split_oriented()
         generator = sampler_of(boxes)
         first = self.rpn.loss(output, i, boxes, regions, generator)
         sample = self.roi.sample(self.rpn.proposals(output, i), boxes, labels, regions, generator)
         second = self.roi.loss(*self.roi(output.features, i, sample.rois), sample)
         return [*first, *second]
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
+        """Images: all count, with or without objects."""
+        return dict.fromkeys(self.terms, float(len(targets)))
 
     def decode(self, output: OrientedRpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image.

@@ -56,9 +56,9 @@ class PixelLoss(Part):
             label_map: int[B, H, W], from 0 to K - 1, or IGNORED.
 
         Returns:
-            A sum over pixels; `count` is their number, or the sum of their classes' weights. An image's dice counts
-            as much as its pixels together, so that total / count is their mean cross-entropy plus a mean of the
-            images' dice. Where all is ignored the total is 0 (with a graph) of 0.
+            Sums over the `units` of the label map. An image's dice counts as much as its pixels together, and so does
+            the mean over its hard pixels: how many are hard depends on what is said of them, and is not known before.
+            Where all is ignored every term is 0 (with a graph).
 
         Raises:
             UserError: weights or dice classes that are not those of the logits.
@@ -71,21 +71,36 @@ class PixelLoss(Part):
         logits, labels = logits.float(), label_map.long()
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         pixels = self._cross_entropies(logits, labels, weights)  # [B, H, W], 0 where ignored
-        counted = labels != IGNORED if self.hard is None else hard_pixels(logits, labels, self.hard)
-        if self.hard is not None:
-            pixels = torch.where(counted, pixels, 0.0)
-        units = counted if weights is None else weights[labels.clamp(min=0)] * counted
-        counts = units.flatten(1).sum(dim=1, dtype=torch.float64)  # [B]
+        counts = self._counts(labels, weights)  # [B]
         entropy = pixels.sum()
-        parts = {"loss_pixels": entropy}
+        if self.hard is not None:
+            hard = hard_pixels(logits, labels, self.hard)
+            chosen = self._counts(labels.masked_fill(~hard, IGNORED), weights)
+            means = torch.where(hard, pixels, 0.0).flatten(1).sum(dim=1) / torch.where(chosen > 0, chosen, 1).float()
+            entropy = (means * counts.float()).sum()
+        terms = {"pixels": entropy}
         if self.dice is not None:
-            overlap = (dice_losses(logits, labels, self.dice) * counts.float()).sum()
-            parts["loss_dice"] = self.dice.weight * overlap
-        total = torch.stack(list(parts.values())).sum()
-        # One wait for the device.
-        count, *sums = torch.stack([counts.sum(), *(part.detach().double() for part in parts.values())]).tolist()
-        metrics = {name: value / count if count else 0.0 for name, value in zip(parts, sums, strict=True)}
-        return HeadLoss(total=total, count=count, metrics=metrics if self.dice is not None else {})
+            overlaps = dice_losses(logits, labels, self.dice) * counts.float()
+            terms["dice"] = self.dice.weight * overlaps.sum()
+        return HeadLoss(terms=terms)
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of its terms."""
+        return ("pixels",) if self.dice is None else ("pixels", "dice")
+
+    def units(self, label_map: Tensor) -> dict[str, Tensor]:
+        """float64[] of each term: the pixels that count in int[B, H, W], or the sum of their classes' weights."""
+        weights = None
+        if self.class_weights is not None:
+            weights = torch.tensor(self.class_weights, device=label_map.device)
+        return dict.fromkeys(self.terms, self._counts(label_map.long(), weights).sum())
+
+    def _counts(self, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """float64[B]."""
+        counted = labels != IGNORED
+        units = counted if weights is None else weights[labels.clamp(min=0)] * counted
+        return units.flatten(1).sum(dim=1, dtype=torch.float64)
 
     def _cross_entropies(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """float[B, H, W], 0 at ignored pixels."""

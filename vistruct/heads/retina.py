@@ -27,7 +27,7 @@ from torchvision.ops import sigmoid_focal_loss
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.anchors import Anchors
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
 from vistruct.heads.selection import best_of_levels, select_detections
 
@@ -66,6 +66,8 @@ class RetinaOutput:
 class Retina(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> RetinaOutput."""
 
+    terms = ("class", "box")
+
     def __init__(self, config: RetinaConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
         strides, channels = [spec.stride for spec in specs], specs[0].channels
@@ -93,43 +95,38 @@ class Retina(nn.Module):
             targets: B of them; images without objects teach background alone.
 
         Returns:
-            The sum over the images' matched anchors, of which there may be none.
+            Sums over the images' matched anchors, of which there may be none.
         """
-        parts: list[Tensor] = []  # each float[2]: classification, box
-        count = 0
+        parts: list[Sequence[Tensor]] = []  # classification, box
         for i, target in enumerate(targets):
             boxes, labels, crowds = target.split()
-            matched = match_boxes(
-                output.anchors,
-                boxes,
-                positive_iou=POSITIVE_IOU,
-                negative_iou=NEGATIVE_IOU,
-                low_quality=True,
-                least_iou=self.config.least_iou,
-            )
-            matched = ignore_crowds(matched, output.anchors, crowds)
+            matched = ignore_crowds(self._matched(output.anchors, boxes), output.anchors, crowds)
             positive = (matched >= 0).nonzero().squeeze(1)
             own = matched[positive]
             truth = torch.zeros_like(output.logits[i])
             truth[positive, labels[own]] = 1
             use = matched != UNUSED
-            parts.append(
-                torch.stack(
-                    [
-                        sigmoid_focal_loss(output.logits[i, use], truth[use], reduction="sum"),
-                        F.l1_loss(
-                            output.deltas[i, positive],
-                            self.coder.encode_single(boxes[own], output.anchors[positive]),
-                            reduction="sum",
-                        ),
-                    ]
-                )
-            )
-            count += len(positive)
-        summed = torch.stack(parts).sum(dim=0)  # [2]
-        means = (summed.detach() / max(1, count)).tolist()
-        metrics = dict(zip(("loss_class", "loss_box"), means, strict=True))
-        return HeadLoss(total=summed.sum(), count=float(count), metrics=metrics)
+            goal = self.coder.encode_single(boxes[own], output.anchors[positive])
+            loss_class = sigmoid_focal_loss(output.logits[i, use], truth[use], reduction="sum")
+            parts.append([loss_class, F.l1_loss(output.deltas[i, positive], goal, reduction="sum")])
+        return HeadLoss(terms=add_images(parts, self.terms))
+
+    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, Tensor]:
+        """Matched anchors of images of `size_hw`, padding included: of each term."""
+        anchors = torch.cat(self.anchors.over(size_hw, targets[0].labels.device))
+        matched = [self._matched(anchors, target.split()[0]) for target in targets]
+        return dict.fromkeys(self.terms, count_matched(matched))
+
+    def _matched(self, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """As `match_boxes`."""
+        return match_boxes(
+            anchors,
+            boxes,
+            positive_iou=POSITIVE_IOU,
+            negative_iou=NEGATIVE_IOU,
+            low_quality=True,
+            least_iou=self.config.least_iou,
+        )
 
     def decode(self, output: RetinaOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from vistruct.config import Part
@@ -20,25 +20,29 @@ class MeanLossConfig(Part):
 
 
 class MeanLoss:
-    """Collects `StepOutput`s; how the data set was cut into batches does not change the result."""
+    """Collects what batches are worth; how the data set was cut into batches does not change the result."""
 
     needs_loss = True  # the evaluation calls task(batch), not task.predict(batch)
 
     def __init__(self) -> None:
-        self.total = self.count = 0.0
-        self.parts: dict[str, float] = {}  # summed over units
-        self.num_batches = 0
+        self.terms: dict[str, list[float]] = {}  # sum and units
+        self.ratios: dict[str, list[float]] = {}
 
-    def update(self, outputs: Sequence[StepOutput]) -> None:
-        """Add the outputs of one or more batches."""
-        for output in outputs:
-            self.num_batches += 1
-            self.total += float(output.total.detach())
-            self.count += output.count
-            for name, mean in output.metrics.items():
-                self.parts[name] = self.parts.get(name, 0.0) + float(mean) * max(output.count, 1.0)
+    def update(self, outputs: Sequence[tuple[StepOutput, Mapping[str, float]]]) -> None:
+        """Add the outputs of one or more batches, each with the units of its terms."""
+        for output, units in outputs:
+            parts = {name: (float(term.detach()), units[name]) for name, term in output.terms.items()}
+            ratios = {name: (float(one.total), float(one.count)) for name, one in output.metrics.items()}
+            for sums, new in ((self.terms, parts), (self.ratios, ratios)):
+                for name, (total, count) in new.items():
+                    known = sums.setdefault(name, [0.0, 0.0])
+                    known[0] += total
+                    known[1] += count
 
     def compute(self) -> dict[str, float]:
-        """`loss` and the mean of every metric of the task; NaN where no batch came."""
-        units = max(self.count, 1.0) if self.num_batches else float("nan")
-        return {"loss": self.total / units, **{name: value / units for name, value in self.parts.items()}}
+        """`loss`, `loss_TERM` where there are several, and the task's own metrics; NaN where no batch came."""
+        terms = {name: total / (count or 1.0) for name, (total, count) in self.terms.items()}
+        found = {"loss": sum(terms.values()) if terms else float("nan")}
+        if len(terms) > 1:
+            found |= {f"loss_{name}": value for name, value in terms.items()}
+        return found | {name: total / (count or 1.0) for name, (total, count) in self.ratios.items()}

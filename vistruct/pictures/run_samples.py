@@ -1,17 +1,12 @@
-"""Pictures that a run leaves in `samples/`: what it was fed first, and what it says at the end.
-
-A label one pixel off, or a colour channel swapped, is seen at a glance and in no number.
-"""
+"""Samples as pictures, with their truth and with what a model says of them: of each kind the one that fits it."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -24,11 +19,6 @@ from vistruct.contracts import (
     Sample,
     Turn,
 )
-from vistruct.data.loading.fetch import Fetch, batches_of
-from vistruct.data.loading.loader import Order
-from vistruct.engine.environment import autocast
-from vistruct.engine.evaluate import eval_mode
-from vistruct.engine.run import State
 from vistruct.ops.seeds import derive
 from vistruct.pictures.chat import draw_conversation
 from vistruct.pictures.classes import draw_classes
@@ -37,86 +27,6 @@ from vistruct.pictures.maps import draw_map, draw_map_prediction, draw_pair
 from vistruct.pictures.objects import contact_sheet, draw_prediction, draw_sample
 from vistruct.pictures.primitives import Colour
 from vistruct.pictures.volume import draw_volume, evenly
-from vistruct.reports.measured import Evaluation, image_scores, read_evaluations
-
-MOST = 6  # training samples on a sheet
-FEW = 4  # predictions on a sheet: an answer takes its time
-CASE_SLICES = 6  # of a volume, with predictions
-
-
-def draw_first_batch(state: State) -> Path:
-    """`samples/first_batch.png`: the first samples of the first step exactly as the loader gives them."""
-    run = state.run
-    keys = Order(len(state.dataset), run.batch, run.seed).keys(0)[:MOST]
-    samples = next(batches_of(Fetch(state.dataset, list, run.seed), iter([keys]), workers=0, say=_quietly))
-    return draw_samples(samples, state.dataset, state.out_dir / "samples" / "first_batch.png")
-
-
-@torch.no_grad()
-def draw_predictions(state: State) -> list[Path]:
-    """`samples/predictions_NAME.png` of each evaluation: a few samples, what the task says, and the truth; of volumes
-    one case. `samples/worst_NAME.png`: those that it does worst on, where the evaluation has kept that.
-
-    Several evaluations on the same data have one picture.
-    """
-    written = []
-    seen: list[Any] = []
-    kept = {one.name: one for one in read_evaluations(state.out_dir)}
-    for name, dataset in state.eval_datasets.items():
-        if state.run.evals[name].data in seen:
-            continue
-        seen.append(state.run.evals[name].data)
-        if is_volume(dataset):
-            cases = list(dict.fromkeys(record.image_id for record in dataset.records))
-            chosen = {"predictions": cases[len(cases) // 2 : len(cases) // 2 + 1]}
-        else:
-            chosen = {"predictions": list(range(0, len(dataset), max(1, len(dataset) // FEW)))[:FEW]}
-        if name in kept:
-            chosen["worst"] = _worst(kept[name], dataset)
-        for what, which in chosen.items():
-            shown = _sheet(state, dataset, which)
-            if shown is not None:
-                path = state.out_dir / "samples" / f"{what}_{name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shown.save(path)
-                written.append(path)
-    return written
-
-
-def _worst(evaluation: Evaluation, dataset: Any) -> list[Any]:
-    """Case names of volumes, else indices of images that are one sample; the worst first, a third of all at most."""
-    owners: dict[str, list[int]] = {}
-    for index, record in enumerate(dataset.records):
-        owners.setdefault(record.image_id, []).append(index)
-    scores = [image_id for image_id, _ in image_scores(evaluation) if image_id in owners]
-    worst = scores[: min(FEW, len(scores) // 3)]
-    if is_volume(dataset):
-        return worst[:1]
-    return [owners[image_id][0] for image_id in worst if len(owners[image_id]) == 1]
-
-
-def _sheet(state: State, dataset: Any, which: Sequence[Any]) -> Image.Image | None:
-    """Those samples (or cases of volumes) with what the task says of them; None where it has no picture."""
-    palette = dataset.info.palette
-    if is_volume(dataset):
-        cases = [draw_case(dataset, case, CASE_SLICES, functools.partial(_said_of, state)) for case in which]
-        return contact_sheet(cases, 1, list(which)) if cases else None
-    samples = [dataset.sample(i, derive(0, "eval", i)) for i in which]
-    pictures = [(sample, draw_predicted(sample, _said_of(state, sample), palette)) for sample in samples]
-    shown = [picture for _, picture in pictures if picture is not None]
-    captions = [sample.id for sample, picture in pictures if picture is not None]
-    if not shown:
-        return None
-    is_wide = bool(samples[0].turns) or samples[0].label_map is not None or len(samples[0].images) > 1
-    return contact_sheet(shown, 1 if is_wide else 2, captions)
-
-
-def _said_of(state: State, sample: Sample) -> list[Any]:
-    """The task's predictions about one sample."""
-    collator = getattr(state.task, "predict_collator", state.task.collator)
-    batch = collator([sample]).to(state.device)
-    with eval_mode(state.task), autocast(state.amp, state.device):
-        return list(state.task.predict(batch))
 
 
 def draw_predicted(
@@ -211,7 +121,3 @@ def draw_case(
 def _slice(image: Tensor) -> Tensor:
     """uint8[1, H, W], the middle channel: the slice itself, where its neighbours are channels too."""
     return image[image.shape[0] // 2][None]
-
-
-def _quietly(_: str) -> None:
-    """The loader says what was replaced; once is enough."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from vistruct.reports.confusion import WITH_COUNTS, WITH_SHARES, class_bars, confusion_figure
 from vistruct.reports.measured import Evaluation, by_group, image_scores, parted, weakest_class
-from vistruct.reports.page import Bar, Report
+from vistruct.reports.page import Bar, Report, literal
 
 WORST, BEST = 6, 3  # images in a table
 NO_SHARES = {"HD95", "error", "questions"}  # figures of classes that are no share, even where they lie in [0, 1]
@@ -63,7 +63,7 @@ def _groups(page: Report, groups: Mapping[str, Mapping[str, float]], more: Evalu
     names = () if more is None else more.class_names
     headers, rows = ["class", *(UNITS.get(figure, figure) for figure in figures)], []
     for place, group in enumerate(order):
-        row: list[Any] = [_literal(group), *(shown[figure][place] for figure in figures)]
+        row: list[Any] = [literal(group), *(shown[figure][place] for figure in figures)]
         if truth is not None:
             row.append(int(truth[names.index(group)]) if group in names else None)
         rows.append(row)
@@ -102,7 +102,7 @@ def _mistakes(confusion: np.ndarray, names: Sequence[str], most: int = 5) -> lis
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(names)) for place in order]
     return [
-        [_literal(names[i]), _literal(names[j]), int(wrong[i, j]), Bar(float(wrong[i, j] / confusion[i].sum()))]
+        [literal(names[i]), literal(names[j]), int(wrong[i, j]), Bar(float(wrong[i, j] / confusion[i].sum()))]
         for i, j in pairs
         if wrong[i, j]
     ]
@@ -120,7 +120,7 @@ def _images(page: Report, more: Evaluation, several: str) -> None:
     chosen = scores if len(scores) <= WORST + BEST else scores[:WORST] + scores[-BEST:]
     rest = f"The {WORST} worst and the {BEST} best of {len(scores)}" if len(chosen) < len(scores) else "All of them"
     page.text(f"### The worst {kind}s{several}")
-    rows = [[_literal(image_id), Bar(score), *_why(more, image_id)] for image_id, score in chosen]
+    rows = [[literal(image_id), Bar(score), *_why(more, image_id)] for image_id, score in chosen]
     page.table(headers, rows, caption=f"{rest}, by {how}; the median is {np.median([s for _, s in scores]):.3f}")
 
 
@@ -129,10 +129,10 @@ def _why(more: Evaluation, image_id: str) -> list[Any]:
     kept, names = more.details["images"][image_id], more.class_names
     if not isinstance(kept, Mapping):
         weakest, overlap = weakest_class(more, image_id)
-        return [_literal(weakest), Bar(overlap)]
+        return [literal(weakest), Bar(overlap)]
     scores = np.asarray(kept["scores"])
     said = [int(scores.argmax())] if more.confusion is not None else np.flatnonzero(scores >= 0.5).tolist()
-    return [_literal(", ".join(names[i] for i in which) or "no class") for which in (kept["truth"], said)]
+    return [literal(", ".join(names[i] for i in which) or "no class") for which in (kept["truth"], said)]
 
 
 def _distances(page: Report, more: Evaluation, several: str) -> None:
@@ -143,7 +143,7 @@ def _distances(page: Report, more: Evaluation, several: str) -> None:
     page.text(f"### Surface distances{several}")
     page.table(
         ["volume", *more.region_names],
-        [[_literal(case), *more.hd95[case]] for case in order],
+        [[literal(case), *more.hd95[case]] for case in order],
         caption="HD95 in millimetres, the worst volume first; a dash: no surface, in the truth or in what was said",
     )
 
@@ -154,8 +154,3 @@ def _rank(value: float) -> tuple[bool, float]:
 
 def _is_share(figure: str, values: Sequence[float]) -> bool:
     return figure not in NO_SHARES and all(math.isnan(value) or 0 <= value <= 1 for value in values)
-
-
-def _literal(name: str) -> str:
-    """A name in a cell as it is: its stars are no marks."""
-    return f"`{name}`" if "*" in name else name

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from markdown_it import MarkdownIt
 from PIL import Image
 
 import vistruct
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).with_name("page.css")
 AXES = "#7c8591"  # what plots use for text and axes; becomes the page's text colour in the SVG
+_MARKS = MarkdownIt("zero", {"html": False}).enable(["heading", "list", "emphasis", "backticks"])
 COLOURS = ("#1b9e77", "#d95f02", "#5b8def", "#c2549d", "#b08900", "#4bb3c8")  # readable on white and on black
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
@@ -206,31 +208,17 @@ def _data_uri(figure: Figure | Image.Image | Path | str) -> str:
 
 
 def _prose(text: str) -> str:
-    """The few marks of `Report.text` as HTML."""
-    out = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        lines = [line.strip() for line in block.strip().splitlines()]
-        if heading := re.match(r"(#{2,3})\s+(.*)", lines[0]):
-            level = len(heading[1])
-            out.append(f"<h{level}>{_inline(heading[2])}</h{level}>")
-            lines = lines[1:]
-        if lines and all(line.startswith("- ") for line in lines):
-            out.append("<ul>" + "".join(f"<li>{_inline(line[2:])}</li>" for line in lines) + "</ul>")
-        elif lines:
-            out.append(f"<p>{_inline(' '.join(lines))}</p>")
-    return "".join(out)
+    """The few marks of `Report.text` as HTML; everything else stays as it is written."""
+    return _MARKS.render(text)
 
 
 def _inline(text: str) -> str:
-    parts = re.split(r"`([^`]+)`", text)
-    for index, part in enumerate(parts):
-        part = html.escape(part, quote=False)
-        if index % 2:
-            parts[index] = f"<code>{part}</code>"
-        else:
-            part = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", part)
-            parts[index] = re.sub(r"(?<![\w*])\*([^*\s][^*]*)\*(?!\w)", r"<em>\1</em>", part)
-    return "".join(parts)
+    return _MARKS.renderInline(text)
+
+
+def literal(name: str) -> str:
+    """A name for a cell or a caption as it is: its stars and underscores are no marks."""
+    return f"`{name}`" if "<" in _inline(name) else name
 
 
 def _cell(value: object) -> str:

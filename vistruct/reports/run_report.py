@@ -13,8 +13,7 @@ from PIL import Image
 
 from vistruct.reports.evaluations import write_evaluations
 from vistruct.reports.measured import Evaluation, parted, read_evaluations
-from vistruct.reports.page import COLOURS, Report, house_style
-from vistruct.reports.page import figure_to_svg as figure_to_svg
+from vistruct.reports.page import COLOURS, Report, house_style, literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,7 +181,7 @@ def _data(page: Report, data: Mapping[str, Any]) -> None:
     infos = list(data.values())
     kinds = list(dict.fromkeys(kind for info in infos for kind in info["counts"]))
     rows = [["samples", *(info["num_records"] for info in infos)]]
-    rows += [[kind, *(info["counts"].get(kind) for info in infos)] for kind in kinds]
+    rows += [[literal(kind), *(info["counts"].get(kind) for info in infos)] for kind in kinds]
     page.table(["", *data], rows, caption="What the run was trained and measured on")
     dropped = [[name, reason, n] for name, info in data.items() for reason, n in info["dropped"].items()]
     if dropped:

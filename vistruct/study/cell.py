@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.config import run_from_dict
-from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.reports.run_report import evaluations, read_metrics
+from vistruct.runs import train_and_report
 
 Report = Callable[..., None]
 _MOVED = re.compile(r"([\d,]+) of ([\d,]+) parameters move")
@@ -40,13 +40,13 @@ def train_and_measure(
         `run` the directory, `numbers` by `evaluation/metric` (None where a number is not finite), and `cost`.
 
     Raises:
-        UserError: as `engine.train.train`; or nothing was measured.
+        UserError: as `runs.train_and_report`; or nothing was measured.
     """
     resolved, place = run_from_dict(run, directory), Path(directory)
     # Killed between training and handing over: what is left to do is reading.
     if not (place / COST).exists():
         began = time.monotonic()
-        train(resolved, place, on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"))
+        train_and_report(resolved, place, on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"))
         cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.batch)
         (place / COST).write_text(json.dumps(cost))
     # Nobody goes on from here, and they are most of what a run takes on disk.

@@ -24,7 +24,6 @@ from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.instructions.write import shuffle_answers, write_instructions
 from vistruct.engine.evaluate import evaluate
-from vistruct.engine.train import train
 from vistruct.files.images import read_image
 from vistruct.inference.model import load
 from vistruct.metrics.answers import AnswersConfig
@@ -32,6 +31,7 @@ from vistruct.ops.seeds import derive
 from vistruct.pictures.chat import draw_conversation
 from vistruct.pictures.objects import draw_prediction
 from vistruct.recipes.vitp import pretrain as pretrain_recipe
+from vistruct.runs import train_and_report
 from vistruct.samples import trees
 from vistruct.study.linear import statistics
 from vistruct.study.patches import object_patches
@@ -202,5 +202,7 @@ def _train(run: Run, out: Path, name: str, report: Report) -> dict[str, Any]:
     # Named by what it is, so that a run of other settings is another directory and nothing is overwritten.
     digest = hashlib.sha256(run_to_yaml(run).encode()).hexdigest()[:8]
     directory = out / "runs" / f"{name}-{digest}"
-    train(run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}"))
+    train_and_report(
+        run, directory, on_step=lambda step, metrics: report(step, run.steps, f"loss {metrics['loss']:.3f}")
+    )
     return {"run": str(directory)}

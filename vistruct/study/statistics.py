@@ -7,20 +7,17 @@ few, and exact where differences are normal. A difference is called clear only w
 
 Source: bias-corrected and accelerated bootstrap: Efron, "Better Bootstrap Confidence Intervals", JASA 1987; Holm,
     "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
-scipy has all of this and is no dependency: the tests hold every function against it.
+Student's distribution is scipy's; its bootstrap takes no resamples of our own, which those over images are.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
-
-_NORMAL = NormalDist()
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,11 @@ def from_draws(draws: np.ndarray, value: float, *, level: float = 0.95, accelera
     below = float((draws < value).mean() + (draws == value).mean() / 2)
     if not 0 < below < 1:  # all draws on one side: nothing to correct by
         return Interval(*(float(v) for v in np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])))
-    bias = _NORMAL.inv_cdf(below)
+    bias = ndtri(below)
     ends = []
     for share in ((1 - level) / 2, (1 + level) / 2):
-        z = bias + _NORMAL.inv_cdf(share)
-        ends.append(_NORMAL.cdf(bias + z / (1 - acceleration * z)))
+        z = bias + ndtri(share)
+        ends.append(ndtr(bias + z / (1 - acceleration * z)))
     low, high = np.quantile(draws, ends)
     return Interval(float(low), float(high))
 
@@ -150,7 +147,7 @@ def student_interval(values: np.ndarray, *, level: float = 0.95) -> Interval:
     """Student's interval of the mean of float[N], N at least 2."""
     values = np.asarray(values, np.float64)
     error = float(values.std(ddof=1)) / len(values) ** 0.5
-    reach = student_quantile((1 + level) / 2, len(values) - 1) * error
+    reach = float(stdtrit(len(values) - 1, (1 + level) / 2)) * error
     return Interval(float(values.mean()) - reach, float(values.mean()) + reach)
 
 
@@ -161,26 +158,7 @@ def student_p(values: np.ndarray) -> float:
     mean = float(values.mean())
     if error <= 1e-12 * abs(mean):  # all equal, but for rounding
         return 1.0 if mean == 0 else 0.0
-    return 2 * (1 - student_cdf(abs(mean) / error, len(values) - 1))
-
-
-def student_cdf(t: float, degrees: int) -> float:
-    """Of Student's t: with t = sqrt(degrees) tan(a) its density becomes cos(a)^(degrees - 1), which is smooth."""
-    at = math.atan(t / math.sqrt(degrees))
-    return 0.5 + 0.5 * math.copysign(_cosine_area(abs(at), degrees) / _cosine_area(math.pi / 2, degrees), t)
-
-
-@functools.cache  # a study asks for the same one hundreds of times
-def student_quantile(share: float, degrees: int) -> float:
-    """The t below which a share in (0, 1) lies, by bisection over the angle."""
-    low, high = -math.pi / 2, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if student_cdf(math.sqrt(degrees) * math.tan(middle), degrees) < share:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    return 2 * float(stdtr(len(values) - 1, -abs(mean) / error))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -192,18 +170,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         so_far = max(so_far, min(1.0, p * (len(known) - rank)))
         adjusted[i] = so_far
     return adjusted
-
-
-def _cosine_area(to: float, degrees: int) -> float:
-    nodes, weights = _nodes()
-    angles = (nodes + 1) / 2 * to
-    return float((weights * np.cos(angles) ** (degrees - 1)).sum()) * to / 2
-
-
-@functools.cache
-def _nodes() -> tuple[np.ndarray, np.ndarray]:
-    """Of Gauss and Legendre, which is exact here to the last digits."""
-    return np.polynomial.legendre.leggauss(128)
 
 
 def _parts(draws: int, n: int) -> list[int]:

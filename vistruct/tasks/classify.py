@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import AnyPart, Part
-from vistruct.contracts import ClassPrediction, DataInfo, Sample, StepOutput
+from vistruct.contracts import ClassPrediction, DataInfo, Ratio, Sample, StepOutput
 from vistruct.errors import UserError
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels, padded_to
 from vistruct.windows.views import Flip
@@ -147,21 +147,30 @@ class Classify(nn.Module):
             name = batch.ids[int((~batch.is_known).nonzero()[0])]
             raise UserError("no classes to learn from", where=name, fix="use data with classes (kind: image_classes)")
         logits = self.logits(batch.images)
-        weights = None
-        if self.config.class_weights is not None:
-            weights = logits.new_tensor(self.config.class_weights)
+        weights = self._weights(batch)
         if self.config.multi_label:
             every = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
             total = (every if weights is None else every * weights).mean(dim=1).sum()
-            count = float(len(batch))
-            right = ((logits > 0) == (batch.targets > 0.5)).float().mean()
+            right = ((logits > 0) == (batch.targets > 0.5)).float().mean(dim=1)
         else:
             labels = batch.targets.argmax(dim=1)
             smoothing = self.config.label_smoothing
             total = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
-            count = float(len(batch)) if weights is None else float(weights[labels].sum())
-            right = (logits.argmax(dim=1) == labels).float().mean()
-        return StepOutput(total=total, count=count, metrics={"accuracy": right.detach()})
+            right = (logits.argmax(dim=1) == labels).float()
+        accuracy = Ratio(total=right.detach().sum(), count=len(batch))
+        return StepOutput(terms={"classes": total}, metrics={"accuracy": accuracy})
+
+    def units(self, batch: ClassBatch) -> Mapping[str, float | Tensor]:
+        """Over how many images, or weights of their classes, the batch sums its loss."""
+        weights = self._weights(batch)
+        if weights is None or self.config.multi_label:
+            return {"classes": float(len(batch))}
+        return {"classes": weights[batch.targets.argmax(dim=1)].sum()}
+
+    def _weights(self, batch: ClassBatch) -> Tensor | None:
+        """float[K]."""
+        given = self.config.class_weights
+        return None if given is None else batch.targets.new_tensor(given)
 
     def logits(self, images: Tensor) -> Tensor:
         """float[B, K] of images uint8[B, C, H, W]."""

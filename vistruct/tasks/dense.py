@@ -11,7 +11,7 @@ to `size_divisor`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -172,7 +172,11 @@ class Detect(nn.Module):
 
     def forward(self, batch: DetectBatch) -> StepOutput:
         loss = self.head.loss(self._look(self.normalise(batch.images, batch.sizes_hw)), batch.targets)
-        return StepOutput(total=loss.total, count=loss.count, metrics=loss.metrics)
+        return StepOutput(terms=loss.terms, metrics=loss.metrics)
+
+    def units(self, batch: DetectBatch) -> Mapping[str, float | Tensor]:
+        """Of each term of the loss, over how many units (images, matched locations) the batch sums it."""
+        return self.head.units(batch.targets, (batch.images.shape[-2], batch.images.shape[-1]))
 
     def predict(self, batch: DetectBatch) -> list[BoxPrediction]:
         """One prediction for each sample, in pixels of its whole image, best score first, on the CPU.

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from vistruct.config import AnyPart, Part
-from vistruct.contracts import AnswerPrediction, DataInfo, StepOutput
+from vistruct.contracts import AnswerPrediction, DataInfo, Ratio, StepOutput
 from vistruct.data.loading.plan import Costs
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
@@ -275,7 +275,11 @@ class Instruct(nn.Module):
             logits = head(hidden.index_select(0, where)).float()  # [M, V]
         total = F.cross_entropy(logits, target, reduction="sum")
         right = (logits.detach().argmax(-1) == target).sum()
-        return StepOutput(total=total, count=len(at), metrics={"token_accuracy": right / max(len(at), 1)})
+        return StepOutput(terms={"answers": total}, metrics={"token_accuracy": Ratio(total=right, count=len(at))})
+
+    def units(self, batch: ChatBatch) -> dict[str, float]:
+        """Tokens of answers; VRL drops none of them."""
+        return {"answers": float((batch.labels[1:] != chat.IGNORE).sum())}
 
     def hidden(self, embeddings: Tensor, reading: Reading) -> Tensor:
         """float[K, D], the last hidden states of the language model."""

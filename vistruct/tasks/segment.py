@@ -9,7 +9,7 @@ Shapes: B samples of T images (1, or before and after) of C channels, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -181,7 +181,11 @@ class Segment(nn.Module):
     def forward(self, batch: MapBatch) -> StepOutput:
         logits = self.logits(self.normalise(batch.images, batch.sizes_hw))
         loss = self.config.loss(logits, batch.label_maps)
-        return StepOutput(total=loss.total, count=loss.count, metrics=loss.metrics)
+        return StepOutput(terms=loss.terms, metrics=loss.metrics)
+
+    def units(self, batch: MapBatch) -> Mapping[str, float | Tensor]:
+        """Of each term of the loss, over how many pixels (or weights of theirs) the batch sums it."""
+        return self.config.loss.units(batch.label_maps)
 
     def logits(self, images: Tensor) -> Tensor:
         """float[B, K, H, W] of normalised images float[B, T, C, H, W] of any size."""

@@ -122,8 +122,8 @@ def _settled(account: Account, before: Source, after: Source, measured: _Measure
     left_out.merge(account.left_out)
     repaired.merge(account.repaired)
     for place in np.flatnonzero(measured.reasons):
-        report = left_out if measured.is_left_out[place] else repaired
-        report.note(measured.words[measured.reasons[place]], before.index.offsets.place(before.rows[place]))
+        report, effect = (left_out, "left out") if measured.is_left_out[place] else (repaired, "repaired")
+        report.note(measured.words[measured.reasons[place]], before.index.offsets.place(before.rows[place]), effect)
     return dataclasses.replace(
         account,
         used=len(after.rows),

@@ -16,7 +16,7 @@ from vistruct.data.chat.records import Source
 from vistruct.data.formats.chat.turns import LEFT_OUT, PREPENDED, REASONS
 from vistruct.errors import UserError
 from vistruct.files.image_facts import MISSING, UNREADABLE, ImageFacts, open_facts
-from vistruct.issues import IssueCounter
+from vistruct.issues import Effect, IssueCounter
 from vistruct.ops.seeds import derive
 
 IMAGE_MISSING = f"{LEFT_OUT}an image is missing"
@@ -92,7 +92,7 @@ def open_source(
         used=len(rows_used),
         repeats=wanted.repeats,
         left_out=_report(index, facts, faults),
-        repaired=_report(index, facts, {PREPENDED: rows_used[index.is_prepended[rows_used]]}),
+        repaired=_report(index, facts, {PREPENDED: rows_used[index.is_prepended[rows_used]]}, "repaired"),
         counts=count(index, rows_used, len(images_used)),
     )
     digest = _fingerprint(index, facts, rows_used, images_used, wanted.repeats)
@@ -132,12 +132,14 @@ def _any_of(is_so: np.ndarray, owners: np.ndarray, num_owners: int) -> np.ndarra
     return found
 
 
-def _report(index: Index, facts: ImageFacts, rows_of: dict[str, np.ndarray]) -> IssueCounter:
+def _report(
+    index: Index, facts: ImageFacts, rows_of: dict[str, np.ndarray], effect: Effect = "left out"
+) -> IssueCounter:
     report = IssueCounter()
     for reason, rows in rows_of.items():
         for row in rows[:3]:
             bad = [image for image in index.images_of(row) if facts.status[image] in (MISSING, UNREADABLE)]
-            report.note(reason, f"{index.offsets.place(row)}{f': {index.name(bad[0])}' if bad else ''}")
+            report.note(reason, f"{index.offsets.place(row)}{f': {index.name(bad[0])}' if bad else ''}", effect)
         report.counts[reason] += max(0, len(rows) - 3)
     return replace(report, counts=+report.counts)
 

@@ -12,7 +12,7 @@ from vistruct.data.account import Account
 from vistruct.data.chat.mix import read_mix
 from vistruct.data.chat.records import Source
 from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source
-from vistruct.data.checks.problem import Effect, Problem, counted
+from vistruct.data.checks.problem import Problem, counted
 from vistruct.data.formats.chat.turns import Defect
 from vistruct.errors import UserError
 from vistruct.files.image_facts import FOUND
@@ -40,13 +40,13 @@ def open_all(
     problems = [problem for one in opened for problem in _faults(one, max_left_out)]
     if opened and not any(one.account.used for one in opened):
         problems.append(Problem(what="no conversations are left", effect="stops training", count=1))
-    return opened, [*problems, *(replace(problem, effect="kept") for problem in counted(report))]
+    return opened, [*problems, *counted(report)]
 
 
 def _faults(opened: Opened, max_left_out: float) -> list[Problem]:
     """What is wrong with a data set's lines, each kind with all its places."""
     account, source = opened.account, opened.source
-    effect: Effect = "stops training" if account.share_left_out > max_left_out else "left out"
+    effect = "stops training" if account.share_left_out > max_left_out else "left out"
     prefix = f"{account.name}: " if account.name else ""
     problems = []
     for reason, rows in opened.faults.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from vistruct.contracts import IGNORED, Record
 from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats.maps.coding import UNSAID, Seen
+from vistruct.data.formats.maps.coding import CodingUnknown, Seen
 from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
 from vistruct.data.formats.maps.registry import Walked, Wish, map_splits, walk_maps
 from vistruct.data.loading.parallel import in_parallel
@@ -29,6 +29,7 @@ from vistruct.issues import IssueCounter
 
 _JOB_RECORDS = 50
 _JPEGS = (".jpg", ".jpeg")
+_PARTNERLESS = {NO_LABELS: "image, no label map", NO_IMAGE: "label map, no image"}
 
 Found = dict[str, list[str]]  # places by what is found
 
@@ -72,7 +73,7 @@ def look(
         own: list[UserError] = []
         wish = Wish(split=name, missing="drop", coding=coding)  # one coding for all splits
         part = walk_maps(path, format, wish, report, own.append)
-        errors += [error for error in own if not (parts and error.what.startswith(UNSAID))]  # said once is enough
+        errors += [error for error in own if not (parts and isinstance(error, CodingUnknown))]  # said once is enough
         coding = part.coding if coding is None else coding
         parts[name or ""] = part
     records = list({record.images: record for part in parts.values() for record in part.records}.values())
@@ -137,10 +138,9 @@ def _partnerless(report: IssueCounter) -> list[Problem]:
     """What the walkers left out or repaired; an image without labels, or the other way round, stops training."""
     problems = []
     for problem in counted(report):
-        if problem.what in (NO_LABELS, NO_IMAGE):
-            words = problem.what.replace(" left out:", ",")
+        if problem.what in _PARTNERLESS:
             fix = "copy them; or image_suffix and label_suffix, if names differ; or missing=drop"
-            problem = Problem(what=words, effect="stops training", count=problem.count, places=problem.places, fix=fix)
+            problem = replace(problem, what=_PARTNERLESS[problem.what], effect="stops training", fix=fix)
         problems.append(problem)
     return problems
 

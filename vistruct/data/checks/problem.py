@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vistruct.errors import UserError
-from vistruct.issues import IssueCounter
-
-Effect = Literal["stops training", "left out", "repaired", "kept"]
+from vistruct.issues import Effect, IssueCounter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +16,7 @@ class Problem:
     """One kind of trouble, where it occurs, and what training does about it."""
 
     what: str
-    effect: Effect
+    effect: Effect | Literal["stops training"]
     count: int
     places: tuple[str, ...] = ()  # all of those that stop training; of the others all that were kept
     fix: str = ""
@@ -37,12 +35,8 @@ def stops(errors: Sequence[UserError]) -> list[Problem]:
 
 def counted(report: IssueCounter) -> list[Problem]:
     """What a reader left out or repaired."""
-
-    def effect(reason: str) -> Effect:
-        return "left out" if "left out" in reason else "kept" if "taken as" in reason else "repaired"
-
     return [
-        Problem(what=reason, effect=effect(reason), count=count, places=tuple(report.examples[reason]))
+        Problem(what=reason, effect=report.effects[reason], count=count, places=tuple(report.examples[reason]))
         for reason, count in sorted(report.counts.items())
         if count
     ]

@@ -98,7 +98,7 @@ class _Seen:
                 raise UserError(what, where=f"{other.path}: {other.grid.stack_shape}, not {grid.stack_shape}",
                                 fix="bring both to the same grid")  # fmt: skip
             if grid.offset_mm(other.grid) > APART * min(grid.spacing):
-                report.note(ELSEWHERE, f"{other.path}: {grid.offset_mm(other.grid):.1f} mm")
+                report.note(ELSEWHERE, f"{other.path}: {grid.offset_mm(other.grid):.1f} mm", "kept")
 
     def voxels(self, case: Case) -> None:
         """Of the first modality, and of the labels."""

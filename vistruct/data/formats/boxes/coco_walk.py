@@ -265,7 +265,7 @@ def _count_maskless(images: Sequence[ImageObjects], report: IssueCounter) -> Non
     for image in images:
         for number, (mask, is_crowd) in enumerate(zip(image.masks, image.is_crowd, strict=True)):
             if not mask and not is_crowd:
-                report.note(NO_MASK, f"{image.record_id}: object {number}")
+                report.note(NO_MASK, f"{image.record_id}: object {number}", "kept")
 
 
 def _points_of_categories(entries: list[Any]) -> dict[int, int]:

@@ -85,7 +85,7 @@ def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> I
         if not written:
             raise UserError("a class without a name cannot be written", where=out, fix="name it")
         if name != written:
-            report.note(RENAMED, name)
+            report.note(RENAMED, name, "repaired")
     refuse_twins(names, class_names, "classes", out)
     stems = [Path(record.id).stem for record in records]
     refuse_twins(stems, [record.id for record in records], "images", out)

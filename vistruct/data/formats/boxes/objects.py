@@ -89,7 +89,7 @@ class ImageObjects:
         if box[2] <= box[0] or box[3] <= box[1]:
             return _left_out(OUTSIDE if _is_away(edges, self.size_hw) else NO_AREA, here, report)
         if max(abs(a - b) for a, b in zip(box, edges, strict=True)) > ROUNDING_PX:
-            report.note(CLIPPED, here)
+            report.note(CLIPPED, here, "repaired")
         corners = [(box[0], box[1]), (box[2], box[1]), (box[2], box[3]), (box[0], box[3])]
         self._take(box, corners, label, is_crowd, is_difficult, mask, keypoints)
         return True
@@ -123,7 +123,7 @@ class ImageObjects:
         if _is_away(hull, self.size_hw):
             return _left_out(OUTSIDE, here, report)
         if is_crossed:
-            report.note(CROSSED, here)
+            report.note(CROSSED, here, "repaired")
         self._take(hull, quad, label, is_crowd, is_difficult, mask, keypoints)
         return True
 

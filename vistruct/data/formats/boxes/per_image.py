@@ -210,7 +210,7 @@ def _size_agrees(
     if page.size_hw is None or page.size_hw == size_hw:
         return True
     if may_be_turned and page.size_hw == size_hw[::-1]:
-        report.note(TURNED_SIZE, str(annotation))
+        report.note(TURNED_SIZE, str(annotation), "repaired")
         return True
     what = f"it says {page.size_hw[1]} x {page.size_hw[0]} pixels, the image has {size_hw[1]} x {size_hw[0]}"
     fix = "its boxes would be wrong: use the image that was annotated, or correct the size"

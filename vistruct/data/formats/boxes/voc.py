@@ -150,7 +150,7 @@ def read_page(
             stop(error)
             continue
         if report is not None and not shape.corners and counts_from == 1 and -1.0 in shape.edges[:2]:
-            report.note(FROM_ZERO, f"{path}, line {node.line}")
+            report.note(FROM_ZERO, f"{path}, line {node.line}", "kept")
         shapes.append(shape)
     return Page(shapes=shapes, size_hw=told_size(root.find("size"), "width", "height"))
 

@@ -73,7 +73,7 @@ def walk(
         used = sorted({label for one in files for label in one.objects.labels})
         names = tuple(str(number) for number in range(max(used, default=-1) + 1))
         for number in used:
-            report.note(NO_NAMES, f"{path}: class {number}")
+            report.note(NO_NAMES, f"{path}: class {number}", "repaired")
     num_points = layout.keypoint_shape[0] if layout.keypoint_shape else 0
     is_oriented, has_masks = kind == "oriented box", kind == "mask"
     records = [
@@ -123,7 +123,7 @@ def _opened(
             continue
         owner[file] = name
         if not file.is_file():
-            report.note(NO_LABELS, name)
+            report.note(NO_LABELS, name, "kept")
         files.append(Labels(ImageObjects(name, image, size_hw), file))
     return files
 

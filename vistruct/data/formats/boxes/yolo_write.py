@@ -71,10 +71,10 @@ def _outline(record: Record, number: int, report: IssueCounter) -> list[float]:
     here = f"{record.id}: object {number}"
     if isinstance(mask, list) and mask:
         if len(mask) > 1:
-            report.note(PARTS_LOST, here)
+            report.note(PARTS_LOST, here, "repaired")
         largest = max(mask, key=lambda polygon: mask_area([polygon]))
         return [float(value) for value in (largest + largest[:2] if len(largest) == 8 else largest)]
-    report.note(NO_OUTLINE, here)
+    report.note(NO_OUTLINE, here, "repaired")
     x0, y0, x1, y1 = (float(edge) for edge in record.boxes_xyxy[number])
     return [x0, y0, x1, y0, x1, y1, x0, y1, x0, y0]
 

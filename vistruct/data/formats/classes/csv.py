@@ -93,7 +93,7 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
             stop(what) if ask.missing == "stop" else report.note(MISSING_IMAGE, f"{row.where}: {row.name}")
             continue
         if not labels:
-            report.note(NO_CLASS, f"{row.where}: {row.name}")
+            report.note(NO_CLASS, f"{row.where}: {row.name}", "kept")
         records.append(Record(id=row.name, images=(path,), image_labels=labels))
     present = {label for record in records for label in record.image_labels or ()}
     for number, name in enumerate(class_names):

@@ -24,7 +24,6 @@ from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
 
 TWO_CLASSES = ("background", "foreground")
-UNSAID = "no word of what the labels mean"
 GUESSED = "coding not said: values of 0 and {high} taken as background and foreground"
 CHANGE = Coding(classes=("unchanged", "changed"), threshold=128, palette=((0, 0, 0), (255, 255, 255)))
 CHANGE_INDEX = Coding(classes=("unchanged", "changed"), ignored=(), palette=((0, 0, 0), (255, 255, 255)))
@@ -33,6 +32,10 @@ _PEEKED = 20  # label rasters that are looked at, spread over all
 _MOST_VALUES = 256  # of a coding to copy; more are no classes
 _NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")
 _COLOUR_FILES = ("class_dict.csv", "class_dict_seg.csv", "labelmap.txt", "label_colors.txt", "label_colours.txt")
+
+
+class CodingUnknown(UserError):
+    """Nothing says what the labels mean."""
 
 
 @dataclass
@@ -120,8 +123,8 @@ def found_out(root: Path, records: Sequence[Record], wish: Wish, report: IssueCo
         return Coding(classes=wish.classes)
     if not seen.numbers and not seen.colours:
         raise UserError("none of the labels looked at can be read", where=root, fix="`vistruct check` says more")
-    what = f"{UNSAID}; there are {in_words(seen)}"
-    raise UserError(what, where=root, fix=_to_copy(seen))
+    what = f"no word of what the labels mean; there are {in_words(seen)}"
+    raise CodingUnknown(what, where=root, fix=_to_copy(seen))
 
 
 def in_words(seen: Seen, most: int = 12) -> str:
@@ -161,7 +164,7 @@ def _to_copy(seen: Seen) -> str:
 
 def _two(wish: Wish, values: tuple[int, int], report: IssueCounter, root: Path) -> Coding:
     classes = wish.classes if wish.classes is not None and len(wish.classes) == 2 else TWO_CLASSES
-    report.note(GUESSED.format(high=values[1]), str(root))
+    report.note(GUESSED.format(high=values[1]), str(root), "kept")
     return Coding(classes=classes, values=values, ignored=() if values[1] == 255 else (255,))
 
 

@@ -1,0 +1,84 @@
+"""What a model says of an image, in pixels of the whole image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPatch:
+    """One object's mask in a large image: only the part where it is."""
+
+    pixels: np.ndarray  # bool[h, w]
+    x: int  # of its top left pixel in the whole image
+    y: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxPrediction:
+    """Detections in one window or image, in pixels of the whole image, best score first."""
+
+    id: str
+    image_id: str
+    boxes_xyxy: Tensor  # float[N, 4]; of an oriented detector the hulls
+    scores: Tensor  # float[N], in [0, 1]
+    labels: Tensor  # int64[N], indices into class_names
+    class_names: tuple[str, ...]
+    boxes_cxcywha: Tensor | None = None  # float[N, 5], le90; None: the detector gives horizontal boxes
+    masks: tuple[MaskPatch, ...] | None = None  # N of them; None: the detector gives none
+    window_xyxy: tuple[float, float, float, float] | None = None  # the part of the whole image that was looked at
+
+    def keep(self, kept: Tensor) -> Self:
+        """The same with some of its detections, in the order asked for: bool[N] or int64[K]."""
+        numbers = kept.nonzero().squeeze(1) if kept.dtype == torch.bool else kept
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[numbers],
+            scores=self.scores[numbers],
+            labels=self.labels[numbers],
+            boxes_cxcywha=None if self.boxes_cxcywha is None else self.boxes_cxcywha[numbers],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in numbers.tolist()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPrediction:
+    """A language model's answer about one sample."""
+
+    id: str
+    image_id: str
+    question: str
+    answer: str
+    truth: str = ""
+    family: str = ""  # the kind of question, "" where it is not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapPrediction:
+    """The class of every pixel of one image, window or slice, on the grid of its file."""
+
+    id: str
+    image_id: str
+    label_map: Tensor  # int16[H, W], indices into class_names
+    class_names: tuple[str, ...]
+    confidence: Tensor | None = None  # uint8[H, W], 255 times the probability of that class; None: not asked for
+    window_xyxy: tuple[int, int, int, int] | None = None  # the part of the whole image that this is; None: all of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPrediction:
+    """The class of one image, or all that apply."""
+
+    id: str
+    image_id: str
+    scores: Tensor  # float[K] in [0, 1]; they sum to one, unless it is multi-label
+    class_names: tuple[str, ...]
+    is_multi_label: bool = False
+
+
+Prediction = BoxPrediction | AnswerPrediction | MapPrediction | ClassPrediction

@@ -1,0 +1,66 @@
+"""What a step of training works on, what it costs and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from vistruct.contracts.truth import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What one record will cost a task, known without decoding a pixel."""
+
+    tokens: int  # of all its rows together, before any are dropped at random
+    visual: int  # of those, visual tokens
+    supervised: int  # of those, tokens of answers
+    tiles: int  # images that go through the backbone
+    reason: str = ""  # why it cannot be trained on, or what is cut from it; "": nothing
+    is_left_out: bool = False  # whether `reason` leaves it out as a whole
+
+
+class Measurer(Protocol):
+    """Records -> measures; a pure function that may travel to a worker process."""
+
+    @property
+    def key(self) -> str:
+        """A digest of everything that decides the measures, so that they can be kept for the next start."""
+        ...
+
+    def __call__(self, record: Record, sizes_hw: Sequence[tuple[int, int]]) -> Measure:
+        """`sizes_hw` are those of the record's images, in pixels."""
+        ...
+
+
+class Batch(Protocol):
+    """Padded or packed tensors of several samples."""
+
+    ids: list[str]
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A figure for the log as what it is made of, so that those of several batches add up to that of all."""
+
+    total: float | Tensor
+    count: float | Tensor  # 0: nothing to say
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What one forward pass of a task is worth: the terms of its loss, each *summed* over its own units.
+
+    Images, supervised tokens and matched locations differ by factors of a thousand, so that terms are not added up
+    before each is divided by its units in the whole step, which `Task.units` says before the backward pass. Then the
+    gradient is the same however a step was split over micro-batches and ranks.
+    """
+
+    terms: Mapping[str, Tensor]  # float[] each, with its graph; 0 where there was nothing to learn from
+    metrics: Mapping[str, Ratio] = field(default_factory=dict)  # for the log
