@@ -28,7 +28,7 @@ from vistruct.config import AdamW, Eval, Run, Schedule
 from vistruct.contracts import Record, Sample
 from vistruct.data.boxes import with_corners
 from vistruct.data.formats.boxes import dota
-from vistruct.data.formats.boxes.registry import read_boxes
+from vistruct.data.formats.read import read
 from vistruct.engine.evaluate import evaluate
 from vistruct.engine.train import train
 from vistruct.files.images import read_image
@@ -46,7 +46,8 @@ MARGIN = 40  # pixels on both sides of the circle's rim, where objects need not 
 
 def halves(folder: Path) -> tuple[Path, Path]:
     """The scene's western and eastern halves as DOTA folders; a crown belongs where its centre is."""
-    records, names, _ = read_boxes(trees().train)
+    found, _ = read(trees().train, "boxes")
+    records, names = found.records, found.class_names
     record = with_corners(records[0])
     pixels = read_image(record.images[0])
     width = pixels.shape[2]
@@ -63,7 +64,8 @@ def halves(folder: Path) -> tuple[Path, Path]:
 
 def turned_scene(east: Path, degrees: int, folder: Path) -> Path:
     """The measured half turned by an angle inside its inscribed circle."""
-    records, names, _ = read_boxes(east)
+    found, _ = read(east, "boxes")
+    records, names = found.records, found.class_names
     record, pixels = records[0], read_image(records[0].images[0])
     height, width = pixels.shape[1:]
     radius = min(height, width) / 2
@@ -184,7 +186,7 @@ def main() -> None:
 
 def picture(folder: Path, run: Path, path: Path) -> None:
     """What a model found in a turned scene, beside the truth."""
-    records, _, _ = read_boxes(folder)
+    records = read(folder, "boxes")[0].records
     found = load(run).predict(read_image(records[0].images[0]))
     draw_prediction(read_image(records[0].images[0]), found, truth=records[0], min_score=0.3).save(path, quality=92)
 

@@ -11,13 +11,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes import published
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read, walk
+from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
 HEIGHT, WIDTH = 96, 128
 CELL = 24  # pixels; one object in each cell of a grid
@@ -338,3 +342,34 @@ def assert_drawn(
             assert record.quads is None
             hulls = np.array([one.edges for one in objects], np.float32).reshape(-1, 4)
         np.testing.assert_allclose(record.boxes_xyxy, hulls, atol=atol)
+
+
+def read_boxes(
+    path: Path,
+    images: Path | None = None,
+    *,
+    format: str = "auto",
+    split: str | None = None,
+    missing: Literal["stop", "drop"] = "stop",
+    class_names: Sequence[str] | None = None,
+) -> tuple[list[Record], tuple[str, ...], IssueCounter]:
+    """Records, class names and what was left out, with a word for each thing asked."""
+    classes = None if class_names is None else tuple(class_names)
+    ask = Ask(split=split, images=images, missing=missing, classes=classes)
+    found, report = read(path, "boxes", format=format, ask=ask)
+    return found.records, found.class_names, report
+
+
+def read_coco(
+    path: Path, images: Path | None = None, **asked: Any
+) -> tuple[list[Record], tuple[str, ...], IssueCounter]:
+    """Likewise, of a COCO json whatever it looks like."""
+    return read_boxes(path, images, format="coco", **asked)
+
+
+def walk_boxes(
+    path: Path, format: str, stop: Callable[[UserError], None], report: IssueCounter | None = None
+) -> tuple[list[Record], tuple[str, ...]]:
+    """Records and class names of what can be read where `stop` returns."""
+    found = walk(path, "boxes", format, Ask(), report or IssueCounter(), stop)
+    return found.records, found.class_names

@@ -10,9 +10,8 @@ import torch
 from toy_pixels import CellsConfig, DotsConfig, register
 
 from vistruct.checkpoint.load import ModelCard
-from vistruct.config import Run
 from vistruct.contracts import DataInfo
-from vistruct.data.maps import MapDataConfig
+from vistruct.data.input import Input
 from vistruct.inference.model import Model
 from vistruct.tasks.classify import ClassifyConfig
 from vistruct.tasks.segment import SegmentConfig
@@ -20,18 +19,13 @@ from vistruct.tasks.segment import SegmentConfig
 NAMES = ("red", "green", "blue")
 
 
-def run_of(task: Any, data: Any, evals: Any = None) -> Run:
-    return Run(task=task, data=data, evals=evals or {}, steps=1, batch=1)
-
-
 def segmenter(
     monkeypatch: pytest.MonkeyPatch,
     *,
-    data: Any = None,
+    shown: dict[str, Any] | None = None,
     cell: int = 1,
     channels: int = 3,
     names: tuple[str, ...] = NAMES,
-    evals: Any = None,
     **config: Any,
 ) -> Model:
     """At `cell` 1 the strongest channel of each pixel; at others random weights, that see cells."""
@@ -47,12 +41,14 @@ def segmenter(
             built.head.linear.weight.copy_(40 * torch.eye(3)[..., None, None])
             built.backbone.look.bias.zero_()
             built.head.linear.bias.zero_()
-    data = data or MapDataConfig(root=Path("data"))
-    card = ModelCard(path=Path("model"), run=run_of(task, data, evals), info=info, values={"sha256": "0"})
+    fields: dict[str, Any] = {"channels": channels, "images": 1 if task.fusion is None else 2} | (shown or {})
+    if task.slide is not None and task.slide.size is not None:
+        fields["windows"] = {**task.slide.model_dump(exclude={"batch"}), "unit": "shown"}
+    card = ModelCard(path=Path("model"), task=task, info=info, input=Input(**fields), values={"sha256": "0"})
     return Model(task=built, card=card, device=torch.device("cpu"))
 
 
-def classifier(monkeypatch: pytest.MonkeyPatch, data: Any, *, multi_label: bool = False) -> Model:
+def classifier(monkeypatch: pytest.MonkeyPatch, *, multi_label: bool = False) -> Model:
     """The strongest channel of the mean colour; of several labels, all above a half."""
     register(monkeypatch)
     parts: dict[str, Any] = {"backbone": CellsConfig(width=3), "head": DotsConfig(pooled=True)}
@@ -64,7 +60,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch, data: Any, *, multi_label: bool 
         built.head.linear.weight.copy_(20 * torch.eye(3)[..., None, None])
         built.backbone.look.bias.zero_()
         built.head.linear.bias.fill_(-10.0)
-    card = ModelCard(path=Path("model"), run=run_of(task, data), info=info, values={"sha256": "0"})
+    card = ModelCard(path=Path("model"), task=task, info=info, input=Input(), values={"sha256": "0"})
     return Model(task=built, card=card, device=torch.device("cpu"))
 
 

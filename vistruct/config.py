@@ -193,6 +193,22 @@ def run_from_dict(values: dict[str, Any], where: object = "") -> Run:
         raise explain(error, Run, where) from error
 
 
+class _TaskAlone(Part):
+    task: AnyPart
+
+
+def task_from_dict(values: dict[str, Any], where: object = "") -> Any:
+    """Validate the task of a run alone: none of its other parts need be there.
+
+    Raises:
+        UserError: as `run_from_dict`.
+    """
+    try:
+        return _TaskAlone.model_validate({"task": values}).task
+    except ValidationError as error:
+        raise explain(error, _TaskAlone, where) from error
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's booleans, true and false alone: `amp: off` and `vrl: off` are words and not the number zero."""
 

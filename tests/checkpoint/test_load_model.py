@@ -63,7 +63,7 @@ def test_the_card_says_what_a_stranger_needs(run_dir):
     values = json.loads((run_dir / "model" / "model.json").read_text())
     assert values["parameters"] == 546
     assert values["info"]["class_names"] == ["toy"]
-    assert values["input"]["channels"] == ["red", "green", "blue"]
+    assert (values["input"]["channels"], values["input"]["intake"]) == (3, None)
     text = (run_dir / "model" / "README.md").read_text()
     assert "random weights" in text
     assert "Licence" in text

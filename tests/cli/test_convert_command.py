@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from box_sets import make_dota
+from box_sets import make_dota, read_boxes
 
 from vistruct.cli.main import main
-from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.samples import trees
 
 

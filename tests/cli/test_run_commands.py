@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from box_sets import read_coco
 from PIL import Image
 
 from vistruct.cli.main import main
@@ -101,7 +102,6 @@ def test_eval_refuses_data_of_another_kind(run_dir: Path, tmp_path: Path) -> Non
 def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each(
     capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    from vistruct.data.formats.boxes import coco
     from vistruct.inference.model import load
 
     target = tmp_path / "out"
@@ -111,7 +111,7 @@ def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each
     assert sorted(p.name for p in (target / "pictures").iterdir()) == ["a.png.jpg", "below__a.jpg"]
     document = json.loads((target / "predictions.json").read_text())
     assert [image["file_name"] for image in document["images"]] == ["a.png", "below/a.jpg"]
-    records, names, _ = coco.read(target / "predictions.json", pictures)
+    records, names, _ = read_coco(target / "predictions.json", pictures)
     assert names == ("tree",)
     direct = load(run_dir).predict(pictures / "a.png")
     assert len(records[0].labels) == len(direct.labels) > 0
@@ -166,7 +166,10 @@ def test_show_and_inspect_know_a_run_directory(
         assert facts["parameters"] > 1000
         assert facts["licence"]
         assert run_main(capsys, "inspect", part)[0] == 0
-    assert json.loads(run_main(capsys, "inspect", run_dir, "--json")[1])["classes"] == ["tree"]
+    facts = json.loads(run_main(capsys, "inspect", run_dir, "--json")[1])
+    assert facts["classes"] == ["tree"]
+    assert (facts["input"]["images"], facts["input"]["channels"]) == (1, 3)
+    assert len(facts["input"]["mean"]) == 3
 
 
 def test_the_default_directory_follows_from_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

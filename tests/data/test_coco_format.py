@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from box_sets import read_coco
 from PIL import Image
 from pycocotools.coco import COCO
 
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.formats.boxes import coco
-from vistruct.data.formats.boxes.coco_walk import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.errors import UserError
 from vistruct.samples import trees
 
@@ -55,7 +56,7 @@ def saved(tmp_path: Path) -> Saved:
 
 def test_reading_equals_pycocotools(saved: Saved) -> None:
     path = saved(document())
-    records, class_names, report = coco.read(path)
+    records, class_names, report = read_coco(path)
     reference = COCO(str(path))
     order = sorted(reference.getCatIds())
     assert class_names == tuple(reference.cats[category]["name"] for category in order) == ("car", "ship")
@@ -72,7 +73,7 @@ def test_reading_equals_pycocotools(saved: Saved) -> None:
 
 
 def test_the_sample_reads_as_pycocotools_reads_it() -> None:
-    (record,), names, report = coco.read(trees().test)
+    (record,), names, report = read_coco(trees().test)
     reference = COCO(str(trees().test))
     expected = np.array([annotation["bbox"] for annotation in reference.anns.values()], np.float32)
     expected[:, 2:] += expected[:, :2]
@@ -81,9 +82,9 @@ def test_the_sample_reads_as_pycocotools_reads_it() -> None:
 
 
 def test_what_is_written_reads_back_the_same(saved: Saved, tmp_path: Path) -> None:
-    records, names, _ = coco.read(saved(document()))
+    records, names, _ = read_coco(saved(document()))
     coco.write(tmp_path / "again.json", records, names)
-    again, names_again, report = coco.read(tmp_path / "again.json")
+    again, names_again, report = read_coco(tmp_path / "again.json")
     assert names_again == names
     assert not report.counts
     for one, other in zip(records, again, strict=True):
@@ -144,7 +145,7 @@ def test_a_doubtful_box_is_counted_by_reason(
 ) -> None:
     content = document()
     content["annotations"].append({"id": 44, "image_id": 3, "category_id": 9, "bbox": bbox})
-    records, _, report = coco.read(saved(content))
+    records, _, report = read_coco(saved(content))
     assert dict(report.counts) == {reason: 1}
     assert report.examples[reason] == ["a.png: annotation 44"]
     expected = [[1, 2, 11.5, 6]] + ([kept] if kept else [])
@@ -154,7 +155,7 @@ def test_a_doubtful_box_is_counted_by_reason(
 def test_the_same_box_of_another_class_is_no_duplicate(saved: Saved) -> None:
     content = document()
     content["annotations"].append({"id": 44, "image_id": 3, "category_id": 2, "bbox": [1, 2, 10.5, 4]})
-    records, _, report = coco.read(saved(content))
+    records, _, report = read_coco(saved(content))
     assert len(records[1].labels) == 2
     assert not report.counts
 
@@ -162,7 +163,7 @@ def test_the_same_box_of_another_class_is_no_duplicate(saved: Saved) -> None:
 def test_rounding_at_the_border_is_no_clipping(saved: Saved) -> None:
     content = document()
     content["annotations"] = [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [29.9, 0, 10.1 + 1e-9, 30]}]
-    records, _, report = coco.read(saved(content))
+    records, _, report = read_coco(saved(content))
     assert not report.counts
     assert records[1].boxes_xyxy[0, 2] == 40
 
@@ -225,14 +226,14 @@ def broken(change: str) -> dict[str, Any]:
 def test_what_would_make_training_wrong_is_an_error_with_its_place(saved: Saved, change: str, words: str) -> None:
     path = saved(broken(change))
     with pytest.raises(UserError, match=words) as caught:
-        coco.read(path)
+        read_coco(path)
     assert caught.value.where.startswith(str(path))
     assert caught.value.fix
 
 
 def test_an_unknown_id_names_the_annotation(saved: Saved) -> None:
     with pytest.raises(UserError) as caught:
-        coco.read(saved(broken("category id")))
+        read_coco(saved(broken("category id")))
     assert caught.value.where.endswith("annotation 1")
 
 
@@ -242,16 +243,16 @@ def test_missing_images_are_counted_and_the_first_three_named(saved: Saved) -> N
     content["annotations"].append({"id": 9, "image_id": 102, "category_id": 2, "bbox": [0, 0, 5, 5]})
     path = saved(content)
     with pytest.raises(UserError, match=r"5 of 8 .*gone0.*gone1.*gone2\.png, \.\.\.") as caught:
-        coco.read(path)
+        read_coco(path)
     assert "gone3" not in str(caught.value)
-    records, _, report = coco.read(path, missing="drop")
+    records, _, report = read_coco(path, missing="drop")
     assert len(records) == 3
     assert report.counts == {MISSING_IMAGE: 5}
 
 
 def test_no_image_on_disk_at_all_is_an_error_even_when_they_may_drop(saved: Saved, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the images"):
-        coco.read(saved(document()), tmp_path / "elsewhere", missing="drop")
+        read_coco(saved(document()), tmp_path / "elsewhere", missing="drop")
 
 
 def test_images_may_lie_in_another_folder(saved: Saved, tmp_path: Path) -> None:
@@ -259,18 +260,18 @@ def test_images_may_lie_in_another_folder(saved: Saved, tmp_path: Path) -> None:
     moved = tmp_path / "deep" / "a.json"
     moved.parent.mkdir()
     path.rename(moved)
-    assert len(coco.read(moved, tmp_path)[0]) == 3
+    assert len(read_coco(moved, tmp_path)[0]) == 3
 
 
 def test_an_image_of_another_size_than_the_json_says_is_an_error_with_both_sizes(saved: Saved) -> None:
     content = document()
     content["images"][0]["width"] = 80
     with pytest.raises(UserError, match=r"80 x 30 .* 40 x 30") as caught:
-        coco.read(saved(content))
+        read_coco(saved(content))
     assert "b.png" in caught.value.where
     content["images"][0].update(width=30, height=40)
     with pytest.raises(UserError) as caught:
-        coco.read(saved(content))
+        read_coco(saved(content))
     assert "EXIF" in caught.value.fix
 
 
@@ -287,16 +288,16 @@ def test_a_file_that_is_not_coco_json_says_where(tmp_path: Path, text: str, word
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as caught:
-        coco.read(path)
+        read_coco(path)
     assert caught.value.where.endswith(place)
 
 
 def test_a_missing_annotation_file_and_bytes_that_are_no_text_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such annotation"):
-        coco.read(tmp_path / "no.json")
+        read_coco(tmp_path / "no.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
-        coco.read(tmp_path / "a.json")
+        read_coco(tmp_path / "a.json")
 
 
 def test_one_pixel_images_and_an_empty_list_of_annotations_read(tmp_path: Path) -> None:
@@ -308,6 +309,6 @@ def test_one_pixel_images_and_an_empty_list_of_annotations_read(tmp_path: Path) 
     }
     for listed in ([], [box]):
         (tmp_path / "a.json").write_text(json.dumps({**content, "annotations": listed}))
-        (record,), _, report = coco.read(tmp_path / "a.json")
+        (record,), _, report = read_coco(tmp_path / "a.json")
         assert record.boxes_xyxy.shape == (len(listed), 4)
         assert not report.counts

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from box_sets import read_coco, walk_boxes
 from PIL import Image
 from pycocotools import mask as peer
 from pycocotools.coco import COCO
@@ -26,7 +27,6 @@ from vistruct.data.formats.boxes.coco_walk import NO_MASK
 from vistruct.data.formats.boxes.objects import CROSSED, NO_AREA, OUTSIDE
 from vistruct.errors import UserError
 from vistruct.files.masks import rasterise
-from vistruct.issues import IssueCounter
 
 HEIGHT, WIDTH = 30, 40
 TRIANGLE = [3.5, 4, 30.25, 8, 12, 25]
@@ -79,13 +79,13 @@ def test_masks_are_kept_as_they_are_written_and_read_back_the_same(tmp_path: Pat
         tmp_path,
         *({"segmentation": m, "bbox": b, "iscrowd": c} for m, b, c in zip(masks, boxes, crowd, strict=True)),
     )
-    (record,), names, report = coco.read(path)
+    (record,), names, report = read_coco(path)
     assert record.masks == tuple(masks)
     assert record.quads is None
     assert not report.counts
     assert (rasterise(masks[1], (0, 0, WIDTH, HEIGHT)) == rasterise(masks[2], (0, 0, WIDTH, HEIGHT))).all()
     coco.write(tmp_path / "again.json", [record], names)
-    (again,), _, report = coco.read(tmp_path / "again.json")
+    (again,), _, report = read_coco(tmp_path / "again.json")
     same(again, record)
     assert not report.counts
     written = json.loads((tmp_path / "again.json").read_text())["annotations"]
@@ -95,16 +95,16 @@ def test_masks_are_kept_as_they_are_written_and_read_back_the_same(tmp_path: Pat
 def test_run_lengths_as_bytes_are_written_as_text(tmp_path: Path) -> None:
     pixels = np.ones((HEIGHT, WIDTH), bool)
     rle = peer.encode(np.asfortranarray(pixels.astype(np.uint8)))
-    (record,), names, _ = coco.read(saved(tmp_path, {"bbox": [0, 0, 9, 9], "segmentation": packed(pixels)}))
+    (record,), names, _ = read_coco(saved(tmp_path, {"bbox": [0, 0, 9, 9], "segmentation": packed(pixels)}))
     record.masks[0].update(rle)  # ty: ignore[not-subscriptable]
     coco.write(tmp_path / "b.json", [record], names)
-    (again,), _, _ = coco.read(tmp_path / "b.json")
+    (again,), _, _ = read_coco(tmp_path / "b.json")
     assert again.masks == (packed(pixels),)
 
 
 def test_objects_of_one_hull_with_different_outlines_are_two(tmp_path: Path) -> None:
     halves = [[[0, 0, 10, 0, 0, 10]], [[10, 0, 10, 10, 0, 10]]]
-    (record,), _, report = coco.read(
+    (record,), _, report = read_coco(
         saved(tmp_path, *({"bbox": [0, 0, 10, 10], "segmentation": half} for half in halves))
     )
     assert len(record.labels) == 2
@@ -115,14 +115,14 @@ def test_broken_polygons_are_counted_and_the_others_of_their_mask_stay(tmp_path:
     polygons = [TRIANGLE, [1, 1, 2, 2], [1, 1, float("nan"), 2, 5, 6]]
     box = {"bbox": [1, 1, 29, 24]}
     path = saved(tmp_path, box | {"segmentation": polygons}, {"bbox": [5, 5, 9, 9], "segmentation": []})
-    (record,), _, report = coco.read(path)
+    (record,), _, report = read_coco(path)
     assert record.masks == ([TRIANGLE], [])
     assert dict(report.counts) == {POLYGON_SHORT: 1, POLYGON_NOT_FINITE: 1, NO_MASK: 1}
     assert report.examples[POLYGON_SHORT] == ["a.png: annotation 1"]
 
 
 def test_a_data_set_without_any_mask_has_none(tmp_path: Path) -> None:
-    (record,), _, report = coco.read(saved(tmp_path, {"bbox": [1, 1, 5, 5], "segmentation": []}))
+    (record,), _, report = read_coco(saved(tmp_path, {"bbox": [1, 1, 5, 5], "segmentation": []}))
     assert record.masks is None
     assert not report.counts
 
@@ -152,23 +152,23 @@ def test_a_shape_that_cannot_be_understood_stops_with_its_place(
     categories = [{"id": 1, "name": "ship", "keypoints": ["bow"]}]
     path = saved(tmp_path, {"bbox": [1, 1, 5, 5]}, {"bbox": [2, 2, 5, 5]} | change, categories=categories)
     with pytest.raises(UserError, match=words) as caught:
-        coco.read(path)
+        read_coco(path)
     assert caught.value.where == f"{path}, annotation 2"
     errors: list[UserError] = []
-    (record,), _ = coco.walk(path, None, IssueCounter(), errors.append)
+    (record,), _ = walk_boxes(path, "coco", errors.append)
     assert len(errors) == len(record.labels) == 1  # the other one is still read
 
 
 def test_key_points_read_back_the_same_and_bad_ones_are_counted(tmp_path: Path) -> None:
     first = {"bbox": [1, 1, 9, 9], "keypoints": [1.5, 2, 2, 3, 4, 1], "num_keypoints": 2}
     second = {"bbox": [2, 2, 9, 9], "keypoints": [float("nan"), 2, 2, 0, 0, 0]}
-    (record,), names, report = coco.read(saved(tmp_path, first, second, {"bbox": [3, 3, 9, 9]}))
+    (record,), names, report = read_coco(saved(tmp_path, first, second, {"bbox": [3, 3, 9, 9]}))
     assert record.keypoints is not None
     expected = [[[1.5, 2, 2], [3, 4, 1]], [[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
     np.testing.assert_array_equal(record.keypoints, np.array(expected, np.float32))
     assert dict(report.counts) == {POINT_NOT_FINITE: 1}
     coco.write(tmp_path / "b.json", [record], names)
-    (again,), _, _ = coco.read(tmp_path / "b.json")
+    (again,), _, _ = read_coco(tmp_path / "b.json")
     same(again, record)
     written = json.loads((tmp_path / "b.json").read_text())["annotations"]
     assert [one["num_keypoints"] for one in written] == [2, 0, 0]
@@ -176,7 +176,7 @@ def test_key_points_read_back_the_same_and_bad_ones_are_counted(tmp_path: Path) 
 
 def test_single_polygons_of_four_corners_are_oriented_boxes_and_masks(tmp_path: Path) -> None:
     shape = {"bbox": [15, 5, 15, 15], "segmentation": [TURNED]}
-    (record,), _, report = coco.read(saved(tmp_path, shape))
+    (record,), _, report = read_coco(saved(tmp_path, shape))
     np.testing.assert_array_equal(record.quads, np.array(TURNED, np.float32).reshape(1, 4, 2))
     np.testing.assert_array_equal(record.boxes_xyxy, [[15, 5, 30, 20]])
     assert record.masks == ([TURNED],)
@@ -193,19 +193,19 @@ def test_single_polygons_of_four_corners_are_oriented_boxes_and_masks(tmp_path: 
     ],
 )
 def test_one_object_of_another_shape_and_nothing_is_oriented(tmp_path: Path, other: dict[str, Any]) -> None:
-    (record,), _, _ = coco.read(saved(tmp_path, {"bbox": [15, 5, 15, 15], "segmentation": [TURNED]}, other))
+    (record,), _, _ = read_coco(saved(tmp_path, {"bbox": [15, 5, 15, 15], "segmentation": [TURNED]}, other))
     assert record.quads is None
     assert record.masks is not None
 
 
 def test_upright_rectangles_alone_are_masks_and_no_oriented_boxes(tmp_path: Path) -> None:
-    (record,), _, _ = coco.read(saved(tmp_path, {"bbox": [1, 1, 4, 5], "segmentation": [[1, 1, 5, 1, 5, 6, 1, 6]]}))
+    (record,), _, _ = read_coco(saved(tmp_path, {"bbox": [1, 1, 4, 5], "segmentation": [[1, 1, 5, 1, 5, 6, 1, 6]]}))
     assert record.quads is None
 
 
 @pytest.mark.parametrize("degrees", [0, 30, -75, 90, 200])
 def test_a_bbox_of_five_numbers_turns_counter_clockwise_on_screen(tmp_path: Path, degrees: float) -> None:
-    (record,), _, _ = coco.read(saved(tmp_path, {"bbox": [20, 15, 10, 4, degrees]}))
+    (record,), _, _ = read_coco(saved(tmp_path, {"bbox": [20, 15, 10, 4, degrees]}))
     assert record.quads is not None
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # the middle of the right side: up (smaller y) where the angle is positive
@@ -218,7 +218,7 @@ def test_a_bbox_of_five_numbers_turns_counter_clockwise_on_screen(tmp_path: Path
 def test_boxes_of_four_and_of_five_numbers_do_not_mix(tmp_path: Path) -> None:
     path = saved(tmp_path, {"bbox": [20, 15, 10, 4, 30]}, {"bbox": [1, 1, 5, 5]})
     with pytest.raises(UserError, match="degrees") as caught:
-        coco.read(path)
+        read_coco(path)
     assert caught.value.where.endswith("annotation 2")
 
 
@@ -240,7 +240,7 @@ def test_oriented_boxes_read_back_the_same(tmp_path: Path, masks: bool, upright:
         masks=([TRIANGLE], [TURNED]) if masks else None,
     )
     coco.write(tmp_path / "a.json", [record], ["ship"])
-    (again,), _, report = coco.read(tmp_path / "a.json")
+    (again,), _, report = read_coco(tmp_path / "a.json")
     same(again, record)
     assert not report.counts
     COCO(str(tmp_path / "a.json"))
@@ -253,7 +253,7 @@ def test_faults_of_oriented_boxes_are_counted_and_crossed_sides_mended(tmp_path:
     flat = [1.0, 1, 5, 5, 9, 9, 3, 3]
     shapes = [TURNED, crossed, cut, away, flat]
     path = saved(tmp_path, *({"bbox": [0, 0, 1, 1], "quad": quad} for quad in shapes))
-    (record,), _, report = coco.read(path)
+    (record,), _, report = read_coco(path)
     assert record.quads is not None
     assert dict(report.counts) == {CROSSED: 1, OUTSIDE: 1, NO_AREA: 1}
     np.testing.assert_array_equal(record.quads[0], record.quads[1])
@@ -299,15 +299,15 @@ def test_files_and_images_of_a_split_are_found_where_they_are_published(tmp_path
     layout(tmp_path, annotations, images)
     assert coco.looks_like(tmp_path)
     for split, image in images.items():
-        (record,), _, _ = coco.read(tmp_path, split=split)
+        (record,), _, _ = read_coco(tmp_path, split=split)
         assert record.images == (tmp_path / image,)
     with pytest.raises(UserError, match="several annotation files") as caught:
-        coco.read(tmp_path)
+        read_coco(tmp_path)
     assert "split=" in caught.value.fix
     with pytest.raises(UserError, match="no split 'nowhere'"):
-        coco.read(tmp_path, split="nowhere")
+        read_coco(tmp_path, split="nowhere")
     both = "+".join(images)
-    assert [record.images[0] for record in coco.read(tmp_path, split=both)[0]] == [
+    assert [record.images[0] for record in read_coco(tmp_path, split=both)[0]] == [
         tmp_path / image for image in images.values()
     ]
 
@@ -315,21 +315,21 @@ def test_files_and_images_of_a_split_are_found_where_they_are_published(tmp_path
 def test_other_json_files_of_coco_are_no_data_sets_of_boxes(tmp_path: Path) -> None:
     layout(tmp_path, {"annotations/instances_val2017.json": "1.png"}, {"val": "val2017/1.png"})
     (tmp_path / "annotations" / "found.json").write_text('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
-    assert len(coco.read(tmp_path)[0]) == 1
+    assert len(read_coco(tmp_path)[0]) == 1
 
 
 def test_key_point_files_stand_back_behind_instances(tmp_path: Path) -> None:
     names = {f"annotations/{kind}_val2017.json": "1.png" for kind in ("instances", "person_keypoints")}
     layout(tmp_path, names, {"val": "val2017/1.png"})
-    assert len(coco.read(tmp_path, split="val")[0]) == 1
+    assert len(read_coco(tmp_path, split="val")[0]) == 1
 
 
 def test_a_file_is_the_split_that_its_name_says_and_no_other(tmp_path: Path) -> None:
     layout(tmp_path, {"annotations/instances_val2017.json": "1.png"}, {"val": "val2017/1.png"})
     file = tmp_path / "annotations" / "instances_val2017.json"
-    assert len(coco.read(file, split="val")[0]) == 1
+    assert len(read_coco(file, split="val")[0]) == 1
     with pytest.raises(UserError, match="not split 'train'"):
-        coco.read(file, split="train")
+        read_coco(file, split="train")
 
 
 def test_splits_of_different_categories_are_not_joined(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_splits_of_different_categories_are_not_joined(tmp_path: Path) -> None:
     content["categories"][0]["name"] = "y"
     (tmp_path / "val.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="different categories"):
-        coco.read(tmp_path, split="train+val")
+        read_coco(tmp_path, split="train+val")
 
 
 VALUES = [None, True, -1, 0, 1.5, 10**400, float("nan"), "", "x", [], [1], [[1, 2, 3, 4]], {}, {"counts": 3}]
@@ -360,7 +360,7 @@ def test_whatever_an_entry_says_only_user_errors_come_out(tmp_path: Path, seed: 
             content["info"] = VALUES[rng.integers(len(VALUES))]
         path.write_text(json.dumps(content))
         errors: list[UserError] = []
-        records, _ = coco.walk(path, None, IssueCounter(), errors.append)
+        records, _ = walk_boxes(path, "coco", errors.append)
         assert all(np.isfinite(record.boxes_xyxy).all() for record in records)
 
 
@@ -368,4 +368,4 @@ def test_whatever_an_entry_says_only_user_errors_come_out(tmp_path: Path, seed: 
 def test_json_made_to_hurt_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError):
-        coco.read(tmp_path / "a.json")
+        read_coco(tmp_path / "a.json")

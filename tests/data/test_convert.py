@@ -8,14 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from box_sets import BoxSet, make_dior, make_dior_r, make_dota, make_fair1m, make_hrsc, make_sardet, make_ssdd, make_voc
+from box_sets import (
+    BoxSet,
+    make_dior,
+    make_dior_r,
+    make_dota,
+    make_fair1m,
+    make_hrsc,
+    make_sardet,
+    make_ssdd,
+    make_voc,
+    read_boxes,
+)
 from PIL import Image
 
 from vistruct.contracts import Record
 from vistruct.data import convert as conversions
-from vistruct.data.convert import convert
+from vistruct.data.convert import convert, written
 from vistruct.data.formats.boxes import coco
-from vistruct.data.formats.boxes.registry import WRITERS, detect_boxes, read_boxes
+from vistruct.data.formats.detect import detect
 from vistruct.errors import UserError
 
 HEIGHT, WIDTH = 60, 80
@@ -30,6 +41,9 @@ SOURCES: dict[str, Callable[[Path], BoxSet]] = {
     "ssdd": make_ssdd,
     "sardet": make_sardet,
 }
+
+
+WRITERS = written()
 
 
 def plain(name: str) -> str:
@@ -64,7 +78,7 @@ def test_every_format_converts_to_every_other(tmp_path: Path, source: str, to: s
     done = convert(tmp_path / "in", tmp_path / "out", to, split=split)
     assert (done.path, done.images) == (tmp_path / "out", len(before))
     assert done.objects == sum(len(record.labels) for record in before)
-    assert detect_boxes(tmp_path / "out") == READ_AS.get(to, to)
+    assert detect(tmp_path / "out", "boxes") == READ_AS.get(to, to)
     after, again, report = read_boxes(tmp_path / "out")
     assert_kept(before, names, after, again, to)
     assert not report.counts

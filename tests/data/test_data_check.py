@@ -15,8 +15,8 @@ from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.checks.check import CheckResult, check
 from vistruct.data.checks.problem import counted
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.detect import detect_format
 from vistruct.data.formats.chat import turns as chat_turns
+from vistruct.data.formats.detect import detect_annotation
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.samples import trees
@@ -192,9 +192,9 @@ def test_the_format_is_known_by_content(tmp_path: Path) -> None:
     (tmp_path / "coco.jsonl").write_text(trees().test.read_text())
     (tmp_path / "chat.json").write_text(json.dumps(talk("Q", "A")))
     (tmp_path / "pretty.json").write_text(json.dumps(json.loads(trees().test.read_text()), indent=1))
-    assert detect_format(tmp_path / "coco.jsonl") == "coco"
-    assert detect_format(tmp_path / "chat.json") == "chat"
-    assert detect_format(tmp_path / "pretty.json") == "coco"
+    assert detect_annotation(tmp_path / "coco.jsonl") == "coco"
+    assert detect_annotation(tmp_path / "chat.json") == "chat"
+    assert detect_annotation(tmp_path / "pretty.json") == "coco"
 
 
 def test_a_folder_means_its_only_annotation_file(tmp_path: Path) -> None:

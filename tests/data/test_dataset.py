@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from vistruct.config import KINDS, Part
 from vistruct.data.boxes import BEYOND_SHARE, BoxDataConfig
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.formats.boxes.coco_walk import MISSING_IMAGE
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE
 from vistruct.errors import UserError
 from vistruct.files.images import clear_cache
 from vistruct.samples import trees

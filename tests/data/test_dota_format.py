@@ -7,7 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from box_sets import HEIGHT, WIDTH, assert_drawn, make_dota, make_fair1m, make_hrsc, make_rsar, make_voc, save_image
+from box_sets import (
+    HEIGHT,
+    WIDTH,
+    assert_drawn,
+    make_dota,
+    make_fair1m,
+    make_hrsc,
+    make_rsar,
+    make_voc,
+    read_boxes,
+    save_image,
+    walk_boxes,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +34,7 @@ from vistruct.data.formats.boxes.objects import (
     OUTSIDE,
 )
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.boxes.registry import detect_boxes, read_boxes
+from vistruct.data.formats.detect import detect
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -49,14 +61,14 @@ def faults(root: Path, text: str | bytes) -> list[UserError]:
     """Everything that would stop, collected."""
     (root / "labelTxt" / "a.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     errors: list[UserError] = []
-    dota.walk(root, None, IssueCounter(), errors.append)
+    walk_boxes(root, "dota", errors.append)
     return errors
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_published_folders_are_read_as_they_were_drawn(tmp_path: Path, split: str) -> None:
     made = make_dota(tmp_path)
-    assert detect_boxes(tmp_path) == "dota"
+    assert detect(tmp_path, "boxes") == "dota"
     records, names, report = read_boxes(tmp_path, split=split)
     assert names == made.class_names == published.DOTA_2_0
     assert_drawn(records, names, made.truth[split], kind="oriented")
@@ -115,7 +127,7 @@ def test_splits_inside_the_folders_are_found(tmp_path: Path) -> None:
 def test_two_versions_of_the_labels_are_not_mixed(tmp_path: Path) -> None:
     make_dota(tmp_path)
     shutil.copytree(tmp_path / "train" / "labelTxt", tmp_path / "train" / "labelTxt-v1.5")
-    assert detect_boxes(tmp_path) == "dota"
+    assert detect(tmp_path, "boxes") == "dota"
     with pytest.raises(UserError, match="two folders of annotations for the same images"):
         read_boxes(tmp_path, split="train")
     records, _, _ = read_boxes(tmp_path / "train" / "labelTxt-v1.5")
@@ -286,7 +298,7 @@ def test_a_class_may_be_called_by_a_number_where_a_flag_follows(one: Path) -> No
 
 def test_a_folder_is_known_by_its_name_or_by_any_good_line(one: Path) -> None:
     (one / "labelTxt" / "a.txt").write_text("1 2 3\n")
-    assert detect_boxes(one) == "dota"  # so that the bad line is named
+    assert detect(one, "boxes") == "dota"  # so that the bad line is named
     (one / "labelTxt").rename(one / "labels")
     assert not dota.looks_like(one)
     (one / "labels" / "b.txt").write_text(f"1 2 3\n{LINE}\n")
@@ -380,7 +392,7 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, text: str | bytes
     data = text if isinstance(text, bytes) else text.encode("utf-8", errors="surrogatepass")
     (one / "labelTxt" / "a.txt").write_bytes(data)
     errors: list[UserError] = []
-    records, names = dota.walk(one, None, IssueCounter(), errors.append)
+    records, names = walk_boxes(one, "dota", errors.append)
     for record in records:
         assert np.isfinite(record.boxes_xyxy).all()
         assert all(0 <= label < len(names) for label in record.labels)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from box_sets import HEIGHT, WIDTH, assert_drawn, make_fair1m, make_voc, save_image
+from box_sets import HEIGHT, WIDTH, assert_drawn, make_fair1m, make_voc, read_boxes, save_image, walk_boxes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.formats.boxes import fair1m, published
 from vistruct.data.formats.boxes.objects import CROSSED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.data.formats.boxes.per_image import TURNED_SIZE
-from vistruct.data.formats.boxes.registry import detect_boxes, read_boxes
+from vistruct.data.formats.detect import detect
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -54,7 +54,7 @@ def read(root: Path, *objects: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> 
 @pytest.mark.parametrize("split", ["train", "validation"])  # train lies in two parts
 def test_the_published_folders_are_read_as_they_were_drawn(tmp_path: Path, split: str) -> None:
     made = make_fair1m(tmp_path)
-    assert detect_boxes(tmp_path) == detect_boxes(tmp_path / split) == "fair1m"
+    assert detect(tmp_path, "boxes") == detect(tmp_path / split, "boxes") == "fair1m"
     records, names, report = read_boxes(tmp_path, split=split)
     assert (names, dict(report.counts)) == (published.FAIR1M, {})
     assert_drawn(records, names, made.truth[split], kind="oriented")
@@ -222,7 +222,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
 def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: str) -> None:
     path = save(one, item(), bad)
     errors: list[UserError] = []
-    (record,), _ = fair1m.walk(one, None, IssueCounter(), errors.append)
+    (record,), _ = walk_boxes(one, "fair1m", errors.append)
     assert (len(errors), len(record.labels)) == (1, 1)
     assert what in errors[0].what
     assert errors[0].where in (f"{path}, line 5", f"{path}, line 6")
@@ -249,5 +249,5 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     text = f"<annotation><objects>{body}</objects></annotation>"
     (one / "labelXml" / "a.xml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
-    records, names = fair1m.walk(one, None, IssueCounter(), errors.append)
+    records, names = walk_boxes(one, "fair1m", errors.append)
     assert all(0 <= label < len(names) for record in records for label in record.labels)

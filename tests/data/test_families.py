@@ -12,7 +12,7 @@ from PIL import Image
 from vistruct.cli.evaluate import on_other_data
 from vistruct.cli.show import data_of
 from vistruct.config import Eval
-from vistruct.data.families import family_of, family_splits
+from vistruct.data.formats.detect import family_of, splits_of
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
 from vistruct.metrics.pixels import PixelsConfig
@@ -25,11 +25,12 @@ def test_each_family_is_told() -> None:
     assert (family_of(trees().test).kind, family_of(made_scenes.dota_folder()).kind) == ("boxes", "boxes")
     found = family_of(made_maps.whu_folder())
     assert (found.kind, found.format) == ("maps", "change_folders")
-    assert family_splits(found) == ("test", "train", "val")
+    assert splits_of(found.path, found.format) == ("test", "train", "val")
     found = family_of(made_volumes.amos_folder())
-    assert (found.kind, found.format, family_splits(found)) == ("volumes", "amos2022", ("train", "val"))
+    assert (found.kind, found.format, splits_of(found.path, found.format)) == ("volumes", "amos2022", ("train", "val"))
     found = family_of(made_classes.resisc45_folder())
-    assert (found.kind, found.format, family_splits(found)) == ("image_classes", "list", ("train", "valid"))
+    assert (found.kind, found.format) == ("image_classes", "list")
+    assert splits_of(found.path, found.format) == ("train", "valid")
 
 
 def test_boxes_and_masks_in_one_folder_are_a_question(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +19,14 @@ from box_sets import (
     make_sardet,
     make_ssdd,
     make_voc,
+    read_boxes,
 )
 
 from vistruct.cli import convert as convert_command
-from vistruct.data.formats.boxes import registry
-from vistruct.data.formats.boxes.registry import FORMATS, WRITERS, detect_boxes, read_boxes, splits_of, writer
+from vistruct.data.convert import writer, written
+from vistruct.data.formats import FORMATS, find_format
+from vistruct.data.formats.detect import detect, splits_of
+from vistruct.data.formats.format import never
 from vistruct.errors import UserError
 from vistruct.samples import trees
 
@@ -43,7 +47,7 @@ SETS: dict[str, tuple[Callable[[Path], BoxSet], str]] = {
 def test_a_published_data_set_is_found_by_itself_with_its_splits(tmp_path: Path, name: str) -> None:
     make, expected = SETS[name]
     made = make(tmp_path)
-    assert detect_boxes(tmp_path) == expected
+    assert detect(tmp_path, "boxes") == expected
     assert set(splits_of(tmp_path, expected)) == set(made.truth)
     for split, images in made.truth.items():
         records, names, _ = read_boxes(tmp_path, split=split)
@@ -116,13 +120,14 @@ def test_an_unknown_format_is_an_error_that_names_the_closest() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_has_what_the_registry_needs(name: str) -> None:
-    module = registry.module_of(name)
-    assert callable(module.looks_like)
-    assert callable(module.walk)
-    assert module.__doc__
+def test_every_format_is_where_the_table_has_it(name: str) -> None:
+    found, listed = find_format(name), FORMATS[name]
+    assert found.kind == listed.kind
+    assert (found.walk is None) == (listed.kind == "talk")
+    assert (found.looks_like is not never) or not listed.is_guessed
+    assert importlib.import_module(f"vistruct.data.formats.{listed.at.partition(':')[0]}").__doc__
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", written())
 def test_every_format_that_is_written_is_in_the_help(name: str) -> None:
     assert f" {name} " in (convert_command.command.__doc__ or "")

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from box_sets import HEIGHT, WIDTH, assert_drawn, make_hrsc, make_voc, save_image
+from box_sets import HEIGHT, WIDTH, assert_drawn, make_hrsc, make_voc, read_boxes, save_image, walk_boxes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vistruct.data.formats.boxes import hrsc, hrsc_classes, published
+from vistruct.data.formats.boxes import hrsc, published
 from vistruct.data.formats.boxes.objects import DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.boxes.registry import detect_boxes, read_boxes
+from vistruct.data.formats.detect import detect, matching
 from vistruct.errors import UserError
-from vistruct.issues import IssueCounter
 
 
 def item(box: str = "50 40 20 10 0.3", kind: str = "100000005", more: str = "") -> str:
@@ -43,7 +42,7 @@ def save(root: Path, *objects: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> 
 @pytest.mark.parametrize("split", ["trainval", "test"])
 def test_the_published_folders_are_read_as_they_were_drawn(tmp_path: Path, split: str) -> None:
     made = make_hrsc(tmp_path)
-    assert detect_boxes(tmp_path) == "hrsc"
+    assert detect(tmp_path, "boxes") == "hrsc"
     records, names, report = read_boxes(tmp_path, split=split)
     assert (names, dict(report.counts)) == (("ship",), {})
     assert_drawn(records, names, made.truth[split], kind="oriented", names=lambda _: "ship", atol=0.051)
@@ -55,7 +54,7 @@ def test_kinds_of_ship_are_told_apart_when_asked_for(tmp_path: Path) -> None:
     assert names == tuple(published.HRSC.values())
     assert len(names) == 31
     assert_drawn(records, names, made.truth["test"], kind="oriented", atol=0.051)
-    assert not hrsc_classes.looks_like(tmp_path)
+    assert matching(tmp_path, "boxes") == ["hrsc"]
 
 
 def test_without_lists_train_and_test_are_the_splits(tmp_path: Path) -> None:
@@ -150,6 +149,6 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     text = f"<HRSC_Image><HRSC_Objects>{body}</HRSC_Objects></HRSC_Image>"
     (one / "Annotations" / "a.xml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
-    for module in (hrsc, hrsc_classes):
-        records, names = module.walk(one, None, IssueCounter(), errors.append)
+    for name in ("hrsc", "hrsc_classes"):
+        records, names = walk_boxes(one, name, errors.append)
         assert all(0 <= label < len(names) for record in records for label in record.labels)

@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from vistruct.config import run_from_dict
 from vistruct.data.checks.check import check
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.families import family_of
+from vistruct.data.formats.detect import family_of
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
@@ -322,7 +322,7 @@ def test_a_share_keeps_every_class_and_grows_by_itself(tmp_path: Path) -> None:
 def test_bands_of_sixteen_bits_come_through_the_intake_and_travel_to_workers() -> None:
     root = made_classes.eurosat_ms_folder()
     settings = {"shares": {"train": 0.8, "val": 0.2}, "split": "val"}
-    dataset = opened(root, intake=Intake(bands=(4, 3, 2), low=(0.0,), high=(255.0 * 12,)), **settings)
+    dataset = opened(root, intake=Intake(dtype="uint8", bands=(4, 3, 2), low=(0.0,), high=(255.0 * 12,)), **settings)
     assert dataset.info.channels == 3
     again = pickle.loads(pickle.dumps(dataset))
     for index, record in enumerate(dataset.records):

@@ -11,11 +11,12 @@ from typing import Any
 import box_sets
 import numpy as np
 import pytest
+from box_sets import read_boxes
 from PIL import Image
 
 from vistruct.contracts import Record
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.boxes.registry import read_boxes, splits_of
+from vistruct.data.formats.detect import matching, splits_of
 from vistruct.data.kept_boxes import kept
 from vistruct.issues import IssueCounter
 
@@ -46,9 +47,7 @@ def same(one: Record, other: Record) -> None:
 @pytest.mark.parametrize("make", SETS)
 def test_every_format_comes_back_as_it_was_read(make: str, tmp_path: Path) -> None:
     made = getattr(box_sets, make)(tmp_path / "data")
-    from vistruct.data.formats.boxes.registry import matching
-
-    name = matching(made.root)[0]
+    name = matching(made.root, "boxes")[0]
     splits = splits_of(made.root, name)
     read, calls = counting(lambda: read_boxes(made.root, format=name, split=splits[0] if splits else None))
     first = kept(read, tmp_path / "cache", made.root, {})

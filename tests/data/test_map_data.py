@@ -179,11 +179,11 @@ def test_bands_of_16_bits_come_through_the_intake(tmp_path: Path) -> None:
     Image.fromarray((values[0] % 3).astype(np.uint8)).save(tmp_path / "masks" / "a.png")
     intake = Intake(bands=(4, 1), low=(0.0,), high=(10000.0,))
     dataset = MapDataConfig(root=tmp_path, coding=THREE, intake=intake, tiles=Tiles(size=4, overlap=0)).build()
-    assert dataset.info.channels == 2
+    assert (dataset.info.channels, dataset.info.pixels) == (2, "uint16")
     for number, record in enumerate(dataset.records):
         x0, y0, x1, y1 = record.window_xyxy or (0, 0, 0, 0)
         sample = dataset.sample(number, seed=0)
-        expected = np.rint(values[[3, 0], y0:y1, x0:x1] / 10000 * 255)
+        expected = np.rint(values[[3, 0], y0:y1, x0:x1] / 10000 * 65535)
         np.testing.assert_allclose(sample.images[0].numpy(), expected, atol=1)
         np.testing.assert_array_equal(dataset.truth(number).numpy(), values[0, y0:y1, x0:x1] % 3)
 

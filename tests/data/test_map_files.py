@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistruct.data.formats.maps.registry import Wish, detect_maps, map_splits, matching_maps, read_maps
+from vistruct.data.formats.detect import detect, matching, splits_of
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 
@@ -27,7 +29,7 @@ def put(root: Path, *names: str, size: tuple[int, int] = (6, 4), value: int = 0)
 
 def pairs(root: Path, **wish: Any) -> dict[str, str]:
     """Paths of labels by those of images, below the root."""
-    found = read_maps(root, format="mask_folders", wish=Wish(coding=TWO, **wish))
+    found, _ = read(root, "maps", format="mask_folders", ask=Ask(coding=TWO, **wish))
     return {
         record.images[0].relative_to(root).as_posix(): record.label_map.relative_to(root).as_posix()
         for record in found.records
@@ -58,7 +60,7 @@ def test_a_layout_is_found_without_a_word(tmp_path: Path, image: str, label: str
     put(tmp_path, image, label, image.replace("a", "b", 1) if "/" not in image else image, label)
     if "/" not in image:
         put(tmp_path, label.replace("a", "b", 1))
-    assert detect_maps(tmp_path) in ("mask_folders", "isaid")
+    assert detect(tmp_path, "maps") in ("mask_folders", "isaid")
     assert pairs(tmp_path)[image] == label
 
 
@@ -76,7 +78,7 @@ def test_a_layout_is_found_without_a_word(tmp_path: Path, image: str, label: str
 def test_splits_may_be_inside_around_or_in_the_names(tmp_path: Path, layout: tuple[str, str]) -> None:
     for split in ("train", "val"):
         put(tmp_path, *(name.format(split) for name in layout))
-    assert set(map_splits(tmp_path, "mask_folders")) == {"train", "val"}
+    assert set(splits_of(tmp_path, "mask_folders")) == {"train", "val"}
     for split in ("train", "val"):
         assert pairs(tmp_path, split=split) == {layout[0].format(split): layout[1].format(split)}
     assert len(pairs(tmp_path, split="train+val")) == 2
@@ -103,7 +105,7 @@ def test_the_user_names_folders_and_ends_of_names(tmp_path: Path) -> None:
     put(tmp_path, "pictures/x_a.png", "pictures/x_b.png", "truth/x_1.png", "truth/x_2.png")
     wish: dict[str, Any] = {"images": "pictures", "labels": "truth", "image_suffix": "_b", "label_suffix": "_2.png"}
     assert pairs(tmp_path, **wish) == {"pictures/x_b.png": "truth/x_2.png"}
-    found = read_maps(tmp_path, wish=Wish(coding=TWO, **wish))  # folders that are named need no format
+    found, _ = read(tmp_path, "maps", ask=Ask(coding=TWO, **wish))  # folders that are named need no format
     assert [record.id for record in found.records] == ["x_b.png"]
     with pytest.raises(UserError, match="no such folder of labels"):
         pairs(tmp_path, images="pictures", labels="nowhere")
@@ -114,9 +116,9 @@ def test_images_and_labels_without_each_other_stop_or_are_counted(tmp_path: Path
     with pytest.raises(UserError, match="1 images have no label map") as caught:
         pairs(tmp_path)
     assert "b.jpg" in caught.value.what
-    found = read_maps(tmp_path, wish=Wish(coding=TWO, missing="drop"))
+    found, report = read(tmp_path, "maps", ask=Ask(coding=TWO, missing="drop"))
     assert len(found.records) == 1
-    assert dict(found.report.counts) == {"image left out: no label map": 1, "label map left out: no image": 1}
+    assert dict(report.counts) == {"image left out: no label map": 1, "label map left out: no image": 1}
 
 
 def test_two_files_that_could_be_meant_are_a_mistake(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_text_labels_of_boxes_are_no_label_maps(tmp_path: Path) -> None:
     put(tmp_path, "images/a.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-    assert matching_maps(tmp_path) == []
+    assert matching(tmp_path, "maps") == []
     with pytest.raises(UserError, match="no folder of images beside one of label rasters"):
         pairs(tmp_path)
 
@@ -145,7 +147,7 @@ def test_text_labels_of_boxes_are_no_label_maps(tmp_path: Path) -> None:
 def test_an_empty_folder_and_no_folder_are_mistakes(tmp_path: Path) -> None:
     for path, words in [(tmp_path, "no images with label maps"), (tmp_path / "no", "no such file")]:
         with pytest.raises(UserError, match=words):
-            read_maps(path)
+            read(path, "maps")
 
 
 def test_the_folder_of_a_split_may_be_named_instead(tmp_path: Path) -> None:

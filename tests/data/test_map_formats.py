@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from vistruct.contracts import IGNORED
-from vistruct.data.formats.maps import isaid, isprs, loveda, potsdam, uavid, vaihingen
-from vistruct.data.formats.maps.registry import MAP_FORMATS, detect_maps, in_order, map_splits, read_maps
+from vistruct.data.formats import names_of
+from vistruct.data.formats.detect import detect, splits_of
+from vistruct.data.formats.maps import isaid, isprs, loveda, uavid
+from vistruct.data.formats.order import recoded
+from vistruct.data.formats.read import read
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
@@ -40,19 +43,19 @@ def test_a_published_layout_is_told_by_its_content(
     make: Callable[[], Path], format: str, splits: tuple[str, ...]
 ) -> None:
     root = make()
-    assert detect_maps(root) == format
-    assert map_splits(root, format) == splits
+    assert detect(root, "maps") == format
+    assert splits_of(root, format) == splits
     assert make() == root  # the same content at every call, so that a run that names it can be repeated
 
 
-@pytest.mark.parametrize("name", [name for name in MAP_FORMATS if name != "objects"])
+@pytest.mark.parametrize("name", [name for name in names_of("maps") if name != "objects"])
 def test_no_format_takes_an_empty_folder_or_a_file_for_its_own(tmp_path: Path, name: str) -> None:
     (tmp_path / "file.txt").write_text("a")
     with pytest.raises(UserError):
-        read_maps(tmp_path, format=name)
+        read(tmp_path, "maps", format=name)
     for path in (tmp_path, tmp_path / "file.txt"):
         with pytest.raises(UserError):
-            detect_maps(path)
+            detect(path, "maps")
 
 
 def truths(config: MapDataConfig) -> dict[str, np.ndarray]:
@@ -139,8 +142,8 @@ def test_isprs_tiles_fall_to_their_official_splits(
     tmp_path: Path, format: str, images: str, labels: str, tiles: list[str]
 ) -> None:
     isprs_set(tmp_path, images, labels, tiles)
-    assert detect_maps(tmp_path) == format
-    assert map_splits(tmp_path, format) == ("train", "test")
+    assert detect(tmp_path, "maps") == format
+    assert splits_of(tmp_path, format) == ("train", "test")
     for number, split in enumerate(("train", "test")):
         dataset = MapDataConfig(root=tmp_path, split=split).build()
         assert [record.group for record in dataset.records] == [tiles[number]]
@@ -153,11 +156,10 @@ def test_isprs_tiles_fall_to_their_official_splits(
 
 
 def test_the_official_splits_are_disjoint_and_whole() -> None:
-    counts = [len(set(tiles)) for tiles in (potsdam.TRAIN, potsdam.TEST, vaihingen.TRAIN, vaihingen.TEST)]
-    assert counts == [24, 14, 16, 17]
-    for module in (potsdam, vaihingen):
-        assert not set(module.TRAIN) & set(module.TEST)
-    assert set(vaihingen.TRAIN) | set(vaihingen.TEST) <= {str(number) for number in range(1, 39)}
+    whole = ((isprs.POTSDAM_TRAIN, isprs.POTSDAM_TEST), (isprs.VAIHINGEN_TRAIN, isprs.VAIHINGEN_TEST))
+    assert [len(set(tiles)) for splits in whole for tiles in splits] == [24, 14, 16, 17]
+    assert not any(set(train) & set(test) for train, test in whole)
+    assert {tile for tiles in whole[1] for tile in tiles} <= {str(number) for number in range(1, 39)}
 
 
 @pytest.mark.parametrize(
@@ -224,11 +226,11 @@ def test_classes_in_another_order_renumber_values_colours_and_palette() -> None:
         Coding(classes=("a", "b", "c"), colours=((9, 0, 0), (0, 9, 0), (0, 0, 9)), ignored_colours=((1, 1, 1),)),
     ]
     for coding in codings:
-        turned = in_order(coding, ("c", "a", "b"), "here")
+        turned = recoded(coding, ("c", "a", "b"), "here")
         np.testing.assert_array_equal(turned.decode(coding.encode(label_map), "here"), [[1, 2], [0, IGNORED]])
         if coding.shown is not None and turned.shown is not None:
             assert turned.shown == tuple(coding.shown[number] for number in (2, 0, 1))
         else:
             assert coding.shown is turned.shown is None
-        with pytest.raises(UserError, match="labels have a, b, c"):
-            in_order(coding, ("a", "b"), "here")
+        with pytest.raises(UserError, match="the data have a, b, c"):
+            recoded(coding, ("a", "b"), "here")

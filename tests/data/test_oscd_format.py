@@ -15,7 +15,7 @@ from PIL import Image
 
 from vistruct.contracts import IGNORED
 from vistruct.data.checks.check import check
-from vistruct.data.families import family_of
+from vistruct.data.formats.detect import family_of
 from vistruct.data.formats.maps.oscd import BANDS
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
@@ -64,7 +64,7 @@ def made(root: Path, *, archives: bool = False, png: bool = True, tif: bool = Fa
 
 
 def stretched(bands: np.ndarray) -> np.ndarray:
-    return np.floor(np.clip(bands / 3000, 0, 1) * 255 + 0.5).astype(int)
+    return np.floor(np.clip(bands / 3000, 0, 1) * 65535 + 0.5).astype(int)
 
 
 @pytest.mark.parametrize("settings", [{}, {"archives": True}, {"png": False, "tif": True}, {"tif": True}])

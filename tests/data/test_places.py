@@ -20,12 +20,15 @@ from box_sets import (
     make_sardet,
     make_ssdd,
     make_voc,
+    read_boxes,
 )
 
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.boxes.places import Layout, chosen, find_places, find_sources, read_list, split_lists
-from vistruct.data.formats.boxes.published import DOTA_1_0, DOTA_2_0, RSAR, class_order
-from vistruct.data.formats.boxes.registry import detect_boxes, matching, read_boxes
+from vistruct.data.formats.boxes.places import Layout, find_places, find_sources, split_lists
+from vistruct.data.formats.boxes.published import DOTA_1_0, DOTA_2_0, RSAR
+from vistruct.data.formats.detect import detect, matching
+from vistruct.data.formats.order import class_order
+from vistruct.data.formats.splits import chosen, read_list
 from vistruct.errors import UserError
 
 LAYOUT = Layout(
@@ -52,10 +55,10 @@ def test_every_published_set_is_one_format_and_no_other(
     tmp_path: Path, make: Callable[[Path], BoxSet], format_: str
 ) -> None:
     made = make(tmp_path)
-    assert matching(tmp_path) == [format_]
+    assert matching(tmp_path, "boxes") == [format_]
     for split in made.truth:
         if (tmp_path / split).is_dir():
-            assert detect_boxes(tmp_path / split) == format_
+            assert detect(tmp_path / split, "boxes") == format_
             assert [r.id for r in read_boxes(tmp_path / split)[0]] == [
                 r.id for r in read_boxes(tmp_path, split=split)[0]
             ]
@@ -74,9 +77,9 @@ def test_sardet_is_read_as_it_was_drawn(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_a_folder_of_pictures_are_no_format(tmp_path: Path) -> None:
-    assert matching(tmp_path) == []
+    assert matching(tmp_path, "boxes") == []
     touch(tmp_path, "images/a.png", "notes.txt", "labelTxt/readme.md")
-    assert matching(tmp_path) == []
+    assert matching(tmp_path, "boxes") == []
 
 
 @pytest.mark.parametrize(
@@ -170,13 +173,13 @@ def test_a_list_orders_and_counts_a_name_once(tmp_path: Path) -> None:
 
 def test_published_orders_are_taken_where_half_of_a_list_is_found() -> None:
     published = (DOTA_1_0, DOTA_2_0, RSAR)
-    assert class_order(DOTA_1_0[:8], published) == DOTA_1_0
-    assert class_order(DOTA_1_0[:7], published) == tuple(sorted(DOTA_1_0[:7]))
-    assert class_order(DOTA_2_0[5:], published) == DOTA_2_0
-    assert class_order(("ship", "harbor", "bridge"), published) == RSAR
-    assert class_order(("ship", "harbor"), published) == ("harbor", "ship")
-    assert class_order((*DOTA_1_0, "other"), published) == tuple(sorted((*DOTA_1_0, "other")))
-    assert class_order((), published) == ()
+    assert class_order(DOTA_1_0[:8], published=published) == DOTA_1_0
+    assert class_order(DOTA_1_0[:7], published=published) == tuple(sorted(DOTA_1_0[:7]))
+    assert class_order(DOTA_2_0[5:], published=published) == DOTA_2_0
+    assert class_order(("ship", "harbor", "bridge"), published=published) == RSAR
+    assert class_order(("ship", "harbor"), published=published) == ("harbor", "ship")
+    assert class_order((*DOTA_1_0, "other"), published=published) == tuple(sorted((*DOTA_1_0, "other")))
+    assert class_order((), published=published) == ()
 
 
 def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import rasterio.warp
 from shapely.geometry import Point, Polygon
 
 from vistruct.data.checks.check import check
-from vistruct.data.families import family_of
+from vistruct.data.formats.detect import family_of
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
 from vistruct.windows.tiles import Tiles
@@ -124,7 +124,7 @@ def test_the_kind_of_image_is_chosen_by_its_folder(tmp_path: Path) -> None:
     eight = MapDataConfig(root=root, images="8band", format="spacenet").build()
     assert eight.records[0].images[0].parent.name == "8band"
     assert eight.info.channels == 3  # red, green and blue of them
-    assert eight.sample(0, 0).images[0].max() == 255
+    assert eight.sample(0, 0).images[0].int().max() == 65535
     with pytest.raises(UserError, match="no images MUL here"):
         MapDataConfig(root=root, images="MUL", format="spacenet").build()
 

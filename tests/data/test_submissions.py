@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from box_sets import read_coco
 from PIL import Image
 from pycocotools.coco import COCO
 
 from vistruct.contracts import BoxPrediction, MaskPatch
-from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.boxes.submissions import check_dota_names, write_coco, write_dota
 from vistruct.errors import UserError
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy
@@ -133,6 +133,6 @@ def test_oriented_results_read_back_as_annotations(tmp_path: Path) -> None:
     Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
     rows = [(50, 40, 30, 10, 0.5, 0.3, 0), (20, 20, 8, 4, -0.2, 0.9, 2)]
     write_coco(tmp_path / "a.json", {"a.png": (60, 80)}, [prediction("a.png", rows)], CLASSES)
-    (record,), names, _ = coco.read(tmp_path / "a.json")
+    (record,), names, _ = read_coco(tmp_path / "a.json")
     assert names == CLASSES
     np.testing.assert_allclose(record.quads, cxcywha_to_quads(torch.tensor(rows)[:, :5]), atol=1e-4)

@@ -8,15 +8,27 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from box_sets import HEIGHT, WIDTH, assert_drawn, make_dior, make_dior_r, make_ssdd, make_voc, save_image, voc_xml
+from box_sets import (
+    HEIGHT,
+    WIDTH,
+    assert_drawn,
+    make_dior,
+    make_dior_r,
+    make_ssdd,
+    make_voc,
+    read_boxes,
+    save_image,
+    voc_xml,
+    walk_boxes,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import VOCDetection
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes import dior, dior_r, published, voc
+from vistruct.data.formats.boxes import published, voc
 from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.boxes.registry import detect_boxes, matching, read_boxes
+from vistruct.data.formats.detect import detect, matching
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -56,7 +68,7 @@ def read(root: Path, *objects: str, size: str | None = None) -> tuple[Record, tu
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_voc_is_read_as_it_was_drawn(tmp_path: Path, split: str) -> None:
     made = make_voc(tmp_path)
-    assert detect_boxes(tmp_path) == "voc"
+    assert detect(tmp_path, "boxes") == "voc"
     records, names, report = read_boxes(tmp_path, split=split)
     assert (names, dict(report.counts)) == (made.class_names, {})
     assert_drawn(records, names, made.truth[split], kind="horizontal")
@@ -85,7 +97,7 @@ def test_the_whole_image_in_vocs_pixels_is_the_whole_image(one: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_dior_is_read_as_it_was_drawn(tmp_path: Path, split: str) -> None:
     made = make_dior(tmp_path)
-    assert detect_boxes(tmp_path) == "dior"
+    assert detect(tmp_path, "boxes") == "dior"
     records, names, report = read_boxes(tmp_path, split=split)
     assert (names, dict(report.counts)) == (published.DIOR, {})
     assert names.index("dam") == 6
@@ -95,7 +107,7 @@ def test_dior_is_read_as_it_was_drawn(tmp_path: Path, split: str) -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_dior_r_is_read_as_it_was_drawn(tmp_path: Path, split: str) -> None:
     made = make_dior_r(tmp_path)
-    assert detect_boxes(tmp_path) == "dior_r"
+    assert detect(tmp_path, "boxes") == "dior_r"
     records, names, report = read_boxes(tmp_path, split=split)
     assert (names, dict(report.counts)) == (published.DIOR_R, {})
     assert names.index("dam") == 8
@@ -105,14 +117,14 @@ def test_dior_r_is_read_as_it_was_drawn(tmp_path: Path, split: str) -> None:
 def test_dior_with_both_kinds_of_boxes_must_be_chosen_from(tmp_path: Path) -> None:
     made = make_dior(tmp_path)
     make_dior_r(tmp_path)
-    assert matching(tmp_path) == ["dior", "dior_r"]
+    assert matching(tmp_path, "boxes") == ["dior", "dior_r"]
     with pytest.raises(UserError, match="several annotation formats are here: dior, dior_r"):
         read_boxes(tmp_path, split="train")
     records, names, _ = read_boxes(tmp_path, format="dior", split="train")
     assert_drawn(records, names, made.truth["train"], kind="horizontal")
     for folder, format_ in (("Horizontal Bounding Boxes", "dior"), ("Oriented Bounding Boxes", "dior_r")):
         path = tmp_path / "Annotations" / folder
-        assert detect_boxes(path) == format_
+        assert detect(path, "boxes") == format_
         again = read_boxes(path, split="train")[0]
         assert [record.id for record in again] == [record.id for record in records]
 
@@ -135,9 +147,9 @@ def test_dior_takes_edges_as_they_stand(one: Path) -> None:
 def test_dior_wants_its_kind_of_box(one: Path) -> None:
     path = save(one, GOOD)
     errors: list[UserError] = []
-    dior_r.walk(path, None, IssueCounter(), errors.append)
+    walk_boxes(path, "dior_r", errors.append)
     assert [error.what for error in errors] == ["no <robndbox> in this <object>"]
-    dior.walk(path, None, IssueCounter(), errors.append)
+    walk_boxes(path, "dior", errors.append)
     assert len(errors) == 1
 
 
@@ -220,7 +232,7 @@ def test_a_name_that_xml_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_one_broken_file_does_not_hide_what_the_others_are(tmp_path: Path) -> None:
     make_voc(tmp_path)
     (tmp_path / "Annotations" / "000001.xml").write_text("<annotation>")
-    assert detect_boxes(tmp_path) == "voc"
+    assert detect(tmp_path, "boxes") == "voc"
     with pytest.raises(UserError, match=r"no element found(.|\n)*000001\.xml, line 1"):
         read_boxes(tmp_path, split="train")
 
@@ -292,7 +304,7 @@ def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: 
     assert caught.value.what == what
     assert caught.value.where == f"{one / 'Annotations' / 'a.xml'}, line 5"
     errors: list[UserError] = []
-    (record,), _ = voc.walk(one, None, IssueCounter(), errors.append)
+    (record,), _ = walk_boxes(one, "voc", errors.append)
     assert (len(record.labels), len(errors)) == (1, 1)  # the good one stays
 
 
@@ -338,8 +350,8 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     path = one / "Annotations" / "a.xml"
     path.write_bytes(f"<annotation>{body}</annotation>".encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
-    for module in (voc, dior, dior_r):
-        records, names = module.walk(path, None, IssueCounter(), errors.append)
+    for name in ("voc", "dior", "dior_r"):
+        records, names = walk_boxes(path, name, errors.append)
         for record in records:
             assert np.isfinite(record.boxes_xyxy).all()
             assert all(0 <= label < len(names) for label in record.labels)

@@ -11,7 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from vistruct.data.formats.volumes.registry import detect_volumes, matching_volumes
+from vistruct.data.formats.detect import detect, matching
+from vistruct.data.formats.order import recoded
 from vistruct.data.volumes import (
     BEYOND_SHARE,
     ELSEWHERE,
@@ -19,7 +20,6 @@ from vistruct.data.volumes import (
     LACKS_MODALITY,
     WITHOUT_LABELS,
     VolumeDataConfig,
-    in_order,
 )
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
@@ -56,7 +56,7 @@ def groups(data: VolumeDataConfig) -> set[str]:
 
 def test_amos_has_its_splits_classes_and_window() -> None:
     root = amos_folder()
-    assert detect_volumes(root) == "amos2022"
+    assert detect(root, "volumes") == "amos2022"
     train, val = (VolumeDataConfig(root=root, split=split).build() for split in ("train", "val"))
     assert {record.image_id for record in train.records} == {"amos_0004", "amos_0005"}
     assert {record.image_id for record in val.records} == {"amos_0008", "amos_0013"}
@@ -79,7 +79,7 @@ def test_the_mr_volumes_of_amos_are_a_format_of_their_own() -> None:
 
 def test_brats_has_four_channels_and_three_labels() -> None:
     root = brats_folder()
-    assert detect_volumes(root) == "brats2021"
+    assert detect(root, "volumes") == "brats2021"
     data = VolumeDataConfig(root=root).build()
     sample = data.sample(3, 0)
     assert (data.info.channels, sample.images[0].shape) == (4, (4, 48, 48))
@@ -125,7 +125,7 @@ def test_neighbours_become_channels_and_grey_is_not_repeated_then() -> None:
 )
 def test_the_usual_layouts_of_nifti_are_found(image: str, label: str, case: str, tmp_path: Path) -> None:
     pair(tmp_path / image, tmp_path / label)
-    assert matching_volumes(tmp_path) == ["nifti"]
+    assert matching(tmp_path, "volumes") == ["nifti"]
     data = VolumeDataConfig(root=tmp_path, classes=TWO, intake=MR).build()
     assert {record.image_id for record in data.records} == {case}
     assert data.records[0].images == (tmp_path / image,)
@@ -294,11 +294,11 @@ def test_a_label_of_no_class_is_an_error_with_its_file(tmp_path: Path) -> None:
 def test_classes_in_the_order_of_a_model_are_the_same_pixels() -> None:
     coding = Coding(classes=("background", "a", "b"), values=(0, 4, 2), ignored=())
     raster = np.array([[0, 4], [2, 0]])
-    other = in_order(coding, ("b", "none", "background", "a"), "")
+    other = recoded(coding, ("b", "none", "background", "a"), "")
     names = np.array(other.classes)[other.decode(raster, "")]
     assert names.tolist() == [["background", "a"], ["b", "background"]]
-    with pytest.raises(UserError, match="class 'b' of the data"):
-        in_order(coding, ("background", "a"), "")
+    with pytest.raises(UserError, match="no class 'b' is asked for"):
+        recoded(coding, ("background", "a"), "")
 
 
 def test_several_splits_want_one_to_be_named(tmp_path: Path) -> None:
@@ -323,9 +323,9 @@ def test_shares_that_are_no_parts_are_errors(shares: dict[str, float], split: st
 
 
 def test_folders_without_volumes_and_unknown_formats_are_errors(tmp_path: Path) -> None:
-    assert matching_volumes(tmp_path) == []
+    assert matching(tmp_path, "volumes") == []
     for root, format_, message in (
-        (tmp_path / "none", "auto", "no such folder"),
+        (tmp_path / "none", "auto", "no such file or folder"),
         (tmp_path, "auto", "no volumes are found"),
         (tmp_path, "nifti", "no volumes of format nifti"),
         (tmp_path, "nifty", "no format of volumes"),

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from box_sets import read_boxes, walk_boxes
 from PIL import Image
 
 from vistruct.data.formats.boxes import xview
 from vistruct.data.formats.boxes.objects import CLIPPED, MISSING_IMAGE, NO_AREA
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.errors import UserError
-from vistruct.issues import IssueCounter
 
 
 def feature(bounds: str, type_id: Any = 18, image: Any = "5.tif") -> dict[str, Any]:
@@ -69,7 +68,7 @@ def test_a_bad_feature_is_an_error_with_its_number(tmp_path: Path, bad: Any, wor
         read_boxes(tmp_path, format="xview")
     assert caught.value.where == f"{path}, feature 1"
     errors: list[UserError] = []
-    records, _ = xview.walk(tmp_path, None, IssueCounter(), errors.append)
+    records, _ = walk_boxes(tmp_path, "xview", errors.append)
     assert (len(errors), len(records[0].labels)) == (1, 1)
 
 

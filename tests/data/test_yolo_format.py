@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from box_sets import read_boxes, walk_boxes
 from PIL import Image
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes import yolo
 from vistruct.data.formats.boxes.coco_shapes import POINT_NOT_FINITE
 from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
-from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.data.formats.boxes.yolo_write import NO_OUTLINE, PARTS_LOST
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
@@ -101,7 +101,7 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(tmp_path: Pat
     assert caught.value.where == f"{tmp_path / 'labels' / 'b.txt'}, line 3"
     assert caught.value.fix
     errors: list[UserError] = []
-    records, _ = yolo.walk(tmp_path, None, IssueCounter(), errors.append)
+    records, _ = walk_boxes(tmp_path, "yolo", errors.append)
     assert len(errors) == 1
     assert [len(record.labels) for record in records] == [1, 1]  # all others are still read
 
@@ -333,5 +333,5 @@ def test_nothing_but_a_user_error_comes_out_of_any_text(tmp_path: Path) -> None:
         data_set(tmp_path, {"a": text})
         errors: list[UserError] = []
         report = IssueCounter()
-        records, _ = yolo.walk(tmp_path, None, report, errors.append)
+        records, _ = walk_boxes(tmp_path, "yolo", errors.append, report)
         assert all(np.isfinite(record.boxes_xyxy).all() for record in records)

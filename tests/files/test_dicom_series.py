@@ -94,7 +94,7 @@ def test_a_series_and_its_nifti_are_the_same_slices_in_every_axis(tmp_path: Path
         nibabel.save(nibabel.Nifti1Image(array, series.grid.affine), tmp_path / f"{plane}.nii.gz")
         for axis in ("axial", "coronal", "sagittal"):
             one, other = (
-                VolumeFile.open(path, axis=axis, intake=Intake(window="bone"))
+                VolumeFile.open(path, axis=axis, intake=Intake(dtype="uint8", window="bone"))
                 for path in (tmp_path / plane, tmp_path / f"{plane}.nii.gz")
             )
             assert one.num_slices == other.num_slices
@@ -105,13 +105,13 @@ def test_a_series_and_its_nifti_are_the_same_slices_in_every_axis(tmp_path: Path
 
 def test_the_window_of_the_tags_is_taken_only_where_it_is_asked_for(tmp_path: Path) -> None:
     write_series(tmp_path / "s", WindowCenter=[40, 300], WindowWidth=[400, 1500])
-    volume = VolumeFile.open(tmp_path / "s", intake=Intake(window="tags"))
-    same = VolumeFile.open(tmp_path / "s", intake=Intake(low=(-160.0,), high=(240.0,)))
+    volume = VolumeFile.open(tmp_path / "s", intake=Intake(dtype="uint8", window="tags"))
+    same = VolumeFile.open(tmp_path / "s", intake=Intake(dtype="uint8", low=(-160.0,), high=(240.0,)))
     assert (volume.slice(1) == same.slice(1)).all()
     write_series(tmp_path / "none")
     with pytest.raises(UserError, match="no window in the tags"):
-        VolumeFile.open(tmp_path / "none", intake=Intake(window="tags")).slice(0)
-    with pytest.raises(UserError, match="nothing says which become 0"):
+        VolumeFile.open(tmp_path / "none", intake=Intake(dtype="uint8", window="tags")).slice(0)
+    with pytest.raises(UserError, match="nothing says which become black"):
         VolumeFile.open(tmp_path / "s").slice(0)
 
 
@@ -182,7 +182,11 @@ def test_a_folder_of_series_with_labels_beside_them_is_a_data_set(tmp_path: Path
             nibabel.Nifti1Image(np.ascontiguousarray(labels), grid.affine), tmp_path / split / f"{name}.nii.gz"
         )
     data = VolumeDataConfig(
-        root=tmp_path, format="dicom", split="train", classes=("low", "high"), intake=Intake(window="bone")
+        root=tmp_path,
+        format="dicom",
+        split="train",
+        classes=("low", "high"),
+        intake=Intake(dtype="uint8", window="bone"),
     ).build(tmp_path / "cache")
     assert [record.group for record in data.records[::4]] == ["P1", "P2"]
     sample = data.sample(5, 0)

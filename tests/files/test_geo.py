@@ -47,7 +47,7 @@ def stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def test_bands_of_any_number_type_are_stretched_by_the_formula(tmp_path: Path, dtype: str) -> None:
     values = random_bands(dtype, high=200) - (50 if dtype in ("int16", "float32") else 0)
     file = write(tmp_path / "a.tif", values.astype(dtype))
-    found = read_bands(file, None, Intake(low=(-20.0,), high=(120.0,)))
+    found = read_bands(file, None, Intake(dtype="uint8", low=(-20.0,), high=(120.0,)))
     assert found.dtype == torch.uint8
     difference = np.abs(found.numpy().astype(int) - stretched(values.astype(dtype), -20, 120).astype(int))
     assert difference.max() <= 1
@@ -57,7 +57,9 @@ def test_bands_of_any_number_type_are_stretched_by_the_formula(tmp_path: Path, d
 def test_bands_are_numbered_from_one_in_the_order_asked_for(tmp_path: Path) -> None:
     values = random_bands()
     file = write(tmp_path / "a.tif", values)
-    found = read_bands(file, None, Intake(bands=(4, 1, 4), low=(0.0, 1000.0, 2000.0), high=(5000.0, 9000.0, 3000.0)))
+    found = read_bands(
+        file, None, Intake(dtype="uint8", bands=(4, 1, 4), low=(0.0, 1000.0, 2000.0), high=(5000.0, 9000.0, 3000.0))
+    )
     wanted = [stretched(values[3], 0, 5000), stretched(values[0], 1000, 9000), stretched(values[3], 2000, 3000)]
     assert np.abs(found.numpy().astype(int) - np.stack(wanted).astype(int)).max() <= 1
 
@@ -67,7 +69,7 @@ def test_a_window_is_that_part_of_the_whole_with_the_percentiles_of_the_whole(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     file = write(tmp_path / "a.tif", random_bands(), **settings)
-    intake = Intake(percentiles=(2, 98))
+    intake = Intake(dtype="uint8", percentiles=(2, 98))
     whole = read_bands(file, None, intake)
     for x0, y0, x1, y1 in [(0, 0, 50, 40), (7, 9, 31, 33), (49, 39, 50, 40)]:
         assert torch.equal(read_bands(file, (x0, y0, x1, y1), intake), whole[:, y0:y1, x0:x1])
@@ -82,7 +84,7 @@ def test_only_the_blocks_of_a_window_are_decoded(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[offset : offset + 1000] = b"\xff" * 1000
     file.write_bytes(data)
-    intake = Intake(low=(0.0,), high=(10_000.0,))
+    intake = Intake(dtype="uint8", low=(0.0,), high=(10_000.0,))
     upper = read_bands(file, (0, 0, 256, 128), intake).numpy()
     assert np.abs(upper.astype(int) - stretched(values[:, :128], 0, 10_000).astype(int)).max() <= 1
     with pytest.raises(UnreadableImage, match="cannot decode"):
@@ -92,7 +94,7 @@ def test_only_the_blocks_of_a_window_are_decoded(tmp_path: Path) -> None:
 def test_percentiles_are_numpys(tmp_path: Path) -> None:
     values = random_bands()
     file = write(tmp_path / "a.tif", values)
-    found = read_bands(file, None, Intake(percentiles=(1, 99))).numpy()
+    found = read_bands(file, None, Intake(dtype="uint8", percentiles=(1, 99))).numpy()
     for band, own in zip(found, values, strict=True):
         wanted = stretched(own, *np.percentile(own, (1, 99)))
         assert np.abs(band.astype(int) - wanted.astype(int)).max() <= 1
@@ -104,7 +106,7 @@ def test_percentiles_of_a_large_image_are_those_of_pixels_all_over_it(tmp_path: 
     slope = np.linspace(0, 20_000, height)[:, None] + np.linspace(0, 40_000, width)  # differs from place to place
     values = (slope + np.random.default_rng(0).integers(0, 100, shape)).astype(np.uint16)[None]
     file = write(tmp_path / "a.tif", values, compress="deflate")
-    found = read_bands(file, (0, 0, 1000, 10), Intake(percentiles=(10, 90))).numpy()
+    found = read_bands(file, (0, 0, 1000, 10), Intake(dtype="uint8", percentiles=(10, 90))).numpy()
     wanted = stretched(values[:, :10, :1000], *np.percentile(values, (10, 90)))
     assert np.abs(found.astype(int) - wanted.astype(int)).max() <= 4
 
@@ -113,7 +115,7 @@ def test_pixels_without_data_become_zero_and_are_in_no_percentile(tmp_path: Path
     values = random_bands("int16", (2, 30, 30)) + 1000
     values[:, :15] = -9999
     file = write(tmp_path / "a.tif", values, nodata=-9999)
-    found = read_bands(file, None, Intake(percentiles=(0, 100))).numpy()
+    found = read_bands(file, None, Intake(dtype="uint8", percentiles=(0, 100))).numpy()
     assert (found[:, :15] == 0).all()
     for band, own in zip(found[:, 15:], values[:, 15:], strict=True):
         assert np.abs(band.astype(int) - stretched(own, own.min(), own.max()).astype(int)).max() <= 1
@@ -122,7 +124,7 @@ def test_pixels_without_data_become_zero_and_are_in_no_percentile(tmp_path: Path
 def test_not_a_number_is_no_data(tmp_path: Path) -> None:
     values = random_bands("float32", (1, 8, 8))
     values[0, 0, 0] = np.nan
-    found = read_bands(write(tmp_path / "a.tif", values), None, Intake(percentiles=(0, 50)))
+    found = read_bands(write(tmp_path / "a.tif", values), None, Intake(dtype="uint8", percentiles=(0, 50)))
     assert found[0, 0, 0] == 0
     assert (found == 255).float().mean() > 0.4
 
@@ -139,9 +141,9 @@ def test_a_mask_in_the_file_is_no_data(tmp_path: Path) -> None:
 def test_an_image_wholly_without_data_has_no_percentiles(tmp_path: Path) -> None:
     file = write(tmp_path / "empty.tif", np.zeros((1, 4, 4), np.uint16), nodata=0)
     with pytest.raises(UserError, match="no finite values") as caught:
-        read_bands(file, None, Intake(percentiles=(1, 99)))
+        read_bands(file, None, Intake(dtype="uint8", percentiles=(1, 99)))
     assert "empty.tif" in caught.value.where
-    assert (read_bands(file, None, Intake(low=(0.0,), high=(9.0,))) == 0).all()
+    assert (read_bands(file, None, Intake(dtype="uint8", low=(0.0,), high=(9.0,))) == 0).all()
 
 
 def test_files_of_one_band_each_are_one_image(tmp_path: Path) -> None:
@@ -150,15 +152,22 @@ def test_files_of_one_band_each_are_one_image(tmp_path: Path) -> None:
     together = write(tmp_path / "all.tif", values)
     assert raster_bands(files) == raster_bands(together) == 4
     assert raster_size(files) == raster_size(together) == (40, 50)
-    for intake in (Intake(percentiles=(1, 99)), Intake(bands=(3, 2, 1), low=(0.0,), high=(3000.0,))):
+    for intake in (
+        Intake(dtype="uint8", percentiles=(1, 99)),
+        Intake(dtype="uint8", bands=(3, 2, 1), low=(0.0,), high=(3000.0,)),
+    ):
         assert torch.equal(read_bands(files, (3, 4, 20, 30), intake), read_bands(together, (3, 4, 20, 30), intake))
 
 
 def test_bands_on_different_grids_are_refused_only_where_they_are_wanted(tmp_path: Path) -> None:
     files = [write(tmp_path / "B2.tif", random_bands()[:1]), write(tmp_path / "B8.tif", random_bands()[:1, :20])]
     with pytest.raises(UnreadableImage, match=r"B2.tif 50 x 40 and B8.tif 50 x 20"):
-        read_bands(files, None, Intake(low=(0.0,), high=(1.0,)))
-    assert read_bands(files, None, Intake(bands=(2,), low=(0.0,), high=(1.0,), channels=1)).shape == (1, 20, 50)
+        read_bands(files, None, Intake(dtype="uint8", low=(0.0,), high=(1.0,)))
+    assert read_bands(files, None, Intake(dtype="uint8", bands=(2,), low=(0.0,), high=(1.0,), channels=1)).shape == (
+        1,
+        20,
+        50,
+    )
 
 
 def test_eight_bit_colours_come_as_they_are_and_as_pillow_reads_them(tmp_path: Path) -> None:
@@ -195,8 +204,8 @@ def test_bands_that_are_no_colours_are_told_and_refused_without_a_word_on_them(
 
 def test_bands_without_a_range_are_refused_unless_they_have_eight_bits(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tif", random_bands())
-    with pytest.raises(UserError, match=r"4 bands of uint16 with values .* what becomes 0 and 255"):
-        read_bands(file, None, Intake(bands=(1, 2, 3)))
+    with pytest.raises(UserError, match=r"4 bands of uint16 with values .* what becomes black and white"):
+        read_bands(file, None, Intake(dtype="uint8", bands=(1, 2, 3)))
     values = random_bands("uint8", high=256)
     assert torch.equal(read_bands(write(tmp_path / "b.tif", values), None, Intake()), torch.from_numpy(values))
 
@@ -204,12 +213,12 @@ def test_bands_without_a_range_are_refused_unless_they_have_eight_bits(tmp_path:
 def test_a_band_that_is_not_there_is_named(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tif", random_bands())
     with pytest.raises(UserError, match="no band 5: 4 bands of uint16"):
-        read_bands(file, None, Intake(bands=(5,), low=(0.0,), high=(1.0,)))
+        read_bands(file, None, Intake(dtype="uint8", bands=(5,), low=(0.0,), high=(1.0,)))
 
 
 def test_grey_is_copied_for_a_backbone_of_colour(tmp_path: Path) -> None:
     file = write(tmp_path / "a.tif", random_bands()[:1])
-    found = read_bands(file, None, Intake(percentiles=(1, 99), channels=3))
+    found = read_bands(file, None, Intake(dtype="uint8", percentiles=(1, 99), channels=3))
     assert found.shape[0] == 3
     assert torch.equal(found[0], found[2])
 
@@ -218,7 +227,7 @@ def test_grey_is_copied_for_a_backbone_of_colour(tmp_path: Path) -> None:
 def test_a_window_beyond_the_image_is_refused(tmp_path: Path, window: tuple[int, int, int, int]) -> None:
     file = write(tmp_path / "a.tif", random_bands())
     with pytest.raises(UnreadableImage, match="50 x 40"):
-        read_bands(file, window, Intake(low=(0.0,), high=(1.0,)))
+        read_bands(file, window, Intake(dtype="uint8", low=(0.0,), high=(1.0,)))
 
 
 def test_what_is_no_raster_is_one_clear_error(tmp_path: Path) -> None:
@@ -247,7 +256,7 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
 def test_complex_radar_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "sar.tif", random_bands().astype(np.complex64))
     with pytest.raises(UserError, match="complex"):
-        read_bands(file, None, Intake(low=(0.0,), high=(1.0,)))
+        read_bands(file, None, Intake(dtype="uint8", low=(0.0,), high=(1.0,)))
 
 
 def test_the_place_of_a_raster_is_kept_on_what_is_written(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 def test_a_range_is_a_straight_line_between_0_and_255_and_clips_outside():
     values = RNG.integers(0, 65536, (2, 7, 9)).astype(np.uint16)
-    intake = Intake(low=(1000, 2000), high=(30000, 2001))
+    intake = Intake(dtype="uint8", low=(1000, 2000), high=(30000, 2001))
     found = intake.taken(values, intake.ranges(values))
     for channel, (low, high) in enumerate([(1000, 30000), (2000, 2001)]):
         wanted = np.floor(np.interp(values[channel], [low, high], [0, 255]) + 0.5)
@@ -23,7 +23,7 @@ def test_a_range_is_a_straight_line_between_0_and_255_and_clips_outside():
 
 def test_one_range_serves_all_channels():
     values = RNG.normal(size=(3, 4, 5)).astype(np.float32)
-    one, three = Intake(low=(-1,), high=(2,)), Intake(low=(-1, -1, -1), high=(2, 2, 2))
+    one, three = Intake(dtype="uint8", low=(-1,), high=(2,)), Intake(dtype="uint8", low=(-1, -1, -1), high=(2, 2, 2))
     assert torch.equal(one.taken(values, one.ranges(values)), three.taken(values, three.ranges(values)))
 
 
@@ -31,14 +31,14 @@ def test_one_range_serves_all_channels():
 def test_ct_windows_are_known_by_name(name):
     low, high = CT_WINDOWS[name]
     values = np.array([[[low - 100, low, (low + high) / 2, high, high + 100]]], np.float32)
-    intake = Intake(window=name)
+    intake = Intake(dtype="uint8", window=name)
     assert intake.taken(values, intake.ranges(values))[0].flatten().tolist() == [0, 0, 128, 255, 255]
 
 
 def test_percentiles_are_of_the_whole_and_leave_out_what_is_not_finite():
     whole = np.full((1, 10, 10), np.nan, np.float32)
     whole[0, 2:, :] = np.arange(80).reshape(8, 10)
-    intake = Intake(percentiles=(5, 95))
+    intake = Intake(dtype="uint8", percentiles=(5, 95))
     low, high = intake.ranges(whole)
     assert (low[0], high[0]) == (np.percentile(np.arange(80), 5), np.percentile(np.arange(80), 95))
     assert intake.taken(whole[:, :2], (low, high)).eq(0).all()
@@ -46,7 +46,7 @@ def test_percentiles_are_of_the_whole_and_leave_out_what_is_not_finite():
 
 def test_a_constant_image_has_a_range_all_the_same():
     values = np.full((1, 3, 3), 7, np.int16)
-    intake = Intake(percentiles=(1, 99))
+    intake = Intake(dtype="uint8", percentiles=(1, 99))
     assert intake.taken(values, intake.ranges(values)).eq(0).all()
 
 
@@ -61,14 +61,14 @@ def test_bytes_stay_as_they_are_and_a_single_band_becomes_grey_in_colour_unless_
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: Intake(low=(0,), high=(1,), window="lung"), "two ranges"),
-        (lambda: Intake(window="lungs"), "no CT window"),
-        (lambda: Intake(low=(1,), high=(1,)), "are no ranges"),
-        (lambda: Intake(low=(1, 2), high=(3,)), "are no ranges"),
-        (lambda: Intake(percentiles=(99, 1)), "percentiles"),
-        (lambda: Intake(bands=(0,)), "count from 1"),
-        (lambda: Intake(low=(0, 0), high=(1, 1)).ranges(np.zeros((3, 1, 1))), "2 ranges for 3 channels"),
-        (lambda: Intake(percentiles=(1, 99)).ranges(np.full((1, 2, 2), np.nan)), "no finite"),
+        (lambda: Intake(dtype="uint8", low=(0,), high=(1,), window="lung"), "two ranges"),
+        (lambda: Intake(dtype="uint8", window="lungs"), "no CT window"),
+        (lambda: Intake(dtype="uint8", low=(1,), high=(1,)), "are no ranges"),
+        (lambda: Intake(dtype="uint8", low=(1, 2), high=(3,)), "are no ranges"),
+        (lambda: Intake(dtype="uint8", percentiles=(99, 1)), "percentiles"),
+        (lambda: Intake(dtype="uint8", bands=(0,)), "count from 1"),
+        (lambda: Intake(dtype="uint8", low=(0, 0), high=(1, 1)).ranges(np.zeros((3, 1, 1))), "2 ranges for 3 channels"),
+        (lambda: Intake(dtype="uint8", percentiles=(1, 99)).ranges(np.full((1, 2, 2), np.nan)), "no finite"),
         (lambda: Intake().taken(np.zeros((1, 2, 2), np.uint16)), "uint16, and no range"),
         (lambda: Intake(channels=3).taken(np.zeros((2, 2, 2), np.uint8)), "2 bands cannot become 3"),
     ],

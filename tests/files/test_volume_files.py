@@ -29,7 +29,7 @@ from vistruct.files.volume_files import (
 from vistruct.samples.made_volumes import brats_folder
 
 AFFINE = np.diag([-1.0, -1, 3, 1])  # as CT lies: axial slices are the transposed planes of the file
-WINDOW = Intake(low=(0.0,), high=(255.0,))
+WINDOW = Intake(dtype="uint8", low=(0.0,), high=(255.0,))
 
 
 def load(path: Path) -> Any:
@@ -55,7 +55,7 @@ def test_a_named_window_is_its_level_and_width_in_closed_form(name: str, tmp_pat
     voxels = random_ct()
     low, high = CT_WINDOWS[name]
     expected = np.floor(((voxels - low) / (high - low)).clip(0, 1) * 255 + 0.5)
-    volume = VolumeFile.open(save(tmp_path / "ct.nii.gz", voxels), intake=Intake(window=name))
+    volume = VolumeFile.open(save(tmp_path / "ct.nii.gz", voxels), intake=Intake(dtype="uint8", window=name))
     for number in range(4):
         error = np.abs(volume.slice(number)[0].numpy().astype(float) - expected[..., number].T)
         assert error.max() <= 1  # float32 may round the other way
@@ -64,7 +64,11 @@ def test_a_named_window_is_its_level_and_width_in_closed_form(name: str, tmp_pat
 def test_a_plain_and_a_packed_file_and_an_unpacked_copy_give_the_same_slices(tmp_path: Path) -> None:
     voxels = random_ct()
     plain, packed = save(tmp_path / "a.nii", voxels), save(tmp_path / "b.nii.gz", voxels)
-    for intake in (Intake(window="liver"), Intake(percentiles=(2.0, 95.0)), Intake(window="bone", channels=3)):
+    for intake in (
+        Intake(dtype="uint8", window="liver"),
+        Intake(dtype="uint8", percentiles=(2.0, 95.0)),
+        Intake(dtype="uint8", window="bone", channels=3),
+    ):
         for axis in ("axial", "coronal", "sagittal"):
             kinds = [
                 VolumeFile.open(path, axis=axis, intake=intake, cache=cache, neighbours=0)
@@ -81,7 +85,7 @@ def test_the_slope_and_intercept_of_the_header_are_applied(tmp_path: Path) -> No
     image.header.set_slope_inter(0.5, 10)
     nibabel.save(image, tmp_path / "scaled.nii")
     read = np.asarray(load(tmp_path / "scaled.nii").dataobj)
-    volume = VolumeFile.open(tmp_path / "scaled.nii", intake=Intake(low=(-600.0,), high=(1100.0,)))
+    volume = VolumeFile.open(tmp_path / "scaled.nii", intake=Intake(dtype="uint8", low=(-600.0,), high=(1100.0,)))
     expected = ((read + 600) / 1700 * 255 + 0.5).clip(0, 255).astype(np.uint8)
     assert np.abs(volume.slice(2)[0].numpy().astype(int) - expected[..., 2].T).max() <= 1
 
@@ -92,7 +96,7 @@ def test_percentiles_are_of_the_whole_volume_and_leave_the_background_out(tmp_pa
     low, high = np.percentile(voxels[voxels != 0], (1, 99))
     expected = ((voxels - low) / (high - low) * 255 + 0.5).clip(0, 255).astype(np.uint8)
     for path in (save(tmp_path / "mr.nii", voxels), save(tmp_path / "mr2.nii.gz", voxels)):
-        volume = VolumeFile.open(path, intake=Intake(percentiles=(1, 99), background=0.0))
+        volume = VolumeFile.open(path, intake=Intake(dtype="uint8", percentiles=(1, 99), background=0.0))
         for number in (0, 5):
             assert np.abs(volume.slice(number)[0].numpy().astype(int) - expected[..., number].T).max() <= 1
 
@@ -112,7 +116,7 @@ def test_modalities_are_channels_in_their_order(tmp_path: Path) -> None:
 
 def test_every_modality_has_its_own_range_of_values(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{n}.nii", np.full((2, 2, 2), n, np.int16)) for n in (50, 500)]
-    volume = VolumeFile.open(paths, intake=Intake(low=(0.0, 0.0), high=(100.0, 1000.0)))
+    volume = VolumeFile.open(paths, intake=Intake(dtype="uint8", low=(0.0, 0.0), high=(100.0, 1000.0)))
     assert volume.slice(0)[:, 0, 0].tolist() == [128, 128]
 
 
@@ -163,7 +167,9 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 
 def test_other_values_of_the_intake_have_a_copy_of_their_own(tmp_path: Path) -> None:
     path, cache = save(tmp_path / "a.nii.gz", random_ct()), tmp_path / "cache"
-    one, other = (VolumeFile.open(path, intake=Intake(window=w), cache=cache).slice(0) for w in ("lung", "brain"))
+    one, other = (
+        VolumeFile.open(path, intake=Intake(dtype="uint8", window=w), cache=cache).slice(0) for w in ("lung", "brain")
+    )
     assert not torch.equal(one, other)
 
 
@@ -187,7 +193,7 @@ def test_a_copy_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path
 
 
 def test_readers_travel_to_worker_processes(tmp_path: Path) -> None:
-    reader = SliceReader("axial", 1, Intake(window="abdomen"), tmp_path)
+    reader = SliceReader("axial", 1, Intake(dtype="uint8", window="abdomen"), tmp_path)
     assert pickle.loads(pickle.dumps(reader)) == reader
 
 
@@ -324,5 +330,7 @@ def test_a_nifti_2_file_stays_one(tmp_path: Path) -> None:
 def test_the_folder_of_a_moved_data_set_still_reads(tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(brats_folder(), moved)
-    volume = VolumeFile.open(sorted(moved.glob("*00000/*_t1.nii.gz"))[0], intake=Intake(percentiles=(0, 100)))
+    volume = VolumeFile.open(
+        sorted(moved.glob("*00000/*_t1.nii.gz"))[0], intake=Intake(dtype="uint8", percentiles=(0, 100))
+    )
     assert volume.slice(3).shape == (3, 48, 48)

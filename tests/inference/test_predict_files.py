@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from box_sets import read_coco
 from PIL import Image
 from torch import Tensor, nn
 
+from vistruct.checkpoint.load import ModelCard
 from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample
-from vistruct.data.formats.boxes import coco
+from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.inference.cache import Found, Parts
 from vistruct.inference.files import (
@@ -127,10 +129,9 @@ def paint(file: Path, boxes: Tensor, size_hw: tuple[int, int]) -> Path:
 
 
 def finder(boxes: Tensor, kind: str = "oriented", tiles: Tiles | None = TILES) -> Model:
-    data = SimpleNamespace(tiles=tiles, resize=None)
-    card: Any = SimpleNamespace(
-        path=Path("model"), run=SimpleNamespace(data=data), info=DataInfo(class_names=CLASSES), values={"sha256": "a"}
-    )
+    windows = None if tiles is None else Windows(size=tiles.size, overlap=tiles.overlap, unit="file")
+    info = DataInfo(class_names=CLASSES)
+    card = ModelCard(path=Path("model"), task=None, info=info, input=Input(windows=windows), values={"sha256": "a"})
     return Model(task=ColourFinder(boxes, kind), card=card, device=torch.device("cpu"))
 
 
@@ -234,7 +235,7 @@ def test_another_model_other_windows_or_another_image_are_looked_at_anew(
     predict_files(other, images, tmp_path / "out")
     assert other.task.asked == 3 * len(other.places((700, 600)))
     assert "all images are looked at again" in capsys.readouterr().err
-    wider = dataclasses.replace(other, tiles=Tiles(size=700, overlap=10))
+    wider = other.in_windows(700, 10)
     wider.task.asked = 0
     predict_files(wider, images, tmp_path / "out")
     assert wider.task.asked == 3
@@ -295,7 +296,7 @@ def test_a_submission_of_every_kind(tmp_path: Path, folder: tuple[Tensor, list[I
         check_formats(["dota"], twins, CLASSES)
     assert possible_formats(twins, ("Passenger Ship",)) == ["coco"]
     write_results(parts, images, tmp_path, ["coco"])
-    records, names, _ = coco.read(tmp_path / "predictions.json", tmp_path / "images")
+    records, names, _ = read_coco(tmp_path / "predictions.json", tmp_path / "images")
     assert names == CLASSES
     assert [record.id for record in records] == [image.name for image in images]
     for record in records:
@@ -312,7 +313,7 @@ def test_fair1m_files_are_zipped_in_a_folder(tmp_path: Path) -> None:
     model = finder(boxes)
     look = model.task.look
     model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
-    model.card.info = DataInfo(class_names=names)
+    model = dataclasses.replace(model, card=dataclasses.replace(model.card, info=DataInfo(class_names=names)))
     parts = predict_files(model, images, tmp_path / "out")
     assert possible_formats(images, names) == ["coco", "dota", "fair1m"]
     _, written = write_results(parts, images, tmp_path / "out", ["fair1m"])

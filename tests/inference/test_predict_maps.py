@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -18,8 +17,7 @@ from pixel_models import NAMES, classifier, picture, segmenter, strongest
 from vistruct.cli.main import main
 from vistruct.cli.sources import images_at, pairs_at
 from vistruct.data.formats.maps import loveda
-from vistruct.data.image_classes import ClassDataConfig
-from vistruct.data.volumes import VolumeDataConfig
+from vistruct.data.input import Slices
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
@@ -101,7 +99,7 @@ def test_what_is_done_is_not_done_again_and_other_formats_come_from_it(tmp_path:
     assert [tuple(shape) for shape in looked] == [(1, 1, 3, 9, 12)]
     assert (read_raster(tmp_path / "out" / "labels" / "2.png") == strongest(picture(9, 12, 5)).numpy()).all()
     looked.clear()
-    predict_maps(replace(model, slide=Slide(size=8, overlap=0)), images, tmp_path / "out")  # other windows: all again
+    predict_maps(model.in_windows(8, 0), images, tmp_path / "out")  # other windows: all again
     assert len(looked) > 2
 
 
@@ -182,13 +180,12 @@ def volume(file: Path, array: np.ndarray, affine: np.ndarray) -> Path:
 
 
 def test_volumes_come_back_on_their_own_grid_with_the_label_values_of_training(tmp_path: Path, monkeypatch):
-    data = VolumeDataConfig(
-        root=tmp_path / "gone",
-        format="nifti",
-        coding=Coding(classes=("air", "flesh"), values=(0, 7), ignored=()),
-        intake=Intake(low=(0,), high=(255,), channels=1),
-    )
-    model = segmenter(monkeypatch, data=data, channels=1, names=("air", "flesh"))
+    shown = {
+        "slices": Slices(),
+        "coding": Coding(classes=("air", "flesh"), values=(0, 7), ignored=()),
+        "intake": Intake(low=(0,), high=(255,), channels=1),
+    }
+    model = segmenter(monkeypatch, shown=shown, channels=1, names=("air", "flesh"))
     with torch.no_grad():  # flesh from 128 on
         model.task.backbone.look.weight.copy_(torch.tensor([1.0, 0, 0]).reshape(3, 1, 1, 1))
         model.task.backbone.look.bias.zero_()
@@ -220,7 +217,7 @@ def test_classes_of_images_are_a_table_and_are_not_looked_at_twice(tmp_path: Pat
     for number, colour in enumerate(((250, 10, 10), (10, 250, 10), (10, 250, 250))):
         Image.new("RGB", (6, 4), colour).save(tmp_path / f"{number}.png")
     cases = images_at([tmp_path / f"{number}.png" for number in range(3)])
-    model = classifier(monkeypatch, ClassDataConfig(root=Path("data")), multi_label=True)
+    model = classifier(monkeypatch, multi_label=True)
     predictions, file = predict_classes(model, cases, tmp_path / "out", batch=2)
     table = rows(file)
     assert [row["class"] for row in table] == ["red", "green", "green;blue"]
@@ -228,7 +225,7 @@ def test_classes_of_images_are_a_table_and_are_not_looked_at_twice(tmp_path: Pat
     monkeypatch.setattr(model.task, "predict", lambda _: pytest.fail("looked again"))
     again, _ = predict_classes(model, cases, tmp_path / "out")
     assert [one.scores.tolist() for one in again] == [one.scores.tolist() for one in predictions]
-    single = classifier(monkeypatch, ClassDataConfig(root=Path("data")))
+    single = classifier(monkeypatch)
     predictions, _ = predict_classes(single, cases, tmp_path / "single")
     assert float(predictions[0].scores.sum()) == pytest.approx(1)
 
@@ -254,7 +251,7 @@ def test_the_command_takes_windows_views_and_formats_for_maps(tmp_path: Path, mo
     assert value["images"] == 2
     assert sum(value["shares"].values()) == pytest.approx(1)
     settings = json.loads((tmp_path / "out" / "parts" / "settings.json").read_text())
-    assert (settings["slide"]["size"], settings["slide"]["overlap"]) == (16, 3)
+    assert (settings["input"]["windows"]["size"], settings["input"]["windows"]["overlap"]) == (16, 3)
     assert settings["views"]["flips"] == ["none", "horizontal"]
     for more, why in (
         (["--format", "coco"], "gives no coco"),
@@ -276,7 +273,7 @@ def test_the_command_says_how_pairs_and_classes_are_given(tmp_path: Path, monkey
     code, out, _ = command(capsys, tmp_path / "run", images, images, "--pairs", "--out", tmp_path / "out")
     assert code == 0
     assert "1 pairs" in out
-    model = classifier(monkeypatch, ClassDataConfig(root=Path("data")))
+    model = classifier(monkeypatch)
     monkeypatch.setattr("vistruct.inference.model.load", lambda _: model)
     code, out, _ = command(capsys, tmp_path / "run", images, "--out", tmp_path / "classes")
     assert code == 0

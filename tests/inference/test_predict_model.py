@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import ModelCard
-from vistruct.config import Run
 from vistruct.contracts import AnswerPrediction, DataInfo, Sample
-from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.heads.boxes import Detections
 from vistruct.heads.fcos import FcosConfig
@@ -37,8 +36,9 @@ def build(tiles: Tiles | None = None, resize: float | None = None) -> Model:
         head=FcosConfig(num_convs=1, score_threshold=0.0),
     )
     info = DataInfo(class_names=("white",))
-    data = BoxDataConfig(annotation=Path("a.json"), tiles=tiles, resize=resize)
-    card = ModelCard(path=Path("model"), run=Run(task=config, data=data, steps=1, batch=1), info=info)
+    windows = None if tiles is None else Windows(size=tiles.size, overlap=tiles.overlap, unit="file")
+    shown = Input(resize=resize, windows=windows)
+    card = ModelCard(path=Path("model"), task=config, info=info, input=shown)
     return Model(task=config.build(info, Path()).eval(), card=card, device=torch.device("cpu"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,18 +13,14 @@ import torch
 from PIL import Image
 from pixel_models import NAMES, classifier, picture, segmenter, strongest
 
-from vistruct.config import Eval
 from vistruct.contracts import ClassPrediction, MapPrediction, Sample
-from vistruct.data.image_classes import ClassDataConfig
-from vistruct.data.maps import MapDataConfig
+from vistruct.data.input import Windows
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.inference.pixels import num_windows_of, rows_of, windows_for
 from vistruct.inference.scenes import overview, scene_of
-from vistruct.metrics.pixels import PixelsConfig
 from vistruct.transforms.sizing import Size
 from vistruct.windows.slide import Slide
-from vistruct.windows.tiles import Tiles
 from vistruct.windows.views import Views
 
 
@@ -50,7 +45,7 @@ def test_windows_and_flips_do_not_move_a_pixel(monkeypatch, views, batch):
     model, pixels = segmenter(monkeypatch, slide=Slide(size=16, overlap=5)), picture(50, 39)
     model = model if views is None else model.seen_in(views)
     assert torch.equal(model.predict(pixels, batch=batch).label_map, strongest(pixels))
-    other = replace(model, slide=Slide(size=20, overlap=2, blend="even"))
+    other = model.in_windows(20, 2)
     assert torch.equal(other.predict(pixels, batch=batch).label_map, strongest(pixels))
 
 
@@ -60,8 +55,7 @@ def test_a_prediction_is_what_an_evaluation_of_the_same_image_has(monkeypatch, r
     """A network that sees cells, so that every shift and size shows."""
     from vistruct.transforms.sizing import sized
 
-    data = MapDataConfig(root=Path("data"), resize=resize)
-    model, pixels = segmenter(monkeypatch, data=data, cell=4, slide=how), picture(48, 60, 3)
+    model, pixels = segmenter(monkeypatch, shown={"resize": resize}, cell=4, slide=how), picture(48, 60, 3)
     sample = sized(Sample(id="a", image_id="a", seed=0, images=[pixels]), resize)
     (evaluated,) = model.task.predict(model.task.collator([sample]))
     found = model.predict(pixels)
@@ -70,15 +64,14 @@ def test_a_prediction_is_what_an_evaluation_of_the_same_image_has(monkeypatch, r
     assert torch.equal(found.confidence, evaluated.confidence)
 
 
-def test_images_are_shown_as_in_the_evaluations_and_windows_are_those_of_training(monkeypatch):
-    training = MapDataConfig(root=Path("data"), resize=2.0, tiles=Tiles(size=64, overlap=16))
-    alike = MapDataConfig(root=Path("data"), resize=0.5)
-    model = segmenter(monkeypatch, data=training, evals={"val": Eval(data=alike, metric=PixelsConfig())})
+def test_images_are_resized_as_a_whole_and_then_cut(monkeypatch):
+    windows = Windows(size=128, overlap=32, unit="shown")
+    model = segmenter(monkeypatch, shown={"resize": 0.5, "windows": windows})
     how, shown_hw = windows_for(model, (100, 200), batch=3)
     assert shown_hw == (50, 100)
     assert how == Slide(size=128, overlap=32, batch=3)
     assert num_windows_of(model, (100, 200)) == 1
-    assert num_windows_of(replace(model, slide=Slide(size=25, overlap=0)), (100, 200)) == 8
+    assert num_windows_of(model.in_windows(25, 0), (100, 200)) == 8
 
 
 def test_a_pair_is_looked_at_together(monkeypatch):
@@ -122,12 +115,10 @@ def test_bands_are_read_as_the_training_data_was(tmp_path: Path, monkeypatch):
     file = tmp_path / "a.tif"
     with rasterio.open(file, "w", driver="GTiff", height=40, width=30, count=3, dtype="uint16") as out:
         out.write(values[[2, 0, 1]])
-    data = MapDataConfig(root=Path("data"), intake=Intake(bands=(2, 3, 1), low=(0,), high=(10200,)))
-    found = segmenter(monkeypatch, data=data).predict(file)
+    intake = Intake(bands=(2, 3, 1), low=(0,), high=(10200,))
+    found = segmenter(monkeypatch, shown={"intake": intake}).predict(file)
     assert torch.equal(found.label_map, strongest(torch.from_numpy(values.astype(np.int32))))
-    two = segmenter(
-        monkeypatch, data=MapDataConfig(root=Path("data"), intake=Intake(bands=(2, 3), low=(0,), high=(9,)))
-    )
+    two = segmenter(monkeypatch, shown={"intake": Intake(bands=(2, 3), low=(0,), high=(9,))})
     with pytest.raises(UserError, match="2 channels, the model takes 3"):
         two.predict(file)
 
@@ -176,7 +167,7 @@ def test_an_overview_of_a_large_image_keeps_colours_and_classes_in_place(monkeyp
 
 
 def test_images_are_classified_one_size_at_a_time_and_in_their_order(monkeypatch):
-    model = classifier(monkeypatch, ClassDataConfig(root=Path("data")))
+    model = classifier(monkeypatch)
     images = []
     for number, size in enumerate([(8, 8), (8, 8), (5, 9), (8, 8), (8, 8)]):
         image = torch.full((3, *size), 30, dtype=torch.uint8)

@@ -204,15 +204,8 @@ def run_dir(folder: Path) -> Path:
     (folder / "env.json").write_text('{"torch": "9.9"}')
     info = {"num_records": 12, "counts": {"tree": 34}, "dropped": {"box outside its image": 5}}
     (folder / "data.json").write_text(json.dumps({"train": info}))
-    stamp = "2026-01-31 23:59:59  "
-    log = [
-        "12 samples",
-        "what moves:",
-        "head   full   10 move",
-        "10 of 20 parameters move (50.0%)",
-        "on 1 x cpu",
-    ]
-    (folder / "train.log").write_text("".join(f"{stamp}{line}\n" for line in log))
+    rule = {"pattern": "head", "mode": "full", "lr_factor": 0.5, "tensors": 2, "trainable": 10, "frozen": 0}
+    (folder / "plan.json").write_text(json.dumps({"trainable": 10, "parameters": 20, "rules": [rule]}))
     (folder / "samples").mkdir()
     Image.new("RGB", (40, 30), "green").save(folder / "samples" / "first_batch.png")
     return folder
@@ -225,11 +218,12 @@ def test_a_run_report_tells_what_the_run_directory_holds(tmp_path: Path) -> None
     page = Page(text)
     assert page.open == []
     assert len(page.images()) == 2  # the curves and the picture
+    assert "Training run of the recipe <code>detect</code>" in text
     for row in (["val/AP50", "0.8", "40"], ["tree", "34"], ["train", "box outside its image", "5"]):
         start = page.cells.index(row[0]) if row[0] != "train" else page.cells.index(row[1]) - 1
         assert page.cells[start : start + len(row)] == row
-    assert "head   full   10 move\n10 of 20 parameters move (50.0%)</pre>" in text
-    assert "on 1 x cpu" not in text
+    assert "Parameters: 10 of 20 trainable (50.0%)" in text
+    assert rows_below(page, "parts") == [["head", "full", "0.5", "10", "0"]]
     assert not list(tmp_path.glob("*.tmp"))
 
 

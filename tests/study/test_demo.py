@@ -74,7 +74,7 @@ def study_found(made: dict, lift: float) -> dict:
                     "step_seconds": 0.1,
                     "samples": 8,
                     "peak_memory_mb": 9,
-                    "moving": 1,
+                    "trainable": 1,
                     "parameters": 2,
                 }
                 place = Path(made["align"]["run"])

@@ -107,8 +107,8 @@ def test_every_cell_has_its_numbers_and_its_cost_and_no_checkpoints(out, found):
         assert cell["value"] == cell["numbers"]["val/loss"] == json.loads(lines[-1])["val/loss"]
         assert (run / "backbone" / "backbone.json").exists()
         assert not (run / "checkpoints").exists()
-        moving = {"probe": 10, "full": 546}[cell["way"]]  # the head's 8 + 1 and its scale; all
-        assert (cell["cost"]["moving"], cell["cost"]["parameters"]) == (moving, 546)
+        trainable = {"probe": 10, "full": 546}[cell["way"]]  # the head's 8 + 1 and its scale; all
+        assert (cell["cost"]["trainable"], cell["cost"]["parameters"]) == (trainable, 546)
         assert cell["cost"]["samples"] == 32
         assert cell["cost"]["seconds"] > 0
         assert cell["cost"]["step_seconds"] > 0
@@ -162,6 +162,13 @@ def run_here(cells, out, **_) -> dict:
 def test_a_metric_that_was_not_measured_is_named_with_the_closest(plan, out):
     with pytest.raises(UserError, match="did you mean 'val/loss'"):
         run_study(plan.model_copy(update={"metric": "val/los", "robust": False}), out, show=Heard(), **TOYS)
+
+
+def test_a_count_is_no_metric_to_compare_by(tmp_path, monkeypatch):
+    monkeypatch.setattr("vistruct.study.conduct.run_cells", run_here)
+    one = Study(recipe="toy", starts={"random": "random"}, seeds=1, metric="asked", options={"metric": "classes"})
+    with pytest.raises(UserError, match="neither more nor less"):
+        run_study(one, tmp_path / "study", show=Heard(), workers=1, **TOYS)
 
 
 def test_a_directory_of_something_else_is_refused(plan, out, tmp_path):
@@ -224,7 +231,7 @@ def test_runs_measured_on_other_data_are_refused_unless_asked_for_loudly(out, fo
 
 def test_the_cost_of_a_run_that_noted_nothing_is_unknown(tmp_path):
     cost = cost_of(tmp_path, seconds=1.0, samples=3)
-    unknown = ("step_seconds", "peak_memory_mb", "moving", "parameters")
+    unknown = ("step_seconds", "peak_memory_mb", "trainable", "parameters")
     assert all(cost[name] is None for name in unknown)
 
 

@@ -190,12 +190,13 @@ def test_the_metric_is_the_usual_one_or_the_one_asked_for(pretrained):
     assert chosen_metric(study(), run) == "val/loss"
     assert chosen_metric(study(metric="AP"), run) == "val/AP"
     assert chosen_metric(study(metric="val/AP/tree"), run) == "val/AP/tree"
-    assert not is_higher_better(study(), "val/loss")
-    assert is_higher_better(study(), "val/AP50")
-    assert is_higher_better(study(higher_is_better=True), "val/loss")
+    assert is_higher_better(study(), run, "val/loss") is False
+    assert is_higher_better(study(), run, "val/unmatched") is None
+    assert is_higher_better(study(higher_is_better=True), run, "val/loss") is True
+    assert is_higher_better(study(higher_is_better=True, metric="other"), run, "val/loss") is False
     own = plan_runs(study(options={"metric": "classes"}), recipe).runs[0].run
-    with pytest.raises(UserError, match="toy_classes"):
-        chosen_metric(study(), own)
+    assert chosen_metric(study(), own) == "val/AP"
+    assert is_higher_better(study(), own, "val/AP") is True
 
 
 def test_a_cell_is_another_one_where_its_run_its_data_or_its_weights_are(pretrained, tmp_path):

@@ -33,6 +33,12 @@ class ClassesMetricConfig(Part):
     def build(self, dataset: Any) -> ClassesMetric:
         return ClassesMetric()
 
+    def usual(self, data: Any) -> str:
+        return "AP"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        return None if number == "asked" else True
+
 
 class ClassesMetric:
     def __init__(self) -> None:
@@ -44,7 +50,7 @@ class ClassesMetric:
     def compute(self) -> dict[str, float]:
         mean = float(torch.tensor(self.got).sigmoid().mean())
         sizes = {"APs": float("nan"), "APm": mean, "APl": mean / 2}
-        return {"AP": mean, "AP/tree": mean, "AP/house": 1 - mean, **sizes}
+        return {"AP": mean, "AP/tree": mean, "AP/house": 1 - mean, **sizes, "asked": float(len(self.got))}
 
 
 def toys() -> None:

@@ -128,7 +128,7 @@ def test_colours_rotate_as_their_channels_do() -> None:
 
 
 def test_outside_of_a_picture_there_is_the_mean_colour_and_black_where_none_is_known() -> None:
-    assert fill_of(torch.zeros(3, 1, 1)) == MEAN_COLOUR
+    assert fill_of(torch.zeros(3, 1, 1, dtype=torch.uint8)) == MEAN_COLOUR
     assert fill_of(torch.zeros(5, 1, 1)) == (0,) * 5
     assert rotate(scene(5), math.pi / 4).images[0][:, 0, 0].tolist() == [0] * 5
 

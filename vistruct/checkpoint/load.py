@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Run, run_from_dict
+from vistruct.config import Run, run_from_dict, task_from_dict
 from vistruct.contracts import DataInfo
+from vistruct.data.input import Input, read_input
 from vistruct.errors import UserError
 
-MODEL_FORMAT, BACKBONE_FORMAT = 1, 1
+MODEL_FORMAT, BACKBONE_FORMAT = 2, 1
 
 Shape = tuple[int, ...]
 
@@ -65,9 +66,19 @@ class ModelCard:
     """What model.json says beside the weights."""
 
     path: Path  # the model/ directory
-    run: Run  # the run that made it, resolved
+    task: Any  # Part, the task's config
     info: DataInfo  # of its training data: class names, counts, fingerprint
+    input: Input  # how images are put before it
     values: dict[str, Any] = field(default_factory=dict)  # all of model.json
+
+    @property
+    def run(self) -> Run:
+        """The run that made it, resolved: for the record, and to measure it again.
+
+        Raises:
+            UserError: parts that are not there any more.
+        """
+        return run_from_dict(self.values["run"], self.path / "model.json")
 
 
 def is_ours(path: Path) -> bool:
@@ -127,17 +138,21 @@ def read_card(path: Path) -> ModelCard:
     info = values["info"]
     return ModelCard(
         path=directory,
-        run=run_from_dict(values["run"], file),
+        task=task_from_dict(values["task"], file),
         info=DataInfo(
             class_names=tuple(info["class_names"]),
             palette=info["palette"] and tuple((r, g, b) for r, g, b in info["palette"]),
             channels=info["channels"],
-            reading=info["reading"],
+            pixels=info["pixels"],
+            mean=info["mean"] and tuple(info["mean"]),
+            std=info["std"] and tuple(info["std"]),
+            input=info["input"],
             num_records=info["num_records"],
             fingerprint=info["fingerprint"],
             counts=info["counts"],
             dropped=info["dropped"],
         ),
+        input=read_input(values["input"], file),
         values=values,
     )
 
@@ -162,7 +177,6 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Any, Mod
             where=weights,
             fix="copy the model again",
         )
-    part: Any = card.run.task
-    task = part.build(card.info, card.path)
+    task = card.task.build(card.info, card.path)
     load_exactly(task, read_tensors(weights), weights)
     return task.to(device).eval(), card

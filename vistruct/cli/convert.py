@@ -49,7 +49,7 @@ def command(
         source,
         out,
         to,
-        format="yolo" if from_ == "yolo-obb" else from_,
+        format=from_,
         images_folder=image_folder,
         split=split,
         images=images.value,

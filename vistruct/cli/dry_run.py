@@ -42,11 +42,15 @@ def describe(run: Run, devices: int = 1) -> str:
 
 
 def _data(state: State) -> list[str]:
+    from vistruct.data.statistics import in_words
+
     info, run = state.dataset.info, state.run
     epochs = run.steps * run.batch / max(1, len(state.dataset))
     lines = [f"{len(state.dataset):,} samples; {run.steps:,} steps of {run.batch} are {epochs:.3g} epochs"]
     if info.class_names:
         lines.append(f"classes: {', '.join(info.class_names)}")
+    if info.pixels != "uint8" or info.mean is not None:
+        lines.append(in_words(info))
     return lines + [f"{count} x {reason}" for reason, count in info.dropped.items()]
 
 

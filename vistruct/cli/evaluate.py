@@ -16,7 +16,7 @@ from vistruct.errors import UserError
 
 if TYPE_CHECKING:
     from vistruct.config import Eval, Run
-    from vistruct.data.families import Family
+    from vistruct.data.formats.detect import Family
 
 # For a data kind: what is measured beside what the run itself measures.
 METRICS = {
@@ -118,7 +118,7 @@ def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
         UserError: nothing at the path, or data of another kind than the run's.
     """
     from vistruct.config import run_from_dict
-    from vistruct.data.families import family_of
+    from vistruct.data.formats.detect import family_of
 
     family = family_of(path)
     values = run.model_dump(mode="json")
@@ -140,13 +140,13 @@ def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
 
 def _put_elsewhere(source: dict[str, Any], family: Family) -> dict[str, Any]:
     """The part of a run that reads other data the way it read its own: whole, and without random variation."""
-    from vistruct.data.families import family_splits
+    from vistruct.data.formats.detect import splits_of
 
     root = str(family.path)
     if family.kind == "talk":
         extra = {"obey_data_augment": False} if family.format == "mix" else {}
         return {"kind": family.format, TALK[family.format]: root, **extra}
-    split = source["split"] if source["split"] in family_splits(family) else None
+    split = source["split"] if source["split"] in splits_of(family.path, family.format) else None
     place: dict[str, Any] = {"format": family.format, "split": split, "share": 1.0, "augment": None}
     if family.kind == "boxes":
         return {**source, **place, "annotation": root, "images": None}

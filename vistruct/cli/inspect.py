@@ -23,7 +23,7 @@ def command(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For a program; all tensors.")] = False,
 ) -> None:
-    """Show tensors, parameters, configuration, classes, metrics and licence."""
+    """Show tensors, parameters, configuration, classes, the input that a model expects, metrics and licence."""
     facts = gather(path)
     if json:
         as_json(facts)
@@ -104,6 +104,8 @@ def _card(file: Path) -> dict[str, Any]:
     for key in ("licence", "license", "source"):
         if values.get(key):
             facts[key] = values[key]
+    if values.get("input"):
+        facts["input"] = {name: value for name, value in values["input"].items() if value is not None}
     return facts
 
 

@@ -122,7 +122,7 @@ def _check_kind(model: Model, format: str | None, *, pairs: bool) -> None:
     Raises:
         UserError: a format or pairs that this kind of model does not give or take.
     """
-    kind = "volumes" if model.kind == "segment" and model.data.kind == "volumes" else model.kind
+    kind = "volumes" if model.input.slices is not None else model.kind
     possible = {"detect": BOX_FORMATS, "segment": MAP_FORMATS, "change": MAP_FORMATS, "volumes": VOLUME_FORMATS}
     known = possible.get(kind, ())
     if format not in (None, "all", *known):
@@ -136,29 +136,18 @@ def _check_kind(model: Model, format: str | None, *, pairs: bool) -> None:
 
 def _in_windows(model: Model, window: int | None, overlap: int | None) -> Model:
     """The same model with windows of this size; by default they share as much as those of its data, or a fifth."""
-    from dataclasses import replace
-
     if window is None and overlap is None:
         return model
     if model.kind == "classify":
         what = "a classifier looks at whole images"
         raise UserError(what, where="--window, --overlap", fix="leave them out")
-    from vistruct.inference.pixels import windows_for
-    from vistruct.windows.slide import Slide
-    from vistruct.windows.tiles import Tiles
-
-    is_boxes = model.kind == "detect"
-    known: Any = getattr(model.card.run.data, "tiles", None) if is_boxes else windows_for(model, (1, 1))[0]
-    known = None if known is not None and known.size is None else known
+    known = model.input.windows
     size = window or (known.size if known is not None else None)
     if size is None:
         raise UserError("an overlap of no windows", where="--overlap", fix="give --window PX too")
     if overlap is None:
         overlap = min(known.overlap, size // 2) if known is not None else size // 5
-    if is_boxes:
-        return replace(model, tiles=Tiles(size=size, overlap=overlap))
-    blend = "smooth" if known is None else known.blend
-    return replace(model, slide=Slide(size=size, overlap=overlap, blend=blend))
+    return model.in_windows(size, overlap)
 
 
 def _ask(model: Model, groups: Sequence[Sequence[Case]], ask: str, target: Path) -> tuple[dict[str, Any], Path]:
@@ -209,7 +198,7 @@ def _map(
     model: Model, sources: Sequence[Path], target: Path, wanted: str | None, batch: int
 ) -> tuple[dict[str, Any], Path, list[str]]:
     """The class of every pixel of each image, of what changed in each pair, or of every voxel."""
-    if model.data.kind == "volumes":
+    if model.input.slices is not None:
         from vistruct.inference.volumes import predict_volumes, volumes_at
 
         cases, what = volumes_at(model, sources), "volumes"

@@ -61,8 +61,8 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None) -> An
     from vistruct.data.boxes import BoxDataConfig
     from vistruct.data.chat.mix import MixDataConfig
     from vistruct.data.dataset import ChatDataConfig
-    from vistruct.data.families import family_of
     from vistruct.data.formats.boxes import yolo
+    from vistruct.data.formats.detect import family_of
     from vistruct.data.image_classes import ClassDataConfig
     from vistruct.data.maps import MapDataConfig
     from vistruct.data.volumes import VolumeDataConfig

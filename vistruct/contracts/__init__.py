@@ -10,6 +10,7 @@ from vistruct.contracts.parts import (
     Dataset,
     FeatureSpec,
     Metric,
+    MetricConfig,
     Task,
     TokenBackbone,
 )
@@ -31,6 +32,7 @@ from vistruct.contracts.step import (
 from vistruct.contracts.truth import (
     IGNORED,
     RGB,
+    Pixels,
     Record,
     Role,
     Sample,

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from vistruct.contracts.step import StepOutput
-from vistruct.contracts.truth import RGB, Record, Sample
+from vistruct.contracts.truth import RGB, Pixels, Record, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,22 @@ class Metric(Protocol):
     def compute(self) -> dict[str, float]: ...
 
 
+class MetricConfig(Protocol):
+    """A metric's settings, and what may be said of its numbers before one is computed."""
+
+    kind: str
+
+    def build(self, dataset: Any) -> Metric: ...
+
+    def usual(self, data: Any) -> str:
+        """The number that models are compared by unless told otherwise, on data of this config."""
+        ...
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """None: a count or a setting, of which neither is better."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """What a task must know of its data before it is built, and what `data.json` keeps."""
@@ -86,7 +102,11 @@ class DataInfo:
     class_names: tuple[str, ...] = ()
     palette: tuple[RGB, ...] | None = None  # colour of each class, where the data set has its own
     channels: int = 3  # of each image
-    reading: Mapping[str, Any] = field(default_factory=dict)  # settings that were found out, as json: intake, coding
+    pixels: Pixels = "uint8"  # of each image
+    # Of each channel, measured where the task asks for it: of values from 0 to 1, or in the unit of raw ones.
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)  # how images are put before a model: `data.input`, as json
     num_records: int = 0
     fingerprint: str = ""  # sha256 over the annotation files and the list of images with their sizes in bytes
     counts: Mapping[str, int] = field(default_factory=dict)  # objects by class, turns by family, ...

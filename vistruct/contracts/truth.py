@@ -13,6 +13,7 @@ from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
 RGB = tuple[int, int, int]  # 0 to 255
+Pixels = Literal["uint8", "uint16", "float32", "raw"]  # 1 is 255, 65535, 1; raw: float32 in the unit of the files
 IGNORED = -1  # in a label map: a pixel that is neither learned nor counted
 
 
@@ -88,7 +89,7 @@ class Sample:
     id: str
     image_id: str
     seed: int
-    images: list[Tensor]  # each uint8[C, H, W]; three channels are RGB
+    images: list[Tensor]  # each uint8, uint16 or float32[C, H, W], all of one type; three channels are RGB
     boxes_xyxy: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[N, 4], pixels of images[0]
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # int64[N]
     is_crowd: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # bool[N]

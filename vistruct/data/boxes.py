@@ -15,7 +15,9 @@ from pydantic import Field
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.formats.boxes.registry import read_boxes
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read
+from vistruct.data.input import Input, Windows
 from vistruct.data.kept_boxes import kept
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
@@ -56,21 +58,16 @@ class BoxDataConfig(Part):
             cache: folder that keeps what was read for the next start; None: it is not kept.
 
         Raises:
-            UserError: see `formats.registry.read_boxes`; or no box is left.
+            UserError: see `formats.read.read`; or no box is left.
         """
 
-        def read() -> tuple[list[Record], tuple[str, ...], IssueCounter]:
-            return read_boxes(
-                self.annotation,
-                self.images,
-                format=self.format,
-                split=self.split,
-                missing=self.missing,
-                class_names=self.classes,
-            )
+        def found() -> tuple[list[Record], tuple[str, ...], IssueCounter]:
+            ask = Ask(split=self.split, images=self.images, classes=self.classes, missing=self.missing)
+            walked, report = read(self.annotation, "boxes", format=self.format, ask=ask)
+            return walked.records, walked.class_names, report
 
         settings = self.model_dump(mode="json", include={"images", "format", "split", "missing", "classes"})
-        records, class_names, report = kept(read, cache, self.annotation, settings)
+        records, class_names, report = kept(found, cache, self.annotation, settings)
         if self.oriented:
             records = [with_corners(record) for record in records]
         whole_records = records
@@ -85,6 +82,7 @@ class BoxDataConfig(Part):
             raise UserError(what, where=self.annotation, fix="`vistruct check` says more")
         info = DataInfo(
             class_names=class_names,
+            input=self._input().model_dump(mode="json"),
             num_records=len(records),
             fingerprint=self._fingerprint(whole_records, class_names),
             counts={name: labels[number] for number, name in enumerate(class_names)},
@@ -100,6 +98,11 @@ class BoxDataConfig(Part):
             on_broken=self.on_broken,
             with_masks=self.masks,
         )
+
+    def _input(self) -> Input:
+        tiles = self.tiles
+        windows = None if tiles is None else Windows(size=tiles.size, overlap=tiles.overlap, unit="file")
+        return Input(resize=self.resize, windows=windows)
 
     def _fingerprint(self, records: Sequence[Record], class_names: Sequence[str]) -> str:
         """Of the annotation file where it is one; of what was read where it is a folder of thousands."""

@@ -1,6 +1,6 @@
 """A data set of boxes in another format: everything that both can hold, and every loss counted.
 
-What a format has no room for is in `registry.WRITERS`. Objects that would become wrong without it are left out
+What a format has no room for is said by its `Writer`. Objects that would become wrong without it are left out
 (a crowd is not one object); the others lose it (a mask becomes its box, an oriented box its hull).
 """
 
@@ -14,8 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.registry import Writer, read_boxes, writer
-from vistruct.errors import UserError
+from vistruct.data.formats import find_format, names_of
+from vistruct.data.formats.format import Ask, Writer
+from vistruct.data.formats.read import read
+from vistruct.errors import UserError, closest
 from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
 
@@ -57,7 +59,7 @@ def convert(
     Args:
         path: the annotation file or folder.
         out: the folder to make.
-        to: one of `registry.WRITERS`.
+        to: a format of boxes that is written.
         format: of `path`; "auto": found.
         images_folder: where the images of `path` are; None: where its format has them.
         split: which part of `path`.
@@ -65,14 +67,16 @@ def convert(
         missing: what an annotated image that is not on disk does.
 
     Raises:
-        UserError: `out` is there already, and all that `read_boxes` and the format's `write` raise.
+        UserError: `out` is there already, and all that `read` and the format's `write` raise.
         OSError: no room, or no right to write there; nothing is left of `out` then.
     """
     out = Path(out)
-    form, write = writer(to)
+    form = writer(to)
     if out.exists() or out.is_symlink():
         raise UserError("this is there already, and is not overwritten", where=out, fix="name a new folder")
-    records, class_names, report = read_boxes(path, images_folder, format=format, split=split, missing=missing)
+    ask = Ask(split=split, images=images_folder, missing=missing)
+    walked, report = read(path, "boxes", format=format, ask=ask)
+    records, class_names = walked.records, walked.class_names
     if not records:
         raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
     _refuse_outside(records, path)
@@ -86,7 +90,7 @@ def convert(
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         unfinished.mkdir()
-        lost.merge(write(unfinished, records, class_names))
+        lost.merge(form.write(unfinished, records, class_names))
         if images != "none":
             _bring_images(records, unfinished / form.images, images)
         os.rename(unfinished, out)
@@ -95,6 +99,25 @@ def convert(
         raise
     objects = sum(len(record.labels) for record in records)
     return Conversion(path=out, images=len(records), objects=objects, read=report, lost=lost)
+
+
+def written() -> dict[str, Writer]:
+    """The formats of boxes that are written, with what each has room for."""
+    return {name: found for name in names_of("boxes") if (found := find_format(name).writer) is not None}
+
+
+def writer(name: str) -> Writer:
+    """How a format of boxes, or `module:NAME`, is written.
+
+    Raises:
+        UserError: it is not written here.
+    """
+    is_known = ":" in name or name in names_of("boxes")
+    found = find_format(name, "boxes").writer if is_known else None
+    if found is None:
+        what = f"{name!r} is read, but not written" if is_known else f"no box format {name!r}"
+        raise UserError(what, fix=closest(name, written()))
+    return found
 
 
 def fit(records: Sequence[Record], form: Writer) -> tuple[list[Record], IssueCounter]:

@@ -42,11 +42,27 @@ class RecordDataset:
     on_broken: OnBroken = "stop"
     with_masks: bool = False  # boxes only: each sample has a raster for every object
     # Of files that are no 8-bit images. Both must be able to travel to a worker process.
-    read_images: Callable[[Record], list[torch.Tensor]] | None = None  # uint8[C, H, W] each; None: 8-bit colour images
+    read_images: Callable[[Record], list[torch.Tensor]] | None = None  # number[C, H, W] each; None: 8-bit colours
     read_label_map: Callable[[Record], torch.Tensor] | None = None  # int16[H, W]; None: no class for every pixel
+
+    def __post_init__(self) -> None:
+        if self.augment is not None:
+            self.augment.check(self.info.pixels)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def images(self, index: int) -> list[torch.Tensor]:
+        """The images of a record as they are read: number[C, H, W] each.
+
+        Raises:
+            UserError: an image that cannot be read.
+        """
+        record, lazy = self.records[index], self.records if isinstance(self.records, Records) else None
+        if self.read_images is not None:
+            return self.read_images(record)
+        known = [None] * len(record.images) if lazy is None else lazy.checksums(index)
+        return [read_image(path, record.window_xyxy, crc32) for path, crc32 in zip(record.images, known, strict=True)]
 
     def sample(self, index: int, seed: int) -> Sample:
         """Decode a record and vary it; the same index and seed give the same sample on any worker.
@@ -56,7 +72,7 @@ class RecordDataset:
         """
         record = self.records[index]
         lazy = self.records if isinstance(self.records, Records) else None
-        images = self._images(record, [None] * len(record.images) if lazy is None else lazy.checksums(index))
+        images = self.images(index)
         if record.size_hw is not None and tuple(images[0].shape[1:]) != record.size_hw:
             height, width = images[0].shape[1:]
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
@@ -95,11 +111,6 @@ class RecordDataset:
         if self.read_label_map is None:
             raise UserError("no classes of pixels in this data", where=self.records[index].id, fix="kind: maps")
         return self.read_label_map(self.records[index])
-
-    def _images(self, record: Record, known: Sequence[int | None]) -> list[torch.Tensor]:
-        if self.read_images is not None:
-            return self.read_images(record)
-        return [read_image(path, record.window_xyxy, crc32) for path, crc32 in zip(record.images, known, strict=True)]
 
     def _label_map(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor | None:
         if self.read_label_map is None:

@@ -19,7 +19,11 @@ from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.boxes import BEYOND_SHARE
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.formats.classes.registry import Ask, chosen_splits, detect_classes, module_of, read_classes
+from vistruct.data.formats.classes.lines import chosen_splits
+from vistruct.data.formats.detect import detect
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read
+from vistruct.data.input import Input
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels, read_images
@@ -68,12 +72,13 @@ class ClassDataConfig(Part):
             cache: not needed: a folder of images is listed in less time than a cache is checked in.
 
         Raises:
-            UserError: see `class_registry.read_classes`; or no such share.
+            UserError: see `formats.read.read`; or no such share.
         """
-        name = detect_classes(self.root, self.lists) if self.format == "auto" else self.format
-        if self.format == "auto" and name == "list" and self.shares is not None:
-            name = "folders"  # the splits are drawn, whatever was published
-        records, class_names, report = read_classes(self.root, self._ask(), format=name)
+        format = self.format
+        if format == "auto" and self.shares is not None and detect(self.root, "image_classes") == "list":
+            format = "folders"  # the splits are drawn, whatever was published
+        found, report = read(self.root, "image_classes", format=format, ask=self._ask())
+        records, class_names = found.records, found.class_names
         if self.shares is not None:
             records = drawn(records, self.shares, self.split_seed, self.split, self.root)
         records = _shared(records, self.share, self.share_seed, report)
@@ -82,12 +87,14 @@ class ClassDataConfig(Part):
             told = f": {'; '.join(report.lines())}" if report.counts else ""
             raise UserError(f"no images are left{told}", where=self.root, fix="`vistruct check` says more")
         top = self.root.parent if self.root.is_file() else self.root
-        annotations = module_of(name).annotations(self.root, self.lists)
+        channels = num_channels(records[0], self.intake)
         info = DataInfo(
             class_names=class_names,
-            channels=num_channels(records[0], self.intake),
+            channels=channels,
+            pixels="uint8" if self.intake is None else self.intake.pixels,
+            input=Input(channels=channels, intake=self.intake, resize=self.resize).model_dump(mode="json"),
             num_records=len(records),
-            fingerprint=fingerprint(annotations, [record.images[0] for record in records], top),
+            fingerprint=fingerprint(found.annotations, [record.images[0] for record in records], top),
             counts={name: counts[number] for number, name in enumerate(class_names)},
             dropped=dict(report.counts),
         )
@@ -104,7 +111,7 @@ class ClassDataConfig(Part):
     def _ask(self) -> Ask:
         return Ask(
             split=None if self.shares is not None else self.split,
-            images=self.images,
+            images=None if self.images is None else Path(self.images),
             lists=self.lists,
             classes=self.classes,
             multi_label=self.multi_label,

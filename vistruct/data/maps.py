@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,11 +17,13 @@ from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
 from vistruct.data.boxes import shared
 from vistruct.data.dataset import OnBroken, RecordDataset
-from vistruct.data.formats.maps.registry import MapSet, Wish, read_maps
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read
+from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
-from vistruct.files.geo import num_channels, read_images
+from vistruct.files.geo import FILES_AN_IMAGE, num_channels, read_images
 from vistruct.files.images import read_image
 from vistruct.files.intake import Intake
 from vistruct.files.rasters import read_raster
@@ -60,10 +62,11 @@ class MapDataConfig(Part):
             cache: not used: finding files again takes no longer than reading what was found.
 
         Raises:
-            UserError: see `formats.map_registry.read_maps`; tiles that can hold no image.
+            UserError: see `formats.read.read`; tiles that can hold no image.
         """
-        found = read_maps(self.root, format=self.format, wish=self.wish())
-        report, records = found.report, found.records
+        found, report = read(self.root, "maps", format=self.format, ask=self.ask())
+        records, coding = found.records, found.coding
+        assert coding is not None  # of records that are there
         if self.tiles is not None:
             if self.tiles.skip_empty:
                 fix = "leave skip_empty out: every pixel of a window has its class"
@@ -72,15 +75,13 @@ class MapDataConfig(Part):
         records = shared(records, self.share, self.share_seed, report)
         intake = self.intake or found.intake
         info = DataInfo(
-            class_names=found.coding.classes,
-            palette=found.coding.shown,
+            class_names=coding.classes,
+            palette=coding.shown,
             channels=num_channels(records[0], intake),
-            reading={
-                "intake": None if intake is None else intake.model_dump(mode="json"),
-                "coding": found.coding.model_dump(mode="json"),
-            },
+            pixels="uint8" if intake is None else intake.pixels,
+            input=self._input(records[0], intake).model_dump(mode="json"),
             num_records=len(records),
-            fingerprint=_fingerprint(found, self.root),
+            fingerprint=_fingerprint(found.records, coding, self.root),
             counts={"images": len({record.image_id for record in records}), "windows": len(records)},
             dropped=dict(report.counts),
         )
@@ -93,14 +94,30 @@ class MapDataConfig(Part):
             found.records,
             on_broken=self.on_broken,
             read_images=ImageReader(intake),
-            read_label_map=LabelReader(found.coding, found.raster),
+            read_label_map=LabelReader(coding, found.raster),
         )
 
-    def wish(self) -> Wish:
+    def _input(self, record: Record, intake: Intake | None) -> Input:
+        windows = None
+        if self.tiles is not None:
+            resize = self.resize or 1.0
+            size = max(resize.height, resize.width) if isinstance(resize, Size) else round(self.tiles.size * resize)
+            size = max(1, size)
+            overlap = min(size - 1, round(self.tiles.overlap * size / self.tiles.size))
+            windows = Windows(size=size, overlap=overlap, unit="shown")
+        return Input(
+            images=len(record.images) // int(record.notes.get(FILES_AN_IMAGE, "1")),
+            channels=num_channels(record, intake),
+            intake=intake,
+            resize=self.resize,
+            windows=windows,
+        )
+
+    def ask(self) -> Ask:
         """What is asked of the reader of a format."""
-        return Wish(
+        return Ask(
             split=self.split,
-            images=self.images,
+            images=None if self.images is None else Path(self.images),
             labels=self.labels,
             image_suffix=self.image_suffix,
             label_suffix=self.label_suffix,
@@ -118,7 +135,7 @@ class ImageReader:
     intake: Intake | None
 
     def __call__(self, record: Record) -> list[Tensor]:
-        """uint8[C, H, W] each.
+        """number[C, H, W] each.
 
         Raises:
             UserError: an image that cannot be read, or whose bands nobody has said what to do with.
@@ -154,10 +171,10 @@ def _of_file(record: Record) -> np.ndarray:
     return read_raster(record.label_map, record.window_xyxy)
 
 
-def _fingerprint(found: MapSet, root: Path) -> str:
+def _fingerprint(records: Sequence[Record], coding: Coding, root: Path) -> str:
     """Of the names and sizes in bytes of all files, and of the coding."""
-    files = [file for record in found.records for file in (*record.images, record.label_map) if file is not None]
+    files = [file for record in records for file in (*record.images, record.label_map) if file is not None]
     base = root if root.is_dir() else root.parent
     digest = hashlib.sha256(fingerprint([], files, base).encode())
-    digest.update(found.coding.model_dump_json().encode())
+    digest.update(coding.model_dump_json().encode())
     return digest.hexdigest()

@@ -18,21 +18,19 @@ from vistruct.contracts import DataInfo, Record
 from vistruct.data.boxes import BEYOND_SHARE
 from vistruct.data.checks.groups import drawn_split, straddles
 from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.data.formats import find_format
+from vistruct.data.formats.detect import detect
+from vistruct.data.formats.format import VolumeCase
+from vistruct.data.formats.order import recoded
+from vistruct.data.formats.read import read
+from vistruct.data.formats.volumes.cases import in_split, straddling, with_patients
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
-from vistruct.data.formats.volumes.registry import (
-    Case,
-    detect_volumes,
-    find_cases,
-    in_split,
-    straddling,
-    volume_module,
-    with_patients,
-)
+from vistruct.data.input import Input, Slices
 from vistruct.errors import UserError, closest
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
-from vistruct.files.intake import Intake
-from vistruct.files.volume_files import VolumeFile, filled_slices, label_slice, label_values, open_volume
+from vistruct.files.intake import BYTES, Intake
+from vistruct.files.volume_files import VolumeFile, filled_slices, label_slice, open_volume
 from vistruct.files.volume_grid import Axis
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
@@ -61,9 +59,9 @@ class VolumeDataConfig(Part):
     modalities: tuple[str, ...] | None = None  # of several volumes of one patient, the channels in order
     axis: Axis = "axial"  # across which it is sliced
     neighbours: int = Field(0, ge=0)  # slices on either side that become channels too
-    intake: Intake | None = None  # what values become 0 and 255; None: the format's own
+    intake: Intake | None = None  # what becomes of the values; None: the format's own
     empty: float = Field(1.0, ge=0, le=1)  # part of the slices without any labelled voxel that is kept, for training
-    unpack: bool = True  # keep packed volumes as plain arrays beside the run: a byte a voxel, and no slice costs more
+    unpack: bool = True  # keep packed volumes as plain arrays beside the run: no slice costs more then
     augment: PlacedAugment | None = None
     share: float = Field(1.0, gt=0, le=1)  # part of the *patients* used
     share_seed: int = 0
@@ -85,13 +83,13 @@ class VolumeDataConfig(Part):
 
     def format_used(self) -> str:
         """The format, looked for at the root where it is not named."""
-        return detect_volumes(self.root) if self.format == "auto" else self.format
+        return detect(self.root, "volumes") if self.format == "auto" else self.format
 
     def intake_used(self) -> Intake:
         """What is applied to values: also what prediction has to apply. Asks the disk only where no format is named."""
         if self.intake is not None:
             return self.intake
-        own: Intake | None = volume_module(self.format_used()).INTAKE
+        own = find_format(self.format_used(), "volumes").intake
         if own is None:
             return Intake()
         return own.model_copy(update={"channels": None}) if self.neighbours else own
@@ -102,23 +100,24 @@ class VolumeDataConfig(Part):
         Raises:
             UserError: nothing says so; classes that the data do not have.
         """
-        coding = self.coding or volume_module(self.format_used()).coding(self.root)
+        coding = self.coding or find_format(self.format_used(), "volumes").coding(self.root)
         if coding is None and self.classes is not None:
             return Coding(classes=self.classes, ignored=())
         if coding is None:
             what = "nothing says what the label values mean"
             fix = "data.coding.classes=[background,NAME], with data.coding.values where they are not 0, 1, 2"
             raise UserError(what, where=self.root, fix=fix)
-        return coding if self.classes is None else in_order(coding, self.classes, self.root)
+        return coding if self.classes is None else recoded(coding, self.classes, self.root)
 
-    def cases(self, report: IssueCounter) -> list[Case]:
+    def cases(self, report: IssueCounter) -> list[VolumeCase]:
         """The cases of the split, by name alone: no file is opened but those of a DICOM series.
 
         Raises:
-            UserError: see `volume_registry`; a patient in two splits; nothing labelled is left.
+            UserError: see `formats.read.read`; a patient in two splits; nothing labelled is left.
         """
-        name = self.format_used()
-        cases = with_patients(find_cases(self.root, name, report), self.patient)
+        found, told = read(self.root, "volumes", format=self.format_used())
+        report.merge(told)
+        cases = with_patients(found.cases, self.patient)
         for patient, found in straddling(cases).items():
             raise straddles(patient, [case.name for case in found], [case.split for case in found], self.root)
         if self.shares is not None:
@@ -146,13 +145,14 @@ class VolumeDataConfig(Part):
         report = IssueCounter()
         name, coding, intake = self.format_used(), self.coding_used(), self.intake_used()
         cases = _shared(self.cases(report), self.share, self.share_seed, report)
-        cases, modalities = _with_modalities(cases, self.modalities, volume_module(name).MODALITIES, self, report)
+        usual = find_format(name, "volumes").modalities
+        cases, modalities = _with_modalities(cases, self.modalities, usual, self, report)
         copies = cache if self.unpack else None
         records: list[Record] = []
         packed_bytes = 0
         for case in cases:
             records += self._slices(case, modalities, report)
-            packed_bytes += _packed_bytes(case, modalities) if copies is not None else 0
+            packed_bytes += _packed_bytes(case, modalities, intake) if copies is not None else 0
         if self.empty < 1:
             records = _without_empty(records, self, coding, copies, report)
         if not records:
@@ -164,11 +164,8 @@ class VolumeDataConfig(Part):
             class_names=coding.classes,
             palette=coding.shown,
             channels=intake.channels_of(channels),
-            reading={
-                "format": name,
-                "intake": intake.model_dump(mode="json"),
-                "coding": coding.model_dump(mode="json"),
-            },
+            pixels=intake.pixels,
+            input=self._input(modalities, intake, coding).model_dump(mode="json"),
             num_records=len(records),
             fingerprint=fingerprint([], _files(cases, modalities), self.root),
             counts=counts,
@@ -182,10 +179,15 @@ class VolumeDataConfig(Part):
             self.augment,
             on_broken=self.on_broken,
             read_images=SliceReader(self.axis, self.neighbours, intake, copies),
-            read_label_map=LabelReader(self.axis, coding, copies),
+            read_label_map=SliceLabelReader(self.axis, coding, copies),
         )
 
-    def _slices(self, case: Case, modalities: Sequence[str], report: IssueCounter) -> list[Record]:
+    def _input(self, modalities: tuple[str, ...], intake: Intake, coding: Coding) -> Input:
+        slices = Slices(axis=self.axis, neighbours=self.neighbours, modalities=modalities)
+        channels = intake.channels_of(len(modalities) * (2 * self.neighbours + 1))
+        return Input(channels=channels, intake=intake, resize=self.resize, slices=slices, coding=coding)
+
+    def _slices(self, case: VolumeCase, modalities: Sequence[str], report: IssueCounter) -> list[Record]:
         """One record a slice."""
         images = tuple(case.images[name] for name in modalities)
         volume = VolumeFile.open(images, axis=self.axis)
@@ -221,7 +223,7 @@ class SliceReader:
     cache: Path | None
 
     def __call__(self, record: Record) -> list[Tensor]:
-        """One uint8[C, H, W]."""
+        """One image."""
         volume = VolumeFile.open(
             record.images, axis=self.axis, neighbours=self.neighbours, intake=self.intake, cache=self.cache
         )
@@ -229,7 +231,7 @@ class SliceReader:
 
 
 @dataclass(frozen=True)
-class LabelReader:
+class SliceLabelReader:
     """Record -> the classes of its slice; travels to worker processes."""
 
     axis: Axis
@@ -244,30 +246,7 @@ class LabelReader:
         return torch.from_numpy(self.coding.decode(np.ascontiguousarray(values), f"{record.label_map}, {record.id}"))
 
 
-def in_order(coding: Coding, classes: Sequence[str], where: object) -> Coding:
-    """The same values with their classes numbered as in `classes`; one that the data do not have gets no value.
-
-    Raises:
-        UserError: a class of the data that `classes` does not have.
-    """
-    for name in coding.classes:
-        if name not in classes:
-            raise UserError(f"class {name!r} of the data is none of the classes asked for", where=where,
-                            fix=closest(name, classes))  # fmt: skip
-    values = dict(zip(coding.classes, coding.values or range(len(coding.classes)), strict=True))
-    never = min(values.values(), default=0)
-    order = [values.get(name, never - 1 - number) for number, name in enumerate(classes)]
-    colours = None if coding.palette is None else dict(zip(coding.classes, coding.palette, strict=True))
-    palette = None if colours is None or set(classes) - set(colours) else tuple(colours[name] for name in classes)
-    return coding.model_copy(update={"classes": tuple(classes), "values": tuple(order), "palette": palette})
-
-
-def first_values(case: Case) -> list[int]:
-    """The label values of a case, for a message."""
-    return [] if case.label is None else np.unique(label_values(open_volume(case.label))).tolist()
-
-
-def _labelled(cases: Sequence[Case], missing: str, report: IssueCounter, root: Path) -> list[Case]:
+def _labelled(cases: Sequence[VolumeCase], missing: str, report: IssueCounter, root: Path) -> list[VolumeCase]:
     kept = [case for case in cases if case.label is not None]
     if not kept:
         what = f"none of {len(cases)} volumes has labels"
@@ -282,12 +261,12 @@ def _labelled(cases: Sequence[Case], missing: str, report: IssueCounter, root: P
 
 
 def _with_modalities(
-    cases: Sequence[Case],
+    cases: Sequence[VolumeCase],
     wanted: Sequence[str] | None,
     usual: Sequence[str],
     data: VolumeDataConfig,
     report: IssueCounter,
-) -> tuple[list[Case], tuple[str, ...]]:
+) -> tuple[list[VolumeCase], tuple[str, ...]]:
     """The cases that have all modalities, and those in order."""
     names = tuple(wanted or usual or cases[0].images)
     known = {name for case in cases for name in case.images}
@@ -307,7 +286,7 @@ def _with_modalities(
     return kept, names
 
 
-def _shared(cases: list[Case], share: float, seed: int, report: IssueCounter) -> list[Case]:
+def _shared(cases: list[VolumeCase], share: float, seed: int, report: IssueCounter) -> list[VolumeCase]:
     """The cases of the patients whose hashed names come first; of one seed, a larger share contains a smaller."""
     patients = sorted({case.patient for case in cases}, key=lambda patient: derive(seed, "share", patient))
     kept = set(patients[: max(1, round(share * len(patients)))])
@@ -334,13 +313,13 @@ def _without_empty(
     return [record for record in records if record.id not in out]
 
 
-def _files(cases: Sequence[Case], modalities: Sequence[str]) -> list[Path]:
+def _files(cases: Sequence[VolumeCase], modalities: Sequence[str]) -> list[Path]:
     paths = [path for case in cases for path in (*(case.images[name] for name in modalities), case.label) if path]
     return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
-def _packed_bytes(case: Case, modalities: Sequence[str]) -> int:
-    """Of the unpacked copies of a case: a byte a voxel."""
-    paths = [*(case.images[name] for name in modalities), *([case.label] if case.label else [])]
-    volumes = [open_volume(path) for path in paths if os.path.isdir(path) or path.name.endswith(".gz")]
-    return sum(int(np.prod(volume.grid.shape)) for volume in volumes)
+def _packed_bytes(case: VolumeCase, modalities: Sequence[str], intake: Intake) -> int:
+    """Of the unpacked copies of a case: of the labels a byte a voxel."""
+    each = {case.images[name]: BYTES[intake.pixels] for name in modalities} | ({case.label: 1} if case.label else {})
+    packed = {path: size for path, size in each.items() if os.path.isdir(path) or path.name.endswith(".gz")}
+    return sum(size * int(np.prod(open_volume(path).grid.shape)) for path, size in packed.items())

@@ -20,6 +20,7 @@ from vistruct.data.chat.costs import admit
 from vistruct.data.checks.groups import check_groups
 from vistruct.data.loading.loader import check_split
 from vistruct.data.loading.plan import Costs
+from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
@@ -88,6 +89,8 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     index = out_dir / "index"
     with main_first(ranks):
         dataset = _data(run.data, index, run.max_left_out)
+        if "data" in task_part.model_dump(include={"mean", "std"}).values():
+            dataset = with_statistics_of_pixels(dataset, index)
         names = dataset.info.class_names
         eval_datasets = {
             name: _data(for_classes(e.data, names), index, run.max_left_out) for name, e in run.evals.items()

@@ -12,6 +12,7 @@ from vistruct.config import Run, read_run, run_to_yaml
 from vistruct.contracts import DataInfo
 from vistruct.distributed.ranks import Ranks, from_main
 from vistruct.engine.environment import describe
+from vistruct.engine.trainable import Plan
 from vistruct.errors import UserError
 
 # What may differ between the run that began and the run that goes on: none of it touches the weights, but for rounding
@@ -88,13 +89,33 @@ def note_data(info: DataInfo, evals: Mapping[str, DataInfo], out_dir: Path, rank
         write_json(file, {name: info_to_dict(i) for name, i in {"train": info, **measured}.items()})
 
 
+def note_plan(plan: Plan, out_dir: Path, ranks: Ranks) -> None:
+    """Write plan.json: how many parameters train, of all and by rule."""
+    if ranks.is_main:
+        rules = [
+            {
+                "pattern": rule.pattern,
+                "mode": rule.mode,
+                "lr_factor": rule.lr_factor,
+                "tensors": rule.tensors,
+                "trainable": rule.moving,
+                "frozen": rule.frozen,
+            }
+            for rule in plan.rules
+        ]
+        write_json(out_dir / "plan.json", {"trainable": plan.moving, "parameters": plan.total, "rules": rules})
+
+
 def info_to_dict(info: DataInfo) -> dict[str, Any]:
     """All of it that can be written down."""
     return {
         "class_names": list(info.class_names),
         "palette": info.palette and [list(colour) for colour in info.palette],
         "channels": info.channels,
-        "reading": dict(info.reading),
+        "pixels": info.pixels,
+        "mean": info.mean,
+        "std": info.std,
+        "input": dict(info.input),
         "num_records": info.num_records,
         "fingerprint": info.fingerprint,
         "counts": dict(info.counts),

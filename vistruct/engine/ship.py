@@ -17,6 +17,8 @@ from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.config import Run
 from vistruct.contracts import DataInfo
+from vistruct.data.input import Input, as_measured, read_input
+from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
 from vistruct.engine.run import State
 from vistruct.engine.run_dir import info_to_dict
@@ -34,7 +36,7 @@ def ship(state: State) -> None:
     run, weights = state.run, on_main(merged_state(state.task))
     if not state.ranks.is_main:
         return
-    values = run.model_dump(mode="json")
+    values, shown = run.model_dump(mode="json"), input_of(state).model_dump(mode="json")
     source = {
         "recipe": run.recipe,
         "steps": state.step,
@@ -51,7 +53,7 @@ def ship(state: State) -> None:
             "format": MODEL_FORMAT,
             "task": values["task"],
             "info": info_to_dict(state.dataset.info),
-            "input": input_contract(values, state.dataset.info),
+            "input": shown,
             "parameters": sum(p.numel() for n, p in state.task.named_parameters() if ".lora_" not in n),
             "licence": licence,
             "sha256": digest,
@@ -67,7 +69,7 @@ def ship(state: State) -> None:
         {
             "format": BACKBONE_FORMAT,
             "config": values["task"].get("backbone"),
-            "input": input_contract(values, state.dataset.info),
+            "input": shown,
             "source": source,
             "licence": licence,
             "sha256": digest,
@@ -80,19 +82,25 @@ def started_from(run: Run) -> str:
     return ", then the backbone of ".join(str(path) for path in (run.start, run.init) if path) or "random weights"
 
 
-def input_contract(run: dict[str, Any], info: DataInfo) -> dict[str, Any]:
-    """What the model expects of an image: wrong input units are the costliest silent mistake."""
-    task, data = run["task"], run["data"]
-    intake = info.reading.get("intake", data.get("intake"))  # which bands they are, and what became 0 and 255
-    return {
-        "channels": ["red", "green", "blue"] if intake is None and info.channels == 3 else info.channels,
-        "intake": intake,
-        "values": "0 to 255; the task itself divides and normalises",
-        "mean": task.get("mean"),
-        "std": task.get("std"),
-        "tiles": data.get("tiles") or task.get("tiling"),
-        "resize": data.get("resize"),
-    }
+def input_of(state: State) -> Input:
+    """How images are put before the shipped model."""
+    run, evals = state.run, state.run.evals.items()
+    alike = [state.eval_datasets[name].info for name, one in evals if _kind(one.data) == _kind(run.data)]
+    own = as_measured(
+        read_input(_noted(state.dataset.info), "data"), [read_input(_noted(one), "data") for one in alike]
+    )
+    task = run.task.model_dump(mode="json")
+    told: dict[str, Any] = {name: task[name] for name in ("mean", "std") if task.get(name)}
+    if told.get("mean") == "data":
+        told |= {"mean": state.dataset.info.mean, "std": state.dataset.info.std}
+    if task.get("slide"):  # the task's own windows come before those of its training data
+        size, *rest = (task["slide"][name] for name in ("size", "overlap", "blend"))
+        told["windows"] = size and {"size": size, "overlap": rest[0], "blend": rest[1], "unit": "shown"}
+    return read_input({**own.model_dump(), **told}, "task")
+
+
+def _noted(info: DataInfo) -> dict[str, Any]:
+    return {"channels": info.channels, **info.input}
 
 
 def card(state: State, licence: str) -> str:
@@ -103,7 +111,7 @@ def card(state: State, licence: str) -> str:
     lines = [
         f"# {state.out_dir.resolve().name}",
         "",
-        f"A `{values_kind(run.task)}` model trained with vistruct"
+        f"A `{_kind(run.task)}` model trained with vistruct"
         + (f" by the recipe `{run.recipe}`" if run.recipe else "")
         + f" for {state.step:,} steps of {run.batch} samples.",
         "",
@@ -115,6 +123,7 @@ def card(state: State, licence: str) -> str:
         f"- Started from: {started_from(run)}",
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",
         f"- Left out or repaired: {dropped}",
+        f"- {in_words(info).capitalize()}",
         *([f"- Classes: {classes}"] if classes else []),
         f"- Moved in training: {state.plan.lines()[-1]}",
         f"- Licence of the weights: {licence}",
@@ -129,7 +138,7 @@ def card(state: State, licence: str) -> str:
     return "\n".join(lines)
 
 
-def values_kind(part: Any) -> str:
+def _kind(part: Any) -> str:
     """The `kind` of a part."""
     return str(getattr(part, "kind", type(part).__name__))
 

@@ -14,12 +14,13 @@ from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
+from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import asked_of, keep_measured, measure
 from vistruct.engine.log import RunLog
 from vistruct.engine.run import State, build, resume
-from vistruct.engine.run_dir import note_data, open_run_dir
+from vistruct.engine.run_dir import note_data, note_plan, open_run_dir
 from vistruct.engine.ship import ship
 from vistruct.engine.step import train_step, without_gradient
 from vistruct.engine.stop import EXIT_CODE, StopRequest
@@ -74,6 +75,7 @@ def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Gen
     with RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log, StopRequest() as stop:
         state = build(run, out_dir, ranks)
         note_data(state.dataset.info, {k: d.info for k, d in state.eval_datasets.items()}, out_dir, ranks)
+        note_plan(state.plan, out_dir, ranks)
         introduce(state, log.say)
         resume(state, log.say)
         yield Training(state=state, log=log, stop=stop, progress=progress)
@@ -155,6 +157,8 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
         f"{len(state.dataset):,} training samples"
         + (f" of {len(info.class_names)} classes" if info.class_names else "")
     )
+    if info.pixels != "uint8" or info.mean is not None:
+        say(in_words(info))
     for reason, number in info.dropped.items():
         say(f"  {number} x {reason}")
     for name, measured in state.run.evals.items():

@@ -48,8 +48,8 @@ FILES_AN_IMAGE = "files an image"  # among the notes of a record whose bands lie
 _BLOCK = 256  # pixels, both sides, of a written tile
 _MOST_IN_BYTE = 255  # classes that a byte has room for; 255 says "no class"
 _FIX = (
-    "say which bands are the channels and what becomes 0 to 255: "
-    "intake={bands: [3, 2, 1], low: [0], high: [3000]}, or percentiles: [1, 99] in place of low and high"
+    "say which bands are the channels and what becomes black and white: intake={bands: [3, 2, 1], low: [0], "
+    "high: [3000]}, or percentiles: [1, 99] in place of low and high; or dtype: float32 for values as they are"
 )
 
 
@@ -62,22 +62,23 @@ class GeoProfile:
 
 
 def read_bands(path: Raster, window_xyxy: Window | None, intake: Intake | None) -> Tensor:
-    """The bands of a raster, or of a window of it, as channels of 8 bits.
+    """The bands of a raster, or of a window of it, as channels.
 
     Args:
         path: a file, or several on one grid whose bands are counted through.
         window_xyxy: pixels of the whole image; right and bottom are exclusive. Only its blocks are read.
-        intake: which bands, and what becomes 0 and 255; None: three 8-bit bands that are RGB, with or without alpha.
-            Percentiles are of the whole image, taken once for each process; of a large one from a million pixels.
+        intake: which bands, and what becomes of their values; None: three 8-bit bands that are RGB, with or
+            without alpha. Percentiles are of the whole image, taken once for each process; of a large one from a
+            million pixels.
 
     Returns:
-        uint8[C, H, W]; 0 where there is no data.
+        uint8[C, H, W], or what `Intake.pixels` says; 0 where there is no data.
 
     Raises:
         UnreadableImage: no such file, damaged, several grids, a window that does not lie inside.
         UserError: no such band; bands that are no 8-bit colours, and no word of what becomes of them; no rasterio.
     """
-    paths = _paths(path)
+    paths, intake_ = _paths(path), intake or Intake()
     chosen = _chosen(paths, intake)
     height, width = one_size(paths, chosen)
     x0, y0, x1, y1 = window_xyxy or (0, 0, width, height)
@@ -87,18 +88,17 @@ def read_bands(path: Raster, window_xyxy: Window | None, intake: Intake | None) 
     if (x1 - x0) * (y1 - y0) * len(chosen) > 3 * max_pixels():
         what = f"{x1 - x0} x {y1 - y0} pixels in {len(chosen)} bands at once"
         raise UnreadableImage(what, where=paths[0], fix="cut it into windows: tiles, or slide")
-    with_range = intake is not None and intake.has_range
-    values = read_values(paths, chosen, (x0, y0, x1, y1), exact=not with_range)
-    if not with_range and values.dtype != np.uint8:
-        raise UserError(f"{describe(path)}, and no word of what becomes 0 and 255", where=paths[0], fix=_FIX)
-    if not with_range:
-        return (intake or Intake()).taken(values)
-    assert intake is not None
-    return intake.taken(values, _ranges(tuple(map(stamp_of, paths)), tuple(chosen), intake))
+    is_exact = not intake_.has_range and intake_.pixels == "uint8"
+    values = read_values(paths, chosen, (x0, y0, x1, y1), exact=is_exact)
+    if is_exact and values.dtype != np.uint8:
+        raise UserError(f"{describe(path)}, and no word of what becomes black and white", where=paths[0], fix=_FIX)
+    if not intake_.has_range:
+        return intake_.taken(values)
+    return intake_.taken(values, _ranges(tuple(map(stamp_of, paths)), tuple(chosen), intake_))
 
 
 def read_images(record: Record, intake: Intake | None) -> list[Tensor]:
-    """uint8[C, H, W] of each image of a record, or of its window of each.
+    """number[C, H, W] of each image of a record, or of its window of each.
 
     `Record.images` are one file an image, or as many as the note FILES_AN_IMAGE says, image after image.
 

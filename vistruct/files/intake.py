@@ -1,11 +1,17 @@
-"""How the numbers in a file become 8-bit channels, where they are not colours of 8 bits already.
+"""How the numbers in a file become channels, where they are not colours of 8 bits already.
 
-Bands of 16 bits, radar amplitudes and Hounsfield units have no natural 0 and 255, and every way to guess them is
-silent and wrong for somebody: so the range is said, and what lies outside of it is clipped. 8 bits are what
-screens show and what JPEG keeps; 400 Hounsfield units in 256 steps are 1.6 units apart, less than a scanner's noise.
+Bands of 16 bits, radar amplitudes and Hounsfield units have no natural black and white, and every way to guess them is
+silent and wrong for somebody: so the range is said, and what lies outside of it is clipped. The range becomes the
+65,536 levels of uint16: no two values of a 12-bit scanner or a 16-bit camera fall together. uint8 is half as large
+(400 Hounsfield units in 256 steps are 1.6 units apart, less than a scanner's noise), float32 twice as large.
+
+Without a range float32 takes the values as they are, in their own unit (reflectance, Hounsfield units, decibels): mean
+and standard deviation then are in that unit too, or are those of the data (`task.mean: data`).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vistruct.config import Part
+from vistruct.contracts import Pixels
 from vistruct.errors import UserError, closest
 
 # Lowest and highest Hounsfield units shown: level - width / 2 and level + width / 2 of radiology's customary windows.
@@ -26,18 +33,23 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
     "brain": (0.0, 80.0),  # width 80, level 40
     "stroke": (20.0, 60.0),  # width 40, level 40
 }
+PixelType = Literal["uint8", "uint16", "float32"]
+BYTES: dict[Pixels, int] = {"uint8": 1, "uint16": 2, "float32": 4, "raw": 4}  # a value
+FIX = "intake.low and intake.high, intake.percentiles=[1, 99]; or intake.dtype=float32, task.mean=data, task.std=data"
 FROM_TAGS = "tags"  # in place of a window's name: the one that a DICOM series itself says to show
 
 
 class Intake(Part):
-    """Which bands of a file are looked at, and which of their values become 0 and 255."""
+    """Which bands of a file are looked at, which of their values become black and white, and in what numbers."""
 
     bands: tuple[int, ...] | None = None  # numbers from 1, in the order of the channels; None: all there are
     low: tuple[float, ...] = ()  # value that becomes 0: one for all channels, or one for each
-    high: tuple[float, ...] = ()  # value that becomes 255, likewise
+    high: tuple[float, ...] = ()  # value that becomes full scale (255, 65535 or 1), likewise
     window: str | None = None  # name of a CT window (or "tags": of DICOM, its own), in place of `low` and `high`
     percentiles: tuple[float, float] | None = None  # of each whole image or volume, in their place: 1 and 99, say
     background: float | None = None  # value around what was measured, not looked at for percentiles; None: every value
+    # What a range becomes: 256 levels, 65,536 levels, or 0 to 1. float32 without a range: the values as they are.
+    dtype: PixelType = "uint16"
     channels: int | None = Field(None, gt=0)  # a single band repeated so often; None: three times, as grey pictures are
 
     @model_validator(mode="after")
@@ -59,11 +71,18 @@ class Intake(Part):
 
     @property
     def has_range(self) -> bool:
-        """Whether it says what becomes 0 and 255; without, only 8-bit values can be taken in."""
+        """Whether it says what becomes black and white."""
         return bool(self.low) or self.window is not None or self.percentiles is not None
 
+    @property
+    def pixels(self) -> Pixels:
+        """The type of the images; without a range only 8-bit values can be taken in, unless they stay as they are."""
+        if self.has_range:
+            return self.dtype
+        return "raw" if self.dtype == "float32" else "uint8"
+
     def ranges(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float64[C] values that become 0 and 255.
+        """float64[C] values that become 0 and full scale.
 
         Args:
             values: number[C, ...], the *whole* image or volume; looked at for percentiles alone. Not finite: no data.
@@ -102,7 +121,7 @@ class Intake(Part):
         return self.channels or (3 if bands == 1 else bands)
 
     def taken(self, values: np.ndarray, ranges: tuple[np.ndarray, np.ndarray] | None = None) -> Tensor:
-        """uint8[C', H, W], what `scaled` gives as channels (see `channels_of`).
+        """number[C', H, W], what `scaled` gives as channels (see `channels_of`).
 
         Raises:
             UserError: as both.
@@ -110,32 +129,34 @@ class Intake(Part):
         return self.repeated(torch.from_numpy(self.scaled(values, ranges)))
 
     def repeated(self, pixels: Tensor) -> Tensor:
-        """uint8[C, H, W] -> uint8[C', H, W], grey as often as is asked for."""
+        """number[C, H, W] -> number[C', H, W], grey as often as is asked for."""
         channels = self.channels_of(len(pixels))
         return pixels if len(pixels) == channels else pixels.expand(channels, -1, -1).contiguous()
 
     def scaled(self, values: np.ndarray, ranges: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
-        """Values as 8 bits, band by band; what is not finite becomes 0.
+        """Values as pixels, band by band; what is not finite becomes 0.
 
         Args:
             values: number[C, H, W] of the chosen bands.
-            ranges: of the whole image, see `ranges`; None: 8-bit values that stay as they are.
+            ranges: of the whole image, see `ranges`; None: values that stay as they are.
 
         Returns:
-            uint8[C, H, W].
+            uint8, uint16 or float32[C, H, W].
 
         Raises:
             UserError: values of more than 8 bits without a range.
         """
+        if ranges is None and self.pixels == "raw":
+            return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         if ranges is None:
             if values.dtype != np.uint8:
                 raise UserError(
-                    f"values of type {values.dtype}, and no range that becomes 0 to 255",
-                    where="intake",
-                    fix="intake.low and intake.high, or intake.percentiles=[1, 99]",
+                    f"values of type {values.dtype}, and no range that becomes black and white", where="intake", fix=FIX
                 )
             return np.ascontiguousarray(values)
         low, high = (bound[:, None, None] for bound in ranges)
         share = (values.astype(np.float32) - low.astype(np.float32)) / (high - low).astype(np.float32)
         share = np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
-        return (share * 255 + 0.5).astype(np.uint8)
+        if self.dtype == "float32":
+            return share
+        return (share * np.iinfo(self.dtype).max + 0.5).astype(self.dtype)

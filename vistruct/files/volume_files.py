@@ -1,4 +1,4 @@
-"""Volumes as stacks of 8-bit slices, and label maps back into a volume on the grid that they came from.
+"""Volumes as stacks of slices, and label maps back into a volume on the grid that they came from.
 
 A slice of a plain `.nii` is read alone. Of a packed one (`.nii.gz`, DICOM) a slice costs the whole volume, which is
 unpacked once: see `volume_stacks.py`.
@@ -52,7 +52,7 @@ def is_volume(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class VolumeFile:
-    """One case: a volume, or several of one grid (modalities), as 8-bit slices."""
+    """One case: a volume, or several of one grid (modalities), as slices."""
 
     parts: tuple[Nifti | Series, ...]
     axis: Axis
@@ -75,7 +75,7 @@ class VolumeFile:
         Args:
             path: of a volume; or of several modalities, the channels in order.
             neighbours: slices on either side that become channels too; beyond the ends the last slice again.
-            intake: which values become 0 and 255; None: volumes of 8 bits.
+            intake: what becomes of the values; None: volumes of 8 bits.
             cache: folder for unpacked copies; None: they are kept in memory alone.
 
         Raises:
@@ -109,7 +109,7 @@ class VolumeFile:
         return self.parts[0].grid.spacing
 
     def slice(self, number: int) -> Tensor:
-        """uint8[C, H, W]: of the slices number - neighbours to number + neighbours, each modality in turn.
+        """number[C, H, W] of the slices number - neighbours to number + neighbours, each modality in turn.
 
         Raises:
             UserError: no such slice; a file that cannot be read; several channels that should become another number.
@@ -123,23 +123,21 @@ class VolumeFile:
         return self.intake.repeated(torch.from_numpy(np.stack(planes)))
 
     def _plane(self, part: int, number: int) -> np.ndarray:
-        """uint8[H, W]."""
+        """number[H, W]."""
         volume = self.parts[part]
         if volume.is_packed:
             return stack_of(volume, self.axis, self._intake_key(part), self.cache, lambda: self._taken(part))[number]
-        return self._eight_bits(volume.slice_values(number)[None], part, self._ranges(part))[0]
+        return self._scaled(volume.slice_values(number)[None], part, self._ranges(part))[0]
 
     def _taken(self, part: int) -> np.ndarray:
-        """uint8[S, H, W], slice by slice: the whole in floats would be four times as large."""
+        """number[S, H, W], slice by slice: the whole in floats would be two or four times as large."""
         values = self.parts[part].values()
         ranges = self._ranges(part, values)
-        return np.stack([self._eight_bits(plane[None], part, ranges)[0] for plane in values])
+        return np.stack([self._scaled(plane[None], part, ranges)[0] for plane in values])
 
-    def _eight_bits(self, values: np.ndarray, part: int, ranges: Any) -> np.ndarray:
-        if ranges is None:
-            if values.dtype == np.uint8:
-                return values
-            what = f"values of type {values.dtype}, and nothing says which become 0 and 255"
+    def _scaled(self, values: np.ndarray, part: int, ranges: Any) -> np.ndarray:
+        if ranges is None and values.dtype != np.uint8 and self.intake.pixels == "uint8":
+            what = f"values of type {values.dtype}, and nothing says which become black and white"
             fix = "data.intake.window=abdomen (or another) for CT, data.intake.percentiles=[0.5,99.5] for MR"
             raise UserError(what, where=self.parts[part].path, fix=fix)
         return self.intake.scaled(values, ranges)

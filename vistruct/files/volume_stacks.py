@@ -2,7 +2,7 @@
 
 Training asks for slices in random order, and hundreds of volumes do not fit into memory: without the folder, nearly
 every slice would unpack a volume. A slice of 512 x 512 x 100 voxels costs a quarter of a second or more then, and a
-quarter of a millisecond from the copy, which takes a byte a voxel.
+quarter of a millisecond from the copy, which takes as many bytes a voxel as its images have.
 """
 
 from __future__ import annotations

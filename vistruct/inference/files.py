@@ -89,8 +89,7 @@ def settings(model: Model) -> dict[str, object]:
     card = json.dumps(model.card.values, sort_keys=True, default=str)
     return {
         "model": hashlib.sha256(card.encode()).hexdigest(),  # its weights' checksum is among the values
-        "tiles": None if model.tiles is None else model.tiles.model_dump(mode="json"),
-        "slide": None if model.slide is None else model.slide.model_dump(mode="json", exclude={"batch"}),
+        "input": model.input.model_dump(mode="json"),
         "views": None if views is None else views.model_dump(mode="json"),
         "flips": list(getattr(config, "flips", ())),
     }

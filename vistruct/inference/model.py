@@ -9,11 +9,10 @@ time, and what was found is joined (and given out, row by row) as soon as it can
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -30,13 +29,13 @@ from vistruct.contracts import (
     Sample,
     Turn,
 )
+from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.files.volume_files import VolumeFile
 from vistruct.inference.pixels import open_case, rows_of, slices_of
 from vistruct.inference.scenes import Pair, Picture, Scene, as_pixels, scene_of
 from vistruct.transforms.sizing import sized
 from vistruct.windows.merge import WindowMerger, join
-from vistruct.windows.slide import Slide
 from vistruct.windows.tiles import Tiles, Window, windows
 from vistruct.windows.views import Views
 
@@ -68,8 +67,6 @@ class Model:
     task: Any  # nn.Module, Task, in eval mode
     card: ModelCard
     device: torch.device
-    tiles: Tiles | None = None  # windows to cut images into; None: those of the training data (detection)
-    slide: Slide | None = None  # likewise, for the class of every pixel; None: those of the task or its training data
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -81,16 +78,21 @@ class Model:
         """What its task gives: `detect`, `segment`, `change`, `classify` or `instruct`."""
         return "instruct" if self.answers else getattr(getattr(self.task, "config", None), "kind", "detect")
 
-    @functools.cached_property
-    def data(self) -> Any:
-        """How images are put before it: as in its evaluations, where training shows them at random sizes; with what was
-        found out about its files when it was trained, which need not be there any more."""
-        training: Any = self.card.run.data
-        if self.kind not in (*MAPS, "classify"):
-            return training
-        others: list[Any] = [one.data for one in self.card.run.evals.values()]
-        data = next((data for data in others if data.kind == training.kind), training)
-        return type(data).model_validate({**data.model_dump(), **self.card.info.reading})
+    @property
+    def input(self) -> Input:
+        """How images are put before it: as in its evaluations, and cut as its training data was."""
+        return self.card.input
+
+    def in_windows(self, size: int, overlap: int) -> Model:
+        """The same model, which looks at images in windows of so many pixels.
+
+        Raises:
+            UserError: no stride is left.
+        """
+        known = self.input.windows
+        unit: Literal["file", "shown"] = "shown" if self.kind in MAPS else "file"
+        windows = Windows(size=size, overlap=overlap, blend=known.blend if known else "smooth", unit=unit)
+        return replace(self, card=replace(self.card, input=self.input.model_copy(update={"windows": windows})))
 
     def seen_in(self, views: Views) -> Model:
         """The same model, which looks at every window in several ways and joins (or averages) what it finds there.
@@ -207,9 +209,10 @@ class Model:
                 where=self.card.path,
                 fix='give one: ask="How many trees are there?", on the command line --ask "..."',
             )
-        data: Any = self.card.run.data
-        tiles = self.tiles or data.tiles
-        return windows(size_hw, tiles) if tiles is not None else [(0, 0, size_hw[1], size_hw[0])]
+        how = self.input.windows
+        if how is None:
+            return [(0, 0, size_hw[1], size_hw[0])]
+        return windows(size_hw, Tiles(size=how.size, overlap=how.overlap))
 
     def look(
         self, image: Picture | Pair, name: str, *, batch: int = 8, show: Callable[[int], None] | None = None
@@ -257,7 +260,7 @@ class Model:
                     images=list(scene.read((x0, y0, x1, y1))),
                     origin_xy=(float(x0), float(y0)),
                 )
-                samples.append(sized(sample, self.data.resize))
+                samples.append(sized(sample, self.input.resize))
             for found in self.task.predict(self.task.collator(samples).to(self.device)):
                 merger.add(found)
             done = start + len(samples)
@@ -280,7 +283,7 @@ class Model:
             pictures: Sequence[Picture] = image
         else:
             pictures = [_single(image, name)]
-        return scene_of(pictures, name, self.card.info.channels, getattr(self.data, "intake", None))
+        return scene_of(pictures, name, self.input.channels, self.input.intake)
 
     @torch.inference_mode()
     def classify(self, images: Sequence[Picture], names: Sequence[str], *, batch: int = 8) -> list[ClassPrediction]:
@@ -288,9 +291,9 @@ class Model:
         found: list[ClassPrediction] = []
         waiting: list[Sample] = []
         for image, name in zip(images, names, strict=True):
-            scene = scene_of([_single(image, name)], name, self.card.info.channels, getattr(self.data, "intake", None))
+            scene = scene_of([_single(image, name)], name, self.input.channels, self.input.intake)
             sample = Sample(id=name, image_id=name, seed=0, images=list(scene.read(scene.whole)))
-            sample = sized(sample, self.data.resize)
+            sample = sized(sample, self.input.resize)
             if waiting and (len(waiting) == batch or waiting[0].images[0].shape != sample.images[0].shape):
                 found += self.task.predict(self.task.collator(waiting).to(self.device))
                 waiting = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from vistruct.errors import UserError
 from vistruct.files.volume_files import VolumeFile
 from vistruct.inference.scenes import Scene
-from vistruct.transforms.sizing import Size, sized_hw
+from vistruct.transforms.sizing import sized_hw
 from vistruct.windows.slide import Slide, num_windows, slide
-from vistruct.windows.tiles import Tiles, Window
+from vistruct.windows.tiles import Window
 
 if TYPE_CHECKING:
     from vistruct.inference.model import Model
@@ -34,16 +34,9 @@ class Rows:
 
 def windows_for(model: Model, size_hw: tuple[int, int], batch: int = 8) -> tuple[Slide | None, tuple[int, int]]:
     """How an image of this size is cut into windows for the class of every pixel, and the size it is shown at."""
-    found: Slide | None = model.slide or model.task.config.slide
-    training: Any = model.card.run.data
-    tiles: Tiles | None = getattr(training, "tiles", None)
-    if found is None and tiles is not None:
-        resize = training.resize or 1.0
-        size = max(resize.height, resize.width) if isinstance(resize, Size) else max(1, round(tiles.size * resize))
-        found = Slide(size=size, overlap=min(size - 1, round(tiles.overlap * size / tiles.size)))
-    if found is not None:
-        found = found.model_copy(update={"batch": batch})
-    return found, sized_hw(size_hw, model.data.resize)
+    how = model.input.windows
+    found = None if how is None else Slide(size=how.size, overlap=how.overlap, blend=how.blend, batch=batch)
+    return found, sized_hw(size_hw, model.input.resize)
 
 
 def num_windows_of(model: Model, size_hw: tuple[int, int]) -> int:
@@ -72,7 +65,7 @@ def slices_of(
     if model.kind != "segment":
         raise UserError("volumes are for segmentation", where=volume.parts[0].path, fix="give images")
     how, shown_hw = windows_for(model, volume.size_hw, batch)
-    channels, views = model.card.info.channels, model.task.config.views
+    channels, views = model.input.channels, model.task.config.views
 
     def look(images: Tensor) -> Tensor:
         """uint8[B, S, C, h, w], where S slices take the place of a pair -> float[B, S * K, h, w]."""
@@ -104,11 +97,11 @@ def open_case(model: Model, files: Sequence[Path]) -> VolumeFile:
     Raises:
         UserError: files that cannot be read, or a model that was not trained on volumes.
     """
-    data = model.data
-    if data.kind != "volumes":
+    slices = model.input.slices
+    if slices is None:
         fix = "give images, or a model trained on kind: volumes"
         raise UserError("this model was not trained on volumes", where=model.card.path, fix=fix)
-    return VolumeFile.open(files, axis=data.axis, neighbours=data.neighbours, intake=data.intake_used())
+    return VolumeFile.open(files, axis=slices.axis, neighbours=slices.neighbours, intake=model.input.intake)
 
 
 def _inside(images: Tensor, window: Window) -> Tensor:

@@ -19,10 +19,11 @@ from torch import Tensor
 from vistruct.errors import UserError
 from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
-from vistruct.windows.slide import resized
+from vistruct.transforms.geometry import resized
 from vistruct.windows.tiles import Window
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8[H, W, C]; tensors: uint8[C, H, W]; 3 are RGB
+# Arrays: uint8[H, W, C]; tensors: uint8[C, H, W]; 3 are RGB. Of other number types: the values that files would have.
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 Pair = tuple[Picture, Picture]  # before and after, on one grid
 
 EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
@@ -35,7 +36,7 @@ class Scene:
 
     name: str
     size_hw: tuple[int, int]  # pixels
-    read: Callable[[Window], Tensor]  # xyxy, pixels -> uint8[T, C, h, w]
+    read: Callable[[Window], Tensor]  # xyxy, pixels -> number[T, C, h, w]
 
     @property
     def whole(self) -> Window:
@@ -57,7 +58,7 @@ def scene_of(pictures: Sequence[Picture], name: str, channels: int = 3, intake: 
         pictures: files, PIL images, arrays or tensors.
         name: of the whole; said in errors.
         channels: that the model takes.
-        intake: how files of other than 8-bit colours are read, as the training data was.
+        intake: how files and arrays of other than 8-bit colours are read, as the training data was.
 
     Raises:
         UserError: a file that cannot be read, another type or number of channels, or sizes that differ.
@@ -87,7 +88,7 @@ def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[
         longest: pixels of the longer side, at most.
 
     Returns:
-        T images uint8[C, h, w], and int16[h, w].
+        T images number[C, h, w], and int16[h, w].
     """
     height, width = scene.size_hw
     step = -(-max(height, width) // longest)
@@ -105,8 +106,12 @@ def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[
     return list(torch.cat(strips, dim=-2)), torch.from_numpy(small.astype(np.int16))
 
 
-def as_pixels(image: Picture, name: str, channels: int = 3) -> Tensor:
-    """uint8[C, H, W] of any picture, RGB where C is 3; `name` is said in errors.
+def as_pixels(image: Picture, name: str, channels: int = 3, intake: Intake | None = None) -> Tensor:
+    """number[C, H, W] of any picture, RGB where C is 3; `name` is said in errors.
+
+    Args:
+        intake: what becomes of values of more than 8 bits, as of those in files; bytes are colours already, unless the
+            model is shown values in their own unit.
 
     Raises:
         UserError: an unreadable file, more than 8 bits a channel, another dtype or shape, or no pixels.
@@ -114,6 +119,8 @@ def as_pixels(image: Picture, name: str, channels: int = 3) -> Tensor:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
+        if image.mode not in EIGHT_BIT and intake is not None:
+            return as_pixels(np.array(image)[..., None], name, channels, intake)
         if image.mode not in EIGHT_BIT:
             raise UserError(
                 f"an image of mode {image.mode}, not 8 bits a channel", where=name, fix="scale it to 8 bits"
@@ -123,11 +130,20 @@ def as_pixels(image: Picture, name: str, channels: int = 3) -> Tensor:
     layout = f"[height, width, {channels}]" if isinstance(image, np.ndarray) else f"[{channels}, height, width]"
     pixels = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
     axis = -1 if isinstance(image, np.ndarray) else 0
+    if intake is not None and (pixels.dtype != torch.uint8 or intake.pixels == "raw") and pixels.ndim == 3:
+        values = (pixels.permute(2, 0, 1) if axis else pixels).cpu().numpy()
+        taken = intake.taken(values, intake.ranges(values) if intake.has_range else None)
+        if len(taken) != channels:
+            what = f"an array of {len(values)} channels, the model takes {channels}"
+            raise UserError(
+                what, where=name, fix="give the bands it was trained on (data.intake.bands), in their order"
+            )
+        return taken
     if pixels.dtype != torch.uint8:
         raise UserError(
             f"pixels of type {image.dtype}",
             where=name,
-            fix="give uint8 from 0 to 255: (255 * image).astype('uint8')",
+            fix="give uint8 from 0 to 255: (255 * image).astype('uint8'); or train with data.intake",
         )
     if pixels.ndim != 3 or pixels.shape[axis] != channels or 0 in pixels.shape:
         raise UserError(
@@ -149,7 +165,7 @@ def _source(
 
             return raster_size(path), lambda window: read_bands(path, window, intake)
         return image_size(path), lambda window: read_image(path, window)
-    pixels = as_pixels(picture, name, channels)
+    pixels = as_pixels(picture, name, channels, intake)
     return (pixels.shape[1], pixels.shape[2]), lambda window: pixels[:, window[1] : window[3], window[0] : window[2]]
 
 

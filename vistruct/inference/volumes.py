@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vistruct.data.formats.volumes.registry import find_cases, matching_volumes, volume_module
+from vistruct.data.formats.detect import matching
+from vistruct.data.formats.read import read
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.nifti import is_nifti, stem
@@ -26,7 +27,6 @@ from vistruct.inference.maps import Area, palette_of, write_areas
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import open_case, slices_of
 from vistruct.inference.scenes import Case
-from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
 
 
@@ -82,7 +82,6 @@ def volumes_at(model: Model, sources: Sequence[Path]) -> list[Case]:
     Raises:
         UserError: nothing at a path, or nothing that is a volume.
     """
-    data: Any = model.data
     cases: list[Case] = []
     for source in sources:
         if not source.exists():
@@ -92,25 +91,26 @@ def volumes_at(model: Model, sources: Sequence[Path]) -> list[Case]:
         elif source.is_file():
             raise UserError("no volume", where=source, fix="volumes are .nii, .nii.gz, or a folder with a DICOM series")
         else:
-            cases += _cases_in(source, data)
+            cases += _cases_in(source, model)
     names = [case.name for case in cases]
     return [case if names.count(case.name) == 1 else Case(files=case.files, name=str(case.files[0])) for case in cases]
 
 
 def coding_of(model: Model) -> Coding:
     """What the label values of volumes mean, as the training data had it."""
-    data: Any = model.data
-    return data.coding_used()
+    return model.input.coding or Coding(classes=model.task.class_names, ignored=())
 
 
-def _cases_in(folder: Path, data: Any) -> list[Case]:
-    matching = matching_volumes(folder)
-    if matching:
-        report = IssueCounter()
-        found = find_cases(folder, matching[0], report)
+def _cases_in(folder: Path, model: Model) -> list[Case]:
+    formats = matching(folder, "volumes")
+    if formats:
+        walked, report = read(folder, "volumes", format=formats[0])
+        found = walked.cases
         for line in report.lines():
             notice(f"{folder}: {line}")
-        wanted = data.modalities or volume_module(matching[0]).MODALITIES or ("",)
+        slices = model.input.slices
+        assert slices is not None
+        wanted = slices.modalities
         lacking = [case.name for case in found if not set(wanted) <= set(case.images)]
         if lacking:
             what = f"{len(lacking)} cases without all of {', '.join(wanted)}"

@@ -35,6 +35,12 @@ MAIN: dict[Form, str] = {
 }
 
 
+DIRECTIONS = {
+    **dict.fromkeys((*MAIN.values(), "accuracy_macro", "iou", "precision50", "recall50", "bleu4", "rouge_l"), True),
+    **dict.fromkeys(("mae", "no_number", "neither", "malformed"), False),
+}
+
+
 class AnswersConfig(Part):
     """How many are asked."""
 
@@ -44,6 +50,14 @@ class AnswersConfig(Part):
     def build(self, dataset: Any) -> Answers:
         """The data set is not asked: every prediction brings its truth."""
         return Answers()
+
+    def usual(self, data: Any) -> str:
+        """The accuracy over all families that have one."""
+        return "accuracy"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """Of scores more is better, of errors and unreadable answers less; counts and constant answers are no merit."""
+        return DIRECTIONS.get(number.partition("/")[0])
 
 
 class Answers:

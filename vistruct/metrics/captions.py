@@ -14,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from vistruct.metrics.means import known_mean
+
 Words = Sequence[str]
 Grams = Counter[tuple[str, ...]]
 
@@ -80,7 +82,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) -> floa
             recall = max(recall, common / max(len(other), 1))
         both = recall + BETA**2 * precision
         scores.append((1 + BETA**2) * precision * recall / both if both else 0.0)
-    return _mean(scores)
+    return known_mean(scores)
 
 
 def longest_common(a: Words, b: Words) -> int:
@@ -127,7 +129,7 @@ def cider_d(answers: Sequence[str], references: Sequence[Sequence[str]]) -> floa
             alike = sum(_alike(a, b) for a, b in zip(mine, weighted(other), strict=True)) / LONGEST
             total += alike * math.exp(-(gap**2) / (2 * SIGMA**2))
         scores.append(10 * total / len(others))
-    return _mean(scores)
+    return known_mean(scores)
 
 
 def _alike(answer: dict[tuple[str, ...], float], other: dict[tuple[str, ...], float]) -> float:
@@ -142,7 +144,3 @@ def _counts(text: Words) -> list[Grams]:
 
 def _grams(text: Words, n: int) -> Grams:
     return Counter(zip(*(text[start:] for start in range(n)), strict=False))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

@@ -18,7 +18,9 @@ from pydantic import Field
 from vistruct.config import Part
 from vistruct.contracts import ClassPrediction
 from vistruct.data.dataset import RecordDataset
+from vistruct.data.image_classes import ClassDataConfig
 from vistruct.errors import UserError
+from vistruct.metrics.means import known_mean
 
 TOP = 5  # the truth is among so many; only of more classes is that a figure
 
@@ -35,6 +37,14 @@ class ClassesConfig(Part):
         """The data set tells the classes of every image."""
         truths = {record.id: record.image_labels for record in dataset.records}
         return Classes(truths, dataset.info.class_names, self.threshold)
+
+    def usual(self, data: Any) -> str:
+        """OA; mAP where an image has any number of classes."""
+        return "mAP" if isinstance(data, ClassDataConfig) and data.multi_label else "OA"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """All of them."""
+        return True
 
 
 class Classes:
@@ -94,10 +104,10 @@ class Classes:
         if len(self.class_names) > TOP:
             own = scores[np.arange(len(truths)), truths][:, None]
             is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < truths[:, None]))
-            numbers["top5"] = _mean((is_before.sum(axis=1) < TOP).astype(float))
+            numbers["top5"] = known_mean((is_before.sum(axis=1) < TOP).astype(float))
         each, f1 = _by_class(self.class_names, hits, confusion.sum(axis=0) - hits, support - hits)
         recalls = np.array([each[f"recall/{name}"] for name in self.class_names])
-        return numbers | {"mAcc": _mean(recalls), "mF1": _mean(f1)} | each
+        return numbers | {"mAcc": known_mean(recalls), "mF1": known_mean(f1)} | each
 
     def details(self) -> dict[str, Any]:
         """Plain json: the confusion (rows truth, columns prediction), and truth and scores of every image.
@@ -148,10 +158,10 @@ class Classes:
         each, f1 = _by_class(self.class_names, tp, fp, fn)
         ap = np.array([average_precision(scores[:, k], is_true[:, k]) for k in range(len(self.class_names))])
         return {
-            "mAP": _mean(ap),
-            "mF1": _mean(f1),
+            "mAP": known_mean(ap),
+            "mF1": known_mean(f1),
             "F1": _share(2 * tp.sum(), 2 * tp.sum() + fp.sum() + fn.sum()),
-            "exact": _mean((is_true == is_found).all(axis=1).astype(float)),
+            "exact": known_mean((is_true == is_found).all(axis=1).astype(float)),
             **{f"AP/{name}": float(value) for name, value in zip(self.class_names, ap, strict=True)},
             **each,
         }
@@ -195,9 +205,3 @@ def _by_class(names: Sequence[str], tp: np.ndarray, fp: np.ndarray, fn: np.ndarr
 
 def _share(part: float | np.integer, whole: float | np.integer) -> float:
     return float(part) / float(whole) if whole else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    """Over those that are numbers; NaN where none is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -21,6 +21,7 @@ from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
+from vistruct.metrics.means import known_mean
 from vistruct.metrics.whole_images import Condensed, WholeImages, condense, whole_truths
 from vistruct.ops.mask_runs import encode_patch, encode_segmentation, run_area
 
@@ -45,6 +46,14 @@ class CocoBoxesConfig(Part):
         """
         return CocoBoxes(whole_truths(dataset), dataset.info.class_names, self.max_detections)
 
+    def usual(self, data: Any) -> str:
+        """AP50."""
+        return "AP50"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """All but the limit of detections."""
+        return None if number == "max_detections" else True
+
 
 class CocoMasksConfig(Part):
     """As `coco_boxes`, and the same figures of the masks beside those of the boxes."""
@@ -59,6 +68,14 @@ class CocoMasksConfig(Part):
             UserError: windows were left out; or an object has no mask.
         """
         return CocoMasks(whole_truths(dataset), dataset.info.class_names, self.max_detections)
+
+    def usual(self, data: Any) -> str:
+        """AP50 of the masks."""
+        return "mask/AP50"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """All but the limit of detections."""
+        return None if number == "max_detections" else True
 
 
 class CocoBoxes:
@@ -168,15 +185,15 @@ def compare(
     """The figures of annotations in COCO's form, images numbered from 0; NaN where there is no object."""
     precision, recall = _evaluate(by, truth, found, sizes_hw, class_names, max_detections)
     figures = {
-        "AP": _mean(precision[:, :, :, 0]),
-        "AP50": _mean(precision[0, :, :, 0]),
-        "AP75": _mean(precision[5, :, :, 0]),
-        **{f"AP{size}": _mean(precision[:, :, :, area]) for size, area in SIZES.items()},
-        "AR": _mean(recall[:, :, 0]),
+        "AP": known_mean(precision[:, :, :, 0]),
+        "AP50": known_mean(precision[0, :, :, 0]),
+        "AP75": known_mean(precision[5, :, :, 0]),
+        **{f"AP{size}": known_mean(precision[:, :, :, area]) for size, area in SIZES.items()},
+        "AR": known_mean(recall[:, :, 0]),
     }
     for k, name in enumerate(class_names):
-        figures[f"AP/{name}"] = _mean(precision[:, :, k, 0])
-        figures[f"AP50/{name}"] = _mean(precision[0, :, k, 0])
+        figures[f"AP/{name}"] = known_mean(precision[:, :, k, 0])
+        figures[f"AP50/{name}"] = known_mean(precision[0, :, k, 0])
     return figures
 
 
@@ -188,10 +205,10 @@ def _evaluate(
     class_names: Sequence[str],
     max_detections: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float[10 IoU, 101 recall, C, 4 areas] precision and float[10, C, 4] recall; -1 where undefined."""
+    """float[10 IoU, 101 recall, C, 4 areas] precision and float[10, C, 4] recall; NaN where undefined."""
     if not truth:
         classes, areas = len(class_names), 1 + len(SIZES)
-        return np.full((10, 101, classes, areas), -1.0), np.full((10, classes, areas), -1.0)
+        return np.full((10, 101, classes, areas), np.nan), np.full((10, classes, areas), np.nan)
     shared = {
         "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes_hw)],
         "categories": [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)],
@@ -203,7 +220,8 @@ def _evaluate(
     evaluation.params.maxDets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
-    return evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
+    precision, recall = (evaluation.eval[name][..., 0] for name in ("precision", "recall"))  # -1 where undefined
+    return np.where(precision > -1, precision, np.nan), np.where(recall > -1, recall, np.nan)
 
 
 def box_rows(record: Record, number: int) -> list[dict[str, Any]]:
@@ -254,8 +272,3 @@ def _row(image: int, label: int, box_xyxy: np.ndarray) -> dict[str, Any]:
         "area": (x2 - x1) * (y2 - y1),
         "iscrowd": 0,
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[values > -1]
-    return float(known.mean()) if known.size else float("nan")

@@ -18,6 +18,14 @@ class MeanLossConfig(Part):
         """The data set is not asked: losses come from the task."""
         return MeanLoss()
 
+    def usual(self, data: Any) -> str:
+        """The loss."""
+        return "loss"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """Of losses less is better, of accuracies more; what else a task tells of itself is no merit."""
+        return {"accuracy": True, "token_accuracy": True}.get(number, False if number.startswith("loss") else None)
+
 
 class MeanLoss:
     """Collects what batches are worth; how the data set was cut into batches does not change the result."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 from vistruct.metrics.average_precision import Rule, average_precision, hits_and_alarms
+from vistruct.metrics.means import known_mean
 from vistruct.metrics.overlaps import PAIRS, quad_area, quad_hulls, shared_area, touching_pairs
 from vistruct.metrics.whole_images import Condensed, WholeImages, condense, whole_truths
 from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha
@@ -65,6 +66,14 @@ class OrientedBoxesConfig(Part):
             UserError: windows were left out: objects there cannot be found, false alarms do not count.
         """
         return OrientedBoxes(whole_truths(dataset), dataset.info.class_names, self)
+
+    def usual(self, data: Any) -> str:
+        """AP50."""
+        return "AP50"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """All of them."""
+        return True
 
 
 class OrientedBoxes:
@@ -110,8 +119,8 @@ class OrientedBoxes:
         table = self.average_precisions(levels)  # [rule, level, class]
         chosen = dict(zip(levels, table[RULES.index(self.config.rule)], strict=True))
         by_class = np.mean([chosen[level] for level in self.config.thresholds], axis=0)
-        figures = {"AP": _mean(by_class), "AP50": _mean(chosen[0.5]), "AP75": _mean(chosen[0.75])}
-        figures |= {f"AP50 {rule}": _mean(table[i, levels.index(0.5)]) for i, rule in enumerate(RULES)}
+        figures = {"AP": known_mean(by_class), "AP50": known_mean(chosen[0.5]), "AP75": known_mean(chosen[0.75])}
+        figures |= {f"AP50 {rule}": known_mean(table[i, levels.index(0.5)]) for i, rule in enumerate(RULES)}
         for k, name in enumerate(self.images.class_names):
             figures[f"AP/{name}"] = float(by_class[k])
             figures[f"AP50/{name}"] = float(chosen[0.5][k])
@@ -241,8 +250,3 @@ def _quads(record: Record) -> np.ndarray:
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype)
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -19,7 +19,6 @@ of truth, prediction and mask) and has no counts of single images; the tests com
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +31,7 @@ from vistruct.config import Part
 from vistruct.contracts import IGNORED, MapPrediction
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError, closest
+from vistruct.metrics.means import known_mean
 
 _AT_ONCE = 2**16  # pixels counted in one go: they stay in the processor's cache
 
@@ -53,6 +53,14 @@ class PixelsConfig(Part):
         if dataset.read_label_map is None:
             raise UserError("no classes of pixels in this data", where="metric: pixels", fix="use data of kind: maps")
         return Pixels(dataset, self)
+
+    def usual(self, data: Any) -> str:
+        """mIoU; F1 of the positive class where one is asked about."""
+        return "mIoU" if self.positive is None else "F1"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """All of them."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +143,10 @@ class Pixels:
         figures = {name: _mean_over_images(rows) for name, rows in figures_of(counts).items()}
         right = np.array([_ratio(table.trace(), table.sum()) for table in tables]).reshape(-1, 1)
         numbers = {
-            "mIoU": _mean(figures["IoU"][self.meant]),
-            "mF1": _mean(figures["F1"][self.meant]),
-            "mDice": _mean(figures["F1"][self.meant]),
-            "mAcc": _mean(figures["recall"][self.meant]),
+            "mIoU": known_mean(figures["IoU"][self.meant]),
+            "mF1": known_mean(figures["F1"][self.meant]),
+            "mDice": known_mean(figures["F1"][self.meant]),
+            "mAcc": known_mean(figures["recall"][self.meant]),
             "aAcc": float(_mean_over_images(right)[0]),
         }
         if self.config.positive is not None:
@@ -152,6 +160,7 @@ class Pixels:
         """The confusion matrix (rows the truth), and [tp, fp, fn] of each class in each image."""
         return {
             "class_names": list(self.class_names),
+            "positive": self.config.positive,
             "confusion": self._whole().tolist(),
             "images": {name: hits(counts).tolist() for name, counts in self.images.items()},
         }
@@ -215,8 +224,3 @@ def _mean_over_images(rows: np.ndarray) -> np.ndarray:
     """float64[K] of float64[N, K], NaN left out."""
     is_known = ~np.isnan(rows)
     return _ratio(np.where(is_known, rows, 0).sum(axis=0), is_known.sum(axis=0))
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan

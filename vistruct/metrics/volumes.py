@@ -36,6 +36,7 @@ from vistruct.contracts import IGNORED, MapPrediction
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.volumes import EMPTY_SLICE, SPACING
 from vistruct.errors import UserError, closest
+from vistruct.metrics.means import known_mean
 from vistruct.metrics.pixels import Counted, Pixels
 
 PERCENTILE = 95.0
@@ -66,6 +67,14 @@ class VolumesConfig(Part):
                 fix = 'pip install "vistruct[medical]"'
                 raise UserError("surface distances need MONAI, which is not installed", where="hd95", fix=fix) from None
         return Volumes(dataset, self)
+
+    def usual(self, data: Any) -> str:
+        """mDice."""
+        return "mDice"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        """Of overlaps more is better, of distances less; the number of volumes is no merit."""
+        return None if number == "volumes" else number.partition("/")[0] not in ("mHD95", "HD95", "HD95_missing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +146,16 @@ class Volumes:
                 what = f"{seen} of the {self.slices[case]} slices of {case} were predicted"
                 raise UserError(what, where=case, fix="predict every slice of a volume that is measured")
         tables = {case: self.pixels.images[case] for case in self.seen}
-        dice = {name: _mean([self._dice(_hits(table, own)) for table in tables.values()])
+        dice = {name: known_mean([self._dice(_hits(table, own)) for table in tables.values()])
                 for name, own in self.regions.items()}  # fmt: skip
-        iou = {name: _mean([_over(*_hits(table, own)) for table in tables.values()])
+        iou = {name: known_mean([_over(*_hits(table, own)) for table in tables.values()])
                for name, own in self.regions.items()}  # fmt: skip
         empty = np.zeros((len(self.class_names),) * 2, np.int64)
         whole = sum(tables.values(), start=empty)
         numbers = {
-            "mDice": _mean([dice[name] for name in self.meant]),
-            "mIoU": _mean([iou[name] for name in self.meant]),
-            "mDice_pooled": _mean([_dice(*_hits(whole, self.regions[name])) for name in self.meant]),
+            "mDice": known_mean([dice[name] for name in self.meant]),
+            "mIoU": known_mean([iou[name] for name in self.meant]),
+            "mDice_pooled": known_mean([_dice(*_hits(whole, self.regions[name])) for name in self.meant]),
             "volumes": float(len(tables)),
             **{f"Dice/{name}": value for name, value in dice.items()},
             **{f"IoU/{name}": value for name, value in iou.items()},
@@ -175,8 +184,11 @@ class Volumes:
         for case in cases:
             self.surfaces[case], lost = self._distances_of(case)
             missing += lost
-        means = {name: _mean([_or_nan(own[name]) for own in self.surfaces.values()]) for name in self.meant}
-        numbers = {"mHD95": _mean(list(means.values())), **{f"HD95/{name}": value for name, value in means.items()}}
+        means = {name: known_mean([_or_nan(own[name]) for own in self.surfaces.values()]) for name in self.meant}
+        numbers = {
+            "mHD95": known_mean(list(means.values())),
+            **{f"HD95/{name}": value for name, value in means.items()},
+        }
         return numbers | {"HD95_missing": float(missing)}
 
     def _distances_of(self, case: str) -> tuple[dict[str, float | None], int]:
@@ -239,8 +251,3 @@ def _over(tp: int, fp: int, fn: int) -> float:
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

@@ -26,7 +26,7 @@ WIDEST, NARROWEST = 1024, 448  # pixels: the long side of a drawn map
 EDGE, LOUD = 0.95, 0.88  # how much of the image an area's edge covers, and a wrong pixel
 MOST_CLASSES = 16  # in a legend
 
-Picture = Image.Image | Tensor  # or uint8[C, H, W]
+Picture = Image.Image | Tensor  # or number[C, H, W]
 Entry = tuple[Colour, str, bool]  # of a legend: colour, text, whether it is hatched
 
 

@@ -48,7 +48,7 @@ def draw_map(
     """An image under the classes of its pixels; the legend gives each one's share of the pixels that count.
 
     Args:
-        image: PIL or uint8[C, H, W], of any C.
+        image: PIL or number[C, H, W], of any C.
         label_map: int[H, W], classes or IGNORED, of the same size.
         class_names: in their order; one of the usual names of a background (`draw_areas.BACKGROUNDS`) is not painted.
         palette: a colour for each class; None: our own.
@@ -79,7 +79,7 @@ def draw_map_prediction(
     class beside the background, it shows instead what was found, false alarms and misses.
 
     Args:
-        image: PIL or uint8[C, H, W], of any C.
+        image: PIL or number[C, H, W], of any C.
         prediction: int[H, W], classes; IGNORED where nothing was said.
         truth: int[H, W], classes or IGNORED; None: the prediction alone is drawn.
         class_names: as for `draw_map`.
@@ -127,7 +127,7 @@ def draw_pair(
     errors have the colour of what was said.
 
     Args:
-        before: PIL or uint8[C, H, W].
+        before: PIL or number[C, H, W].
         after: likewise.
         truth: int[H, W] on the grid of `after`, classes or IGNORED; None: not known.
         prediction: likewise; None: not asked for.

@@ -47,7 +47,7 @@ def draw_volume(
     legend gives each class's share, or its Dice, over all that was given, drawn or not.
 
     Args:
-        slices: uint8[C, H, W] each, at least one; the middle channel is shown, which is the slice itself where its
+        slices: number[C, H, W] each, at least one; the middle channel is shown, which is the slice itself where its
             neighbours are channels too.
         label_maps: int[H, W] each; None: not known.
         class_names: in their order; the background is one of the usual names, else the first.

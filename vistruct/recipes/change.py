@@ -11,13 +11,15 @@ Differs:  before and after are exchanged half of the time; windows of large pair
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
 from vistruct.files.coding import Coding
+from vistruct.files.intake import PixelType
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import measured_on
-from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, segmenter
+from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, photometric_of, segmenter
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
 from vistruct.transforms.augment import Augment
@@ -48,22 +50,25 @@ def recipe(
     values: tuple[int, ...] | None = None,  # what the masks have where nothing and where something changed
     bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
     low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
-    high: tuple[float, ...] = (),  # value that becomes 255
+    high: tuple[float, ...] = (),  # value that becomes full scale
     percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
+    dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
+    normalise: Literal["backbone", "data"] = "backbone",  # mean and std: the backbone's, or those of the training data
 ) -> Run:
     """A change detector for pairs of any size."""
+    intake = intake_of(bands, low, high, percentiles, None, dtype)
     train = MapDataConfig(
         root=data,
         split=split,
         coding=None if values is None else Coding(classes=("unchanged", "changed"), values=values),
-        intake=intake_of(bands, low, high, percentiles),
+        intake=intake,
         tiles=Tiles(size=size, overlap=0),
         augment=Augment(
             hflip=True,
             vflip=turns,
             turns90=turns,
             exchange=exchange,
-            photometric=0.2,
+            photometric=photometric_of(intake),
             scale=(0.8, 1.25),
             crop=(size, size),
         ),
@@ -87,6 +92,7 @@ def recipe(
         seed=seed,
         channels=channels,
         dice=dice,
+        normalise=normalise,
     )
 
 

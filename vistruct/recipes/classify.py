@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from vistruct.config import AdamW, Eval, Run, Schedule
 from vistruct.data.image_classes import ClassDataConfig
+from vistruct.files.intake import PixelType
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import architecture
-from vistruct.recipes.segment import intake_of
+from vistruct.recipes.segment import intake_of, photometric_of
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -46,15 +47,18 @@ def recipe(
     share: float = 1.0,  # part of the training images used
     seed: int = 0,  # of the weights, the order, the split and the choice of the share
     turns: bool = False,  # images from above have no up: turn them all ways
-    strong: bool = True,  # crops, RandAugment and erasing, as published; false: flips and small changes of colour
+    strong: bool = True,  # crops, RandAugment (of 8 bits) and erasing; false: flips and small changes of colour
     bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
     low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
-    high: tuple[float, ...] = (),  # value that becomes 255
+    high: tuple[float, ...] = (),  # value that becomes full scale
     percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
+    dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
+    normalise: Literal["backbone", "data"] = "backbone",  # mean and std: the backbone's, or those of the training data
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
-    colours = bands is None or len(bands) == 3
-    augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.2)
+    intake = intake_of(bands, low, high, percentiles, None, dtype)
+    colours = intake is None or (intake.pixels == "uint8" and (bands is None or len(bands) == 3))
+    augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=photometric_of(intake))
     if strong:
         augment = Augment(
             hflip=True,
@@ -73,7 +77,7 @@ def recipe(
         shares=shares,
         split_seed=seed,
         multi_label=multi_label,
-        intake=intake_of(bands, low, high, percentiles),
+        intake=intake,
         augment=augment,
         resize=None if strong else whole,
         share=share,
@@ -81,7 +85,7 @@ def recipe(
     )
     wanted = "val" if shares else val_split
     val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
-    parts, mean_std = architecture(backbone, timm)
+    parts, mean_std = architecture(backbone, timm, normalise)
     return Run(
         recipe="classify",
         task=ClassifyConfig(backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std),

@@ -24,6 +24,7 @@ from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.weights import backbone_dir
 from vistruct.config import AdamW, AnyPart, Eval, Part, Run, Schedule
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
@@ -162,8 +163,13 @@ def measured_on(data: Path, val: Path | None, val_split: str | None) -> tuple[Pa
     return (data if val is None else val), val_split
 
 
-def architecture(backbone: Path | None, timm: str | None = None) -> tuple[Any, dict[str, Any]]:
-    """The backbone's config, and the mean and std that it was trained with where its directory says so."""
+def architecture(
+    backbone: Path | None, timm: str | None = None, normalise: str = "backbone"
+) -> tuple[Any, dict[str, Any]]:
+    """The backbone's config, and the mean and std that it was trained with where its directory says so; with
+    `normalise="data"` those of the training data."""
+    if normalise == "data":
+        return architecture(backbone, timm)[0], {"mean": "data", "std": "data"}
     if timm is not None:
         model = TimmConfig(name=timm)
         known = model.outline()
@@ -174,6 +180,8 @@ def architecture(backbone: Path | None, timm: str | None = None) -> tuple[Any, d
     values = json.loads((directory / "backbone.json").read_text())
     known = values.get("input") or {}
     config = TypeAdapter(AnyPart).validate_python(values["config"])
+    if known.get("intake") and Intake.model_validate(known["intake"]).pixels == "raw":  # in the unit of other files
+        return config, {}
     return config, {name: known[name] for name in ("mean", "std") if known.get(name)}
 
 

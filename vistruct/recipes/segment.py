@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.config import AdamW, Eval, Part, Run, Schedule
-from vistruct.data.formats.volumes.registry import matching_volumes
+from vistruct.data.formats.detect import matching
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
-from vistruct.files.intake import Intake
+from vistruct.files.intake import Intake, PixelType
 from vistruct.heads.linear import LinearConfig
 from vistruct.heads.pixel_loss import Dice, PixelLoss
 from vistruct.heads.unet import UNetConfig
@@ -65,11 +65,14 @@ def recipe(
     fill: Literal["masks", "boxes"] = "masks",  # of annotated objects: paint masks, or for want of them boxes
     bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
     low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
-    high: tuple[float, ...] = (),  # value that becomes 255
+    high: tuple[float, ...] = (),  # value that becomes full scale
     percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
     window: str | None = None,  # name of a CT window, in their place
+    dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
+    normalise: Literal["backbone", "data"] = "backbone",  # mean and std: the backbone's, or those of the training data
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
+    intake = intake_of(bands, low, high, percentiles, window, dtype)
     train = pixel_data(
         data,
         split=split,
@@ -80,12 +83,12 @@ def recipe(
             hflip=flips,
             vflip=turns,
             turns90=turns,
-            photometric=0.2,
+            photometric=photometric_of(intake),
             scale=(0.8, 1.25),
             crop=(size, size),
         ),
         coding=None if classes is None else Coding(classes=classes, values=values, ignored=ignored),
-        intake=intake_of(bands, low, high, percentiles, window),
+        intake=intake,
         fill=fill,
     )
     if classes is None and values is not None:
@@ -106,6 +109,7 @@ def recipe(
         seed=seed,
         channels=channels,
         dice=dice,
+        normalise=normalise,
     )
 
 
@@ -129,7 +133,7 @@ def pixel_data(
 ) -> MapDataConfig | VolumeDataConfig:
     """Training data with the class of every pixel, as what lies at `data` asks for."""
     shared: dict[str, Any] = {"root": data, "split": split, "coding": coding, "share": share, "share_seed": seed}
-    if matching_volumes(data):
+    if matching(data, "volumes"):
         return VolumeDataConfig(**shared, intake=intake, augment=augment, empty=1 / 3)
     tiles = Tiles(size=size, overlap=0)
     return MapDataConfig(**shared, intake=intake, augment=augment, tiles=tiles, fill=fill)
@@ -141,11 +145,16 @@ def intake_of(
     high: tuple[float, ...],
     percentiles: tuple[float, float] | None,
     window: str | None = None,
+    dtype: PixelType = "uint16",
 ) -> Intake | None:
     """How bands are taken in, where anything is said of it."""
-    if bands is None and not low and not high and percentiles is None and window is None:
-        return None
-    return Intake(bands=bands, low=low, high=high, percentiles=percentiles, window=window)
+    asked = Intake(bands=bands, low=low, high=high, percentiles=percentiles, window=window, dtype=dtype)
+    return None if asked == Intake() else asked
+
+
+def photometric_of(intake: Intake | None) -> float:
+    """Small changes of colour, where values have a black and a white."""
+    return 0.0 if intake is not None and intake.pixels == "raw" else 0.2
 
 
 def evaluated(train: Any, val: tuple[Path, str | None] | None) -> Part | None:
@@ -175,9 +184,10 @@ def segmenter(
     channels: int,
     dice: float = 0.0,
     fusion: Fusion | None = None,
+    normalise: str = "backbone",
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
-    parts, mean_std = architecture(backbone, timm)
+    parts, mean_std = architecture(backbone, timm, normalise)
     return Run(
         recipe=name,
         task=SegmentConfig(

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from vistruct.metrics.means import known_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -95,7 +97,7 @@ def image_scores(evaluation: Evaluation) -> list[tuple[str, float]]:
     """
     scores = []
     for image_id, kept in (evaluation.details.get("images") or {}).items():
-        score = _of_classes(kept, evaluation) if isinstance(kept, Mapping) else _mean(_overlaps(kept, evaluation))
+        score = _of_classes(kept, evaluation) if isinstance(kept, Mapping) else known_mean(_overlaps(kept, evaluation))
         if not math.isnan(score):
             scores.append((image_id, score))
     return sorted(scores, key=lambda pair: (pair[1], pair[0]))
@@ -117,11 +119,6 @@ def _overlaps(counts: Sequence[Sequence[int]], evaluation: Evaluation) -> np.nda
     if evaluation.is_volumes:
         overlaps[:1] = math.nan
     return overlaps
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else math.nan
 
 
 def _of_classes(kept: Mapping[str, Any], evaluation: Evaluation) -> float:

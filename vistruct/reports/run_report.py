@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from vistruct.config import from_yaml
 from vistruct.reports.evaluations import write_evaluations
 from vistruct.reports.measured import Evaluation, parted, read_evaluations
 from vistruct.reports.page import COLOURS, Report, house_style, literal
@@ -33,10 +34,7 @@ def write_run_report(run_dir: Path) -> Path:
     run_yaml = run_dir / "run.yaml"
     run_text = run_yaml.read_text() if run_yaml.exists() else ""
     steps = max((points[-1][0] for points in series.values()), default=0)
-    recipe = next(
-        (line.split(":", 1)[1].strip(" '\"") for line in run_text.splitlines() if line.startswith("recipe:")),
-        "",
-    )
+    recipe = from_yaml(run_text).get("recipe", "") if run_text else ""
     page = Report(run_dir.resolve().name, f"Training run{f' of the recipe `{recipe}`' if recipe else ''}")
     page.key_numbers(_key_numbers(series, steps, data))
     if series:
@@ -53,8 +51,7 @@ def write_run_report(run_dir: Path) -> Path:
         with Image.open(picture) as image:  # as JPEG: a sheet of photographs as PNG is many times as large
             page.figure(image.convert("RGB"), picture.stem.replace("_", " ").replace("-", " "))
     page.text("## How it was made")
-    if moves := _read_moves(run_dir / "train.log"):
-        page.details("What moved", moves)
+    _trainable(page, _read_json(run_dir / "plan.json"))
     if run_text:
         page.details("The run (`run.yaml`); `vistruct train -c run.yaml` repeats it", run_text)
     if environment:
@@ -190,17 +187,20 @@ def _data(page: Report, data: Mapping[str, Any]) -> None:
         page.text("Nothing was left out or repaired.")
 
 
+def _trainable(page: Report, plan: Mapping[str, Any]) -> None:
+    if plan:
+        rows = [
+            [literal(rule["pattern"]), rule["mode"], rule["lr_factor"], rule["trainable"], rule["frozen"]]
+            for rule in plan["rules"]
+            if rule["tensors"]
+        ]
+        share = plan["trainable"] / max(plan["parameters"], 1)
+        page.table(
+            ["parts", "mode", "rate x", "trainable", "frozen"],
+            rows,
+            caption=f"Parameters: {plan['trainable']:,} of {plan['parameters']:,} trainable ({share:.1%})",
+        )
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _read_moves(path: Path) -> str:
-    """What moves, as `train` printed it at the start of the log; empty where it did not."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    stamp = len("2026-01-31 23:59:59  ")
-    lines = [line[stamp:] for line in lines]
-    if "what moves:" not in lines:
-        return ""
-    start = lines.index("what moves:") + 1
-    end = next((i for i, line in enumerate(lines[start:], start) if "parameters move" in line), start)
-    return "\n".join(lines[start : end + 1])

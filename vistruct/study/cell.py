@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import statistics
 import time
@@ -17,7 +16,6 @@ from vistruct.reports.run_report import evaluations, read_metrics
 from vistruct.runs import train_and_report
 
 Report = Callable[..., None]
-_MOVED = re.compile(r"([\d,]+) of ([\d,]+) parameters move")
 COST = "cost.json"
 
 
@@ -88,20 +86,19 @@ def cost_of(run_dir: Path, *, seconds: float, samples: int) -> dict[str, float |
 
     Returns:
         `seconds`, `step_seconds` (the median), `samples`, `peak_memory_mb` (of a process on the CPU that it shares
-        with cells before it, an upper bound), `moving` and `parameters` (numbers that train, and all); None where
-        the run has not noted it.
+        with cells before it, an upper bound), `trainable` and `parameters` (numbers that train, and all); None
+        where the run has not noted it.
     """
     series = read_metrics(run_dir / "metrics.jsonl")
     steps = [value for _, value in series.get("seconds", []) if value == value]
     memory = [value for _, value in series.get("peak_memory_mb", []) if value == value]
-    log = run_dir / "train.log"
-    moved = _MOVED.findall(log.read_text()) if log.exists() else []
-    moving, total = (int(number.replace(",", "")) for number in moved[-1]) if moved else (None, None)
+    plan = run_dir / "plan.json"
+    counts = json.loads(plan.read_text()) if plan.exists() else {}
     return {
         "seconds": round(seconds, 3),
         "step_seconds": statistics.median(steps) if steps else None,
         "samples": samples,
         "peak_memory_mb": max(memory) if memory else None,
-        "moving": moving,
-        "parameters": total,
+        "trainable": counts.get("trainable"),
+        "parameters": counts.get("parameters"),
     }

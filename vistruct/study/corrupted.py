@@ -33,7 +33,8 @@ def why_not(dataset: RecordDataset, name: str) -> str:
     """
     check(name, 1)
     if not CORRUPTIONS[name].moves:
-        return ""
+        is_raw = dataset.info.pixels == "raw"
+        return "values in the unit of the files have no black and white between which to damage them" if is_raw else ""
     if any(record.turns for record in dataset.records):
         return "it moves things, and what is said about the images would no longer be true"
     if not _has_boxes(dataset):

@@ -22,6 +22,7 @@ from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.chat import schemas as chat
+from vistruct.data.formats.read import read
 from vistruct.data.instructions.write import shuffle_answers, write_instructions
 from vistruct.engine.evaluate import evaluate
 from vistruct.files.images import read_image
@@ -112,9 +113,8 @@ def answer(*, start: str, trained: bool, results: Mapping[str, Any], report: Rep
     """
     task, card = load_model(Path(results[start]["run"]))
     if not trained:
-        part: Any = card.run.task
         torch.manual_seed(derive(0, "init"))
-        task = part.build(card.info, card.path)
+        task = card.task.build(card.info, card.path)
     figures: dict[str, Any] = {}
     for number, (scene, said) in enumerate(results["questions"].items()):
         report(number, len(results["questions"]), f"{scene} scene")
@@ -194,7 +194,7 @@ def draw_conversations(jsonl: Path, out: Path, most: int = 2) -> list[Path]:
 
 
 def _scene(annotation: Path) -> tuple[Record, torch.Tensor]:
-    record = coco.read(annotation)[0][0]
+    record = read(annotation, "boxes")[0].records[0]
     return record, read_image(record.images[0])
 
 

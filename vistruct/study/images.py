@@ -60,14 +60,14 @@ def read_measured(run_dir: Path, evaluation: str, metric: str, value: float | No
     if value is None or not path.is_file():
         return None
     document = json.loads(path.read_text())
-    measured = _from_details(document.get("metric", ""), document.get("details") or {}, _positive(run_dir, evaluation))
+    measured = _from_details(document.get("metric", ""), document.get("details") or {})
     if measured is None or not len(measured.images):
         return None
     again = score(measured.counts.sum(0), metric, measured.class_names, measured.positive)
     return measured if again is not None and math.isclose(float(again), value, abs_tol=1e-4) else None
 
 
-def _from_details(kind: str, details: dict[str, Any], positive: str | None) -> Measured | None:
+def _from_details(kind: str, details: dict[str, Any]) -> Measured | None:
     if "images" not in details or "class_names" not in details:
         return None
     names, images = tuple(details["class_names"]), details["images"]
@@ -80,7 +80,7 @@ def _from_details(kind: str, details: dict[str, Any], positive: str | None) -> M
         counts = np.array(rows, np.float64).reshape(len(images), len(names), 3)
     else:
         return None
-    return Measured(images=tuple(images), class_names=names, counts=counts, positive=positive)
+    return Measured(images=tuple(images), class_names=names, counts=counts, positive=details.get("positive"))
 
 
 def _single(truth: Sequence[int], scores: Sequence[float], classes: int) -> np.ndarray | None:
@@ -95,14 +95,6 @@ def _single(truth: Sequence[int], scores: Sequence[float], classes: int) -> np.n
         row[answer, 1] = 1
         row[truth[0], 2] = 1
     return row
-
-
-def _positive(run_dir: Path, evaluation: str) -> str | None:
-    from vistruct.config import read_run
-
-    run = read_run(run_dir / "run.yaml")
-    metric = run.evals[evaluation].metric if evaluation in run.evals else None
-    return getattr(metric, "positive", None)
 
 
 def score(

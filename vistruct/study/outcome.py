@@ -34,53 +34,28 @@ from vistruct.study.statistics import Gain, Interval, holm, paired_gain
 
 FORMAT = 1
 IMAGE_DRAWS = 2000
-LOWER = ("loss", "hd95", "HD95", "distance", "error")  # in the name of a metric of which less is better
-USUAL = {  # metric of each kind that is compared unless told otherwise
-    "coco_boxes": "AP50",
-    "coco_masks": "mask/AP50",
-    "oriented_boxes": "AP50",
-    "pixels": "mIoU",
-    "volumes_overlap": "mDice",
-    "classes": "OA",
-    "answers": "accuracy",
-    "mean_loss": "loss",
-}
 
 
 def chosen_metric(study: Study, run: Run) -> str:
-    """The metric that the starts are compared by, as `evaluation/metric`.
-
-    Raises:
-        UserError: a metric of its own kind, and the plan names none; or an evaluation that the run does not have.
-    """
+    """The metric that the starts are compared by, as `evaluation/metric`."""
     first, measured = next(iter(run.evals.items()))
-    if study.metric is None:
-        return f"{first}/{usual_number(measured)}"
-    return study.metric if study.metric.partition("/")[0] in run.evals else f"{first}/{study.metric}"
+    chosen = study.metric or usual_number(measured)
+    return chosen if chosen.partition("/")[0] in run.evals else f"{first}/{chosen}"
 
 
 def usual_number(measured: Eval) -> str:
-    """The number of an evaluation that people compare by.
-
-    Raises:
-        UserError: a metric of its own kind.
-    """
+    """The number of an evaluation that people compare by."""
     metric: Any = measured.metric
-    kind = getattr(metric, "kind", "?")
-    if kind not in USUAL:
-        raise UserError(f"which number of {kind!r} is to be compared?", where="metric", fix="--metric NAME")
-    if kind == "pixels" and getattr(metric, "positive", None):
-        return "F1"
-    if kind == "classes" and getattr(measured.data, "multi_label", False):
-        return "mAP"
-    return USUAL[kind]
+    return metric.usual(measured.data)
 
 
-def is_higher_better(study: Study, metric: str) -> bool:
-    """As the plan says, or by the metric's name."""
-    if study.higher_is_better is not None:
+def is_higher_better(study: Study, run: Run, name: str) -> bool | None:
+    """Of the study's own metric as the plan says; else as the evaluation's metric does (None: neither is better)."""
+    evaluation, _, number = name.partition("/")
+    if study.higher_is_better is not None and study.metric in (None, name, number):
         return study.higher_is_better
-    return not any(word in metric.partition("/")[2] for word in LOWER)
+    metric: Any = run.evals[evaluation].metric
+    return metric.higher_is_better(number)
 
 
 def outcome(
@@ -94,13 +69,16 @@ def outcome(
         data: fingerprints by name.
 
     Raises:
-        UserError: the metric was not measured.
+        UserError: the metric was not measured, or is a count, of which neither more nor less is better.
     """
     metric = chosen_metric(study, plan.runs[0].run)
     known = results[plan.runs[0].name]["numbers"]
     if metric not in known:
         raise UserError(f"no metric {metric!r} was measured", where="metric", fix=closest(metric, known))
-    higher = is_higher_better(study, metric)
+    higher = is_higher_better(study, plan.runs[0].run, metric)
+    if higher is None:
+        fix = "another --metric, or higher_is_better: true (or false) in study.yaml"
+        raise UserError("neither more nor less of it is better", where=f"metric {metric}", fix=fix)
     gains = _gains(study, plan, results, metric, higher)
     slices = _slices(study, plan, results, metric, gains)
     robust = {name.removeprefix("robust-"): r["robustness"] for name, r in results.items() if "robustness" in r}
@@ -188,16 +166,18 @@ def _slices(
     metric: str,
     gains: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The other numbers of the same evaluation, compared likewise."""
+    """The other numbers of the same evaluation of which more or less is better, compared likewise."""
     evaluation = metric.partition("/")[0]
-    names = [n for n in results[plan.runs[0].name]["numbers"] if n.startswith(f"{evaluation}/") and n != metric]
+    plain, run = study.model_copy(update={"higher_is_better": None}), plan.runs[0].run
+    known = results[plan.runs[0].name]["numbers"]
+    others = [name for name in known if name.startswith(f"{evaluation}/") and name != metric]
+    better = {name: higher for name in others if (higher := is_higher_better(plain, run, name)) is not None}
     rows = []
     for gain in gains:
-        for name in names:
+        for name, higher in better.items():
             sides = [
                 of_group(plan, results, name, s, gain["share"], gain["way"]) for s in (gain["start"], gain["against"])
             ]
-            higher = is_higher_better(study.model_copy(update={"higher_is_better": None}), name)
             found = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=min(study.draws, 2000))
             short = {k: v for k, v in as_json(found).items() if k in ("mean", "bootstrap", "student", "verdict")}
             named = {key: gain[key] for key in ("start", "against", "share", "way")}

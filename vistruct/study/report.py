@@ -268,13 +268,13 @@ def _cost(page: Report, found: Found) -> None:
                     values = [c["cost"][key] for c in own if c["cost"].get(key) is not None]
                     return float(np.mean(values)) if values else None
 
-                moving, total = mean("moving"), mean("parameters")
-                moved = None if moving is None else int(moving)
-                part = "–" if moving is None or not total else f"{moving / total:.1%}"
+                trainable, total = mean("trainable"), mean("parameters")
+                number = None if trainable is None else int(trainable)
+                part = "–" if trainable is None or not total else f"{trainable / total:.1%}"
                 seen = int(mean("samples") or 0)
                 times = [mean("seconds"), mean("step_seconds")]
-                rows.append([start, SHORT[way], percent(share), *times, seen, moved, part, mean("peak_memory_mb")])
-    headers = ["start", "backbone", "labels", "seconds", "a step (s)", "samples", "numbers that move", "of all"]
+                rows.append([start, SHORT[way], percent(share), *times, seen, number, part, mean("peak_memory_mb")])
+    headers = ["start", "backbone", "labels", "seconds", "a step (s)", "samples", "trainable", "of all"]
     page.text("## What it cost").table(
         [*headers, "peak memory (MB)"], rows,
         caption="Means over seeds of single runs that ran beside each other: seconds with evaluation and pictures; "

@@ -35,7 +35,7 @@ from vistruct.engine.evaluate import evaluate
 from vistruct.engine.run import for_classes
 from vistruct.errors import UserError, closest
 from vistruct.study.corrupted import corrupted, why_not
-from vistruct.study.outcome import USUAL
+from vistruct.study.outcome import usual_number
 from vistruct.transforms.corruptions import CORRUPTIONS, SEVERITIES, check
 
 Numbers = dict[str, float | None]  # of an evaluation, by name; None: not finite
@@ -154,13 +154,7 @@ def _evaluation(card: ModelCard, name: str | None) -> tuple[str, Eval]:
 
 
 def _figure(numbers: Mapping[str, object], asked: Eval, metric: str | None) -> str:
-    part: Any = asked.metric
-    usual = USUAL.get(part.kind)
-    if part.kind == "pixels" and part.positive is not None:
-        usual = "F1"
-    if part.kind == "classes" and "mAP" in numbers and "OA" not in numbers:
-        usual = "mAP"
-    figure = metric or usual or next(iter(numbers))
+    figure = metric or usual_number(asked)
     if figure not in numbers:
         raise UserError(f"no number {figure!r} was measured", where="--metric", fix=closest(figure, numbers))
     return figure

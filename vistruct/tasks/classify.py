@@ -16,7 +16,18 @@ from torch import Tensor, nn
 from vistruct.config import AnyPart, Part
 from vistruct.contracts import ClassPrediction, DataInfo, Ratio, Sample, StepOutput
 from vistruct.errors import UserError
-from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels, padded_to
+from vistruct.ops.values import flipped
+from vistruct.tasks.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalise,
+    Statistics,
+    check_channels,
+    padded_to,
+    stacked,
+    with_statistics,
+)
+from vistruct.windows.slide import AXES
 from vistruct.windows.views import Flip
 
 
@@ -30,8 +41,8 @@ class ClassifyConfig(Part):
     multi_label: bool = False  # any number of classes an image
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # share of the target spread over all classes; one class only
     class_weights: tuple[float, ...] | None = None  # one for each class; None: all alike
-    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel in [0, 1]
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
+    std: Statistics = IMAGENET_STD
     flips: tuple[Flip, ...] = Field(("none",), min_length=1)  # views that predictions average over
 
     def build(self, info: DataInfo, assets: Path) -> Classify:
@@ -48,7 +59,7 @@ class ClassifyConfig(Part):
             what = f"{len(self.class_weights)} weights for {len(info.class_names)} classes"
             raise UserError(what, where="task.class_weights", fix="one for each class, in their order")
         check_channels(self.backbone, info.channels)
-        return Classify(self, info.class_names, info.channels)
+        return Classify(with_statistics(self, info), info.class_names, info.channels)
 
 
 @dataclass(kw_only=True)
@@ -57,7 +68,7 @@ class ClassBatch:
 
     ids: list[str]
     image_ids: list[str]
-    images: Tensor  # uint8[B, C, H, W]
+    images: Tensor  # uint8, uint16 or float32[B, C, H, W]
     targets: Tensor  # float[B, K], 1 at the classes of an image
     is_known: Tensor  # bool[B], whether its classes are known
 
@@ -87,10 +98,11 @@ class ClassCollator:
         for row, sample in zip(targets, samples, strict=True):
             self._check(sample, samples[0])
             row[list(sample.image_labels or ())] = 1.0
+        height, width = samples[0].images[0].shape[1:]
         return ClassBatch(
             ids=[sample.id for sample in samples],
             image_ids=[sample.image_id for sample in samples],
-            images=torch.stack([sample.images[0] for sample in samples]),
+            images=stacked([sample.images[0] for sample in samples], (height, width)),
             targets=targets,
             is_known=torch.tensor([sample.image_labels is not None for sample in samples]),
         )
@@ -173,14 +185,13 @@ class Classify(nn.Module):
         return None if given is None else batch.targets.new_tensor(given)
 
     def logits(self, images: Tensor) -> Tensor:
-        """float[B, K] of images uint8[B, C, H, W]."""
+        """float[B, K] of images [B, C, H, W] as a batch has them."""
         features = self.backbone(padded_to(self.normalise(images), self.size_divisor))
         return self.head(features if self.neck is None else self.neck(features)).float()
 
     def predict(self, batch: ClassBatch) -> list[ClassPrediction]:
         """One prediction for each sample, on the CPU; averaged over the views."""
-        axes = {"none": [], "horizontal": [3], "vertical": [2], "diagonal": [2, 3]}
-        seen = [self.scores(batch.images.flip(axes[flip])) for flip in self.config.flips]
+        seen = [self.scores(flipped(batch.images, AXES[flip])) for flip in self.config.flips]
         scores = torch.stack(seen).mean(dim=0).cpu()
         return [
             ClassPrediction(
@@ -194,6 +205,6 @@ class Classify(nn.Module):
         ]
 
     def scores(self, images: Tensor) -> Tensor:
-        """float[B, K] in [0, 1] of images uint8[B, C, H, W]."""
+        """float[B, K] in [0, 1] of images [B, C, H, W] as a batch has them."""
         logits = self.logits(images)
         return logits.sigmoid() if self.config.multi_label else logits.softmax(dim=1)

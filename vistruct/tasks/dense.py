@@ -1,4 +1,4 @@
-"""Detection: backbone, neck and head in a row, from uint8 images to boxes in pixels of the whole image.
+"""Detection: backbone, neck and head in a row, from images to boxes in pixels of the whole image.
 
 The head decides what kind: one that `is_oriented` learns from and gives oriented boxes, one that `has_masks` masks.
 Horizontal boxes in the data are enough for either kind of box, oriented ones too: of these a horizontal head takes
@@ -26,7 +26,15 @@ from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample, StepO
 from vistruct.errors import UserError
 from vistruct.heads.boxes import BoxTarget, Detections
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
-from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels
+from vistruct.tasks.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalise,
+    Statistics,
+    check_channels,
+    stacked,
+    with_statistics,
+)
 from vistruct.windows.views import Views, joined, undo, view
 
 
@@ -37,8 +45,8 @@ class DetectConfig(Part):
     backbone: AnyPart
     neck: AnyPart
     head: AnyPart
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in [0, 1]
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Statistics = IMAGENET_MEAN  # of RGB in [0, 1]; data: measured on the training data
+    std: Statistics = IMAGENET_STD
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
     views: Views | None = None  # how predictions look at an image; None: once, as it is
 
@@ -51,7 +59,7 @@ class DetectConfig(Part):
         if not info.class_names:
             raise UserError("a detector needs class names", where="data", fix="use data with boxes (kind: boxes)")
         check_channels(self.backbone, 3)
-        return Detect(self, info.class_names)
+        return Detect(with_statistics(self, info), info.class_names)
 
 
 @dataclass(kw_only=True)
@@ -60,7 +68,7 @@ class DetectBatch:
 
     ids: list[str]
     image_ids: list[str]
-    images: Tensor  # uint8[B, 3, H, W]
+    images: Tensor  # uint8, uint16 or float32[B, 3, H, W]
     sizes_hw: list[tuple[int, int]]  # before padding, pixels
     targets: list[BoxTarget]
     origins_xy: list[tuple[float, float]]  # of each top left corner, in pixels of the whole image
@@ -90,13 +98,10 @@ class DetectCollator:
     def __call__(self, samples: list[Sample]) -> DetectBatch:
         sizes_hw = [_size_hw(sample) for sample in samples]
         height, width = (_round_up(max(sides), self.size_divisor) for sides in zip(*sizes_hw, strict=True))
-        images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
-        for image, sample, (h, w) in zip(images, samples, sizes_hw, strict=True):
-            image[:, :h, :w] = sample.images[0]
         return DetectBatch(
             ids=[sample.id for sample in samples],
             image_ids=[sample.image_id for sample in samples],
-            images=images,
+            images=stacked([sample.images[0] for sample in samples], (height, width)),
             sizes_hw=sizes_hw,
             targets=[self._target(sample, (height, width)) for sample in samples],
             origins_xy=[sample.origin_xy for sample in samples],

@@ -23,7 +23,16 @@ from vistruct.config import AnyPart, Part
 from vistruct.contracts import IGNORED, DataInfo, FeatureSpec, MapPrediction, Sample, StepOutput
 from vistruct.errors import UserError
 from vistruct.heads.pixel_loss import PixelLoss
-from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, check_channels, padded_to
+from vistruct.tasks.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalise,
+    Statistics,
+    check_channels,
+    padded_to,
+    stacked,
+    with_statistics,
+)
 from vistruct.windows.slide import Slide, slide
 from vistruct.windows.views import Views
 
@@ -39,8 +48,8 @@ class SegmentConfig(Part):
     head: AnyPart
     fusion: Fusion | None = None  # of the maps of a pair; None: one image
     loss: PixelLoss = PixelLoss()
-    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel in [0, 1]
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
+    std: Statistics = IMAGENET_STD
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
     slide: Slide | None = None  # how predictions look at an image; None: at all of it at once
     views: Views | None = None  # flipped and scaled too, and averaged; None: as it is
@@ -65,7 +74,7 @@ class SegmentConfig(Part):
             what = f"a segmenter tells classes apart, the data have {len(info.class_names)}"
             raise UserError(what, where="data", fix="use data with classes of pixels (kind: maps)")
         check_channels(self.backbone, info.channels)
-        return Segment(self, info.class_names, info.channels)
+        return Segment(with_statistics(self, info), info.class_names, info.channels)
 
 
 @dataclass(kw_only=True)
@@ -74,7 +83,7 @@ class MapBatch:
 
     ids: list[str]
     image_ids: list[str]
-    images: Tensor  # uint8[B, T, C, H, W], padded at the bottom and right
+    images: Tensor  # uint8, uint16 or float32[B, T, C, H, W], padded at the bottom and right
     label_maps: Tensor  # int16[B, H, W]; IGNORED in the padding
     sizes_hw: list[tuple[int, int]]  # before padding, pixels
     origins_xy: list[tuple[float, float]]  # of each top left corner, in pixels of the file
@@ -105,17 +114,15 @@ class MapCollator:
             self._check(sample)
         sizes_hw = [(sample.images[0].shape[1], sample.images[0].shape[2]) for sample in samples]
         height, width = (max(sides) for sides in zip(*sizes_hw, strict=True))
-        images = torch.zeros(len(samples), self.num_images, self.channels, height, width, dtype=torch.uint8)
+        images = stacked([image for sample in samples for image in sample.images], (height, width))
         label_maps = torch.full((len(samples), height, width), IGNORED, dtype=torch.int16)
         for i, (sample, (h, w)) in enumerate(zip(samples, sizes_hw, strict=True)):
-            for t, image in enumerate(sample.images):
-                images[i, t, :, :h, :w] = image
             if sample.label_map is not None:
                 label_maps[i, :h, :w] = sample.label_map
         return MapBatch(
             ids=[sample.id for sample in samples],
             image_ids=[sample.image_id for sample in samples],
-            images=images,
+            images=images.unflatten(0, (len(samples), self.num_images)),
             label_maps=label_maps,
             sizes_hw=sizes_hw,
             origins_xy=[sample.origin_xy for sample in samples],
@@ -201,7 +208,7 @@ class Segment(nn.Module):
         return found[..., :height, :width]
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """float[B, K, H, W] of images uint8[B, T, C, H, W]."""
+        """float[B, K, H, W] of images [B, T, C, H, W] as a batch has them."""
         return self.logits(self.normalise(images)).softmax(dim=1)
 
     def predict(self, batch: MapBatch) -> list[MapPrediction]:

@@ -16,7 +16,7 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 
 from vistruct.config import Part
-from vistruct.contracts import Sample
+from vistruct.contracts import Pixels, Sample
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.transforms.crop import pad, random_crop
@@ -102,6 +102,22 @@ class Augment(Part):
             or self.exchange > 0
             or self.randaug is not None
         )
+
+    def check(self, pixels: Pixels) -> None:
+        """Refuse, before anything is read, what images of this type cannot have.
+
+        Raises:
+            UserError: JPEG or RandAugment beyond 8 bits; changes of colour where there is no black and white.
+        """
+        eight_bit = {"jpeg": self.jpeg is not None, "randaug": self.randaug is not None}
+        ranged = {"photometric": self.photometric > 0, "distort": self.distort is not None}
+        for name in [name for name, is_on in eight_bit.items() if is_on and pixels != "uint8"]:
+            what = f"`{name}` is for 8-bit images, and here are {'float32' if pixels == 'raw' else pixels}"
+            raise UserError(what, where=f"data.augment.{name}", fix="leave it out, or set data.intake.dtype=uint8")
+        for name in [name for name, is_on in ranged.items() if is_on and pixels == "raw"]:
+            what = f"`{name}` changes colours between black and white, and values in the unit of the files have neither"
+            fix = "leave it out, or say a range: data.intake.low and data.intake.high"
+            raise UserError(what, where=f"data.augment.{name}", fix=fix)
 
     def __call__(self, sample: Sample) -> Sample:
         """Vary a sample. After growing, rotating or cropping, objects of which too little is left in view are removed.

@@ -30,6 +30,7 @@ from torchvision.transforms.v2 import functional as vision
 from vistruct.contracts import Sample
 from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
+from vistruct.ops.values import from_unit, to_unit
 from vistruct.transforms.crop import crop, pad
 from vistruct.transforms.geometry import resize
 from vistruct.transforms.jpeg import reencode
@@ -44,7 +45,8 @@ class Corruption:
 
     levels: tuple[Any, Any, Any, Any, Any]
     unit: str  # what a level is
-    # uint8[C, H, W], level, generator -> uint8[C, H, W]; or sample, level, generator -> sample
+    # float[C, H, W] in 0 to 1, level, generator -> the same, rounded and clipped afterwards; where it `moves`, sample,
+    # level, generator -> sample
     change: Callable[[Any, Any, torch.Generator], Any]
     moves: bool = False  # things end up elsewhere: boxes and label maps go with them
 
@@ -59,7 +61,7 @@ def corrupt(sample: Sample, name: str, severity: int) -> Sample:
         severity: 1 to 5.
 
     Raises:
-        UserError: an unknown name or severity.
+        UserError: an unknown name or severity; floats that are not from 0 to 1.
     """
     check(name, severity)
     corruption = CORRUPTIONS[name]
@@ -67,7 +69,8 @@ def corrupt(sample: Sample, name: str, severity: int) -> Sample:
     if corruption.moves:
         return corruption.change(sample, level, _generator(sample.seed, name, 0)) if sample.images else sample
     images = [
-        corruption.change(image, level, _generator(sample.seed, name, n)) for n, image in enumerate(sample.images)
+        from_unit(corruption.change(to_unit(image), level, _generator(sample.seed, name, n)), image.dtype)
+        for n, image in enumerate(sample.images)
     ]
     return dataclasses.replace(sample, images=images)
 
@@ -86,14 +89,9 @@ def _generator(seed: int, name: str, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, "corrupt", name, number))
 
 
-def _bytes(values: Tensor) -> Tensor:
-    """float[C, H, W] in 0 to 1 -> uint8."""
-    return (values * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 def _brightness_contrast(image: Tensor, level: tuple[float, float], _: torch.Generator) -> Tensor:
     plus, times = level
-    return _bytes(image / 255 * times + plus)
+    return image * times + plus
 
 
 def _cloud(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -102,7 +100,7 @@ def _cloud(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
     num_clear = min(height * width - 1, round((1 - share) * height * width))
     edge = np.partition(thickness.numpy(), num_clear, axis=None)[num_clear]
     cover = _blurred((thickness >= edge).float()[None], CLOUD_BLUR)
-    return _bytes(image / 255 * (1 - cover) + CLOUD_WHITE * cover)
+    return image * (1 - cover) + CLOUD_WHITE * cover
 
 
 CLOUD_WHITE = 0.9
@@ -126,9 +124,10 @@ def fractal_noise(size_hw: tuple[int, int], generator: torch.Generator) -> Tenso
 
 
 def _compression(image: Tensor, quality: int, _: torch.Generator) -> Tensor:
+    image = from_unit(image, torch.uint8)  # which JPEG keeps, whatever comes in
     if len(image) == 3:
-        return reencode(image, quality)
-    return torch.stack([reencode(channel.expand(3, -1, -1), quality)[0] for channel in image])
+        return to_unit(reencode(image, quality))
+    return to_unit(torch.stack([reencode(channel.expand(3, -1, -1), quality)[0] for channel in image]))
 
 
 def _gaps(image: Tensor, level: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -141,7 +140,7 @@ def _gaps(image: Tensor, level: tuple[int, int], generator: torch.Generator) -> 
 
 
 def _gaussian_blur(image: Tensor, kernel: int, _: torch.Generator) -> Tensor:
-    return _bytes(_blurred(image / 255, (kernel, 0.15 * kernel + 0.35)))  # the deviation that OpenCV takes for it
+    return _blurred(image, (kernel, 0.15 * kernel + 0.35))  # the deviation that OpenCV takes for it
 
 
 def _blurred(values: Tensor, kernel: tuple[int, float]) -> Tensor:
@@ -153,22 +152,22 @@ def _blurred(values: Tensor, kernel: tuple[int, float]) -> Tensor:
 
 
 def _gaussian_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    return _bytes(image / 255 + deviation * torch.randn(image.shape, generator=generator))
+    return image + deviation * torch.randn(image.shape, generator=generator)
 
 
 def _haze(image: Tensor, strength: float, _: torch.Generator) -> Tensor:
-    return _bytes(image / 255 * (1 - strength) + strength)
+    return image * (1 - strength) + strength
 
 
 def _motion_blur(image: Tensor, length: int, _: torch.Generator) -> Tensor:
     before, after = length // 2, length - 1 - length // 2
-    wide = F.pad(image / 255, [before, after, 0, 0], mode="reflect" if image.shape[2] > before else "replicate")
-    return _bytes(F.avg_pool2d(wide, (1, length), stride=1))
+    wide = F.pad(image, [before, after, 0, 0], mode="reflect" if image.shape[2] > before else "replicate")
+    return F.avg_pool2d(wide, (1, length), stride=1)
 
 
 def _salt_and_pepper(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
     hit, shade = torch.rand(2, *image.shape[1:], generator=generator)
-    speckles = (shade < 0.5).to(torch.uint8) * 255
+    speckles = (shade < 0.5).float()
     return torch.where(hit < share, speckles, image)
 
 

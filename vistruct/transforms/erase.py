@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import RandomErasing
 
 from vistruct.contracts import Sample
+from vistruct.ops.values import full_scale, stored
 from vistruct.transforms.fill import MEAN_COLOUR
 from vistruct.transforms.seeded import seeded_torch
 
@@ -36,13 +37,16 @@ def erase(sample: Sample, seed: int) -> Sample:
 
 
 def _covered(image: Tensor, y: int, x: int, noise: Tensor) -> Tensor:
-    """`noise` float[C, h, w] of mean 0 and deviation 1; of other images than RGB in the image's own mean and spread."""
-    if len(image) == 3:
+    """`noise` float[C, h, w] of mean 0 and deviation 1; else than of 8-bit RGB in the image's own."""
+    dtype = image.dtype
+    if len(image) == 3 and dtype == torch.uint8:
         mean, spread = torch.tensor([MEAN_COLOUR, SPREAD], dtype=torch.float32)
     else:
         values = image.flatten(1).float()
         mean, spread = values.mean(dim=1), values.std(dim=1, unbiased=False)
     pixels = noise * spread[:, None, None] + mean[:, None, None]
     after = image.clone()
-    after[:, y : y + noise.shape[1], x : x + noise.shape[2]] = pixels.round().clamp(0, 255).to(torch.uint8)
+    if dtype != torch.float32:
+        pixels = pixels.clamp(0, full_scale(dtype))
+    after[:, y : y + noise.shape[1], x : x + noise.shape[2]] = stored(pixels, dtype)
     return after

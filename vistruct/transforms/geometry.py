@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vistruct.contracts import Sample
+from vistruct.ops.values import moved, stored
 from vistruct.transforms.points import affine, move_objects
 
 UNMAPPED = (float("nan"), float("nan"))
@@ -59,7 +60,7 @@ def _rearranged(sample: Sample, matrix: Tensor, move: Callable[[Tensor], Tensor]
     """Pixels in another order: nothing is interpolated."""
     return dataclasses.replace(
         sample,
-        images=[move(image) for image in sample.images],
+        images=[moved(image, move) for image in sample.images],
         masks=None if sample.masks is None else move(sample.masks),
         label_map=None if sample.label_map is None else move(sample.label_map),
         origin_xy=UNMAPPED,
@@ -77,7 +78,7 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     scale_x, scale_y = size_hw[1] / width, size_hw[0] / height
     return dataclasses.replace(
         sample,
-        images=[_resized(image, size_hw) for image in sample.images],
+        images=[resized(image, size_hw) for image in sample.images],
         masks=None if sample.masks is None else nearest(sample.masks, size_hw),
         label_map=None if sample.label_map is None else nearest(sample.label_map, size_hw),
         scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
@@ -85,12 +86,13 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     )
 
 
-def _resized(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[1:]) == size_hw:
-        return image
-    if size_hw == (1, 1):  # torch 2.15 fails on uint8 here with an internal assertion
-        return F.resize(image.float(), [1, 1], antialias=True).round().to(torch.uint8)
-    return F.resize(image, list(size_hw), antialias=True)
+def resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """number[..., H, W] as the same type of another height and width, smoothly (bilinear, antialiased)."""
+    if tuple(pixels.shape[-2:]) == size_hw:
+        return pixels
+    if pixels.dtype == torch.uint8 and size_hw != (1, 1):  # at one pixel torch 2.15 fails with an internal assertion
+        return F.resize(pixels, list(size_hw), antialias=True)
+    return stored(F.resize(pixels.float(), list(size_hw), antialias=True), pixels.dtype)
 
 
 def nearest(grid: Tensor, size_hw: tuple[int, int]) -> Tensor:

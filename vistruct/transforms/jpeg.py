@@ -39,13 +39,16 @@ class JpegReencode(Part):
     def __call__(self, sample: Sample) -> Sample:
         """
         Raises:
-            UserError: an image longer than the format can hold, or one that is not in colour.
+            UserError: an image longer than the format can hold, or one that is not in 8-bit colour.
         """
         images = []
         for number, image in enumerate(sample.images):
             if len(image) != 3:
                 what = f"JPEG keeps colours, and this image has {len(image)} channels"
                 raise UserError(what, where=sample.id, fix="leave `jpeg` out of its augment")
+            if image.dtype != torch.uint8:
+                what = f"JPEG keeps 8 bits, and this image has {image.dtype}"
+                raise UserError(what, where=sample.id, fix="leave `jpeg` out of its augment, or intake.dtype=uint8")
             if max(image.shape[1:]) > MOST_PIXELS:
                 what = f"an image of {image.shape[2]} x {image.shape[1]} pixels is too large for JPEG"
                 raise UserError(what, where=sample.id, fix="cut it into windows, or leave `jpeg` out")

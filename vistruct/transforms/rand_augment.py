@@ -39,7 +39,7 @@ class RandAugment(Part):
         """All images of a sample alike.
 
         Raises:
-            UserError: a sample with boxes or a label map, which would no longer be true; images that are not RGB.
+            UserError: a sample with boxes or a label map, which would no longer be true; images that are not 8-bit RGB.
         """
         if len(sample.labels) or sample.label_map is not None:
             what = "RandAugment shears and turns the picture and would leave its boxes or classes of pixels behind"
@@ -47,6 +47,9 @@ class RandAugment(Part):
         if any(len(image) != 3 for image in sample.images):
             what = f"RandAugment changes colours, and here are images with {len(sample.images[0])} channels"
             raise UserError(what, where=sample.id, fix="leave `randaug` out of its augment")
+        if any(image.dtype != torch.uint8 for image in sample.images):
+            what = f"RandAugment changes 8-bit colours, and here are images of {sample.images[0].dtype}"
+            raise UserError(what, where=sample.id, fix="leave `randaug` out of its augment, or intake.dtype=uint8")
         vary = _by_timm(self.ops, self.magnitude, self.spread)
         images = []
         for image in sample.images:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistruct.contracts import IGNORED, Sample
+from vistruct.ops.values import stored
 from vistruct.transforms.crop import has_pixels, mask_hulls, settle
 from vistruct.transforms.fill import Colour, fill_of
 from vistruct.transforms.geometry import UNMAPPED
@@ -63,10 +64,12 @@ def about_centre(angle_rad: float, image: Tensor) -> Tensor:
 
 # By Pillow: its fixed-point warp of uint8 takes a third of the time of `grid_sample`, and centres pixels alike.
 def _rotated(image: Tensor, back: Tensor, fill: Colour) -> Tensor:
-    """Colours in one go, any other number of channels one by one: Pillow has no pictures of those."""
-    if len(image) != 3:
-        channels = zip(image, fill, strict=True)
-        return torch.stack([_warped(channel, back, Image.Resampling.BILINEAR, value) for channel, value in channels])
+    """8-bit colours in one go, all else channel by channel: Pillow has no pictures of those."""
+    if len(image) != 3 or image.dtype != torch.uint8:
+        grids = image if image.dtype == torch.uint8 else image.float()
+        channels = zip(grids, fill, strict=True)
+        turned = [_warped(channel, back, Image.Resampling.BILINEAR, value) for channel, value in channels]
+        return stored(torch.stack(turned), image.dtype)
     picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
     turned = picture.transform(
         picture.size, Image.Transform.AFFINE, back.flatten().tolist(), Image.Resampling.BILINEAR, fillcolor=fill
@@ -86,8 +89,8 @@ def _rotated_labels(label_map: Tensor, back: Tensor) -> Tensor:
     return _warped(label_map.int(), back, Image.Resampling.NEAREST, IGNORED).to(torch.int16)
 
 
-def _warped(plane: Tensor, back: Tensor, kind: Image.Resampling, fill: int) -> Tensor:
-    """uint8 or int32[H, W]."""
+def _warped(plane: Tensor, back: Tensor, kind: Image.Resampling, fill: float) -> Tensor:
+    """uint8, int32 or float32[H, W]."""
     picture = Image.fromarray(np.ascontiguousarray(plane.numpy()))
     after = picture.transform(picture.size, Image.Transform.AFFINE, back.flatten().tolist(), kind, fillcolor=fill)
     return torch.from_numpy(np.array(after))

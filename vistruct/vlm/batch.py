@@ -99,6 +99,9 @@ class ChatCollator:
         mentions: list[int] = []
         owners: list[tuple[int, int]] = []  # of each row, its sample and which question of the sample's it is
         for number, sample in enumerate(samples):
+            if any(image.dtype != torch.uint8 for image in sample.images):
+                what = f"an image of {sample.images[0].dtype}: conversations are about 8-bit colours"
+                raise UserError(what, where=sample.id, fix="scale it to uint8 RGB")
             cut = [tile(image, self.tiling, len(sample.images), sample.max_tiles) for image in sample.images]
             first, ends = len(tile_seeds), [0, *itertools.accumulate(map(len, cut))]
             tiles += cut

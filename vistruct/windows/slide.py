@@ -24,15 +24,16 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from vistruct.config import Part
 from vistruct.errors import UserError
+from vistruct.ops.values import flipped
+from vistruct.transforms.geometry import resized
 from vistruct.windows.tiles import Window, starts
 from vistruct.windows.views import Flip, Views
 
-Read = Callable[[Window], Tensor]  # xyxy in pixels of the file -> uint8[T, C, h, w]
-Look = Callable[[Tensor], Tensor]  # uint8[B, T, C, h, w] -> float[B, K, h, w], probabilities
+Read = Callable[[Window], Tensor]  # xyxy in pixels of the file -> number[T, C, h, w]
+Look = Callable[[Tensor], Tensor]  # number[B, T, C, h, w] -> float[B, K, h, w], probabilities
 AXES = {"none": (), "horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
 
 
@@ -118,15 +119,6 @@ def num_windows(
 ) -> int:
     """How many windows `slide` reads, over all scales."""
     return sum(grid.num_windows for grid in _grids(size_hw, slide or WHOLE, views, shown_hw))
-
-
-def resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """uint8[..., H, W] as uint8 of another height and width, smoothly (bilinear, antialiased)."""
-    if tuple(pixels.shape[-2:]) == size_hw:
-        return pixels
-    if size_hw == (1, 1):  # torch 2.15 fails on uint8 here with an internal assertion
-        return TF.resize(pixels.float(), [1, 1], antialias=True).round().to(torch.uint8)
-    return TF.resize(pixels, list(size_hw), antialias=True)
 
 
 def _grids(
@@ -241,7 +233,7 @@ class _Band:
 def _seen(pixels: Tensor, grid: _Grid, batch: int, flips: Sequence[Flip], look: Look) -> Tensor:
     """float32[B, K, h, w] on the grid of the windows, the mean over flips; `batch` images go into one pass."""
     shown = resized(pixels, grid.shown_hw)
-    views = torch.cat([shown.flip(AXES[flip]) for flip in flips]) if tuple(flips) != ("none",) else shown
+    views = torch.cat([flipped(shown, AXES[flip]) for flip in flips]) if tuple(flips) != ("none",) else shown
     if views.device.type == "cpu" and torch.cuda.is_available():
         views = views.pin_memory()  # its way to the device then needs nobody to wait
     parts = [look(part) for part in views.split(batch)]

@@ -12,7 +12,10 @@ import numpy as np
 from vistruct.contracts import Record
 from vistruct.data.checks.problem import Problem, counted
 from vistruct.data.formats.boxes.objects import CLIPPED, OUTSIDE, ROUNDING_PX
-from vistruct.data.formats.boxes.registry import module_of, renumbered, splits_of
+from vistruct.data.formats.detect import splits_of
+from vistruct.data.formats.format import Ask, Walked
+from vistruct.data.formats.order import renumbered
+from vistruct.data.formats.read import walk
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -45,15 +48,15 @@ def open_boxes(
     """
     report = IssueCounter(keep=10**9)
     splits = (split,) if split is not None else _splits(annotation, format_)
-    parts: dict[str, tuple[list[Record], tuple[str, ...]]] = {}
+    parts: dict[str, Walked] = {}
     for name in splits or (None,):
-        parts[name or ""] = module_of(format_).walk(annotation, images, report, errors.append, split=name)
-    lists = {names for records, names in parts.values() if names}
+        parts[name or ""] = walk(annotation, "boxes", format_, Ask(split=name, images=images), report, errors.append)
+    lists = {part.class_names for part in parts.values() if part.class_names}
     class_names = next(iter(lists)) if len(lists) == 1 else tuple(sorted({name for names in lists for name in names}))
     found: dict[Path, Record] = {}
     shared: list[str] = []
-    for name, (records, names) in parts.items():
-        for record in renumbered(records, names, class_names, annotation):
+    for name, part in parts.items():
+        for record in renumbered(part.records, part.class_names, class_names, annotation):
             if record.images[0] in found:
                 shared.append(f"{record.images[0]} ({name})")
             found.setdefault(record.images[0], record)

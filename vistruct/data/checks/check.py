@@ -22,7 +22,7 @@ from vistruct.data.checks.boxes import count_boxes, open_boxes
 from vistruct.data.checks.chat import count_turns, in_numbers, open_all
 from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.problem import Problem, stops
-from vistruct.data.families import Family, family_of, family_splits
+from vistruct.data.formats.detect import Family, family_of, splits_of
 from vistruct.errors import UserError
 
 # By family, where its check is: `look(path, format, split, decode_at_most) -> (counts, classes, problems, sizes)`.
@@ -40,7 +40,7 @@ class CheckResult:
     """What is in a data set and what is wrong with it; `str()` is a table for people."""
 
     annotation: Path
-    format: str  # of any family, see `families`
+    format: str  # of any family, see `formats`
     splits: tuple[str, ...] = ()  # of a folder, those that were looked at; empty: it has none
     counts: dict[str, int] = field(default_factory=dict)  # images, objects, turns, ...
     classes: dict[str, int] = field(default_factory=dict)  # objects, pixels, voxels or images by class name
@@ -91,7 +91,7 @@ def check(
     """Look at everything in a data set and raise at nothing in it.
 
     Args:
-        path: a data set of any family (see `families`): boxes, label maps, volumes, classes of images, conversations
+        path: a data set of any family (see `formats`): boxes, label maps, volumes, classes of images, conversations
             as jsonl or json, a mix file; or a folder with one such file in it (or in its `annotations` folder).
         images: the folder image paths start from; None: the folder of the annotation file, or where the format has
             them. Of a mix file: the folder that all its paths start from.
@@ -159,7 +159,7 @@ def _looked_at(family: Family, split: str | None, decode_at_most: int | None) ->
 def _splits(family: Family) -> tuple[str, ...]:
     """Those that were looked at; none where what would name them is broken, which is among the problems."""
     try:
-        return family_splits(family)
+        return splits_of(family.path, family.format)
     except UserError:
         return ()
 

@@ -16,7 +16,9 @@ from vistruct.contracts import Record
 from vistruct.data.checks.boxes import alike
 from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats.classes.registry import Ask, module_of
+from vistruct.data.formats.detect import splits_of
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import walk
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -40,17 +42,13 @@ def look(
     """
     errors: list[UserError] = []
     report = IssueCounter(keep=10**9)
-    module = module_of(format)
     parts: dict[str, list[Record]] = {}
     class_names: tuple[str, ...] = ()
     for name in (split,) if split is not None else _splits(path, format, errors) or (None,):
         ask = Ask(split=name, missing="stop", multi_label=True)
-        try:
-            records, class_names = module.walk(path, report, errors.append, ask)
-        except UserError as error:
-            errors.append(error)
-            continue
-        parts[name or ""] = records
+        part = walk(path, "image_classes", format, ask, report, errors.append)
+        class_names = part.class_names or class_names
+        parts[name or ""] = part.records
     records = list({record.images: record for part in parts.values() for record in part}.values())
     counts: Counter[int] = Counter(label for record in records for label in record.image_labels or ())
     classes: dict[str, int] = {name: counts[number] for number, name in enumerate(class_names)}
@@ -79,7 +77,7 @@ def look(
 def _splits(path: Path, format: str, errors: list[UserError]) -> tuple[str, ...]:
     """Those that together are the data set."""
     try:
-        names = tuple(module_of(format).splits(path, None))
+        names = splits_of(path, format)
     except UserError as error:
         errors.append(error)
         return ()

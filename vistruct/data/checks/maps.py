@@ -17,9 +17,11 @@ import numpy as np
 from vistruct.contracts import IGNORED, Record
 from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.problem import Problem, counted, stops
+from vistruct.data.formats.detect import splits_of
+from vistruct.data.formats.format import Ask, Walked
 from vistruct.data.formats.maps.coding import CodingUnknown, Seen
 from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
-from vistruct.data.formats.maps.registry import Walked, Wish, map_splits, walk_maps
+from vistruct.data.formats.read import walk
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.data.maps import LabelReader
 from vistruct.errors import UserError
@@ -69,10 +71,10 @@ def look(
     report = IssueCounter(keep=10**9)
     parts: dict[str, Walked] = {}
     coding: Coding | None = None
-    for name in (split,) if split is not None else map_splits(path, format) or (None,):
+    for name in (split,) if split is not None else splits_of(path, format) or (None,):
         own: list[UserError] = []
-        wish = Wish(split=name, missing="drop", coding=coding)  # one coding for all splits
-        part = walk_maps(path, format, wish, report, own.append)
+        ask = Ask(split=name, missing="drop", coding=coding)  # one coding for all splits
+        part = walk(path, "maps", format, ask, report, own.append)
         errors += [error for error in own if not (parts and isinstance(error, CodingUnknown))]  # said once is enough
         coding = part.coding if coding is None else coding
         parts[name or ""] = part

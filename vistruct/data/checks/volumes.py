@@ -12,9 +12,13 @@ import numpy as np
 
 from vistruct.data.checks.groups import straddles
 from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats.boxes.places import chosen
+from vistruct.data.formats import find_format
+from vistruct.data.formats.detect import detect
+from vistruct.data.formats.format import VolumeCase
+from vistruct.data.formats.read import read
+from vistruct.data.formats.splits import chosen
+from vistruct.data.formats.volumes.cases import straddling
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
-from vistruct.data.formats.volumes.registry import Case, detect_volumes, find_cases, straddling, volume_module
 from vistruct.data.volumes import APART, ELSEWHERE
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
@@ -41,15 +45,16 @@ def look(path: Path, format: str, split: str | None, decode_at_most: int | None)
         UserError: no volumes here, or no such split.
     """
     path = Path(path)
-    name = detect_volumes(path) if format == "auto" else format
-    report, errors = IssueCounter(), list[UserError]()
-    cases = find_cases(path, name, report)
+    name = detect(path, "volumes") if format == "auto" else format
+    errors = list[UserError]()
+    walked, report = read(path, "volumes", format=name)
+    cases = walked.cases
     for patient, own in straddling(cases).items():
         errors.append(straddles(patient, [case.name for case in own], [case.split for case in own], path))
     if split is not None:
         kept = chosen(split, sorted({case.split for case in cases}), path)
         cases = [case for case in cases if case.split in kept]
-    coding: Coding | None = volume_module(name).coding(path)
+    coding = find_format(name, "volumes").coding(path)
     seen = _Seen(coding, _is_ct(name, path))
     for number, case in enumerate(cases):
         try:
@@ -81,7 +86,7 @@ class _Seen:
         self.found: dict[str, list[str]] = defaultdict(list)
         self.labelled = 0
 
-    def headers(self, case: Case, report: IssueCounter) -> None:
+    def headers(self, case: VolumeCase, report: IssueCounter) -> None:
         """Of all files of a case."""
         volumes = [open_volume(path) for path in case.images.values()]
         grid = volumes[0].grid
@@ -100,7 +105,7 @@ class _Seen:
             if grid.offset_mm(other.grid) > APART * min(grid.spacing):
                 report.note(ELSEWHERE, f"{other.path}: {grid.offset_mm(other.grid):.1f} mm", "kept")
 
-    def voxels(self, case: Case) -> None:
+    def voxels(self, case: VolumeCase) -> None:
         """Of the first modality, and of the labels."""
         values = open_volume(next(iter(case.images.values()))).values()
         if not np.isfinite(values).all():
@@ -117,7 +122,7 @@ class _Seen:
         if case.label is not None:
             self.labels(case, label_values(open_volume(case.label)))
 
-    def labels(self, case: Case, values: np.ndarray) -> None:
+    def labels(self, case: VolumeCase, values: np.ndarray) -> None:
         """Voxels by class."""
         self.labelled += 1
         numbers, times = np.unique(values, return_counts=True)

@@ -1,0 +1,127 @@
+"""Every format of data there is, in one table; nothing of it is imported before it is asked for.
+
+A format is a frozen value in a module of its own: `FORMAT = Format(family=..., looks_like=..., walk=..., ...)`, see
+`format.py` for what it has. To add one to the package is that module and one line in FORMATS. To add one from outside,
+nothing is edited: wherever the name of a format is taken, `module:NAME` is taken too, NAME being a Format in any module
+that Python finds (`--format my_formats:FORMAT`, or `format: my_formats:FORMAT` in a run file). Such a format is never
+guessed, it is always named.
+
+`detect.py` says what lies at a path, `read.py` reads it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vistruct.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from vistruct.data.formats.format import Format
+
+Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes"]
+
+_XML = (".xml",)
+_YAML = (".yaml", ".yml")
+_WORDS: dict[Kind, str] = {
+    "boxes": "box format",
+    "talk": "format of conversations",
+    "maps": "format of label maps",
+    "volumes": "format of volumes",
+    "image_classes": "format of image classes",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Where a format is, and what is known of it without looking."""
+
+    kind: Kind
+    at: str  # module:NAME below this package
+    files: tuple[str, ...] = ()  # endings that one file of it may have; other files are not shown to it
+    is_guessed: bool = True  # whether it may be found by looking; others must be named
+
+
+# Within a family from the particular to the general: of label maps, volumes and image classes that look like several,
+# the first is meant; of boxes, it is an error that names them all.
+FORMATS: dict[str, Listed] = {
+    "coco": Listed("boxes", "boxes.coco:FORMAT", (".json", ".jsonl")),
+    "dota": Listed("boxes", "boxes.dota:FORMAT", (".txt",)),
+    "voc": Listed("boxes", "boxes.voc:FORMAT", _XML),
+    "dior": Listed("boxes", "boxes.dior:DIOR", _XML),
+    "dior_r": Listed("boxes", "boxes.dior:DIOR_R", _XML),
+    "fair1m": Listed("boxes", "boxes.fair1m:FORMAT", _XML),
+    "hrsc": Listed("boxes", "boxes.hrsc:SHIPS", _XML),
+    "hrsc_classes": Listed("boxes", "boxes.hrsc:KINDS", _XML, is_guessed=False),
+    "yolo": Listed("boxes", "boxes.yolo:FORMAT", _YAML),
+    "yolo-obb": Listed("boxes", "boxes.yolo:ORIENTED", _YAML, is_guessed=False),
+    "xview": Listed("boxes", "boxes.xview:FORMAT", (".geojson", ".json")),
+    "chat": Listed("talk", "chat.schemas:FORMAT", (".jsonl", ".json")),
+    "mix": Listed("talk", "chat.schemas:MIX", (".json",)),
+    "isaid": Listed("maps", "maps.isaid:FORMAT"),
+    "loveda": Listed("maps", "maps.loveda:FORMAT"),
+    "uavid": Listed("maps", "maps.uavid:FORMAT"),
+    "potsdam": Listed("maps", "maps.isprs:POTSDAM"),
+    "vaihingen": Listed("maps", "maps.isprs:VAIHINGEN"),
+    "oscd": Listed("maps", "maps.oscd:FORMAT"),
+    "spacenet": Listed("maps", "maps.spacenet:FORMAT"),
+    "s2looking": Listed("maps", "maps.change_folders:S2LOOKING"),
+    "covid_quex": Listed("maps", "maps.covid_quex:FORMAT"),
+    "change_folders": Listed("maps", "maps.change_folders:FORMAT"),
+    "mask_folders": Listed("maps", "maps.mask_folders:FORMAT"),
+    # Annotations of boxes are boxes, unless somebody asks for their label maps.
+    "objects": Listed("maps", "maps.painted_objects:FORMAT", is_guessed=False),
+    "amos2022": Listed("volumes", "volumes.amos:CT"),
+    "amos2022_mr": Listed("volumes", "volumes.amos:MR", is_guessed=False),
+    "brats2021": Listed("volumes", "volumes.brats:FORMAT"),
+    "nifti": Listed("volumes", "volumes.nifti:FORMAT"),
+    "dicom": Listed("volumes", "volumes.dicom:FORMAT"),
+    "csv": Listed("image_classes", "classes.csv:FORMAT", (".csv", ".tsv")),
+    "list": Listed("image_classes", "classes.lists:FORMAT", (".txt",)),
+    "folders": Listed("image_classes", "classes.folders:FORMAT"),
+}
+
+
+def names_of(kind: Kind) -> list[str]:
+    """The formats of a family, in the order of the table."""
+    return [name for name, listed in FORMATS.items() if listed.kind == kind]
+
+
+def find_format(name: str, kind: Kind | None = None) -> Format:
+    """The format of a name of FORMATS, or of `module:NAME`.
+
+    Args:
+        kind: the family that it must be of; None: any.
+
+    Raises:
+        UserError: no format of that name in the family; no such module, or nothing of the kind in it.
+    """
+    if ":" in name:
+        return _from_outside(name, kind)
+    known = list(FORMATS) if kind is None else names_of(kind)
+    if name not in known:
+        raise UserError(f"no {'format' if kind is None else _WORDS[kind]} {name!r}", fix=closest(name, known))
+    module, _, value = FORMATS[name].at.partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), value)
+
+
+def _from_outside(name: str, kind: Kind | None) -> Format:
+    from vistruct.data.formats.format import Format
+
+    module, _, value = name.partition(":")
+    try:
+        found = vars(importlib.import_module(module)).get(value)
+    except ImportError as error:
+        fix = "module:NAME names a Format in a module that Python finds: install it, or set PYTHONPATH"
+        raise UserError(f"cannot import {module!r}: {error}", where=f"format {name}", fix=fix) from error
+    if not isinstance(found, Format):
+        what = (
+            f"no {value!r} in {module}"
+            if found is None
+            else f"{value} is no Format, it is of type {type(found).__name__}"
+        )
+        raise UserError(what, where=f"format {name}", fix="FORMAT = Format(family=..., looks_like=..., walk=...)")
+    if kind is not None and found.kind != kind:
+        raise UserError(f"no {_WORDS[kind]}: this is a {_WORDS[found.kind]}", where=f"format {name}", fix="other data")
+    return found

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.registry import read_boxes
 from vistruct.data.formats.chat import schemas as chat
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read
 from vistruct.data.instructions.converse import Tally, converse
 from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, size_of
 from vistruct.data.instructions.families import FAMILIES, Exchange
@@ -101,7 +102,8 @@ def write_instructions(
     if questions < 1 or not families or (crops is not None and crops < 1):
         what = f"questions={questions} of {len(families)} families about {'all' if crops is None else crops} crops"
         raise UserError(what, fix="ask for at least one of each")
-    records, names, report = read_boxes(source, images)
+    found, report = read(source, "boxes", ask=Ask(images=images))
+    records, names = found.records, found.class_names
     if not any(len(record.boxes_xyxy) for record in records):
         what = f"no objects to ask about in {len(records)} images"
         raise UserError(what, where=source, fix="give a data set with images and boxes")

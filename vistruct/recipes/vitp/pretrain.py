@@ -31,7 +31,7 @@ from vistruct.checkpoint.load import is_ours
 from vistruct.config import AdamW, Eval, Move, Pack, Part, Run, Schedule
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.detect import detect_format
+from vistruct.data.formats.detect import detect_annotation
 from vistruct.data.instructions.write import write_instructions
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
@@ -186,7 +186,7 @@ def recipe(
 
 def conversations(file: Path, root: Path | None) -> ChatDataConfig | MixDataConfig:
     """The data set that a file is: conversations, or a mix of several files of those."""
-    if file.suffix != ".jsonl" and detect_format(file) == "mix":
+    if file.suffix != ".jsonl" and detect_annotation(file) == "mix":
         return MixDataConfig(mix=file, root=root)
     return ChatDataConfig(jsonl=file, root=root)
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_json, json_files
 from vistruct.data.formats.boxes.coco_walk import document, walk
-from vistruct.errors import UserError
-from vistruct.files.json_files import json_kind
+from vistruct.data.formats.format import Format, Writer
+from vistruct.data.formats.json_kind import json_kind
 from vistruct.files.text import write_text
 from vistruct.issues import IssueCounter
-
-__all__ = ["looks_like", "read", "read_ids", "splits", "walk", "write", "write_predictions"]
 
 
 def looks_like(path: Path) -> bool:
@@ -34,37 +32,8 @@ def splits(path: Path) -> tuple[str, ...]:
     return instances or tuple(files)
 
 
-def read(
-    annotation: Path,
-    images: Path | None = None,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...], IssueCounter]:
-    """Read a COCO json.
-
-    Args:
-        annotation: the json file, or the folder of the data set.
-        images: the folder that `file_name` starts from; None: the folder of the json, or where COCO has them.
-        split: of a folder, which json file.
-        missing: what a listed image that is not on disk does: stop with an error, or drop out and be counted.
-
-    Returns:
-        One record for each image in the order of the file, its id being `file_name`; class names in the order
-        of their category ids; and what was left out or clipped. Images without boxes are kept. A box keeps
-        what COCO calls a crowd in `is_crowd`, and `ignore` in `is_difficult`.
-
-    Raises:
-        UserError: no file, not json (with line and column), not COCO, ids that point nowhere, images that are
-            missing or of another size than the json says.
-    """
-    report = IssueCounter()
-    records, class_names = walk(annotation, images, report, _raise, split=split, missing=missing)
-    return records, class_names, report
-
-
 def read_ids(annotation: Path) -> tuple[dict[str, int], tuple[int, ...]]:
-    """COCO's own ids of what `read` gives: record id to image id, and the category id of each class.
+    """COCO's own ids of what reading gives: record id to image id, and the category id of each class.
 
     Raises:
         UserError: no file, not json or not COCO.
@@ -75,7 +44,7 @@ def read_ids(annotation: Path) -> tuple[dict[str, int], tuple[int, ...]]:
 
 
 def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
-    """Write whole-image records as COCO json; `read` gives them back. Ids count from 1.
+    """Write whole-image records as COCO json; reading gives them back. Ids count from 1.
 
     Oriented boxes go where a mask would be, as polygons of four corners that other tools read; beside a mask they have
     a key of their own, `quad`.
@@ -167,5 +136,10 @@ def write_predictions(
     write_text(path, json.JSONEncoder(separators=(",", ":")).iterencode(results))
 
 
-def _raise(error: UserError) -> NoReturn:
-    raise error
+FORMAT = Format(
+    kind="boxes",
+    looks_like=looks_like,
+    splits=splits,
+    walk=walk,
+    writer=Writer(write=write, quads=True, masks=True, keypoints=True, is_crowd=True, is_difficult=True),
+)

@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vistruct.data.formats.json_kind import json_kind
 from vistruct.errors import UserError
-from vistruct.files.json_files import json_kind
 
 _FOLDERS = ("annotations", "Annotations", "annotation")
 _NAMELESS = {"annotations", "_annotations", "_annotations.coco", "coco", "labels", "instances", "annotations_coco"}

@@ -8,59 +8,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.contracts import Record
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_images, find_json
 from vistruct.data.formats.boxes.coco_shapes import Orientation
-from vistruct.data.formats.boxes.objects import (
-    CLIPPED,
-    DUPLICATE,
-    MISSING_IMAGE,
-    NO_AREA,
-    NOT_FINITE,
-    OUTSIDE,
-    ROUNDING_PX,
-    Edges,
-    ImageObjects,
-    Stop,
-)
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects
+from vistruct.data.formats.format import Ask, Stop, Walked
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
 from vistruct.files.json_files import read_json
 from vistruct.issues import IssueCounter
 
-__all__ = ["CLIPPED", "DUPLICATE", "MISSING_IMAGE", "NOT_FINITE", "NO_AREA", "OUTSIDE", "ROUNDING_PX", "Stop", "walk"]
-
 NO_MASK = "object without a mask: taken as a box only"
 
 
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """`read` with a choice of what happens at an error: where `stop` returns, the faulty entry is left out."""
-    parts = [None] if split is None else split.split("+")
+def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """One record for each image in the order of the file, its id being `file_name`; also of those without boxes.
+
+    Class names come in the order of their category ids. A box keeps what COCO calls a crowd in `is_crowd`, and `ignore`
+    in `is_difficult`.
+    """
+    parts = [None] if ask.split is None else ask.split.split("+")
     if len(parts) > 1:
-        return _joined([walk(path, images, report, stop, split=part, missing=missing) for part in parts], path, stop)
-    try:
-        annotation = find_json(Path(path), parts[0])
-        content = document(annotation)
-    except UserError as error:
-        stop(error)
-        return [], ()
+        return _joined([walk(path, replace(ask, split=part), report, stop) for part in parts], path)
+    annotation = find_json(path, parts[0])
+    content = document(annotation)
     label_of, class_names = _categories(content["categories"], annotation, stop)
     num_points = _points_of_categories(content["categories"])
     names = [entry["file_name"] for entry in content["images"] if _has_name(entry)]
-    root = Path(images) if images is not None else find_images(annotation, names)
-    found = _images(content["images"], annotation, root, report, stop, missing)
+    root = ask.images if ask.images is not None else find_images(annotation, names)
+    found = _images(content["images"], annotation, root, report, stop, ask.missing)
     where = coco_shapes.orientation(content)
     for position, entry in enumerate(content["annotations"]):
         try:
@@ -76,22 +56,18 @@ def walk(
     if has_masks:
         _count_maskless(kept, report)
     records = [image.record(is_oriented=where != "none", has_masks=has_masks, num_keypoints=most) for image in kept]
-    return records, class_names
+    return Walked(records=records, class_names=class_names)
 
 
-def _joined(
-    parts: Sequence[tuple[list[Record], tuple[str, ...]]], path: Path, stop: Stop
-) -> tuple[list[Record], tuple[str, ...]]:
+def _joined(parts: Sequence[Walked], path: Path) -> Walked:
     """Several splits as one; they must agree on the classes, and no image may be in two."""
-    records = [record for found, _ in parts for record in found]
-    if len({names for _, names in parts}) > 1:
-        stop(UserError("the splits have different categories", where=path, fix="read them one by one"))
-        return [], ()
+    records = [record for part in parts for record in part.records]
+    if len({part.class_names for part in parts}) > 1:
+        raise UserError("the splits have different categories", where=path, fix="read them one by one")
     twice = [name for name, times in Counter(record.id for record in records).items() if times > 1]
     if twice:
-        stop(UserError(f"images of the same name in several splits: {', '.join(twice[:3])}", where=path, fix="rename"))
-        return [], ()
-    return records, parts[0][1]
+        raise UserError(f"images of the same name in several splits: {', '.join(twice[:3])}", where=path, fix="rename")
+    return Walked(records=records, class_names=parts[0].class_names)
 
 
 def document(annotation: Path) -> dict[str, Any]:

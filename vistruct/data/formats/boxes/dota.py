@@ -16,15 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.per_image import Page, Shape, walk_pages
+from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout, first_files
 from vistruct.data.formats.boxes.published import DOTA_1_0, DOTA_1_5, DOTA_2_0, RSAR
+from vistruct.data.formats.format import Stop, Writer
 from vistruct.errors import UserError
 from vistruct.files.text import decimal, plain_number, read_text, write_text
 from vistruct.issues import IssueCounter
@@ -51,24 +50,8 @@ def looks_like(path: Path) -> bool:
         return False
 
 
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Records with quads and notes; see `per_image.walk_pages` and `places.find_sources`."""
-    return walk_pages(
-        path, images, report, stop, layout=LAYOUT, read=_read, published=PUBLISHED, oriented=True, split=split,
-        missing=missing,
-    )  # fmt: skip
-
-
 def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
-    """Write `out/labelTxt/<image>.txt`, one a record; `walk` gives the same float32 corners back.
+    """Write `out/labelTxt/<image>.txt`, one a record; reading gives the same float32 corners back.
 
     Horizontal boxes are written by their corners, class names with hyphens for white space.
 
@@ -115,9 +98,9 @@ def shortest(value: np.float32) -> str:
     return np.format_float_positional(value, unique=True, trim="0")
 
 
-def _read(path: Path, stop: Stop) -> Page:
+def _read(path: Path, report: IssueCounter, stop: Stop) -> Page:
     notes: dict[str, str] = {}
-    shapes: list[Shape] = []
+    shapes: list[ToldShape] = []
     for number, line in enumerate(_lines(path), start=1):
         header = None if shapes else _HEADER.fullmatch(line.strip())
         if header:
@@ -130,7 +113,7 @@ def _read(path: Path, stop: Stop) -> Page:
     return Page(shapes=shapes, notes=notes)
 
 
-def _shape(fields: Sequence[str], where: str, number: int) -> Shape:
+def _shape(fields: Sequence[str], where: str, number: int) -> ToldShape:
     if len(fields) not in (9, 10):
         what = f"a line is x1 y1 x2 y2 x3 y3 x4 y4 class difficult, this has {len(fields)} fields"
         is_spaced = len(fields) > 10 and not any(map(_is_number, fields[8:10]))
@@ -148,7 +131,7 @@ def _shape(fields: Sequence[str], where: str, number: int) -> Shape:
         fix = "a class number here would make objects difficult: write 0 or 1, or nothing"
         raise UserError(f"difficult is 0, 1 or 2, this is {flag!r}", where=where, fix=fix)
     corners = tuple(zip(values[0::2], values[1::2], strict=True))
-    return Shape(name=fields[8], line=number, corners=corners, is_difficult=flag != "0")
+    return ToldShape(name=fields[8], line=number, corners=corners, is_difficult=flag != "0")
 
 
 def _lines(path: Path) -> list[str]:
@@ -177,3 +160,13 @@ def refuse_twins(written: Sequence[str], names: Sequence[str], kind: str, out: P
             what = f"two {kind} would be written as {new!r}: {first[new]!r} and {name!r}"
             raise UserError(what, where=out, fix="rename one of them")
         first[new] = name
+
+
+FORMAT = per_image(
+    layout=LAYOUT,
+    looks_like=looks_like,
+    read=_read,
+    published=PUBLISHED,
+    oriented=True,
+    writer=Writer(write=write, quads=True, is_difficult=True, notes=True, empty_classes=False),
+)

@@ -18,17 +18,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.formats.boxes.dota import corners_of, refuse_twins, shortest
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.per_image import Page, Shape, walk_pages
+from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout
 from vistruct.data.formats.boxes.published import FAIR1M
 from vistruct.data.formats.boxes.voc import first_root, told_size
+from vistruct.data.formats.format import Stop, Writer
 from vistruct.errors import UserError, closest
 from vistruct.files.text import decimal, write_text
 from vistruct.files.xml_nodes import Node, read_xml, xml_text
@@ -50,24 +49,8 @@ def looks_like(path: Path) -> bool:
     return root is not None and root.tag == "annotation" and root.find("objects") is not None
 
 
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Records with quads, `source` and `origin` in the notes; see `per_image.walk_pages` and `places.find_sources`."""
-    return walk_pages(
-        path, images, report, stop, layout=LAYOUT, read=_read, published=(FAIR1M,), oriented=True,
-        size_may_be_turned=True, split=split, missing=missing,
-    )  # fmt: skip
-
-
 def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
-    """Write `out/labelXml/<image>.xml`, one a record; `walk` gives the same float32 corners back.
+    """Write `out/labelXml/<image>.xml`, one a record; reading gives the same float32 corners back.
 
     Returns:
         What was changed on the way: nothing.
@@ -160,7 +143,8 @@ def _plain(name: str) -> str:
 _OFFICIAL = {_plain(name): name for name in FAIR1M}
 
 
-def _read(path: Path, stop: Stop) -> Page:
+def _read(path: Path, report: IssueCounter, stop: Stop) -> Page:
+    """`source` and `origin` become notes."""
     root = read_xml(path)
     if root.tag != "annotation":
         raise UserError(f"FAIR1M's xml is an <annotation>, not <{root.tag}>", where=root.where, fix="name the format")
@@ -170,7 +154,7 @@ def _read(path: Path, stop: Stop) -> Page:
             name = node.need("possibleresult", "name").text
             if not name:
                 raise UserError("an object without the name of a class", where=node.where, fix="name it")
-            shapes.append(Shape(name=name, line=node.line, corners=_corners(node)))
+            shapes.append(ToldShape(name=name, line=node.line, corners=_corners(node)))
         except UserError as error:
             stop(error)
     notes = {tag: found.text for tag in ("origin",) if (found := root.find("source", tag)) is not None and found.text}
@@ -244,3 +228,14 @@ def _document(head: str, rows: Iterable[_Row]) -> Iterable[str]:
 
 def _value(value: np.floating) -> str:
     return shortest(value) if value.dtype == np.float32 else f"{value:.6f}"
+
+
+FORMAT = per_image(
+    layout=LAYOUT,
+    looks_like=looks_like,
+    read=_read,
+    published=(FAIR1M,),
+    oriented=True,
+    size_may_be_turned=True,
+    writer=Writer(write=write, quads=True, empty_classes=False),
+)

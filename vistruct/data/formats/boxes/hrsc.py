@@ -10,21 +10,20 @@
         <mbox_ang>-0.214</mbox_ang>      (radians, clockwise on screen)
 
 Without lists, `Train` and `Test` with `Annotations` and `AllImages` in each are the splits. Every object is a "ship",
-as the data set is commonly scored; with its 31 kinds of ship it is another format (see `hrsc_classes`).
+as the data set is commonly scored; with its 31 kinds of ship told apart it is the format `hrsc_classes`, which must be
+named, since the files are the same.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
 
-from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.per_image import Page, Shape, walk_pages
+from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout, split_lists
 from vistruct.data.formats.boxes.published import HRSC
 from vistruct.data.formats.boxes.voc import first_root, flag, told_size, turned
+from vistruct.data.formats.format import Format, Stop, never
 from vistruct.errors import UserError
 from vistruct.files.xml_nodes import Node, read_xml
 from vistruct.issues import IssueCounter
@@ -44,33 +43,23 @@ def looks_like(path: Path) -> bool:
     return root is not None and root.tag == "HRSC_Image"
 
 
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-    kinds: bool = False,
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Records with quads; see `per_image.walk_pages` and `places.find_sources`.
+def _format(kinds: bool) -> Format:
+    def read(path: Path, report: IssueCounter, stop: Stop) -> Page:
+        return _read(path, stop, kinds)
 
-    Args:
-        kinds: the class of each object, instead of "ship" for all.
-    """
-    path = Path(path)
-    if split_lists(path) and (path / "FullDataSet").is_dir():
-        path = path / "FullDataSet"  # its parts lie a second time in Train and Test
+    return per_image(
+        layout=LAYOUT,
+        looks_like=never if kinds else looks_like,
+        read=read,
+        published=(tuple(HRSC.values()),) if kinds else (("ship",),),
+        oriented=True,
+        top=_top,
+    )
 
-    def read(file: Path, stop: Stop) -> Page:
-        return _read(file, stop, kinds)
 
-    published = (tuple(HRSC.values()),) if kinds else (("ship",),)
-    return walk_pages(
-        path, images, report, stop, layout=LAYOUT, read=read, published=published, oriented=True, split=split,
-        missing=missing,
-    )  # fmt: skip
+def _top(path: Path) -> Path:
+    """The folder of all images, where lists choose from it: its parts lie a second time in Train and Test."""
+    return path / "FullDataSet" if split_lists(path) and (path / "FullDataSet").is_dir() else path
 
 
 def _read(path: Path, stop: Stop, kinds: bool) -> Page:
@@ -85,7 +74,7 @@ def _read(path: Path, stop: Stop, kinds: bool) -> Page:
         try:
             box = (node.number(f"mbox_{key}") for key in ("cx", "cy", "w", "h", "ang"))
             name, is_difficult = _kind(node) if kinds else "ship", flag(node, "difficult")
-            shapes.append(Shape(name=name, line=node.line, corners=turned(*box), is_difficult=is_difficult))
+            shapes.append(ToldShape(name=name, line=node.line, corners=turned(*box), is_difficult=is_difficult))
         except UserError as error:
             stop(error)
     return Page(shapes=shapes, size_hw=told_size(root, "Img_SizeWidth", "Img_SizeHeight"))
@@ -98,3 +87,6 @@ def _kind(node: Node) -> str:
         fix = f"{_FIRST_ID + 1} to {_FIRST_ID + max(HRSC)}, without 21 and 23; or read all as ships"
         raise UserError(f"HRSC2016 has no class {found.text!r}", where=found.where, fix=fix)
     return HRSC[int(number)]
+
+
+SHIPS, KINDS = _format(kinds=False), _format(kinds=True)

@@ -8,7 +8,7 @@ image border cuts has no honest smaller oriented box; one that lies outside alto
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
 # What is counted rather than stopped at; the wording says what happens to it.
@@ -33,7 +32,6 @@ ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + 
 
 _MOST = float(np.finfo(np.float32).max)  # more is infinite in a record
 
-Stop = Callable[[UserError], None]
 Edges = tuple[float, float, float, float]
 Corners = Sequence[Sequence[float]]  # four of (x, y), one after the other
 

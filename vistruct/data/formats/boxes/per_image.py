@@ -21,9 +21,11 @@ from typing import Literal
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Stop
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES, Layout, Source, find_sources
-from vistruct.data.formats.boxes.published import class_order
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects
+from vistruct.data.formats.boxes.places import AnnotationFile, Layout, find_sources, splits_in
+from vistruct.data.formats.format import Ask, Format, Stop, Walked, Writer, never
+from vistruct.data.formats.order import class_order
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
 from vistruct.issues import IssueCounter
@@ -37,7 +39,7 @@ _READERS = 8  # threads that look at image headers; on a network drive most of t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ToldShape:
     """One object as a file has it: four corners, or the edges of a horizontal box."""
 
     name: str  # of its class
@@ -51,77 +53,103 @@ class Shape:
 class Page:
     """What one annotation file says of its image."""
 
-    shapes: Sequence[Shape]
+    shapes: Sequence[ToldShape]
     size_hw: tuple[int, int] | None = None  # pixels; None: not told
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def walk_pages(
-    root: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
+def per_image(
     *,
     layout: Layout,
-    read: Callable[[Path, Stop], Page],
+    read: Callable[[Path, IssueCounter, Stop], Page],
+    looks_like: Callable[[Path], bool] = never,
     published: Sequence[tuple[str, ...]] = (),
     oriented: bool | None = None,
     size_may_be_turned: bool = False,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Read one split; where `stop` returns, what is faulty is left out.
+    top: Callable[[Path], Path] = Path,
+    writer: Writer | None = None,
+) -> Format:
+    """A format with one annotation file an image.
 
     Args:
+        layout: what its folders are called.
         read: an annotation file -> what it says; a fault of one object goes to `stop`, one of the file is raised.
         published: class lists in the order that others number them.
         oriented: whether records have quads; None: if any object has.
         size_may_be_turned: count a size told as width x height and meant as height x width, instead of stopping.
+        top: the folder that the layout begins in, where it is not the one that was named.
     """
-    try:
-        sources, is_all = find_sources(Path(root), images, split, layout)
-    except UserError as error:
-        stop(error)
-        return [], ()
-    paths = _find_images(sources, report, stop, missing, is_all=is_all)
+
+    def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+        root = top(path)
+        sources, is_all = find_sources(root, ask.images, ask.split, layout)
+        pages = _pages(sources, root, is_all, ask, report, stop, read=read, size_may_be_turned=size_may_be_turned)
+        class_names = class_order(pages.numbers, published=published)
+        to = np.array([class_names.index(name) for name in pages.numbers] or [0], np.int64)
+        has_quads = pages.has_corners if oriented is None else oriented
+        records = [replace(r, labels=to[r.labels], quads=r.quads if has_quads else None) for r in pages.records]
+        return Walked(records=records, class_names=class_names)
+
+    return Format(
+        kind="boxes",
+        looks_like=looks_like,
+        splits=lambda path: splits_in(path, layout),
+        walk=walk,
+        writer=writer,
+    )
+
+
+def _pages(
+    sources: Sequence[AnnotationFile],
+    root: Path,
+    is_all: bool,
+    ask: Ask,
+    report: IssueCounter,
+    stop: Stop,
+    *,
+    read: Callable[[Path, IssueCounter, Stop], Page],
+    size_may_be_turned: bool,
+) -> _Told:
+    """What all annotation files together say."""
+    paths = _find_images(sources, report, stop, ask.missing, is_all=is_all)
     with ThreadPoolExecutor(_READERS) as pool:
         sizes = list(pool.map(_size, paths.values()))
-    ids = record_ids(list(paths.values()), Path(root))
+    ids = record_ids(list(paths.values()), root)
     told = _Told()
-    records: list[Record] = []
     with tracking("annotation files", 0, len(paths), quiet=len(paths) < _MANY) as show:
         for done, ((annotation, path), size_hw, record_id) in enumerate(zip(paths.items(), sizes, ids, strict=True), 1):
             show(done, "")
-            if isinstance(size_hw, UserError):
-                stop(size_hw)
+            try:
+                if isinstance(size_hw, UserError):
+                    raise size_hw
+                page = read(annotation, report, stop)
+            except UserError as error:
+                stop(error)
                 continue
-            page = _page(read, annotation, stop)
-            if page is not None and _size_agrees(page, size_hw, annotation, report, stop, size_may_be_turned):
+            if _size_agrees(page, size_hw, annotation, report, stop, size_may_be_turned):
                 found = ImageObjects(record_id, path, size_hw, page.notes)
                 for shape in page.shapes:
                     told.look_at(shape, size_hw)
                     _add(shape, found, told.numbers[shape.name], annotation, report)
-                records.append(found.record(is_oriented=True))
+                told.records.append(found.record(is_oriented=True))
     if told.numbers and told.is_shares:
         what = "no coordinate is above 1, so these are shares of the image and not pixels"
         stop(UserError(what, where=root, fix="multiply x by the image's width and y by its height"))
-    class_names = class_order(told.numbers, published)
-    to = np.array([class_names.index(name) for name in told.numbers] or [0], np.int64)
-    has_quads = told.has_corners if oriented is None else oriented
-    return [replace(r, labels=to[r.labels], quads=r.quads if has_quads else None) for r in records], class_names
+    return told
 
 
 @dataclass
 class _Told:
     """What all files together say; known when the last one was read."""
 
+    records: list[Record] = field(default_factory=list)  # labels count in `numbers`
     numbers: dict[str, int] = field(default_factory=dict)  # classes by their order of appearance
     has_corners: bool = False
     is_shares: bool = (
         True  # no coordinate is above 1, on images that are larger than that; trained on, it would be noise
     )
 
-    def look_at(self, shape: Shape, size_hw: tuple[int, int]) -> None:
+    def look_at(self, shape: ToldShape, size_hw: tuple[int, int]) -> None:
         self.numbers.setdefault(shape.name, len(self.numbers))
         self.has_corners |= bool(shape.corners)
         if self.is_shares:
@@ -129,15 +157,7 @@ class _Told:
             self.is_shares = min(size_hw) >= 8 and all(abs(value) <= 1 for value in values)
 
 
-def _page(read: Callable[[Path, Stop], Page], annotation: Path, stop: Stop) -> Page | None:
-    try:
-        return read(annotation, stop)
-    except UserError as error:
-        stop(error)
-        return None
-
-
-def _add(shape: Shape, found: ImageObjects, label: int, annotation: Path, report: IssueCounter) -> None:
+def _add(shape: ToldShape, found: ImageObjects, label: int, annotation: Path, report: IssueCounter) -> None:
     here = f"{annotation}, line {shape.line}"
     if shape.corners:
         found.add_quad(shape.corners, label, here, report, is_difficult=shape.is_difficult)
@@ -146,12 +166,17 @@ def _add(shape: Shape, found: ImageObjects, label: int, annotation: Path, report
 
 
 def _find_images(
-    sources: Sequence[Source], report: IssueCounter, stop: Stop, missing: Literal["stop", "drop"], *, is_all: bool
+    sources: Sequence[AnnotationFile],
+    report: IssueCounter,
+    stop: Stop,
+    missing: Literal["stop", "drop"],
+    *,
+    is_all: bool,
 ) -> dict[Path, Path]:
     """The image of each annotation file that has one; the others are said."""
     indices: dict[tuple[Path, ...], dict[str, list[Path]]] = {}
     found: dict[Path, Path] = {}
-    absent: list[Source] = []
+    absent: list[AnnotationFile] = []
     for source in sources:
         if source.images not in indices:
             indices[source.images] = _by_stem(source.images)

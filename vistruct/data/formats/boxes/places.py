@@ -16,10 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vistruct.errors import UserError, closest
-from vistruct.files.text import read_text
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+from vistruct.data.formats.splits import chosen, read_list
+from vistruct.errors import UserError
 
 _PART = re.compile(r"part[-_ ]?\d+", re.IGNORECASE)
 _SPLIT = re.compile(r"((train|val|test)[a-z]*|(train|val|test).*_(train|val|test))\d*", re.IGNORECASE)
@@ -44,14 +42,16 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class AnnotationFile:
     """The annotation file of one image, and the folders that hold the image."""
 
     annotation: Path
     images: tuple[Path, ...]
 
 
-def find_sources(root: Path, images: Path | None, split: str | None, layout: Layout) -> tuple[list[Source], bool]:
+def find_sources(
+    root: Path, images: Path | None, split: str | None, layout: Layout
+) -> tuple[list[AnnotationFile], bool]:
     """Every annotation file of one split, in the order of its list or else of the names.
 
     Args:
@@ -67,7 +67,7 @@ def find_sources(root: Path, images: Path | None, split: str | None, layout: Lay
     """
     if root.is_file():
         place = _place(root.parent, root.parent, "", layout)
-        return [Source(annotation=root, images=place.images if images is None else (images,))], False
+        return [AnnotationFile(annotation=root, images=place.images if images is None else (images,))], False
     if not root.is_dir():
         raise UserError("no such file or folder", where=root, fix="check the path")
     places = find_places(root, layout)
@@ -82,7 +82,7 @@ def find_sources(root: Path, images: Path | None, split: str | None, layout: Lay
         files = [first.annotations / f"{stem}{layout.suffix}" for stem in dict.fromkeys(stems)]
         _refuse_absent(files, lists, split, root)
         folders = first.images if images is None else _below(images, split)
-        return [Source(annotation=file, images=folders) for file in files], False
+        return [AnnotationFile(annotation=file, images=folders) for file in files], False
     if split is not None and list(places) == [""] and root.name.lower() == split.lower():
         split = None  # the folder of this split was named
     names = chosen(split, places, root)
@@ -92,7 +92,7 @@ def find_sources(root: Path, images: Path | None, split: str | None, layout: Lay
     others = {folder for name in places if name not in names for place in places[name] for folder in place.images}
     is_all = images is None and not others & {folder for place in meant for folder in place.images}
     return [
-        Source(annotation=file, images=place.images if images is None else _below(images, split))
+        AnnotationFile(annotation=file, images=place.images if images is None else _below(images, split))
         for place in meant
         for file in _files(place, layout)
     ], is_all
@@ -108,6 +108,14 @@ def find_places(root: Path, layout: Layout) -> dict[str, list[Place]]:
     return found if found or not _has(root, layout.suffix) else {"": [_place(root, root.parent, "", layout)]}
 
 
+def splits_in(root: Path, layout: Layout) -> tuple[str, ...]:
+    """The names of the splits of a folder: of lists that choose from one place, else of the places."""
+    places = find_places(root, layout) if root.is_dir() else {}
+    first = next(iter(places.values()), None)
+    lists = split_lists(root, *first[0].annotations.parents[:2]) if first else {}
+    return tuple(lists if lists and sum(map(len, places.values())) == 1 else places)
+
+
 def first_files(root: Path, layout: Layout, most: int = 20) -> Iterable[Path]:
     """A few annotation files below a root, to see what they are."""
     if root.is_file():
@@ -116,31 +124,6 @@ def first_files(root: Path, layout: Layout, most: int = 20) -> Iterable[Path]:
         for places in find_places(root, layout).values():
             for place in places:
                 yield from _files(place, layout)[:most]
-
-
-def chosen(split: str | None, known: Iterable[str], where: object) -> list[str]:
-    """The names of the splits that are meant.
-
-    Raises:
-        UserError: one is unknown; or none is asked for and there are several.
-    """
-    known = list(known)
-    if split is None:
-        if len(known) == 1:
-            return known
-        known.sort(key=lambda name: (not name.startswith("train"), not name.startswith("val")))  # as one would ask
-        names = ", ".join(name or "(no name)" for name in known)
-        fix = f"say which: split={known[0]!r}; or several: split={'+'.join(known[:2])!r}"
-        raise UserError(f"several splits are here: {names}", where=where, fix=fix)
-    by_name = {name.lower(): name for name in known}
-    names = []
-    for part in split.split("+"):
-        if part.lower() not in by_name:
-            told = [name for name in known if name]
-            fix = closest(part, told) if told else "leave the split out, or name the folder of the split"
-            raise UserError(f"no split {part!r} here", where=where, fix=fix)
-        names.append(by_name[part.lower()])
-    return names
 
 
 def split_lists(*roots: Path) -> dict[str, Path]:
@@ -155,17 +138,6 @@ def split_lists(*roots: Path) -> dict[str, Path]:
                     if name.rpartition("_")[2] not in lists or "_" not in name
                 }
     return {}
-
-
-def read_list(path: Path) -> list[str]:
-    """The names of a list without folders and image endings; what follows a name on its line is read over.
-
-    Raises:
-        UserError: it cannot be read, or nothing is in it.
-    """
-    names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
-    plain = [name.replace("\\", "/").rpartition("/")[2] for name in names]
-    return [name[: -len(end)] if (end := Path(name).suffix).lower() in IMAGE_SUFFIXES else name for name in plain]
 
 
 def _refuse_absent(files: Sequence[Path], lists: dict[str, Path], split: str | None, root: Path) -> None:

@@ -1,15 +1,12 @@
 """The class lists of published data sets, in the order in which their published detectors number them.
 
-A data set's own files do not tell the order, and one split may lack a class that another has. A published list is
-taken where every class found is in it and at least half of it is found: a folder of ships and harbours of one's own
-is not taken for one of the published sets that have both.
+A data set's own files do not tell the order, and one split may lack a class that another has. When a list is taken:
+see `order.class_order`.
 
 Source: the class tuples of MMRotate and MMDetection (DOTA, DIOR-R, HRSC2016), of ViTP (RSAR, DIOR) and MTP (FAIR1M).
 """
 
 from __future__ import annotations
-
-from collections.abc import Collection, Sequence
 
 DOTA_1_0 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
@@ -50,10 +47,3 @@ HRSC = {
     27: "submarine", 28: "lute", 29: "Medical", 30: "Car carrier(======|", 31: "Ford-class", 32: "Midway-class",
     33: "Invincible-class",
 }  # fmt: skip
-
-
-def class_order(found: Collection[str], published: Sequence[tuple[str, ...]] = ()) -> tuple[str, ...]:
-    """The shortest published list that fits the classes found; else these, sorted."""
-    names = set(found)
-    fitting = [known for known in published if names <= set(known) and 2 * len(names) >= len(known)]
-    return min(fitting, key=len) if fitting else tuple(sorted(names))

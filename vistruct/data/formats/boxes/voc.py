@@ -29,9 +29,10 @@ from typing import Literal
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.dota import refuse_twins, shortest
-from vistruct.data.formats.boxes.objects import Edges, Stop
-from vistruct.data.formats.boxes.per_image import Page, Shape, walk_pages
+from vistruct.data.formats.boxes.objects import Edges
+from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout, first_files
+from vistruct.data.formats.format import Stop, Writer
 from vistruct.errors import UserError
 from vistruct.files.text import write_text
 from vistruct.files.xml_nodes import Node, read_xml, xml_text
@@ -59,25 +60,8 @@ def looks_like(path: Path) -> bool:
     return root.tag == "annotation" and root.find("objects") is None
 
 
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Records, oriented ones if any object is; see `per_image.walk_pages` and `places.find_sources`."""
-
-    def read(file: Path, stop: Stop) -> Page:
-        return read_page(file, stop, counts_from=1, report=report)
-
-    return walk_pages(path, images, report, stop, layout=LAYOUT, read=read, split=split, missing=missing)
-
-
 def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
-    """Write `out/Annotations/<image>.xml`, one a record, horizontal boxes only; `walk` gives them back.
+    """Write `out/Annotations/<image>.xml`, one a record, horizontal boxes only; reading gives them back.
 
     Returns:
         What was changed on the way: nothing.
@@ -111,18 +95,17 @@ def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> I
 
 def read_page(
     path: Path,
+    report: IssueCounter,
     stop: Stop,
     *,
-    counts_from: Literal[0, 1],
-    report: IssueCounter | None = None,
+    counts_from: Literal[0, 1] = 1,
     only: Literal["bndbox", "robndbox"] | None = None,
     lower: bool = False,
 ) -> Page:
-    """What a VOC xml says.
+    """What a VOC xml says; edges at 0 where they count from 1 are counted.
 
     Args:
         counts_from: 1: VOC's pixels, from 1 to the last one inclusive; 0: edges in pixels from the border.
-        report: told of edges at 0 where they count from 1.
         only: the one kind of box that there must be; None: an oriented one if there is one.
         lower: class names in small letters.
 
@@ -149,7 +132,7 @@ def read_page(
         except UserError as error:
             stop(error)
             continue
-        if report is not None and not shape.corners and counts_from == 1 and -1.0 in shape.edges[:2]:
+        if not shape.corners and counts_from == 1 and -1.0 in shape.edges[:2]:
             report.note(FROM_ZERO, f"{path}, line {node.line}", "kept")
         shapes.append(shape)
     return Page(shapes=shapes, size_hw=told_size(root.find("size"), "width", "height"))
@@ -200,15 +183,15 @@ def turned(cx: float, cy: float, w: float, h: float, angle_rad: float) -> tuple[
     return tuple((cx + cos * x - sin * y, cy + sin * x + cos * y) for x, y in offsets)
 
 
-def _shape(node: Node, name: str, counts_from: Literal[0, 1], only: str | None) -> Shape:
+def _shape(node: Node, name: str, counts_from: Literal[0, 1], only: str | None) -> ToldShape:
     is_difficult = flag(node, "difficult")
     if only != "bndbox":
         for tag, corners in (("robndbox", _robndbox), ("rotated_bndbox", _rotated_bndbox)):
             box = node.find(tag)
             if box is not None:
-                return Shape(name=name, line=node.line, corners=corners(box), is_difficult=is_difficult)
+                return ToldShape(name=name, line=node.line, corners=corners(box), is_difficult=is_difficult)
     box = node.need(only or "bndbox")
-    return Shape(name=name, line=node.line, edges=_edges(box, counts_from), is_difficult=is_difficult)
+    return ToldShape(name=name, line=node.line, edges=_edges(box, counts_from), is_difficult=is_difficult)
 
 
 def _edges(box: Node, counts_from: Literal[0, 1]) -> Edges:
@@ -228,3 +211,11 @@ def _rotated_bndbox(box: Node) -> tuple[tuple[float, float], ...]:
         return tuple((box.number(f"x{number}"), box.number(f"y{number}")) for number in (1, 2, 3, 4))
     cx, cy, w, h, degrees = (box.number(f"rotated_bbox_{key}") for key in ("cx", "cy", "w", "h", "theta"))
     return turned(cx, cy, w, h, math.radians(degrees))
+
+
+FORMAT = per_image(
+    layout=LAYOUT,
+    looks_like=looks_like,
+    read=read_page,
+    writer=Writer(write=write, images="JPEGImages", is_difficult=True, empty_classes=False),
+)

@@ -14,13 +14,14 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Stop
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
+from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.json_kind import json_kind
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
-from vistruct.files.json_files import json_kind, read_json
+from vistruct.files.json_files import read_json
 from vistruct.issues import IssueCounter
 
 CLASSES = {
@@ -51,38 +52,18 @@ def looks_like(path: Path) -> bool:
         return False
 
 
-def splits(path: Path) -> tuple[str, ...]:
-    """xView's training images are the only ones with public annotations: there are none."""
-    return ()
+def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """Read xView_train.geojson: its split is "train", or none is asked for.
 
-
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Read xView_train.geojson; where `stop` returns, what is faulty is left out.
-
-    Args:
-        images: the folder of the images; None: `train_images` or `images` beside the file, or its own folder.
-        split: "train" or None.
+    Images lie in `train_images` or `images` beside the file, or in its own folder.
     """
-    class_names = tuple(CLASSES.values())
-    try:
-        file = _file(Path(path))
-        features = _features(file)
-        if split not in (None, "train"):
-            fix = "xView has public annotations of train only; take every n-th record for validation"
-            raise UserError(f"no split {split!r} here", where=path, fix=fix)
-    except UserError as error:
-        stop(error)
-        return [], class_names
-    root = Path(images) if images is not None else _image_folder(file, features)
-    found = _images(features, file, root, report, stop, missing)
+    file = _file(path)
+    features = _features(file)
+    if ask.split not in (None, "train"):
+        fix = "xView has public annotations of train only; take every n-th record for validation"
+        raise UserError(f"no split {ask.split!r} here", where=path, fix=fix)
+    root = ask.images if ask.images is not None else _image_folder(file, features)
+    found = _images(features, file, root, report, stop, ask.missing)
     label_of = {type_id: label for label, type_id in enumerate(CLASSES)}
     for number, feature in enumerate(features):
         where = f"{file}, feature {number}"
@@ -98,7 +79,8 @@ def walk(
             report.note(NO_CLASS, f"{name}: feature {number}")
             continue
         image.add_box(edges, label_of[type_id], f"{name}: feature {number}", report)
-    return [image.record() for image in found.values() if image is not None], class_names
+    records = [image.record() for image in found.values() if image is not None]
+    return Walked(records=records, class_names=tuple(CLASSES.values()))
 
 
 def _file(path: Path) -> Path:
@@ -188,3 +170,6 @@ def _images(
             if image.suffix.lower() in IMAGE_SUFFIXES and image.name not in found:
                 report.note(UNANNOTATED, image.name)
     return found
+
+
+FORMAT = Format(kind="boxes", looks_like=looks_like, walk=walk)

@@ -12,20 +12,19 @@ files may lie. Coordinates are written with nine decimals: 2e-5 pixels of an ima
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, ImageObjects, Stop
-from vistruct.data.formats.boxes.places import chosen
-from vistruct.data.formats.boxes.yolo_find import Layout, find_layout, images_of, label_file, looks_like
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, ImageObjects
+from vistruct.data.formats.boxes.yolo_find import find_layout, images_of, label_file, looks_like
 from vistruct.data.formats.boxes.yolo_rows import Labels, add, kind_of, read_rows
 from vistruct.data.formats.boxes.yolo_write import write, write_oriented
+from vistruct.data.formats.format import Ask, Format, Stop, Walked, Writer
+from vistruct.data.formats.splits import chosen
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
 from vistruct.issues import IssueCounter
-
-__all__ = ["looks_like", "splits", "walk", "write", "write_oriented"]
 
 NO_LABELS = "image without a label file: taken as one without objects"
 NO_IMAGE = "label file left out: no image of its name"
@@ -33,34 +32,21 @@ NO_NAMES = "class without a name: taken by its number"
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """The names of the splits of a data set; nothing where there is only one and it has no name."""
-    layout = find_layout(Path(path))
-    return tuple(layout.splits) if len(layout.splits) > 1 else ()
+    """The names of the splits of a data set."""
+    return tuple(find_layout(path).splits)
 
 
-def walk(
-    path: Path,
-    images: Path | None,
-    report: IssueCounter,
-    stop: Stop,
-    *,
-    split: str | None = None,
-    missing: Literal["stop", "drop"] = "stop",
-) -> tuple[list[Record], tuple[str, ...]]:
-    """Read a split; where `stop` returns, the faulty row or file is left out.
+def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """Read a split of a yaml, or of the folder of a data set.
 
-    Args:
-        path: the yaml, or the folder of the data set.
-        images: a folder of images in place of the split's; their labels are beside it as always.
+    A folder of images that is asked for takes the place of the split's; its labels are beside it as always.
     """
-    try:
-        layout = find_layout(Path(path))
-        places = (Path(images),) if images is not None else _places(layout, split, path)
-        listed = images_of(places)
-    except UserError as error:
-        stop(error)
-        return [], ()
-    files = _opened(listed, path, report, stop, missing)
+    layout = find_layout(path)
+    known = layout.splits
+    names = [] if ask.images is not None else chosen(ask.split, known, path)
+    places = (ask.images,) if ask.images is not None else tuple(place for name in names for place in known[name])
+    listed = images_of(places)
+    files = _opened(listed, path, report, stop, ask.missing)
     for one in files:
         one.rows = read_rows(one.file, layout, stop)
     kind = kind_of(files, layout, stop)
@@ -68,10 +54,10 @@ def walk(
         for row in one.rows:
             add(one, row, kind, layout, report)
     _count_lonely_labels(places, listed, report)
-    names = layout.class_names
-    if names is None:
+    class_names = layout.class_names
+    if class_names is None:
         used = sorted({label for one in files for label in one.objects.labels})
-        names = tuple(str(number) for number in range(max(used, default=-1) + 1))
+        class_names = tuple(str(number) for number in range(max(used, default=-1) + 1))
         for number in used:
             report.note(NO_NAMES, f"{path}: class {number}", "repaired")
     num_points = layout.keypoint_shape[0] if layout.keypoint_shape else 0
@@ -79,15 +65,7 @@ def walk(
     records = [
         one.objects.record(is_oriented=is_oriented, has_masks=has_masks, num_keypoints=num_points) for one in files
     ]
-    return records, names
-
-
-def _places(layout: Layout, split: str | None, path: Path) -> tuple[Path, ...]:
-    known = layout.splits
-    if split is not None and split not in known:
-        other = {"val": "valid", "valid": "val"}  # the two words for one thing
-        split = "+".join(part if part in known else other.get(part, part) for part in split.split("+"))
-    return tuple(place for name in chosen(split, known, path) for place in known[name])
+    return Walked(records=records, class_names=class_names)
 
 
 def _opened(
@@ -136,3 +114,7 @@ def _count_lonely_labels(places: Sequence[Path], listed: list[tuple[str, Path]],
             for file in sorted(folder.rglob("*.txt")):
                 if file not in expected and file.name != "classes.txt":
                     report.note(NO_IMAGE, str(file))
+
+
+FORMAT = Format(kind="boxes", looks_like=looks_like, splits=splits, walk=walk, writer=Writer(write=write, masks=True))
+ORIENTED = replace(FORMAT, writer=Writer(write=write_oriented, quads=True))  # read alike, written otherwise

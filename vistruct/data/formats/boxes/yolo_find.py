@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.text import read_text
 
@@ -31,7 +31,7 @@ _SAMPLED = 5  # label files looked into
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class YoloLayout:
     """What a data set says of itself before any label is read."""
 
     splits: dict[str, tuple[Path, ...]]  # folders of images, or text files that list images
@@ -39,7 +39,7 @@ class Layout:
     keypoint_shape: tuple[int, int] | None = None  # of each object how many, of 2 or 3 numbers
 
 
-def find_layout(path: Path) -> Layout:
+def find_layout(path: Path) -> YoloLayout:
     """What a yaml says, or what the folders are.
 
     Raises:
@@ -57,7 +57,7 @@ def find_layout(path: Path) -> Layout:
     if not splits:
         fix = "a YOLO data set is a data.yaml, or the folders images and labels"
         raise UserError("no images with YOLO labels here", where=path, fix=fix)
-    return Layout(splits=splits, class_names=_listed_names(path))
+    return YoloLayout(splits=splits, class_names=_listed_names(path))
 
 
 def looks_like(path: Path) -> bool:
@@ -114,7 +114,7 @@ def _is_yaml(file: Path) -> bool:
     return isinstance(content, dict) and "names" in content and any(split in content for split in SPLITS)
 
 
-def _of_yaml(file: Path) -> Layout:
+def _of_yaml(file: Path) -> YoloLayout:
     try:
         content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
@@ -134,7 +134,7 @@ def _of_yaml(file: Path) -> Layout:
     for split, places in splits.items():
         if places not in own.values():  # a data set without splits names one folder twice, for train and val
             own[split] = places
-    return Layout(
+    return YoloLayout(
         splits=own,
         class_names=_names(content["names"], content.get("nc"), file),
         keypoint_shape=_keypoint_shape(content.get("kpt_shape"), file),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.data.formats.boxes.coco_shapes import key_points
-from vistruct.data.formats.boxes.objects import NOT_FINITE, ImageObjects, Stop
-from vistruct.data.formats.boxes.yolo_find import Layout
+from vistruct.data.formats.boxes.objects import NOT_FINITE, ImageObjects
+from vistruct.data.formats.boxes.yolo_find import YoloLayout
+from vistruct.data.formats.format import Stop
 from vistruct.errors import UserError
 from vistruct.files.text import decimal, read_text
 from vistruct.issues import IssueCounter
@@ -19,7 +20,7 @@ Kind = Literal["box", "oriented box", "mask", "key points"]
 
 
 @dataclass
-class Row:
+class YoloRow:
     """One line of a label file."""
 
     number: int  # of the line
@@ -33,10 +34,10 @@ class Labels:
 
     objects: ImageObjects
     file: Path
-    rows: list[Row] = field(default_factory=list)
+    rows: list[YoloRow] = field(default_factory=list)
 
 
-def read_rows(file: Path, layout: Layout, stop: Stop) -> list[Row]:
+def read_rows(file: Path, layout: YoloLayout, stop: Stop) -> list[YoloRow]:
     """The rows of a file that can be understood; the others go to `stop`. A file that is not there has none."""
     if not file.is_file():
         return []
@@ -55,7 +56,7 @@ def read_rows(file: Path, layout: Layout, stop: Stop) -> list[Row]:
     return rows
 
 
-def _row(words: list[str], number: int, where: str, layout: Layout) -> Row:
+def _row(words: list[str], number: int, where: str, layout: YoloLayout) -> YoloRow:
     values = [decimal(word, where, "every field of a row") for word in words]
     if not math.isfinite(values[0]) or values[0] != int(values[0]) or values[0] < 0:
         what = f"the class is a whole number from 0, this is {words[0]!r}"
@@ -83,10 +84,10 @@ def _row(words: list[str], number: int, where: str, layout: Layout) -> Row:
     if any(is_large):
         what = f"coordinates are shares of the image, from 0 to 1; this is {words[1 + is_large.index(True)]}"
         raise UserError(what, where=where, fix="divide x by the image's width and y by its height")
-    return Row(number, label, values[1:])
+    return YoloRow(number, label, values[1:])
 
 
-def kind_of(files: list[Labels], layout: Layout, stop: Stop) -> Kind:
+def kind_of(files: list[Labels], layout: YoloLayout, stop: Stop) -> Kind:
     """What the rows of a data set are; rows of another kind are said, and left out."""
     if layout.keypoint_shape is not None:
         return "key points"
@@ -107,7 +108,7 @@ def kind_of(files: list[Labels], layout: Layout, stop: Stop) -> Kind:
     return "box" if is_first_box else kind
 
 
-def add(one: Labels, row: Row, kind: Kind, layout: Layout, report: IssueCounter) -> None:
+def add(one: Labels, row: YoloRow, kind: Kind, layout: YoloLayout, report: IssueCounter) -> None:
     """Take the object of a row, in pixels, among those of its image."""
     height, width = one.objects.size_hw
     here = f"{one.file}, line {row.number}"
@@ -132,7 +133,7 @@ def add(one: Labels, row: Row, kind: Kind, layout: Layout, report: IssueCounter)
     one.objects.add_box((min(xs), min(ys), max(xs), max(ys)), row.label, here, report, mask=[flat])
 
 
-def _key_points(row: Row, shape: tuple[int, int] | None, size_hw: tuple[int, int]) -> list[float]:
+def _key_points(row: YoloRow, shape: tuple[int, int] | None, size_hw: tuple[int, int]) -> list[float]:
     """x, y in pixels and visibility of each; 2 where the data set has none."""
     if shape is None:
         return []

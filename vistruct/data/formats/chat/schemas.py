@@ -20,6 +20,8 @@ from typing import Any
 from vistruct.contracts import Record, Role, Turn
 from vistruct.data.formats.chat import messages as chat_messages
 from vistruct.data.formats.chat.turns import MALFORMED, NOT_JSON, PLACEHOLDER, VIDEO, Defect, check_marks, check_order
+from vistruct.data.formats.format import Format
+from vistruct.data.formats.json_kind import json_kind
 from vistruct.files.text import write_text
 
 ROLES: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
@@ -151,3 +153,7 @@ def _families(value: object, num_answers: int) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value) or len(value) != num_answers:
         raise Defect(MALFORMED, f"families is a list with one word for each of the {num_answers} answers")
     return tuple(value)
+
+
+FORMAT = Format(kind="talk", looks_like=lambda path: path.is_file() and json_kind(path) == "chat")
+MIX = Format(kind="talk", looks_like=lambda path: path.is_file() and json_kind(path) == "mix")  # see `data.chat.mix`

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Stop
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE
 from vistruct.data.formats.classes.folders import below
-from vistruct.data.formats.classes.registry import Ask, chosen_splits, class_order, refuse_straddlers
+from vistruct.data.formats.classes.lines import chosen_splits, refuse_straddlers
+from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.order import class_order
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
@@ -36,7 +38,7 @@ _SPLIT = re.compile(r"split|subset|set|fold|partition", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A line of a table."""
 
     name: str
@@ -51,19 +53,14 @@ def looks_like(root: Path) -> bool:
     return bool(tables) and all(_is_table(file) for file in tables)
 
 
-def splits(root: Path, lists: str | None = None) -> tuple[str, ...]:
+def splits(root: Path) -> tuple[str, ...]:
     """Names in the column `split`, or of the tables."""
     found = {row.split for file in find_tables(root) for row in _rows(file, _ignore, is_several=True)}
     return tuple(sorted(name for name in found if name))
 
 
-def annotations(root: Path, lists: str | None = None) -> list[Path]:
-    """The tables."""
-    return find_tables(root)
-
-
-def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[Record], tuple[str, ...]]:
-    """One record a line. See `class_registry.read_classes`."""
+def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """One record a line."""
     tables = find_tables(root)
     if not tables:
         raise UserError("no csv here", where=root, fix="name the table")
@@ -75,7 +72,7 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
     columns = dict.fromkeys(name for file in tables for name in _class_columns(file))
     found = {name for row in rows for name in row.said}
     own = ask.classes or (tuple(columns) if columns else None)
-    class_names = class_order(found, own, stop, root)
+    class_names = class_order(sorted(found), own, where=root, stop=stop)
     numbers = {name: number for number, name in enumerate(class_names)}
     top = below(root, ask.images)
     folders = [top, *(top / name for name in ("images", "imgs", "img", *names) if (top / name).is_dir())]
@@ -99,7 +96,7 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
     for number, name in enumerate(class_names):
         if number not in present:
             stop(UserError("a class without images", where=f"{root}: {name}", fix="add some, or set data.classes"))
-    return records, class_names
+    return Walked(records=records, class_names=class_names, annotations=tuple(tables))
 
 
 def find_tables(root: Path) -> list[Path]:
@@ -143,7 +140,7 @@ def _class_columns(file: Path) -> list[str]:
     return [] if label is not None else [name for at, name in enumerate(header) if at not in (image, split) and name]
 
 
-def _rows(file: Path, stop: Stop, *, is_several: bool) -> Iterator[Row]:
+def _rows(file: Path, stop: Stop, *, is_several: bool) -> Iterator[TableRow]:
     (_, header), *lines = _table(file)
     image, label, split = _columns(header)
     if image is None or (label is None and len(header) < 3):
@@ -173,7 +170,7 @@ def _rows(file: Path, stop: Stop, *, is_several: bool) -> Iterator[Row]:
             strange = {cells[at] for at in of_classes} - {"0", "1", "0.0", "1.0", "True", "False", "true", "false"}
             if strange:
                 stop(UserError(f"{sorted(strange)[0]!r} where 0 or 1 is meant", where=where, fix="one column a class"))
-        yield Row(name=name, said=said, split=cells[split] if split is not None else of_file, where=where)
+        yield TableRow(name=name, said=said, split=cells[split] if split is not None else of_file, where=where)
 
 
 def _separator(cells: Sequence[str], header: str) -> str | None:
@@ -198,3 +195,6 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
 
 def _ignore(error: UserError) -> None:
     """Errors are told when the table is read for training."""
+
+
+FORMAT = Format(kind="image_classes", looks_like=looks_like, splits=splits, walk=walk)

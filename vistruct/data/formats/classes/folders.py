@@ -14,9 +14,10 @@ import re
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
-from vistruct.data.formats.classes.registry import Ask, chosen_splits, class_order
+from vistruct.data.formats.classes.lines import chosen_splits
+from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.order import class_order
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -42,18 +43,13 @@ def looks_like(root: Path) -> bool:
     return len(names) > 1 and not is_other and all(_has_images(child) for children in found for child in children[:3])
 
 
-def splits(root: Path, lists: str | None = None) -> tuple[str, ...]:
+def splits(root: Path) -> tuple[str, ...]:
     """Names of the folders between the root and the classes."""
     return tuple(name for name in split_folders(root) if name)
 
 
-def annotations(root: Path, lists: str | None = None) -> list[Path]:
-    """None: the folders say it."""
-    return []
-
-
-def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[Record], tuple[str, ...]]:
-    """One record an image; its class is the folder. See `class_registry.read_classes`."""
+def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """One record an image; its class is the folder."""
     top = below(root, ask.images)
     places = split_folders(top)
     if list(places) == [""]:
@@ -65,7 +61,7 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
         names = chosen_splits(ask.split, list(places), top)
     found = {name: _folders(folder) for name, folder in places.items()}
     folders = {child.name for children in found.values() for child in children}
-    class_names = class_order(folders, ask.classes, stop, top)
+    class_names = class_order(sorted(folders), ask.classes, where=top, stop=stop)
     if not class_names:
         stop(UserError("no folder of a class here", where=top, fix="a folder of images for each class"))
     records: list[Record] = []
@@ -79,10 +75,10 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
             for file in files:
                 id = file.relative_to(top).as_posix()
                 records.append(Record(id=id, images=(file,), image_labels=(number,)))
-    return records, class_names
+    return Walked(records=records, class_names=class_names)
 
 
-def below(root: Path, images: str | None) -> Path:
+def below(root: Path, images: Path | None) -> Path:
     """The folder of the images.
 
     Raises:
@@ -90,7 +86,7 @@ def below(root: Path, images: str | None) -> Path:
     """
     top = root if root.is_dir() else root.parent
     if images is not None and not (top / images).is_dir():
-        raise UserError(f"no folder {images!r} here", where=top, fix="correct data.images")
+        raise UserError(f"no folder {str(images)!r} here", where=top, fix="correct data.images")
     return top if images is None else top / images
 
 
@@ -127,3 +123,6 @@ def _folders(folder: Path) -> list[Path]:
 def _has_images(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in entries)
+
+
+FORMAT = Format(kind="image_classes", looks_like=looks_like, splits=splits, walk=walk)

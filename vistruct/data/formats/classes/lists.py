@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Stop
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE
 from vistruct.data.formats.classes.folders import below, images_in, split_folders
-from vistruct.data.formats.classes.registry import Ask, chosen_splits, class_order, refuse_straddlers
+from vistruct.data.formats.classes.lines import chosen_splits, refuse_straddlers
+from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.order import class_order
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError, closest
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
@@ -33,7 +35,7 @@ _LINE = re.compile(rf"(?P<name>.*?\.(?:{_ENDINGS}))(?:[\s,]+(?P<rest>.*\S))?\s*"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListLine:
     """A line of a list."""
 
     name: str
@@ -49,18 +51,13 @@ def looks_like(root: Path) -> bool:
     return bool(found) and all(_begins_with_image(file) for file in found.values())
 
 
-def splits(root: Path, lists: str | None = None) -> tuple[str, ...]:
+def splits(root: Path) -> tuple[str, ...]:
     """Those that have a list."""
-    return tuple(find_lists(root, lists))
+    return tuple(find_lists(root, None))
 
 
-def annotations(root: Path, lists: str | None = None) -> list[Path]:
-    """The lists."""
-    return list(find_lists(root, lists).values())
-
-
-def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[Record], tuple[str, ...]]:
-    """One record a line. See `class_registry.read_classes`."""
+def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """One record a line."""
     files = find_lists(root, ask.lists)
     if not files:
         wanted = ask.lists or "train.txt, val.txt"
@@ -71,7 +68,7 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
     finder = _Finder(below(root, ask.images))
     said = {_word(one.said) for found in entries.values() for one in found if one.said}
     words = {word for word in said if not word.isdecimal()}
-    class_names = class_order(words or finder.classes, ask.classes, stop, root)
+    class_names = class_order(sorted(words) or finder.classes, ask.classes, where=root, stop=stop)
     numbers = {name: number for number, name in enumerate(class_names)}
     records: list[Record] = []
     for split in names:
@@ -92,7 +89,7 @@ def walk(root: Path, report: IssueCounter, stop: Stop, ask: Ask) -> tuple[list[R
         for number, name in enumerate(class_names):
             if (number,) not in present:
                 stop(UserError("a class without images", where=f"{files[split]}: {name}", fix="list some"))
-    return records, class_names
+    return Walked(records=records, class_names=class_names, annotations=tuple(files.values()))
 
 
 def find_lists(root: Path, lists: str | None) -> dict[str, Path]:
@@ -121,8 +118,8 @@ def _begins_with_image(file: Path) -> bool:
     return _LINE.fullmatch(first) is not None
 
 
-def _entries(file: Path, stop: Stop) -> list[Entry]:
-    entries: list[Entry] = []
+def _entries(file: Path, stop: Stop) -> list[ListLine]:
+    entries: list[ListLine] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
@@ -137,7 +134,7 @@ def _entries(file: Path, stop: Stop) -> list[Entry]:
             stop(UserError(f"{name} is listed twice, first in line {seen[name]}", where=where, fix="remove one"))
             continue
         seen[name] = number
-        entries.append(Entry(name=name, said=match["rest"] or "", where=where))
+        entries.append(ListLine(name=name, said=match["rest"] or "", where=where))
     return entries
 
 
@@ -147,7 +144,7 @@ def _word(said: str) -> str:
     return name.strip() if name.strip() and number.isdecimal() else said
 
 
-def _label(one: Entry, folder: str, numbers: dict[str, int], stop: Stop) -> int | None:
+def _label(one: ListLine, folder: str, numbers: dict[str, int], stop: Stop) -> int | None:
     """The number of the class that a line says, or else the folder of its image."""
     names = list(numbers)
     said = _word(one.said) or folder
@@ -179,7 +176,7 @@ class _Finder:
         ]
         self.by_name: dict[str, list[Path]] | None = None  # made when the first name needs it
 
-    def find(self, one: Entry, stop: Stop) -> Path | None:
+    def find(self, one: ListLine, stop: Stop) -> Path | None:
         path = self.top / one.name
         if path.is_file():
             return path
@@ -194,3 +191,6 @@ class _Finder:
             told = " and ".join(file.relative_to(self.top).as_posix() for file in found[:2])
             stop(UserError(f"{one.name} may be {told}", where=one.where, fix="list it with its folder"))
         return found[0] if found else None
+
+
+FORMAT = Format(kind="image_classes", looks_like=looks_like, splits=splits, walk=walk)

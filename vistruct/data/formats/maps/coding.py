@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vistruct.contracts import RGB, Record
-from vistruct.data.formats.maps.registry import Wish
+from vistruct.data.formats.format import Ask
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.rasters import read_raster
@@ -105,7 +105,7 @@ def change_coding(records: Sequence[Record]) -> Coding:
     return CHANGE_INDEX if values == {0, 1} and not seen.colours else CHANGE
 
 
-def found_out(root: Path, records: Sequence[Record], wish: Wish, report: IssueCounter) -> Coding:
+def found_out(root: Path, records: Sequence[Record], ask: Ask, report: IssueCounter) -> Coding:
     """The coding of labels whose format says nothing of it.
 
     Raises:
@@ -116,11 +116,11 @@ def found_out(root: Path, records: Sequence[Record], wish: Wish, report: IssueCo
         return named
     seen = peek(records)
     if not seen.colours and set(seen.numbers) <= {0, 255} and 255 in seen.numbers:
-        return _two(wish, (0, 255), report, root)
-    if not seen.colours and set(seen.numbers) == {0, 1} and wish.classes is None:
-        return _two(wish, (0, 1), report, root)
-    if wish.classes is not None and not seen.colours:
-        return Coding(classes=wish.classes)
+        return _two(ask, (0, 255), report, root)
+    if not seen.colours and set(seen.numbers) == {0, 1} and ask.classes is None:
+        return _two(ask, (0, 1), report, root)
+    if ask.classes is not None and not seen.colours:
+        return Coding(classes=ask.classes)
     if not seen.numbers and not seen.colours:
         raise UserError("none of the labels looked at can be read", where=root, fix="`vistruct check` says more")
     what = f"no word of what the labels mean; there are {in_words(seen)}"
@@ -162,8 +162,8 @@ def _to_copy(seen: Seen) -> str:
     return f"for example {options}; in a run file coding: {{classes: [{names}], values: {values}{ignored}}}"
 
 
-def _two(wish: Wish, values: tuple[int, int], report: IssueCounter, root: Path) -> Coding:
-    classes = wish.classes if wish.classes is not None and len(wish.classes) == 2 else TWO_CLASSES
+def _two(ask: Ask, values: tuple[int, int], report: IssueCounter, root: Path) -> Coding:
+    classes = ask.classes if ask.classes is not None and len(ask.classes) == 2 else TWO_CLASSES
     report.note(GUESSED.format(high=values[1]), str(root), "kept")
     return Coding(classes=classes, values=values, ignored=() if values[1] == 255 else (255,))
 

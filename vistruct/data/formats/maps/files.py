@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES, chosen, read_list
+from vistruct.data.formats.splits import IMAGE_SUFFIXES, chosen, read_list
 
 IMAGE_FOLDERS = r"img_dir|images?|imgs?|jpegimages|images_png|rgb|inputs?"
 LABEL_FOLDERS = (
@@ -27,7 +27,7 @@ _MAX_DEPTH = 2  # folders between the root and those of images and labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class FolderGroup:
     """Folders that belong together."""
 
     images: tuple[Path, ...]  # one; of pairs those before and after
@@ -46,7 +46,7 @@ class Folders:
 MASKS = Folders(images=(IMAGE_FOLDERS,), labels=LABEL_FOLDERS)
 
 
-def find_groups(root: Path, folders: Folders) -> dict[str, list[Group]]:
+def find_groups(root: Path, folders: Folders) -> dict[str, list[FolderGroup]]:
     """The groups below a root by split; "" where a folder has no splits. Labels must be there, and be rasters."""
     found = _groups_in(root, folders)
     if found or not root.is_dir():
@@ -63,13 +63,15 @@ def split_lists_of(root: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(root.glob("*.txt")) if re.fullmatch(_SPLIT, file.stem, re.IGNORECASE)}
 
 
-def splits_in(root: Path, groups: Mapping[str, list[Group]]) -> tuple[str, ...]:
+def splits_in(root: Path, groups: Mapping[str, list[FolderGroup]]) -> tuple[str, ...]:
     """The names that `choose` takes."""
     lists = split_lists_of(root) if list(groups) == [""] else {}
     return tuple(lists or groups)
 
 
-def choose(root: Path, groups: Mapping[str, list[Group]], split: str | None) -> tuple[list[Group], list[str] | None]:
+def choose(
+    root: Path, groups: Mapping[str, list[FolderGroup]], split: str | None
+) -> tuple[list[FolderGroup], list[str] | None]:
     """The groups of one split (or several, with a plus), and the names that a list chose from them; None: all.
 
     Raises:
@@ -137,12 +139,12 @@ def listed(top: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _groups_in(folder: Path, folders: Folders) -> dict[str, list[Group]]:
+def _groups_in(folder: Path, folders: Folders) -> dict[str, list[FolderGroup]]:
     """Of folders that lie directly in this one."""
     children = subfolders(folder)
     labels = _tagged(children, folders.labels)
     images = [_tagged(children, pattern) for pattern in folders.images]
-    found: dict[str, list[Group]] = {}
+    found: dict[str, list[FolderGroup]] = {}
     for tag, label_folder in labels.items():
         tops = [one.get(tag) for one in images]
         if any(top is None or top == label_folder for top in tops) or not has_raster(label_folder):
@@ -164,20 +166,20 @@ def _tagged(children: Sequence[Path], pattern: str) -> dict[str, Path]:
     return found
 
 
-def groups_inside(tops: tuple[Path, ...], labels: Path) -> dict[str, Group]:
+def groups_inside(tops: tuple[Path, ...], labels: Path) -> dict[str, FolderGroup]:
     """By the splits that images and labels both have folders for; "" where they have none."""
     own = [{child.name.lower(): child for child in subfolders(top)} for top in (*tops, labels)]
     shared = [name for name in own[-1] if re.fullmatch(_SPLIT, name) and all(name in one for one in own)]
     found = {
-        name: Group(images=tuple(one[name] for one in own[:-1]), labels=own[-1][name])
+        name: FolderGroup(images=tuple(one[name] for one in own[:-1]), labels=own[-1][name])
         for name in shared
         if has_raster(own[-1][name])
     }
-    return found or {"": Group(images=tops, labels=labels)}
+    return found or {"": FolderGroup(images=tops, labels=labels)}
 
 
-def _groups_below(folder: Path, folders: Folders, depth: int) -> dict[str, list[Group]]:
-    found: dict[str, list[Group]] = {}
+def _groups_below(folder: Path, folders: Folders, depth: int) -> dict[str, list[FolderGroup]]:
+    found: dict[str, list[FolderGroup]] = {}
     for child in subfolders(folder):
         inside = _groups_in(child, folders)
         if not inside and depth > 1:

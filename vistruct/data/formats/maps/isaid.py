@@ -17,12 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.maps.coding import fitting
+from vistruct.data.formats.format import Ask, Stop
 from vistruct.data.formats.maps.files import MASKS, files_below, find_groups, splits_in
+from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.mask_folders import records_of
-from vistruct.data.formats.maps.registry import Walked, Wish
-from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
 
@@ -56,14 +54,10 @@ def splits(path: Path) -> tuple[str, ...]:
     return splits_in(path, find_groups(path, MASKS))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def find(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]:
     """One record a window, grouped by scene."""
-    records: list[Record] = []
-    coding = wish.coding
-    try:
-        records = records_of(path, wish, report, stop)
-        coding = coding or (fitting(records, (CODING, IN_COLOUR), path) if records else CODING)
-    except UserError as error:
-        stop(error)
-    scenes = [replace(record, group=_WINDOW.sub("", record.images[0].stem)) for record in records]
-    return Walked(records=scenes, coding=coding)
+    records = records_of(path, ask, report, stop)
+    return [replace(record, group=_WINDOW.sub("", record.images[0].stem)) for record in records]
+
+
+FORMAT = map_format(looks_like=looks_like, splits=splits, find=find, coding=(CODING, IN_COLOUR))

@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.maps.files import MASKS, Group, choose, find_groups, has_raster, subfolders
+from vistruct.contracts import Record
+from vistruct.data.formats.format import Ask, Stop
+from vistruct.data.formats.maps.files import MASKS, FolderGroup, choose, find_groups, has_raster, subfolders
+from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import partners
-from vistruct.data.formats.maps.registry import Walked, Wish
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
@@ -40,26 +41,21 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(_groups(path) or find_groups(path, MASKS))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def find(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]:
     """One record an image; its scene, Urban or Rural, is a note."""
     groups = _groups(path) or find_groups(path, MASKS)
-    try:
-        if not groups:
-            raise UserError("no Train/Urban/masks_png here", where=path, fix="name the folder that holds Train and Val")
-        chosen, names = choose(path, groups, wish.split)
-    except UserError as error:
-        stop(error)
-        return Walked(records=[], coding=wish.coding or CODING)
-    records = partners(path, chosen, wish, report, stop, names=names)
+    if not groups:
+        raise UserError("no Train/Urban/masks_png here", where=path, fix="name the folder that holds Train and Val")
+    chosen, names = choose(path, groups, ask.split)
+    records = partners(path, chosen, ask, report, stop, names=names)
     parts = [(record, {part.lower() for part in record.images[0].parts}) for record in records]
-    noted = [
+    return [
         replace(record, notes={"scene": next(name for name in SCENES if name in own)}) if own & {*SCENES} else record
         for record, own in parts
     ]
-    return Walked(records=noted, coding=wish.coding or CODING)
 
 
-def _groups(path: Path) -> dict[str, list[Group]]:
+def _groups(path: Path) -> dict[str, list[FolderGroup]]:
     """By split; "" where the folder of one was named."""
     here = _scenes(path)
     if here:
@@ -67,10 +63,13 @@ def _groups(path: Path) -> dict[str, list[Group]]:
     return {child.name.lower(): scenes for child in subfolders(path) if (scenes := _scenes(child))}
 
 
-def _scenes(folder: Path) -> list[Group]:
+def _scenes(folder: Path) -> list[FolderGroup]:
     places = [child for child in subfolders(folder) if child.name.lower() in SCENES]
     return [
-        Group(images=(place / "images_png",), labels=place / "masks_png")
+        FolderGroup(images=(place / "images_png",), labels=place / "masks_png")
         for place in places
         if has_raster(place / "masks_png") and has_raster(place / "images_png")
     ]
+
+
+FORMAT = map_format(looks_like=looks_like, splits=splits, find=find, coding=(CODING,))

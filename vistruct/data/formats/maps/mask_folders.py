@@ -13,12 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
+from vistruct.data.formats.format import Ask, Stop
 from vistruct.data.formats.maps import files as map_files
 from vistruct.data.formats.maps.coding import found_out
-from vistruct.data.formats.maps.files import MASKS, Group, choose, find_groups, splits_in
+from vistruct.data.formats.maps.files import MASKS, FolderGroup, choose, find_groups, splits_in
+from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import IMAGE_ENDS, LABEL_ENDS, partners
-from vistruct.data.formats.maps.registry import Walked, Wish
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -33,44 +33,29 @@ def splits(path: Path) -> tuple[str, ...]:
     return splits_in(path, find_groups(path, MASKS) or _one_folder(path))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
-    """One record an image; see `map_files.partners`."""
-    records: list[Record] = []
-    coding = wish.coding
-    try:
-        records = records_of(path, wish, report, stop)
-        if coding is None and records:
-            coding = found_out(path, records, wish, report)
-    except UserError as error:
-        stop(error)
-    return Walked(records=records, coding=coding)
-
-
-def records_of(
-    path: Path, wish: Wish, report: IssueCounter, stop: Stop, *, label_end: str | None = None
-) -> list[Record]:
-    """The records of the split that is wished for.
+def records_of(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]:
+    """The records of the split that is asked for, one an image; see `partners`.
 
     Raises:
         UserError: nothing of the kind here, no such split, or several.
     """
-    groups = said(path, wish) if wish.images is not None or wish.labels is not None else find_groups(path, MASKS)
+    groups = said(path, ask) if ask.images is not None or ask.labels is not None else find_groups(path, MASKS)
     groups = groups or _one_folder(path)
     if not groups:
         fix = "say where they are: images=FOLDER labels=FOLDER, below it"
         raise UserError("no folder of images beside one of label rasters", where=path, fix=fix)
-    chosen, names = choose(path, groups, wish.split)
-    return partners(path, chosen, wish, report, stop, names=names, label_end=label_end)
+    chosen, names = choose(path, groups, ask.split)
+    return partners(path, chosen, ask, report, stop, names=names)
 
 
-def said(path: Path, wish: Wish) -> dict[str, list[Group]]:
+def said(path: Path, ask: Ask) -> dict[str, list[FolderGroup]]:
     """The folders that the user named, and the splits in them.
 
     Raises:
         UserError: one is not there.
     """
     tops = []
-    for name, own in (("images", wish.images), ("labels", wish.labels)):
+    for name, own in (("images", ask.images), ("labels", ask.labels)):
         folder = path / (own if own is not None else "")
         if own is not None and not folder.is_dir():
             raise UserError(f"no such folder of {name}", where=folder, fix=f"{name} is a folder below the root")
@@ -78,13 +63,15 @@ def said(path: Path, wish: Wish) -> dict[str, list[Group]]:
     return {split: [group] for split, group in map_files.groups_inside((tops[0],), tops[1]).items()}
 
 
-def _one_folder(path: Path) -> dict[str, list[Group]]:
+def _one_folder(path: Path) -> dict[str, list[FolderGroup]]:
     """Images and labels side by side, in this folder or in those of its splits."""
     folders = {child.name.lower(): child for child in map_files.subfolders(path)}
     places = {name: folder for name, folder in folders.items() if name in ("train", "val", "valid", "test")}
     if not places and path.is_dir():
         places = {"": path}
-    return {name: [Group(images=(folder,), labels=folder)] for name, folder in places.items() if _has_both(folder)}
+    return {
+        name: [FolderGroup(images=(folder,), labels=folder)] for name, folder in places.items() if _has_both(folder)
+    }
 
 
 def _has_both(folder: Path) -> bool:
@@ -102,3 +89,6 @@ def _has_both(folder: Path) -> bool:
         for stem in stems
         for end in ends
     )
+
+
+FORMAT = map_format(looks_like=looks_like, splits=splits, find=records_of, coding=found_out)

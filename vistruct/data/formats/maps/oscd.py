@@ -18,15 +18,15 @@ Source: Caye Daudt et al., IGARSS 2018, and the folders of the published archive
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.places import chosen
+from vistruct.data.formats.format import Ask, Stop
 from vistruct.data.formats.maps.coding import CHANGE
 from vistruct.data.formats.maps.files import subfolders
-from vistruct.data.formats.maps.registry import Walked, Wish
+from vistruct.data.formats.maps.frame import map_format
+from vistruct.data.formats.splits import chosen
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.geo import FILES_AN_IMAGE
@@ -53,14 +53,10 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(_lists(path))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def find(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]:
     """One record a city, of 26 files: those before, then those after."""
     cities, maps = _cities(path), _change_maps(path)
-    try:
-        names = _chosen(path, cities, wish.split)
-    except UserError as error:
-        stop(error)
-        return Walked(records=[], coding=wish.coding or PNG, intake=INTAKE)
+    names = _chosen(path, cities, ask.split)
     absent = [name for name in names if name not in cities]
     if absent:
         what = f"listed cities are not on disk: {', '.join(absent)}"
@@ -73,7 +69,7 @@ def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
     for name in (name for name in names if name in cities):
         files = [_bands(cities[name] / time, stop) for time in _TIMES]
         label = maps.get(name, {}).get(ending)
-        if label is None and wish.missing == "drop":
+        if label is None and ask.missing == "drop":
             report.note(NO_LABELS, name)
         elif label is None:
             what = f"no change map of {name}"
@@ -82,7 +78,13 @@ def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
             images = tuple(file for time in files for file in time)
             notes = {FILES_AN_IMAGE: str(len(BANDS))}
             records.append(Record(id=name, images=images, label_map=label, group=name, notes=notes))
-    return Walked(records=records, coding=wish.coding or (PNG if ending == ".png" else TIF), intake=INTAKE)
+    return records
+
+
+def coding(path: Path, records: Sequence[Record], ask: Ask, report: IssueCounter) -> Coding:
+    """By the ending of the files."""
+    label = records[0].label_map
+    return PNG if label is not None and label.suffix == ".png" else TIF
 
 
 def _below(path: Path) -> list[Path]:
@@ -139,3 +141,6 @@ def _bands(folder: Path, stop: Stop) -> list[Path]:
     if absent:
         stop(UserError(f"bands are not there: {', '.join(absent)}", where=folder, fix="copy them from the archive"))
     return [] if absent else files
+
+
+FORMAT = map_format(looks_like=looks_like, splits=splits, find=find, coding=coding, intake=INTAKE)

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.registry import detect_boxes, matching, module_of, renumbered, splits_of
-from vistruct.data.formats.maps.registry import Walked, Wish
+from vistruct.data.formats import find_format
+from vistruct.data.formats.detect import detect, splits_of
+from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.order import renumbered
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.masks import rasterise
@@ -27,33 +28,24 @@ BACKGROUND = "background"
 IGNORED_VALUE = 65535  # in what is painted
 
 
-def looks_like(path: Path) -> bool:
-    """Whether there are annotations of objects."""
-    return bool(matching(path))
-
-
 def splits(path: Path) -> tuple[str, ...]:
     """Those of the format that the objects are in."""
-    return splits_of(path, detect_boxes(path))
+    return splits_of(path, detect(path, "boxes"))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     """One record an image, without its objects: those go to what paints them."""
-    try:
-        images = None if wish.images is None else (path if path.is_dir() else path.parent) / wish.images
-        module = module_of(detect_boxes(path))
-        records, class_names = module.walk(path, images, report, stop, split=wish.split, missing=wish.missing)
-        if wish.classes is not None:  # a part of a data set need not have an object of every class
-            asked = tuple(name for name in wish.classes if name != BACKGROUND)
-            records, class_names = renumbered(records, class_names, asked, path), asked
-        if wish.coding is not None and wish.coding.classes != (BACKGROUND, *class_names):
-            raise UserError(
-                "painted objects need no coding", where=path, fix="leave coding out; classes chooses an order"
-            )
-        objects = {record.image_id: _objects(record, wish.fill) for record in records}
-    except UserError as error:
-        stop(error)
-        return Walked(records=[], coding=None)
+    images = None if ask.images is None else (path if path.is_dir() else path.parent) / ask.images
+    boxes = find_format(detect(path, "boxes"), "boxes")
+    assert boxes.walk is not None
+    found = boxes.walk(path, replace(ask, images=images), report, stop)
+    records, class_names = found.records, found.class_names
+    if ask.classes is not None:  # a part of a data set need not have an object of every class
+        asked = tuple(name for name in ask.classes if name != BACKGROUND)
+        records, class_names = renumbered(records, class_names, asked, path), asked
+    if ask.coding is not None and ask.coding.classes != (BACKGROUND, *class_names):
+        raise UserError("painted objects need no coding", where=path, fix="leave coding out; classes chooses an order")
+    objects = {record.image_id: _objects(record, ask.fill) for record in records}
     coding = Coding(classes=(BACKGROUND, *class_names), ignored=(IGNORED_VALUE,))
     return Walked(records=[_bare(record) for record in records], coding=coding, raster=Painter(objects))
 
@@ -120,3 +112,6 @@ def _hull(mask: Any) -> tuple[float, float, float, float]:
 
 def _bare(record: Record) -> Record:
     return replace(record.keep(np.zeros(len(record.labels), bool)), quads=None, masks=None, keypoints=None)
+
+
+FORMAT = Format(kind="maps", splits=splits, walk=walk)  # always named: annotations of boxes are boxes

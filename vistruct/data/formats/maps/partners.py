@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
 from vistruct.data.formats.boxes.per_image import record_ids
-from vistruct.data.formats.boxes.places import IMAGE_SUFFIXES
-from vistruct.data.formats.maps.files import Group, listed
-from vistruct.data.formats.maps.registry import Wish
+from vistruct.data.formats.format import Ask, Stop
+from vistruct.data.formats.maps.files import FolderGroup, listed
+from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -38,8 +37,8 @@ _Files = Sequence[tuple[str, Path]]  # with their names below the top, in small 
 
 def partners(
     root: Path,
-    groups: Sequence[Group],
-    wish: Wish,
+    groups: Sequence[FolderGroup],
+    ask: Ask,
     report: IssueCounter,
     stop: Stop,
     *,
@@ -54,9 +53,9 @@ def partners(
         image_end: what follows the common part of the names, where the user does not say it; None: found out.
         label_end: likewise.
     """
-    image_end = image_end if wish.image_suffix is None else wish.image_suffix
-    label_end = label_end if wish.label_suffix is None else wish.label_suffix
-    matches: list[tuple[Group, tuple[Path, ...], Path]] = []
+    image_end = image_end if ask.image_suffix is None else ask.image_suffix
+    label_end = label_end if ask.label_suffix is None else ask.label_suffix
+    matches: list[tuple[FolderGroup, tuple[Path, ...], Path]] = []
     no_labels: list[Path] = []
     no_image: list[Path] = []
     is_known: set[str] = set()
@@ -79,8 +78,8 @@ def partners(
                 matches.append((group, tuple(files[0] for files in images), label[0]))
         if names is None:
             no_image += [files[0] for key, files in labels.items() if key not in indices[0]]
-    _say(no_labels, NO_LABELS, "images have no label map", wish, report, stop)
-    _say(no_image, NO_IMAGE, "label maps have no image", wish, report, stop)
+    _say(no_labels, NO_LABELS, "images have no label map", ask, report, stop)
+    _say(no_image, NO_IMAGE, "label maps have no image", ask, report, stop)
     if names is not None:
         absent = [
             name for name in names if _bare(name, image_end or "") not in is_known and name.lower() not in is_known
@@ -99,7 +98,9 @@ def partners(
     ]
 
 
-def _indexed(group: Group, image_end: str | None, label_end: str | None) -> tuple[list[Index], Index, tuple[str, str]]:
+def _indexed(
+    group: FolderGroup, image_end: str | None, label_end: str | None
+) -> tuple[list[Index], Index, tuple[str, str]]:
     """The files of a group by the common parts of their names, and the ends that make most of them fit."""
     files = {top: listed(top) for top in {*group.images, group.labels}}
     best: tuple[int, list[Index], Index, tuple[str, str]] | None = None
@@ -165,8 +166,8 @@ def _wanted(index: Index, names: Sequence[str] | None, end: str) -> list[str]:
     ]
 
 
-def _say(files: Sequence[Path], reason: str, words: str, wish: Wish, report: IssueCounter, stop: Stop) -> None:
-    if wish.missing == "drop":
+def _say(files: Sequence[Path], reason: str, words: str, ask: Ask, report: IssueCounter, stop: Stop) -> None:
+    if ask.missing == "drop":
         for file in files:
             report.note(reason, str(file))
     elif files:

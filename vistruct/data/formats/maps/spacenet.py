@@ -29,10 +29,9 @@ from typing import Any
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.places import chosen, read_list
+from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.maps.files import files_below, split_lists_of
-from vistruct.data.formats.maps.registry import Walked, Wish
+from vistruct.data.formats.splits import chosen, read_list
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.geo import raster_bands, raster_type
@@ -63,34 +62,30 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(split_lists_of(path) or _split_folders(path))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     """One record an image, whose `label_map` is the GeoJSON."""
-    try:
-        top, names = _chosen(path, wish.split)
-        images, outlines = _images(top, wish.images), _outlines(top)
-        if not images:
-            raise UserError(f"no images {wish.images or 'of SpaceNet'} here", where=top, fix="data.images=3band, say")
-    except UserError as error:
-        stop(error)
-        return Walked(records=[], coding=wish.coding or CODING)
+    top, names = _chosen(path, ask.split)
+    images, outlines = _images(top, ask.images), _outlines(top)
+    if not images:
+        raise UserError(f"no images {ask.images or 'of SpaceNet'} here", where=top, fix="data.images=3band, say")
     keys = list(images) if names is None else names
     records = []
     for key in keys:
         if key in images and key in outlines:
             files = images[key]
             records.append(Record(id=files.name, images=(files,), label_map=outlines[key]))
-        elif wish.missing == "drop":
+        elif ask.missing == "drop":
             report.note(NO_FOOTPRINTS if key in images else NO_IMAGE, key)
         else:
             what = "no footprints of an image" if key in images else "a listed image is not on disk"
             stop(UserError(what, where=images.get(key, top / key), fix="copy them; or missing=drop"))
     for key in outlines.keys() - images.keys() if names is None else ():
-        if wish.missing == "drop":
+        if ask.missing == "drop":
             report.note(NO_IMAGE, str(outlines[key]))
         else:
             stop(UserError("no image of these footprints", where=outlines[key], fix="copy it; or missing=drop"))
     intake = _intake(records[0].images[0]) if records else None
-    return Walked(records=records, coding=wish.coding or CODING, intake=intake, raster=footprints)
+    return Walked(records=records, coding=ask.coding or CODING, intake=intake, raster=footprints)
 
 
 def footprints(record: Record) -> np.ndarray:
@@ -129,14 +124,14 @@ def _intake(image: Path) -> Intake | None:
     return Intake(bands=bands, percentiles=(1, 99), channels=3 if number == 1 else None)
 
 
-def _images(top: Path, kind: str | None) -> dict[str, Path]:
+def _images(top: Path, kind: Path | None) -> dict[str, Path]:
     """The image of each place; of the kind asked for, else of the first that there is."""
     by_kind: dict[str, dict[str, Path]] = {}
     for file in files_below(top):
         if file.suffix.lower() in (".tif", ".tiff") and (key := _key(file)) is not None:
             by_kind.setdefault(_kind(file, key), {})[key] = file
     if kind is not None:
-        wanted = Path(kind).name.lower()
+        wanted = kind.name.lower()
         return next((found for name, found in by_kind.items() if name.lower() == wanted), {})
     return next((by_kind[name] for name in KINDS if name in by_kind), next(iter(by_kind.values()), {}))
 
@@ -186,3 +181,6 @@ def _chosen(path: Path, split: str | None) -> tuple[Path, list[str] | None]:
     if len(names) > 1:
         raise UserError("several folders of splits at once", where=path, fix="lists of names can be put together")
     return folders[names[0]], None
+
+
+FORMAT = Format(kind="maps", looks_like=looks_like, splits=splits, walk=walk)

@@ -15,11 +15,10 @@ import re
 from pathlib import Path
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.maps.coding import fitting
-from vistruct.data.formats.maps.files import MASKS, Group, choose, find_groups, has_raster, subfolders
+from vistruct.data.formats.format import Ask, Stop
+from vistruct.data.formats.maps.files import MASKS, FolderGroup, choose, find_groups, has_raster, subfolders
+from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import partners
-from vistruct.data.formats.maps.registry import Walked, Wish
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
@@ -44,23 +43,16 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(_groups(path) or find_groups(path, MASKS))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def find(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]:
     """One record a frame, grouped by sequence."""
     groups = _groups(path) or find_groups(path, MASKS)
-    records: list[Record] = []
-    coding = wish.coding
-    try:
-        if not groups:
-            raise UserError("no seq1/Images beside seq1/Labels here", where=path, fix="name the folder of uavid_train")
-        chosen, names = choose(path, groups, wish.split)
-        records = partners(path, chosen, wish, report, stop, names=names)
-        coding = coding or (fitting(records, (CODING, AS_NUMBERS), path) if records else CODING)
-    except UserError as error:
-        stop(error)
-    return Walked(records=records, coding=coding)
+    if not groups:
+        raise UserError("no seq1/Images beside seq1/Labels here", where=path, fix="name the folder of uavid_train")
+    chosen, names = choose(path, groups, ask.split)
+    return partners(path, chosen, ask, report, stop, names=names)
 
 
-def _groups(path: Path) -> dict[str, list[Group]]:
+def _groups(path: Path) -> dict[str, list[FolderGroup]]:
     here = _sequences(path)
     if here:
         return {"": here}
@@ -68,10 +60,13 @@ def _groups(path: Path) -> dict[str, list[Group]]:
     return {child.name.lower().removeprefix("uavid_"): groups for child, groups in found.items() if groups}
 
 
-def _sequences(folder: Path) -> list[Group]:
+def _sequences(folder: Path) -> list[FolderGroup]:
     groups = []
     for place in subfolders(folder):
         labels = next((place / name for name in ("Labels", "TrainId") if has_raster(place / name)), None)
         if _SEQUENCE.fullmatch(place.name) and labels is not None and has_raster(place / "Images"):
-            groups.append(Group(images=(place / "Images",), labels=labels, name=place.name))
+            groups.append(FolderGroup(images=(place / "Images",), labels=labels, name=place.name))
     return groups
+
+
+FORMAT = map_format(looks_like=looks_like, splits=splits, find=find, coding=(CODING, AS_NUMBERS))

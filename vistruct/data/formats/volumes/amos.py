@@ -1,4 +1,4 @@
-"""AMOS 2022: abdominal organs in CT (`amos2022`) and MR (`amos2022_mr`, see `amos_mr.py`).
+"""AMOS 2022: abdominal organs in CT (`amos2022`) and in MR (`amos2022_mr`, which must be named).
 
     imagesTr/amos_0001.nii.gz   labelsTr/amos_0001.nii.gz   imagesVa, labelsVa   imagesTs (labels not published)
 
@@ -15,14 +15,15 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from vistruct.data.formats.format import Ask, Format, Stop, VolumeCase, Walked, never
+from vistruct.data.formats.volumes.cases import splits_of_cases
 from vistruct.data.formats.volumes.nifti import SPLITS, paired_cases
-from vistruct.data.formats.volumes.registry import Case
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 
-MODALITIES: tuple[str, ...] = ()
-INTAKE = Intake(window="soft_tissue", channels=3)  # ours: the paper does not say its own
+INTAKE = Intake(window="soft_tissue", channels=3)  # of CT; ours: the paper does not say its own
+MR_INTAKE = Intake(percentiles=(0.5, 99.5), background=0.0, channels=3)  # values of MR have no unit
 
 CLASSES = (
     "background",
@@ -44,7 +45,8 @@ CLASSES = (
 )
 LAST_CT = 500
 _NAME = re.compile(r"^amos_(\d{4})$")
-OTHER_MODALITY = "volume left out: MR, and CT is meant (format amos2022_mr reads them)"
+MR_LEFT_OUT = "volume left out: MR, and CT is meant (format amos2022_mr reads them)"
+CT_LEFT_OUT = "volume left out: CT, and MR is meant (format amos2022 reads them)"
 
 
 def looks_like(root: Path) -> bool:
@@ -52,13 +54,22 @@ def looks_like(root: Path) -> bool:
     return any(_NAME.match(file.name.split(".")[0]) for end in SPLITS for file in root.glob(f"images{end}/amos_*.nii*"))
 
 
-def cases(root: Path, report: IssueCounter) -> list[Case]:
-    """The CT volumes."""
-    found = all_cases(root)
-    for case, number in found:
-        if number > LAST_CT:
-            report.note(OTHER_MODALITY, case.name)
-    return [case for case, number in found if number <= LAST_CT]
+def _format(is_ct: bool) -> Format:
+    def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+        found = all_cases(root)
+        for case, number in found:
+            if (number <= LAST_CT) != is_ct:
+                report.note(MR_LEFT_OUT if is_ct else CT_LEFT_OUT, case.name)
+        return Walked(cases=[case for case, number in found if (number <= LAST_CT) == is_ct])
+
+    return Format(
+        kind="volumes",
+        looks_like=looks_like if is_ct else never,
+        splits=lambda root: splits_of_cases([case for case, number in all_cases(root) if (number <= LAST_CT) == is_ct]),
+        walk=walk,
+        intake=INTAKE if is_ct else MR_INTAKE,
+        coding=coding,
+    )
 
 
 def coding(root: Path) -> Coding | None:
@@ -66,7 +77,7 @@ def coding(root: Path) -> Coding | None:
     return Coding(classes=CLASSES, ignored=())
 
 
-def all_cases(root: Path) -> list[tuple[Case, int]]:
+def all_cases(root: Path) -> list[tuple[VolumeCase, int]]:
     """Every case with its number."""
     found = []
     for ending, split in SPLITS.items():
@@ -77,3 +88,6 @@ def all_cases(root: Path) -> list[tuple[Case, int]]:
                 if match:  # every examination is of another person, as far as the release says
                     found.append((replace(case, patient=f"amos2022/{case.name}"), int(match[1])))
     return found
+
+
+CT, MR = _format(is_ct=True), _format(is_ct=False)

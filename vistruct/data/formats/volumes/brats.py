@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vistruct.data.formats.volumes.registry import Case
+from vistruct.data.formats.format import Ask, Format, Stop, VolumeCase, Walked
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.files.nifti import is_nifti, stem
@@ -38,7 +38,7 @@ def looks_like(root: Path) -> bool:
     return any(_NAME.match(folder.name) for folder in root.glob("BraTS2021_*") if folder.is_dir())
 
 
-def cases(root: Path, report: IssueCounter) -> list[Case]:
+def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     """The patients that have all four sequences."""
     found = []
     for folder in sorted(root.glob("BraTS2021_*")):
@@ -50,10 +50,20 @@ def cases(root: Path, report: IssueCounter) -> list[Case]:
             report.note(INCOMPLETE, f"{folder}: {missing}")
             continue
         images = {name: files[name] for name in MODALITIES}
-        found.append(Case(name=folder.name, patient=folder.name, images=images, label=files.get("seg")))
-    return found
+        found.append(VolumeCase(name=folder.name, patient=folder.name, images=images, label=files.get("seg")))
+    return Walked(cases=found)
 
 
 def coding(root: Path) -> Coding | None:
     """The same in every copy."""
     return Coding(classes=CLASSES, values=VALUES, ignored=())
+
+
+FORMAT = Format(
+    kind="volumes",
+    looks_like=looks_like,
+    walk=walk,
+    modalities=MODALITIES,
+    intake=INTAKE,
+    coding=coding,
+)

@@ -12,15 +12,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vistruct.data.formats.volumes.nifti import coding as nifti_coding
-from vistruct.data.formats.volumes.registry import Case
-from vistruct.files.coding import Coding
+from vistruct.data.formats.format import Ask, Format, Stop, VolumeCase, Walked
+from vistruct.data.formats.volumes.cases import splits_of_cases
+from vistruct.data.formats.volumes.nifti import coding
 from vistruct.files.dicom_series import is_series, open_series
 from vistruct.files.nifti import is_nifti, stem
 from vistruct.issues import IssueCounter
 
-MODALITIES: tuple[str, ...] = ()
-INTAKE = None  # CT, MR or PET
 FOLDERS = ("train", "val", "test")
 _LABELS = ("label", "labels", "seg", "segmentation", "mask")
 
@@ -30,7 +28,7 @@ def looks_like(root: Path) -> bool:
     return any(is_series(Path(folder)) for folder, _, names in os.walk(root) if names)
 
 
-def cases(root: Path, report: IssueCounter) -> list[Case]:
+def cases(root: Path) -> list[VolumeCase]:
     """Every series, by its folder."""
     found = []
     for walked, _, _ in sorted(os.walk(root)):
@@ -43,16 +41,25 @@ def cases(root: Path, report: IssueCounter) -> list[Case]:
         name = "_".join(below) or root.resolve().name
         series = open_series(folder)
         patient = series.patient or f"{root.resolve().name}/{below[0] if below else name}"
-        found.append(Case(name=name, patient=patient, images={"": folder}, label=_label(folder), split=split))
+        found.append(VolumeCase(name=name, patient=patient, images={"": folder}, label=_label(folder), split=split))
     return found
 
 
-def coding(root: Path) -> Coding | None:
-    """Of a dataset.json in the manner of NIfTI collections."""
-    return nifti_coding(root)
+def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """See `cases`."""
+    return Walked(cases=cases(root))
 
 
 def _label(folder: Path) -> Path | None:
     inside = [file for file in sorted(folder.iterdir()) if is_nifti(file) and stem(file).lower() in _LABELS]
     beside = [folder.parent / f"{folder.name}{end}" for end in (".nii.gz", ".nii")]
     return next((file for file in (*inside, *beside) if file.is_file()), None)
+
+
+FORMAT = Format(
+    kind="volumes",
+    looks_like=looks_like,
+    splits=lambda root: splits_of_cases(cases(root)),
+    walk=walk,
+    coding=coding,  # of a dataset.json in the manner of NIfTI collections
+)

@@ -17,14 +17,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vistruct.data.formats.volumes.registry import Case
+from vistruct.data.formats.format import Ask, Format, Stop, VolumeCase, Walked
+from vistruct.data.formats.volumes.cases import splits_of_cases
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.nifti import is_nifti, stem
 from vistruct.issues import IssueCounter
-
-MODALITIES: tuple[str, ...] = ()
-INTAKE = None  # CT or MR, nobody knows
 
 SPLITS = {"Tr": "train", "Va": "val", "Ts": "test"}  # endings of imagesXX
 FOLDERS = ("train", "val", "valid", "validation", "test")
@@ -33,7 +31,6 @@ _LABEL_NAMES = ("label", "labels", "seg", "segmentation", "mask")
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _SUBJECT = re.compile(r"^(sub-[0-9A-Za-z]+)")
 WITHOUT_LABELS = "volume left out: without labels"
-WITHOUT_VOLUME = "label left out: without a volume"
 
 
 def looks_like(root: Path) -> bool:
@@ -41,12 +38,17 @@ def looks_like(root: Path) -> bool:
     return next(iter(_walk(root)), None) is not None
 
 
-def cases(root: Path, report: IssueCounter) -> list[Case]:
+def cases(root: Path) -> list[VolumeCase]:
     """Every volume, with its labels where they are."""
-    found: list[Case] = []
+    found: list[VolumeCase] = []
     for images, labels, split in _folders(root):
         found += paired_cases(images, labels, split, root)
     return found or _side_by_side(root)
+
+
+def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """See `cases`."""
+    return Walked(cases=cases(root))
 
 
 def coding(root: Path) -> Coding | None:
@@ -73,7 +75,7 @@ def coding(root: Path) -> Coding | None:
     return Coding(classes=tuple(name for _, name in kept), values=tuple(number for number, _ in kept), ignored=ignored)
 
 
-def paired_cases(images: Path, labels: Path | None, split: str, root: Path) -> list[Case]:
+def paired_cases(images: Path, labels: Path | None, split: str, root: Path) -> list[VolumeCase]:
     """The volumes of one folder, modalities of one case together, with the labels of the same name."""
     known = {stem(file): file for file in sorted(labels.iterdir()) if is_nifti(file)} if labels is not None else {}
     volumes: dict[str, dict[str, Path]] = {}
@@ -86,7 +88,7 @@ def paired_cases(images: Path, labels: Path | None, split: str, root: Path) -> l
         else:
             volumes.setdefault(stem(file), {})[""] = file
     return [
-        Case(name=name, patient=patient_of(name, root), images=files, label=known.get(name), split=split)
+        VolumeCase(name=name, patient=patient_of(name, root), images=files, label=known.get(name), split=split)
         for name, files in volumes.items()
     ]
 
@@ -115,7 +117,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, Path | None, str]]:
                 yield images, labels, {"valid": "val", "validation": "val"}.get(split, split)
 
 
-def _side_by_side(root: Path) -> list[Case]:
+def _side_by_side(root: Path) -> list[VolumeCase]:
     """Pairs in one folder, or in a folder for each case."""
     found = []
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
@@ -131,7 +133,7 @@ def _side_by_side(root: Path) -> list[Case]:
                 raise UserError(f"{len(fitting)} label volumes for {file.name}", where=where, fix="keep one")
             case = folder.name if folder != root and len(volumes) == 1 else name
             label = fitting[0] if fitting else None
-            found.append(Case(name=case, patient=patient_of(case, root), images={"": file}, label=label))
+            found.append(VolumeCase(name=case, patient=patient_of(case, root), images={"": file}, label=label))
     return found
 
 
@@ -146,3 +148,12 @@ def _walk(root: Path) -> Iterator[Path]:
     """NIfTI files, not deeper than the layouts have them."""
     for pattern in ("*.nii*", "*/*.nii*", "*/*/*.nii*"):
         yield from (file for file in root.glob(pattern) if is_nifti(file))
+
+
+FORMAT = Format(
+    kind="volumes",
+    looks_like=looks_like,
+    splits=lambda root: splits_of_cases(cases(root)),
+    walk=walk,
+    coding=coding,
+)

@@ -12,14 +12,16 @@ set does not say who is who; its own splits are taken.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vistruct.data.formats.boxes.objects import Stop
-from vistruct.data.formats.boxes.places import chosen
-from vistruct.data.formats.maps.files import Group, has_raster, subfolders
+from vistruct.contracts import Record
+from vistruct.data.formats.format import Ask, Stop
+from vistruct.data.formats.maps.files import FolderGroup, has_raster, subfolders
+from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import partners
-from vistruct.data.formats.maps.registry import Walked, Wish
+from vistruct.data.formats.splits import chosen
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
@@ -42,30 +44,28 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(_splits(path))
 
 
-def walk(path: Path, wish: Wish, report: IssueCounter, stop: Stop) -> Walked:
+def find(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]:
     """One record a picture; what its patient has, COVID-19, Non-COVID or Normal, is a note."""
-    wanted = wish.labels or INFECTION
-    coding = wish.coding or (LUNG_CODING if wanted == LUNGS else CODING)
+    wanted = ask.labels or INFECTION
     found = _splits(path)
-    try:
-        if wanted not in (INFECTION, LUNGS):
-            raise UserError(f"no masks called {wanted!r}", where="labels", fix=f"{INFECTION!r} or {LUNGS!r}")
-        if not found:
-            raise UserError(f"no Train/COVID-19/{INFECTION} here", where=path, fix="name the folder that holds Train")
-        names = chosen(wish.split, found, path)
-    except UserError as error:
-        stop(error)
-        return Walked(records=[], coding=coding)
+    if wanted not in (INFECTION, LUNGS):
+        raise UserError(f"no masks called {wanted!r}", where="labels", fix=f"{INFECTION!r} or {LUNGS!r}")
+    if not found:
+        raise UserError(f"no Train/COVID-19/{INFECTION} here", where=path, fix="name the folder that holds Train")
     groups = []
-    for kind in (kind for name in names for kind in found[name]):
+    for kind in (kind for name in chosen(ask.split, found, path) for kind in found[name]):
         if has_raster(kind / wanted):
-            groups.append(Group(images=(kind / "images",), labels=kind / wanted))
+            groups.append(FolderGroup(images=(kind / "images",), labels=kind / wanted))
         else:
             for file in sorted((kind / "images").glob("*.png")):
                 report.note(NO_MASKS, str(file))
-    records = partners(path, groups, wish, report, stop)
-    records = [replace(record, notes={"kind": record.images[0].parent.parent.name}) for record in records]
-    return Walked(records=records, coding=coding)
+    records = partners(path, groups, ask, report, stop)
+    return [replace(record, notes={"kind": record.images[0].parent.parent.name}) for record in records]
+
+
+def coding(path: Path, records: Sequence[Record], ask: Ask, report: IssueCounter) -> Coding:
+    """Of the infection, or of the lungs."""
+    return LUNG_CODING if ask.labels == LUNGS else CODING
 
 
 def _splits(path: Path) -> dict[str, list[Path]]:
@@ -81,3 +81,6 @@ def _splits(path: Path) -> dict[str, list[Path]]:
 
 def _kinds(folder: Path) -> list[Path]:
     return [child for child in subfolders(folder) if child.name.lower() in KINDS and (child / "images").is_dir()]
+
+
+FORMAT = map_format(looks_like=looks_like, splits=splits, find=find, coding=coding)

@@ -1,0 +1,73 @@
+"""What is the same for all formats of label maps once their files are found: sizes, and ids that are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from vistruct.contracts import Record
+from vistruct.data.formats.format import Stop, Walked
+from vistruct.errors import UserError
+from vistruct.files.rasters import raster_size
+from vistruct.progress import tracking
+
+_READERS = 8  # threads that look at headers; on a network drive most of the time is waiting
+_MANY = 2000  # files from which on the looking is shown
+
+
+def with_sizes(walked: Walked, stop: Stop) -> Walked:
+    """With the sizes of all images; `stop` is told of those that cannot be used."""
+    return replace(walked, records=_sized(_named(walked.records, stop), stop, with_labels=walked.raster is None))
+
+
+def _sized(records: list[Record], stop: Stop, *, with_labels: bool) -> list[Record]:
+    """With the sizes of the images; stops at those that cannot be opened, or whose files are of different sizes.
+
+    A record whose size the format has said (bands of several resolutions) keeps it.
+    """
+    unknown = [record for record in records if record.size_hw is None]
+    files = [
+        [*record.images, *([record.label_map] if with_labels and record.label_map is not None else [])]
+        for record in unknown
+    ]
+    found: dict[str, tuple[int, int]] = {}
+    with (
+        ThreadPoolExecutor(_READERS) as pool,
+        tracking("image sizes", 0, len(unknown), quiet=len(unknown) < _MANY) as show,
+    ):
+        for done, (record, paths, sizes) in enumerate(zip(unknown, files, pool.map(_sizes, files), strict=True), 1):
+            show(done, "")
+            if isinstance(sizes, UserError):
+                stop(sizes)
+            elif len(set(sizes)) > 1:
+                number = next(number for number, size in enumerate(sizes) if size != sizes[0])
+                (h, w), (height, width) = sizes[number], sizes[0]
+                what = f"{w} x {h} pixels, and its image {paths[0].name} has {width} x {height}"
+                stop(UserError(what, where=paths[number], fix="bring both to the same grid"))
+            else:
+                found[record.id] = sizes[0]
+    return [
+        record if record.size_hw is not None else replace(record, size_hw=found[record.id])
+        for record in records
+        if record.size_hw is not None or record.id in found
+    ]
+
+
+def _sizes(files: Sequence[Path]) -> list[tuple[int, int]] | UserError:
+    try:
+        return [raster_size(file) for file in files]
+    except UserError as error:
+        return error
+
+
+def _named(records: list[Record], stop: Stop) -> list[Record]:
+    """Without those whose id another has: no message could tell them apart."""
+    seen: dict[str, Record] = {}
+    for record in records:
+        if record.id in seen:
+            both = f"{seen[record.id].images[0]}, {record.images[0]}"
+            stop(UserError(f"two images are called {record.id}", where=both, fix="keep or rename one of them"))
+        seen.setdefault(record.id, record)
+    return list(seen.values())

@@ -1,0 +1,95 @@
+"""The one way to read a data set, whatever its family and format.
+
+`walk` is what training and `vistruct check` share: the walker of a format, and after it what is the same for all
+formats of a family. `read` is that with every fault raised, and with the classes in the order asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from vistruct.data.formats import Kind, find_format
+from vistruct.data.formats.detect import detect
+from vistruct.data.formats.format import Ask, Stop, VolumeCase, Walked
+from vistruct.data.formats.maps.sizes import with_sizes
+from vistruct.data.formats.order import recoded, renumbered, stop_here
+from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
+
+_LEFT: dict[Kind, str] = {
+    "boxes": "images with box annotations",
+    "maps": "images with label maps",
+    "volumes": "volumes of format {format}",
+    "image_classes": "images",
+}
+
+
+def read(path: Path, kind: Kind, *, format: str = "auto", ask: Ask | None = None) -> tuple[Walked, IssueCounter]:
+    """Read a data set of a family; no pixel is decoded.
+
+    Args:
+        path: the annotation file, or the folder of the data set.
+        format: of that family, or `module:NAME`; "auto": found by looking.
+
+    Returns:
+        what it says, and what was left out or repaired.
+
+    Raises:
+        UserError: no format or several, no such split or several, nothing left, classes that are not asked for, and
+            everything that would make training wrong, with file and line.
+    """
+    ask = ask or Ask()
+    if format == "auto":
+        said = kind == "maps" and (ask.images is not None or ask.labels is not None)
+        listed = kind == "image_classes" and ask.lists is not None and Path(path).exists()
+        format = "mask_folders" if said else "list" if listed else detect(path, kind)
+    report = IssueCounter()
+    walked = walk(path, kind, format, ask, report, stop_here)
+    if not (walked.records or walked.cases) and kind != "boxes":
+        more = f": {'; '.join(report.lines())}" if report.counts else ""
+        raise UserError(
+            f"no {_LEFT[kind].format(format=format)} are left{more}", where=path, fix="`vistruct check` says more"
+        )
+    return walked, report
+
+
+def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+    """What the walker of a format finds; where `stop` returns, what is faulty is left out."""
+    path, one = Path(path), find_format(format, kind)
+    assert one.walk is not None  # of conversations, which come another way
+    try:
+        walked = one.walk(path, ask, report, stop)
+    except UserError as error:  # of the data set as a whole
+        stop(error)
+        return Walked()
+    if kind == "maps":
+        walked = with_sizes(walked, stop)
+    if kind == "volumes":
+        walked = replace(walked, cases=_told_apart(walked.cases, stop))
+    if ask.classes is None:
+        return walked
+    try:
+        return _in_order(walked, kind, ask.classes, path)
+    except UserError as error:
+        stop(error)
+        return walked
+
+
+def _in_order(walked: Walked, kind: Kind, asked: tuple[str, ...], path: Path) -> Walked:
+    if kind == "boxes":
+        return replace(walked, records=renumbered(walked.records, walked.class_names, asked, path), class_names=asked)
+    if kind == "maps" and walked.coding is not None:
+        return replace(walked, coding=recoded(walked.coding, asked, path))
+    return walked
+
+
+def _told_apart(cases: list[VolumeCase], stop: Stop) -> list[VolumeCase]:
+    """In the order of splits and names; without those whose name another has."""
+    seen: dict[str, VolumeCase] = {}
+    for case in sorted(cases, key=lambda case: (case.split, case.name)):
+        if case.name in seen:
+            both = f"{next(iter(seen[case.name].images.values()))}, {next(iter(case.images.values()))}"
+            stop(UserError(f"two cases are called {case.name}", where=both, fix="rename one, or remove it"))
+        seen.setdefault(case.name, case)
+    return list(seen.values())
