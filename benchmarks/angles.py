@@ -24,7 +24,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.config import AdamW, Eval, Run, Schedule
+from vistruct.config import AdamW, Eval, Run, Schedule, with_values
 from vistruct.contracts import Record, Sample
 from vistruct.data.boxes import with_corners
 from vistruct.data.formats.boxes import dota
@@ -133,7 +133,7 @@ def training(data: Path, steps: int, seed: int, head: str) -> Run:
         rotate=0.9,
         seed=seed,
     )
-    task: Any = run.task
+    task: Any = run.only.task
     light = {
         "backbone": TimmConfig(name="resnet10t", out_indices=(2, 3, 4)),
         "neck": FpnConfig(channels=64, extra_levels=0),
@@ -141,12 +141,12 @@ def training(data: Path, steps: int, seed: int, head: str) -> Run:
     }
     quick = {
         "task": task.model_copy(update=light),
-        "data": run.data.model_copy(update={"resize": 0.5}),
+        "data": run.only.data.model_copy(update={"resize": 0.5}),
         "optim": AdamW(lr=1e-3, weight_decay=0.05),
         "schedule": Schedule(warmup_steps=steps // 10),
         "workers": 0,
     }
-    return run.model_copy(update=quick)
+    return with_values(run, **quick)
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def main() -> None:
         model = load(where)
         row = []
         for folder in scenes.values():
-            data = run.data.model_copy(update={"annotation": folder, "augment": None, "share": 1.0})
+            data = run.only.data.model_copy(update={"annotation": folder, "augment": None, "share": 1.0})
             metric = run.evals["val"].metric if run.evals else oriented.OrientedBoxesConfig(thresholds=(0.5,))
             row.append(evaluate(model.task, Eval(data=data, metric=metric), model.device, 8)["AP50"])
         table.append(row)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_pixels import CellsConfig, DotsConfig, register
+from toy_pixels import CellsConfig, DotsConfig
 
 from vistruct.checkpoint.load import ModelCard
 from vistruct.contracts import DataInfo
@@ -29,7 +29,6 @@ def segmenter(
     **config: Any,
 ) -> Model:
     """At `cell` 1 the strongest channel of each pixel; at others random weights, that see cells."""
-    register(monkeypatch)
     torch.manual_seed(0)
     parts: dict[str, Any] = {"backbone": CellsConfig(channels=channels, width=3, cell=cell), "head": DotsConfig()}
     task = SegmentConfig(**parts, mean=(0.0,), std=(1.0,), **config)
@@ -50,7 +49,6 @@ def segmenter(
 
 def classifier(monkeypatch: pytest.MonkeyPatch, *, multi_label: bool = False) -> Model:
     """The strongest channel of the mean colour; of several labels, all above a half."""
-    register(monkeypatch)
     parts: dict[str, Any] = {"backbone": CellsConfig(width=3), "head": DotsConfig(pooled=True)}
     task = ClassifyConfig(**parts, mean=(0.0,), std=(1.0,), multi_label=multi_label)
     info = DataInfo(class_names=NAMES)

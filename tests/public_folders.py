@@ -95,7 +95,7 @@ def ship_task(folder: Path, task: Any) -> Path:
     digest = write_tensors(folder / "model.safetensors", task.state_dict())
     task.tokenizer.save_pretrained(folder / "tokenizer")
     values = {
-        "format": MODEL_FORMAT, "run": run.model_dump(mode="json"), "task": run.task.model_dump(mode="json"),
+        "format": MODEL_FORMAT, "run": run.model_dump(mode="json"), "task": run.only.task.model_dump(mode="json"),
         "info": info_to_dict(DataInfo()), "sha256": digest,
         "input": {"mean": task.config.mean, "std": task.config.std}, "licence": "CC BY-NC 4.0",
     }  # fmt: skip

@@ -10,23 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from vistruct.config import KINDS, AnyPart, Eval, Part, Run
-from vistruct.contracts import DataInfo, Ratio, Record, Sample, StepOutput
+from vistruct.config import Eval, Part, Run
+from vistruct.contracts import BackboneTraits, DataInfo, Ratio, Record, Sample, StepOutput, TaskTraits
 from vistruct.errors import UserError
-
-TOYS = {
-    name: f"toy_engine:{cls}"
-    for name, cls in (
-        ("toy_data", "ToyDataConfig"),
-        ("toy_task", "ToyTaskConfig"),
-        ("toy_backbone", "ToyBackboneConfig"),
-        ("toy_metric", "ToyMetricConfig"),
-    )
-}
-
-
-def register() -> None:
-    KINDS.update(TOYS)
+from vistruct.kinds import BackbonePart
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ class ToyDataset:
 
 
 class ToyDataConfig(Part):
-    kind: Literal["toy_data"] = "toy_data"
+    kind: Literal["toy_engine:ToyDataConfig"] = "toy_engine:ToyDataConfig"
     size: int = 24
     broken: int = -1
     poison: int = -1
@@ -95,7 +82,7 @@ def collate(samples: list[Sample]) -> ToyBatch:
 
 
 class ToyBackboneConfig(Part):
-    kind: Literal["toy_backbone"] = "toy_backbone"
+    kind: Literal["toy_engine:ToyBackboneConfig"] = "toy_engine:ToyBackboneConfig"
     width: int = 8
     dropout: float = 0.2
 
@@ -116,20 +103,21 @@ class ToyBackbone(nn.Module):
             x = x + self.drop(block(x).relu())
         return x
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        return list(self.blocks)
+    @property
+    def traits(self) -> BackboneTraits:
+        return BackboneTraits(repeated_blocks=tuple(self.blocks), layer_of=self.layer_of)
 
     def layer_of(self, name: str) -> tuple[int, int]:
         return (int(name.split(".")[1]) + 1 if name.startswith("blocks") else 0), 2
 
 
 class ToyTaskConfig(Part):
-    kind: Literal["toy_task"] = "toy_task"
-    backbone: AnyPart = ToyBackboneConfig()
+    kind: Literal["toy_engine:ToyTaskConfig"] = "toy_engine:ToyTaskConfig"
+    backbone: BackbonePart = ToyBackboneConfig()
     dropout: float = 0.1
 
-    def build(self, info: DataInfo, assets: Path) -> ToyTask:
-        return ToyTask(self)
+    def build(self, info: DataInfo, assets: Path, backbone: nn.Module | None = None) -> ToyTask:
+        return ToyTask(self, backbone)
 
 
 class ToyTask(nn.Module):
@@ -137,10 +125,11 @@ class ToyTask(nn.Module):
 
     """Regress the brightness; the units are the number of labels, which differs between samples and may be 0."""
 
-    def __init__(self, config: ToyTaskConfig) -> None:
+    def __init__(self, config: ToyTaskConfig, backbone: nn.Module | None = None) -> None:
         super().__init__()
         part: Any = config.backbone
-        self.backbone = part.build()
+        self.config = config
+        self.backbone = part.build() if backbone is None else backbone
         self.drop = nn.Dropout(config.dropout)
         self.head = nn.Linear(part.width, 1)
         self.scale = nn.Parameter(torch.ones(1))
@@ -166,12 +155,16 @@ class ToyTask(nn.Module):
         return list(zip(batch.ids, self._answer(batch).tolist(), strict=True))
 
     @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(prediction="toys", terms=("brightness",))
+
+    @property
     def collator(self) -> Any:
         return collate
 
 
 class ToyMetricConfig(Part):
-    kind: Literal["toy_metric"] = "toy_metric"
+    kind: Literal["toy_engine:ToyMetricConfig"] = "toy_engine:ToyMetricConfig"
     losses: bool = False
 
     def build(self, dataset: ToyDataset) -> ToyMetric:
@@ -198,7 +191,6 @@ class ToyMetric:
 
 def toy_run(**changes: Any) -> Run:
     """A run of 12 steps of 8 samples."""
-    register()
     settings: dict[str, Any] = {
         "task": ToyTaskConfig(),
         "data": ToyDataConfig(),
@@ -224,7 +216,6 @@ if __name__ == "__main__":  # a process of its own, to be killed or to be one of
 
     torch.set_num_threads(1)
     sys.modules["toy_engine"] = sys.modules["__main__"]
-    register()
     from vistruct.config import read_run
 
     try:

@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vistruct import config as parts
-from vistruct.contracts import IGNORED, FeatureSpec, Sample
+from vistruct.config import Part
+from vistruct.contracts import IGNORED, BackboneTraits, FeatureSpec, HeadTraits, Sample
 
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))  # of three classes
 
 
-class CellsConfig(parts.Part):
+class CellsConfig(Part):
     """Non-overlapping cells, each seen alone: at `cell` 1, pixels."""
 
-    kind: Literal["cells"] = "cells"
+    kind: Literal["toy_pixels:CellsConfig"] = "toy_pixels:CellsConfig"
     channels: int = 3
     width: int = 16
     cell: int = 1
@@ -29,16 +29,17 @@ class Cells(nn.Module):
     def __init__(self, config: CellsConfig) -> None:
         super().__init__()
         self.specs = (FeatureSpec(channels=config.width, stride=config.cell),)
+        self.traits = BackboneTraits(channels=config.channels)
         self.look = nn.Conv2d(config.channels, config.width, config.cell, config.cell)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return [self.look(image).relu()]
 
 
-class DotsConfig(parts.Part):
+class DotsConfig(Part):
     """A linear map of the last features, place by place."""
 
-    kind: Literal["dots"] = "dots"
+    kind: Literal["toy_pixels:DotsConfig"] = "toy_pixels:DotsConfig"
     pooled: bool = False  # over all places: a classifier
 
     def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> Dots:
@@ -46,6 +47,8 @@ class DotsConfig(parts.Part):
 
 
 class Dots(nn.Module):
+    traits = HeadTraits()
+
     def __init__(self, channels: int, num_classes: int, pooled: bool) -> None:
         super().__init__()
         self.linear = nn.Conv2d(channels, num_classes, 1)
@@ -54,12 +57,6 @@ class Dots(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         found = self.linear(features[-1])
         return found.mean((2, 3)) if self.pooled else found
-
-
-def register(monkeypatch) -> None:
-    """Make the toys known as kinds of parts."""
-    monkeypatch.setitem(parts.KINDS, "cells", "toy_pixels:CellsConfig")
-    monkeypatch.setitem(parts.KINDS, "dots", "toy_pixels:DotsConfig")
 
 
 def scene(seed: int, size_hw: tuple[int, int] = (24, 32), num_images: int = 1, channels: int = 3) -> Sample:

@@ -6,74 +6,23 @@ file is itself a valid input. Unknown keys are errors that name the closest know
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from vistruct.errors import UserError, closest
-
-# Where each exchangeable part lives. Imported only when a run asks for it, so that `--help` stays fast.
-KINDS = {
-    "boxes": "vistruct.data.boxes:BoxDataConfig",
-    "chat": "vistruct.data.dataset:ChatDataConfig",
-    "mix": "vistruct.data.chat.mix:MixDataConfig",
-    "maps": "vistruct.data.maps:MapDataConfig",
-    "volumes": "vistruct.data.volumes:VolumeDataConfig",
-    "image_classes": "vistruct.data.image_classes:ClassDataConfig",
-    "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
-    "vit_adapter": "vistruct.backbones.vit_adapter:VitAdapterConfig",
-    "timm": "vistruct.backbones.timm_model:TimmConfig",
-    "simple_pyramid": "vistruct.necks.simple_pyramid:SimplePyramidConfig",
-    "fpn": "vistruct.necks.fpn:FpnConfig",
-    "laterals": "vistruct.necks.laterals:LateralsConfig",
-    "fcos": "vistruct.heads.fcos:FcosConfig",
-    "retina": "vistruct.heads.retina:RetinaConfig",
-    "faster_rcnn": "vistruct.heads.faster_rcnn:FasterRcnnConfig",
-    "cascade_rcnn": "vistruct.heads.cascade_rcnn:CascadeRcnnConfig",
-    "mask_rcnn": "vistruct.heads.mask_rcnn:MaskRcnnConfig",
-    "oriented_rcnn": "vistruct.heads.oriented_rcnn:OrientedRcnnConfig",
-    "oriented_fcos": "vistruct.heads.oriented_fcos:OrientedFcosConfig",
-    "upernet": "vistruct.heads.upernet:UperNetConfig",
-    "unet": "vistruct.heads.unet:UNetConfig",
-    "linear": "vistruct.heads.linear:LinearConfig",
-    "pooled": "vistruct.heads.pooled:PooledConfig",
-    "detect": "vistruct.tasks.dense:DetectConfig",
-    "segment": "vistruct.tasks.segment:SegmentConfig",
-    "change": "vistruct.tasks.segment:SegmentConfig",
-    "classify": "vistruct.tasks.classify:ClassifyConfig",
-    "instruct": "vistruct.tasks.instruct:InstructConfig",
-    "coco_boxes": "vistruct.metrics.coco:CocoBoxesConfig",
-    "coco_masks": "vistruct.metrics.coco:CocoMasksConfig",
-    "oriented_boxes": "vistruct.metrics.oriented:OrientedBoxesConfig",
-    "pixels": "vistruct.metrics.pixels:PixelsConfig",
-    "volumes_overlap": "vistruct.metrics.volumes:VolumesConfig",
-    "classes": "vistruct.metrics.classes:ClassesConfig",
-    "answers": "vistruct.metrics.answers:AnswersConfig",
-    "mean_loss": "vistruct.metrics.loss:MeanLossConfig",
-}
-
-
-class Part(BaseModel):
-    """A frozen, keyword-only piece of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-def _resolve(value: Any) -> Any:
-    if isinstance(value, Part) or not isinstance(value, dict):
-        return value
-    kind = value.get("kind")
-    if kind not in KINDS:
-        raise UserError(f"no part of kind {kind!r}", fix=closest(str(kind), KINDS))
-    module, _, name = KINDS[kind].partition(":")
-    return getattr(importlib.import_module(module), name).model_validate(value)
-
-
-AnyPart = Annotated[SerializeAsAny[Part], BeforeValidator(_resolve)]
+from vistruct.kinds import DataPart, MetricPart, Part, TaskPart
+from vistruct.kinds import all_kinds as all_kinds
 
 
 class AdamW(Part):
@@ -126,25 +75,39 @@ class Pack(Part):
 class Eval(Part):
     """One evaluation: what on, and measured how."""
 
-    data: AnyPart
-    metric: AnyPart
+    data: DataPart
+    metric: MetricPart
+    task: str = ""  # the stream whose task is asked; "": the only one
     at_end: bool = False  # only after the last step: answers take their time
+
+
+class Stream(Part):
+    """Samples of one data set, and the task that learns from them on the run's backbone."""
+
+    task: TaskPart
+    data: DataPart
+    batch: int = Field(gt=0)  # samples in a step, over all devices and micro-batches
+    pack: Pack | None = None  # None: micro-batches of equally many samples
+    start: Path | None = None  # a run or public model to start the task from as a whole, heads and language model too
+    loss_weights: dict[str, float] = Field({})  # factors on terms of the task's loss, by name; 1 where nothing is said
+    weight: float = Field(1.0, gt=0)  # beside other streams: factor on its loss, or how often it is drawn
+
+
+MAIN = "main"  # the stream of a run that has one, whose fields then stand in the run itself
+_FLAT = tuple(name for name in Stream.model_fields if name != "weight")
 
 
 class Run(Part):
     """Everything that decides what a training run does; `run.yaml` is this and nothing else."""
 
     recipe: str = ""  # the recipe that made it, for the record
-    task: AnyPart
-    data: AnyPart
-    evals: dict[str, Eval] = {}
+    streams: dict[str, Stream] = Field(min_length=1)  # by name; all over one backbone
+    draw: Literal["every", "one"] = "every"  # streams in a step: all of them, or one drawn by the weights
+    evals: dict[str, Eval] = Field({})
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
-    start: Path | None = None  # a run or public model to go on from as a whole, heads and language model too
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
     steps: int = Field(gt=0)  # optimiser steps
-    batch: int = Field(gt=0)  # samples in a step, over all devices and micro-batches
-    accumulate: int = Field(1, gt=0)  # micro-batches in a step, on each device; with `pack` they make themselves
-    pack: Pack | None = None  # None: micro-batches of equally many samples
+    accumulate: int = Field(1, gt=0)  # micro-batches of a stream in a step, on each device; with `pack` by themselves
     parallel: Literal["ddp", "fsdp"] = "ddp"  # among devices: every one holds the whole model, or a part of it
     optim: AdamW = AdamW()
     schedule: Schedule = Schedule()
@@ -159,13 +122,81 @@ class Run(Part):
     keep: int = Field(2, gt=0)  # newest checkpoints kept
     max_left_out: float = Field(0.01, ge=0, le=1)  # share of a data set that may be unusable before the run refuses
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stream_is_written_flat(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        flat = {name: values[name] for name in _FLAT if name in values}
+        if not flat:
+            return values
+        if "streams" in values:
+            raise UserError(
+                f"{next(iter(flat))!r} beside streams", where="run", fix="say it in the stream that it is about"
+            )
+        return {name: value for name, value in values.items() if name not in flat} | {"streams": {MAIN: flat}}
+
+    @model_serializer(mode="wrap")
+    def _flat_again(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = dump(self)
+        if tuple(self.streams) != (MAIN,):
+            return values
+        own = {name: value for name, value in values["streams"][MAIN].items() if name in _FLAT}
+        left = {name: value for name, value in values.items() if name not in ("streams", "draw")}
+        return {"recipe": left.pop("recipe"), **own, **left}
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Run:
+        for name in self.streams:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                what = f"a stream called {name!r}"
+                raise UserError(what, where="streams", fix="small letters, digits and _, a letter first")
+        for name, measured in self.evals.items():
+            if not measured.task and len(self.streams) == 1:
+                continue
+            if measured.task not in self.streams:
+                what = f"evaluation {name!r} is of no stream's task" + (f": {measured.task!r}" if measured.task else "")
+                raise UserError(what, where=f"evals.{name}.task", fix=f"one of: {', '.join(self.streams)}")
+        return self
+
+    @property
+    def only(self) -> Stream:
+        """Its stream, where it has one.
+
+        Raises:
+            UserError: it has several.
+        """
+        if len(self.streams) > 1:
+            what = f"this run has several tasks: {', '.join(self.streams)}"
+            raise UserError(what, where="streams", fix="name one of them")
+        return next(iter(self.streams.values()))
+
+    def task_of(self, measured: Eval) -> str:
+        """The name of the stream whose task an evaluation asks."""
+        return measured.task or next(iter(self.streams))
+
+
+def with_values(run: Run, **values: Any) -> Run:
+    """The same run with other values; those of a stream (`task`, `data`, `batch`, ...) are its only one's.
+
+    Raises:
+        UserError: values of a stream, and the run has several.
+    """
+    own = {name: values.pop(name) for name in tuple(values) if name in Stream.model_fields}
+    if own:
+        (name,) = [name for name, stream in run.streams.items() if stream is run.only]
+        values["streams"] = {name: run.only.model_copy(update=own)}
+    return run.model_copy(update=values)
+
 
 def explain(error: ValidationError, model: type[BaseModel], where: object) -> UserError:
     """Turn pydantic's first complaint into three lines, with the closest key where one is unknown."""
     first = error.errors()[0]
-    path = ".".join(str(p) for p in first["loc"])
+    loc = first["loc"]
+    flat = loc[2:] if loc[:2] == ("streams", MAIN) else loc
+    path = ".".join(str(p) for p in flat)
     if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
+        known = _fields_at(model, loc[:-1]) | (set(_FLAT) if model is Run and len(flat) == 1 else set())
         return UserError(f"unknown key {path!r}", where=where, fix=closest(str(first["loc"][-1]), known))
     got = "" if first["type"] == "missing" else f", got {first['input']!r}"
     return UserError(f"{path}: {first['msg']}{got}", where=where, fix="correct this value")
@@ -194,10 +225,10 @@ def run_from_dict(values: dict[str, Any], where: object = "") -> Run:
 
 
 class _TaskAlone(Part):
-    task: AnyPart
+    task: TaskPart
 
 
-def task_from_dict(values: dict[str, Any], where: object = "") -> Any:
+def task_from_dict(values: dict[str, Any], where: object = "") -> TaskPart:
     """Validate the task of a run alone: none of its other parts need be there.
 
     Raises:
@@ -279,3 +310,15 @@ def with_settings(run: Run, settings: list[str]) -> Run:
             else:
                 at = at[key]
     return run_from_dict(values, "--set")
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict, its keys joined by points; empty ones stay as they are."""
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    found: dict[str, Any] = {}
+    for key, value in items:
+        if isinstance(value, dict | list) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -19,6 +19,7 @@ from vistruct.config import Run
 from vistruct.contracts import Sample
 from vistruct.data.loading.fetch import Fetch, batches_of
 from vistruct.data.loading.loader import Order
+from vistruct.data.loading.streams import seed_of
 from vistruct.distributed.shard import gathered
 from vistruct.engine.environment import autocast
 from vistruct.engine.evaluate import eval_mode
@@ -52,7 +53,7 @@ def train_and_report(
         if state.ranks.is_main and state.step == 0:
             draw_first_batch(state)
         train_steps(training, on_step)
-        with gathered(state.task):
+        with gathered(state.model):
             if state.ranks.is_main:
                 draw_predictions(state)
         if state.ranks.is_main:
@@ -60,12 +61,16 @@ def train_and_report(
     return out_dir
 
 
-def draw_first_batch(state: State) -> Path:
-    """`samples/first_batch.png`: the first samples of the first step exactly as the loader gives them."""
-    run = state.run
-    keys = Order(len(state.dataset), run.batch, run.seed).keys(0)[:MOST]
-    samples = next(batches_of(Fetch(state.dataset, list, run.seed), iter([keys]), workers=0, say=_quietly))
-    return draw_samples(samples, state.dataset, state.out_dir / "samples" / "first_batch.png")
+def draw_first_batch(state: State) -> list[Path]:
+    """`samples/first_batch.png`: the first samples as the loader gives them; each of several streams has one."""
+    drawn = []
+    for name, source in state.sources.items():
+        seed = seed_of(state.run, name)
+        keys = Order(len(source.dataset), source.stream.batch, seed).keys(0)[:MOST]
+        samples = next(batches_of(Fetch(source.dataset, list, seed), iter([keys]), workers=0, say=_quietly))
+        file = "first_batch.png" if len(state.sources) == 1 else f"first_batch_{name}.png"
+        drawn.append(draw_samples(samples, source.dataset, state.out_dir / "samples" / file))
+    return drawn
 
 
 @torch.no_grad()
@@ -90,7 +95,7 @@ def draw_predictions(state: State) -> list[Path]:
         if name in kept:
             chosen["worst"] = _worst(kept[name], dataset)
         for what, which in chosen.items():
-            shown = _sheet(state, dataset, which)
+            shown = _sheet(state, state.asked(name).task, dataset, which)
             if shown is not None:
                 path = state.out_dir / "samples" / f"{what}_{name}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,14 +116,14 @@ def _worst(evaluation: Evaluation, dataset: Any) -> list[Any]:
     return [owners[image_id][0] for image_id in worst if len(owners[image_id]) == 1]
 
 
-def _sheet(state: State, dataset: Any, which: Sequence[Any]) -> Image.Image | None:
+def _sheet(state: State, task: Any, dataset: Any, which: Sequence[Any]) -> Image.Image | None:
     """Those samples (or cases of volumes) with what the task says of them; None where it has no picture."""
     palette = dataset.info.palette
     if is_volume(dataset):
-        cases = [draw_case(dataset, case, CASE_SLICES, functools.partial(_said_of, state)) for case in which]
+        cases = [draw_case(dataset, case, CASE_SLICES, functools.partial(_said_of, state, task)) for case in which]
         return contact_sheet(cases, 1, list(which)) if cases else None
     samples = [dataset.sample(i, derive(0, "eval", i)) for i in which]
-    pictures = [(sample, draw_predicted(sample, _said_of(state, sample), palette)) for sample in samples]
+    pictures = [(sample, draw_predicted(sample, _said_of(state, task, sample), palette)) for sample in samples]
     shown = [picture for _, picture in pictures if picture is not None]
     captions = [sample.id for sample, picture in pictures if picture is not None]
     if not shown:
@@ -127,12 +132,12 @@ def _sheet(state: State, dataset: Any, which: Sequence[Any]) -> Image.Image | No
     return contact_sheet(shown, 1 if is_wide else 2, captions)
 
 
-def _said_of(state: State, sample: Sample) -> list[Any]:
+def _said_of(state: State, task: Any, sample: Sample) -> list[Any]:
     """The task's predictions about one sample."""
-    collator = getattr(state.task, "predict_collator", state.task.collator)
+    collator = task.traits.predict_collator or task.collator
     batch = collator([sample]).to(state.device)
-    with eval_mode(state.task), autocast(state.amp, state.device):
-        return list(state.task.predict(batch))
+    with eval_mode(task), autocast(state.amp, state.device):
+        return list(task.predict(batch))
 
 
 def _quietly(_: str) -> None:

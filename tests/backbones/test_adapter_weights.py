@@ -150,10 +150,10 @@ def test_a_run_s_vit_starts_an_adapter_and_that_one_the_next(tmp_path):
     assert coverage is not None
     assert coverage.missing == ()
     assert coverage.unexpected == ("vit.embeddings.class_embedding",)
-    assert set(coverage.fresh) == {n for n in second.task.backbone.state_dict() if not n.startswith("vit.")}
-    for name, value in first.task.backbone.state_dict().items():
+    assert set(coverage.fresh) == {n for n in second.model.backbone.state_dict() if not n.startswith("vit.")}
+    for name, value in first.model.backbone.state_dict().items():
         if name != "embeddings.class_embedding":
-            assert torch.equal(second.task.backbone.state_dict()[f"vit.{name}"], value)
+            assert torch.equal(second.model.backbone.state_dict()[f"vit.{name}"], value)
     scales = {name: group["lr_scale"] for group in second.optimizer.param_groups for name in group["names"]}
     assert scales["backbone.spm.stem.0.weight"] == scales["neck.levels.0.0.weight"] == 1
     assert scales["backbone.vit.encoder.layers.0.norm1.weight"] < 1
@@ -163,5 +163,5 @@ def test_a_run_s_vit_starts_an_adapter_and_that_one_the_next(tmp_path):
         third = build(with_adapter(tiny(), place), tmp_path / "again" / place.name)
         assert third.coverage is not None
         assert (third.coverage.fresh, third.coverage.missing, third.coverage.unexpected) == ((), (), ())
-        for name, value in second.task.backbone.state_dict().items():
-            assert torch.equal(third.task.backbone.state_dict()[name], value)
+        for name, value in second.model.backbone.state_dict().items():
+            assert torch.equal(third.model.backbone.state_dict()[name], value)

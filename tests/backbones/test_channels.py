@@ -68,7 +68,7 @@ def test_images_of_these_channels_give_the_maps_of_the_specs(kind, channels):
     backbone = built(KINDS[kind](channels))
     found = backbone(torch.randn(2, channels, 64, 64))
     assert [m.shape[1:] for m in found] == [(s.channels, 64 // s.stride, 64 // s.stride) for s in backbone.specs]
-    assert backbone.channels == channels
+    assert backbone.traits.channels == channels
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,4 +155,4 @@ def test_a_public_layout_keeps_the_channels(layout, tmp_path):
 @pytest.mark.parametrize("config", [InternVitConfig, VitAdapterConfig])
 def test_published_models_take_three_channels(config):
     with torch.device("meta"):
-        assert config().build().channels == 3
+        assert config().build().traits.channels == 3

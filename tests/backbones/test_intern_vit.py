@@ -116,15 +116,17 @@ def test_map_is_the_tokens_row_by_row(config):
     image = torch.randn(1, 3, 4 * config.patch, 2 * config.patch)
     (features,) = vit(image)
     assert features.shape == (1, config.width, 4, 2)
-    assert_close(features.flatten(2).transpose(1, 2), vit.tokens(image))
+    assert_close(features.flatten(2).transpose(1, 2), vit.tokens(image).patches)
 
 
 def test_keeping_all_patches_is_the_same_as_not_choosing():
     vit = CONV.build().eval()
     image = torch.randn(2, 3, 32, 32)
     everything = torch.arange(16).expand(2, -1)
-    assert_close(vit.tokens(image, everything), vit.tokens(image))
-    assert vit.tokens(image, everything[:, 3:7]).shape == (2, 4, 32)
+    assert_close(vit.tokens(image, everything).patches, vit.tokens(image).patches)
+    assert vit.tokens(image, everything[:, 3:7]).patches.shape == (2, 4, 32)
+    with pytest.raises(ValueError, match="no map"):
+        _ = vit.tokens(image, everything).map
 
 
 def test_conv_stem_sees_only_its_patch_and_a_small_border():

@@ -52,7 +52,7 @@ def test_transformers_loads_it_and_gives_the_same_logits_and_answer(tmp_path, mo
     with torch.no_grad():
         found = theirs(input_ids=batch.input_ids[None], pixel_values=pixels).logits[0]
         assert_close(found, logits(task, batch), atol=5e-5, rtol=1e-4)
-        asked = task.predict_collator([sample(images=1)])
+        asked = task.traits.predict_collator([sample(images=1)])
         pixels = (asked.tiles.float() / 255 - task.pixel_mean) / task.pixel_std
         ids = asked.input_ids[None]
         said = theirs.generate(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids))
@@ -73,7 +73,7 @@ def test_its_processor_makes_the_tokens_and_pixels_that_we_do(tmp_path, system, 
     text = "how many trees ?\n<image>" if image_last else "<image>\nhow many trees ?"
     asked = sample()
     asked.images, asked.turns = [image], talk(text, "no")
-    ours = task.predict_collator([asked])
+    ours = task.traits.predict_collator([asked])
     messages = [{"role": "user", "content": content[::-1] if image_last else content}]
     written = processor.apply_chat_template(messages, add_generation_prompt=True)
     array = Image.fromarray(image.permute(1, 2, 0).numpy())

@@ -68,5 +68,5 @@ def test_the_card_says_what_a_stranger_needs(run_dir):
     assert "random weights" in text
     assert "Licence" in text
     backbone = json.loads((run_dir / "backbone" / "backbone.json").read_text())
-    assert backbone["config"]["kind"] == "toy_backbone"
+    assert backbone["config"]["kind"] == "toy_engine:ToyBackboneConfig"
     assert backbone["source"]["started_from"] == "random weights"

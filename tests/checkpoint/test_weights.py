@@ -11,6 +11,7 @@ from toy_engine import ToyBackbone
 
 from vistruct.checkpoint.shards import write_shards
 from vistruct.checkpoint.weights import load_backbone
+from vistruct.contracts import BackboneTraits
 from vistruct.errors import UserError
 
 
@@ -26,6 +27,10 @@ class Public(nn.Module):
         super().__init__()
         self.position = nn.Parameter(torch.zeros(positions))
         self.block = nn.Linear(2, 2)
+
+    @property
+    def traits(self) -> BackboneTraits:
+        return BackboneTraits(convert_keys=self.convert_keys, resize_state=self.resize_state)
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {k.removeprefix("vision."): v for k, v in state.items() if k.startswith("vision.")}

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import vistruct.config
+import vistruct.kinds
 import vistruct.recipes
 from vistruct.config import run_from_dict, run_to_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding.md"
 FILES = re.findall(r"```python\n# (vistruct/\S+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL)
-LINES = re.findall(r"The line in `(KINDS|RECIPES)`: `\"(\w+)\": \"([\w.:]+)\"`", PAGE.read_text())
+LINES = re.findall(r"The line in `(?:KINDS\[\"(\w+)\"\]|RECIPES)`: `\"(\w+)\": \"([\w.:]+)\"`", PAGE.read_text())
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
         exec(compile(source, path, "exec"), module.__dict__)
         module.__doc__ = module.__dict__.get("__doc__")
         modules[name.rpartition(".")[2]] = module
-    tables = {"KINDS": vistruct.config.KINDS, "RECIPES": vistruct.recipes.RECIPES}
+    tables = {**vistruct.kinds.KINDS, "": vistruct.recipes.RECIPES}
     for table, name, place in LINES:
         monkeypatch.setitem(tables[table], name, place)
     return modules

@@ -116,5 +116,5 @@ def make_run(folder: Path, value: float) -> None:
     folder.mkdir()
     (folder / "run.yaml").write_text(run_to_yaml(recipe(data=trees().train, val=trees().test)))
     info = {"fingerprint": "0" * 64}
-    (folder / "data.json").write_text(json.dumps({"train": info, "val": info}))
+    (folder / "data.json").write_text(json.dumps({"train": {"main": info}, "evals": {"val": info}}))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, "val/AP50": value}) + "\n")

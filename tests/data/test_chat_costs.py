@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 from toy_engine import toy_run
 
-from vistruct.contracts import Measure, Record
+from vistruct.contracts import Costs, Measure, Record
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.chat import costs as admit_
 from vistruct.data.chat.costs import admit
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.loading.plan import Costs
 from vistruct.engine.run import build
 from vistruct.errors import UserError
 from vistruct.samples import trees
@@ -155,7 +154,7 @@ def test_a_run_refuses_before_its_first_step_and_keeps_its_index(config: MixData
         build(run, out)
     assert caught.value.where == f"{tmp_path / 'one.jsonl'}:6"
     state = build(run.model_copy(update={"max_left_out": 0.167}), out)  # as the message says
-    assert len(state.dataset) == 5 * 2 + 1 + 2
+    assert len(state.only.dataset) == 5 * 2 + 1 + 2
     assert len(list((out / "index").glob("*.lines.npz"))) == 3
 
 

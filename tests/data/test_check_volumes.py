@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from vistruct.data.checks.volumes import look
+from vistruct.data.checks.check import check
 from vistruct.data.volumes import ELSEWHERE, VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.samples.made_volumes import amos_folder, brats_folder
@@ -17,7 +17,7 @@ from vistruct.samples.made_volumes import amos_folder, brats_folder
 
 def volumes(root: Path) -> dict[str, str]:
     """What was found, with its effect."""
-    return {problem.what: problem.effect for problem in look(root, "auto", None, None)[2]}
+    return {problem.what: problem.effect for problem in check(root).problems}
 
 
 def says(root: Path, words: str) -> str:
@@ -40,8 +40,9 @@ def change(path: Path, to: np.ndarray | None = None, affine: np.ndarray | None =
 
 
 def test_a_sound_set_has_no_problems_and_right_counts(root: Path) -> None:
-    counts, classes, problems, sizes = look(root, "auto", None, None)
-    assert problems == []
+    found = check(root)
+    counts, classes, problems, sizes = found.counts, found.classes, found.problems, found.sizes
+    assert problems == ()
     assert counts == {"volumes": 5, "patients": 5, "slices (axial)": 30, "volumes decoded": 5}
     seg = [np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj) for path in root.glob("*/*_seg.nii.gz")]
     assert list(classes.values()) == [int((np.stack(seg) == value).sum()) for value in (0, 1, 2, 4)]
@@ -50,10 +51,11 @@ def test_a_sound_set_has_no_problems_and_right_counts(root: Path) -> None:
 
 
 def test_few_volumes_are_decoded_where_few_are_asked_for(root: Path) -> None:
-    counts, classes, _, _ = look(root, "auto", None, 1)
+    found = check(root, decode_at_most=1)
+    counts, classes = found.counts, found.classes
     assert counts["volumes decoded"] == 1
     assert sum(classes.values()) == 48 * 48 * 6
-    assert sum(look(root, "auto", None, 0)[1].values()) == 0
+    assert sum(check(root, decode_at_most=0).classes.values()) == 0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_the_same_voxels_under_two_names_are_found_whatever_their_orientation(ro
             file.with_name(file.name.replace("00001", "00009")),
         )
         file.unlink()
-    problems = look(root, "auto", None, None)[2]
+    problems = check(root).problems
     copies = [problem for problem in problems if problem.what == "the same voxels under several names"]
     assert [problem.places for problem in copies] == [("BraTS2021_00001, BraTS2021_00009",)]
 
@@ -140,6 +142,6 @@ def test_a_patient_in_two_splits_stops_training_as_it_does_there(tmp_path: Path)
 
 
 def test_a_split_alone_can_be_looked_at() -> None:
-    assert look(amos_folder(), "auto", "val", None)[0]["volumes"] == 2
+    assert check(amos_folder(), split="val").counts["volumes"] == 2
     with pytest.raises(UserError, match="no split"):
-        look(amos_folder(), "auto", "x", None)
+        check(amos_folder(), split="x")

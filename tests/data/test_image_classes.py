@@ -345,7 +345,7 @@ def test_the_part_is_found_by_its_kind_and_round_trips(tmp_path: Path) -> None:
     data = ClassDataConfig(root=tmp_path, shares={"train": 0.8, "val": 0.2}, split="train")
     task = {"kind": "image_classes", "root": str(tmp_path)}  # any part will do
     run = run_from_dict({"task": task, "data": data.model_dump(mode="json"), "steps": 1, "batch": 1})
-    assert run.data == data
+    assert run.only.data == data
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_detector_loads_without_its_training_data_or_its_metrics(tmp_path: Pat
     out = train(run, tmp_path / "run")
     file = out / "model" / "model.json"
     values = json.loads(file.read_text())
-    assert values["input"]["mean"] == list(run.task.mean)
+    assert values["input"]["mean"] == list(run.only.task.mean)
     values["run"]["data"] = {"kind": "a data set of the future"}
     values["run"]["evals"] = {"val": {"data": values["run"]["data"], "metric": {"kind": "a metric of the future"}}}
     file.write_text(json.dumps(values))

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vistruct.config import Pack
-from vistruct.contracts import DataInfo, Sample
+from vistruct.contracts import Costs, DataInfo, Sample
 from vistruct.data.loading.loader import Loader, Order
-from vistruct.data.loading.plan import Costs, Share, balance, deal
+from vistruct.data.loading.plan import Share, balance, deal
 from vistruct.vlm.tiling import Tiling, num_tiles
 
 

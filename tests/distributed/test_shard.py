@@ -12,7 +12,7 @@ from several_processes import in_ranks
 from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
-from vistruct.contracts import StepOutput
+from vistruct.contracts import StepOutput, TaskTraits
 from vistruct.distributed.ranks import setup
 from vistruct.distributed.shard import blocks_of, gathered, local, on_main, reach_all, shard
 from vistruct.engine.evaluate import eval_mode
@@ -28,8 +28,11 @@ class Branches(nn.Module):
         self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
         self.left, self.right, self.never = nn.Linear(4, 1), nn.Linear(4, 5), nn.Linear(4, 1)
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        return list(self.blocks) if self.has_blocks else []
+    @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(
+            prediction="toys", terms=("square",), repeated_blocks=tuple(self.blocks) if self.has_blocks else ()
+        )
 
     def forward(self, batch: tuple[Tensor, str]) -> StepOutput:
         x, side = batch
@@ -102,11 +105,22 @@ def spread_vlm(out: str) -> None:
     chat_gradients(task, ranks.rank)
     with gathered(task), eval_mode(task):
         if ranks.is_main:  # alone, and for as many tokens as it likes
-            answers = task.predict(task.predict_collator(toy_vlm.assorted()[:2]))
-            assert answers == toy_vlm.build().eval().predict(task.predict_collator(toy_vlm.assorted()[:2]))
+            answers = task.predict(task.traits.predict_collator(toy_vlm.assorted()[:2]))
+            assert answers == toy_vlm.build().eval().predict(task.traits.predict_collator(toy_vlm.assorted()[:2]))
     kept = on_main({name: p.grad for name, p in task.named_parameters() if p.grad is not None})
     if ranks.is_main:
         write_tensors(Path(out), kept)
+
+
+def test_blocks_are_found_at_any_depth_and_once_where_tasks_share_them():
+    one, other, outer = [toy_vlm.build() for _ in range(2)], Branches(), nn.Module()
+    outer.tasks = nn.ModuleDict({"one": one[0], "two": one[1], "other": other})
+    outer.tasks["two"].backbone = outer.backbone = outer.tasks["one"].backbone
+    found = blocks_of(outer)
+    shared, languages = [*outer.backbone.encoder.layers], [part.language.get_decoder().layers for part in one]
+    assert {id(block) for block in found} == {id(b) for b in (*shared, *languages[0], *languages[1], *other.blocks)}
+    assert len(found) == 3 + 2 + 2 + 3
+    assert blocks_of(nn.Linear(2, 2)) == []
 
 
 def test_a_vision_language_model_has_the_gradients_of_one_process(tmp_path):

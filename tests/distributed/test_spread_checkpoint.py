@@ -16,6 +16,7 @@ from vistruct.checkpoint.pieces import named_tensors
 from vistruct.checkpoint.restore import read_weights, restore
 from vistruct.checkpoint.save import fault, newest_good
 from vistruct.checkpoint.saver import Saver
+from vistruct.contracts import TaskTraits
 from vistruct.distributed.ranks import setup
 from vistruct.distributed.shard import is_sharded, local, on_main, shard
 from vistruct.errors import UserError
@@ -27,6 +28,7 @@ class Odd(nn.Module):
     """Rows that no number of ranks divides, a single row, a tied weight, a frozen one, a vector, buffers, a number."""
 
     steps: Tensor
+    uneven = ""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +41,11 @@ class Odd(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("place", torch.arange(3.0), persistent=False)
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        return list(self.layers)
+    @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(
+            prediction="toys", terms=("square",), repeated_blocks=tuple(self.layers), uneven_calls=self.uneven
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)
@@ -153,10 +158,10 @@ def refuse(root: str) -> None:
     model.scale = nn.Parameter(torch.ones(()))
     with pytest.raises(UserError, match="scale is a single number"):
         shard(model, ranks.device, None)
-    uneven: Any = Odd()
-    uneven.uneven_calls = "it loops"
+    model = Odd()
+    model.uneven = "it loops"
     with pytest.raises(UserError, match="it loops; devices would wait"):
-        shard(uneven, ranks.device, None)
+        shard(nn.ModuleDict({"one": model}), ranks.device, None)
 
 
 def test_a_model_that_cannot_be_cut_is_refused_by_name(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def task(tmp_path) -> ToyTask:
-    return build(toy_run(), tmp_path).task
+    return build(toy_run(), tmp_path).model
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -37,9 +38,9 @@ def test_a_metric_of_losses_gets_the_loss_of_the_whole_set(task):
 
 def test_dropout_is_off_while_measuring_and_each_module_has_its_mode_afterwards(tmp_path):
     state = build(toy_run(move=(Move(pattern="backbone", mode="frozen"),)), tmp_path)
-    before = {name: module.training for name, module in state.task.named_modules()}
-    assert evaluate(state.task, toy_eval(), CPU, 2) == evaluate(state.task, toy_eval(), CPU, 2)
-    assert {name: module.training for name, module in state.task.named_modules()} == before
+    before = {name: module.training for name, module in state.model.named_modules()}
+    assert evaluate(state.model, toy_eval(), CPU, 2) == evaluate(state.model, toy_eval(), CPU, 2)
+    assert {name: module.training for name, module in state.model.named_modules()} == before
     assert set(before.values()) == {True, False}
 
 
@@ -67,8 +68,8 @@ class SeveralEach(ToyTask):
     """Gives the sample with the number n in its id n % 3 + 1 predictions."""
 
     @property
-    def predict_collator(self):
-        return owned
+    def traits(self):
+        return replace(super().traits, predict_collator=owned)
 
     def predict(self, batch):
         before = [batch.owners[:row].count(owner) for row, owner in enumerate(batch.owners)]
@@ -136,7 +137,8 @@ def test_a_task_that_is_asked_otherwise_than_trained_gets_its_own_batches(task, 
         seen.extend(sample.id for sample in samples)
         return trained(samples)
 
-    monkeypatch.setattr(ToyTask, "predict_collator", property(lambda self: asking), raising=False)
+    traits = replace(task.traits, predict_collator=asking)
+    monkeypatch.setattr(ToyTask, "traits", property(lambda self: traits))
     evaluate(task, toy_eval(), CPU, 4)
     assert len(seen) == 7
     evaluate(task, toy_eval(losses=True), CPU, 4)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from toy_engine import ToyTask, ToyTaskConfig, register
+from toy_engine import ToyTask, ToyTaskConfig
 
 from vistruct.config import AdamW, Move
+from vistruct.contracts import BackboneTraits
 from vistruct.engine.optim import build_optimizer, is_decayed, set_learning_rate
 from vistruct.engine.trainable import apply_moves
 from vistruct.errors import UserError
@@ -13,7 +14,6 @@ from vistruct.errors import UserError
 
 @pytest.fixture
 def task() -> ToyTask:
-    register()
     return ToyTask(ToyTaskConfig())
 
 
@@ -81,8 +81,12 @@ def test_each_parameter_is_in_one_group(task):
     assert sorted(names) == sorted(dict(task.named_parameters()))
 
 
+class Layerless(nn.Linear):
+    traits = BackboneTraits()
+
+
 def test_layer_decay_with_a_backbone_without_layers_is_refused():
-    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"backbone": Layerless(2, 2), "head": nn.Linear(2, 2)})
     with pytest.raises(UserError, match="which layer"):
         build_optimizer(model, AdamW(layer_decay=0.5), apply_moves(model, []))
 

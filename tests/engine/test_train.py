@@ -26,7 +26,7 @@ CALM = ToyTaskConfig(dropout=0.0, backbone=ToyBackboneConfig(dropout=0.0))
 
 def gradients_after_a_step(state: State) -> dict[str, torch.Tensor]:
     train_step(state, next(iter(loader_of(state))))
-    return {name: p.grad.clone() for name, p in state.task.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone() for name, p in state.model.named_parameters() if p.grad is not None}
 
 
 def metrics_of(out_dir: Path) -> list[dict[str, float]]:
@@ -62,12 +62,12 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_split(tmp_path, accumula
 def test_the_gradient_is_that_of_the_mean_over_all_units(tmp_path):
     state = build(toy_run(task=CALM, clip_norm=None, accumulate=4), tmp_path)
     batches = next(iter(loader_of(state)))
-    outputs = [task_loss(state.task, batch) for batch in batches]
+    outputs = [task_loss(state.model, batch) for batch in batches]
     assert len({out.count for out in outputs}) > 1  # unequal, so that a mean of means would be another number
     loss = sum(out.total for out in outputs) / sum(out.count for out in outputs)
-    expected = torch.autograd.grad(loss, state.task.head.weight)[0]
+    expected = torch.autograd.grad(loss, state.model.head.weight)[0]
     metrics = train_step(state, batches)
-    torch.testing.assert_close(state.task.head.weight.grad, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(state.model.head.weight.grad, expected, rtol=1e-6, atol=1e-7)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_clipping_bounds_the_norm_and_reports_it_as_it_was(tmp_path):
     metrics = train_step(free, next(iter(loader_of(free))))
     clipped = build(toy_run(task=CALM, clip_norm=0.01), tmp_path)
     assert train_step(clipped, next(iter(loader_of(clipped))))["grad_norm"] == metrics["grad_norm"] > 0.01
-    norm = torch.stack([p.grad.norm() for p in clipped.task.parameters()]).norm()
+    norm = torch.stack([p.grad.norm() for p in clipped.model.parameters()]).norm()
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -102,7 +102,7 @@ def test_training_learns_and_leaves_the_whole_run_directory(tmp_path):
         assert (out / name).stat().st_size > 0, name
     assert list(out.glob("events.out.tfevents*"))
     assert [path.name for path in steps(out / "checkpoints")] == ["step_00000060", "step_00000050"]
-    assert json.loads((out / "data.json").read_text())["train"]["counts"] == {"toy": 24}
+    assert json.loads((out / "data.json").read_text())["train"]["main"]["counts"] == {"toy": 24}
 
 
 def test_the_shipped_model_answers_as_the_trained_one(tmp_path):
@@ -112,9 +112,9 @@ def test_the_shipped_model_answers_as_the_trained_one(tmp_path):
     assert card.run == run
     assert card.info.class_names == ("toy",)
     trained = build(run, tmp_path / "again")
-    trained.task.load_state_dict(read_weights(steps(out / "checkpoints")[0]))
+    trained.model.load_state_dict(read_weights(steps(out / "checkpoints")[0]))
     batch = next(iter(loader_of(trained)))[0]
-    answers = zip(task.predict(batch), trained.task.eval().predict(batch), strict=True)
+    answers = zip(task.predict(batch), trained.model.eval().predict(batch), strict=True)
     assert all(ours == pytest.approx(theirs, rel=1e-4) for (_, ours), (_, theirs) in answers)
 
 
@@ -122,7 +122,7 @@ def test_a_run_starts_from_the_backbone_of_another(tmp_path):
     first = train(toy_run(steps=3), tmp_path / "first")
     state = build(toy_run(init=first), tmp_path / "second")
     kept = read_tensors(first / "backbone" / "backbone.safetensors")
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in state.task.backbone.state_dict().items())
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in state.model.backbone.state_dict().items())
     assert state.coverage is not None
     assert len(state.coverage.matched) == len(kept)
 
@@ -181,10 +181,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_and_names_the_sa
 
 def test_the_weights_are_untouched_by_a_gradient_that_is_not_finite(tmp_path):
     state = build(toy_run(data=ToyDataConfig(size=8, poison=3)), tmp_path)
-    before = {name: p.clone() for name, p in state.task.named_parameters()}
+    before = {name: p.clone() for name, p in state.model.named_parameters()}
     with pytest.raises(NonFiniteGradient):
         train_step(state, next(iter(loader_of(state))))
-    assert all(torch.equal(p, before[name]) for name, p in state.task.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in state.model.named_parameters())
     assert state.step == 0
 
 
@@ -244,14 +244,14 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path, monkeypatch)
 
 def test_a_loss_that_depends_on_nothing_that_trains_is_refused(tmp_path, monkeypatch):
     state = build(toy_run(move=(Move(pattern="*", mode="frozen"), Move(pattern="head.bias"))), tmp_path)
-    monkeypatch.setattr(type(state.task), "_answer", lambda self, batch: batch.images.mean(1) * 2)
+    monkeypatch.setattr(type(state.model), "_answer", lambda self, batch: batch.images.mean(1) * 2)
     with pytest.raises(UserError, match="depends on nothing"):
         train_step(state, next(iter(loader_of(state))))
 
 
 def test_a_part_that_should_move_and_is_not_used_is_named(tmp_path, monkeypatch):
     state = build(toy_run(task=CALM), tmp_path)
-    monkeypatch.setattr(type(state.task), "_answer", lambda self, batch: self.head(self.backbone(batch.images))[:, 0])
+    monkeypatch.setattr(type(state.model), "_answer", lambda self, batch: self.head(self.backbone(batch.images))[:, 0])
     train_step(state, next(iter(loader_of(state))))
     assert without_gradient(state) == ["scale"]
 
@@ -262,7 +262,7 @@ def test_memory_that_runs_out_is_a_setting_that_can_be_mended(tmp_path, monkeypa
     def full(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nand much more")
 
-    monkeypatch.setattr(type(state.task), "forward", full)
+    monkeypatch.setattr(type(state.model), "forward", full)
     with pytest.raises(UserError) as caught:
         train_step(state, next(iter(loader_of(state))))
     assert "Tried to allocate 20 GiB" in caught.value.what
@@ -274,7 +274,7 @@ def test_run_that_goes_on_from_another_starts_with_all_of_its_weights(tmp_path):
     (first / "model" / "words.txt").write_text("made at build time")
     state = build(toy_run(steps=1, start=first, seed=5), tmp_path / "second")
     kept = read_tensors(first / "model" / "model.safetensors")
-    own = state.task.state_dict()
+    own = state.model.state_dict()
     assert own.keys() == kept.keys()
     assert all(torch.equal(own[name], kept[name]) for name in own)
     assert (tmp_path / "second" / "model" / "words.txt").read_text() == "made at build time"

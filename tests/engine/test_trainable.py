@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from toy_engine import ToyDataset, ToyTask, ToyTaskConfig, collate, register
+from toy_engine import ToyDataset, ToyTask, ToyTaskConfig, collate
 from whole_loss import task_loss
 
 from vistruct.config import Lora, Move
@@ -13,7 +13,6 @@ from vistruct.errors import UserError
 
 @pytest.fixture
 def task() -> ToyTask:
-    register()
     torch.manual_seed(0)
     return ToyTask(ToyTaskConfig())
 

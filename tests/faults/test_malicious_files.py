@@ -78,7 +78,7 @@ def test_no_file_of_weights_runs_code_whatever_it_is_called(write: Callable[[Pat
     path = Path(f"weights{suffix}")
     write(path)
     run = toy_run()
-    task: Any = run.task
+    task: Any = run.only.task
     with pytest.raises(UserError) as caught:
         load_backbone(task.backbone.build(), path)
     assert caught.value.where == str(path)
@@ -187,8 +187,8 @@ def test_a_run_file_is_data_and_not_a_program():
     Path("run.yaml").write_text(f"steps: !!python/object/apply:os.mkdir [{CANARY}]\n")
     with pytest.raises(UserError, match="not valid YAML"):
         read_run(Path("run.yaml"))
-    Path("run.yaml").write_text(run_to_yaml(toy_run()).replace("toy_task", "os:system"))
-    with pytest.raises(UserError, match="no part of kind"):
+    Path("run.yaml").write_text(run_to_yaml(toy_run()).replace("toy_engine:ToyTaskConfig", "os:system"))
+    with pytest.raises(UserError, match=r"os:system is no vistruct\.config\.Part"):
         read_run(Path("run.yaml"))
 
 

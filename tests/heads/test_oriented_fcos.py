@@ -359,7 +359,7 @@ def test_targets_without_oriented_boxes_are_refused() -> None:
     flat = BoxTarget(
         boxes_xyxy=torch.zeros(0, 4), labels=torch.zeros(0).long(), is_crowd=torch.zeros(0, dtype=torch.bool)
     )
-    assert head.is_oriented
+    assert head.traits.is_oriented
     with pytest.raises(ValueError, match="no oriented boxes"):
         head_loss(head, head(maps(1)), [flat])
 

@@ -12,13 +12,13 @@ from transformers import UperNetConfig as TheirConfig
 from transformers.models.upernet.modeling_upernet import UperNetHead
 
 from vistruct.checkpoint.weights import Coverage, fill
-from vistruct.config import AnyPart
 from vistruct.contracts import FeatureSpec
 from vistruct.errors import UserError
 from vistruct.heads.linear import LinearConfig
 from vistruct.heads.pooled import PooledConfig
 from vistruct.heads.unet import UNetConfig
 from vistruct.heads.upernet import UperNet, UperNetConfig
+from vistruct.kinds import ClassHeadPart, PixelHeadPart
 
 SPECS = tuple(FeatureSpec(channels=c, stride=s) for c, s in ((5, 4), (6, 8), (7, 16), (8, 32)))
 
@@ -164,7 +164,13 @@ def test_dropout_takes_whole_channels_in_training_alone():
 
 
 @pytest.mark.parametrize(
-    "config", [UperNetConfig(channels=1024), UNetConfig(stride=4), LinearConfig(hidden=8), PooledConfig(heads=4)]
+    ("config", "role"),
+    [
+        (UperNetConfig(channels=1024), PixelHeadPart),
+        (UNetConfig(stride=4), PixelHeadPart),
+        (LinearConfig(hidden=8), PixelHeadPart),
+        (PooledConfig(heads=4), ClassHeadPart),
+    ],
 )
-def test_a_run_finds_the_head_by_its_kind(config):
-    assert TypeAdapter(AnyPart).validate_python(config.model_dump(mode="json")) == config
+def test_a_run_finds_the_head_by_its_kind(config, role):
+    assert TypeAdapter(role).validate_python(config.model_dump(mode="json")) == config

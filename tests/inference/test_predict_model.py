@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import ModelCard
-from vistruct.contracts import AnswerPrediction, DataInfo, Sample
+from vistruct.contracts import AnswerPrediction, DataInfo, HeadTraits, Sample, TaskTraits
 from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.heads.boxes import Detections
@@ -44,6 +44,8 @@ def build(tiles: Tiles | None = None, resize: float | None = None) -> Model:
 
 class WhiteFinder(nn.Module):
     """A head that knows the answer: the box around the white pixels of each image."""
+
+    traits = HeadTraits()
 
     def forward(self, features: Tensor) -> Tensor:
         return features
@@ -149,7 +151,11 @@ class Echo(nn.Module):
 
     language = None
 
-    def predict_collator(self, samples: list[Sample]) -> Any:
+    @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(prediction="answers", terms=(), predict_collator=self.asked)
+
+    def asked(self, samples: list[Sample]) -> Any:
         return SimpleNamespace(samples=samples, to=lambda device: SimpleNamespace(samples=samples))
 
     def predict(self, batch: Any) -> list[AnswerPrediction]:

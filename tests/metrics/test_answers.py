@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, mean_absolute_error
 
-from vistruct.config import KINDS, Eval
+from vistruct.config import Eval
 from vistruct.contracts import AnswerPrediction
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.instructions.families import FAMILIES, MAP_CELLS, grid_map
@@ -301,4 +301,3 @@ def test_the_metric_is_found_by_its_kind_in_a_run_file(tmp_path):
     data = ChatDataConfig(jsonl=tmp_path / "a.jsonl")
     values = Eval(data=data, metric=AnswersConfig(most=7), at_end=True).model_dump(mode="json")
     assert Eval.model_validate(values).metric == AnswersConfig(most=7)
-    assert "answers" in KINDS

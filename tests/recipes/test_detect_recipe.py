@@ -42,14 +42,14 @@ def test_a_run_of_the_recipe_is_its_own_input(run_dir: Path, tmp_path: Path) -> 
     (tmp_path / "run.yaml").write_text(run_to_yaml(full))
     assert read_run(tmp_path / "run.yaml") == full
     changed = with_settings(full, ["task.head.nms_iou=0.5", "data.tiles.overlap=64"])
-    assert changed.task.head.nms_iou == 0.5
+    assert changed.only.task.head.nms_iou == 0.5
 
 
 def test_a_runs_backbone_decides_the_architecture_and_is_loaded(run_dir: Path, tmp_path: Path) -> None:
     for place in (run_dir, run_dir / "backbone"):
         run = recipe(data=trees().train, backbone=place, channels=16, steps=1, batch=1)
-        assert run.task.backbone == tiny().task.backbone
-        assert run.task.neck.strides == (4, 8, 16, 32)
+        assert run.only.task.backbone == tiny().only.task.backbone
+        assert run.only.task.neck.strides == (4, 8, 16, 32)
         assert run.init == place
         assert run.optim.layer_decay < 1
 
@@ -75,5 +75,5 @@ def test_pyramid_strides_follow_the_patch(patch: int, strides: tuple[int, ...]) 
 
 def test_the_other_head_fits_the_same_pyramid() -> None:
     run = recipe(data=trees().train, head="faster_rcnn", steps=10)
-    assert run.task.head.kind == "faster_rcnn"
-    assert run.task.head.build(run.task.neck.build(VIT_S.build().specs).specs, 1).config == run.task.head
+    assert run.only.task.head.kind == "faster_rcnn"
+    assert run.only.task.head.build(run.only.task.neck.build(VIT_S.build().specs).specs, 1).config == run.only.task.head

@@ -66,19 +66,19 @@ def test_a_run_of_the_recipe_is_its_own_input(run_dir: Path, tmp_path: Path) -> 
     full = recipe(data=Path("a.jsonl"), val=Path("b.jsonl"), backbone=Path("w.safetensors"), vrl="off")
     (tmp_path / "run.yaml").write_text(run_to_yaml(full))
     assert read_run(tmp_path / "run.yaml") == full
-    assert with_settings(full, ["task.vrl=published-code"]).task.vrl == "published-code"
+    assert with_settings(full, ["task.vrl=published-code"]).only.task.vrl == "published-code"
     assert with_settings(full, ["task.vrl=off", "amp=off"]).amp == "off"  # words, whatever YAML 1.1 says of them
 
 
 def test_the_full_size_is_the_published_one() -> None:
     """Values of the public scripts and of the two models' public configurations."""
     run = recipe(data=Path("a.jsonl"))
-    assert (run.steps, run.batch, run.clip_norm) == (8000, 128, 1.0)
+    assert (run.steps, run.only.batch, run.clip_norm) == (8000, 128, 1.0)
     assert (run.optim.lr, run.optim.weight_decay, run.optim.betas) == (2e-5, 0.01, (0.9, 0.999))
     assert (run.schedule.shape, run.schedule.warmup_steps, run.schedule.final) == ("cosine", 1600, 0.0)
     assert run.optim.layer_decay == 1.0
     assert all(move.mode == "full" and move.lr_factor == 1.0 for move in run.move)
-    task = run.task
+    task = run.only.task
     assert (task.backbone.width, task.backbone.depth, task.backbone.drop_path) == (1024, 24, 0.1)
     assert (task.tiling.size, task.tiling.max_tiles, task.tiling.thumbnail) == (448, 12, True)
     assert (task.vrl, task.shuffle, task.independent) == ("paper", 2, False)
@@ -98,9 +98,11 @@ def test_warm_up_is_a_fifth_of_any_number_of_steps() -> None:
 def test_a_backbone_s_own_shape_is_taken_and_its_weights_too(run_dir: Path) -> None:
     for place in (run_dir, run_dir / "backbone"):
         run = recipe(data=Path("a.jsonl"), backbone=place, size="small")
-        assert run.task.backbone == tiny().task.backbone
+        assert run.only.task.backbone == tiny().only.task.backbone
         assert run.init == place
-    assert recipe(data=Path("a.jsonl"), backbone=Path("w.safetensors")).task.backbone == InternVitConfig(drop_path=0.1)
+    assert recipe(data=Path("a.jsonl"), backbone=Path("w.safetensors")).only.task.backbone == InternVitConfig(
+        drop_path=0.1
+    )
 
 
 def test_a_frozen_backbone_stays_and_the_rest_learns(run_dir: Path) -> None:
@@ -109,7 +111,7 @@ def test_a_frozen_backbone_stays_and_the_rest_learns(run_dir: Path) -> None:
 
 
 def test_a_value_that_no_run_takes_is_three_lines(run_dir: Path, capsys) -> None:
-    data = str(tiny().data.jsonl)
+    data = str(tiny().only.data.jsonl)
     with pytest.raises(SystemExit) as end:
         main(["train", "vitp.pretrain", "--data", data, "--lr", "-1", "--dry-run"])
     assert end.value.code == 2

@@ -42,7 +42,7 @@ def test_the_tiny_twin_trains_measures_and_predicts(name: str, tmp_path: Path) -
     assert ("test/mask/AP" in figures) == (name == "vitp.ssdd")
     model = load(out)
     found: Any = model.predict(scenes(("ship",))[2].pixels)
-    assert (found.boxes_cxcywha is not None) == (run.task.head.kind.startswith("oriented"))
+    assert (found.boxes_cxcywha is not None) == (run.only.task.head.kind.startswith("oriented"))
     assert (found.masks is not None) == (name == "vitp.ssdd")
     assert read_run(out / "run.yaml") == run
 
@@ -50,7 +50,7 @@ def test_the_tiny_twin_trains_measures_and_predicts(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
     run = find(name).recipe(data=Path("data"), backbone=Path("ViTP_ViT_L_300M_rs.safetensors"))
-    task, data, optim = run.task, run.data, run.optim
+    task, data, optim = run.only.task, run.only.data, run.optim
     head, classes, pixels, lr, decay, epochs, images, drops = TABLE[name]
     assert task.head.kind == head
     assert classes is None or len(data.classes) == classes
@@ -59,7 +59,7 @@ def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
     assert run.steps == pytest.approx(epochs * images / 8, abs=0.5)
     assert run.schedule.drops_at == tuple(run.steps * epoch // epochs for epoch in drops)
     assert (run.schedule.warmup_steps, run.schedule.warmup_from) == (500, 1 / 3)
-    assert (run.batch, run.clip_norm) == (8, 35.0)
+    assert (run.only.batch, run.clip_norm) == (8, 35.0)
     vit = task.backbone.vit
     assert (vit.width, vit.depth, vit.heads, vit.patch, vit.drop_path) == (1024, 24, 16, 16, 0.1)
     assert task.backbone.groups == ((0, 7), (8, 11), (12, 15), (16, 23))

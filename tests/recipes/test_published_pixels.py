@@ -52,16 +52,16 @@ def test_the_tiny_twin_trains_measures_and_is_loaded_again(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
-    folder = find(name).tiny().data.root  # ty: ignore[unresolved-attribute]
+    folder = find(name).tiny().only.data.root  # ty: ignore[unresolved-attribute]
     run = find(name).recipe(data=folder, backbone=Path("ViTP_ViT_L_300M_rs.safetensors"))
     pixels, classes, lr, decay, layer_decay, steps, warmup, shape, batch, width, window = TABLE[name]
-    task: Any = run.task
-    data: Any = run.data
+    task: Any = run.only.task
+    data: Any = run.only.data
     optim, schedule, vit = run.optim, run.schedule, task.backbone.vit
     assert len(data.build().info.class_names) == classes
     assert vit.image_size == pixels == data.augment.crop[0]
     assert (optim.lr, optim.weight_decay, optim.layer_decay, optim.betas) == (lr, decay, layer_decay, (0.9, 0.999))
-    assert (run.steps, schedule.warmup_steps, schedule.shape, run.batch, run.clip_norm) == (
+    assert (run.steps, schedule.warmup_steps, schedule.shape, run.only.batch, run.clip_norm) == (
         steps,
         warmup,
         shape,
@@ -87,7 +87,7 @@ def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in TABLE if "cd" in name or name == "vitp.s2looking"])
 def test_training_and_measured_pairs_are_other_pairs(name: str) -> None:
     run = find(name).tiny()
-    parts: list[Any] = [run.data, run.evals["test"].data]
+    parts: list[Any] = [run.only.data, run.evals["test"].data]
     learned, measured = ({record.images for record in part.build().records} for part in parts)
     assert learned
     assert measured

@@ -39,13 +39,13 @@ def test_shares_of_the_remote_sensing_mix_are_the_published_ones():
 def test_settings_are_the_published_ones(name, tmp_path):
     write_mix_files(tmp_path, name)
     run = find(name).recipe(data=tmp_path / "mix.json", vrl="published-code")
-    assert (run.recipe, run.steps, run.batch, run.schedule.warmup_steps) == (name, 8000, 128, 1600)
+    assert (run.recipe, run.steps, run.only.batch, run.schedule.warmup_steps) == (name, 8000, 128, 1600)
     assert (run.optim.lr, run.optim.weight_decay, run.clip_norm, run.schedule.shape) == (2e-5, 0.01, 1.0, "cosine")
-    task = run.task
+    task = run.only.task
     assert (task.tiling.size, task.tiling.max_tiles, task.max_tokens) == (448, 12, 4096)
     assert (task.backbone.drop_path, task.backbone.width, task.backbone.depth) == (0.1, 1024, 24)
     assert task.language.options["hidden_size"] == 896
-    assert isinstance(run.data, MixDataConfig)
+    assert isinstance(run.only.data, MixDataConfig)
 
 
 def write_mix_files(folder, name):
@@ -65,11 +65,11 @@ def test_template_is_a_mix_file_that_can_be_read_once_its_data_is_there(tmp_path
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_run_trains_on_three_schemas_packed(name, tmp_path):
     run = find(name).tiny()
-    assert run.pack is not None
-    assert run.task.vrl == "paper" or run.task.vrl == Vrl()
+    assert run.only.pack is not None
+    assert run.only.task.vrl == "paper" or run.only.task.vrl == Vrl()
     train(run, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    info = json.loads((tmp_path / "run" / "data.json").read_text())["train"]
+    info = json.loads((tmp_path / "run" / "data.json").read_text())["train"]["main"]
     assert info["num_records"] == 2 * 6 + 5 + 4  # repeated twice; once; half of eight
     assert (tmp_path / "run" / "backbone" / "backbone.safetensors").is_file()

@@ -35,7 +35,9 @@ def run_dir(folder: Path, *kinds: str) -> Path:
     rows = [{"step": step, "loss": 2 / step, "lr": 1e-4} | (last if step % 20 == 0 else {}) for step in range(1, 41)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "run.yaml").write_text("recipe: segment\nsteps: 40\nlong: " + "x" * 2000 + "\n")
-    (folder / "data.json").write_text(json.dumps({"train": {"num_records": 9, "counts": {}, "dropped": {}}}))
+    (folder / "data.json").write_text(
+        json.dumps({"train": {"main": {"num_records": 9, "counts": {}, "dropped": {}}}, "evals": {}})
+    )
     (folder / "samples").mkdir()
     image, labels = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.zeros(40, 60, dtype=torch.int16)
     draw_map_prediction(image, labels, labels, made_evaluations.LAND).save(folder / "samples" / "predictions_land.png")

@@ -203,7 +203,7 @@ def run_dir(folder: Path) -> Path:
     (folder / "run.yaml").write_text("recipe: detect\nsteps: 40\n")
     (folder / "env.json").write_text('{"torch": "9.9"}')
     info = {"num_records": 12, "counts": {"tree": 34}, "dropped": {"box outside its image": 5}}
-    (folder / "data.json").write_text(json.dumps({"train": info}))
+    (folder / "data.json").write_text(json.dumps({"train": {"main": info}, "evals": {}}))
     rule = {"pattern": "head", "mode": "full", "lr_factor": 0.5, "tensors": 2, "trainable": 10, "frozen": 0}
     (folder / "plan.json").write_text(json.dumps({"trainable": 10, "parameters": 20, "rules": [rule]}))
     (folder / "samples").mkdir()

@@ -169,12 +169,12 @@ def test_the_study_trains_the_same_detector_from_every_start_frozen_and_whole(tm
         assert (move.pattern, move.mode, move.lr_factor) == (
             ("backbone", "frozen", 1.0) if one.way == "probe" else ("backbone", "full", 0.2)
         )
-        assert (one.run.steps, one.run.batch, one.run.optim.lr) == (BUDGET.detect_steps, 8, 3e-3)
-        assert one.run.task.head.nms_iou == 0.35
-        assert one.run.task.neck.strides == (16, 32)
+        assert (one.run.steps, one.run.only.batch, one.run.optim.lr) == (BUDGET.detect_steps, 8, 3e-3)
+        assert one.run.only.task.head.nms_iou == 0.35
+        assert one.run.only.task.neck.strides == (16, 32)
         assert one.run.evals["val"].data.augment is None
         assert str(one.run.evals["val"].data.annotation) == "tested.json"
-        assert str(one.run.data.annotation) == "labelled.json"
+        assert str(one.run.only.data.annotation) == "labelled.json"
 
 
 def test_default_demo_has_three_seeds():

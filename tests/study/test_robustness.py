@@ -196,10 +196,7 @@ def test_means_are_over_cells_and_leave_out_what_is_not_finite() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A segmenter of single pixels, trained for a moment on scenes whose classes are colours."""
     tmp_path = tmp_path_factory.mktemp("pixels")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        toy_pixels.register(monkeypatch)
-        train(asked_for(tmp_path), tmp_path / "run")
-        yield tmp_path / "run"
+    return train(asked_for(tmp_path), tmp_path / "run")
 
 
 @pytest.fixture

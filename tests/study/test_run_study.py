@@ -216,7 +216,7 @@ def test_runs_measured_on_other_data_are_refused_unless_asked_for_loudly(out, fo
     for name in ("run.yaml", "metrics.jsonl"):
         (moved / name).write_text((b / name).read_text())
     data = json.loads((b / "data.json").read_text())
-    data["val"]["fingerprint"] = "1" * 64
+    data["evals"]["val"]["fingerprint"] = "1" * 64
     (moved / "data.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="measured on different data"):
         compare(a, moved)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_study import first_head, recipe
 
-from vistruct.config import AdamW, Move
+from vistruct.config import AdamW, Move, with_values
 from vistruct.engine.run import build
 from vistruct.engine.ship import ship
 from vistruct.errors import UserError
@@ -40,7 +40,7 @@ def test_a_plan_has_every_start_share_seed_and_way_once(pretrained):
     assert len(plan.runs) == len(keys) == 2 * 2 * 2 * 3
     assert len({p.name for p in plan.runs}) == len(plan.runs)
     for one in plan.runs:
-        assert (one.run.seed, one.run.data.share, one.run.data.share_seed) == (one.seed, one.share, one.seed)
+        assert (one.run.seed, one.run.only.data.share, one.run.only.data.share_seed) == (one.seed, one.share, one.seed)
         assert one.run.init == (pretrained if one.start == "ours" else None)
 
 
@@ -62,7 +62,7 @@ def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
     from vistruct.backbones.vit_adapter import VitAdapterConfig
 
     run = detect.recipe(data=data, val=data, share=share, seed=seed)
-    return run.model_copy(update={"task": run.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)})})
+    return with_values(run, task=run.only.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)}))
 
 
 @pytest.mark.parametrize("way", ["probe", "lora", "full"])
@@ -83,7 +83,7 @@ def test_heads_of_detectors_are_alike_too_with_weights_from_a_run(tmp_path):
         one = Study(recipe="detect", starts={"random": "random", "ours": str(tmp_path / "start")}, ways=(way,), seeds=1,
                     options=small)  # fmt: skip
         random, ours = plan_runs(one, small_detector).runs
-        states = [build(p.run, tmp_path / f"{way}-{p.start}").task.state_dict() for p in (random, ours)]
+        states = [build(p.run, tmp_path / f"{way}-{p.start}").model.state_dict() for p in (random, ours)]
         differing = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
         assert differing
         # Adapters too: what is drawn for them does not depend on where the weights come from.
@@ -101,7 +101,7 @@ def small_detector(*, data: Path, val: Path, size: int = 128, backbone: Path | N
 def test_a_random_start_has_the_architecture_of_the_others_and_full_rates(pretrained):
     plan = plan_runs(study(pretrained, options={"width": 8}), recipe)
     by_start = {p.start: p.run for p in plan.runs}
-    assert by_start["random"].task == by_start["ours"].task
+    assert by_start["random"].only.task == by_start["ours"].only.task
     assert by_start["random"].optim.layer_decay == 1.0
     assert by_start["ours"].optim.layer_decay == 0.8
     assert any("lower layers are slowed" in note for note in plan.notes)
@@ -114,7 +114,7 @@ def test_a_random_start_can_take_the_architecture_of_one_of_several(pretrained, 
     ship(build(recipe(seed=3, width=4), tmp_path))
     starts = {"wide": str(pretrained), "narrow": str(tmp_path), "scratch": "random:narrow"}
     plan = plan_runs(study(starts=starts, seeds=1), sized)
-    widths = {p.start: p.run.task.backbone.width for p in plan.runs}
+    widths = {p.start: p.run.only.task.backbone.width for p in plan.runs}
     assert widths == {"wide": 8, "narrow": 4, "scratch": 4}
     assert any("different architectures" in note for note in plan.notes)
 
@@ -138,7 +138,7 @@ def test_recipes_without_options_of_their_own_for_it_are_set_from_outside(pretra
 
     plan = plan_runs(study(pretrained, shares=(0.5,), lr={"full": 0.25}), bare)
     ours = next(p.run for p in plan.runs if p.start == "ours" and p.seed == 1)
-    assert (ours.data.share, ours.data.share_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
+    assert (ours.only.data.share, ours.only.data.share_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
 
 
 def test_mistakes_are_told_before_anything_runs(pretrained):

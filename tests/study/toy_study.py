@@ -1,4 +1,4 @@
-"""A recipe of the engine's toys, and the cells of a study of it: a worker has to be told of the toys first."""
+"""A recipe of the engine's toys, and the cells of a study of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConfig, register
+from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConfig
 
-from vistruct.config import KINDS, AdamW, Eval, Part, Run
+from vistruct.config import AdamW, Eval, Part, Run
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.study import cell
 
 
 class SharedDataConfig(ToyDataConfig):
-    kind: Literal["toy_shared"] = "toy_shared"
+    kind: Literal["toy_study:SharedDataConfig"] = "toy_study:SharedDataConfig"
     share: float = 1.0
     share_seed: int = 0
 
@@ -28,7 +28,7 @@ class SharedDataConfig(ToyDataConfig):
 class ClassesMetricConfig(Part):
     """Numbers as a metric of classes has them, made of the mean answer."""
 
-    kind: Literal["toy_classes"] = "toy_classes"
+    kind: Literal["toy_study:ClassesMetricConfig"] = "toy_study:ClassesMetricConfig"
 
     def build(self, dataset: Any) -> ClassesMetric:
         return ClassesMetric()
@@ -53,12 +53,6 @@ class ClassesMetric:
         return {"AP": mean, "AP/tree": mean, "AP/house": 1 - mean, **sizes, "asked": float(len(self.got))}
 
 
-def toys() -> None:
-    register()
-    KINDS["toy_shared"] = "toy_study:SharedDataConfig"
-    KINDS["toy_classes"] = "toy_study:ClassesMetricConfig"
-
-
 def recipe(
     *,
     data: str = "here",
@@ -71,7 +65,6 @@ def recipe(
     metric: Literal["loss", "classes", "none"] = "loss",
     width: int = 8,
 ) -> Run:
-    toys()
     measured = {"loss": MeanLossConfig(), "classes": ClassesMetricConfig()}
     evals = {"val": Eval(data=ToyDataConfig(size=7), metric=measured[metric])} if metric != "none" else {}
     return Run(
@@ -92,7 +85,6 @@ def recipe(
 
 def train_and_measure(*, with_pictures: bool = False, **arguments: Any) -> dict:
     """A cell; in a worker without pictures and the report of each run: they take ten times as long as its steps."""
-    toys()
     if not with_pictures:
         runs: Any = importlib.import_module("vistruct.runs")
         runs.draw_first_batch = runs.draw_predictions = runs.write_run_report = lambda _: None
@@ -114,4 +106,4 @@ def first_head(run: Run, out: Path) -> list[nn.Parameter]:
     from vistruct.engine.run import build
 
     state = build(run, out)
-    return [p.detach().clone() for n, p in state.task.named_parameters() if not n.startswith("backbone.")]
+    return [p.detach().clone() for n, p in state.model.named_parameters() if not n.startswith("backbone.")]

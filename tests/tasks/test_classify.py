@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import toy_pixels
 from toy_pixels import COLOURS, CellsConfig, DotsConfig
 from whole_loss import task_loss
 
@@ -18,11 +17,6 @@ from vistruct.errors import UserError
 from vistruct.tasks.classify import ClassBatch, Classify, ClassifyConfig
 
 NAMES = ("red", "green", "blue")
-
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy_pixels.register(monkeypatch)
 
 
 def build(**fields: object) -> Classify:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from whole_loss import task_loss
 
 from vistruct import config as parts
-from vistruct.contracts import DataInfo, FeatureSpec, Record, Sample, Task
+from vistruct.contracts import BackboneTraits, DataInfo, FeatureSpec, Record, Sample, Task
 from vistruct.errors import UserError
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
@@ -38,7 +38,7 @@ NAMES = ("red", "blue")
 
 
 class TinyConvConfig(parts.Part):
-    kind: Literal["tiny_conv"] = "tiny_conv"
+    kind: Literal["test_detect:TinyConvConfig"] = "test_detect:TinyConvConfig"
     width: int = 32
     halvings: int = 3
 
@@ -47,6 +47,8 @@ class TinyConvConfig(parts.Part):
 
 
 class TinyConv(nn.Module):
+    traits = BackboneTraits()
+
     def __init__(self, config: TinyConvConfig) -> None:
         super().__init__()
         self.specs = (FeatureSpec(channels=config.width, stride=2**config.halvings),)
@@ -60,11 +62,6 @@ class TinyConv(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return [self.layers(image)]
-
-
-@pytest.fixture(autouse=True)
-def _tiny_conv_is_a_known_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(parts.KINDS, "tiny_conv", f"{__name__}:TinyConvConfig")
 
 
 def detect_config(head: parts.Part | None = None, **fields: object) -> DetectConfig:

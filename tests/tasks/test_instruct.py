@@ -17,8 +17,7 @@ from toy_vlm import QWEN, build, gradients, logits, sample, talk
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 from whole_loss import task_loss
 
-from vistruct.contracts import Sample
-from vistruct.data.loading.plan import Costs
+from vistruct.contracts import Costs, Sample
 from vistruct.tasks.instruct import like_lengths
 from vistruct.vlm.chat import IGNORE
 from vistruct.vlm.names import LanguageNames, to_ours
@@ -230,7 +229,7 @@ def test_rows_are_grouped_by_length_and_none_is_lost():
 def test_answers_come_with_their_question_and_truth():
     task = build().eval()
     one = dataclasses.replace(sample("a"), families=("count",))
-    (prediction,) = task.predict(task.predict_collator([one]))
+    (prediction,) = task.predict(task.traits.predict_collator([one]))
     assert prediction.question == "how many trees ?"
     assert prediction.truth == "twelve trees"
     assert prediction.family == "count"
@@ -239,7 +238,7 @@ def test_answers_come_with_their_question_and_truth():
 
 def test_generation_is_the_greedy_continuation():
     task = build().eval()
-    batch = task.predict_collator([sample("a")])
+    batch = task.traits.predict_collator([sample("a")])
     (prediction,) = task.predict(batch)
     reading = task.read(batch)
     embeddings = task.embed(batch, reading)
@@ -257,7 +256,7 @@ def test_generation_is_the_greedy_continuation():
 def test_of_independent_questions_each_is_asked_alone():
     """As it was trained: the questions and answers before it are no part of its row."""
     task = build(independent=True)
-    batch = task.predict_collator([questions_about_one_image()])
+    batch = task.traits.predict_collator([questions_about_one_image()])
     assert batch.questions == ["how many trees ?", "is there a tree in the upper left ?", "how many trees ?"]
     assert batch.truths == ["yes", "no", "twelve trees"]
     for row, question in zip(batch.input_ids.split(batch.lengths), batch.questions, strict=True):
@@ -289,7 +288,7 @@ def test_a_model_that_never_reads_answers_reads_none_later_either():
 
 def test_an_answer_written_at_once_is_what_training_predicts():
     task = blind().eval()
-    asked = task.predict_collator([sample("a")])
+    asked = task.traits.predict_collator([sample("a")])
     (prediction,) = task.predict(asked)
     # training sees the same: of any answer of so many tokens, the likeliest token at each place
     (length,) = asked.lengths

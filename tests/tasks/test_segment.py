@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-import toy_pixels
 from sklearn.metrics import jaccard_score
 from torch import Tensor
 from toy_pixels import CellsConfig, DotsConfig, scene
@@ -23,11 +22,6 @@ from vistruct.windows.slide import Slide
 from vistruct.windows.views import Views
 
 NAMES = ("red", "green", "blue")
-
-
-@pytest.fixture(autouse=True)
-def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy_pixels.register(monkeypatch)
 
 
 def build(channels: int = 3, cell: int = 1, **fields: object) -> Segment:

@@ -282,25 +282,25 @@ def test_key_of_a_measure_changes_with_what_decides_it():
 
 
 def test_key_of_a_measure_does_not_change_with_what_only_training_does():
-    base = build().measurer.key
+    base = build().traits.measurer.key
     others: list[dict[str, Any]] = [
         {"vrl": "paper"}, {"answer_dropout": 0.5}, {"mean": (0.0, 0.0, 0.0)}, {"rows": "padded", "pad_to": 99},
         {"head": "all"}, {"max_new_tokens": 3}, {"language": {"num_hidden_layers": 1}},
     ]  # fmt: skip
-    assert {build(**other).measurer.key for other in others} == {base}
-    assert build(independent=True).measurer.key != base
+    assert {build(**other).traits.measurer.key for other in others} == {base}
+    assert build(independent=True).traits.measurer.key != base
 
 
 @pytest.mark.parametrize("generate", [False, True])
 def test_collator_and_measurer_travel_without_the_weights(generate):
     task = build(independent=True, system="be brief", max_tokens=5000)
-    own = task.predict_collator if generate else task.collator
+    own = task.traits.predict_collator if generate else task.collator
     assert own.image_token == task.image_token  # kept once it was asked for, and that travels too
-    data = pickle.dumps((own, task.measurer))
+    data = pickle.dumps((own, task.traits.measurer))
     assert len(data) < 200_000
     again, measurer = pickle.loads(data)
     for field in dataclasses.fields(expected := own(assorted())):
         value, other = getattr(expected, field.name), getattr(again(assorted()), field.name)
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
-    assert measurer.key == task.measurer.key
-    assert measurer(*as_record(sample())) == task.measurer(*as_record(sample()))
+    assert measurer.key == task.traits.measurer.key
+    assert measurer(*as_record(sample())) == task.traits.measurer(*as_record(sample()))

@@ -19,7 +19,7 @@ LANGUAGES = {"qwen2": {}, "llama": {"num_key_value_heads": 4}, "mistral": {"slid
 
 def asked(task: Any) -> list[Tensor]:
     """Embedded questions of very different lengths, with and without images."""
-    batch = task.predict_collator(assorted())
+    batch = task.traits.predict_collator(assorted())
     reading = task.read(batch)
     with torch.no_grad():
         return list(task.embed(batch, reading).split(reading.lengths))
@@ -130,15 +130,15 @@ def test_blind_model_answers_later_questions_without_reading_earlier_answers():
     same = dataclasses.replace(
         one, turns=(*one.turns[:1], dataclasses.replace(one.turns[1], text="yes"), *one.turns[2:])
     )
-    answers = [[p.answer for p in task.predict(task.predict_collator([s]))] for s in (other, same)]
+    answers = [[p.answer for p in task.predict(task.traits.predict_collator([s]))] for s in (other, same)]
     assert answers[0] == answers[1]
 
 
 def test_predictions_come_row_by_row_with_what_was_asked():
     task = configure(build(independent=True), max_new_tokens=3).eval()
     samples = assorted()
-    together = task.predict(task.predict_collator(samples))
-    assert together == [p for one in samples for p in task.predict(task.predict_collator([one]))]
+    together = task.predict(task.traits.predict_collator(samples))
+    assert together == [p for one in samples for p in task.predict(task.traits.predict_collator([one]))]
     assert [p.id for p in together] == ["two", "one", "wide", "long", "text", "many", "many", "many"]
     assert [p.truth for p in together[-3:]] == ["twelve trees", "no", "yes"]
     assert together[-1].question == "in the upper left ?"
@@ -146,6 +146,6 @@ def test_predictions_come_row_by_row_with_what_was_asked():
 
 def test_generation_leaves_the_dropping_of_tokens_to_training():
     task = build("paper").eval()
-    batch = task.predict_collator([sample("a", images=2)])
+    batch = task.traits.predict_collator([sample("a", images=2)])
     assert task.read(batch).lengths == batch.lengths
     assert len(logits(task, batch)) == batch.lengths[0]

@@ -131,7 +131,7 @@ def test_a_cell_is_a_whole_neighbourhood_in_the_order_of_the_pixel_shuffle():
     for ratio, chance in ((0.5, 1.0), (0.75, 0.5), (0.99, 0.5)):
         cells = keep_cells(4, Vrl(drop_ratio=ratio, drop_prob=chance), range(len(tiles)))
         with torch.no_grad():
-            patches = task.backbone.tokens((tiles / 255 - task.pixel_mean) / task.pixel_std)
+            patches = task.backbone.tokens((tiles / 255 - task.pixel_mean) / task.pixel_std).patches
             full = task.projector(pixel_shuffle(patches, (4, 4))).flatten(0, 1)  # [T * C, D]
             kept = task.visual_tokens(tiles, cells)
         assert 0 < len(kept) < len(full)

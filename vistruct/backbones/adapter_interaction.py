@@ -140,8 +140,7 @@ class Interaction(nn.Module):
     def __init__(self, injector: Injector, extractor: Extractor, more: Sequence[Extractor] = ()) -> None:
         super().__init__()
         self.injector, self.extractor = injector, extractor
-        if more:
-            self.extra_extractors = nn.ModuleList(more)
+        self.extra_extractors = nn.ModuleList(more)
 
     def forward(
         self,
@@ -154,7 +153,7 @@ class Interaction(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """float[B, L, D], float[B, C, D] -> the same; `call(module, *arguments)` decides what is kept for backward."""
         x = blocks(call(self.injector, x, c, grid_hw, sizes_hw))
-        for extractor in (self.extractor, *getattr(self, "extra_extractors", ())):
+        for extractor in (self.extractor, *self.extra_extractors):
             c = call(extractor, c, x, grid_hw, sizes_hw)
         return x, c
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -20,8 +21,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vistruct.backbones.intern_vit_names import convert_keys
+from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError
 
 
@@ -170,7 +172,7 @@ class Encoder(nn.Module):
 
 
 class InternVit(nn.Module):
-    """Image in, one feature map (`forward`) or patch tokens (`tokens`) out.
+    """Image in, one feature map (`forward`), the tokens of the last block (`tokens`) or of any (`layers`) out.
 
     Raises:
         UserError: the image is not a whole number of patches.
@@ -185,6 +187,16 @@ class InternVit(nn.Module):
         self.encoder = Encoder(config)
         self.apply(_init)
 
+    @property
+    def traits(self) -> BackboneTraits:
+        return BackboneTraits(
+            channels=self.channels,
+            repeated_blocks=tuple(self.encoder.layers),
+            layer_of=self.layer_of,
+            convert_keys=self.convert_keys,
+            resize_state=self.resize_state,
+        )
+
     def hidden(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
         """float[B, C, H, W] -> float[B, 1 + L, D]: class token first, then the patches row by row.
 
@@ -192,26 +204,54 @@ class InternVit(nn.Module):
             image: normalised; H and W are multiples of the patch.
             keep: int64[B, K], patches (0-based, row-major) that enter the blocks; None: all.
         """
-        h, w = image.shape[-2:]
-        if h % self.patch or w % self.patch:
-            raise UserError(
-                f"image of {h} x {w} pixels is not a whole number of {self.patch}-pixel patches",
-                fix=f"pad or resize to a multiple of {self.patch}",
-            )
+        self.grid_hw(image)
         x = self.embeddings(image)
         if keep is not None:
             index = torch.cat([keep.new_zeros(len(keep), 1), keep + 1], dim=1)  # the class token always stays
             x = x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
         return self.encoder(x)
 
-    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
-        """float[B, C, H, W] -> float[B, L, D] patch tokens, or [B, K, D] with `keep`."""
-        return self.hidden(image, keep)[:, 1:]
+    def grid_hw(self, image: Tensor) -> tuple[int, int]:
+        """Patches down and across.
+
+        Raises:
+            UserError: the image is not a whole number of patches.
+        """
+        h, w = image.shape[-2:]
+        if h % self.patch or w % self.patch:
+            raise UserError(
+                f"image of {h} x {w} pixels is not a whole number of {self.patch}-pixel patches",
+                fix=f"pad or resize to a multiple of {self.patch}",
+            )
+        return h // self.patch, w // self.patch
+
+    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tokens:
+        """float[B, C, H, W] -> the last block's class token, and L patches, or K of them with `keep`."""
+        x = self.hidden(image, keep)
+        grid_hw = self.grid_hw(image) if keep is None else None
+        return split(x, x, has_class=True, num_registers=0, grid_hw=grid_hw)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """float[B, C, H, W] -> [float[B, D, H/patch, W/patch]]."""
-        h, w = image.shape[-2] // self.patch, image.shape[-1] // self.patch
-        return [self.tokens(image).transpose(1, 2).unflatten(2, (h, w))]
+        return [self.tokens(image).map]
+
+    def layers(self, image: Tensor, which: Sequence[int], norm: bool = False) -> list[Tokens]:
+        """float[B, C, H, W] -> the tokens of some blocks, in the order asked for; without a class token where
+        there is none any more (`drop_class_token`).
+
+        Args:
+            which: blocks from 0, or from the last with -1.
+            norm: as everywhere; this ViT has no last norm, so that it changes nothing.
+
+        Raises:
+            UserError: a block that is not there; the image is not a whole number of patches.
+        """
+        numbers, grid_hw = blocks_named(which, len(self.encoder.layers)), self.grid_hw(image)
+        has_class = self.embeddings.class_embedding is not None
+        x, found = self.embeddings(image) if has_class else self.patch_tokens(image), {}
+        for i, layer in enumerate(self.encoder.layers[: max(numbers, default=-1) + 1]):
+            x = found[i] = layer(x)
+        return [split(found[i], found[i], has_class=has_class, num_registers=0, grid_hw=grid_hw) for i in numbers]
 
     def patch_tokens(self, image: Tensor) -> Tensor:
         """float[B, C, H, W] -> float[B, L, D]: what enters the blocks, without a class token."""
@@ -225,10 +265,6 @@ class InternVit(nn.Module):
         """
         del self.embeddings.class_embedding
         self.embeddings.register_parameter("class_embedding", None)
-
-    def repeated_blocks(self) -> list[nn.Module]:
-        """What is gathered by itself where the model lies spread over devices (see `distributed.shard`)."""
-        return list(self.encoder.layers)
 
     def layer_of(self, name: str) -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning rates: 0 embeddings, i + 1 block i; and the number of blocks."""

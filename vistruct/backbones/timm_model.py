@@ -10,14 +10,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError, closest
 
 # How the families are told to take images of any size; those that refuse all of them have nothing to be told.
@@ -79,7 +81,7 @@ class TimmModel(nn.Module):
         super().__init__()
         self.config, self.channels = config, config.channels
         model = _create(config)
-        self.layers, self.num_layers = _layers(model)  # while it still has its classifier, the layer above all
+        self.depths, self.num_layers = _layers(model)  # while it still has its classifier, the layer above all
         infos: list[dict[str, Any]] = _feature_infos(model)
         strides = [int(info["reduction"]) for info in infos]
         deepest = {stride: i for i, stride in enumerate(strides) if stride >= _FINEST}
@@ -99,12 +101,62 @@ class TimmModel(nn.Module):
         self.mean = _of_channels(card["mean"], config.channels)
         self.std = _of_channels(card["std"], config.channels)
         self.model = model
+        self.is_plain = _is_plain(model)
+        if self.is_plain:
+            self.width, self.patch = self.specs[-1].channels, self.specs[-1].stride
+
+    @property
+    def traits(self) -> BackboneTraits:
+        return BackboneTraits(
+            channels=self.channels,
+            repeated_blocks=tuple(self.model.blocks) if self.is_plain else (),
+            layer_of=self.layer_of,
+            convert_keys=self.convert_keys,
+            resize_state=self.resize_state,
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        return self._intermediates(image, indices=self.indices, norm=self.config.final_norm, output_fmt="NCHW")
+
+    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tokens:
+        """float[B, C, H, W] -> the last block's tokens, with the model's last norm where it was kept (`final_norm`).
+
+        Raises:
+            UserError: `keep`: timm's models take all patches; no plain ViT.
+        """
+        if keep is not None:
+            what = f"{self.config.name} takes all patches of an image"
+            raise UserError(what, where="task.vrl", fix="drop tokens behind the backbone, or use kind intern_vit")
+        return self.layers(image, [-1], self.config.final_norm)[0]
+
+    def layers(self, image: Tensor, which: Sequence[int], norm: bool = False) -> list[Tokens]:
+        """float[B, C, H, W] -> the tokens of some blocks, in the order asked for.
+
+        Args:
+            which: blocks from 0, or from the last with -1; those above the last of `out_indices` are not there.
+            norm: put the model's last norm on them, if it has one.
+
+        Raises:
+            UserError: no plain ViT; a block or a norm that is not there.
+        """
+        if not self.is_plain:
+            what = f"{self.config.name} has maps and no tokens"
+            raise UserError(what, where="backbone.name", fix="choose a plain ViT, or use its maps")
+        if norm and not self.config.final_norm:
+            raise UserError("the last norm was left out", where="backbone", fix="set backbone.final_norm=true")
+        numbers = blocks_named(which, len(self.model.blocks))
+        has_class, num_prefix = self.model.cls_token is not None, int(self.model.num_prefix_tokens)
+        wanted = sorted(set(numbers))
+        given = self._intermediates(image, indices=wanted, output_fmt="NLC", return_prefix_tokens=True, stop_early=True)
+        pairs = given if num_prefix else [(patches, patches[:, :0]) for patches in given]
+        found = {i: torch.cat([prefix, patches], dim=1) for i, (patches, prefix) in zip(wanted, pairs, strict=True)}
+        down, across = self.model.patch_embed.dynamic_feat_size(image.shape[-2:])
+        named = partial(split, has_class=has_class, num_registers=num_prefix - has_class, grid_hw=(down, across))
+        return [named(self.model.norm(found[i]) if norm else found[i], found[i]) for i in numbers]
+
+    def _intermediates(self, image: Tensor, **settings: Any) -> list[Any]:
         try:
-            return self.model.forward_intermediates(
-                image, indices=self.indices, norm=self.config.final_norm, output_fmt="NCHW", intermediates_only=True
-            )
+            return self.model.forward_intermediates(image, intermediates_only=True, **settings)
         except (AssertionError, RuntimeError) as error:  # how timm says that a size does not fit
             if isinstance(error, RuntimeError) and "size of tensor" not in str(error):
                 raise
@@ -119,13 +171,13 @@ class TimmModel(nn.Module):
         Raises:
             UserError: timm does not know the layers of this model.
         """
-        if not self.layers:
+        if not self.depths:
             raise UserError(
                 f"timm does not say which layer a parameter of {self.config.name} is in",
                 where="optim.layer_decay",
                 fix="set optim.layer_decay=1",
             )
-        return self.layers[name.removeprefix("model.")], self.num_layers
+        return self.depths[name.removeprefix("model.")], self.num_layers
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's own names, or those of a model saved by a run of this one -> our names."""
@@ -178,6 +230,13 @@ def _create(config: TimmConfig) -> Any:
             fix="choose another model, or update timm",
         )
     return model
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether it has blocks with a class token, registers and patches; those whose tests say so."""
+    from timm.models import Beit, Eva, VisionTransformer
+
+    return isinstance(model, (VisionTransformer, Eva, Beit))
 
 
 def _of_channels(colours: Sequence[float], channels: int) -> tuple[float, ...]:

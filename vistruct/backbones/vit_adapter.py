@@ -3,7 +3,7 @@
 Source: Chen et al., Vision Transformer Adapter, arXiv:2205.08534; sizes and both attention variants are those of ViTP's
     downstream models, and so are the names of the parameters, but for the ViT's, which are below `vit.`.
 Differs: position embeddings are resized to whatever comes in, in every forward; windowed blocks are optional and mask
-    what fills up their windows; any ViT with the three methods of `PlainVit` can be inside.
+    what fills up their windows; any ViT that is a `PlainVit` can be inside.
 Shapes: B images, h x w patches of the ViT, D its width.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,10 @@ from vistruct.backbones.adapter_interaction import DeformableAttention, Extracto
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.spatial_prior import SpatialPrior
 from vistruct.backbones.windows import from_windows, to_windows
-from vistruct.config import AnyPart, Part
-from vistruct.contracts import FeatureSpec
+from vistruct.config import Part
+from vistruct.contracts import BackboneTraits, FeatureSpec
 from vistruct.errors import UserError
+from vistruct.kinds import BackbonePart
 
 _STRIDES = (4, 8, 16, 32)
 _OWN = ("level_embed", "spm.", "interactions.", "up.", "norm1.", "norm2.", "norm3.", "norm4.")
@@ -37,7 +39,7 @@ class VitAdapterConfig(Part):
     """An adapter around a ViT; the defaults are ViTP's ViT-L for detection at 1024 pixels."""
 
     kind: Literal["vit_adapter"] = "vit_adapter"
-    vit: AnyPart = InternVitConfig(patch=16, image_size=1024, drop_path=0.1)
+    vit: BackbonePart = InternVitConfig(patch=16, image_size=1024, drop_path=0.1)
     attention: Literal["mmcv", "ddetr"] = "mmcv"  # of a fresh adapter; one that is loaded keeps its own, by its shapes
     value_ratio: float = Field(0.25, gt=0)  # width of the values over the ViT's, ddetr only
     groups: tuple[tuple[int, int], ...] = ((0, 7), (8, 11), (12, 15), (16, 23))  # first and last block of each
@@ -64,30 +66,23 @@ class VitAdapterConfig(Part):
         return VitAdapter(self)
 
 
+@runtime_checkable
 class PlainVit(Protocol):
-    """What an adapter needs of the ViT inside, beside being an `nn.Module`."""
+    """What an adapter needs of a ViT inside of it; blocks are `(x float[B, N, D], is_real bool[B, N] | None) -> x`."""
 
     width: int
     patch: int
-    channels: int  # of the image
+
+    @property
+    def traits(self) -> BackboneTraits: ...
 
     def patch_tokens(self, image: Tensor) -> Tensor:
         """float[B, C, H, W] -> float[B, h * w, D]: what enters the blocks, positions added, no class token."""
         ...
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """The blocks in order: `block(x float[B, N, D], is_real bool[B, N] | None) -> float[B, N, D]`."""
-        ...
-
     def drop_class_token(self) -> None:
         """Let go of what only a class token needs."""
         ...
-
-    def layer_of(self, name: str) -> tuple[int, int]: ...
-
-    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]: ...
-
-    def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]: ...
 
 
 class VitAdapter(nn.Module):
@@ -100,17 +95,15 @@ class VitAdapter(nn.Module):
     def __init__(self, config: VitAdapterConfig) -> None:
         super().__init__()
         self.config = config
-        part: Any = config.vit
-        self.vit: Any = part.build()  # nn.Module, PlainVit
+        self.vit = _plain(config)
         self.vit.drop_class_token()
-        self.blocks_global = _check(config, self.vit.width, len(self.vit.repeated_blocks()))
-        width: int = self.vit.width
-        self.channels: int = self.vit.channels
+        self.blocks_global = _check(config, self.vit.width, len(self.vit.traits.repeated_blocks))
+        width = self.vit.width
         self.specs = tuple(FeatureSpec(channels=width, stride=stride) for stride in _STRIDES)
         self.divisor = math.lcm(_STRIDES[-1], self.vit.patch)  # pixels
 
         self.level_embed = nn.Parameter(torch.empty(3, width))
-        self.spm = SpatialPrior(self.channels, width, config.conv_width)
+        self.spm = SpatialPrior(self.vit.traits.channels, width, config.conv_width)
         self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
         for module in (self.spm, self.up):
             module.apply(_init)
@@ -126,6 +119,18 @@ class VitAdapter(nn.Module):
         )
         if config.final_norm:
             self.norm1, self.norm2, self.norm3, self.norm4 = (LayerNorm2d(width, eps=1e-6) for _ in _STRIDES)
+
+    @property
+    def traits(self) -> BackboneTraits:
+        return replace(
+            self.vit.traits,
+            least_divisor=self.divisor,
+            layer_of=self.layer_of,
+            convert_keys=self.convert_keys,
+            match_state=self.match_state,
+            resize_state=self.resize_state,
+            fresh_parts=self.fresh_parts,
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         height, width = image.shape[-2:]
@@ -155,25 +160,22 @@ class VitAdapter(nn.Module):
             maps = [norm(m) for norm, m in zip(norms, maps, strict=True)]
         return maps
 
-    def repeated_blocks(self) -> list[nn.Module]:
-        """The ViT's blocks (see `distributed.shard`)."""
-        return self.vit.repeated_blocks()
-
     def layer_of(self, name: str) -> tuple[int, int]:
         """Depth of a parameter for layer-wise rates: 0 embeddings, i + 1 the ViT's block i, the adapter above all.
 
         Source: ViTP's downstream code, where the fresh `level_embed` counts as an embedding.
         """
-        if name.startswith("vit."):
-            return self.vit.layer_of(name.removeprefix("vit."))
-        num_layers = len(self.vit.repeated_blocks())
+        inner = self.vit.traits
+        if name.startswith("vit.") and inner.layer_of is not None:
+            return inner.layer_of(name.removeprefix("vit."))
+        num_layers = len(inner.repeated_blocks)
         return (0 if name == "level_embed" else num_layers + 1), num_layers
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of a ViT alone, of a whole vision-language model, or of a published or own adapter -> our names."""
         own = {_bare(key): value for key, value in state.items() if _bare(key).startswith(_OWN)}
         rest = {key: value for key, value in state.items() if not _bare(key).startswith(_OWN)}
-        return own | {f"vit.{key}": value for key, value in self.vit.convert_keys(rest).items()}
+        return own | {f"vit.{key}": value for key, value in self.vit.traits.convert_keys(rest).items()}
 
     def match_state(self, state: dict[str, Tensor]) -> list[str]:
         """Become the attention variant that a state dict of our names is of; what was changed, in words."""
@@ -181,7 +183,7 @@ class VitAdapter(nn.Module):
         now = {m.value_proj.out_features for m in self.modules() if isinstance(m, DeformableAttention)}
         if len(shapes) != 1 or shapes == now:
             return []
-        width: int = self.vit.width
+        width = self.vit.width
         (value_width,) = shapes
         variant: Literal["mmcv", "ddetr"] = "mmcv" if value_width == width else "ddetr"
         ratio = self.config.value_ratio if variant == "mmcv" else value_width / width
@@ -196,7 +198,7 @@ class VitAdapter(nn.Module):
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """As the ViT's."""
         inner = {k.removeprefix("vit."): v for k, v in state.items() if k.startswith("vit.")}
-        inner, names = self.vit.resize_state(inner)
+        inner, names = self.vit.traits.resize_state(inner)
         return state | {f"vit.{k}": v for k, v in inner.items()}, [f"vit.{name}" for name in names]
 
     def fresh_parts(self, state: dict[str, Tensor]) -> set[str]:
@@ -206,7 +208,7 @@ class VitAdapter(nn.Module):
         return {name for name in self.state_dict() if name.startswith(_OWN)}
 
     def _group(self, first: int, last: int, grid_hw: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-        blocks = self.vit.repeated_blocks()
+        blocks = self.vit.traits.repeated_blocks
 
         def run(x: Tensor) -> Tensor:
             for i in range(first, last + 1):
@@ -248,6 +250,13 @@ class VitAdapter(nn.Module):
         )
         extractor.ffn.apply(_init)
         return extractor
+
+
+def _plain(config: VitAdapterConfig) -> PlainVit:
+    vit = config.vit.build()
+    if not isinstance(vit, PlainVit):
+        raise UserError(f"no adapter goes around a {config.vit.kind}", where="backbone.vit", fix="use kind intern_vit")
+    return vit
 
 
 def _check(config: VitAdapterConfig, width: int, depth: int) -> frozenset[int]:

@@ -1,7 +1,7 @@
 """A published model of backbone and head in one file, as the mm toolboxes write it, into a task of ours.
 
 Source: the names of mmseg's and open-cd's checkpoints: `backbone.*`, `decode_head.*`, and `auxiliary_head.*`, which has
-    no place here. A head that can read them says so by `convert_keys(state) -> state`.
+    no place here. A head that can read them has `convert_keys` among its traits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vistruct.checkpoint.weights import Coverage, fill, fitted, read_source
+from vistruct.contracts import Described, HeadTraits
 from vistruct.errors import UserError
 
 BACKBONE = "backbone."
@@ -28,8 +29,10 @@ def load_downstream(task: Any, source: Path, *, allow_missing: bool = False) -> 
     Raises:
         UserError: a task whose head reads no published weights; else as `weights.load_backbone`.
     """
-    head = getattr(task, "head", None)
-    if not hasattr(head, "convert_keys"):
+    head = dict(task.named_children()).get("head")
+    traits = head.traits if isinstance(head, Described) else None
+    convert_keys = traits.convert_keys if isinstance(traits, HeadTraits) else None
+    if convert_keys is None:
         raise UserError(
             f"{type(head).__name__ if head is not None else 'this task'} reads no published weights",
             where=source,
@@ -41,8 +44,7 @@ def load_downstream(task: Any, source: Path, *, allow_missing: bool = False) -> 
     rest = {key: value for key, value in state.items() if not key.startswith(BACKBONE)}
     backbone, report = fitted(task.backbone, inner, source)
     own: dict[str, Tensor] = {f"{BACKBONE}{name}": value for name, value in backbone.items()}
-    converted: dict[str, Tensor] = head.convert_keys(rest)
-    own |= {f"head.{name}": value for name, value in converted.items()}
+    own |= {f"head.{name}": value for name, value in convert_keys(rest).items()}
     own |= {key: value for key, value in rest.items() if key.startswith("neck.")}
     taken = {id(value) for value in own.values()}
     report = Coverage(

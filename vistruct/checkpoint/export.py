@@ -23,6 +23,7 @@ from vistruct.checkpoint.save import fsync_dir, write_json, write_text
 from vistruct.checkpoint.tensors import no_room, write_tensors
 from vistruct.checkpoint.verify import DTYPES, Verified, rounded, verify_backbone, verify_whole
 from vistruct.errors import UserError, closest
+from vistruct.tasks.instruct import Instruct
 from vistruct.vlm.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.vlm.names import Layout
 
@@ -131,7 +132,7 @@ def _check_whole(task: Any, format: str) -> tuple[str, ...]:
         UserError: the layout cannot hold it.
     """
     config = task.config
-    if not hasattr(task, "language"):
+    if not isinstance(task, Instruct):
         fix = "export its backbone: --format backbone-transformers"
         raise UserError(f"{format} holds a vision-language model, and this is a {config.kind!r}", fix=fix)
     _need_plain_vit(task, format)

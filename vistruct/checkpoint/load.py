@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import Run, run_from_dict, task_from_dict
-from vistruct.contracts import DataInfo
+from vistruct.contracts import BackboneTraits, DataInfo, Described
 from vistruct.data.input import Input, read_input
 from vistruct.errors import UserError
 
@@ -26,15 +26,16 @@ Shape = tuple[int, ...]
 def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
     """Load a state dict that must cover the model name for name and shape for shape.
 
-    A part with `match_state` (see `checkpoint.weights`) first becomes the variant that its weights are of.
+    A backbone first becomes the variant that its weights are of.
 
     Raises:
         UserError: naming the first tensors that are missing, unexpected or of another shape.
     """
     for name, module in model.named_modules():
-        part: Any = module
-        if name and hasattr(part, "match_state"):
-            part.match_state({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
+        traits = module.traits if name and isinstance(module, Described) else None
+        if isinstance(traits, BackboneTraits):
+            own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+            traits.match_state(own)
     own = model.state_dict()
     refuse_others({k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in state.items()}, where)
     model.load_state_dict(state)
@@ -86,15 +87,23 @@ def is_ours(path: Path) -> bool:
     return not (path / "config.json").is_file() or (path / "model.json").is_file()
 
 
-def model_dir(path: Path) -> Path:
+def model_dir(path: Path, task: str = "") -> Path:
     """The model/ directory that `path` is or holds.
 
+    Args:
+        task: of a run with several tasks: the name of one.
+
     Raises:
-        UserError: neither a model nor a finished run.
+        UserError: neither a model nor a finished run; several models, and none is named.
     """
-    for directory in (path, path / "model"):
+    for directory in (path, path / "model", *((path / "model" / task, path / task) if task else ())):
         if (directory / "model.json").is_file():
             return directory
+    for directory in (path / "model", path):
+        several = sorted(file.parent.name for file in directory.glob("*/model.json"))
+        if several:
+            what = f"this run has several tasks: {', '.join(several)}" + (f", and no {task!r}" if task else "")
+            raise UserError(what, where=path, fix=f"give one of them: {directory / several[0]}")
     if (path / "run.yaml").is_file():
         raise UserError(
             "this run has not finished: it has no model yet",
@@ -116,13 +125,13 @@ def copy_assets(source: Path, target: Path) -> None:
             shutil.copy2(item, target / item.name)
 
 
-def read_card(path: Path) -> ModelCard:
+def read_card(path: Path, task: str = "") -> ModelCard:
     """Read a model's json without its weights.
 
     Raises:
         UserError: no model at `path`, or one of another format.
     """
-    directory = model_dir(path)
+    directory = model_dir(path, task)
     file = directory / "model.json"
     try:
         values = json.loads(file.read_text())
@@ -157,11 +166,12 @@ def read_card(path: Path) -> ModelCard:
     )
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Any, ModelCard]:
+def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -> tuple[Any, ModelCard]:
     """Rebuild a task with its weights, in eval mode.
 
     Args:
         path: a run directory or the model/ directory inside one.
+        task: of a run with several tasks: the name of one.
 
     Returns:
         the task, and what is known of it.
@@ -169,7 +179,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Any, Mod
     Raises:
         UserError: no model, damaged weights, weights that do not cover the task.
     """
-    card = read_card(path)
+    card = read_card(path, task)
     weights = card.path / "model.safetensors"
     if not weights.is_file() or sha256(weights) != card.values["sha256"]:
         raise UserError(

@@ -1,12 +1,6 @@
 """A backbone's starting weights, from our own runs or from the public, with an account of what went where.
 
-What a backbone may say of it, each as a method:
-
-convert_keys(state) -> state            other layouts' names to its own, leaving out what is not the backbone's
-match_state(state) -> sentences         become the variant that the weights are of; what it changed
-resize_state(state) -> (state, names)   fit tensors that depend on the image size; which
-fresh_parts(state) -> names             what these weights need not have: parts that training adds to a published model
-channels                                of the images it takes; kernels for three colours are inflated to as many
+What a backbone can do with weights of other layouts, variants and sizes, its `traits` say.
 """
 
 from __future__ import annotations
@@ -17,13 +11,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
+from vistruct.contracts import Backbone, Weights
 from vistruct.errors import UserError
 
 PICKLED = {".pt", ".pth", ".bin", ".ckpt"}
@@ -66,11 +60,10 @@ class Coverage:
         return lines + [f"  {note}" for note in self.notes]
 
 
-def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -> Coverage:
+def load_backbone(backbone: Backbone, source: Path, *, allow_missing: bool = False) -> Coverage:
     """Start a backbone from a file or directory.
 
     Args:
-        backbone: nn.Module; with some of the methods above.
         source: a `backbone/` directory, a run directory, a public folder (one safetensors file, or several with their
             index), a .safetensors file, or a foreign .pt / .pth of plain tensors.
         allow_missing: leave tensors that the source lacks as they are, instead of refusing.
@@ -84,28 +77,26 @@ def load_backbone(backbone: Any, source: Path, *, allow_missing: bool = False) -
     return fill(backbone, state, replace(report, licence=licence), allow_missing)
 
 
-def fitted(backbone: Any, state: dict[str, Tensor], source: Path) -> tuple[dict[str, Tensor], Coverage]:
+def fitted(backbone: Backbone, state: dict[str, Tensor], source: Path) -> tuple[dict[str, Tensor], Coverage]:
     """A state dict of any layout that the backbone reads, in its own names and shapes; and what was done for it.
 
     The backbone becomes the variant that the weights are of.
     """
-    if hasattr(backbone, "convert_keys"):
-        state = backbone.convert_keys(state)
-    notes = backbone.match_state(state) if hasattr(backbone, "match_state") else []
-    resized: list[str] = []
-    if hasattr(backbone, "resize_state"):
-        state, resized = backbone.resize_state(state)
+    traits = backbone.traits
+    state = traits.convert_keys(state)
+    notes = traits.match_state(state)
+    state, resized = traits.resize_state(state)
     state, inflated = inflate(backbone, state)
     return state, Coverage(
         source=source,
         resized=tuple(resized),
         inflated=tuple(inflated),
-        fresh=tuple(sorted(backbone.fresh_parts(state))) if hasattr(backbone, "fresh_parts") else (),
+        fresh=tuple(sorted(traits.fresh_parts(state))),
         notes=tuple(notes),
     )
 
 
-def inflate(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def inflate(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Give kernels that look at three colours the channels of this backbone; also names them.
 
     Source: timm's rule. Red, green and blue in turn, scaled by 3 / channels, so that an image whose channels are all
@@ -114,7 +105,7 @@ def inflate(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str,
     Args:
         state: of the backbone's own names.
     """
-    channels: int = getattr(backbone, "channels", 3)
+    channels = backbone.traits.channels
     if channels == 3:
         return dict(state), []
     from timm.models import adapt_input_conv  # seconds to import
@@ -133,7 +124,7 @@ def backbone_dir(path: Path) -> Path | None:
     return next((d for d in (path, path / "backbone") if (d / "backbone.json").is_file()), None)
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], report: Coverage, allow_missing: bool) -> Coverage:
+def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_missing: bool) -> Coverage:
     """Put a state dict of the module's own names in place.
 
     Args:

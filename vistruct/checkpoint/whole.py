@@ -18,8 +18,11 @@ from vistruct.vlm.layouts import layout_of
 from vistruct.vlm.names import LanguageNames, to_ours
 
 
-def load_start(task: Any, source: Path) -> Coverage:
+def load_start(task: Any, source: Path, name: str = "") -> Coverage:
     """Start a whole task from one of our runs or models, a public folder, or the file of a published downstream model.
+
+    Args:
+        name: of the task, where the source is a run with several.
 
     Raises:
         UserError: as `load_whole` and `load_downstream`; a model of another shape; a public folder without its
@@ -28,16 +31,18 @@ def load_start(task: Any, source: Path) -> Coverage:
     if source.is_file():
         return load_downstream(task, source)
     if is_ours(source):
-        card = read_card(source)
+        card = read_card(source, name)
         state = read_tensors(card.path / "model.safetensors")
         load_exactly(task, state, card.path)
         licence = str(card.values.get("licence", "unknown"))
         return Coverage(source=source, what="model", matched=tuple(sorted(state)), licence=licence)
     layout_of(source)  # before anything else is said of it
-    language = getattr(getattr(task, "config", None), "language", None)
-    if language is None:
+    from vistruct.tasks.instruct import Instruct  # seconds to import
+
+    if not isinstance(task, Instruct):
         fix = "use init for its backbone"
         raise UserError("only a vision-language model starts from a public one as a whole", where=source, fix=fix)
+    language = task.config.language
     if language.tokenizer is None and language.weights is None:
         fix = f"set task.language.tokenizer={source}, or to a folder with the same tokenizer"
         raise UserError("a public model comes with its tokenizer, and this run has another", where=source, fix=fix)
@@ -61,12 +66,10 @@ def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Cover
     """
     layout = layout_of(folder)
     state, strange = to_ours(read_folder(folder), layout, LanguageNames.of(task.language), folder)
-    resized: list[str] = []
-    if hasattr(task.backbone, "resize_state"):
-        backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        backbone, names = task.backbone.resize_state(backbone)
-        state |= {f"backbone.{name}": value for name, value in backbone.items()}
-        resized += [f"backbone.{name}" for name in names]
+    backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    backbone, names = task.backbone.traits.resize_state(backbone)
+    state |= {f"backbone.{name}": value for name, value in backbone.items()}
+    resized = [f"backbone.{name}" for name in names]
     for table in (task.language.get_input_embeddings(), task.language.get_output_embeddings()):
         resized += _lengthen(state, task, table)
     report = Coverage(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistruct.config import Run
-    from vistruct.engine.run import State
+    from vistruct.engine.run import Source, State
 
 MIB = 2**20
 ADAM_BYTES = 4 + 4 + 4  # for each number that moves: its gradient and AdamW's two moments, in float32
@@ -35,33 +35,45 @@ def describe(run: Run, devices: int = 1) -> str:
     with tempfile.TemporaryDirectory() as folder:
         state = build(run, Path(folder), Ranks())
         lines = ["", *_data(state), "", *state.plan.lines()]
-        if state.coverage is not None:
-            lines += ["", *state.coverage.lines()]
+        for coverage in state.coverages():
+            lines += ["", *coverage.lines()]
         lines += ["", *_memory(state, devices)]
     return run_to_yaml(run) + "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 
 def _data(state: State) -> list[str]:
+    from vistruct.data.loading.streams import turns_before
     from vistruct.data.statistics import in_words
+    from vistruct.engine.train import drawn_in_words
 
-    info, run = state.dataset.info, state.run
-    epochs = run.steps * run.batch / max(1, len(state.dataset))
-    lines = [f"{len(state.dataset):,} samples; {run.steps:,} steps of {run.batch} are {epochs:.3g} epochs"]
-    if info.class_names:
-        lines.append(f"classes: {', '.join(info.class_names)}")
-    if info.pixels != "uint8" or info.mean is not None:
-        lines.append(in_words(info))
-    return lines + [f"{count} x {reason}" for reason, count in info.dropped.items()]
+    run, lines = state.run, []
+    turns = turns_before(run, run.steps)
+    for name, source in state.sources.items():
+        info, batch = source.dataset.info, source.stream.batch
+        epochs = turns[name] * batch / max(1, len(source.dataset))
+        whose = "" if len(state.sources) == 1 else f"{name}: "
+        lines.append(
+            f"{whose}{len(source.dataset):,} samples; {turns[name]:,} steps of {batch} are {epochs:.3g} epochs"
+        )
+        if info.class_names:
+            lines.append(f"classes: {', '.join(info.class_names)}")
+        if info.pixels != "uint8" or info.mean is not None:
+            lines.append(in_words(info))
+        lines += [f"{count} x {reason}" for reason, count in info.dropped.items()]
+    return lines if len(state.sources) == 1 else [*lines, drawn_in_words(run)]
 
 
 def _memory(state: State, devices: int) -> list[str]:
     """Weights and optimiser from their sizes; activations measured on one sample."""
     run = state.run
     parts = devices if run.parallel == "fsdp" else 1  # that weights and optimiser are cut into
-    weights = sum(t.numel() * t.element_size() for t in state.task.state_dict().values()) // parts
+    own = {t.data_ptr(): t.numel() * t.element_size() for t in state.model.state_dict().values()}  # shared ones once
+    weights = sum(own.values()) // parts
     optimiser = state.plan.moving * ADAM_BYTES // parts
-    one = activation_bytes(state)
-    samples = run.batch // (devices * run.accumulate)
+    sizes = {name: source.stream.batch // (devices * run.accumulate) for name, source in state.sources.items()}
+    bytes_of = {name: activation_bytes(state, source) for name, source in state.sources.items()}
+    largest = max(sizes, key=lambda name: sizes[name] * bytes_of[name])  # one micro-batch after the other
+    one, samples = bytes_of[largest], sizes[largest]
     total = weights + optimiser + one * samples
     return [
         "memory on each device (estimate):",
@@ -72,14 +84,14 @@ def _memory(state: State, devices: int) -> list[str]:
     ]
 
 
-def activation_bytes(state: State) -> int:
-    """Bytes that the forward pass of one sample keeps for the backward pass, weights apart."""
+def activation_bytes(state: State, source: Source) -> int:
+    """Bytes that the forward pass of one sample of a stream keeps for the backward pass, weights apart."""
     import torch
 
     from vistruct.engine.environment import autocast
     from vistruct.ops.seeds import derive
 
-    own = {t.untyped_storage().data_ptr() for t in state.task.state_dict().values()}
+    own = {t.untyped_storage().data_ptr() for t in state.model.state_dict().values()}
     kept: dict[int, int] = {}  # by address: what several operations keep is there once
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,12 +102,12 @@ def activation_bytes(state: State) -> int:
 
     seed = derive(state.run.seed, 0, 0)
     torch.manual_seed(seed)
-    batch = state.task.collator([state.dataset.sample(0, seed)]).to(state.device)
+    batch = source.task.collator([source.dataset.sample(0, seed)]).to(state.device)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         autocast(state.amp, state.device),
     ):
-        output = state.task(batch)  # held while counting, so that no address is used twice
+        output = source.task(batch)  # held while counting, so that no address is used twice
         size = sum(kept.values())
     del output
     return size

@@ -130,7 +130,7 @@ def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
     if family.kind != wanted:
         what = f"these are {family.format}, the run was trained on {source['kind']}"
         raise UserError(what, where=family.path, fix="other data")
-    head = getattr(getattr(run.task, "head", None), "kind", "")  # of a task that answers, `head` is another thing
+    head = getattr(getattr(run.only.task, "head", None), "kind", "")  # of a task that answers, `head` is another thing
     metrics = {name: {"kind": name} for name in HEAD_METRICS.get(head, METRICS[family.kind])}
     metrics |= {one["metric"]["kind"]: {**one["metric"], **_ALL.get(one["metric"]["kind"], {})} for one in own}
     data = _put_elsewhere(source, family)

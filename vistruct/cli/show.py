@@ -70,7 +70,7 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None) -> An
 
     run_file = path / "run.yaml" if path.is_dir() else path
     if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):
-        return read_run(run_file).data
+        return read_run(run_file).only.data
     family = family_of(path)
     where: dict[str, Any] = {"root": family.path, "format": family.format, "split": split}
     tiles = Tiles(size=tile, overlap=0) if tile else None

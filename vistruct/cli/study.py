@@ -185,7 +185,7 @@ def _describe(study: Study, out: Path, *, json: bool) -> None:
         as_json({"plan": study.model_dump(mode="json"), "metric": metric, "cells": listed, "notes": plan.notes})
         return
     typer.echo(study_to_yaml(study), nl=False)
-    samples = sum(one.run.steps * one.run.batch for one in plan.runs)
+    samples = sum(one.run.steps * one.run.only.batch for one in plan.runs)
     table(["cell", "steps", "samples", "rate", "state"], rows)
     note(f"{len(rows)} cells, {samples:,} training samples; compared by {metric}")
     for line in plan.notes:

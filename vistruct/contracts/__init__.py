@@ -6,13 +6,24 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
 
 from vistruct.contracts.parts import (
     Backbone,
+    BackboneTraits,
+    BoxHead,
     DataInfo,
     Dataset,
+    Described,
     FeatureSpec,
+    Head,
+    HeadTraits,
     Metric,
     MetricConfig,
+    Neck,
+    NeckTraits,
+    State,
     Task,
+    TaskTraits,
     TokenBackbone,
+    Tokens,
+    Weights,
 )
 from vistruct.contracts.predictions import (
     AnswerPrediction,
@@ -24,10 +35,13 @@ from vistruct.contracts.predictions import (
 )
 from vistruct.contracts.step import (
     Batch,
+    Costs,
     Measure,
     Measurer,
     Ratio,
     StepOutput,
+    StreamBatch,
+    named_term,
 )
 from vistruct.contracts.truth import (
     IGNORED,

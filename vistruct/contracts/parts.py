@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
-from vistruct.contracts.step import StepOutput
+from vistruct.contracts.step import Costs, Measurer, StepOutput
 from vistruct.contracts.truth import RGB, Pixels, Record, Sample
 
 
@@ -20,36 +21,195 @@ class FeatureSpec:
     stride: int
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """`forward(image float[B, 3, H, W]) -> list[float[B, C, H/stride, W/stride]]`, one map for each of `specs`.
+State = dict[str, Tensor]  # a state dict: tensors by name
 
-    One whose config has `channels` takes as many instead of 3.
+
+def _as_it_is(state: State) -> State:
+    return state
+
+
+def _nothing_resized(state: State) -> tuple[State, list[str]]:
+    return state, []
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneTraits:
+    """What a backbone offers beside its maps; what it does not speak of is as most have it."""
+
+    channels: int = 3  # of the images it takes; kernels for three colours are inflated to as many
+    least_divisor: int | None = None  # pixels, of an image's sides; None: the least common multiple of the strides
+    repeated_blocks: tuple[nn.Module, ...] = ()  # gathered one by one where the model lies spread over devices
+    layer_of: Callable[[str], tuple[int, int]] | None = None  # (layer of a parameter, how many); 0: embeddings
+    convert_keys: Callable[[State], State] = _as_it_is  # other layouts' names to its own, without what is not its own
+    match_state: Callable[[State], list[str]] = lambda state: []  # become the variant of these weights; what it changed
+    resize_state: Callable[[State], tuple[State, list[str]]] = _nothing_resized  # fit what depends on sizes; which
+    fresh_parts: Callable[[State], set[str]] = lambda state: set()  # names that these weights need not have
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeckTraits:
+    """What a neck offers beside its maps."""
+
+    least_divisor: int | None = None  # pixels; None: the least common multiple of its strides
+    repeated_blocks: tuple[nn.Module, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTraits:
+    """What a head learns from and gives, beside what every head does."""
+
+    is_oriented: bool = False  # learns from oriented boxes and gives them
+    has_masks: bool = False  # learns from masks and gives them
+    nms_iou: float = 0.5  # by which the boxes of several views of an image are joined
+    max_detections: int = 100  # of one image, after that
+    convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none
+    repeated_blocks: tuple[nn.Module, ...] = ()
+
+
+Collator = Callable[[list[Sample]], Any]  # samples -> Batch; without weights, so that it travels to workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTraits:
+    """What a task says of itself beside its verbs; its parts speak for themselves."""
+
+    prediction: str  # kind of what `predict` gives: boxes, maps, classes, answers, or `module:NAME` of one of your own
+    terms: tuple[str, ...]  # names of the terms of its loss
+    class_names: tuple[str, ...] = ()  # what the labels of its predictions stand for
+    predict_collator: Collator | None = None  # None: `predict` is given batches as they are for training
+    measurer: Measurer | None = None  # says what a record costs; None: nothing is known before decoding
+    work: Callable[[Costs], np.ndarray] | None = None  # how long samples take, in any unit; there with `measurer`
+    repeated_blocks: tuple[nn.Module, ...] = ()  # of what has no traits: a language model
+    uneven_calls: str = ""  # why some batches call blocks more often than others, which a spread model cannot bear
+
+
+Traits = BackboneTraits | NeckTraits | HeadTraits | TaskTraits
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A module that says what it offers. Those of torch and of others say nothing."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+
+class Weights(Protocol):
+    """What is asked of a part because it is an `nn.Module`."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
+
+
+@runtime_checkable
+class Backbone(Weights, Protocol):
+    """`forward(image float[B, C, H, W]) -> list[float[B, D, H/stride, W/stride]]`, one map for each of `specs`.
 
     The image is already normalised; position embeddings are resized to whatever comes in.
     """
 
-    specs: tuple[FeatureSpec, ...]
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]: ...
+
+    @property
+    def traits(self) -> BackboneTraits: ...
 
     def __call__(self, image: Tensor) -> list[Tensor]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A ViT's tokens as one of its blocks left them, or with its last norm on them."""
+
+    patches: Tensor  # float[B, L, D], row by row
+    grid_hw: tuple[int, int] | None  # L = h * w; None: only some of the patches are here
+    class_token: Tensor | None = None  # float[B, D]; None: it has none
+    registers: Tensor | None = None  # float[B, R, D], and what else is neither class nor patch
+    before_norm: Tensor  # float[B, N, D], all of them without the norm: class token, registers, patches
+
+    @property
+    def map(self) -> Tensor:
+        """float[B, D, h, w]."""
+        if self.grid_hw is None:
+            raise ValueError("some of the patches are no map")
+        return self.patches.transpose(1, 2).unflatten(2, self.grid_hw)
+
+
 @runtime_checkable
 class TokenBackbone(Backbone, Protocol):
-    """A backbone that also gives its patch tokens to a language model, row-major."""
+    """A plain ViT: it gives its tokens to a language model, and those of any block to whoever learns from them."""
 
     width: int
-    patch: int
+    patch: int  # pixels
 
-    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tensor:
-        """float[B, 3, H, W] -> float[B, L, D]; `keep` int64[B, K] chooses patches before the blocks."""
+    def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tokens:
+        """float[B, C, H, W] -> those of the last block; `keep` int64[B, K] chooses patches before the blocks."""
+        ...
+
+    def layers(self, image: Tensor, which: Sequence[int], norm: bool = False) -> list[Tokens]:
+        """Those of some blocks, counted from 0, or from the last with -1; with the last norm on them if there is one.
+
+        Raises:
+            UserError: a block that is not there.
+        """
+        ...
+
+
+class Neck(Protocol):
+    """Feature maps in, feature maps out, one for each of `specs`."""
+
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]: ...
+
+    @property
+    def traits(self) -> NeckTraits: ...
+
+    def __call__(self, maps: list[Tensor]) -> list[Tensor]: ...
+
+
+class Head(Protocol):
+    """Feature maps -> logits: float[B, K, h, w] of pixels, float[B, K] of image classes. The loss is the task's."""
+
+    @property
+    def traits(self) -> HeadTraits: ...
+
+    def __call__(self, features: list[Tensor]) -> Tensor: ...
+
+
+class BoxHead(Protocol):
+    """Feature maps -> an output of its own, from which it makes a loss, or detections."""
+
+    terms: tuple[str, ...]  # names of the terms of its loss
+
+    @property
+    def traits(self) -> HeadTraits: ...
+
+    def __call__(self, features: list[Tensor]) -> Any: ...
+
+    def loss(self, output: Any, targets: Any) -> Any:
+        """`heads.boxes`: BoxTargets, one for each image -> HeadLoss."""
+        ...
+
+    def units(self, targets: Any, size_hw: tuple[int, int]) -> Mapping[str, float | Tensor]:
+        """How many units each term of the loss is summed over; `size_hw` is that of the padded images."""
+        ...
+
+    def decode(self, output: Any, sizes_hw: list[tuple[int, int]]) -> list[Any]:
+        """Sizes of the images before padding -> Detections of each, in pixels of the padded batch."""
         ...
 
 
 class Task(Protocol):
     """Parts composed for one purpose: an `nn.Module` that the engine can train and ask."""
 
-    backbone: Any  # nn.Module, Backbone
+    backbone: Any  # nn.Module, Backbone; of several tasks of a run the same object
+    config: Any  # the part that built it
+
+    @property
+    def traits(self) -> TaskTraits: ...
 
     def __call__(self, batch: Any) -> StepOutput: ...
 
@@ -62,8 +222,8 @@ class Task(Protocol):
         ...
 
     @property
-    def collator(self) -> Callable[[list[Sample]], Any]:
-        """Samples -> Batch; small, and able to travel to a worker process (it must not hold the weights)."""
+    def collator(self) -> Collator:
+        """For training."""
         ...
 
 

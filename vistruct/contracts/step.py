@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,24 @@ class Measure:
     tiles: int  # images that go through the backbone
     reason: str = ""  # why it cannot be trained on, or what is cut from it; "": nothing
     is_left_out: bool = False  # whether `reason` leaves it out as a whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What each sample of a data set costs a task, as measured before training; int32[N] each."""
+
+    tokens: np.ndarray  # of all rows of the sample, before any are dropped at random
+    visual: np.ndarray  # of those, visual tokens
+    supervised: np.ndarray  # of those, tokens of answers
+    tiles: np.ndarray  # images that go through the backbone
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def of(self, indices: Sequence[int]) -> Costs:
+        """Those of some samples."""
+        at = np.asarray(indices, dtype=np.int64)
+        return Costs(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
 
 
 class Measurer(Protocol):
@@ -43,6 +62,28 @@ class Batch(Protocol):
     ids: list[str]
 
     def to(self, device: torch.device) -> Self: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamBatch:
+    """A batch, and the stream whose task it is for: what a model of several tasks is given."""
+
+    stream: str
+    batch: Batch
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of its samples."""
+        return self.batch.ids
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`."""
+        return replace(self, batch=self.batch.to(device))
+
+
+def named_term(stream: str, name: str) -> str:
+    """What a term, metric or figure of one of several streams is called."""
+    return f"{stream}/{name}"
 
 
 @dataclass(frozen=True, kw_only=True)

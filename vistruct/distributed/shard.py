@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
-from vistruct.contracts import StepOutput
+from vistruct.contracts import Described, StepOutput, TaskTraits
 from vistruct.errors import UserError
 
 # The loss must be found in what a task returns, or the weights outside of blocks would never hear of its gradient.
@@ -36,17 +36,10 @@ pytree.register_pytree_node(
 def blocks_of(task: nn.Module) -> list[nn.Module]:
     """The repeated blocks of a task's parts, each of which is gathered by itself.
 
-    A part names them with `repeated_blocks() -> list[nn.Module]`; a language model of `transformers` has them as the
-    layers of its decoder. Parts that say nothing are gathered as a whole with the task.
+    A part at any depth names them in its `traits`. What says nothing is gathered with what it is part of.
     """
-    blocks: list[nn.Module] = []
-    for part in [task, *task.children()]:
-        known: Any = part
-        if hasattr(part, "repeated_blocks"):
-            blocks += known.repeated_blocks()
-        elif hasattr(part, "get_decoder"):
-            blocks += list(known.get_decoder().layers)
-    return blocks
+    described = [part for part in task.modules() if isinstance(part, Described)]
+    return list(dict.fromkeys(block for part in described for block in part.traits.repeated_blocks))
 
 
 def shard(task: nn.Module, device: torch.device, amp: torch.dtype | None) -> None:
@@ -57,13 +50,13 @@ def shard(task: nn.Module, device: torch.device, amp: torch.dtype | None) -> Non
         amp: dtype of the arithmetic; weights are gathered in it on CUDA, kept and summed in float32.
 
     Raises:
-        UserError: a parameter without a dimension to cut; a task that says (`uneven_calls`) why it does not call its
-            blocks equally often for every batch.
+        UserError: a parameter without a dimension to cut; blocks that are not called equally often for every batch.
     """
-    uneven = getattr(task, "uneven_calls", "")
+    told = [part.traits for part in task.modules() if isinstance(part, Described)]
+    uneven = [traits.uneven_calls for traits in told if isinstance(traits, TaskTraits) and traits.uneven_calls]
     if uneven:
         raise UserError(
-            f"{uneven}; devices would wait for each other for ever",
+            f"{uneven[0]}; devices would wait for each other for ever",
             where="parallel=fsdp",
             fix="change that, or --set parallel=ddp",
         )

@@ -90,7 +90,7 @@ def measure(
     condense = getattr(metric, "condense", lambda prediction: prediction)
     torch.manual_seed(derive(0, "eval"))
     # Some tasks are asked otherwise than trained: without the answers.
-    collator = task.collator if needs_loss else getattr(task, "predict_collator", task.collator)
+    collator = task.collator if needs_loss else task.traits.predict_collator or task.collator
     among = few(len(dataset), getattr(metric_part, "most", None))
     found: list[tuple[int, Any]] = []  # by index of the (first) sample
     with eval_mode(task):

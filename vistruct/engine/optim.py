@@ -69,7 +69,7 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
 def layer_factor(model: nn.Module, name: str, layer_decay: float) -> float:
     """The rate's factor by depth: `layer_decay` to the power of the layers above.
 
-    The backbone's `layer_of(name) -> (layer, num_layers)` says where one of its parameters is: 0 for the
+    The `layer_of(name) -> (layer, num_layers)` of the backbone's traits says where one of its parameters is: 0 for the
     embedding, i + 1 for block i. Everything outside the backbone, and a backbone's last norm at num_layers +
     1, has factor 1.
 
@@ -78,11 +78,12 @@ def layer_factor(model: nn.Module, name: str, layer_decay: float) -> float:
     if layer_decay == 1.0 or not name.startswith("backbone."):
         return 1.0
     backbone: Any = model.backbone
-    if not hasattr(backbone, "layer_of"):
+    layer_of = backbone.traits.layer_of
+    if layer_of is None:
         raise UserError(
             f"{type(backbone).__name__} does not say which layer a parameter is in",
             where="optim.layer_decay",
-            fix="set optim.layer_decay=1, or give the backbone a layer_of(name) -> (layer, num_layers)",
+            fix="set optim.layer_decay=1, or give the backbone's traits a layer_of(name) -> (layer, num_layers)",
         )
-    layer, num_layers = backbone.layer_of(name.removeprefix("backbone."))
+    layer, num_layers = layer_of(name.removeprefix("backbone."))
     return layer_decay ** (num_layers + 1 - layer)

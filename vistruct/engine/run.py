@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vistruct.checkpoint.load import copy_assets, is_ours, model_dir
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
-from vistruct.config import Run
-from vistruct.contracts import Dataset
+from vistruct.config import Run, Stream, flat
+from vistruct.contracts import Costs, Dataset, named_term
 from vistruct.data.account import check_left_out
 from vistruct.data.chat.costs import admit
 from vistruct.data.checks.groups import check_groups
 from vistruct.data.loading.loader import check_split
-from vistruct.data.loading.plan import Costs
 from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.ranks import Ranks, barrier, main_first
@@ -28,8 +28,27 @@ from vistruct.engine.environment import amp_dtype
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
 from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
+from vistruct.tasks.joint import Joint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A stream of a run, ready: its samples, and the task that learns from them."""
+
+    name: str
+    stream: Stream
+    dataset: Dataset
+    task: Any  # nn.Module, Task
+    costs: Costs | None = None  # of each sample, where the task can tell
+    coverage: Coverage | None = None  # of the weights that the task started from
+
+    def microbatch(self, world: int, accumulate: int) -> int:
+        """Samples in one forward pass; with `pack`, as many as usually fit the budget."""
+        if self.stream.pack is None or self.costs is None:
+            return self.stream.batch // (world * accumulate)
+        return max(1, int(self.stream.pack.tokens / max(self.costs.tokens.mean(), 1)))
 
 
 @dataclass(kw_only=True)
@@ -39,32 +58,39 @@ class State:
     run: Run
     out_dir: Path
     ranks: Ranks
-    dataset: Dataset
-    costs: Costs | None = None  # of each of its samples, where the task can tell
+    sources: dict[str, Source]  # by the name of their stream
     eval_datasets: dict[str, Dataset] = field(default_factory=dict)
-    task: Any  # nn.Module, Task
+    model: nn.Module  # the task, or several of them over one backbone
     plan: Plan
     optimizer: torch.optim.AdamW
     gradients: GradientSum | None = None  # of all ranks; None: a spread model adds up its own
-    coverage: Coverage | None = None  # of the starting weights
+    coverage: Coverage | None = None  # of the backbone's starting weights
+    loss_weights: dict[str, float] = field(default_factory=dict)  # of terms that do not count once
     amp: torch.dtype | None = None  # autocast dtype; None: float32
     step: int = 0  # optimiser steps done
 
     @property
     def device(self) -> torch.device:
-        """Where the task is."""
+        """Where the model is."""
         return self.ranks.device
 
     @property
-    def microbatch(self) -> int:
-        """Samples in one forward pass; with `pack`, as many as usually fit the budget."""
-        if self.run.pack is None or self.costs is None:
-            return self.run.batch // (self.ranks.world * self.run.accumulate)
-        return max(1, int(self.run.pack.tokens / max(self.costs.tokens.mean(), 1)))
+    def only(self) -> Source:
+        """The source of a run that has one; as `Run.only`."""
+        return self.sources[next(name for name, stream in self.run.streams.items() if stream is self.run.only)]
+
+    def asked(self, evaluation: str) -> Source:
+        """The source whose task an evaluation asks."""
+        return self.sources[self.run.task_of(self.run.evals[evaluation])]
+
+    def coverages(self) -> list[Coverage]:
+        """Of all starting weights, in the order in which they were put in place."""
+        own = [source.coverage for source in self.sources.values()]
+        return [one for one in (*own, self.coverage) if one is not None]
 
 
 def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
-    """Read the data, make the task, load its starting weights, decide what moves. The run's seed decides the
+    """Read the data, make the tasks, load their starting weights, decide what moves. The run's seed decides the
     weights.
 
     Args:
@@ -76,65 +102,159 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         UserError: settings that do not fit each other, data that cannot be read, weights that do not fit.
     """
     ranks = ranks or Ranks()
-    if run.pack is None:
-        check_split(run.batch, world=ranks.world, accumulate=run.accumulate)
-    elif run.accumulate != 1:
-        raise UserError(
-            f"accumulate={run.accumulate} and pack both say what a micro-batch is",
-            where="pack",
-            fix="leave accumulate at 1: with pack each step has as many micro-batches as it needs",
-        )
-    check_schedule(run.schedule, run.steps)
-    task_part: Any = run.task
+    _check(run, ranks)
     index = out_dir / "index"
     with main_first(ranks):
-        dataset = _data(run.data, index, run.max_left_out)
-        if "data" in task_part.model_dump(include={"mean", "std"}).values():
-            dataset = with_statistics_of_pixels(dataset, index)
-        names = dataset.info.class_names
+        datasets = {name: _learned_from(stream, index, run.max_left_out) for name, stream in run.streams.items()}
         eval_datasets = {
-            name: _data(for_classes(e.data, names), index, run.max_left_out) for name, e in run.evals.items()
+            name: _data(for_classes(e.data, datasets[run.task_of(e)].info.class_names), index, run.max_left_out)
+            for name, e in run.evals.items()
         }
-        check_groups(dataset, eval_datasets)
+        check_groups(datasets, {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()})
+    with main_first(ranks):
+        tasks = _tasks(run, datasets, out_dir)
+    with main_first(ranks):
+        sources = {
+            name: _admitted(name, stream, datasets[name], tasks[name], run.max_left_out, index)
+            for name, stream in run.streams.items()
+        }
+    sources = _started(sources)
+    model = next(iter(tasks.values())) if len(tasks) == 1 else Joint(tasks)
+    backbone: Any = model.backbone
+    coverage = None if run.init is None else load_backbone(backbone, run.init)
+    plan = apply_moves(model, run.move)
+    model.to(ranks.device)
+    broadcast_weights(model)
+    amp = amp_dtype(run.amp, ranks.device)
+    is_spread = run.parallel == "fsdp" and ranks.world > 1
+    if is_spread:
+        shard(model, ranks.device, amp)
+    set_train_mode(model, plan)
+    return State(
+        run=run,
+        out_dir=out_dir,
+        ranks=ranks,
+        sources=sources,
+        eval_datasets=eval_datasets,
+        model=model,
+        plan=plan,
+        optimizer=build_optimizer(model, run.optim, plan),
+        gradients=None if is_spread else GradientSum(p for p in model.parameters() if p.requires_grad),
+        coverage=coverage,
+        loss_weights=loss_weights(run, {name: task.traits.terms for name, task in tasks.items()}),
+        amp=amp,
+    )
 
-    assets = out_dir / "model"
-    with main_first(ranks):
+
+def _check(run: Run, ranks: Ranks) -> None:
+    """Refuse settings that do not fit each other, before anything is read."""
+    first = next(iter(run.streams))
+    for name, stream in run.streams.items():
+        if stream.pack is None:
+            check_split(stream.batch, world=ranks.world, accumulate=run.accumulate)
+        elif run.accumulate != 1 and len(run.streams) == 1:
+            raise UserError(
+                f"accumulate={run.accumulate} and pack both say what a micro-batch is",
+                where="pack",
+                fix="leave accumulate at 1: with pack each step has as many micro-batches as it needs",
+            )
+        mine, others = (
+            flat(run.streams[one].task.model_dump(mode="json").get("backbone") or {}) for one in (name, first)
+        )
+        for key in dict.fromkeys([*mine, *others]):
+            if mine.get(key) != others.get(key):
+                what = (
+                    f"streams have one backbone, and {key} is {others.get(key)} in {first}, {mine.get(key)} in {name}"
+                )
+                raise UserError(
+                    what, where=f"streams.{name}.task.backbone", fix="describe the same backbone in all tasks"
+                )
+    check_schedule(run.schedule, run.steps)
+
+
+def _learned_from(stream: Stream, cache: Path, max_left_out: float) -> Dataset:
+    """The training data of a stream, with the mean and deviation of its pixels where the task asks for them."""
+    dataset = _data(stream.data, cache, max_left_out)
+    asks = "data" in [value for name, value in stream.task.model_dump(mode="json").items() if name in ("mean", "std")]
+    return with_statistics_of_pixels(dataset, cache) if asks else dataset
+
+
+def _tasks(run: Run, datasets: Mapping[str, Dataset], out_dir: Path) -> dict[str, Any]:
+    """The task of each stream, in order; the first builds the backbone, the others are handed it."""
+    torch.manual_seed(derive(run.seed, "init"))
+    tasks: dict[str, Any] = {}
+    for name, stream in run.streams.items():
+        assets = model_place(run, out_dir, name)
         assets.mkdir(parents=True, exist_ok=True)
-        if run.start is not None and not run.start.is_file() and is_ours(run.start):
-            copy_assets(model_dir(run.start), assets)
-        torch.manual_seed(derive(run.seed, "init"))
-        task = task_part.build(dataset.info, assets)
-    with main_first(ranks):
-        dataset, costs = admit(dataset, getattr(task, "measurer", None), max_left_out=run.max_left_out, cache=index)
-    if run.pack is not None and costs is None:
+        if stream.start is not None and not stream.start.is_file() and is_ours(stream.start):
+            copy_assets(model_dir(stream.start, name), assets)
+        part: Any = stream.task
+        backbone = next((task.backbone for task in tasks.values()), None)
+        tasks[name] = part.build(datasets[name].info, assets, backbone)
+    return tasks
+
+
+def _admitted(name: str, stream: Stream, dataset: Dataset, task: Any, max_left_out: float, cache: Path) -> Source:
+    """The samples of a stream that its task can learn from."""
+    dataset, costs = admit(dataset, task.traits.measurer, max_left_out=max_left_out, cache=cache)
+    if stream.pack is not None and costs is None:
         raise UserError(
             f"{type(task).__name__} cannot tell what a sample costs before it is decoded",
             where="pack",
             fix="leave pack out: micro-batches then have equally many samples",
         )
-    coverage = _start(run, task)
-    plan = apply_moves(task, run.move)
-    task.to(ranks.device)
-    broadcast_weights(task)
-    amp = amp_dtype(run.amp, ranks.device)
-    is_spread = run.parallel == "fsdp" and ranks.world > 1
-    if is_spread:
-        shard(task, ranks.device, amp)
-    set_train_mode(task, plan)
-    return State(
-        run=run,
-        out_dir=out_dir,
-        ranks=ranks,
-        dataset=dataset,
-        costs=costs,
-        eval_datasets=eval_datasets,
-        task=task,
-        plan=plan,
-        optimizer=build_optimizer(task, run.optim, plan),
-        gradients=None if is_spread else GradientSum(p for p in task.parameters() if p.requires_grad),
-        coverage=coverage,
-        amp=amp,
-    )
+    return Source(name=name, stream=stream, dataset=dataset, task=task, costs=costs)
+
+
+def _started(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """With the weights that each task starts from in place; they must agree about the backbone.
+
+    Raises:
+        UserError: two of them bring different backbones.
+    """
+    started, brought = dict(sources), None
+    starts = {name: source.stream.start for name, source in sources.items() if source.stream.start is not None}
+    for name, start in starts.items():
+        source = sources[name]
+        # It brings language models along, which most tasks have no use for.
+        from vistruct.checkpoint.whole import load_start
+
+        started[name] = replace(source, coverage=load_start(source.task, start, name))
+        if len(starts) == 1:
+            break
+        own = {key: value.clone() for key, value in source.task.backbone.state_dict().items()}
+        if brought is not None and any(not torch.equal(own[key], value) for key, value in brought[1].items()):
+            what = f"{brought[0]} and {name} start from different backbones, and the run has one"
+            raise UserError(what, where=f"streams.{name}.start", fix="start from runs over the same frozen backbone")
+        brought = name, own
+    return started
+
+
+def loss_weights(run: Run, terms: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Factors of the terms of the loss that do not count once, by their names in a step.
+
+    Args:
+        terms: of each stream's task.
+
+    Raises:
+        UserError: a factor on a term that the task does not have.
+    """
+    found: dict[str, float] = {}
+    for name, stream in run.streams.items():
+        for term in stream.loss_weights:
+            if term not in terms[name]:
+                where = "loss_weights" if len(run.streams) == 1 else f"streams.{name}.loss_weights"
+                raise UserError(f"the loss has no term {term!r}", where=where, fix=closest(term, terms[name]))
+        whole = stream.weight if run.draw == "every" else 1.0
+        for term in terms[name]:
+            factor = whole * stream.loss_weights.get(term, 1.0)
+            found[term if len(run.streams) == 1 else named_term(name, term)] = factor
+    return {term: factor for term, factor in found.items() if factor != 1.0}
+
+
+def model_place(run: Run, out_dir: Path, stream: str) -> Path:
+    """Where a run leaves the model of a stream: `model/`, or `model/STREAM` where there are several."""
+    return out_dir / "model" if len(run.streams) == 1 else out_dir / "model" / stream
 
 
 def resume(state: State, say: Callable[[str], None]) -> None:
@@ -150,21 +270,8 @@ def resume(state: State, say: Callable[[str], None]) -> None:
     barrier()
     newest = newest_good(root, say)
     if newest is not None:
-        state.step = restore(newest, model=state.task, optimizer=state.optimizer)
+        state.step = restore(newest, model=state.model, optimizer=state.optimizer)
         say(f"going on from step {state.step}")
-
-
-def _start(run: Run, task: Any) -> Coverage | None:
-    """Put the starting weights in place: those of the whole model first, then the backbone's."""
-    whole = None
-    if run.start is not None:
-        # It brings language models along, which most tasks have no use for.
-        from vistruct.checkpoint.whole import load_start
-
-        whole = load_start(task, run.start)
-    if run.init is None:
-        return whole
-    return replace(load_backbone(task.backbone, run.init), before=whole)
 
 
 def for_classes(part: Any, class_names: tuple[str, ...]) -> Any:

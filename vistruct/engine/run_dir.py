@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.checkpoint.save import write_json, write_text
-from vistruct.config import Run, read_run, run_to_yaml
+from vistruct.config import Run, flat, read_run, run_to_yaml
 from vistruct.contracts import DataInfo
 from vistruct.distributed.ranks import Ranks, from_main
 from vistruct.engine.environment import describe
@@ -64,11 +64,11 @@ def _enter(run: Run, out_dir: Path) -> None:
     write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
 
 
-def note_data(info: DataInfo, evals: Mapping[str, DataInfo], out_dir: Path, ranks: Ranks) -> None:
+def note_data(train: Mapping[str, DataInfo], evals: Mapping[str, DataInfo], out_dir: Path, ranks: Ranks) -> None:
     """Write data.json, or check that the training data is what it says.
 
     Args:
-        info: of the training data.
+        train: of the training data of each stream.
         evals: of each evaluation's data, by name.
 
     Raises:
@@ -76,17 +76,20 @@ def note_data(info: DataInfo, evals: Mapping[str, DataInfo], out_dir: Path, rank
     """
     file = out_dir / "data.json"
     if file.exists():
-        before = json.loads(file.read_text())["train"]["fingerprint"]
-        if before != info.fingerprint:
-            raise UserError(
-                f"the training data has changed since this run began "
-                f"(fingerprint {before[:12]} -> {info.fingerprint[:12]})",
-                where=file,
-                fix="put the data back as it was, or train in a new directory",
-            )
+        noted = json.loads(file.read_text())["train"]
+        for name, info in train.items():
+            before = noted[name]["fingerprint"]
+            if before != info.fingerprint:
+                whose = "" if len(train) == 1 else f" of {name}"
+                raise UserError(
+                    f"the training data{whose} has changed since this run began "
+                    f"(fingerprint {before[:12]} -> {info.fingerprint[:12]})",
+                    where=file,
+                    fix="put the data back as it was, or train in a new directory",
+                )
     elif ranks.is_main:
-        measured = {name if name != "train" else "train (evaluation)": i for name, i in evals.items()}
-        write_json(file, {name: info_to_dict(i) for name, i in {"train": info, **measured}.items()})
+        kinds = {"train": train, "evals": evals}
+        write_json(file, {kind: {name: info_to_dict(i) for name, i in infos.items()} for kind, infos in kinds.items()})
 
 
 def note_plan(plan: Plan, out_dir: Path, ranks: Ranks) -> None:
@@ -131,15 +134,3 @@ def changed(before: Run, after: Run) -> list[str]:
         for key in [*old, *(key for key in new if key not in old)]
         if key not in FREE and old.get(key) != new.get(key)
     ]
-
-
-def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists as one dict, its keys joined by points; empty ones stay as they are."""
-    items = values.items() if isinstance(values, dict) else enumerate(values)
-    found: dict[str, Any] = {}
-    for key, value in items:
-        if isinstance(value, dict | list) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

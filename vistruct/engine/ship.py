@@ -15,84 +15,101 @@ from torch import Tensor
 from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
-from vistruct.config import Run
 from vistruct.contracts import DataInfo
 from vistruct.data.input import Input, as_measured, read_input
 from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
-from vistruct.engine.run import State
+from vistruct.engine.run import Source, State, model_place
 from vistruct.engine.run_dir import info_to_dict
 from vistruct.engine.trainable import merged_state
 
 
 def ship(state: State) -> None:
-    """Write `model/` and `backbone/` of the run directory; the json last, so that with it all is there.
+    """Write `model/` (of several tasks, a folder in it for each) and `backbone/` of the run directory; the json last,
+    so that with it all is there.
 
     All ranks call it together; rank 0 writes.
 
     Raises:
         UserError: no room.
     """
-    run, weights = state.run, on_main(merged_state(state.task))
+    run = state.run
+    for name, source in state.sources.items():
+        weights = on_main(merged_state(source.task))
+        if state.ranks.is_main:
+            _ship_task(state, source, weights, model_place(run, state.out_dir, name))
+    weights = on_main(merged_state(state.model))
     if not state.ranks.is_main:
         return
-    values, shown = run.model_dump(mode="json"), input_of(state).model_dump(mode="json")
-    source = {
-        "recipe": run.recipe,
-        "steps": state.step,
-        "data_fingerprint": state.dataset.info.fingerprint,
-        "started_from": started_from(run),
-    }
-    licence = "as its training data and this run's owner allow" if state.coverage is None else state.coverage.licence
-    model = state.out_dir / "model"
-    digest = _write_weights(model / "model.safetensors", weights)
-    write_text(model / "README.md", card(state, licence))
-    write_json(
-        model / "model.json",
-        {
-            "format": MODEL_FORMAT,
-            "task": values["task"],
-            "info": info_to_dict(state.dataset.info),
-            "input": shown,
-            "parameters": sum(p.numel() for n, p in state.task.named_parameters() if ".lora_" not in n),
-            "licence": licence,
-            "sha256": digest,
-            "run": values,
-        },
-    )
-    backbone = state.out_dir / "backbone"
-    backbone.mkdir(exist_ok=True)
+    first = next(iter(state.sources.values()))
+    folder = state.out_dir / "backbone"
+    folder.mkdir(exist_ok=True)
     own = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
-    digest = _write_weights(backbone / "backbone.safetensors", own)
+    digest = _write_weights(folder / "backbone.safetensors", own)
+    fingerprints = [source.dataset.info.fingerprint for source in state.sources.values()]
     write_json(
-        backbone / "backbone.json",
+        folder / "backbone.json",
         {
             "format": BACKBONE_FORMAT,
-            "config": values["task"].get("backbone"),
-            "input": shown,
-            "source": source,
-            "licence": licence,
+            "config": first.stream.task.model_dump(mode="json").get("backbone"),
+            "input": input_of(state, first).model_dump(mode="json"),
+            "source": {
+                "recipe": run.recipe,
+                "steps": state.step,
+                "data_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
+                "started_from": started_from(state, first),
+            },
+            "licence": licence_of(state),
             "sha256": digest,
         },
     )
 
 
-def started_from(run: Run) -> str:
-    """Where the weights came from that the run began with."""
-    return ", then the backbone of ".join(str(path) for path in (run.start, run.init) if path) or "random weights"
-
-
-def input_of(state: State) -> Input:
-    """How images are put before the shipped model."""
-    run, evals = state.run, state.run.evals.items()
-    alike = [state.eval_datasets[name].info for name, one in evals if _kind(one.data) == _kind(run.data)]
-    own = as_measured(
-        read_input(_noted(state.dataset.info), "data"), [read_input(_noted(one), "data") for one in alike]
+def _ship_task(state: State, source: Source, weights: dict[str, Tensor], folder: Path) -> None:
+    """One task with the backbone, so that it can be loaded alone."""
+    digest = _write_weights(folder / "model.safetensors", weights)
+    write_text(folder / "README.md", card(state, source))
+    write_json(
+        folder / "model.json",
+        {
+            "format": MODEL_FORMAT,
+            "task": source.stream.task.model_dump(mode="json"),
+            "info": info_to_dict(source.dataset.info),
+            "input": input_of(state, source).model_dump(mode="json"),
+            "parameters": sum(p.numel() for n, p in source.task.named_parameters() if ".lora_" not in n),
+            "licence": licence_of(state),
+            "sha256": digest,
+            "stream": source.name,
+            "run": state.run.model_dump(mode="json"),
+        },
     )
-    task = run.task.model_dump(mode="json")
+
+
+def licence_of(state: State) -> str:
+    """Of the weights that the run leaves: those of what it began with, as far as that is known."""
+    known = [coverage.licence for coverage in state.coverages()]
+    return "; ".join(dict.fromkeys(known)) or "as its training data and this run's owner allow"
+
+
+def started_from(state: State, source: Source) -> str:
+    """Where the weights of a task came from that the run began with."""
+    paths = [str(path) for path in (source.stream.start, state.run.init) if path]
+    return ", then the backbone of ".join(paths) or "random weights"
+
+
+def input_of(state: State, source: Source) -> Input:
+    """How images are put before the shipped model of a task."""
+    evals = [
+        state.eval_datasets[name].info
+        for name, one in state.run.evals.items()
+        if state.asked(name) is source and _kind(one.data) == _kind(source.stream.data)
+    ]
+    trained = read_input(_noted(source.dataset.info), "data")
+    own = as_measured(trained, [read_input(_noted(one), "data") for one in evals])
+    task = source.stream.task.model_dump(mode="json")
     told: dict[str, Any] = {name: task[name] for name in ("mean", "std") if task.get(name)}
     if told.get("mean") == "data":
-        told |= {"mean": state.dataset.info.mean, "std": state.dataset.info.std}
+        told |= {"mean": source.dataset.info.mean, "std": source.dataset.info.std}
     if task.get("slide"):  # the task's own windows come before those of its training data
         size, *rest = (task["slide"][name] for name in ("size", "overlap", "blend"))
         told["windows"] = size and {"size": size, "overlap": rest[0], "blend": rest[1], "unit": "shown"}
@@ -103,30 +120,29 @@ def _noted(info: DataInfo) -> dict[str, Any]:
     return {"channels": info.channels, **info.input}
 
 
-def card(state: State, licence: str) -> str:
-    """The model card, in Markdown."""
-    run, info = state.run, state.dataset.info
+def card(state: State, source: Source) -> str:
+    """The model card of a task, in Markdown."""
+    run, info = state.run, source.dataset.info
     dropped = "; ".join(f"{number} x {reason}" for reason, number in info.dropped.items()) or "nothing"
     classes = ", ".join(info.class_names[:30]) + (", ..." if len(info.class_names) > 30 else "")
+    several = len(state.sources) > 1
+    name = f"{state.out_dir.resolve().name}, {source.name}" if several else state.out_dir.resolve().name
+    place = str(model_place(run, Path(state.out_dir.name), source.name)) if several else state.out_dir.name
     lines = [
-        f"# {state.out_dir.resolve().name}",
+        f"# {name}",
         "",
-        f"A `{_kind(run.task)}` model trained with vistruct"
+        f"A `{_kind(source.stream.task)}` model trained with vistruct"
         + (f" by the recipe `{run.recipe}`" if run.recipe else "")
-        + f" for {state.step:,} steps of {run.batch} samples.",
+        + f" for {state.step:,} steps of {source.stream.batch} samples.",
         "",
-        "- Use: `vistruct predict "
-        + state.out_dir.name
-        + ' IMAGE`, or `vistruct.load("'
-        + state.out_dir.name
-        + '")` in Python',
-        f"- Started from: {started_from(run)}",
+        "- Use: `vistruct predict " + place + ' IMAGE`, or `vistruct.load("' + place + '")` in Python',
+        f"- Started from: {started_from(state, source)}",
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",
         f"- Left out or repaired: {dropped}",
         f"- {in_words(info).capitalize()}",
         *([f"- Classes: {classes}"] if classes else []),
         f"- Moved in training: {state.plan.lines()[-1]}",
-        f"- Licence of the weights: {licence}",
+        f"- Licence of the weights: {licence_of(state)}",
         "",
         "Results are in `metrics.jsonl` and `report.html` of the run directory. The whole run:",
         "",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vistruct.checkpoint.save import write_json
 from vistruct.contracts import StepOutput
+from vistruct.data.loading.streams import samples_in
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
 from vistruct.distributed.shard import is_sharded, local, reach_all
 from vistruct.engine.environment import autocast, explained_memory, peak_memory_mb
@@ -49,17 +50,19 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     run, start = state.run, time.perf_counter()
     # All randomness of a step comes from its number, so that a resumed run needs no saved random state.
     torch.manual_seed(derive(run.seed, "step", state.step, state.ranks.rank))
+    samples = samples_in(run, state.step)
     lr = run.optim.lr * lr_factor(state.step, run.steps, run.schedule)
     set_learning_rate(state.optimizer, lr)
     state.optimizer.zero_grad(set_to_none=True)
 
     moved = [batch.to(state.device) for batch in microbatches]
-    units = all_units([state.task.units(batch) for batch in moved])
+    model: Any = state.model
+    units = all_units([model.units(batch) for batch in moved])
     outs: list[StepOutput] = []
     for number, batch in enumerate(moved, 1):
         with explained_memory(state.device), autocast(state.amp, state.device):
-            out = state.task(batch)
-            total = reach_all(state.task, loss_of(out.terms, units))
+            out = model(batch)
+            total = reach_all(model, loss_of(out.terms, units, state.loss_weights))
         if number == len(microbatches) and state.gradients is not None:
             state.gradients.start()
         if total.requires_grad:  # not where the micro-batch had nothing to learn from
@@ -71,14 +74,14 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     reached = any(p.grad is not None for _, p in named)
     if state.gradients is not None:
         state.gradients.finish()
-    figures, reached = step_figures(outs, units, reached)
+    figures, reached = step_figures(outs, units, state.loss_weights, reached)
     if any(units.values()) and not reached:
         raise UserError(
             "the loss depends on nothing that trains", where="move", fix="let a part move that the task uses"
         )
     named = [(name, p) for name, p in named if p.grad is not None]
     gradients = [local(p.grad) for _, p in named]
-    norms = gradient_norms(gradients, spread=is_sharded(state.task))
+    norms = gradient_norms(gradients, spread=is_sharded(state.model))
     loss, grad_norm = figures["loss"], math.hypot(*norms)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         broken = [name for (name, _), norm in zip(named, norms, strict=True) if not math.isfinite(norm)]
@@ -98,7 +101,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         "grad_norm": grad_norm,
         "lr": lr,
         "seconds": seconds,
-        "samples_per_second": run.batch / seconds,
+        "samples_per_second": samples / seconds,
         "peak_memory_mb": peak_memory_mb(state.device),
     }
 
@@ -125,26 +128,43 @@ def all_units(parts: Sequence[Mapping[str, float | Tensor]]) -> dict[str, float]
     """The units of each term over all micro-batches and ranks.
 
     Args:
-        parts: of each micro-batch of this rank; all of them, on every rank, name the same terms.
+        parts: of each micro-batch of this rank; those of every rank together name the same terms.
     """
-    names = sorted({name for part in parts for name in part})
-    table = [torch.stack([torch.as_tensor(part[name]).double() for part in parts]).sum() for name in names]
+    found: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name, number in part.items():
+            found.setdefault(name, []).append(torch.as_tensor(number).double())
+    names = sorted(found)
+    table = [torch.stack(found[name]).sum() for name in names]
     return dict(zip(names, all_reduce_sum(torch.stack(table).cpu()).tolist(), strict=True))
 
 
-def loss_of(terms: Mapping[str, Tensor], units: Mapping[str, float]) -> Tensor:
+def loss_of(terms: Mapping[str, Tensor], units: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:
     """float[], what a micro-batch adds to the loss of the whole step.
 
+    Args:
+        terms: of the micro-batch.
+        units: of the whole step, by term; of terms that other micro-batches have, too.
+        weights: of terms that do not count once.
+
     Raises:
-        ValueError: terms whose units nobody has counted, or the other way round.
+        ValueError: a term whose units nobody has counted.
     """
-    if terms.keys() != units.keys():
-        raise ValueError(f"a loss of the terms {sorted(terms)}, and units of {sorted(units)}")
-    return torch.stack([term / (units[name] or 1.0) for name, term in terms.items()]).sum()
+    unknown = sorted(terms.keys() - units.keys())
+    if unknown:
+        raise ValueError(f"the loss has a term {unknown[0]!r}, and units were counted of {sorted(units)}")
+    parts = [weights.get(name, 1.0) * term / (units[name] or 1.0) for name, term in terms.items()]
+    return torch.stack(parts).sum()
+
+
+def loss_name(term: str) -> str:
+    """What a term is called among the figures: `loss_box`, and `boxes/loss_box` where it is one of a stream's."""
+    stream, slash, name = term.rpartition("/")
+    return f"{stream}{slash}loss_{name}"
 
 
 def step_figures(
-    outs: Sequence[StepOutput], units: Mapping[str, float], reached: bool
+    outs: Sequence[StepOutput], units: Mapping[str, float], weights: Mapping[str, float], reached: bool
 ) -> tuple[dict[str, float], bool]:
     """`loss`, `loss_TERM` where there are several, and the task's own metrics, over all micro-batches and ranks.
 
@@ -161,9 +181,9 @@ def step_figures(
             ratios[name] = total + float(ratio.total), count + float(ratio.count)
     everyone = gather_objects((sums, ratios, reached))
     terms = {name: sum(own[name] for own, _, _ in everyone) / (units[name] or 1.0) for name in units}
-    found = {"loss": sum(terms.values())}
+    found = {"loss": sum(weights.get(name, 1.0) * value for name, value in terms.items())}
     if len(terms) > 1:
-        found |= {f"loss_{name}": value for name, value in terms.items()}
+        found |= {loss_name(name): value for name, value in terms.items()}
     for name in dict.fromkeys(name for _, own, _ in everyone for name in own):
         pairs = [own[name] for _, own, _ in everyone if name in own]
         found[name] = sum(total for total, _ in pairs) / (sum(count for _, count in pairs) or 1.0)

@@ -14,6 +14,7 @@ from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
+from vistruct.data.loading.streams import Streams, seed_of, turns_before
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
@@ -74,7 +75,12 @@ def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Gen
     open_run_dir(run, out_dir, ranks)
     with RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log, StopRequest() as stop:
         state = build(run, out_dir, ranks)
-        note_data(state.dataset.info, {k: d.info for k, d in state.eval_datasets.items()}, out_dir, ranks)
+        note_data(
+            {name: source.dataset.info for name, source in state.sources.items()},
+            {name: dataset.info for name, dataset in state.eval_datasets.items()},
+            out_dir,
+            ranks,
+        )
         note_plan(state.plan, out_dir, ranks)
         introduce(state, log.say)
         resume(state, log.say)
@@ -116,7 +122,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 saver.finish()  # says why, on every rank
             if stopping or due(state.step, run.save_every, last=run.steps):
                 log.flush()
-                saver.save(state.step, state.task, state.optimizer)
+                saver.save(state.step, state.model, state.optimizer)
     tell_replaced(loader, log.say)
     if state.step < run.steps:
         log.say(f"SIGTERM: saved at step {state.step}; the same command goes on from there")
@@ -130,45 +136,67 @@ def due(step: int, every: int | None, *, last: int) -> bool:
     return step == last or (every is not None and step % every == 0)
 
 
-def loader_of(state: State, say: Callable[[str], None] = aloud) -> Loader:
+def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
     """The training batches of this rank from the state's step on; `say` is told of images that were replaced."""
-    run, costs = state.run, state.costs if state.run.pack is not None else None
-    return Loader(
-        state.dataset,
-        state.task.collator,
-        batch=run.batch,
-        accumulate=run.accumulate,
-        seed=run.seed,
-        workers=run.workers,
-        rank=state.ranks.rank,
-        world=state.ranks.world,
-        first_step=state.step,
-        costs=costs,
-        work=None if costs is None else state.task.work(costs),
-        pack=run.pack,
-        say=say,
-    )
+    run, turns = state.run, turns_before(state.run, state.step)
+    loaders = {}
+    for name, source in state.sources.items():
+        pack = source.stream.pack
+        costs = source.costs if pack is not None else None
+        loaders[name] = Loader(
+            source.dataset,
+            source.task.collator,
+            batch=source.stream.batch,
+            accumulate=run.accumulate,
+            seed=seed_of(run, name),
+            workers=-(-run.workers // len(run.streams)),
+            rank=state.ranks.rank,
+            world=state.ranks.world,
+            first_step=turns[name],
+            costs=costs,
+            work=None if costs is None else source.task.traits.work(costs),
+            pack=pack,
+            say=say,
+        )
+    return Streams(run, loaders, state.step)
 
 
 def introduce(state: State, say: Callable[[str], None]) -> None:
     """Say what is about to train: the data and what was left out of it, the starting weights, what moves."""
-    info = state.dataset.info
-    say(
-        f"{len(state.dataset):,} training samples"
-        + (f" of {len(info.class_names)} classes" if info.class_names else "")
-    )
-    if info.pixels != "uint8" or info.mean is not None:
-        say(in_words(info))
-    for reason, number in info.dropped.items():
-        say(f"  {number} x {reason}")
+    for name, source in state.sources.items():
+        info = source.dataset.info
+        say(
+            ("" if len(state.sources) == 1 else f"{name}: ")
+            + f"{len(source.dataset):,} training samples"
+            + (f" of {len(info.class_names)} classes" if info.class_names else "")
+        )
+        if info.pixels != "uint8" or info.mean is not None:
+            say(in_words(info))
+        for reason, number in info.dropped.items():
+            say(f"  {number} x {reason}")
+    if len(state.sources) > 1:
+        say(drawn_in_words(state.run))
     for name, measured in state.run.evals.items():
         when = " at the end" if measured.at_end else ""
         say(f"to be measured{when}, as {name}: {asked_of(measured, state.eval_datasets[name])}")
-    if state.coverage is not None:
-        say("\n".join(state.coverage.lines()))
+    for coverage in state.coverages():
+        say("\n".join(coverage.lines()))
     say("\n".join(["what moves:", *state.plan.lines()]))
-    spread = ", spread over them" if is_sharded(state.task) else ""
+    spread = ", spread over them" if is_sharded(state.model) else ""
     say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}{spread}")
+
+
+def drawn_in_words(run: Run) -> str:
+    """How the streams of a run take part in its steps."""
+    if run.draw == "every":
+        parts = (
+            f"{s.batch} of {name}" + (f" (loss x {s.weight:g})" if s.weight != 1 else "")
+            for name, s in run.streams.items()
+        )
+        return f"each step learns from every stream: {', '.join(parts)}"
+    whole = sum(s.weight for s in run.streams.values())
+    parts = (f"{name} {s.weight / whole:.1%} ({s.batch} samples)" for name, s in run.streams.items())
+    return f"each step learns from one stream, drawn: {', '.join(parts)}"
 
 
 def tell_unused(state: State, say: Callable[[str], None]) -> None:
@@ -180,7 +208,7 @@ def tell_unused(state: State, say: Callable[[str], None]) -> None:
         say(f"{len(names)} moving tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")
 
 
-def tell_replaced(loader: Loader, say: Callable[[str], None]) -> None:
+def tell_replaced(loader: Streams, say: Callable[[str], None]) -> None:
     """Say how many samples others stood in for, on all ranks, since this process began."""
     report = IssueCounter()
     for part in gather_objects(loader.report):
@@ -192,13 +220,14 @@ def tell_replaced(loader: Loader, say: Callable[[str], None]) -> None:
 def evaluate_all(state: State, *, is_last: bool) -> dict[str, float]:
     """`<evaluation>/<metric>` of each evaluation of the run that is due; the rest goes to `evaluations/`."""
     line: dict[str, float] = {}
-    with gathered(state.task):
+    with gathered(state.model):
         for name, asked in state.run.evals.items():
             if asked.at_end and not is_last:
                 continue
-            dataset, workers = state.eval_datasets[name], state.run.workers
+            source, dataset = state.asked(name), state.eval_datasets[name]
+            batch = source.microbatch(state.ranks.world, state.run.accumulate)
             measured = measure(
-                state.task, asked, state.device, state.microbatch, workers, dataset=dataset, amp=state.amp
+                source.task, asked, state.device, batch, state.run.workers, dataset=dataset, amp=state.amp
             )
             line |= {f"{name}/{metric}": value for metric, value in measured.numbers.items()}
             if state.ranks.is_main:

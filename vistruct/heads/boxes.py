@@ -3,7 +3,7 @@
 A head has four verbs: `forward(features) -> output`, `loss(output, targets) -> HeadLoss`, `units(targets, size_hw)`,
 which says before that how many units each term of the loss is summed over, and
 `decode(output, sizes_hw) -> list[Detections]`. Class indices count from 0; background is not a class.
-A head that learns from oriented boxes or masks says so: `is_oriented = True`, `has_masks = True`.
+A head that learns from oriented boxes or masks says so in its `traits`.
 """
 
 from __future__ import annotations

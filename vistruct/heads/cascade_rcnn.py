@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
@@ -72,6 +72,10 @@ class CascadeRcnn(nn.Module):
     @property
     def looks(self) -> list[RoiStage]:
         return cast("list[RoiStage]", list(self.stages))
+
+    @property
+    def traits(self) -> HeadTraits:
+        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)

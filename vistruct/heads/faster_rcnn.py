@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
@@ -50,6 +50,10 @@ class FasterRcnn(nn.Module):
         self.config = config
         self.rpn = Rpn(config.rpn, specs)
         self.roi = RoiStage(config.roi, specs, num_classes, class_agnostic=config.class_agnostic)
+
+    @property
+    def traits(self) -> HeadTraits:
+        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)

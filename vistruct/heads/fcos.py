@@ -29,7 +29,7 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, Ratio
+from vistruct.contracts import FeatureSpec, HeadTraits, Ratio
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
 from vistruct.heads.selection import best_of_levels, select_detections
 
@@ -74,6 +74,10 @@ class Fcos(nn.Module):
         super().__init__()
         self.config, self.strides = config, tuple(spec.stride for spec in specs)
         self.layers = _Layers(config, specs[0].channels, num_classes)
+
+    @property
+    def traits(self) -> HeadTraits:
+        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
 
     def forward(self, features: list[Tensor]) -> FcosOutput:
         out = self.layers(features)

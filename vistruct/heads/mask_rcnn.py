@@ -23,7 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.roi_stage import RoiSample, pool_rois
@@ -49,7 +49,6 @@ class MaskRcnnConfig(Part):
 class MaskRcnn(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> RpnOutput."""
 
-    has_masks = True
     terms = (*FasterRcnn.terms, "mask")
 
     def __init__(self, config: MaskRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
@@ -57,6 +56,10 @@ class MaskRcnn(nn.Module):
         self.config, self.box = config, FasterRcnn(config.box, specs, num_classes)
         self.layers = MaskRCNNHeads(specs[0].channels, (config.mask_width,) * config.mask_convs, dilation=1)
         self.logits = MaskRCNNPredictor(config.mask_width, config.mask_width, num_classes)
+
+    @property
+    def traits(self) -> HeadTraits:
+        return replace(self.box.traits, has_masks=True)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.box(features)

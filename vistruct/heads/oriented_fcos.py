@@ -33,7 +33,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, Ratio
+from vistruct.contracts import FeatureSpec, HeadTraits, Ratio
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
 from vistruct.heads.fcos import cells_of, locations, size_ranges
 from vistruct.heads.oriented_points import box_frames, half_sides, match_oriented, within_any
@@ -88,7 +88,6 @@ class OrientedFcosOutput:
 class OrientedFcos(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedFcosOutput."""
 
-    is_oriented = True
     terms = ("class", "box", "centerness")
 
     def __init__(self, config: OrientedFcosConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
@@ -113,6 +112,11 @@ class OrientedFcos(nn.Module):
                 nn.init.zeros_(module.get_parameter("bias"))
         with torch.no_grad():
             self.box.get_parameter("bias")[4] = 1.0  # upright to begin with, and far from where no direction is
+
+    @property
+    def traits(self) -> HeadTraits:
+        config = self.config
+        return HeadTraits(is_oriented=True, nms_iou=config.nms_iou, max_detections=config.max_detections)
 
     def forward(self, features: list[Tensor]) -> OrientedFcosOutput:
         cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]

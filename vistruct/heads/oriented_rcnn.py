@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
 from vistruct.heads.oriented_roi import OrientedRoiConfig, OrientedRoiStage
 from vistruct.heads.oriented_rpn import OrientedRpn, OrientedRpnConfig, OrientedRpnOutput
@@ -49,7 +49,6 @@ class OrientedRcnnConfig(Part):
 class OrientedRcnn(nn.Module):
     """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedRpnOutput."""
 
-    is_oriented = True
     terms = ("objectness", "proposal", "class", "box")
 
     def __init__(self, config: OrientedRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
@@ -57,6 +56,11 @@ class OrientedRcnn(nn.Module):
         self.config = config
         self.rpn = OrientedRpn(config.rpn, specs)
         self.roi = OrientedRoiStage(config.roi, specs, num_classes)
+
+    @property
+    def traits(self) -> HeadTraits:
+        config = self.config
+        return HeadTraits(is_oriented=True, nms_iou=config.nms_iou, max_detections=config.max_detections)
 
     def forward(self, features: list[Tensor]) -> OrientedRpnOutput:
         return self.rpn(features)

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import BatchNorm
 
@@ -43,6 +43,8 @@ class PooledConfig(Part):
 
 class Pooled(nn.Module):
     """float[B, C_i, h_i, w_i] for each spec -> float[B, K]."""
+
+    traits = HeadTraits()
 
     def __init__(self, config: PooledConfig, specs: Sequence[FeatureSpec], num_classes: int) -> None:
         super().__init__()

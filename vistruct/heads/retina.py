@@ -25,7 +25,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead, 
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
@@ -77,6 +77,10 @@ class Retina(nn.Module):
         shapes = self.anchors.num_shapes
         self.classify = RetinaNetClassificationHead(channels, shapes, num_classes, prior_probability=config.prior)
         self.locate = RetinaNetRegressionHead(channels, shapes)
+
+    @property
+    def traits(self) -> HeadTraits:
+        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
 
     def forward(self, features: list[Tensor]) -> RetinaOutput:
         anchors = self.anchors.lay(features)

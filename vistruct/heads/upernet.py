@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, HeadTraits
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import ConvNorm, NormKind, resized
 
@@ -64,6 +64,10 @@ class UperNet(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         self.conv_seg = nn.Conv2d(width, num_classes, 1)
         start_classifier(self.conv_seg)
+
+    @property
+    def traits(self) -> HeadTraits:
+        return HeadTraits(convert_keys=self.convert_keys)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         *finer, coarsest = features

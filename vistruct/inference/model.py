@@ -195,7 +195,8 @@ class Model:
             turns = (Turn(role="user", text=with_places(question, len(group), name)),)
             pixels = [as_pixels(image, own) for image, own in zip(group, names, strict=True)]
             samples.append(Sample(id=name, image_id=name, seed=0, images=pixels, turns=turns))
-        return self.task.predict(self.task.predict_collator(samples).to(self.device)) if samples else []
+        collate = self.task.traits.predict_collator or self.task.collator
+        return self.task.predict(collate(samples).to(self.device)) if samples else []
 
     def places(self, size_hw: tuple[int, int]) -> list[Window]:
         """The windows in which an image of this size is looked at, row by row.

@@ -18,7 +18,7 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FeaturePyramidNetwork
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, NeckTraits
 from vistruct.errors import UserError
 from vistruct.necks.laterals import coarser
 
@@ -53,7 +53,7 @@ class Fpn(nn.Module):
                 fix="use neck kind simple_pyramid for a plain ViT, or put an adapter (vit_adapter) around it",
             )
         self.specs = coarser(strides, config.channels, config.extra_levels)
-        self.least_divisor = math.lcm(*strides)  # extra levels round up
+        self.traits = NeckTraits(least_divisor=math.lcm(*strides))  # extra levels round up
         self.pyramid = FeaturePyramidNetwork(
             [spec.channels for spec in specs],
             config.channels,

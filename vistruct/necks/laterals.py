@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, NeckTraits
 
 
 class LateralsConfig(Part):
@@ -37,7 +37,7 @@ class Laterals(nn.Module):
     def __init__(self, config: LateralsConfig, specs: tuple[FeatureSpec, ...]) -> None:
         super().__init__()
         self.specs = coarser([spec.stride for spec in specs], config.channels, config.extra_levels)
-        self.least_divisor = math.lcm(*(spec.stride for spec in specs))  # extra levels round up
+        self.traits = NeckTraits(least_divisor=math.lcm(*(s.stride for s in specs)))  # extra levels round up
         self.levels = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(spec.channels, config.channels, 1, bias=False),  # the norm that follows has the bias

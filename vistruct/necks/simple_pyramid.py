@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import FeatureSpec, NeckTraits
 from vistruct.errors import UserError
 
 
@@ -46,6 +46,8 @@ class SimplePyramidConfig(Part):
 
 class SimplePyramid(nn.Module):
     """float[B, C, H, W], the last of the maps given -> one float[B, channels, h, w] for each of `specs`."""
+
+    traits = NeckTraits()
 
     def __init__(self, config: SimplePyramidConfig, specs: tuple[FeatureSpec, ...]) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import AdamW, Eval, Run, Schedule
+from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.files.intake import PixelType
 from vistruct.heads.pooled import PooledConfig
@@ -88,12 +88,18 @@ def recipe(
     parts, mean_std = architecture(backbone, timm, normalise)
     return Run(
         recipe="classify",
-        task=ClassifyConfig(backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std),
-        data=train,
+        streams={
+            MAIN: Stream(
+                task=ClassifyConfig(
+                    backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std
+                ),
+                data=train,
+                batch=batch,
+            )
+        },
         evals={} if wanted is None else {"val": Eval(data=val, metric=ClassesConfig())},
         init=backbone,
         steps=steps,
-        batch=batch,
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.9),
         schedule=Schedule(warmup_steps=min(250, steps // 10)),
         seed=seed,
@@ -104,5 +110,5 @@ def recipe(
 def tiny() -> Run:
     """A few steps on made-up images; it hardly learns."""
     run = recipe(data=eurosat_folder(), train_share=0.6, steps=6, size=32, batch=4)
-    task: Any = run.task
+    task: Any = run.only.task
     return quick(run, {"backbone": small_vit(), "head": task.head.model_copy(update={"heads": 2})})

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.weights import backbone_dir
-from vistruct.config import AdamW, AnyPart, Eval, Part, Run, Schedule
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
@@ -30,6 +30,7 @@ from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
 from vistruct.heads.retina import RetinaConfig
+from vistruct.kinds import BackbonePart
 from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
@@ -137,12 +138,12 @@ def detector(
     )
     return Run(
         recipe=name,
-        task=DetectConfig(backbone=parts, neck=neck, head=head, **mean_std),
-        data=data,
+        streams={
+            MAIN: Stream(task=DetectConfig(backbone=parts, neck=neck, head=head, **mean_std), data=data, batch=batch)
+        },
         evals=evals,
         init=backbone,
         steps=steps,
-        batch=batch,
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.8),
         schedule=Schedule(warmup_steps=min(250, steps // 10)),
         seed=seed,
@@ -179,7 +180,7 @@ def architecture(
         return (VIT_S if backbone is None else InternVitConfig()), {}
     values = json.loads((directory / "backbone.json").read_text())
     known = values.get("input") or {}
-    config = TypeAdapter(AnyPart).validate_python(values["config"])
+    config = TypeAdapter(BackbonePart).validate_python(values["config"])
     if known.get("intake") and Intake.model_validate(known["intake"]).pixels == "raw":  # in the unit of other files
         return config, {}
     return config, {name: known[name] for name in ("mean", "std") if known.get(name)}

@@ -13,8 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.backbones.timm_model import TimmConfig
-from vistruct.config import AdamW, Eval, Part, Run, Schedule
+import torch
+
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.data.formats.detect import matching
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.volumes import VolumeDataConfig
@@ -25,6 +26,7 @@ from vistruct.heads.linear import LinearConfig
 from vistruct.heads.pixel_loss import Dice, PixelLoss
 from vistruct.heads.unet import UNetConfig
 from vistruct.heads.upernet import UperNetConfig
+from vistruct.kinds import BackbonePart
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.metrics.volumes import VolumesConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
@@ -157,12 +159,12 @@ def photometric_of(intake: Intake | None) -> float:
     return 0.0 if intake is not None and intake.pixels == "raw" else 0.2
 
 
-def evaluated(train: Any, val: tuple[Path, str | None] | None) -> Part | None:
+def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | None] | None) -> Part | None:
     """The data to measure on, read as the training data, whole and without variation."""
     if val is None:
         return None
     changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "share": 1.0}
-    changes |= {"tiles": None} if hasattr(train, "tiles") else {"empty": 1.0}
+    changes |= {"empty": 1.0} if isinstance(train, VolumeDataConfig) else {"tiles": None}
     return train.model_copy(update=changes)
 
 
@@ -190,21 +192,25 @@ def segmenter(
     parts, mean_std = architecture(backbone, timm, normalise)
     return Run(
         recipe=name,
-        task=SegmentConfig(
-            kind="segment" if fusion is None else "change",
-            backbone=parts,
-            neck=neck_of(parts, channels, head),
-            head=head_of(head, channels),
-            fusion=fusion,
-            loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
-            slide=Slide(size=size, overlap=min(overlap, size // 2)),
-            **mean_std,
-        ),
-        data=train,
+        streams={
+            MAIN: Stream(
+                task=SegmentConfig(
+                    kind="segment" if fusion is None else "change",
+                    backbone=parts,
+                    neck=neck_of(parts, channels, head),
+                    head=head_of(head, channels),
+                    fusion=fusion,
+                    loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
+                    slide=Slide(size=size, overlap=min(overlap, size // 2)),
+                    **mean_std,
+                ),
+                data=train,
+                batch=batch,
+            )
+        },
         evals={} if val is None else {"val": Eval(data=val, metric=metric)},
         init=backbone,
         steps=steps,
-        batch=batch,
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.8),
         schedule=Schedule(warmup_steps=min(250, steps // 10)),
         seed=seed,
@@ -212,15 +218,13 @@ def segmenter(
     )
 
 
-def neck_of(backbone: Any, channels: int, head: HeadName) -> Part | None:
+def neck_of(backbone: BackbonePart, channels: int, head: HeadName) -> Part | None:
     """A pyramid for a plain ViT; none where the backbone has one, or where the head is to see nothing but it."""
-    if isinstance(backbone, TimmConfig):
-        plain, stride = len(backbone.outline().specs) == 1, backbone.outline().specs[-1].stride
-    else:
-        plain, stride = hasattr(backbone, "patch"), getattr(backbone, "patch", 0)
-    if not plain or head == "linear":
+    if head == "linear":
         return None
-    return SimplePyramidConfig(channels=channels, strides=pyramid_strides(stride))
+    with torch.device("meta"):  # no memory for its weights
+        specs = backbone.build().specs
+    return SimplePyramidConfig(channels=channels, strides=pyramid_strides(specs[0].stride)) if len(specs) == 1 else None
 
 
 def head_of(name: HeadName, channels: int) -> Part:
@@ -234,7 +238,7 @@ def head_of(name: HeadName, channels: int) -> Part:
 
 def made_tiny(run: Run) -> Run:
     """The same run with parts so small that a few steps take seconds on two cores."""
-    task: Any = run.task
+    task: Any = run.only.task
     neck = SimplePyramidConfig(channels=16, strides=(4, 8, 16))
     head = head_of(task.head.kind, 16)
     return quick(run, {"backbone": small_vit(), "neck": neck, "head": head})

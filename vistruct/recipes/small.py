@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
-from vistruct.config import Part, Run
+from vistruct.config import Part, Run, with_values
 
 
 def small_adapter(channels: int = 3) -> VitAdapterConfig:
@@ -35,7 +35,7 @@ def small_vit(
 
 def quick(run: Run, parts: dict[str, Part]) -> Run:
     """The run with these parts of its task in place of its own, and steps that take no time."""
-    task: Any = run.task
+    task: Any = run.only.task
     changes = {
         "task": task.model_copy(update=parts),
         "schedule": run.schedule.model_copy(update={"warmup_steps": 1}),
@@ -44,4 +44,4 @@ def quick(run: Run, parts: dict[str, Part]) -> Run:
         "workers": 0,
         "log_every": 1,
     }
-    return run.model_copy(update=changes)
+    return with_values(run, **changes)

@@ -157,8 +157,9 @@ def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tu
     overall = {n: p for n, p in evaluations(series).items() if parted(n.split("/", 1)[1])[1] is None}
     for name, points in list(overall.items())[:2]:
         numbers.append((points[-1][1], name, f"at step {points[-1][0]}"))
-    if "train" in data:
-        numbers.append((int(data["train"]["num_records"]), "training samples", "in one epoch"))
+    if data:
+        samples = sum(int(info["num_records"]) for info in data["train"].values())
+        numbers.append((samples, "training samples", "in one epoch"))
     if seconds := [v for _, v in series.get("seconds", []) if math.isfinite(v)]:
         numbers.append((f"{sorted(seconds)[len(seconds) // 2]:.3g} s", "a step", "median"))
     return numbers
@@ -175,6 +176,10 @@ def _data(page: Report, data: Mapping[str, Any]) -> None:
     if not data:
         page.text("`data.json` is missing.")
         return
+    several = len(data["train"]) > 1
+    data = {f"train {name}" if several else "train": info for name, info in data["train"].items()} | {
+        name if name != "train" else "train (evaluation)": info for name, info in data["evals"].items()
+    }
     infos = list(data.values())
     kinds = list(dict.fromkeys(kind for info in infos for kind in info["counts"]))
     rows = [["samples", *(info["num_records"] for info in infos)]]

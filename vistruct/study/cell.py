@@ -45,7 +45,7 @@ def train_and_measure(
     if not (place / COST).exists():
         began = time.monotonic()
         train_and_report(resolved, place, on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"))
-        cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.batch)
+        cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.only.batch)
         (place / COST).write_text(json.dumps(cost))
     # Nobody goes on from here, and they are most of what a run takes on disk.
     shutil.rmtree(place / "checkpoints", ignore_errors=True)

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vistruct.config import read_run
-from vistruct.engine.run_dir import flat
+from vistruct.config import flat, read_run
 from vistruct.errors import UserError
 from vistruct.reports.run_report import Series, read_metrics
 from vistruct.study.cell import last_numbers
@@ -104,7 +103,9 @@ def _runs(a: Path, b: Path, other_data: bool) -> Comparison:
         if not (path / "run.yaml").is_file() or not (path / "data.json").is_file():
             raise UserError("not a run, and not a study", where=path, fix="give a directory that has a run.yaml")
         numbers.append(last_numbers(path))
-        data.append({k: v["fingerprint"] for k, v in json.loads((path / "data.json").read_text()).items()})
+        noted = json.loads((path / "data.json").read_text())
+        trained = json.dumps([info["fingerprint"] for info in noted["train"].values()])
+        data.append({"train": trained} | {k: v["fingerprint"] for k, v in noted["evals"].items() if k != "train"})
         if not numbers[-1]:
             raise UserError("this run has measured nothing", where=path, fix="give its recipe data to measure on")
     runs = [read_run(path / "run.yaml") for path in (a, b)]

@@ -97,7 +97,7 @@ def describe(study: Study, plan: Plan, cells: list[Cell], out: Path) -> list[tup
     by_name = {cell.name: cell for cell in cells}
     for one in plan.runs:
         there = (out / "cells" / f"{one.name}.json").exists()
-        samples = f"{one.run.steps * one.run.batch:,}"
+        samples = f"{one.run.steps * one.run.only.batch:,}"
         rate = f"{one.run.optim.lr:g}"
         rows.append((one.name, f"{one.run.steps:,}", samples, rate, "done" if there else "to do"))
     extra = [cell.name for cell in cells if cell.name not in {one.name for one in plan.runs}]

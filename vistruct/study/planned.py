@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import backbone_dir
-from vistruct.config import Move, Run, explain, with_settings
+from vistruct.config import Move, Run, explain, with_settings, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
 from vistruct.study.cells import Cell
@@ -82,7 +82,7 @@ def plan_runs(study: Study, make: Callable[..., Run] | None = None) -> Plan:
                     run = _one(study, function, options, sources, start, share, seed, way)
                     plan.runs.append(Planned(start=start, share=share, seed=seed, way=way, run=run))
     for one in plan.runs:
-        task: Any = one.run.task
+        task: Any = one.run.only.task
         kind = task.backbone.model_dump_json() if hasattr(task, "backbone") else ""
         made.setdefault(kind, set()).add(one.start)
     if not plan.runs[0].run.evals:
@@ -169,7 +169,7 @@ def _one(
     if "lr" not in parameters and way in study.lr:
         changes["optim"] = run.optim.model_copy(update={"lr": study.lr[way]})
     if "share" not in parameters:
-        changes["data"] = _shared(run.data, share, seed)
+        changes["data"] = _shared(run.only.data, share, seed)
     if "backbone" not in parameters:
         changes["init"] = sources[start]
     if study.is_random(start):
@@ -177,8 +177,8 @@ def _one(
         decay = optim.layer_decay if study.scratch_layer_decay is None else study.scratch_layer_decay
         changes |= {"init": None, "start": None, "optim": optim.model_copy(update={"layer_decay": decay})}
     if way != "full" or study.backbone_lr != 1:
-        changes["move"] = (*run.move, _move(run.task, study, way))
-    run = run.model_copy(update=changes)
+        changes["move"] = (*run.move, _move(run.only.task, study, way))
+    run = with_values(run, **changes)
     return with_settings(run, list(study.settings)) if study.settings else run
 
 
@@ -233,7 +233,7 @@ def study_cells(
                 call=train,
                 arguments={**asked, "directory": directory},
                 # A frozen backbone has no backward pass.
-                cost=one.run.steps * one.run.batch * (1 if one.way == "probe" else 3),
+                cost=one.run.steps * one.run.only.batch * (1 if one.way == "probe" else 3),
             )
         )
         if study.robust and one.seed == 0 and one.share == max(study.shares):
@@ -262,7 +262,7 @@ def start_digest(source: Path | None) -> str:
 def data_fingerprints(runs: Sequence[Planned], cache: Path) -> dict[str, str]:
     """Of the training data and of each evaluation's, read once; as the shares have them, whole."""
     run = runs[0].run
-    train: Any = run.data
+    train: Any = run.only.data
     parts = {"train": _shared(train, 1.0, 0) if hasattr(train, "share") else train}
     parts |= {name: measured.data for name, measured in run.evals.items()}
     return {name: part.build(cache=cache).info.fingerprint for name, part in parts.items()}

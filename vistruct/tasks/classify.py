@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vistruct.config import AnyPart, Part
-from vistruct.contracts import ClassPrediction, DataInfo, Ratio, Sample, StepOutput
+from vistruct.config import Part
+from vistruct.contracts import Backbone, ClassPrediction, DataInfo, Ratio, Sample, StepOutput, TaskTraits
 from vistruct.errors import UserError
+from vistruct.kinds import BackbonePart, ClassHeadPart, NeckPart
 from vistruct.ops.values import flipped
+from vistruct.tasks.features import features
 from vistruct.tasks.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Normalise,
     Statistics,
-    check_channels,
     padded_to,
     stacked,
     with_statistics,
@@ -35,9 +35,9 @@ class ClassifyConfig(Part):
     """The parts; images of one batch must have one size (data.resize, or augment.resized_crop)."""
 
     kind: Literal["classify"] = "classify"
-    backbone: AnyPart
-    neck: AnyPart | None = None
-    head: AnyPart
+    backbone: BackbonePart
+    neck: NeckPart | None = None
+    head: ClassHeadPart
     multi_label: bool = False  # any number of classes an image
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # share of the target spread over all classes; one class only
     class_weights: tuple[float, ...] | None = None  # one for each class; None: all alike
@@ -45,7 +45,7 @@ class ClassifyConfig(Part):
     std: Statistics = IMAGENET_STD
     flips: tuple[Flip, ...] = Field(("none",), min_length=1)  # views that predictions average over
 
-    def build(self, info: DataInfo, assets: Path) -> Classify:
+    def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Classify:
         """Build for the classes and channels of the data; a classifier keeps no files in `assets`.
 
         Raises:
@@ -58,8 +58,7 @@ class ClassifyConfig(Part):
         if self.class_weights is not None and len(self.class_weights) != len(info.class_names):
             what = f"{len(self.class_weights)} weights for {len(info.class_names)} classes"
             raise UserError(what, where="task.class_weights", fix="one for each class, in their order")
-        check_channels(self.backbone, info.channels)
-        return Classify(with_statistics(self, info), info.class_names, info.channels)
+        return Classify(with_statistics(self, info), info.class_names, info.channels, backbone)
 
 
 @dataclass(kw_only=True)
@@ -132,17 +131,19 @@ class ClassCollator:
 class Classify(nn.Module):
     """ClassBatch -> StepOutput in training, scores from `predict`."""
 
-    def __init__(self, config: ClassifyConfig, class_names: tuple[str, ...], channels: int) -> None:
+    def __init__(
+        self, config: ClassifyConfig, class_names: tuple[str, ...], channels: int, backbone: Backbone | None = None
+    ) -> None:
         super().__init__()
         self.config, self.class_names, self.channels = config, class_names, channels
-        parts: Any = config  # each part is typed as any `Part`; what it builds is its own affair
+        maps = features(config.backbone, config.neck, channels=channels, shared=backbone)
         self.normalise = Normalise(config.mean, config.std, channels)
-        self.backbone = parts.backbone.build()
-        self.neck = None if parts.neck is None else parts.neck.build(self.backbone.specs)
-        specs = tuple(self.backbone.specs if self.neck is None else self.neck.specs)
-        self.head = parts.head.build(specs, len(class_names))
-        strides = [spec.stride for spec in (*self.backbone.specs, *specs)]
-        self.size_divisor = getattr(self.neck or self.backbone, "least_divisor", math.lcm(*strides))
+        self.backbone, self.neck, self.size_divisor = maps.backbone, maps.neck, maps.size_divisor
+        self.head = config.head.build(maps.specs, len(class_names))
+
+    @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(prediction="classes", terms=("classes",), class_names=self.class_names)
 
     @property
     def collator(self) -> Callable[[list[Sample]], ClassBatch]:

@@ -1,6 +1,7 @@
 """Detection: backbone, neck and head in a row, from images to boxes in pixels of the whole image.
 
-The head decides what kind: one that `is_oriented` learns from and gives oriented boxes, one that `has_masks` masks.
+The head decides what kind, by its traits: one that `is_oriented` learns from and gives oriented boxes, one that
+`has_masks` masks.
 Horizontal boxes in the data are enough for either kind of box, oriented ones too: of these a horizontal head takes
 the hulls, as far as they show.
 
@@ -14,24 +15,25 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vistruct.config import AnyPart, Part
-from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample, StepOutput
+from vistruct.config import Part
+from vistruct.contracts import Backbone, BoxPrediction, DataInfo, MaskPatch, Sample, StepOutput, TaskTraits
 from vistruct.errors import UserError
 from vistruct.heads.boxes import BoxTarget, Detections
+from vistruct.kinds import BackbonePart, BoxHeadPart, NeckPart
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
+from vistruct.tasks.features import check_in_place, features
 from vistruct.tasks.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Normalise,
     Statistics,
-    check_channels,
     stacked,
     with_statistics,
 )
@@ -42,15 +44,15 @@ class DetectConfig(Part):
     """The three parts, and how an image is put before them."""
 
     kind: Literal["detect"] = "detect"
-    backbone: AnyPart
-    neck: AnyPart
-    head: AnyPart
+    backbone: BackbonePart
+    neck: NeckPart | None = None  # None: the head takes the backbone's maps
+    head: BoxHeadPart
     mean: Statistics = IMAGENET_MEAN  # of RGB in [0, 1]; data: measured on the training data
     std: Statistics = IMAGENET_STD
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
     views: Views | None = None  # how predictions look at an image; None: once, as it is
 
-    def build(self, info: DataInfo, assets: Path) -> Detect:
+    def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Detect:
         """Build for the classes of the data; a detector keeps no files in `assets`.
 
         Raises:
@@ -58,8 +60,7 @@ class DetectConfig(Part):
         """
         if not info.class_names:
             raise UserError("a detector needs class names", where="data", fix="use data with boxes (kind: boxes)")
-        check_channels(self.backbone, 3)
-        return Detect(with_statistics(self, info), info.class_names)
+        return Detect(with_statistics(self, info), info.class_names, backbone)
 
 
 @dataclass(kw_only=True)
@@ -148,31 +149,25 @@ class DetectCollator:
 class Detect(nn.Module):
     """DetectBatch -> StepOutput in training, boxes in whole-image pixels from `predict`."""
 
-    def __init__(self, config: DetectConfig, class_names: tuple[str, ...]) -> None:
+    def __init__(self, config: DetectConfig, class_names: tuple[str, ...], backbone: Backbone | None = None) -> None:
         super().__init__()
         self.config, self.class_names = config, class_names
-        parts: Any = config  # each part is typed as any `Part`; what it builds is its own affair
-        self.backbone = parts.backbone.build()
-        self.neck = parts.neck.build(self.backbone.specs)
-        self.head = parts.head.build(self.neck.specs, len(class_names))
-        strides = [spec.stride for spec in (*self.backbone.specs, *self.neck.specs)]
-        least = getattr(self.neck, "least_divisor", math.lcm(*strides))
-        self.size_divisor = config.size_divisor or least
-        if self.size_divisor % least:
-            raise UserError(
-                f"size_divisor={self.size_divisor} is not a multiple of the strides {sorted(set(strides))}",
-                where="task.size_divisor",
-                fix=f"use a multiple of {least}",
-            )
+        maps = features(config.backbone, config.neck, channels=3, size_divisor=config.size_divisor, shared=backbone)
+        self.backbone, self.neck, self.size_divisor = maps.backbone, maps.neck, maps.size_divisor
+        self.head = config.head.build(maps.specs, len(class_names))
         self.normalise = Normalise(config.mean, config.std)
+
+    @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(prediction="boxes", terms=self.head.terms, class_names=self.class_names)
 
     @property
     def collator(self) -> Callable[[list[Sample]], DetectBatch]:
         return DetectCollator(
             size_divisor=self.size_divisor,
             num_classes=len(self.class_names),
-            is_oriented=getattr(self.head, "is_oriented", False),
-            has_masks=getattr(self.head, "has_masks", False),
+            is_oriented=self.head.traits.is_oriented,
+            has_masks=self.head.traits.has_masks,
         )
 
     def forward(self, batch: DetectBatch) -> StepOutput:
@@ -189,13 +184,7 @@ class Detect(nn.Module):
         Raises:
             UserError: a sample was flipped or turned, so that nothing leads back to its whole image.
         """
-        for sample_id, origin_xy in zip(batch.ids, batch.origins_xy, strict=True):
-            if not all(map(math.isfinite, origin_xy)):
-                raise UserError(
-                    "predictions about a flipped or turned image cannot be put back in place",
-                    where=sample_id,
-                    fix="evaluate on data without augment",
-                )
+        check_in_place(batch.ids, batch.origins_xy)
         return [self._prediction(batch, i, found) for i, found in enumerate(self._detections(batch))]
 
     def _detections(self, batch: DetectBatch) -> list[Detections]:
@@ -210,9 +199,8 @@ class Detect(nn.Module):
                 decoded = self.head.decode(self._look(seen.images), seen.sizes_hw)
                 for one, detections, size_hw in zip(found, decoded, batch.sizes_hw, strict=True):
                     one.append(undo(detections, seen, size_hw))
-        head: Any = self.config.head
-        limits = getattr(head, "box", head)  # Mask R-CNN has a box head inside
-        return [joined(one, limits.nms_iou, limits.max_detections) for one in found]
+        traits = self.head.traits
+        return [joined(one, traits.nms_iou, traits.max_detections) for one in found]
 
     def _prediction(self, batch: DetectBatch, i: int, found: Detections) -> BoxPrediction:
         origin_xy, scale_xy = batch.origins_xy[i], batch.scales_xy[i]
@@ -237,7 +225,8 @@ class Detect(nn.Module):
 
     def _look(self, image: Tensor) -> object:
         """The head's output for normalised images."""
-        return self.head(self.neck(self.backbone(image)))
+        maps = self.backbone(image)
+        return self.head(maps if self.neck is None else self.neck(maps))
 
 
 def patches(masks: Tensor, boxes_xyxy: Tensor, window_xyxy: tuple[float, float, float, float]) -> tuple[MaskPatch, ...]:

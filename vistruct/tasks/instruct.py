@@ -22,12 +22,23 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from vistruct.config import AnyPart, Part
-from vistruct.contracts import AnswerPrediction, DataInfo, Ratio, StepOutput
-from vistruct.data.loading.plan import Costs
+from vistruct.config import Part
+from vistruct.contracts import (
+    AnswerPrediction,
+    Backbone,
+    Costs,
+    DataInfo,
+    Ratio,
+    StepOutput,
+    TaskTraits,
+    TokenBackbone,
+    Weights,
+)
 from vistruct.errors import UserError
+from vistruct.kinds import BackbonePart
 from vistruct.ops.seeds import derive
-from vistruct.tasks.pixels import check_channels
+from vistruct.tasks.features import backbone_for
+from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.vlm import chat, packed
 from vistruct.vlm import vrl as vrl_
 from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
@@ -36,14 +47,12 @@ from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.projector import Projector, pixel_shuffle
 from vistruct.vlm.tiling import Tiling, normalise
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 class InstructConfig(Part):
     """A vision-language model and how its backbone is made robust."""
 
     kind: Literal["instruct"] = "instruct"
-    backbone: AnyPart
+    backbone: BackbonePart
     language: LanguageConfig = LanguageConfig()
     tiling: Tiling = Tiling()
     shuffle: int = Field(2, gt=0)  # patches merged into one visual token, per side
@@ -62,17 +71,14 @@ class InstructConfig(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> InstructConfig:
-        cell = getattr(self.backbone, "patch", 1) * self.shuffle
-        if self.tiling.size % cell:
-            raise ValueError(f"tiling.size={self.tiling.size} is not a multiple of patch * shuffle = {cell}")
         padded = isinstance(self.vrl, vrl_.Vrl) and not self.vrl.shorten
         if self.rows == "packed" and (self.pad_to is not None or padded):
             raise ValueError("packed rows have no padding: set rows=padded with pad_to or vrl.shorten=false")
         return self
 
-    def build(self, info: DataInfo, assets: Path) -> Instruct:
-        check_channels(self.backbone, 3)
-        return Instruct(self, self.language.load_tokenizer(assets, info.corpus))
+    def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Instruct:
+        """Build with the tokenizer in `assets`, which is put there if it is not."""
+        return Instruct(self, self.language.load_tokenizer(assets, info.corpus), backbone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +101,14 @@ class Instruct(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: InstructConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, config: InstructConfig, tokenizer: PreTrainedTokenizerFast, backbone: Backbone | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
         self.vrl = vrl_.PRESETS[config.vrl] if isinstance(config.vrl, str) else config.vrl
-        part: Any = config.backbone
-        self.backbone: Any = part.build()
+        self.backbone = _token_backbone(config, backbone)
         self.language: Any = config.language.build(tokenizer)
         packed.enable(self.language)
         width = self.language.get_input_embeddings().weight.shape[1]
@@ -118,8 +125,18 @@ class Instruct(nn.Module):
         return self.config.answer_dropout == 1.0
 
     @property
-    def uneven_calls(self) -> str:
-        """Why some batches call its blocks more often than others, which a spread model cannot bear; "": none does."""
+    def traits(self) -> TaskTraits:
+        return TaskTraits(
+            prediction="answers",
+            terms=("answers",),
+            predict_collator=self._collator(generate=True),
+            measurer=ChatMeasurer(collator=self.collator),
+            work=self.work,
+            repeated_blocks=tuple(self.language.get_decoder().layers),
+            uneven_calls=self._uneven_calls(),
+        )
+
+    def _uneven_calls(self) -> str:
         if self.config.rows == "grouped":
             return "task.rows=grouped calls the language model once for each group of lengths"
         if self.vrl.is_on and self.vrl.drop_at == "patches" and self.vrl.drop_prob < 1:
@@ -136,11 +153,6 @@ class Instruct(nn.Module):
         """For training: whole conversations with their answers."""
         return self._collator(generate=False)
 
-    @property
-    def predict_collator(self) -> ChatCollator:
-        """For `predict`: a row for each question, its answer taken off."""
-        return self._collator(generate=True)
-
     def _collator(self, *, generate: bool) -> ChatCollator:
         return ChatCollator(
             tokenizer=self.tokenizer,
@@ -153,17 +165,12 @@ class Instruct(nn.Module):
             generate=generate,
         )
 
-    @property
-    def measurer(self) -> ChatMeasurer:
-        """Says what a record will cost before anything is decoded."""
-        return ChatMeasurer(collator=self.collator)
-
     def work(self, costs: Costs) -> np.ndarray:
         """float64[...], multiplications that each sample takes in the forward pass, VRL counted in."""
         dropped = self.vrl.drop_prob * self.vrl.drop_ratio
         seen = 1.0 - dropped if self.vrl.drop_at == "patches" else 1.0
         patches, width = self.grid**2 + 1, self.backbone.width
-        blocks = getattr(getattr(self.backbone, "encoder", None), "layers", ())
+        blocks = self.backbone.traits.repeated_blocks
         tile = _size(self.backbone) * patches * seen + 2 * len(blocks) * width * (patches * seen) ** 2
         head = _size(self.language.get_output_embeddings())
         tokens = costs.tokens - costs.visual * dropped
@@ -223,7 +230,7 @@ class Instruct(nn.Module):
         """uint8[T, 3, S, S] -> float[T * C, D], what the language model sees; of the kept `cells` bool[T, C] only."""
         pixels = normalise(tiles, self.pixel_mean, self.pixel_std)
         if cells is None:
-            patches = self.backbone.tokens(pixels)  # [T, grid * grid, width]
+            patches = self.backbone.tokens(pixels).patches  # [T, grid * grid, width]
             return self.projector(pixel_shuffle(patches, (self.grid, self.grid), self.config.shuffle)).flatten(0, 1)
         parts, rows = [], []
         counts = cells.sum(1)
@@ -231,7 +238,7 @@ class Instruct(nn.Module):
             at = (counts == count).nonzero().squeeze(1)
             kept = cells[at].nonzero()[:, 1].view(len(at), count)  # row-major, as the cells of a tile are
             tokens = self.backbone.tokens(pixels[send(at, pixels.device)], send(self._patches(kept), pixels.device))
-            merged = tokens.reshape(len(at), count, -1)  # the patches of a cell lie next to each other
+            merged = tokens.patches.reshape(len(at), count, -1)  # the patches of a cell lie next to each other
             parts.append(self.projector(merged).flatten(0, 1))
             rows.append((at[:, None] * cells.shape[1] + kept).flatten())
         back = torch.cat(rows).argsort()
@@ -313,7 +320,7 @@ class Instruct(nn.Module):
 
     @torch.inference_mode()
     def predict(self, batch: ChatBatch) -> list[AnswerPrediction]:
-        """Greedy answers to batches of `predict_collator`, one for each row."""
+        """Greedy answers to batches made to be asked about, one for each row."""
         reading = self.read(batch)
         rows = self.embed(batch, reading).split(reading.lengths)
         tokens = answer_tokens(self, rows, self.config.max_new_tokens)
@@ -330,7 +337,23 @@ class Instruct(nn.Module):
         ]
 
 
-def _size(module: nn.Module) -> float:
+def _token_backbone(config: InstructConfig, shared: Backbone | None) -> TokenBackbone:
+    """
+    Raises:
+        UserError: a backbone without tokens, or tiles that are no whole number of visual tokens.
+    """
+    backbone = backbone_for(config.backbone, 3, shared)
+    if not isinstance(backbone, TokenBackbone):
+        what = f"a backbone of kind {config.backbone.kind} gives no tokens for a language model"
+        raise UserError(what, where="task.backbone", fix="use kind intern_vit")
+    cell = backbone.patch * config.shuffle
+    if config.tiling.size % cell:
+        what = f"tiles of {config.tiling.size} pixels are not a multiple of patch * shuffle = {cell}"
+        raise UserError(what, where="task.tiling.size", fix=f"use {config.tiling.size // cell * cell or cell}")
+    return backbone
+
+
+def _size(module: Weights) -> float:
     """Parameters; a float, for the int32 of `Costs` would overflow beside a whole number."""
     return float(sum(p.numel() for p in module.parameters()))
 

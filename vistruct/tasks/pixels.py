@@ -107,17 +107,3 @@ def padded_to(images: Tensor, divisor: int) -> Tensor:
     if height % divisor == 0 and width % divisor == 0:
         return images
     return F.pad(images, (0, -width % divisor, 0, -height % divisor))
-
-
-def check_channels(backbone: Part, channels: int) -> None:
-    """
-    Raises:
-        UserError: images of the data have other channels than the backbone takes.
-    """
-    taken = getattr(getattr(backbone, "vit", backbone), "channels", 3)
-    if taken != channels:
-        raise UserError(
-            f"the data have images of {channels} channels, the backbone takes {taken}",
-            where="task.backbone",
-            fix=f"set the backbone's channels to {channels}, or choose data.intake.bands",
-        )

@@ -8,27 +8,27 @@ Shapes: B samples of T images (1, or before and after) of C channels, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vistruct.config import AnyPart, Part
-from vistruct.contracts import IGNORED, DataInfo, FeatureSpec, MapPrediction, Sample, StepOutput
+from vistruct.config import Part
+from vistruct.contracts import IGNORED, Backbone, DataInfo, MapPrediction, Sample, StepOutput, TaskTraits
 from vistruct.errors import UserError
 from vistruct.heads.pixel_loss import PixelLoss
+from vistruct.kinds import BackbonePart, NeckPart, PixelHeadPart
+from vistruct.tasks.features import check_in_place, features
 from vistruct.tasks.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Normalise,
     Statistics,
-    check_channels,
     padded_to,
     stacked,
     with_statistics,
@@ -43,9 +43,9 @@ class SegmentConfig(Part):
     """The parts, and how an image of any size is put before them."""
 
     kind: Literal["segment", "change"] = "segment"
-    backbone: AnyPart
-    neck: AnyPart | None = None  # None: the head takes the backbone's maps
-    head: AnyPart
+    backbone: BackbonePart
+    neck: NeckPart | None = None  # None: the head takes the backbone's maps
+    head: PixelHeadPart
     fusion: Fusion | None = None  # of the maps of a pair; None: one image
     loss: PixelLoss = PixelLoss()
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
@@ -64,7 +64,7 @@ class SegmentConfig(Part):
             )
         return self
 
-    def build(self, info: DataInfo, assets: Path) -> Segment:
+    def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Segment:
         """Build for the classes and channels of the data; a segmenter keeps no files in `assets`.
 
         Raises:
@@ -73,8 +73,7 @@ class SegmentConfig(Part):
         if len(info.class_names) < 2:
             what = f"a segmenter tells classes apart, the data have {len(info.class_names)}"
             raise UserError(what, where="data", fix="use data with classes of pixels (kind: maps)")
-        check_channels(self.backbone, info.channels)
-        return Segment(with_statistics(self, info), info.class_names, info.channels)
+        return Segment(with_statistics(self, info), info.class_names, info.channels, backbone)
 
 
 @dataclass(kw_only=True)
@@ -155,31 +154,25 @@ class MapCollator:
 class Segment(nn.Module):
     """MapBatch -> StepOutput in training, the class of every pixel of the file from `predict`."""
 
-    def __init__(self, config: SegmentConfig, class_names: tuple[str, ...], channels: int) -> None:
+    def __init__(
+        self, config: SegmentConfig, class_names: tuple[str, ...], channels: int, backbone: Backbone | None = None
+    ) -> None:
         super().__init__()
         self.config, self.class_names, self.channels = config, class_names, channels
         self.num_images = 1 if config.fusion is None else 2
-        parts: Any = config  # each part is typed as any `Part`; what it builds is its own affair
+        maps = features(
+            config.backbone, config.neck, channels=channels, size_divisor=config.size_divisor, shared=backbone
+        )
         self.normalise = Normalise(config.mean, config.std, channels)
-        self.backbone = parts.backbone.build()
-        specs: tuple[FeatureSpec, ...] = tuple(self.backbone.specs)
-        strides = [spec.stride for spec in specs]
-        self.neck = None
-        if parts.neck is not None:
-            self.neck = parts.neck.build(specs)
-            specs = tuple(self.neck.specs)
-            strides += [spec.stride for spec in specs]
+        self.backbone, self.neck, self.size_divisor = maps.backbone, maps.neck, maps.size_divisor
+        specs = maps.specs
         if config.fusion == "concat":
             specs = tuple(replace(spec, channels=2 * spec.channels) for spec in specs)
-        self.head = parts.head.build(specs, len(class_names))
-        least = getattr(self.neck, "least_divisor", getattr(self.backbone, "least_divisor", math.lcm(*strides)))
-        self.size_divisor = config.size_divisor or least
-        if self.size_divisor % least:
-            raise UserError(
-                f"size_divisor={self.size_divisor} is not a multiple of the strides {sorted(set(strides))}",
-                where="task.size_divisor",
-                fix=f"use a multiple of {least}",
-            )
+        self.head = config.head.build(specs, len(class_names))
+
+    @property
+    def traits(self) -> TaskTraits:
+        return TaskTraits(prediction="maps", terms=self.config.loss.terms, class_names=self.class_names)
 
     @property
     def collator(self) -> Callable[[list[Sample]], MapBatch]:
@@ -217,13 +210,7 @@ class Segment(nn.Module):
         Raises:
             UserError: a sample was flipped or turned, so that nothing leads back to its file.
         """
-        for sample_id, origin_xy in zip(batch.ids, batch.origins_xy, strict=True):
-            if not all(map(math.isfinite, origin_xy)):
-                raise UserError(
-                    "predictions about a flipped or turned image cannot be put back in place",
-                    where=sample_id,
-                    fix="evaluate on data without augment",
-                )
+        check_in_place(batch.ids, batch.origins_xy)
         if self._all_at_once(batch):
             return [self._prediction(batch, i, one) for i, one in enumerate(self.probabilities(batch.images))]
         return [self._prediction(batch, i, self._slid(batch, i)) for i in range(len(batch))]

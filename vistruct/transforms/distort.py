@@ -37,8 +37,7 @@ class Distort(Part):
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> Distort:
-        for name in ("contrast", "saturation"):
-            low, high = getattr(self, name)
+        for name, (low, high) in (("contrast", self.contrast), ("saturation", self.saturation)):
             if not 0 <= low <= high:
                 raise UserError(f"{name}={(low, high)} is no range of factors", where="distort", fix="such as 0.5, 1.5")
         return self

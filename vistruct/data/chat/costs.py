@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vistruct.contracts import Dataset, Measurer
+from vistruct.contracts import Costs, Dataset, Measurer
 from vistruct.data.account import Account, check_left_out
 from vistruct.data.chat.records import Records, Source
 from vistruct.data.chat.sources import count
 from vistruct.data.dataset import RecordDataset, conversation_info
 from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
 from vistruct.data.loading.parallel import in_parallel
-from vistruct.data.loading.plan import Costs
 from vistruct.issues import IssueCounter
 
 COSTS = tuple(field.name for field in dataclasses.fields(Costs))

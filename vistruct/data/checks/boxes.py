@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.checks.problem import Problem, counted
+from vistruct.data.checks.images import IN_TWO_SPLITS, decoded, sizes_in_words, tiny_images
+from vistruct.data.checks.parts import Findings, Parts
+from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats.boxes.objects import CLIPPED, OUTSIDE, ROUNDING_PX
-from vistruct.data.formats.detect import splits_of
-from vistruct.data.formats.format import Ask, Walked
 from vistruct.data.formats.order import renumbered
-from vistruct.data.formats.read import walk
-from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
 MANY = 0.2  # part of all boxes clipped or outside above which their layout is doubted
@@ -28,53 +26,29 @@ ENOUGH = 20  # objects of a class that make a median
 Found = dict[str, list[str]]  # places by what is found
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenedBoxes:
-    """What is in a data set of boxes, or in all its splits together."""
-
-    records: list[Record]
-    class_names: tuple[str, ...]
-    splits: tuple[str, ...]  # those that were read; empty where there are none
-    problems: list[Problem]
-
-
-def open_boxes(
-    annotation: Path, images: Path | None, format_: str, split: str | None, errors: list[UserError]
-) -> OpenedBoxes:
-    """The records that training would have if every error were mended, and all other trouble, with every place.
-
-    Args:
-        split: None: all that there are, but for one that is made of others (trainval beside train and val).
-    """
-    report = IssueCounter(keep=10**9)
-    splits = (split,) if split is not None else _splits(annotation, format_)
-    parts: dict[str, Walked] = {}
-    for name in splits or (None,):
-        parts[name or ""] = walk(annotation, "boxes", format_, Ask(split=name, images=images), report, errors.append)
-    lists = {part.class_names for part in parts.values() if part.class_names}
+def look(parts: Parts, decode_at_most: int | None) -> Findings:
+    """Numbers, hints and doubtful objects of a data set of boxes."""
+    lists = {part.class_names for part in parts.walked.values() if part.class_names}
     class_names = next(iter(lists)) if len(lists) == 1 else tuple(sorted({name for names in lists for name in names}))
-    found: dict[Path, Record] = {}
-    shared: list[str] = []
-    for name, part in parts.items():
-        for record in renumbered(part.records, part.class_names, class_names, annotation):
-            if record.images[0] in found:
-                shared.append(f"{record.images[0]} ({name})")
-            found.setdefault(record.images[0], record)
-    records = list(found.values())
-    problems = [*counted(report), *_hints(records, class_names, report, format_)]
-    if shared:
-        what = "image in a second split: what is measured on it was learned by heart"
-        problems.append(Problem(what=what, effect="kept", count=len(shared), places=tuple(shared)))
-    return OpenedBoxes(records=records, class_names=class_names, splits=splits, problems=problems)
-
-
-def _splits(annotation: Path, format_: str) -> tuple[str, ...]:
-    """Those that together are the data set; none where what would name them is broken, which the walker will tell."""
-    try:
-        splits = splits_of(annotation, format_)
-    except UserError:
-        return ()
-    return tuple(name for name in splits if name != "trainval" or not {"train", "val"} <= set(splits))
+    walked = {
+        name: replace(part, records=renumbered(part.records, part.class_names, class_names, parts.family.path))
+        for name, part in parts.walked.items()
+    }
+    parts = replace(parts, walked=walked)
+    records = parts.records()
+    paths = [record.images[0] for record in records]
+    sizes = decoded(paths[:decode_at_most], parts.errors)
+    counts, classes = count_boxes(records, class_names)
+    return Findings(
+        counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
+        classes=classes,
+        sizes=sizes_in_words(sizes.values()) | _object_sizes(records),
+        problems=[
+            *_hints(records, class_names, parts.report, parts.family.format),
+            *_in_two_splits(parts.images()),
+            *tiny_images(sizes),
+        ],
+    )
 
 
 def count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
@@ -101,6 +75,16 @@ def count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[
     }
 
 
+def _in_two_splits(images: Mapping[str, Sequence[Path]]) -> list[Problem]:
+    """Files that are annotated in two splits; that their contents are alike means nothing here: water is water."""
+    seen: set[Path] = set()
+    shared: list[str] = []
+    for split, paths in images.items():
+        shared += [f"{path} ({split})" for path in paths if path in seen]
+        seen |= set(paths)
+    return hints({IN_TWO_SPLITS: shared})
+
+
 def _hints(records: Sequence[Record], class_names: Sequence[str], report: IssueCounter, format_: str) -> list[Problem]:
     """What training accepts and a person should look at."""
     classes = count_boxes(records, class_names)[1]
@@ -115,14 +99,11 @@ def _hints(records: Sequence[Record], class_names: Sequence[str], report: IssueC
     for record in records:
         _look_at(record, class_names, found)
     found["object of implausible size for its class"] = [*_implausible(records, class_names)]
-    hints = [
-        Problem(what=what, effect="kept", count=len(places), places=tuple(place for place in places if place))
-        for what, places in found.items()
-        if places
-    ]
+    problems = hints(found)
     if records and not any(classes.values()):
-        hints.append(Problem(what="no boxes are left", effect="stops training", count=1, fix="annotate some objects"))
-    return hints
+        fix = "annotate some objects"
+        problems.append(Problem(what="no boxes are left", effect="stops training", count=1, fix=fix))
+    return problems
 
 
 def alike(names: Sequence[str] | dict[str, int]) -> list[str]:
@@ -208,3 +189,11 @@ def _implausible(records: Sequence[Record], class_names: Sequence[str]) -> Itera
 def _place(record: Record, number: int | np.integer) -> str:
     x0, y0, x1, y1 = record.boxes_xyxy[number]
     return f"{record.id}: object {number} at {x0:.6g}, {y0:.6g} to {x1:.6g}, {y1:.6g}"
+
+
+def _object_sizes(records: Sequence[Record]) -> dict[str, str]:
+    sides = [record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2] for record in records if len(record.boxes_xyxy)]
+    if not sides:
+        return {}
+    side = np.sqrt(np.prod(np.concatenate(sides), axis=1))
+    return {"object side, pixels": f"{side.min():.1f} to {side.max():.1f}, median {np.median(side):.1f}"}

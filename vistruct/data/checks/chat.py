@@ -10,28 +10,32 @@ from pathlib import Path
 from vistruct.contracts import Record
 from vistruct.data.account import Account
 from vistruct.data.chat.mix import read_mix
-from vistruct.data.chat.records import Source
+from vistruct.data.chat.records import Records, Source
 from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source
+from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
+from vistruct.data.checks.parts import Findings
 from vistruct.data.checks.problem import Problem, counted
 from vistruct.data.formats.chat.turns import Defect
+from vistruct.data.formats.detect import Family
 from vistruct.errors import UserError
 from vistruct.files.image_facts import FOUND
 from vistruct.issues import IssueCounter
 
 
-def open_all(
-    annotation: Path, images: Path | None, format_: str, max_left_out: float, errors: list[UserError]
-) -> tuple[list[Opened], list[Problem]]:
+def look(
+    family: Family, images: Path | None, max_left_out: float, decode_at_most: int | None, errors: list[UserError]
+) -> Findings:
     """The data sets of conversations that can be opened, and all that is wrong in them."""
+    annotation = family.path
     wanted = [Wanted(name="", annotation=annotation, root=annotation.parent if images is None else images)]
     report = IssueCounter()
     opened: list[Opened] = []
     try:
-        if format_ == "mix":
+        if family.format == "mix":
             wanted, report = read_mix(annotation, images)
     except UserError as error:
         errors.append(error)
-        return [], []
+        wanted = []
     for one in wanted:
         try:
             opened.append(open_source(one, checksums=False))
@@ -40,7 +44,18 @@ def open_all(
     problems = [problem for one in opened for problem in _faults(one, max_left_out)]
     if opened and not any(one.account.used for one in opened):
         problems.append(Problem(what="no conversations are left", effect="stops training", count=1))
-    return opened, [*problems, *counted(report)]
+    records = Records([replace(one.source, repeats=1) for one in opened])
+    seen: dict[Path, None] = {}
+    for record in records:
+        seen |= dict.fromkeys(record.images)
+    paths = list(seen)
+    sizes = decoded(paths[:decode_at_most], errors)
+    return Findings(
+        counts={"images": len(paths), **count_turns(records), "images decoded": len(paths[:decode_at_most])},
+        data_sets={one.account.name: in_numbers(one.account) for one in opened if one.account.name},
+        sizes=sizes_in_words(sizes.values()),
+        problems=[*problems, *counted(report), *tiny_images(sizes)],
+    )
 
 
 def _faults(opened: Opened, max_left_out: float) -> list[Problem]:

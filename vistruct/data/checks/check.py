@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vistruct.config import Run
-from vistruct.contracts import Record
-from vistruct.data.chat.records import Records
-from vistruct.data.checks.boxes import count_boxes, open_boxes
-from vistruct.data.checks.chat import count_turns, in_numbers, open_all
-from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
-from vistruct.data.checks.problem import Problem, stops
-from vistruct.data.formats.detect import Family, family_of, splits_of
+from vistruct.data.checks.parts import Findings, walk_parts
+from vistruct.data.checks.problem import Problem, counted, stops
+from vistruct.data.formats import Kind
+from vistruct.data.formats.detect import family_of
+from vistruct.data.formats.format import Ask
 from vistruct.errors import UserError
+from vistruct.issues import IssueCounter
 
-# By family, where its check is: `look(path, format, split, decode_at_most) -> (counts, classes, problems, sizes)`.
-_LOOKS = {
+_LOOKS: dict[Kind, str] = {  # by family, where its `look(parts, decode_at_most) -> Findings` is
+    "boxes": "vistruct.data.checks.boxes",
+    "talk": "vistruct.data.checks.chat",
     "maps": "vistruct.data.checks.maps",
     "volumes": "vistruct.data.checks.volumes",
     "image_classes": "vistruct.data.checks.classes",
@@ -107,66 +105,36 @@ def check(
         UserError: nothing there to check, or several annotation files or formats in the folder.
     """
     family = family_of(Path(path), format)
-    if family.kind in _LOOKS:
-        return _looked_at(family, split, decode_at_most)
-    annotation, format_ = family.path, family.format
-    errors: list[UserError] = []
-    records: Sequence[Record]
-    if family.kind == "boxes":
-        boxes = open_boxes(annotation, images, format_, split, errors)
-        records, problems, splits = boxes.records, boxes.problems, boxes.splits
-        counts, classes = count_boxes(records, boxes.class_names)
-        data_sets: dict[str, dict[str, int]] = {}
-    else:
-        splits = ()
-        opened, problems = open_all(annotation, images, format_, max_left_out, errors)
-        records = Records([replace(one.source, repeats=1) for one in opened])
-        counts, classes = count_turns(records), {}
-        data_sets = {one.account.name: in_numbers(one.account) for one in opened if one.account.name}
-    seen: dict[Path, None] = {}
-    sides = [record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2] for record in records if len(record.boxes_xyxy)]
-    for record in records:
-        seen |= dict.fromkeys(record.images)
-    paths = list(seen)
-    sizes = decoded(paths[:decode_at_most], errors)
-    return CheckResult(
-        annotation=annotation,
-        format=format_,
-        splits=splits,
-        counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
-        classes=classes,
-        data_sets=data_sets,
-        sizes=sizes_in_words(sizes.values()) | _object_sizes(sides),
-        problems=(*stops(errors), *problems, *tiny_images(sizes)),
-    )
-
-
-def _looked_at(family: Family, split: str | None, decode_at_most: int | None) -> CheckResult:
-    """Of a family whose module counts and judges for itself."""
     look = importlib.import_module(_LOOKS[family.kind]).look
-    counts, classes, problems, sizes = look(family.path, family.format, split, decode_at_most)
+    errors: list[UserError] = []
+    splits: tuple[str, ...] = ()
+    report = IssueCounter()
+    if family.kind == "talk":
+        found: Findings = look(family, images, max_left_out, decode_at_most, errors)
+    else:
+        # An image without labels is no reason to leave out the others: all places are wanted.
+        own = images if family.kind == "boxes" else None
+        asked = Ask(images=own, missing="drop" if family.kind == "maps" else "stop", multi_label=True)
+        parts = walk_parts(family, split, asked)
+        found = look(parts, decode_at_most)
+        errors, splits, report = parts.errors, parts.splits, parts.report
     return CheckResult(
         annotation=family.path,
         format=family.format,
-        splits=(split,) if split is not None else _splits(family),
-        counts=counts,
-        classes=classes,
-        sizes=sizes,
-        problems=tuple(problems),
+        splits=splits,
+        counts=found.counts,
+        classes=found.classes,
+        data_sets=found.data_sets,
+        sizes=found.sizes,
+        problems=(*stops(errors), *_counted(report, found.stopping), *found.problems),
     )
 
 
-def _splits(family: Family) -> tuple[str, ...]:
-    """Those that were looked at; none where what would name them is broken, which is among the problems."""
-    try:
-        return splits_of(family.path, family.format)
-    except UserError:
-        return ()
-
-
-def _object_sizes(sides: Sequence[np.ndarray]) -> dict[str, str]:
-    """Of float[N, 2], the widths and heights of an image's objects."""
-    if not sides:
-        return {}
-    side = np.sqrt(np.prod(np.concatenate(sides), axis=1))
-    return {"object side, pixels": f"{side.min():.1f} to {side.max():.1f}, median {np.median(side):.1f}"}
+def _counted(report: IssueCounter, stopping: Mapping[str, tuple[str, str]]) -> list[Problem]:
+    """What the walkers left out or repaired; some of it is left out here alone, and stops training."""
+    return [
+        problem
+        if problem.what not in stopping
+        else replace(problem, what=stopping[problem.what][0], effect="stops training", fix=stopping[problem.what][1])
+        for problem in counted(report)
+    ]

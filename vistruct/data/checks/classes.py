@@ -10,17 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from vistruct.contracts import Record
 from vistruct.data.checks.boxes import alike
 from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
-from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats.detect import splits_of
-from vistruct.data.formats.format import Ask
-from vistruct.data.formats.read import walk
-from vistruct.errors import UserError
-from vistruct.issues import IssueCounter
+from vistruct.data.checks.parts import Findings, Parts
+from vistruct.data.checks.problem import Problem, hints
 
 UNBALANCED = 20.0  # times as many images in the largest class as in the smallest
 FEW = 5  # images of a class
@@ -28,88 +23,53 @@ SAME_TWICE = "the same image twice, under two names"
 SAME_OTHERWISE = "the same image with two classes"
 
 
-def look(
-    path: Path, format: str, split: str | None, decode_at_most: int | None
-) -> tuple[dict[str, int], dict[str, int], list[Problem], dict[str, str]]:
-    """Everything in a data set of image classes; nothing in it is raised at.
-
-    Args:
-        split: None: all that there are.
-        decode_at_most: how many images to decode; None: all. Contents are compared in any case.
-
-    Returns:
-        counts; images by class; problems; sizes in words.
-    """
-    errors: list[UserError] = []
-    report = IssueCounter(keep=10**9)
-    parts: dict[str, list[Record]] = {}
-    class_names: tuple[str, ...] = ()
-    for name in (split,) if split is not None else _splits(path, format, errors) or (None,):
-        ask = Ask(split=name, missing="stop", multi_label=True)
-        part = walk(path, "image_classes", format, ask, report, errors.append)
-        class_names = part.class_names or class_names
-        parts[name or ""] = part.records
-    records = list({record.images: record for part in parts.values() for record in part}.values())
+def look(parts: Parts, decode_at_most: int | None) -> Findings:
+    """Numbers, hints and twins of a data set of image classes. Contents are compared in any case."""
+    class_names = next((part.class_names for part in parts.walked.values() if part.class_names), ())
+    records = parts.records()
     counts: Counter[int] = Counter(label for record in records for label in record.image_labels or ())
     classes: dict[str, int] = {name: counts[number] for number, name in enumerate(class_names)}
     several = sum(len(record.image_labels or ()) > 1 for record in records)
-    some = list(dict.fromkeys(record.images[0] for record in records))
-    sizes, of_bands = decoded_rasters(some[:decode_at_most], errors)
-    numbers = {
-        "images": len(records),
-        "classes": len(class_names),
-        **{f"images of {name}": len(part) for name, part in parts.items() if name},
-        **({"images of several classes": several} if several else {}),
-        "images decoded": len(some[:decode_at_most]),
-    }
-    problems = [
-        *stops(_once(errors)),
-        *counted(report),
-        *of_bands,
-        *_hints(records, classes, several > 0),
-        *_twins(records, class_names),
-        *same_in_two({name: [record.images[0] for record in part] for name, part in parts.items()}),
-        *tiny_images(sizes),
-    ]
-    return numbers, classes, problems, sizes_in_words(sizes.values())
-
-
-def _splits(path: Path, format: str, errors: list[UserError]) -> tuple[str, ...]:
-    """Those that together are the data set."""
-    try:
-        names = splits_of(path, format)
-    except UserError as error:
-        errors.append(error)
-        return ()
-    return tuple(name for name in names if name != "trainval" or not {"train", "val"} <= set(names))
-
-
-def _once(errors: Sequence[UserError]) -> list[UserError]:
-    """What every split complains of in the same words and place, once."""
-    return list({(error.what, error.where): error for error in errors}.values())
+    some = list(dict.fromkeys(record.images[0] for record in records))[:decode_at_most]
+    sizes, of_bands = decoded_rasters(some, parts.errors)
+    return Findings(
+        counts={
+            "images": len(records),
+            "classes": len(class_names),
+            **{f"images of {name}": len(part.records) for name, part in parts.walked.items() if name},
+            **({"images of several classes": several} if several else {}),
+            "images decoded": len(some),
+        },
+        classes=classes,
+        sizes=sizes_in_words(sizes.values()),
+        problems=[
+            *of_bands,
+            *_hints(records, classes, several > 0),
+            *_twins(records, class_names),
+            *same_in_two(parts.images()),
+            *tiny_images(sizes),
+        ],
+    )
 
 
 def _hints(records: Sequence[Record], classes: Mapping[str, int], is_several: bool) -> list[Problem]:
     """What training accepts and a person should look at."""
-    hints: list[Problem] = []
     if not records:
         return [Problem(what="no images are left", effect="stops training", count=1, fix="see the lines above")]
+    found: dict[str, list[str]] = {}
+    fixes: dict[str, str] = {}
     present = {name: number for name, number in classes.items() if number}
     if len(classes) == 1 and not is_several:
         what = f"all images have one class, {next(iter(classes))!r}: there is nothing to tell apart"
-        hints.append(Problem(what=what, effect="kept", count=1, fix="name the folder that holds the classes' folders"))
+        found[what], fixes[what] = [""], "name the folder that holds the classes' folders"
     if present and max(present.values()) > UNBALANCED * min(present.values()):
         least, most = min(present, key=lambda name: present[name]), max(present, key=lambda name: present[name])
         what = f"classes of very different sizes: {most!r} has {present[most]} images, {least!r} {present[least]}"
-        hints.append(Problem(what=what, effect="kept", count=1, fix="look at mAcc and mF1 beside OA"))
-    few = tuple(f"{name}: {number}" for name, number in present.items() if number < FEW)
-    if few:
-        hints.append(Problem(what=f"class of fewer than {FEW} images", effect="kept", count=len(few), places=few))
-    pairs = tuple(alike(list(classes)))
-    if pairs:
-        what = "classes that differ in capitals, spaces or hyphens only"
-        hints.append(Problem(what=what, effect="kept", count=len(pairs), places=pairs))
-    return hints
+        found[what], fixes[what] = [""], "look at mAcc and mF1 beside OA"
+    few = [f"{name}: {number}" for name, number in present.items() if number < FEW]
+    found[f"class of fewer than {FEW} images"] = few
+    found["classes that differ in capitals, spaces or hyphens only"] = alike(list(classes))
+    return hints(found, fixes)
 
 
 def _twins(records: Sequence[Record], class_names: Sequence[str]) -> list[Problem]:
@@ -130,8 +90,4 @@ def _twins(records: Sequence[Record], class_names: Sequence[str]) -> list[Proble
             else:
                 one, other = ("+".join(class_names[label] for label in of.image_labels or ()) for of in (record, seen))
                 found[SAME_OTHERWISE].append(f"{record.id} ({one}) is {seen.id} ({other})")
-    return [
-        Problem(what=what, effect="kept", count=len(places), places=tuple(places))
-        for what, places in found.items()
-        if places
-    ]
+    return hints(found)

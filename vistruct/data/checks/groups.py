@@ -17,17 +17,30 @@ from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 
 
-def check_groups(train: Any, evals: Mapping[str, Any]) -> None:
+def check_groups(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any]]) -> None:
     """Refuse a run that is measured on somebody whom it was trained on.
 
     Args:
-        train: a data set.
-        evals: data sets by the name of their evaluation. One called "train" says itself that it is no test: it
-            measures how well the training went, and is let through.
+        streams: data sets that are learned from, by name. Names of groups are those of one stream and its evaluations;
+            a file that one stream learns from is known to the backbone, whichever task is measured on it.
+        evals: the stream that an evaluation belongs to, and its data set, by the name of the evaluation. One called
+            "train" says itself that it is no test: it measures how well the training went, and is let through.
 
     Raises:
-        UserError: a group of both, with the name of one record of each.
+        UserError: a group of both, with the name of one record of each; a file of another stream.
     """
+    for stream, train in streams.items():
+        _check_groups(train, {name: dataset for name, (own, dataset) in evals.items() if own == stream})
+        known = {file: record for record in _plain(train) for file in record.images}
+        for name, (own, dataset) in evals.items():
+            seen = next((file for record in _plain(dataset) for file in record.images if file in known), None)
+            if own != stream and name != "train" and seen is not None:
+                what = f"{seen.name} is in the evaluation {name!r}, and in the training data of {stream!r}"
+                fix = "one backbone learns from all streams: split their images alike"
+                raise UserError(what, where=seen, fix=fix)
+
+
+def _check_groups(train: Any, evals: Mapping[str, Any]) -> None:
     known = _groups(train)
     if not known:
         return
@@ -80,11 +93,15 @@ def straddles(group: str, names: Sequence[str], splits: Sequence[str], root: Pat
 
 
 def _groups(dataset: Any) -> dict[str, Record]:
-    """A record of each group; conversations have none, and parsing them all for that takes long."""
-    if isinstance(dataset, RecordDataset) and isinstance(dataset.records, Records):
-        return {}
+    """A record of each group."""
     found: dict[str, Record] = {}
-    for record in dataset.records:
+    for record in _plain(dataset):
         if record.group:
             found.setdefault(record.group, record)
     return found
+
+
+def _plain(dataset: Any) -> Sequence[Record]:
+    """Its records; none of conversations, which have no groups, and parsing them all for that takes long."""
+    is_talk = isinstance(dataset, RecordDataset) and isinstance(dataset.records, Records)
+    return () if is_talk else dataset.records

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vistruct.data.checks.problem import Problem
+from vistruct.data.checks.problem import Problem, hints
 from vistruct.errors import UserError
 from vistruct.files.geo import describe, raster_size
 from vistruct.files.images import UnreadableImage, decode, image_size
@@ -65,8 +65,7 @@ def _is_picture(path: Path) -> bool:
 def tiny_images(sizes: Mapping[Path, tuple[int, int]]) -> list[Problem]:
     """Images that cannot be meant."""
     tiny = [str(image) for image, (height, width) in sizes.items() if min(height, width) <= 1]
-    what = "image that is one pixel high or wide"
-    return [Problem(what=what, effect="kept", count=len(tiny), places=tuple(tiny))] if tiny else []
+    return hints({"image that is one pixel high or wide": tiny})
 
 
 def sizes_in_words(sizes_hw: Iterable[tuple[int, int]]) -> dict[str, str]:
@@ -94,4 +93,4 @@ def same_in_two(splits: Mapping[str, Sequence[Path]]) -> list[Problem]:
             seen = first.setdefault(hashlib.sha256(path.read_bytes()).digest(), (split, path))
             if seen[0] != split:
                 places.append(f"{path} ({split}) is {seen[1]} ({seen[0]})")
-    return [Problem(what=IN_TWO_SPLITS, effect="kept", count=len(places), places=tuple(places))] if places else []
+    return hints({IN_TWO_SPLITS: places})

@@ -9,35 +9,33 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vistruct.contracts import IGNORED, Record
 from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
-from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats.detect import splits_of
-from vistruct.data.formats.format import Ask, Walked
-from vistruct.data.formats.maps.coding import CodingUnknown, Seen
+from vistruct.data.checks.parts import Findings, Parts
+from vistruct.data.checks.problem import Problem, hints
+from vistruct.data.formats.format import Walked
+from vistruct.data.formats.maps.coding import Seen
 from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
-from vistruct.data.formats.read import walk
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.data.maps import LabelReader
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.rasters import read_raster
-from vistruct.issues import IssueCounter
 
 _JOB_RECORDS = 50
 _JPEGS = (".jpg", ".jpeg")
-_PARTNERLESS = {NO_LABELS: "image, no label map", NO_IMAGE: "label map, no image"}
+_FIX = "copy them; or image_suffix and label_suffix, if names differ; or missing=drop"
+_PARTNERLESS = {NO_LABELS: ("image, no label map", _FIX), NO_IMAGE: ("label map, no image", _FIX)}
 
 Found = dict[str, list[str]]  # places by what is found
 
 
 @dataclass
-class Tally:
+class PixelTally:
     """What label rasters have, raster by raster."""
 
     seen: Seen = field(default_factory=Seen)
@@ -45,7 +43,7 @@ class Tally:
     only: dict[str, int] = field(default_factory=dict)  # the one class of rasters that have a single one, by place
     errors: list[UserError] = field(default_factory=list)
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: PixelTally) -> None:
         """Add another's."""
         self.seen.numbers.update(other.seen.numbers)
         self.seen.colours.update(other.seen.colours)
@@ -55,71 +53,63 @@ class Tally:
         self.errors += other.errors
 
 
-def look(
-    path: Path, format: str, split: str | None, decode_at_most: int | None
-) -> tuple[dict[str, int], dict[str, int], list[Problem], dict[str, str]]:
-    """Everything in a data set of label maps; nothing in it is raised at.
+def look(parts: Parts, decode_at_most: int | None) -> Findings:
+    """Pixels, hints and traps of a data set of label maps; by value, where no coding is known.
 
     Args:
-        split: None: all that there are.
         decode_at_most: how many images, and how many label rasters, to decode; None: all.
-
-    Returns:
-        counts; pixels by class (by value, where no coding is known); problems; sizes in words.
     """
-    errors: list[UserError] = []
-    report = IssueCounter(keep=10**9)
-    parts: dict[str, Walked] = {}
-    coding: Coding | None = None
-    for name in (split,) if split is not None else splits_of(path, format) or (None,):
-        own: list[UserError] = []
-        ask = Ask(split=name, missing="drop", coding=coding)  # one coding for all splits
-        part = walk(path, "maps", format, ask, report, own.append)
-        errors += [error for error in own if not (parts and isinstance(error, CodingUnknown))]  # said once is enough
-        coding = part.coding if coding is None else coding
-        parts[name or ""] = part
-    records = list({record.images: record for part in parts.values() for record in part.records}.values())
+    coding = next((part.coding for part in parts.walked.values() if part.coding is not None), None)
+    records = parts.records()
     some = records[:decode_at_most]
-    tally = Tally()
-    for part in parts.values():
-        own_ids = {record.images for record in part.records}
-        tally.merge(_tallied([record for record in some if record.images in own_ids], coding, part.raster))
+    tally = PixelTally()
+    for part in parts.walked.values():
+        own = {record.images for record in part.records}
+        tally.merge(_tallied([record for record in some if record.images in own], coding, part.raster))
     images = list(dict.fromkeys(image for record in records for image in record.images))
     sizes = {record.images[0]: record.size_hw for record in records if record.size_hw is not None}
-    has_bands = any(part.intake is not None for part in parts.values())
-    problems: list[Problem] = []
+    has_bands = any(part.intake is not None for part in parts.walked.values())
+    of_bands: list[Problem] = []
     if not has_bands:
-        problems += decoded_rasters([image for record in some for image in record.images], errors)[1]
-    problems += [*stops([*errors, *tally.errors]), *_partnerless(report), *tiny_images(sizes)]
-    problems += _traps(some, coding, tally)
-    problems += same_in_two({name: [record.images[0] for record in part.records] for name, part in parts.items()})
-    problems += _straddling(parts)
-    if not records and not errors:
+        of_bands = decoded_rasters([image for record in some for image in record.images], parts.errors)[1]
+    parts.errors.extend(tally.errors)
+    problems = [
+        *of_bands,
+        *tiny_images(sizes),
+        *_traps(some, coding, tally),
+        *same_in_two(parts.images()),
+        *_straddling(parts.walked),
+    ]
+    if not records and not parts.errors:
         problems.append(Problem(what="no images with label maps are left", effect="stops training", count=1))
     is_pair = any(len(record.images) == 2 for record in records) and not has_bands
     counts = {"images": len(images), **({"pairs": len(records)} if is_pair else {}), "label maps": len(records)}
     counts |= {"pixels": tally.pixels.total(), "pixels that do not count": tally.pixels[IGNORED]}
     counts |= {"label maps decoded": len(some)}
-    return counts, _classes(tally, coding), problems, sizes_in_words(sizes.values())
+    classes = _classes(tally, coding)
+    sizes_told = sizes_in_words(sizes.values())
+    return Findings(counts=counts, classes=classes, sizes=sizes_told, problems=problems, stopping=_PARTNERLESS)
 
 
-def _classes(tally: Tally, coding: Coding | None) -> dict[str, int]:
+def _classes(tally: PixelTally, coding: Coding | None) -> dict[str, int]:
     if coding is not None:
         return {name: tally.pixels[number] for number, name in enumerate(coding.classes)}
     return {f"value {value}": count for value, count in tally.seen.numbers.most_common(20)}
 
 
-def _tallied(records: Sequence[Record], coding: Coding | None, raster: Callable[[Record], np.ndarray] | None) -> Tally:
-    tally = Tally()
+def _tallied(
+    records: Sequence[Record], coding: Coding | None, raster: Callable[[Record], np.ndarray] | None
+) -> PixelTally:
+    tally = PixelTally()
     jobs = [records[at : at + _JOB_RECORDS] for at in range(0, len(records), _JOB_RECORDS)]
     for one in in_parallel(_tally, (coding, raster), jobs, label=f"label maps, x {_JOB_RECORDS}"):
         tally.merge(one)
     return tally
 
 
-def _tally(how: tuple[Coding | None, Callable[[Record], np.ndarray] | None], records: Sequence[Record]) -> Tally:
+def _tally(how: tuple[Coding | None, Callable[[Record], np.ndarray] | None], records: Sequence[Record]) -> PixelTally:
     coding, raster = how
-    tally = Tally()
+    tally = PixelTally()
     for record in records:
         try:
             where = record.label_map or record.id
@@ -136,18 +126,7 @@ def _tally(how: tuple[Coding | None, Callable[[Record], np.ndarray] | None], rec
     return tally
 
 
-def _partnerless(report: IssueCounter) -> list[Problem]:
-    """What the walkers left out or repaired; an image without labels, or the other way round, stops training."""
-    problems = []
-    for problem in counted(report):
-        if problem.what in _PARTNERLESS:
-            fix = "copy them; or image_suffix and label_suffix, if names differ; or missing=drop"
-            problem = replace(problem, what=_PARTNERLESS[problem.what], effect="stops training", fix=fix)
-        problems.append(problem)
-    return problems
-
-
-def _traps(records: Sequence[Record], coding: Coding | None, tally: Tally) -> list[Problem]:
+def _traps(records: Sequence[Record], coding: Coding | None, tally: PixelTally) -> list[Problem]:
     """What training accepts, or refuses without saying why, and a person should look at."""
     found: Found = defaultdict(list)
     fixes: dict[str, str] = {}
@@ -167,16 +146,10 @@ def _traps(records: Sequence[Record], coding: Coding | None, tally: Tally) -> li
             found[f"nothing but {coding.classes[learned[0]]!r} in all label maps"].append("")
         found["label map of which no pixel counts"] = [place for place, only in tally.only.items() if only == IGNORED]
     found["the same picture before and after"] = [record.id for record in records if _is_twice(record)]
-    return [
-        Problem(
-            what=what, effect="kept", count=len(places), places=tuple(p for p in places if p), fix=fixes.get(what, "")
-        )
-        for what, places in found.items()
-        if places
-    ]
+    return hints(found, fixes)
 
 
-def _values(numbers: set[int], coding: Coding | None, tally: Tally, found: Found, fixes: dict[str, str]) -> None:
+def _values(numbers: set[int], coding: Coding | None, tally: PixelTally, found: Found, fixes: dict[str, str]) -> None:
     """Traps in the values of labels that are numbers."""
     first = tally.seen.first
     is_index = coding is not None and coding.colours is None and coding.threshold is None
@@ -213,4 +186,4 @@ def _straddling(parts: dict[str, Walked]) -> list[Problem]:
             splits[record.group].add(name)
     places = [f"{group}: {', '.join(sorted(own))}" for group, own in splits.items() if group and len(own) > 1]
     what = "scene (group) in two splits: a run that is measured on what it learned is refused"
-    return [Problem(what=what, effect="kept", count=len(places), places=tuple(places))] if places else []
+    return hints({what: places})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,21 @@ def stops(errors: Sequence[UserError]) -> list[Problem]:
     return [
         Problem(what=what, effect="stops training", count=len(places), places=tuple(places), fix=fix)
         for (what, fix), places in groups.items()
+    ]
+
+
+def hints(found: Mapping[str, Sequence[str]], fixes: Mapping[str, str] | None = None) -> list[Problem]:
+    """What training accepts and a person should look at: places by what is found there; "" is no place."""
+    return [
+        Problem(
+            what=what,
+            effect="kept",
+            count=len(places),
+            places=tuple(place for place in places if place),
+            fix=(fixes or {}).get(what, ""),
+        )
+        for what, places in found.items()
+        if places
     ]
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vistruct.data.checks.groups import straddles
-from vistruct.data.checks.problem import Problem, counted, stops
+from vistruct.data.checks.parts import Findings, Parts
+from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats import find_format
-from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import VolumeCase
-from vistruct.data.formats.read import read
-from vistruct.data.formats.splits import chosen
-from vistruct.data.formats.volumes.cases import straddling
+from vistruct.data.formats.volumes.cases import in_split, straddling
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.volumes import APART, ELSEWHERE
 from vistruct.errors import UserError
@@ -27,49 +24,37 @@ from vistruct.issues import IssueCounter
 
 AIR = -500  # Hounsfield units: a CT scan without anything below this has no air in it, or is in other units
 SPREAD = 4  # times between the finest and the coarsest spacing of one axis: more is worth a word
-Looked = tuple[dict[str, int], dict[str, int], list[Problem], dict[str, str]]
 
 
-def look(path: Path, format: str, split: str | None, decode_at_most: int | None) -> Looked:
-    """Look at every volume, and raise at nothing in one.
-
-    Args:
-        format: one of VOLUME_FORMATS, or "auto".
-        split: which part; None: all of them together.
-        decode_at_most: how many volumes to decode in full, in the order of their names; None: all of them.
-
-    Returns:
-        numbers of volumes, patients, slices; voxels by class; problems; sizes and spacings in words.
+def look(parts: Parts, decode_at_most: int | None) -> Findings:
+    """Voxels, grids and doubtful volumes; of each a file is decoded in the order of the cases' names.
 
     Raises:
         UserError: no volumes here, or no such split.
     """
-    path = Path(path)
-    name = detect(path, "volumes") if format == "auto" else format
-    errors = list[UserError]()
-    walked, report = read(path, "volumes", format=name)
-    cases = walked.cases
+    path, format = parts.family.path, parts.family.format
+    cases = parts.walked[""].cases
+    if not cases and not parts.errors:
+        more = f": {'; '.join(parts.report.lines())}" if parts.report.counts else ""
+        raise UserError(f"no volumes of format {format} here{more}", where=path, fix="name the folder that holds them")
     for patient, own in straddling(cases).items():
-        errors.append(straddles(patient, [case.name for case in own], [case.split for case in own], path))
-    if split is not None:
-        kept = chosen(split, sorted({case.split for case in cases}), path)
-        cases = [case for case in cases if case.split in kept]
-    coding = find_format(name, "volumes").coding(path)
-    seen = _Seen(coding, _is_ct(name, path))
+        parts.errors.append(straddles(patient, [case.name for case in own], [case.split for case in own], path))
+    cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
+    seen = _Seen(find_format(format, "volumes").coding(path), _is_ct(format, path))
     for number, case in enumerate(cases):
         try:
-            seen.headers(case, report)
+            seen.headers(case, parts.report)
             if decode_at_most is None or number < decode_at_most:
                 seen.voxels(case)
         except UserError as error:
-            errors.append(error)
+            parts.errors.append(error)
     counts = {
         "volumes": len(cases),
         "patients": len({case.patient for case in cases}),
         "slices (axial)": sum(shape[0] for shape in seen.shapes),
         "volumes decoded": len(cases) if decode_at_most is None else min(decode_at_most, len(cases)),
     }
-    return counts, dict(seen.classes), [*stops(errors), *counted(report), *seen.hints()], seen.sizes()
+    return Findings(counts=counts, classes=dict(seen.classes), sizes=seen.sizes(), problems=seen.hints())
 
 
 class _Seen:
@@ -155,18 +140,15 @@ class _Seen:
         if self.coding is not None and self.labelled:
             absent = [name for name, number in self.classes.items() if number == 0]
             self.found["class without voxels in the volumes decoded"] = absent
-        hints = [
-            Problem(what=what, effect="kept", count=len(places), places=tuple(places))
-            for what, places in self.found.items()
-            if places
-        ]
-        if copies:
-            hints.append(_copies(copies))
+        what = "the same voxels under several names"
+        self.found[what] = copies
+        problems = hints(self.found, {what: "keep one of each: in two splits, the test is part of the training"})
         if self.coding is None and self.classes:
             values = ",".join(name.removeprefix("value ") for name in self.classes)
             fix = f"data.coding.values=[{values}] data.coding.classes=[background,NAME,...]"
-            hints.append(Problem(what="nothing says what label values mean", effect="stops training", count=1, fix=fix))
-        return hints
+            what = "nothing says what label values mean"
+            problems.append(Problem(what=what, effect="stops training", count=1, fix=fix))
+        return problems
 
     def sizes(self) -> dict[str, str]:
         """In words."""
@@ -179,16 +161,6 @@ class _Seen:
             "spacing, mm": f"{' x '.join(f'{v:.3g}' for v in near)} to {' x '.join(f'{v:.3g}' for v in far)}",
             "orientation of files": ", ".join(f"{code} {number}" for code, number in self.codes.most_common()),
         }
-
-
-def _copies(copies: Sequence[str]) -> Problem:
-    return Problem(
-        what="the same voxels under several names",
-        effect="kept",
-        count=len(copies),
-        places=tuple(copies),
-        fix="keep one of each: in two splits, the test is part of the training",
-    )
 
 
 def _is_ct(name: str, path: Path) -> bool:

@@ -59,6 +59,9 @@ def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, st
     path, one = Path(path), find_format(format, kind)
     assert one.walk is not None  # of conversations, which come another way
     try:
+        if kind != "boxes" and not (path.is_dir() if kind == "volumes" else path.exists()):
+            what = "no such folder" if kind == "volumes" else "no such file or folder"
+            raise UserError(what, where=path, fix="check the path")
         walked = one.walk(path, ask, report, stop)
     except UserError as error:  # of the data set as a whole
         stop(error)

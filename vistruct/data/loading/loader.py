@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from vistruct.config import Pack
-from vistruct.contracts import Dataset
+from vistruct.contracts import Costs, Dataset
 from vistruct.data.loading.fetch import Collator, Fetch, Key, aloud, batches_of
-from vistruct.data.loading.plan import Costs, balance, deal
+from vistruct.data.loading.plan import balance, deal
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive

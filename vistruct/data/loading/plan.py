@@ -11,31 +11,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 
 from vistruct.config import Pack
+from vistruct.contracts import Costs
 
 Share = list[list[int]]  # micro-batches of one device: places in the step's list of samples
-
-
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """What each sample of a data set costs a task, as measured before training; int32[N] each."""
-
-    tokens: np.ndarray  # of all rows of the sample, before any are dropped at random
-    visual: np.ndarray  # of those, visual tokens
-    supervised: np.ndarray  # of those, tokens of answers
-    tiles: np.ndarray  # images that go through the backbone
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def of(self, indices: Sequence[int]) -> Costs:
-        """Those of some samples."""
-        at = np.asarray(indices, dtype=np.int64)
-        return Costs(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
 
 
 def deal(number: int, *, world: int, accumulate: int) -> list[Share]:

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
-from vistruct.config import AdamW, Eval, Part, Run, Schedule
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.heads.mask_rcnn import MaskRcnnConfig
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.necks.laterals import LateralsConfig
 from vistruct.recipes.small import quick, small_adapter
 from vistruct.tasks.dense import DetectConfig
@@ -58,18 +60,22 @@ def published(
     steps = full if steps is None else steps
     return Run(
         recipe=name,
-        task=DetectConfig(
-            backbone=VitAdapterConfig(vit=InternVitConfig(patch=16, image_size=image_size, drop_path=0.1)),
-            neck=neck or LateralsConfig(),
-            head=head,
-            size_divisor=32,
-            views=views,
-        ),
-        data=train,
+        streams={
+            MAIN: Stream(
+                task=DetectConfig(
+                    backbone=VitAdapterConfig(vit=InternVitConfig(patch=16, image_size=image_size, drop_path=0.1)),
+                    neck=neck or LateralsConfig(),
+                    head=head,
+                    size_divisor=32,
+                    views=views,
+                ),
+                data=train,
+                batch=BATCH,
+            )
+        },
         evals={} if test is None else {"test": Eval(data=test, metric=metric)},
         init=backbone,
         steps=steps,
-        batch=BATCH,
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=layer_decay),
         schedule=Schedule(
             shape="step",
@@ -96,19 +102,17 @@ def turned(class_names: Sequence[str], upright: Sequence[str]) -> Augment:
 
 def tiny(run: Run) -> Run:
     """The same run made so small that a few steps take seconds on two cores: every part stays what it is."""
-    task: Any = run.task
+    task: Any = run.only.task
     neck = task.neck.model_copy(update={"channels": 16})
     return quick(run, {"backbone": small_adapter(), "neck": neck, "head": _narrow(task.head)})
 
 
 def _narrow(head: Any) -> Any:
     """A head of two stages with narrow layers and few proposals."""
-    if hasattr(head, "box"):
+    if isinstance(head, MaskRcnnConfig):
         return head.model_copy(update={"box": _narrow(head.box), "mask_width": 16, "mask_convs": 1})
-    few = {"proposals_train": 64, "proposals_test": 64, "proposals": 64, "candidates": 128}
-    return head.model_copy(
-        update={
-            "rpn": head.rpn.model_copy(update={name: value for name, value in few.items() if hasattr(head.rpn, name)}),
-            "roi": head.roi.model_copy(update={"width": 32, "samples": 64}),
-        }
-    )
+    few = {"proposals_train": 64, "proposals_test": 64}
+    if isinstance(head, OrientedRcnnConfig):
+        few = {"proposals": 64, "candidates": 128}
+    rpn, roi = head.rpn.model_copy(update=few), head.roi.model_copy(update={"width": 32, "samples": 64})
+    return head.model_copy(update={"rpn": rpn, "roi": roi})

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import is_ours
-from vistruct.config import AdamW, Eval, Move, Pack, Part, Run, Schedule
+from vistruct.config import MAIN, AdamW, Eval, Move, Pack, Part, Run, Schedule, Stream, with_values
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import detect_annotation
@@ -165,15 +165,19 @@ def recipe(
         evals["answers"] = Eval(data=talk, metric=AnswersConfig(most=MOST_ASKED), at_end=True)
     return Run(
         recipe="vitp.pretrain",
-        task=InstructConfig.model_validate(dict(like.task) | changed),
-        data=conversations(data, root),
+        streams={
+            MAIN: Stream(
+                task=InstructConfig.model_validate(dict(like.task) | changed),
+                data=conversations(data, root),
+                start=start,
+                batch=like.batch if batch is None else batch,
+                pack=like.pack,
+            )
+        },
         evals=evals,
         init=backbone,
-        start=start,
         move=(_move(like, freeze_backbone),),
         steps=num_steps,
-        batch=like.batch if batch is None else batch,
-        pack=like.pack,
         optim=AdamW(lr=like.lr if lr is None else lr, weight_decay=0.01, betas=(0.9, 0.999)),
         schedule=Schedule(shape="cosine", warmup_steps=round(WARMUP * num_steps)),
         clip_norm=1.0,
@@ -205,7 +209,7 @@ def tiny() -> Run:
         width=32, depth=2, heads=2, mlp_width=64, patch=8, image_size=64, stem="conv", layer_scale=1.0
     )
     language = LanguageConfig(options=qwen(32, 1, 2, 1, 64), vocab_size=400, digits="merged")
-    usual: Any = run.task
+    usual: Any = run.only.task
     task = usual.model_copy(
         update={
             "backbone": small,
@@ -214,7 +218,7 @@ def tiny() -> Run:
             "max_new_tokens": 16,
         }
     )
-    return run.model_copy(update={"task": task, "log_every": 1})
+    return with_values(run, task=task, log_every=1)
 
 
 def _conversations(source: Path, crops: int) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vistruct.backbones.intern_vit import InternVitConfig
-from vistruct.config import Pack, Run
+from vistruct.config import Pack, Run, with_values
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.recipes.vitp import pretrain
 from vistruct.recipes.vitp.mixes import Entry
@@ -36,7 +36,7 @@ def published(
     """`vitp.pretrain` with the published settings, on a mix file."""
     run = pretrain.recipe(data=data, root=root, start=start, val=val, size=size, vrl=vrl, steps=steps, seed=seed)
     mix = MixDataConfig(mix=data, root=root, share_of=share_of, seed=seed)
-    return run.model_copy(update={"recipe": name, "data": mix, "save_every": 500, "keep": 4})
+    return with_values(run, recipe=name, data=mix, save_every=500, keep=4)
 
 
 def tiny(name: str, mix: Sequence[Entry]) -> Run:
@@ -46,7 +46,7 @@ def tiny(name: str, mix: Sequence[Entry]) -> Run:
         name, data=folder / "mix.json", root=None, start=None, val=folder / "grounding.jsonl", size="1b",
         vrl="paper", share_of="random", steps=4, seed=0,
     )  # fmt: skip
-    usual: Any = run.task
+    usual: Any = run.only.task
     task = usual.model_copy(
         update={
             "backbone": InternVitConfig(width=32, depth=2, heads=2, mlp_width=64, image_size=56, drop_path=0.1),
@@ -57,7 +57,7 @@ def tiny(name: str, mix: Sequence[Entry]) -> Run:
         }
     )
     small = {"task": task, "batch": 8, "pack": Pack(tokens=512), "log_every": 1, "workers": 0}
-    return run.model_copy(update=small)
+    return with_values(run, **small)
 
 
 def write_mix(folder: Path, mix: Sequence[Entry]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
-from vistruct.config import AdamW, Eval, Part, Run, Schedule
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.data.maps import MapDataConfig
 from vistruct.heads.upernet import UperNetConfig
 from vistruct.metrics.pixels import PixelsConfig
@@ -66,22 +66,26 @@ def published(
     vit = InternVitConfig(patch=16, image_size=image_size, drop_path=0.1, channels=channels)
     return Run(
         recipe=name,
-        task=SegmentConfig(
-            kind="change" if pair else "segment",
-            backbone=VitAdapterConfig(vit=vit),
-            head=UperNetConfig(channels=width),
-            fusion="concat" if pair else None,
-            size_divisor=32,
-            slide=slide,
-            views=views,
-            mean=IMAGENET_MEAN if channels == 3 else (0.5,),
-            std=IMAGENET_STD if channels == 3 else (0.5,),
-        ),
-        data=train,
+        streams={
+            MAIN: Stream(
+                task=SegmentConfig(
+                    kind="change" if pair else "segment",
+                    backbone=VitAdapterConfig(vit=vit),
+                    head=UperNetConfig(channels=width),
+                    fusion="concat" if pair else None,
+                    size_divisor=32,
+                    slide=slide,
+                    views=views,
+                    mean=IMAGENET_MEAN if channels == 3 else (0.5,),
+                    std=IMAGENET_STD if channels == 3 else (0.5,),
+                ),
+                data=train,
+                batch=batch,
+            )
+        },
         evals=evals,
         init=backbone,
         steps=steps,
-        batch=batch,
         optim=AdamW(lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
         schedule=Schedule(shape=shape, warmup_steps=min(warmup_steps, steps // 2), warmup_from=1e-6),
         clip_norm=None,
@@ -150,6 +154,6 @@ def varied_pairs(size: int, *, degrees: float = 180.0, max_share: float = 0.75, 
 
 def tiny(run: Run) -> Run:
     """The same run made so small that a few steps take seconds on two cores: every part stays what it is."""
-    task: Any = run.task
+    task: Any = run.only.task
     head = task.head.model_copy(update={"channels": 16})
     return quick(run, {"backbone": small_adapter(task.backbone.vit.channels), "head": head})

@@ -1,0 +1,92 @@
+"""The feature maps that a head is built on: of a backbone, with a neck or without, and the sizes that both take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vistruct.contracts import Backbone, FeatureSpec, Neck
+from vistruct.errors import UserError
+from vistruct.kinds import BackbonePart, NeckPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What a task puts below its head; it registers the parts under names of its own."""
+
+    backbone: Backbone
+    neck: Neck | None
+    specs: tuple[FeatureSpec, ...]  # of the maps that a head gets
+    size_divisor: int  # pixels; sides of padded images are multiples of it
+
+
+def features(
+    backbone: BackbonePart,
+    neck: NeckPart | None,
+    *,
+    channels: int,
+    size_divisor: int | None = None,
+    shared: Backbone | None = None,
+) -> Features:
+    """Build a neck on a backbone.
+
+    Args:
+        neck: None: a head gets the backbone's maps.
+        channels: of the data's images.
+        size_divisor: pixels; None: the least that fits.
+        shared: a backbone that exists already, taken in place of a new one.
+
+    Raises:
+        UserError: images of other channels than the backbone takes; a divisor that does not fit the strides.
+    """
+    built = backbone_for(backbone, channels, shared)
+    bottom = None if neck is None else neck.build(built.specs)
+    strides = [spec.stride for spec in (*built.specs, *(() if bottom is None else bottom.specs))]
+    least = _divisor(built) if bottom is None else math.lcm(_divisor(built), _divisor(bottom))
+    if size_divisor is not None and size_divisor % least:
+        raise UserError(
+            f"size_divisor={size_divisor} is not a multiple of the strides {sorted(set(strides))}",
+            where="task.size_divisor",
+            fix=f"use a multiple of {least}",
+        )
+    specs = built.specs if bottom is None else bottom.specs
+    return Features(backbone=built, neck=bottom, specs=tuple(specs), size_divisor=size_divisor or least)
+
+
+def backbone_for(part: BackbonePart, channels: int, shared: Backbone | None) -> Backbone:
+    """A new backbone, or the shared one.
+
+    Raises:
+        UserError: images of the data have other channels than the backbone takes.
+    """
+    backbone = part.build() if shared is None else shared
+    if not isinstance(backbone, Backbone):
+        fix = "give it specs, and traits = BackboneTraits()"
+        raise UserError(f"what {part.kind} builds is no backbone", where="task.backbone", fix=fix)
+    taken = backbone.traits.channels
+    if taken != channels:
+        raise UserError(
+            f"the data have images of {channels} channels, the backbone takes {taken}",
+            where="task.backbone",
+            fix=f"set the backbone's channels to {channels}, or choose data.intake.bands",
+        )
+    return backbone
+
+
+def _divisor(part: Backbone | Neck) -> int:
+    return part.traits.least_divisor or math.lcm(*(spec.stride for spec in part.specs))
+
+
+def check_in_place(ids: Iterable[str], origins_xy: Iterable[tuple[float, float]]) -> None:
+    """
+    Raises:
+        UserError: a sample was flipped or turned (its origin is NaN), so that nothing leads back to its file.
+    """
+    for sample_id, origin_xy in zip(ids, origins_xy, strict=True):
+        if not all(map(math.isfinite, origin_xy)):
+            raise UserError(
+                "predictions about a flipped or turned image cannot be put back in place",
+                where=sample_id,
+                fix="evaluate on data without augment",
+            )
