@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.config import AdamW, Eval, Run, Schedule, with_values
-from vistruct.contracts import Record, Sample
+from vistruct.contracts import Objects, Record, Sample
 from vistruct.data.boxes import with_corners
 from vistruct.data.formats.boxes import dota
 from vistruct.data.formats.read import read
@@ -54,11 +54,13 @@ def halves(folder: Path) -> tuple[Path, Path]:
     middle = width // 2
     made = []
     for name, left, right in (("west", 0, middle), ("east", middle, width)):
-        assert record.quads is not None
-        centre = record.quads[:, :, 0].mean(axis=1)
+        assert record.objects.quads is not None
+        centre = record.objects.quads[:, :, 0].mean(axis=1)
         own = record.keep((centre >= left) & (centre < right))
-        assert own.quads is not None
-        made.append(write_scene(folder / name, pixels[:, :, left:right], own.quads - np.float32([left, 0]), names))
+        assert own.objects.quads is not None
+        made.append(
+            write_scene(folder / name, pixels[:, :, left:right], own.objects.quads - np.float32([left, 0]), names)
+        )
     return made[0], made[1]
 
 
@@ -70,29 +72,31 @@ def turned_scene(east: Path, degrees: int, folder: Path) -> Path:
     height, width = pixels.shape[1:]
     radius = min(height, width) / 2
     top = (height - width) // 2  # the square in the middle
-    assert record.quads is not None
-    away = np.linalg.norm(record.quads.mean(axis=1) - np.array([width / 2, height / 2]), axis=1)
+    assert record.objects.quads is not None
+    away = np.linalg.norm(record.objects.quads.mean(axis=1) - np.array([width / 2, height / 2]), axis=1)
     inside = record.keep(away < radius + MARGIN)
-    assert inside.quads is not None
+    assert inside.objects.quads is not None
     rim = torch.from_numpy(away[away < radius + MARGIN] >= radius - MARGIN)
     sample = Sample(
         id="scene",
         image_id="scene",
         seed=0,
         images=[pixels[:, top : top + width]],
-        boxes_xyxy=torch.from_numpy(inside.boxes_xyxy - np.float32([0, top, 0, top])),
-        labels=torch.from_numpy(inside.labels),
-        is_difficult=rim,
-        quads=torch.from_numpy(inside.quads - np.float32([0, top])),
+        objects=Objects(
+            boxes_xyxy=torch.from_numpy(inside.objects.boxes_xyxy - np.float32([0, top, 0, top])),
+            labels=torch.from_numpy(inside.objects.labels),
+            is_difficult=rim,
+            quads=torch.from_numpy(inside.objects.quads - np.float32([0, top])),
+        ),
     )
     seen = rotate(sample, math.radians(degrees))
     image = Image.fromarray(seen.images[0].permute(1, 2, 0).numpy())
     circle = Image.new("1", image.size)
     ImageDraw.Draw(circle).ellipse([0, 0, 2 * radius, 2 * radius], fill=1)
     image = Image.composite(image, Image.new("RGB", image.size, MEAN_COLOUR), circle)
-    assert seen.quads is not None
+    assert seen.objects.quads is not None
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return write_scene(folder, pixels, seen.quads.numpy(), names, seen.is_difficult.numpy())
+    return write_scene(folder, pixels, seen.objects.quads.numpy(), names, seen.objects.is_difficult.numpy())
 
 
 def write_scene(
@@ -110,10 +114,7 @@ def write_scene(
         id=image.name,
         images=(image,),
         size_hw=size_hw,
-        boxes_xyxy=hulls,
-        labels=labels,
-        is_difficult=difficult,
-        quads=quads,
+        objects=Objects(boxes_xyxy=hulls, labels=labels, is_difficult=difficult, quads=quads),
     )
     dota.write(folder, [record], names)
     return folder

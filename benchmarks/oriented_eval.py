@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.metrics import oriented
 from vistruct.metrics.oriented import OrientedBoxes, OrientedBoxesConfig
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy
@@ -48,10 +48,12 @@ def scene(seed: int = 0) -> tuple[list[Record], list[BoxPrediction]]:
             Record(
                 id=f"{i}.png",
                 images=(Path(f"{i}.png"),),
-                boxes_xyxy=np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1),
-                quads=quads,
-                labels=labels,
-                is_difficult=rng.random(count) < 0.05,
+                objects=Objects(
+                    boxes_xyxy=np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1),
+                    quads=quads,
+                    labels=labels,
+                    is_difficult=rng.random(count) < 0.05,
+                ),
             )
         )
         about = rng.integers(0, max(count, 1), number) if count else np.zeros(0, int)
@@ -111,11 +113,16 @@ def plain_class(
 ) -> tuple[float, float]:
     objects, number, rows = {}, 0, []
     for record in truths:
-        assert record.quads is not None
-        mine = np.flatnonzero(record.labels == label)
-        shapes = [shapely.Polygon(quad) for quad in record.quads[mine].astype(float)]
-        objects[record.id] = (record.boxes_xyxy[mine], shapes, record.is_difficult[mine], np.zeros(len(mine), bool))
-        number += int((~record.is_difficult[mine]).sum())
+        assert record.objects.quads is not None
+        mine = np.flatnonzero(record.objects.labels == label)
+        shapes = [shapely.Polygon(quad) for quad in record.objects.quads[mine].astype(float)]
+        objects[record.id] = (
+            record.objects.boxes_xyxy[mine],
+            shapes,
+            record.objects.is_difficult[mine],
+            np.zeros(len(mine), bool),
+        )
+        number += int((~record.objects.is_difficult[mine]).sum())
     for one in predictions:
         assert one.boxes_cxcywha is not None
         mine = (one.labels == label).nonzero().squeeze(1)

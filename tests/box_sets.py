@@ -330,18 +330,18 @@ def assert_drawn(
     assert [Path(record.id).stem for record in records] == list(images)
     for record, objects in zip(records, images.values(), strict=True):
         assert record.size_hw == (HEIGHT, WIDTH)
-        assert [class_names[label] for label in record.labels] == [names(one.name) for one in objects]
-        assert record.is_difficult.tolist() == [one.is_difficult for one in objects]
-        assert (record.boxes_xyxy.dtype, record.labels.dtype) == (np.float32, np.int64)
+        assert [class_names[label] for label in record.objects.labels] == [names(one.name) for one in objects]
+        assert record.objects.is_difficult.tolist() == [one.is_difficult for one in objects]
+        assert (record.objects.boxes_xyxy.dtype, record.objects.labels.dtype) == (np.float32, np.int64)
         if kind == "oriented":
             quads = np.array([one.quad for one in objects]).reshape(-1, 4, 2)
-            assert record.quads is not None
-            np.testing.assert_allclose(record.quads, quads, atol=atol)
+            assert record.objects.quads is not None
+            np.testing.assert_allclose(record.objects.quads, quads, atol=atol)
             hulls = np.concatenate([quads.min(1), quads.max(1)], axis=1)
         else:
-            assert record.quads is None
+            assert record.objects.quads is None
             hulls = np.array([one.edges for one in objects], np.float32).reshape(-1, 4)
-        np.testing.assert_allclose(record.boxes_xyxy, hulls, atol=atol)
+        np.testing.assert_allclose(record.objects.boxes_xyxy, hulls, atol=atol)
 
 
 def read_boxes(

@@ -10,13 +10,13 @@ from PIL import Image
 from toy_engine import toy_run
 
 from vistruct import runs
-from vistruct.contracts import MapPrediction, Record
+from vistruct.contracts import MapPrediction, Record, TaskTraits
 from vistruct.engine.run import build
 from vistruct.runs import draw_first_batch, draw_predictions
 
 
 def test_the_first_batch_is_drawn(tmp_path):
-    path = draw_first_batch(build(toy_run(), tmp_path))
+    (path,) = draw_first_batch(build(toy_run(), tmp_path))
     assert path == tmp_path / "samples" / "first_batch.png"
     assert Image.open(path).width > 500
 
@@ -24,6 +24,7 @@ def test_the_first_batch_is_drawn(tmp_path):
 class Truthful(torch.nn.Module):
     """Says what is there, but for samples named `bad...`."""
 
+    traits = TaskTraits(prediction="maps", terms=())
     collator = staticmethod(
         lambda samples: SimpleNamespace(samples=samples, to=lambda _: SimpleNamespace(samples=samples))
     )
@@ -38,7 +39,8 @@ class Truthful(torch.nn.Module):
 
 def state_of(out_dir: Path, **datasets: Data) -> SimpleNamespace:
     return SimpleNamespace(
-        out_dir=out_dir, task=Truthful(), device=torch.device("cpu"), amp=None, eval_datasets=datasets,
+        out_dir=out_dir, asked=lambda name: SimpleNamespace(task=Truthful()),
+        device=torch.device("cpu"), amp=None, eval_datasets=datasets,
         run=SimpleNamespace(evals={name: SimpleNamespace(data=name) for name in datasets}),
     )  # fmt: skip
 

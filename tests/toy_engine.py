@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vistruct.config import Eval, Part, Run
-from vistruct.contracts import BackboneTraits, DataInfo, Ratio, Record, Sample, StepOutput, TaskTraits
+from vistruct.contracts import BackboneTraits, DataInfo, Objects, Ratio, Record, Sample, StepOutput, TaskTraits
 from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
 
@@ -47,7 +47,13 @@ class ToyDataset:
         image = (noise + 9 * (index % 24)).to(torch.uint8)
         labels = torch.arange(index % 4)  # 0 to 3 of them: unequal counts
         boxes = torch.tensor([float("nan") if index == self.poison else 1.0] * 4).repeat(len(labels), 1)
-        return Sample(id=f"s{index}", image_id=f"s{index}", seed=seed, images=[image], boxes_xyxy=boxes, labels=labels)
+        return Sample(
+            id=f"s{index}",
+            image_id=f"s{index}",
+            seed=seed,
+            images=[image],
+            objects=Objects(boxes_xyxy=boxes, labels=labels),
+        )
 
 
 class ToyDataConfig(Part):
@@ -76,8 +82,8 @@ def collate(samples: list[Sample]) -> ToyBatch:
     return ToyBatch(
         ids=[s.id for s in samples],
         images=torch.stack([adaptive_avg_pool2d(s.images[0].float(), 4).flatten() / 255 for s in samples]),
-        counts=torch.tensor([float(len(s.labels) + len(s.turns) // 2) for s in samples]),
-        poison=torch.stack([s.boxes_xyxy.sum() * 0 for s in samples]),
+        counts=torch.tensor([float(len(s.objects.labels) + len(s.turns) // 2) for s in samples]),
+        poison=torch.stack([s.objects.boxes_xyxy.sum() * 0 for s in samples]),
     )
 
 
@@ -156,7 +162,7 @@ class ToyTask(nn.Module):
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="toys", terms=("brightness",))
+        return TaskTraits(prediction="", terms=("brightness",))
 
     @property
     def collator(self) -> Any:

@@ -49,11 +49,27 @@ class Schedule(Part):
 
 
 class Lora(Part):
-    """Low-rank adapters on the matched linear layers (peft)."""
+    """Low-rank adapters (LoRA) on the matched linear layers."""
 
     rank: int = Field(8, gt=0)
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    alpha: float | None = Field(None, gt=0)  # what an adapter gives is multiplied by alpha / rank; None: by 16 / rank
+    scale: float | None = Field(None, gt=0)  # or by this number, in place of alpha
+    dropout: float = Field(0.0, ge=0, lt=1)  # of an adapter's input
+    # Outputs of a fused layer of queries, keys and values that are adapted, and no other layer; (): every layer, whole.
+    parts: tuple[Literal["q", "k", "v"], ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Lora:
+        if self.alpha is not None and self.scale is not None:
+            raise ValueError("alpha and scale both say what an adapter is multiplied by: give one of them")
+        if list(self.parts) != sorted(set(self.parts), key="qkv".index):
+            raise ValueError(f"parts={list(self.parts)}: each once, in the order q, k, v")
+        return self
+
+    @property
+    def factor(self) -> float:
+        """What an adapter gives is multiplied by."""
+        return self.scale if self.scale is not None else (16.0 if self.alpha is None else self.alpha) / self.rank
 
 
 class Move(Part):
@@ -62,7 +78,13 @@ class Move(Part):
     pattern: str  # of dotted names with `*`; 'backbone' also means all below it
     mode: Literal["full", "frozen", "lora"] = "full"
     lr_factor: float = Field(1.0, gt=0)
-    lora: Lora | None = None
+    lora: Lora | None = None  # mode lora alone; None: its defaults
+
+    @model_validator(mode="after")
+    def _fits(self) -> Move:
+        if self.lora is not None and self.mode != "lora":
+            raise ValueError(f"lora says how to adapt, but mode is {self.mode}: set mode: lora")
+        return self
 
 
 class Pack(Part):
@@ -105,6 +127,7 @@ class Run(Part):
     draw: Literal["every", "one"] = "every"  # streams in a step: all of them, or one drawn by the weights
     evals: dict[str, Eval] = Field({})
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
+    adapters: Path | None = None  # a run, or a folder of peft's: LoRA adapters that the starting weights begin with
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
     steps: int = Field(gt=0)  # optimiser steps
     accumulate: int = Field(1, gt=0)  # micro-batches of a stream in a step, on each device; with `pack` by themselves

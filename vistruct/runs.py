@@ -25,9 +25,10 @@ from vistruct.engine.environment import autocast
 from vistruct.engine.evaluate import eval_mode
 from vistruct.engine.run import State
 from vistruct.engine.train import started, train_steps
+from vistruct.inference.kind import kind_of
 from vistruct.ops.seeds import derive
 from vistruct.pictures.objects import contact_sheet
-from vistruct.pictures.run_samples import draw_case, draw_predicted, draw_samples, is_volume
+from vistruct.pictures.run_samples import draw_case, draw_samples, is_volume
 from vistruct.reports.measured import Evaluation, image_scores, read_evaluations
 from vistruct.reports.run_report import write_run_report
 
@@ -123,9 +124,12 @@ def _sheet(state: State, task: Any, dataset: Any, which: Sequence[Any]) -> Image
         cases = [draw_case(dataset, case, CASE_SLICES, functools.partial(_said_of, state, task)) for case in which]
         return contact_sheet(cases, 1, list(which)) if cases else None
     samples = [dataset.sample(i, derive(0, "eval", i)) for i in which]
-    pictures = [(sample, draw_predicted(sample, _said_of(state, task, sample), palette)) for sample in samples]
-    shown = [picture for _, picture in pictures if picture is not None]
-    captions = [sample.id for sample, picture in pictures if picture is not None]
+    draw = kind_of(task).draw if task.traits.prediction else None
+    if draw is None or not samples:
+        return None
+    said = [(sample, _said_of(state, task, sample)) for sample in samples]
+    shown = [draw(predictions, sample, palette) for sample, predictions in said if predictions]
+    captions = [sample.id for sample, predictions in said if predictions]
     if not shown:
         return None
     is_wide = bool(samples[0].turns) or samples[0].label_map is not None or len(samples[0].images) > 1

@@ -15,7 +15,8 @@ from vistruct.cli.main import main
 from vistruct.config import Eval, read_run
 from vistruct.engine.evaluate import evaluate
 from vistruct.errors import UserError
-from vistruct.inference.model import load, with_places
+from vistruct.inference.answers import with_places
+from vistruct.inference.model import load
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.reports.run_report import read_metrics
@@ -86,7 +87,7 @@ def test_eval_asks_as_many_as_it_is_told_to(capsys: pytest.CaptureFixture[str], 
 
 def test_a_run_that_asks_a_few_at_its_end_is_asked_all_of_other_data(run_dir: Path, talk: Path) -> None:
     run = read_run(run_dir / "run.yaml")
-    metrics = [one.metric for _, one in on_other_data(run, talk)]
+    metrics = [one.metric for _, one in on_other_data(run, talk, ("answers", "mean_loss"))]
     assert metrics == [AnswersConfig(most=None), MeanLossConfig()]
     assert run.evals["answers"].metric not in metrics
 
@@ -107,7 +108,7 @@ def test_a_question_goes_to_each_of_several_images(
     value = json.loads(run_main(capsys, "predict", run_dir, *images, "--ask", "Any tree?", "--out", out, "--json"))
     assert [row["image"] for row in value["answers"]] == [str(image) for image in images]
     assert {row["question"] for row in value["answers"]} == {"Any tree?"}
-    alone = [answer.answer for image in images for answer in load(run_dir).ask([[image]], "Any tree?")]
+    alone = [load(run_dir).predict(image, ask="Any tree?").answer for image in images]
     assert [row["answer"] for row in value["answers"]] == alone
     assert [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()] == value["answers"]
     plain = run_main(capsys, "predict", run_dir, tmp_path, "--ask", "Any tree?", "--out", out)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from box_sets import BoxSet, make_dior, make_dota, make_fair1m, make_hrsc, make_sardet, make_ssdd, make_voc
 from PIL import Image
+from tables import with_objects
 
 from vistruct.contracts import Record
 from vistruct.data.boxes import BoxDataConfig
@@ -167,7 +168,7 @@ def test_all_places_are_kept_and_shown_when_asked_for(tmp_path: Path) -> None:
 
 def written(root: Path, boxes: np.ndarray, labels: np.ndarray, names: list[str], **more: object) -> Path:
     Image.new("1", (4000, 3000)).save(root / "a.png")
-    values: dict = {"boxes_xyxy": boxes.astype(np.float32), "labels": labels, **more}
+    values = with_objects({"boxes_xyxy": boxes.astype(np.float32), "labels": labels, **more})
     coco.write(root / "a.json", [Record(id="a.png", images=(), size_hw=(3000, 4000), **values)], names)
     return root / "a.json"
 

@@ -64,11 +64,11 @@ def test_reading_equals_pycocotools(saved: Saved) -> None:
     for image_id, record in zip((7, 3, 5), records, strict=True):
         annotations = reference.loadAnns(reference.getAnnIds(imgIds=[image_id]))
         expected = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in annotations)]
-        np.testing.assert_array_equal(record.boxes_xyxy, np.asarray(expected, np.float32).reshape(-1, 4))
-        assert record.labels.tolist() == [order.index(a["category_id"]) for a in annotations]
-        assert record.is_crowd.tolist() == [bool(a.get("iscrowd", 0)) for a in annotations]
+        np.testing.assert_array_equal(record.objects.boxes_xyxy, np.asarray(expected, np.float32).reshape(-1, 4))
+        assert record.objects.labels.tolist() == [order.index(a["category_id"]) for a in annotations]
+        assert record.objects.is_crowd.tolist() == [bool(a.get("iscrowd", 0)) for a in annotations]
         assert (record.size_hw, record.image_id) == ((30, 40), record.id)
-        assert (record.boxes_xyxy.dtype, record.labels.dtype) == (np.float32, np.int64)
+        assert (record.objects.boxes_xyxy.dtype, record.objects.labels.dtype) == (np.float32, np.int64)
     assert not report.counts
 
 
@@ -77,7 +77,7 @@ def test_the_sample_reads_as_pycocotools_reads_it() -> None:
     reference = COCO(str(trees().test))
     expected = np.array([annotation["bbox"] for annotation in reference.anns.values()], np.float32)
     expected[:, 2:] += expected[:, :2]
-    np.testing.assert_array_equal(record.boxes_xyxy, expected)
+    np.testing.assert_array_equal(record.objects.boxes_xyxy, expected)
     assert (names, dict(report.counts)) == (("tree",), {})
 
 
@@ -88,9 +88,9 @@ def test_what_is_written_reads_back_the_same(saved: Saved, tmp_path: Path) -> No
     assert names_again == names
     assert not report.counts
     for one, other in zip(records, again, strict=True):
-        np.testing.assert_array_equal(one.boxes_xyxy, other.boxes_xyxy)
-        np.testing.assert_array_equal(one.labels, other.labels)
-        np.testing.assert_array_equal(one.is_crowd, other.is_crowd)
+        np.testing.assert_array_equal(one.objects.boxes_xyxy, other.objects.boxes_xyxy)
+        np.testing.assert_array_equal(one.objects.labels, other.objects.labels)
+        np.testing.assert_array_equal(one.objects.is_crowd, other.objects.is_crowd)
         assert (one.id, one.images, one.size_hw) == (other.id, other.images, other.size_hw)
     COCO(str(tmp_path / "again.json"))  # and other tools take it
 
@@ -149,14 +149,14 @@ def test_a_doubtful_box_is_counted_by_reason(
     assert dict(report.counts) == {reason: 1}
     assert report.examples[reason] == ["a.png: annotation 44"]
     expected = [[1, 2, 11.5, 6]] + ([kept] if kept else [])
-    np.testing.assert_array_equal(records[1].boxes_xyxy, np.asarray(expected, np.float32))
+    np.testing.assert_array_equal(records[1].objects.boxes_xyxy, np.asarray(expected, np.float32))
 
 
 def test_the_same_box_of_another_class_is_no_duplicate(saved: Saved) -> None:
     content = document()
     content["annotations"].append({"id": 44, "image_id": 3, "category_id": 2, "bbox": [1, 2, 10.5, 4]})
     records, _, report = read_coco(saved(content))
-    assert len(records[1].labels) == 2
+    assert len(records[1].objects.labels) == 2
     assert not report.counts
 
 
@@ -165,7 +165,7 @@ def test_rounding_at_the_border_is_no_clipping(saved: Saved) -> None:
     content["annotations"] = [{"id": 1, "image_id": 3, "category_id": 2, "bbox": [29.9, 0, 10.1 + 1e-9, 30]}]
     records, _, report = read_coco(saved(content))
     assert not report.counts
-    assert records[1].boxes_xyxy[0, 2] == 40
+    assert records[1].objects.boxes_xyxy[0, 2] == 40
 
 
 def broken(change: str) -> dict[str, Any]:
@@ -310,5 +310,5 @@ def test_one_pixel_images_and_an_empty_list_of_annotations_read(tmp_path: Path) 
     for listed in ([], [box]):
         (tmp_path / "a.json").write_text(json.dumps({**content, "annotations": listed}))
         (record,), _, report = read_coco(tmp_path / "a.json")
-        assert record.boxes_xyxy.shape == (len(listed), 4)
+        assert record.objects.boxes_xyxy.shape == (len(listed), 4)
         assert not report.counts

@@ -13,8 +13,9 @@ from box_sets import read_coco, walk_boxes
 from PIL import Image
 from pycocotools import mask as peer
 from pycocotools.coco import COCO
+from tables import assert_same
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.boxes.coco_shapes import (
     POINT_NOT_FINITE,
@@ -39,13 +40,6 @@ def saved(folder: Path, *annotations: dict[str, Any], **more: Any) -> Path:
     content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "ship"}]}
     (folder / "a.json").write_text(json.dumps(content | {"annotations": listed} | more))
     return folder / "a.json"
-
-
-def same(one: Record, other: Record) -> None:
-    """Equal in everything that an annotation says."""
-    for name in ("boxes_xyxy", "labels", "is_crowd", "is_difficult", "quads", "keypoints"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert one.masks == other.masks
 
 
 def packed(pixels: np.ndarray) -> dict[str, Any]:
@@ -80,13 +74,13 @@ def test_masks_are_kept_as_they_are_written_and_read_back_the_same(tmp_path: Pat
         *({"segmentation": m, "bbox": b, "iscrowd": c} for m, b, c in zip(masks, boxes, crowd, strict=True)),
     )
     (record,), names, report = read_coco(path)
-    assert record.masks == tuple(masks)
-    assert record.quads is None
+    assert record.objects.masks == tuple(masks)
+    assert record.objects.quads is None
     assert not report.counts
     assert (rasterise(masks[1], (0, 0, WIDTH, HEIGHT)) == rasterise(masks[2], (0, 0, WIDTH, HEIGHT))).all()
     coco.write(tmp_path / "again.json", [record], names)
     (again,), _, report = read_coco(tmp_path / "again.json")
-    same(again, record)
+    assert_same(again.objects, record.objects)
     assert not report.counts
     written = json.loads((tmp_path / "again.json").read_text())["annotations"]
     assert written[1]["area"] == pixels.sum()
@@ -96,10 +90,10 @@ def test_run_lengths_as_bytes_are_written_as_text(tmp_path: Path) -> None:
     pixels = np.ones((HEIGHT, WIDTH), bool)
     rle = peer.encode(np.asfortranarray(pixels.astype(np.uint8)))
     (record,), names, _ = read_coco(saved(tmp_path, {"bbox": [0, 0, 9, 9], "segmentation": packed(pixels)}))
-    record.masks[0].update(rle)  # ty: ignore[not-subscriptable]
+    record.objects.masks[0].update(rle)  # ty: ignore[not-subscriptable]
     coco.write(tmp_path / "b.json", [record], names)
     (again,), _, _ = read_coco(tmp_path / "b.json")
-    assert again.masks == (packed(pixels),)
+    assert again.objects.masks == (packed(pixels),)
 
 
 def test_objects_of_one_hull_with_different_outlines_are_two(tmp_path: Path) -> None:
@@ -107,7 +101,7 @@ def test_objects_of_one_hull_with_different_outlines_are_two(tmp_path: Path) -> 
     (record,), _, report = read_coco(
         saved(tmp_path, *({"bbox": [0, 0, 10, 10], "segmentation": half} for half in halves))
     )
-    assert len(record.labels) == 2
+    assert len(record.objects.labels) == 2
     assert not report.counts
 
 
@@ -116,14 +110,14 @@ def test_broken_polygons_are_counted_and_the_others_of_their_mask_stay(tmp_path:
     box = {"bbox": [1, 1, 29, 24]}
     path = saved(tmp_path, box | {"segmentation": polygons}, {"bbox": [5, 5, 9, 9], "segmentation": []})
     (record,), _, report = read_coco(path)
-    assert record.masks == ([TRIANGLE], [])
+    assert record.objects.masks == ([TRIANGLE], [])
     assert dict(report.counts) == {POLYGON_SHORT: 1, POLYGON_NOT_FINITE: 1, NO_MASK: 1}
     assert report.examples[POLYGON_SHORT] == ["a.png: annotation 1"]
 
 
 def test_a_data_set_without_any_mask_has_none(tmp_path: Path) -> None:
     (record,), _, report = read_coco(saved(tmp_path, {"bbox": [1, 1, 5, 5], "segmentation": []}))
-    assert record.masks is None
+    assert record.objects.masks is None
     assert not report.counts
 
 
@@ -156,20 +150,20 @@ def test_a_shape_that_cannot_be_understood_stops_with_its_place(
     assert caught.value.where == f"{path}, annotation 2"
     errors: list[UserError] = []
     (record,), _ = walk_boxes(path, "coco", errors.append)
-    assert len(errors) == len(record.labels) == 1  # the other one is still read
+    assert len(errors) == len(record.objects.labels) == 1  # the other one is still read
 
 
 def test_key_points_read_back_the_same_and_bad_ones_are_counted(tmp_path: Path) -> None:
     first = {"bbox": [1, 1, 9, 9], "keypoints": [1.5, 2, 2, 3, 4, 1], "num_keypoints": 2}
     second = {"bbox": [2, 2, 9, 9], "keypoints": [float("nan"), 2, 2, 0, 0, 0]}
     (record,), names, report = read_coco(saved(tmp_path, first, second, {"bbox": [3, 3, 9, 9]}))
-    assert record.keypoints is not None
+    assert record.objects.keypoints is not None
     expected = [[[1.5, 2, 2], [3, 4, 1]], [[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
-    np.testing.assert_array_equal(record.keypoints, np.array(expected, np.float32))
+    np.testing.assert_array_equal(record.objects.keypoints, np.array(expected, np.float32))
     assert dict(report.counts) == {POINT_NOT_FINITE: 1}
     coco.write(tmp_path / "b.json", [record], names)
     (again,), _, _ = read_coco(tmp_path / "b.json")
-    same(again, record)
+    assert_same(again.objects, record.objects)
     written = json.loads((tmp_path / "b.json").read_text())["annotations"]
     assert [one["num_keypoints"] for one in written] == [2, 0, 0]
 
@@ -177,9 +171,9 @@ def test_key_points_read_back_the_same_and_bad_ones_are_counted(tmp_path: Path) 
 def test_single_polygons_of_four_corners_are_oriented_boxes_and_masks(tmp_path: Path) -> None:
     shape = {"bbox": [15, 5, 15, 15], "segmentation": [TURNED]}
     (record,), _, report = read_coco(saved(tmp_path, shape))
-    np.testing.assert_array_equal(record.quads, np.array(TURNED, np.float32).reshape(1, 4, 2))
-    np.testing.assert_array_equal(record.boxes_xyxy, [[15, 5, 30, 20]])
-    assert record.masks == ([TURNED],)
+    np.testing.assert_array_equal(record.objects.quads, np.array(TURNED, np.float32).reshape(1, 4, 2))
+    np.testing.assert_array_equal(record.objects.boxes_xyxy, [[15, 5, 30, 20]])
+    assert record.objects.masks == ([TURNED],)
     assert not report.counts
 
 
@@ -194,24 +188,24 @@ def test_single_polygons_of_four_corners_are_oriented_boxes_and_masks(tmp_path: 
 )
 def test_one_object_of_another_shape_and_nothing_is_oriented(tmp_path: Path, other: dict[str, Any]) -> None:
     (record,), _, _ = read_coco(saved(tmp_path, {"bbox": [15, 5, 15, 15], "segmentation": [TURNED]}, other))
-    assert record.quads is None
-    assert record.masks is not None
+    assert record.objects.quads is None
+    assert record.objects.masks is not None
 
 
 def test_upright_rectangles_alone_are_masks_and_no_oriented_boxes(tmp_path: Path) -> None:
     (record,), _, _ = read_coco(saved(tmp_path, {"bbox": [1, 1, 4, 5], "segmentation": [[1, 1, 5, 1, 5, 6, 1, 6]]}))
-    assert record.quads is None
+    assert record.objects.quads is None
 
 
 @pytest.mark.parametrize("degrees", [0, 30, -75, 90, 200])
 def test_a_bbox_of_five_numbers_turns_counter_clockwise_on_screen(tmp_path: Path, degrees: float) -> None:
     (record,), _, _ = read_coco(saved(tmp_path, {"bbox": [20, 15, 10, 4, degrees]}))
-    assert record.quads is not None
+    assert record.objects.quads is not None
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # the middle of the right side: up (smaller y) where the angle is positive
-    middle = (record.quads[0, 1] + record.quads[0, 2]) / 2
+    middle = (record.objects.quads[0, 1] + record.objects.quads[0, 2]) / 2
     np.testing.assert_allclose(middle, [20 + 5 * cos, 15 - 5 * sin], atol=1e-5)
-    sides = np.linalg.norm(record.quads[0] - np.roll(record.quads[0], -1, axis=0), axis=1)
+    sides = np.linalg.norm(record.objects.quads[0] - np.roll(record.objects.quads[0], -1, axis=0), axis=1)
     np.testing.assert_allclose(sides, [10, 4, 10, 4], rtol=1e-5)
 
 
@@ -232,16 +226,18 @@ def test_oriented_boxes_read_back_the_same(tmp_path: Path, masks: bool, upright:
         id="a.png",
         images=(tmp_path / "a.png",),
         size_hw=(HEIGHT, WIDTH),
-        boxes_xyxy=np.array(hulls, np.float32),
-        labels=np.array([0, 0]),
-        is_crowd=np.array([False, True]),
-        is_difficult=np.array([True, False]),
-        quads=quads.reshape(-1, 4, 2),
-        masks=([TRIANGLE], [TURNED]) if masks else None,
+        objects=Objects(
+            boxes_xyxy=np.array(hulls, np.float32),
+            labels=np.array([0, 0]),
+            is_crowd=np.array([False, True]),
+            is_difficult=np.array([True, False]),
+            quads=quads.reshape(-1, 4, 2),
+            masks=([TRIANGLE], [TURNED]) if masks else None,
+        ),
     )
     coco.write(tmp_path / "a.json", [record], ["ship"])
     (again,), _, report = read_coco(tmp_path / "a.json")
-    same(again, record)
+    assert_same(again.objects, record.objects)
     assert not report.counts
     COCO(str(tmp_path / "a.json"))
 
@@ -254,11 +250,11 @@ def test_faults_of_oriented_boxes_are_counted_and_crossed_sides_mended(tmp_path:
     shapes = [TURNED, crossed, cut, away, flat]
     path = saved(tmp_path, *({"bbox": [0, 0, 1, 1], "quad": quad} for quad in shapes))
     (record,), _, report = read_coco(path)
-    assert record.quads is not None
+    assert record.objects.quads is not None
     assert dict(report.counts) == {CROSSED: 1, OUTSIDE: 1, NO_AREA: 1}
-    np.testing.assert_array_equal(record.quads[0], record.quads[1])
-    np.testing.assert_array_equal(record.quads[2].ravel(), cut)  # as it was drawn
-    np.testing.assert_array_equal(record.boxes_xyxy[2], [-10, -5, 5, 10])
+    np.testing.assert_array_equal(record.objects.quads[0], record.objects.quads[1])
+    np.testing.assert_array_equal(record.objects.quads[2].ravel(), cut)  # as it was drawn
+    np.testing.assert_array_equal(record.objects.boxes_xyxy[2], [-10, -5, 5, 10])
 
 
 def layout(root: Path, annotations: dict[str, str], images: dict[str, str]) -> None:
@@ -361,7 +357,7 @@ def test_whatever_an_entry_says_only_user_errors_come_out(tmp_path: Path, seed: 
         path.write_text(json.dumps(content))
         errors: list[UserError] = []
         records, _ = walk_boxes(path, "coco", errors.append)
-        assert all(np.isfinite(record.boxes_xyxy).all() for record in records)
+        assert all(np.isfinite(record.objects.boxes_xyxy).all() for record in records)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' * 100_000, '{"images": 1' + "0" * 5000 + "}"])

@@ -21,8 +21,9 @@ from box_sets import (
     read_boxes,
 )
 from PIL import Image
+from tables import assert_same
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.data import convert as conversions
 from vistruct.data.convert import convert, written
 from vistruct.data.formats.boxes import coco
@@ -56,15 +57,21 @@ def assert_kept(before: list[Record], names: tuple[str, ...], after: list[Record
     form = WRITERS[to]
     assert [Path(record.id).stem for record in after] == [Path(record.id).stem for record in before]
     for one, other in zip(before, after, strict=True):
-        one = one if form.is_crowd else one.keep(~one.is_crowd)
+        one = one if form.is_crowd else one.keep(~one.objects.is_crowd)
         assert other.size_hw == one.size_hw
-        assert [plain(again[label]) for label in other.labels] == [plain(names[label]) for label in one.labels]
-        np.testing.assert_allclose(other.boxes_xyxy, one.boxes_xyxy, atol=1e-2)
-        if form.quads and one.quads is not None and (other.quads is not None or len(one.labels)):
-            assert other.quads is not None
-            np.testing.assert_allclose(other.quads, one.quads, atol=1e-2)
+        assert [plain(again[label]) for label in other.objects.labels] == [
+            plain(names[label]) for label in one.objects.labels
+        ]
+        np.testing.assert_allclose(other.objects.boxes_xyxy, one.objects.boxes_xyxy, atol=1e-2)
+        if (
+            form.quads
+            and one.objects.quads is not None
+            and (other.objects.quads is not None or len(one.objects.labels))
+        ):
+            assert other.objects.quads is not None
+            np.testing.assert_allclose(other.objects.quads, one.objects.quads, atol=1e-2)
         if form.is_difficult:
-            np.testing.assert_array_equal(other.is_difficult, one.is_difficult)
+            np.testing.assert_array_equal(other.objects.is_difficult, one.objects.is_difficult)
         if form.notes:
             assert other.notes == one.notes
 
@@ -77,7 +84,7 @@ def test_every_format_converts_to_every_other(tmp_path: Path, source: str, to: s
     before, names, _ = read_boxes(tmp_path / "in", split=split)
     done = convert(tmp_path / "in", tmp_path / "out", to, split=split)
     assert (done.path, done.images) == (tmp_path / "out", len(before))
-    assert done.objects == sum(len(record.labels) for record in before)
+    assert done.objects == sum(len(record.objects.labels) for record in before)
     assert detect(tmp_path / "out", "boxes") == READ_AS.get(to, to)
     after, again, report = read_boxes(tmp_path / "out")
     assert_kept(before, names, after, again, to)
@@ -103,21 +110,21 @@ def rich(root: Path) -> Path:
     first = Record(
         id="a.png",
         images=(root / "a.png",),
-        boxes_xyxy=hulls,
-        labels=np.array([0, 2, 0]),
-        is_crowd=np.array([False, False, True]),
-        is_difficult=np.array([False, True, False]),
-        quads=quads,
-        masks=([outline], [outline, [1, 1, 4, 1, 4, 4]], {"size": [HEIGHT, WIDTH], "counts": [100, 4700]}),
-        keypoints=np.array([[[12, 12, 2]], [[0, 0, 0]], [[0, 0, 0]]], np.float32),
+        objects=Objects(
+            boxes_xyxy=hulls,
+            labels=np.array([0, 2, 0]),
+            is_crowd=np.array([False, False, True]),
+            is_difficult=np.array([False, True, False]),
+            quads=quads,
+            masks=([outline], [outline, [1, 1, 4, 1, 4, 4]], {"size": [HEIGHT, WIDTH], "counts": [100, 4700]}),
+            keypoints=np.array([[[12, 12, 2]], [[0, 0, 0]], [[0, 0, 0]]], np.float32),
+        ),
         **shared,
     )
     second = Record(
         id="b.png",
         images=(root / "b.png",),
-        quads=np.zeros((0, 4, 2), np.float32),
-        masks=(),
-        keypoints=np.zeros((0, 1, 3), np.float32),
+        objects=Objects(quads=np.zeros((0, 4, 2), np.float32), masks=(), keypoints=np.zeros((0, 1, 3), np.float32)),
         **shared,
     )
     coco.write(root / "a.json", [first, second], ["large ship", "unused", "car"])
@@ -171,9 +178,7 @@ def test_coco_to_coco_loses_nothing_at_all(tmp_path: Path) -> None:
     before, after = read_boxes(source), read_boxes(tmp_path / "out")
     assert before[1] == after[1]
     for one, other in zip(before[0], after[0], strict=True):
-        for name in ("boxes_xyxy", "labels", "is_crowd", "is_difficult", "quads", "keypoints"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert one.masks == other.masks
+        assert_same(one.objects, other.objects)
 
 
 @pytest.mark.parametrize("through", WRITERS)
@@ -205,13 +210,16 @@ def test_images_in_folders_keep_them(tmp_path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "in" / "sub" / "a.png")
     box = np.array([[1, 2, 30, 40]], np.float32)
     record = Record(
-        id="sub/a.png", images=(tmp_path,), size_hw=(HEIGHT, WIDTH), boxes_xyxy=box, labels=np.zeros(1, np.int64)
+        id="sub/a.png",
+        images=(tmp_path,),
+        size_hw=(HEIGHT, WIDTH),
+        objects=Objects(boxes_xyxy=box, labels=np.zeros(1, np.int64)),
     )
     coco.write(tmp_path / "in" / "a.json", [record], ["x"])
     for to in WRITERS:
         convert(tmp_path / "in", tmp_path / to, to)
         (again,), _, _ = read_boxes(tmp_path / to)
-        np.testing.assert_allclose(again.boxes_xyxy, box, atol=1e-4)
+        np.testing.assert_allclose(again.objects.boxes_xyxy, box, atol=1e-4)
 
 
 def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:

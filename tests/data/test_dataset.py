@@ -30,22 +30,22 @@ def test_windows_of_the_sample_hold_its_trees() -> None:
     dataset = BoxDataConfig(annotation=trees().test, tiles=TILES).build()
     assert dataset.info.class_names == ("tree",)
     assert dataset.info.num_records == len(dataset) == len(dataset.records) == 20
-    assert dataset.info.counts["tree"] == sum(len(record.labels) for record in dataset.records) > 279
+    assert dataset.info.counts["tree"] == sum(len(record.objects.labels) for record in dataset.records) > 279
     assert len(dataset.info.fingerprint) == 64
     assert dataset.info.corpus is None
-    assert [len(record.labels) for record in dataset.whole_records] == [279]
+    assert [len(record.objects.labels) for record in dataset.whole_records] == [279]
 
 
 def test_boxes_of_every_window_map_back_onto_the_scene() -> None:
     config = BoxDataConfig(annotation=trees().test, tiles=TILES, resize=0.77, augment=Augment(scale=(1.0, 1.4)))
     dataset = config.build()
-    truth = {tuple(box) for box in dataset.whole_records[0].boxes_xyxy.round().tolist()}
+    truth = {tuple(box) for box in dataset.whole_records[0].objects.boxes_xyxy.round().tolist()}
     found = set()
     for index in range(len(dataset)):
         sample = dataset.sample(index, seed=index)
         assert sample.image_id == "test.jpg"
         scale, origin = torch.tensor(sample.scale_xy * 2), torch.tensor(sample.origin_xy * 2)
-        back = sample.boxes_xyxy / scale + origin
+        back = sample.objects.boxes_xyxy / scale + origin
         corners = torch.tensor([0.0, 0, sample.images[0].shape[2], sample.images[0].shape[1]]) / scale + origin
         is_inside = ((back[:, :2] > corners[:2] + 0.01) & (back[:, 2:] < corners[2:] - 0.01)).all(dim=1)
         torch.testing.assert_close(back[is_inside], back[is_inside].round(), atol=0.01, rtol=0)
@@ -65,16 +65,16 @@ def test_a_window_shows_those_pixels_of_the_scene() -> None:
 def test_a_sample_is_a_function_of_index_and_seed_and_its_record_stays_untouched() -> None:
     config = BoxDataConfig(annotation=trees().test, tiles=TILES, augment=Augment(hflip=True, photometric=0.3))
     dataset = config.build()
-    before = dataset.records[3].boxes_xyxy.copy()
+    before = dataset.records[3].objects.boxes_xyxy.copy()
     first = dataset.sample(3, seed=5)
-    first.boxes_xyxy += 100
+    first.objects.boxes_xyxy.add_(100)
     first.images[0].zero_()
     dataset.sample(4, seed=5)
     clear_cache()
     second, third = dataset.sample(3, seed=5), pickle.loads(pickle.dumps(dataset)).sample(3, seed=5)
-    np.testing.assert_array_equal(dataset.records[3].boxes_xyxy, before)
+    np.testing.assert_array_equal(dataset.records[3].objects.boxes_xyxy, before)
     assert torch.equal(second.images[0], third.images[0])
-    assert torch.equal(second.boxes_xyxy, third.boxes_xyxy)
+    assert torch.equal(second.objects.boxes_xyxy, third.objects.boxes_xyxy)
     assert not torch.equal(first.images[0], second.images[0])
     assert second.seed == 5
 
@@ -119,7 +119,7 @@ def small(tmp_path: Path) -> Path:
 def test_an_image_without_objects_is_a_sample_with_empty_targets(small: Path) -> None:
     dataset = BoxDataConfig(annotation=small).build()
     sample = dataset.sample(1, 0)
-    assert (sample.boxes_xyxy.shape, sample.labels.dtype, sample.is_crowd.dtype) == (
+    assert (sample.objects.boxes_xyxy.shape, sample.objects.labels.dtype, sample.objects.is_crowd.dtype) == (
         (0, 4),
         torch.int64,
         torch.bool,

@@ -23,7 +23,7 @@ from box_sets import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.data.formats.boxes import dota, fair1m, published
 from vistruct.data.formats.boxes.objects import (
     CROSSED,
@@ -90,12 +90,12 @@ def test_the_folder_of_a_split_and_that_of_its_files_say_the_same(tmp_path: Path
     make_rsar(tmp_path)
     whole = read_boxes(tmp_path, split="val")[0]
     for path in (tmp_path / "val", tmp_path / "val" / "annfiles"):
-        assert [(r.id, r.images, r.quads.tolist()) for r in read_boxes(path)[0] if r.quads is not None] == [
-            (r.id, r.images, r.quads.tolist()) for r in whole if r.quads is not None
-        ]
+        assert [
+            (r.id, r.images, r.objects.quads.tolist()) for r in read_boxes(path)[0] if r.objects.quads is not None
+        ] == [(r.id, r.images, r.objects.quads.tolist()) for r in whole if r.objects.quads is not None]
     (single,), _, _ = read_boxes(tmp_path / "val" / "annfiles" / "val_2.txt")
     assert single.id == "val_2.jpg"
-    np.testing.assert_array_equal(single.quads, whole[1].quads)
+    np.testing.assert_array_equal(single.objects.quads, whole[1].objects.quads)
 
 
 def test_two_splits_together_are_their_records_one_after_the_other(tmp_path: Path) -> None:
@@ -158,10 +158,12 @@ def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
                 id=name,
                 images=(tmp_path / "images" / name,),
                 size_hw=(HEIGHT, WIDTH),
-                boxes_xyxy=np.concatenate([quads.min(1), quads.max(1)], axis=1),
-                labels=rng.integers(0, 3, count),
-                is_difficult=rng.random(count) < 0.5,
-                quads=quads,
+                objects=Objects(
+                    boxes_xyxy=np.concatenate([quads.min(1), quads.max(1)], axis=1),
+                    labels=rng.integers(0, 3, count),
+                    is_difficult=rng.random(count) < 0.5,
+                    quads=quads,
+                ),
                 notes={"imagesource": "a:b c", "gsd": "null"} if name == "a.png" else {},
             )
         )
@@ -169,10 +171,14 @@ def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
     again, names, report = read_boxes(tmp_path)
     assert (names, dict(report.counts)) == (("a", "b", "c"), {})
     for old, new in zip(records, again, strict=True):
-        np.testing.assert_array_equal(new.quads, old.quads)  # exact: the decimals are as many as float32 needs
-        np.testing.assert_array_equal(new.boxes_xyxy, old.boxes_xyxy)
-        assert [names[label] for label in new.labels] == [("b", "a", "c")[label] for label in old.labels]
-        assert new.is_difficult.tolist() == old.is_difficult.tolist()
+        np.testing.assert_array_equal(
+            new.objects.quads, old.objects.quads
+        )  # exact: the decimals are as many as float32 needs
+        np.testing.assert_array_equal(new.objects.boxes_xyxy, old.objects.boxes_xyxy)
+        assert [names[label] for label in new.objects.labels] == [
+            ("b", "a", "c")[label] for label in old.objects.labels
+        ]
+        assert new.objects.is_difficult.tolist() == old.objects.is_difficult.tolist()
         assert (new.id, new.notes, new.images, new.size_hw) == (old.id, old.notes, old.images, old.size_hw)
 
 
@@ -187,7 +193,9 @@ def test_a_published_file_is_written_as_it_was(tmp_path: Path) -> None:
 
 def test_horizontal_boxes_are_written_by_their_corners(tmp_path: Path) -> None:
     record = Record(
-        id="a.png", images=(), boxes_xyxy=np.array([[1, 2, 3.5, 4]], np.float32), labels=np.zeros(1, np.int64)
+        id="a.png",
+        images=(),
+        objects=Objects(boxes_xyxy=np.array([[1, 2, 3.5, 4]], np.float32), labels=np.zeros(1, np.int64)),
     )
     report = dota.write(tmp_path, [record], ("Small Car",))
     assert (tmp_path / "labelTxt/a.txt").read_text() == "1.0 2.0 3.5 2.0 3.5 4.0 1.0 4.0 Small-Car 0\n"
@@ -223,17 +231,17 @@ def test_files_or_classes_that_would_fall_together_are_refused(tmp_path: Path) -
 )
 def test_a_line_is_read_however_it_is_spelled(one: Path, text: str, is_difficult: bool) -> None:
     record, names, report = read(one, text)
-    assert record.quads is not None
-    assert record.quads.tolist() == [[[10, 10], [30, 10], [30, 20], [10, 20]]]
-    assert (record.is_difficult.tolist(), names, dict(report.counts)) == ([is_difficult], ("ship",), {})
+    assert record.objects.quads is not None
+    assert record.objects.quads.tolist() == [[[10, 10], [30, 10], [30, 20], [10, 20]]]
+    assert (record.objects.is_difficult.tolist(), names, dict(report.counts)) == ([is_difficult], ("ship",), {})
 
 
 def test_an_empty_file_is_an_image_without_objects(one: Path) -> None:
     for text in ("", "\n\n", "imagesource:GoogleEarth\ngsd:0.1\n"):
         record, names, _ = read(one, text)
-        assert (len(record.labels), names) == (0, ())
-        assert record.quads is not None
-        assert record.quads.shape == (0, 4, 2)
+        assert (len(record.objects.labels), names) == (0, ())
+        assert record.objects.quads is not None
+        assert record.objects.quads.shape == (0, 4, 2)
 
 
 @pytest.mark.parametrize(
@@ -287,9 +295,9 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
         OUTSIDE: ["6"],
         CROSSED: ["7"],
     }
-    assert record.quads is not None
-    assert record.quads[-1].tolist() == [[-5, 40], [15, 40], [15, 60], [-5, 60]]  # as annotated
-    assert sorted(map(tuple, record.quads[-2].tolist())) == [(50, 50), (50, 60), (60, 50), (60, 60)]
+    assert record.objects.quads is not None
+    assert record.objects.quads[-1].tolist() == [[-5, 40], [15, 40], [15, 60], [-5, 60]]  # as annotated
+    assert sorted(map(tuple, record.objects.quads[-2].tolist())) == [(50, 50), (50, 60), (60, 50), (60, 60)]
 
 
 def test_a_class_may_be_called_by_a_number_where_a_flag_follows(one: Path) -> None:
@@ -394,5 +402,5 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, text: str | bytes
     errors: list[UserError] = []
     records, names = walk_boxes(one, "dota", errors.append)
     for record in records:
-        assert np.isfinite(record.boxes_xyxy).all()
-        assert all(0 <= label < len(names) for label in record.labels)
+        assert np.isfinite(record.objects.boxes_xyxy).all()
+        assert all(0 <= label < len(names) for label in record.objects.labels)

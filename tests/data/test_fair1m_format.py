@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -87,8 +88,9 @@ def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
     records, names, _ = read_boxes(tmp_path, split="validation")
     records = [
         Record(
-            id=old.id, images=old.images, size_hw=old.size_hw, labels=old.labels, notes={"origin": "A & B"},
-            boxes_xyxy=old.boxes_xyxy, quads=None if old.quads is None else old.quads * np.float32(1.01),
+            id=old.id, images=old.images, size_hw=old.size_hw, notes={"origin": "A & B"},
+            objects=replace(old.objects, quads=old.objects.outlines * np.float32(1.01)),
+
         )
         for old in records
     ]  # fmt: skip
@@ -96,8 +98,8 @@ def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
     again, same, report = read_boxes(tmp_path / "out", tmp_path / "validation" / "images")
     assert (same, dict(report.counts)) == (names, {})
     for old, new in zip(records, again, strict=True):
-        np.testing.assert_array_equal(new.quads, old.quads)
-        assert new.labels.tolist() == old.labels.tolist()
+        np.testing.assert_array_equal(new.objects.quads, old.objects.quads)
+        assert new.objects.labels.tolist() == old.objects.labels.tolist()
         assert (new.id, new.notes, new.size_hw) == (old.id, old.notes, old.size_hw)
 
 
@@ -149,9 +151,9 @@ def test_a_submission_is_read_back_as_annotations(tmp_path: Path) -> None:
     found = prediction("8.tif", ("Van", "Bus"), [[50.0, 40.0, 20.0, 10.0, 0.3], [60.0, 30.0, 8.0, 4.0, -1.2]])
     fair1m.write_predictions(tmp_path / "labelXml", [found], {"8.tif": (HEIGHT, WIDTH)})
     (record,), names, _ = read_boxes(tmp_path)
-    assert [names[label] for label in record.labels] == ["Van", "Bus"]
-    assert record.quads is not None
-    np.testing.assert_allclose(record.quads.mean(1), [[50, 40], [60, 30]], atol=1e-4)
+    assert [names[label] for label in record.objects.labels] == ["Van", "Bus"]
+    assert record.objects.quads is not None
+    np.testing.assert_allclose(record.objects.quads.mean(1), [[50, 40], [60, 30]], atol=1e-4)
 
 
 def test_horizontal_predictions_are_written_by_their_corners(tmp_path: Path) -> None:
@@ -180,9 +182,11 @@ def test_what_the_server_would_misread_is_refused(tmp_path: Path) -> None:
 def test_a_ring_may_be_left_open(one: Path) -> None:
     closed, _ = read(one, item())
     left_open, _ = read(one, item(RING[:4]))
-    assert closed.quads is not None
-    assert left_open.quads is not None
-    assert closed.quads.tolist() == left_open.quads.tolist() == [[[10, 10], [30, 10], [30, 20], [10, 20]]]
+    assert closed.objects.quads is not None
+    assert left_open.objects.quads is not None
+    assert (
+        closed.objects.quads.tolist() == left_open.objects.quads.tolist() == [[[10, 10], [30, 10], [30, 20], [10, 20]]]
+    )
 
 
 def test_a_size_with_sides_swapped_is_counted_and_another_one_stops(one: Path) -> None:
@@ -203,7 +207,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
         item(("50,50", "60,60", "60,50", "50,60")),
     )
     assert report.counts == {DUPLICATE: 1, NOT_FINITE: 1, NO_AREA: 1, OUTSIDE: 1, CROSSED: 1}
-    assert len(record.labels) == 2
+    assert len(record.objects.labels) == 2
 
 
 @pytest.mark.parametrize(
@@ -223,7 +227,7 @@ def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: 
     path = save(one, item(), bad)
     errors: list[UserError] = []
     (record,), _ = walk_boxes(one, "fair1m", errors.append)
-    assert (len(errors), len(record.labels)) == (1, 1)
+    assert (len(errors), len(record.objects.labels)) == (1, 1)
     assert what in errors[0].what
     assert errors[0].where in (f"{path}, line 5", f"{path}, line 6")
     with pytest.raises(UserError):
@@ -250,4 +254,4 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     (one / "labelXml" / "a.xml").write_bytes(text.encode("utf-8", errors="surrogatepass"))
     errors: list[UserError] = []
     records, names = walk_boxes(one, "fair1m", errors.append)
-    assert all(0 <= label < len(names) for record in records for label in record.labels)
+    assert all(0 <= label < len(names) for record in records for label in record.objects.labels)

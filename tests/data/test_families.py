@@ -67,12 +67,12 @@ def test_a_run_of_label_maps_is_measured_on_others_whole_and_with_its_own_settin
     own = own.model_copy(update={"share": 0.5, "images": "nowhere"})
     run = run.model_copy(update={"evals": {"val": Eval(data=own, metric=PixelsConfig())}})
     other = made_maps.loveda_folder() / "Val"
-    ((name, one),) = on_other_data(run, other)
+    ((name, one),) = on_other_data(run, other, ("pixels",))
     assert name == "Val"
     assert one.data == MapDataConfig(root=other, format="loveda")
     assert one.metric == PixelsConfig()
     with pytest.raises(UserError, match="the run was trained on maps"):
-        on_other_data(run, _classes())
+        on_other_data(run, _classes(), ())
 
 
 def _classes() -> Path:

@@ -76,7 +76,7 @@ def test_labels_are_numbered_by_the_classes_that_are_asked_for(tmp_path: Path) -
     assert names == ("car", "dog")
     assert given == ("bird", "dog", "car")
     for one, other in zip(own, asked, strict=True):
-        assert [names[label] for label in one.labels] == [given[label] for label in other.labels]
+        assert [names[label] for label in one.objects.labels] == [given[label] for label in other.objects.labels]
 
 
 def test_an_unknown_class_is_an_error_that_names_the_closest(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_two_formats_in_one_folder_are_an_error_that_lists_them(tmp_path: Path) 
     with pytest.raises(UserError, match="dior, dior_r") as caught:
         read_boxes(tmp_path, split="train")
     assert "format=dior" in caught.value.fix
-    assert read_boxes(tmp_path, split="train", format="dior_r")[0][0].quads is not None
+    assert read_boxes(tmp_path, split="train", format="dior_r")[0][0].objects.quads is not None
 
 
 @pytest.mark.parametrize("there", [True, False])

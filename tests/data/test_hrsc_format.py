@@ -83,17 +83,17 @@ def test_train_and_test_beside_the_lists_are_not_read_twice(tmp_path: Path) -> N
 def test_the_angle_turns_clockwise_on_screen(one: Path) -> None:
     save(one, item(f"50 40 20 10 {math.pi / 2}"), item("50 40 20 10 0"), item("50 40 20 10 0.1"))
     (record,), _, _ = read_boxes(one)
-    assert record.quads is not None
-    np.testing.assert_allclose(record.quads[0], [[55, 30], [55, 50], [45, 50], [45, 30]], atol=1e-4)
-    np.testing.assert_allclose(record.quads[1], [[40, 35], [60, 35], [60, 45], [40, 45]], atol=1e-4)
-    assert record.quads[2][1][1] > record.quads[2][0][1]  # the right end is lower
+    assert record.objects.quads is not None
+    np.testing.assert_allclose(record.objects.quads[0], [[55, 30], [55, 50], [45, 50], [45, 30]], atol=1e-4)
+    np.testing.assert_allclose(record.objects.quads[1], [[40, 35], [60, 35], [60, 45], [40, 45]], atol=1e-4)
+    assert record.objects.quads[2][1][1] > record.objects.quads[2][0][1]  # the right end is lower
 
 
 def test_an_image_without_ships_is_kept(one: Path) -> None:
     for text in ("<HRSC_Image/>", "<HRSC_Image><HRSC_Objects/></HRSC_Image>"):
         (one / "Annotations" / "a.xml").write_text(text)
         (record,), names, _ = read_boxes(one)
-        assert (len(record.labels), names, record.size_hw) == (0, (), (HEIGHT, WIDTH))
+        assert (len(record.objects.labels), names, record.size_hw) == (0, (), (HEIGHT, WIDTH))
 
 
 def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
     save(one, *map(item, boxes), item(more="<difficult>1</difficult>", box="50 40 30 10 0"))
     (record,), _, report = read_boxes(one)
     assert report.counts == {DUPLICATE: 1, NOT_FINITE: 2, NO_AREA: 1, OUTSIDE: 1}
-    assert record.is_difficult.tolist() == [False, True]
+    assert record.objects.is_difficult.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     errors: list[UserError] = []
     for name in ("hrsc", "hrsc_classes"):
         records, names = walk_boxes(one, name, errors.append)
-        assert all(0 <= label < len(names) for record in records for label in record.labels)
+        assert all(0 <= label < len(names) for record in records for label in record.objects.labels)

@@ -104,7 +104,7 @@ def test_boxes_of_an_outside_format_are_checked_and_trained_on(folder: Path) -> 
     (folder / "boxes.table").write_text("a.jpg ship 1 2 9 12\na.jpg car 3 3 40 9\nb.jpg ship 5 5 7 9\n")
     built = data.build()
     assert built.info.class_names == ("ship", "car")
-    assert built.records[0].boxes_xyxy.tolist() == [[1, 2, 9, 12], [3, 3, 30, 9]]
+    assert built.records[0].objects.boxes_xyxy.tolist() == [[1, 2, 9, 12], [3, 3, 30, 9]]
     run = detect.tiny().model_copy(update={"data": data})
     assert run_from_dict(json.loads(run.model_dump_json())).data == data
 
@@ -117,7 +117,7 @@ def test_an_outside_format_is_converted_to_and_from(folder: Path, tmp_path: Path
     after = BoxDataConfig(annotation=tmp_path / "again", format="my_formats:BOXES").build()
     assert before.info.counts == after.info.counts
     for one, other in zip(before.records, after.records, strict=True):
-        np.testing.assert_array_equal(one.boxes_xyxy, other.boxes_xyxy)
+        np.testing.assert_array_equal(one.objects.boxes_xyxy, other.objects.boxes_xyxy)
 
 
 def test_label_maps_of_an_outside_format_are_read_and_checked(folder: Path) -> None:

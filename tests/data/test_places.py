@@ -71,7 +71,7 @@ def test_sardet_is_read_as_it_was_drawn(tmp_path: Path) -> None:
         assert (names, dict(report.counts)) == (RSAR, {})
         for objects in images.values():
             assert all(one.name in names for one in objects)
-        assert [[names[label] for label in record.labels] for record in records] == [
+        assert [[names[label] for label in record.objects.labels] for record in records] == [
             [one.name for one in objects] for objects in images.values()
         ]
 

@@ -135,4 +135,4 @@ def test_oriented_results_read_back_as_annotations(tmp_path: Path) -> None:
     write_coco(tmp_path / "a.json", {"a.png": (60, 80)}, [prediction("a.png", rows)], CLASSES)
     (record,), names, _ = read_coco(tmp_path / "a.json")
     assert names == CLASSES
-    np.testing.assert_allclose(record.quads, cxcywha_to_quads(torch.tensor(rows)[:, :5]), atol=1e-4)
+    np.testing.assert_allclose(record.objects.quads, cxcywha_to_quads(torch.tensor(rows)[:, :5]), atol=1e-4)

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import VOCDetection
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.data.formats.boxes import published, voc
 from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.data.formats.detect import detect, matching
@@ -80,18 +80,18 @@ def test_voc_holds_what_torchvision_reads(tmp_path: Path) -> None:
     for record in records:
         root = ElementTree.parse(tmp_path / "Annotations" / f"{Path(record.id).stem}.xml").getroot()
         objects = VOCDetection.parse_voc_xml(root)["annotation"].get("object", [])
-        assert [names[label] for label in record.labels] == [entry["name"] for entry in objects]
-        assert record.is_difficult.tolist() == [entry["difficult"] == "1" for entry in objects]
+        assert [names[label] for label in record.objects.labels] == [entry["name"] for entry in objects]
+        assert record.objects.is_difficult.tolist() == [entry["difficult"] == "1" for entry in objects]
         told = [[int(entry["bndbox"][key]) for key in ("xmin", "ymin", "xmax", "ymax")] for entry in objects]
         pixels = np.array(told).reshape(-1, 4)
         covered = np.stack([pixels[:, 2] - pixels[:, 0] + 1, pixels[:, 3] - pixels[:, 1] + 1], axis=1)  # inclusive
-        np.testing.assert_array_equal(record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2], covered)
-        np.testing.assert_array_equal(record.boxes_xyxy[:, :2], pixels[:, :2] - 1)  # they count from 1
+        np.testing.assert_array_equal(record.objects.boxes_xyxy[:, 2:] - record.objects.boxes_xyxy[:, :2], covered)
+        np.testing.assert_array_equal(record.objects.boxes_xyxy[:, :2], pixels[:, :2] - 1)  # they count from 1
 
 
 def test_the_whole_image_in_vocs_pixels_is_the_whole_image(one: Path) -> None:
     record, _, report = read(one, item(bndbox(1, 1, WIDTH, HEIGHT)))
-    assert (record.boxes_xyxy.tolist(), dict(report.counts)) == ([[0, 0, WIDTH, HEIGHT]], {})
+    assert (record.objects.boxes_xyxy.tolist(), dict(report.counts)) == ([[0, 0, WIDTH, HEIGHT]], {})
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -141,7 +141,7 @@ def test_dior_takes_edges_as_they_stand(one: Path) -> None:
     folder.mkdir()
     path.rename(folder / "a.xml")
     (record,), _, _ = read_boxes(one)
-    assert record.boxes_xyxy.tolist() == [[11, 21, 30, 40]]
+    assert record.objects.boxes_xyxy.tolist() == [[11, 21, 30, 40]]
 
 
 def test_dior_wants_its_kind_of_box(one: Path) -> None:
@@ -174,22 +174,22 @@ def test_ssdd_without_corners_gives_the_same_from_its_angle(tmp_path: Path) -> N
 def test_ssdds_horizontal_boxes_are_as_wide_as_they_say(one: Path) -> None:
     box = bndbox(10, 20, 30, 50).replace("</bndbox>", "<bbox_w>20</bbox_w><bbox_h>30</bbox_h></bndbox>")
     record, _, _ = read(one, item(box))
-    assert record.boxes_xyxy.tolist() == [[10, 20, 30, 50]]
+    assert record.objects.boxes_xyxy.tolist() == [[10, 20, 30, 50]]
 
 
 def test_rolabelimgs_angle_turns_clockwise(one: Path) -> None:
     box = "<robndbox><cx>40</cx><cy>30</cy><w>20</w><h>10</h><angle>{}</angle></robndbox>"
     record, _, _ = read(one, item(box.format(math.pi / 2)), item(box.format(0)))
-    assert record.quads is not None
-    np.testing.assert_allclose(record.quads[0], [[45, 20], [45, 40], [35, 40], [35, 20]], atol=1e-4)
-    np.testing.assert_allclose(record.quads[1], [[30, 25], [50, 25], [50, 35], [30, 35]], atol=1e-4)
+    assert record.objects.quads is not None
+    np.testing.assert_allclose(record.objects.quads[0], [[45, 20], [45, 40], [35, 40], [35, 20]], atol=1e-4)
+    np.testing.assert_allclose(record.objects.quads[1], [[30, 25], [50, 25], [50, 35], [30, 35]], atol=1e-4)
 
 
 def test_horizontal_objects_among_oriented_ones_get_corners_too(one: Path) -> None:
     box = "<robndbox><cx>40</cx><cy>30</cy><w>20</w><h>10</h><angle>0.3</angle></robndbox>"
     record, _, _ = read(one, GOOD, item(box))
-    assert record.quads is not None
-    assert record.quads[0].tolist() == [[10, 20], [30, 20], [30, 40], [10, 40]]
+    assert record.objects.quads is not None
+    assert record.objects.quads[0].tolist() == [[10, 20], [30, 20], [30, 40], [10, 40]]
 
 
 def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
     again, same, report = read_boxes(tmp_path / "Annotations", tmp_path / "made" / "JPEGImages")
     assert same == names
     for old, new in zip(records, again, strict=True):
-        np.testing.assert_array_equal(new.boxes_xyxy, old.boxes_xyxy)
-        assert new.labels.tolist() == old.labels.tolist()
-        assert new.is_difficult.tolist() == old.is_difficult.tolist()
+        np.testing.assert_array_equal(new.objects.boxes_xyxy, old.objects.boxes_xyxy)
+        assert new.objects.labels.tolist() == old.objects.labels.tolist()
+        assert new.objects.is_difficult.tolist() == old.objects.is_difficult.tolist()
         assert (new.id, new.size_hw) == (old.id, old.size_hw)
     assert all("no annotation file" in reason for reason in report.counts)  # those of the other split
 
@@ -215,16 +215,23 @@ def test_any_edges_are_written_with_all_their_digits(tmp_path: Path) -> None:
     low = rng.uniform(0, 50, (200, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.1, 40, (200, 2))], axis=1).astype(np.float32)
     save_image(tmp_path / "JPEGImages" / "a.png", [])
-    record = Record(id="a.png", images=(), size_hw=(HEIGHT, WIDTH), boxes_xyxy=boxes, labels=np.zeros(200, np.int64))
+    record = Record(
+        id="a.png",
+        images=(),
+        size_hw=(HEIGHT, WIDTH),
+        objects=Objects(boxes_xyxy=boxes, labels=np.zeros(200, np.int64)),
+    )
     voc.write(tmp_path, [record], ("x",))
     (again,), _, report = read_boxes(tmp_path)
     assert not report.counts
-    np.testing.assert_array_equal(again.boxes_xyxy, boxes)
+    np.testing.assert_array_equal(again.objects.boxes_xyxy, boxes)
 
 
 def test_a_name_that_xml_cannot_hold_is_refused(tmp_path: Path) -> None:
     box = np.array([[0, 0, 9, 9]], np.float32)
-    record = Record(id="a.png", images=(), size_hw=(HEIGHT, WIDTH), boxes_xyxy=box, labels=np.zeros(1, np.int64))
+    record = Record(
+        id="a.png", images=(), size_hw=(HEIGHT, WIDTH), objects=Objects(boxes_xyxy=box, labels=np.zeros(1, np.int64))
+    )
     with pytest.raises(UserError, match="control character"):
         voc.write(tmp_path, [record], ("a\x00",))
 
@@ -264,7 +271,7 @@ def test_shares_of_the_image_stop(one: Path) -> None:
 
 def test_coordinates_may_have_decimals(one: Path) -> None:
     record, _, _ = read(one, item(bndbox("11.5", "21", "30.25", "40")))
-    assert record.boxes_xyxy.tolist() == [[10.5, 20, 30.25, 40]]
+    assert record.objects.boxes_xyxy.tolist() == [[10.5, 20, 30.25, 40]]
 
 
 def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
@@ -281,7 +288,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
     assert report.counts == {
         DUPLICATE: 1, NOT_FINITE: 1, NO_AREA: 1, OUTSIDE: 1, CLIPPED: 2, voc.FROM_ZERO: 1,
     }  # fmt: skip
-    assert record.boxes_xyxy.tolist() == [[10, 20, 30, 40], [99, 20, 128, 40], [0, 49, 30, 60]]
+    assert record.objects.boxes_xyxy.tolist() == [[10, 20, 30, 40], [99, 20, 128, 40], [0, 49, 30, 60]]
     assert report.examples[DUPLICATE] == [f"{one / 'Annotations' / 'a.xml'}, line 5"]
 
 
@@ -305,7 +312,7 @@ def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: 
     assert caught.value.where == f"{one / 'Annotations' / 'a.xml'}, line 5"
     errors: list[UserError] = []
     (record,), _ = walk_boxes(one, "voc", errors.append)
-    assert (len(record.labels), len(errors)) == (1, 1)  # the good one stays
+    assert (len(record.objects.labels), len(errors)) == (1, 1)  # the good one stays
 
 
 def test_listed_files_that_are_not_there_stop(tmp_path: Path) -> None:
@@ -353,5 +360,5 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     for name in ("voc", "dior", "dior_r"):
         records, names = walk_boxes(path, name, errors.append)
         for record in records:
-            assert np.isfinite(record.boxes_xyxy).all()
-            assert all(0 <= label < len(names) for label in record.labels)
+            assert np.isfinite(record.objects.boxes_xyxy).all()
+            assert all(0 <= label < len(names) for label in record.objects.labels)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from box_sets import read_boxes, walk_boxes
 from PIL import Image
+from tables import with_objects
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes import yolo
@@ -42,38 +43,38 @@ def data_set(root: Path, rows: dict[str, str], **more: object) -> Path:
 def test_a_row_is_class_centre_and_sides_in_shares_of_the_image(tmp_path: Path) -> None:
     data_set(tmp_path, {"a": "1 0.5 0.5 0.25 0.2\n\n0 0.1 0.1 0.2 0.2\n", "b": ""})
     (a, b), names, report = read_boxes(tmp_path)
-    np.testing.assert_allclose(a.boxes_xyxy, [[15, 12, 25, 18], [0, 0, 8, 6]], atol=1e-5)
-    assert (a.labels.tolist(), len(b.labels), names) == ([1, 0], 0, NAMES)
-    assert (a.id, a.quads, a.masks, b.id) == ("a.png", None, None, "b.png")
+    np.testing.assert_allclose(a.objects.boxes_xyxy, [[15, 12, 25, 18], [0, 0, 8, 6]], atol=1e-5)
+    assert (a.objects.labels.tolist(), len(b.objects.labels), names) == ([1, 0], 0, NAMES)
+    assert (a.id, a.objects.quads, a.objects.masks, b.id) == ("a.png", None, None, "b.png")
     assert not report.counts
 
 
 def test_four_corners_are_an_oriented_box(tmp_path: Path) -> None:
     data_set(tmp_path, {"a": "0 0.5 0.1 0.75 0.3 0.6 0.6 0.4 0.5\n", "b": ""})
     (a, b), _, _ = read_boxes(tmp_path)
-    np.testing.assert_allclose(a.quads, [[[20, 3], [30, 9], [24, 18], [16, 15]]], atol=1e-5)  # ty: ignore
-    np.testing.assert_allclose(a.boxes_xyxy, [[16, 3, 30, 18]], atol=1e-5)
-    assert b.quads is not None
-    assert b.quads.shape == (0, 4, 2)
+    np.testing.assert_allclose(a.objects.quads, [[[20, 3], [30, 9], [24, 18], [16, 15]]], atol=1e-5)  # ty: ignore
+    np.testing.assert_allclose(a.objects.boxes_xyxy, [[16, 3, 30, 18]], atol=1e-5)
+    assert b.objects.quads is not None
+    assert b.objects.quads.shape == (0, 4, 2)
 
 
 def test_rows_of_points_are_masks_those_of_four_too_where_others_have_more(tmp_path: Path) -> None:
     data_set(tmp_path, {"a": "0 0.1 0.1 0.5 0.1 0.3 0.5\n1 0.5 0.5 0.75 0.5 0.75 0.8 0.5 0.8\n"})
     (a,), _, _ = read_boxes(tmp_path)
-    assert a.quads is None
-    assert a.masks is not None
-    np.testing.assert_allclose(a.masks[0], [[4, 3, 20, 3, 12, 15]])
-    np.testing.assert_allclose(a.boxes_xyxy, [[4, 3, 20, 15], [20, 15, 30, 24]], atol=1e-5)
+    assert a.objects.quads is None
+    assert a.objects.masks is not None
+    np.testing.assert_allclose(a.objects.masks[0], [[4, 3, 20, 3, 12, 15]])
+    np.testing.assert_allclose(a.objects.boxes_xyxy, [[4, 3, 20, 15], [20, 15, 30, 24]], atol=1e-5)
 
 
 def test_key_points_are_read_where_the_yaml_gives_their_shape(tmp_path: Path) -> None:
     data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.4 2 nan 0.1 1\n"}, kpt_shape=[2, 3])
     (a,), _, report = read_boxes(tmp_path)
-    np.testing.assert_allclose(a.keypoints, [[[20, 12, 2], [0, 0, 0]]])  # ty: ignore
+    np.testing.assert_allclose(a.objects.keypoints, [[[20, 12, 2], [0, 0, 0]]])  # ty: ignore
     assert dict(report.counts) == {POINT_NOT_FINITE: 1}
     data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.4 0.25 0.1\n"}, kpt_shape=[2, 2])
     (a,), _, _ = read_boxes(tmp_path)
-    np.testing.assert_allclose(a.keypoints, [[[20, 12, 2], [10, 3, 2]]])  # ty: ignore
+    np.testing.assert_allclose(a.objects.keypoints, [[[20, 12, 2], [10, 3, 2]]])  # ty: ignore
 
 
 BAD_LINES = [
@@ -103,7 +104,7 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(tmp_path: Pat
     errors: list[UserError] = []
     records, _ = walk_boxes(tmp_path, "yolo", errors.append)
     assert len(errors) == 1
-    assert [len(record.labels) for record in records] == [1, 1]  # all others are still read
+    assert [len(record.objects.labels) for record in records] == [1, 1]  # all others are still read
 
 
 DOUBTFUL = [
@@ -127,13 +128,13 @@ def test_a_doubtful_box_is_counted_with_file_and_line(tmp_path: Path, reason: st
 def test_a_shape_that_is_not_finite_is_left_out(tmp_path: Path, line: str) -> None:
     data_set(tmp_path, {"a": line})
     (a,), _, report = read_boxes(tmp_path)
-    assert len(a.labels) == 0
+    assert len(a.objects.labels) == 0
     assert dict(report.counts) == {NOT_FINITE: 1}
 
 
 def test_class_numbers_written_as_floats_are_read(tmp_path: Path) -> None:
     data_set(tmp_path, {"a": "1.0 0.5 0.5 0.2 0.2"})
-    assert read_boxes(tmp_path)[0][0].labels.tolist() == [1]
+    assert read_boxes(tmp_path)[0][0].objects.labels.tolist() == [1]
 
 
 def splits_by_folder(root: Path) -> None:
@@ -168,7 +169,7 @@ def test_splits_are_found_in_every_layout(tmp_path: Path, name: str) -> None:
     for split in ("train", "val"):
         (record,), _, _ = read_boxes(tmp_path, split=split)
         assert record.id == f"{split}.png"
-        assert len(record.labels) == 1
+        assert len(record.objects.labels) == 1
     both, _, _ = read_boxes(tmp_path, split="train+val")
     assert [record.id for record in both] == ["train.png", "val.png"]
     with pytest.raises(UserError, match="several splits") as caught:
@@ -185,7 +186,7 @@ def test_a_text_file_may_list_the_images(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("./images/val/val.png\nimages/train/train.png\n")
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({"train": "train.txt", "names": ["ship"]}))
     records, _, _ = read_boxes(tmp_path)
-    assert [len(record.labels) for record in records] == [1, 1]
+    assert [len(record.objects.labels) for record in records] == [1, 1]
 
 
 @pytest.mark.parametrize("file", ["classes.txt", "obj.names", "labels/classes.txt"])
@@ -202,7 +203,7 @@ def test_labels_may_lie_beside_their_images_and_classes_have_numbers_where_nothi
     picture(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("2 0.5 0.5 0.2 0.2")
     (a,), names, report = read_boxes(tmp_path)
-    assert (a.labels.tolist(), names) == ([2], ("0", "1", "2"))
+    assert (a.objects.labels.tolist(), names) == ([2], ("0", "1", "2"))
     assert dict(report.counts) == {yolo.NO_NAMES: 1}
 
 
@@ -265,7 +266,7 @@ def records_of(root: Path, **more: object) -> list[Record]:
     rng = np.random.default_rng(0)
     low, side = rng.uniform(0, 14, (5, 2)), rng.uniform(1, 15, (5, 2))
     boxes = np.concatenate([low, low + side], axis=1).astype(np.float32)
-    values: dict = {"boxes_xyxy": boxes, "labels": np.arange(5) % 2, **more}
+    values = with_objects({"boxes_xyxy": boxes, "labels": np.arange(5) % 2, **more})
     return [Record(id="a.png", images=(root / "in" / "a.png",), size_hw=(HEIGHT, WIDTH), **values)]
 
 
@@ -274,8 +275,8 @@ def test_boxes_read_back_to_a_ten_thousandth_of_a_pixel(tmp_path: Path) -> None:
     report = yolo.write(tmp_path / "out", records, NAMES)
     picture(tmp_path / "out" / "images" / "a.png")
     (again,), names, read = read_boxes(tmp_path / "out")
-    np.testing.assert_allclose(again.boxes_xyxy, records[0].boxes_xyxy, atol=1e-4)
-    np.testing.assert_array_equal(again.labels, records[0].labels)
+    np.testing.assert_allclose(again.objects.boxes_xyxy, records[0].objects.boxes_xyxy, atol=1e-4)
+    np.testing.assert_array_equal(again.objects.labels, records[0].objects.labels)
     assert names == NAMES
     assert not report.counts
     assert not read.counts
@@ -291,34 +292,34 @@ def test_oriented_boxes_read_back_also_over_the_border(tmp_path: Path) -> None:
     yolo.write_oriented(tmp_path / "out", records, NAMES)
     picture(tmp_path / "out" / "images" / "a.png")
     (again,), _, _ = read_boxes(tmp_path / "out")
-    assert again.quads is not None
-    np.testing.assert_allclose(again.quads, quads, atol=1e-4)
-    np.testing.assert_allclose(again.boxes_xyxy, hulls, atol=1e-4)
+    assert again.objects.quads is not None
+    np.testing.assert_allclose(again.objects.quads, quads, atol=1e-4)
+    np.testing.assert_allclose(again.objects.boxes_xyxy, hulls, atol=1e-4)
 
 
 def test_outlines_read_back_those_of_four_points_too(tmp_path: Path) -> None:
     outlines = [[1, 1, 9, 1, 9, 9, 1, 9], [2, 2, 9, 2, 5, 8]]
     records = records_of(tmp_path)
     one = records[0].keep(np.arange(2))
-    masked = replace(one, masks=([outlines[0]], [outlines[1]]))
+    masked = one.with_columns(masks=([outlines[0]], [outlines[1]]))
     report = yolo.write(tmp_path / "out", [masked], NAMES)
     picture(tmp_path / "out" / "images" / "a.png")
     (again,), _, _ = read_boxes(tmp_path / "out")
-    assert again.masks is not None
-    np.testing.assert_allclose(again.masks[0], outlines[:1], atol=1e-5)
-    np.testing.assert_allclose(again.masks[1], outlines[1:], atol=1e-5)
+    assert again.objects.masks is not None
+    np.testing.assert_allclose(again.objects.masks[0], outlines[:1], atol=1e-5)
+    np.testing.assert_allclose(again.objects.masks[1], outlines[1:], atol=1e-5)
     assert not report.counts
-    single = replace(one.keep(np.arange(1)), masks=([outlines[0]],))
+    single = replace(one, objects=replace(one.objects.keep(np.arange(1)), masks=([outlines[0]],)))
     yolo.write(tmp_path / "four", [single], NAMES)
     picture(tmp_path / "four" / "images" / "a.png")
-    assert read_boxes(tmp_path / "four")[0][0].quads is None  # four corners alone would be an oriented box
+    assert read_boxes(tmp_path / "four")[0][0].objects.quads is None  # four corners alone would be an oriented box
 
 
 def test_what_no_row_has_room_for_is_said(tmp_path: Path) -> None:
     parts = [[1, 1, 3, 1, 3, 3], [5, 5, 20, 5, 20, 25]]
     lengths = {"size": [HEIGHT, WIDTH], "counts": [1200]}
     one = records_of(tmp_path)[0].keep(np.arange(2))
-    masked = replace(one, masks=(parts, lengths))
+    masked = one.with_columns(masks=(parts, lengths))
     report = yolo.write(tmp_path / "out", [masked], NAMES)
     assert dict(report.counts) == {PARTS_LOST: 1, NO_OUTLINE: 1}
     first = (tmp_path / "out" / "labels" / "a.txt").read_text().splitlines()[0]
@@ -334,4 +335,4 @@ def test_nothing_but_a_user_error_comes_out_of_any_text(tmp_path: Path) -> None:
         errors: list[UserError] = []
         report = IssueCounter()
         records, _ = walk_boxes(tmp_path, "yolo", errors.append, report)
-        assert all(np.isfinite(record.boxes_xyxy).all() for record in records)
+        assert all(np.isfinite(record.objects.boxes_xyxy).all() for record in records)

@@ -7,7 +7,8 @@ from toy_engine import ToyDataset, ToyTask, ToyTaskConfig, collate
 from whole_loss import task_loss
 
 from vistruct.config import Lora, Move
-from vistruct.engine.trainable import apply_moves, merged_state, set_train_mode
+from vistruct.engine.lora import merged_state
+from vistruct.engine.trainable import apply_moves, set_train_mode
 from vistruct.errors import UserError
 
 

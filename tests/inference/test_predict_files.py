@@ -19,18 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vistruct.checkpoint.load import ModelCard
-from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample
+from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample, TaskTraits
 from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
-from vistruct.inference.cache import Found, Parts
-from vistruct.inference.files import (
-    ImageFile,
-    check_formats,
-    possible_formats,
-    predict_files,
-    write_results,
-)
+from vistruct.inference.boxes import BOXES, places
+from vistruct.inference.cache import Parts
+from vistruct.inference.files import chosen_formats, predict_files
+from vistruct.inference.kind import Asked
 from vistruct.inference.model import Model
+from vistruct.inference.scenes import Case
 from vistruct.ops.oriented import cxcywha_to_xyxy, quads_to_cxcywha
 from vistruct.ops.oriented_iou import oriented_iou
 from vistruct.windows.merge import WindowMerger
@@ -55,6 +52,8 @@ class ColourFinder(nn.Module):
         super().__init__()
         self.colours = {colour(number): number for number in range(len(boxes))}
         self.boxes, self.kind, self.asked, self.seen = boxes, kind, 0, 0
+
+    traits = TaskTraits(prediction="boxes", terms=())
 
     def collator(self, samples: list[Sample]) -> Any:
         return SimpleNamespace(samples=samples, to=lambda device: SimpleNamespace(samples=samples))
@@ -141,7 +140,7 @@ def test_every_object_of_a_large_image_comes_out_once(tmp_path: Path, kind: str)
     file = paint(tmp_path / "scene.png", boxes, (2000, 3000))
     model = finder(boxes, kind)
     found = model.predict(file, batch=5)
-    assert model.task.asked == len(model.places((2000, 3000))) > 40
+    assert model.task.asked == len(places(model, (2000, 3000))) > 40
     assert len(found.scores) == len(boxes) == 90
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
     if kind == "oriented":
@@ -176,18 +175,18 @@ def test_memory_is_that_of_a_row_of_windows(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> tuple[Tensor, list[ImageFile]]:
+def folder(tmp_path: Path) -> tuple[Tensor, list[Case]]:
     boxes = place(6, (700, 600), seed=3)
     names = ["a.png", "below/b.png", "c.png"]
-    return boxes, [ImageFile(file=paint(tmp_path / "images" / n, boxes, (700, 600)), name=n) for n in names]
+    return boxes, [Case(pictures=(paint(tmp_path / "images" / n, boxes, (700, 600)),), name=n) for n in names]
 
 
 def test_what_was_stopped_goes_on_and_ends_in_the_same_bytes(
-    tmp_path: Path, folder: tuple[Tensor, list[ImageFile]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: tuple[Tensor, list[Case]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxes, images = folder
     whole, straight = tmp_path / "straight", finder(boxes)
-    write_results(predict_files(straight, images, whole), images, whole, ["coco", "dota"])
+    predict_files(straight, images, whole, formats=["coco", "dota"])
 
     class Killed(BaseException):
         pass
@@ -202,16 +201,16 @@ def test_what_was_stopped_goes_on_and_ends_in_the_same_bytes(
 
     halted.task.look = until
     with pytest.raises(Killed):
-        predict_files(halted, images, cut, batch=1)
+        predict_files(halted, images, cut, asked=Asked(batch=1))
     assert len(list((cut / "pictures").iterdir())) == 1
     capsys.readouterr()
     again = finder(boxes)
-    parts = predict_files(again, images, cut)
+    found = predict_files(again, images, cut, formats=["coco", "dota"])
     assert again.task.asked == 2 * per_image
     assert "1 of 3 images were done before" in capsys.readouterr().err
-    number, written = write_results(parts, images, cut, ["coco", "dota"])
-    assert number == 18
-    assert written == {"coco": cut / "predictions.json", "dota": cut / "dota" / "Task1.zip"}
+    assert found.told.values == {"detections": 18}
+    files = {"coco": cut / "predictions.json", "dota": cut / "dota" / "Task1.zip", "pictures": cut / "pictures"}
+    assert (found.files, found.made) == (files, cut)
     for name in ("predictions.json", "dota/Task1.zip", "dota/Task1_ship.txt"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     third = finder(boxes)
@@ -220,20 +219,20 @@ def test_what_was_stopped_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_another_model_other_windows_or_another_image_are_looked_at_anew(
-    tmp_path: Path, folder: tuple[Tensor, list[ImageFile]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: tuple[Tensor, list[Case]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxes, images = folder
     predict_files(finder(boxes), images, tmp_path / "out")
-    paint(images[0].file, boxes[:3], (700, 600))
+    paint(images[0].files[0], boxes[:3], (700, 600))
     repainted = finder(boxes)
-    parts = predict_files(repainted, images, tmp_path / "out")
-    assert repainted.task.asked == len(repainted.places((700, 600)))
-    assert len(parts.read("a.png").prediction.scores) == 3
+    found = predict_files(repainted, images, tmp_path / "out")
+    assert repainted.task.asked == len(places(repainted, (700, 600)))
+    assert len(found.done[0].read().scores) == 3
     other = finder(boxes)
     other.card.values["sha256"] = "b"
     capsys.readouterr()
     predict_files(other, images, tmp_path / "out")
-    assert other.task.asked == 3 * len(other.places((700, 600)))
+    assert other.task.asked == 3 * len(places(other, (700, 600)))
     assert "all images are looked at again" in capsys.readouterr().err
     wider = other.in_windows(700, 10)
     wider.task.asked = 0
@@ -242,14 +241,14 @@ def test_another_model_other_windows_or_another_image_are_looked_at_anew(
 
 
 def test_pictures_are_drawn_again_from_another_score_without_looking_again(
-    tmp_path: Path, folder: tuple[Tensor, list[ImageFile]]
+    tmp_path: Path, folder: tuple[Tensor, list[Case]]
 ) -> None:
     boxes, images = folder
-    predict_files(finder(boxes), images, tmp_path, min_score=0.0)
+    predict_files(finder(boxes), images, tmp_path, asked=Asked(min_score=0.0))
     first = {file.name: file.read_bytes() for file in (tmp_path / "pictures").iterdir()}
     assert sorted(first) == ["a.png.jpg", "below__b.png.jpg", "c.png.jpg"]
     again = finder(boxes)
-    predict_files(again, images, tmp_path, min_score=1.0)
+    predict_files(again, images, tmp_path, asked=Asked(min_score=1.0))
     assert again.task.asked == 0
     assert all((tmp_path / "pictures" / name).read_bytes() != data for name, data in first.items())
 
@@ -257,7 +256,7 @@ def test_pictures_are_drawn_again_from_another_score_without_looking_again(
 def test_images_whose_flat_names_are_alike_have_a_picture_each(tmp_path: Path) -> None:
     boxes = place(1, (200, 200), seed=0)
     names = ["a/b.png", "a__b.png"]
-    images = [ImageFile(file=paint(tmp_path / n, boxes, (200, 200)), name=n) for n in names]
+    images = [Case(pictures=(paint(tmp_path / n, boxes, (200, 200)),), name=n) for n in names]
     predict_files(finder(boxes), images, tmp_path / "out")
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
 
@@ -267,40 +266,46 @@ def test_a_part_gives_back_what_was_put_in_bit_for_bit(tmp_path: Path) -> None:
     file = paint(tmp_path / "a.png", boxes, (700, 900))
     for kind in ("oriented", "masks", "plain"):
         found = finder(boxes, kind).predict(file)
-        parts = Parts(tmp_path / kind, {}, CLASSES)
+        parts = Parts(tmp_path / kind, {})
+        parts.begin()
         name = "ein/lang" + "er/" * 90 + "näme?.png"
-        assert not parts.has(name, file)
-        parts.write(name, file, Found(size_hw=(700, 900), prediction=found))
-        assert parts.has(name, file)
-        back = parts.read(name)
-        assert back.size_hw == (700, 900)
+        case = Case(pictures=(file,), name=name)
+        assert not parts.has(name, [file])
+        parts.write(name, [file], BOXES.pack(case, found))
+        assert parts.has(name, [file])
+        assert parts.read(name)["size_hw"] == [700, 900]
+        back = BOXES.unpack(finder(boxes, kind), case, parts.read(name), {})
         for field in ("boxes_xyxy", "scores", "labels", "boxes_cxcywha"):
-            one, other = getattr(found, field), getattr(back.prediction, field)
+            one, other = getattr(found, field), getattr(back, field)
             assert one is other is None or torch.equal(one, other)
         if kind == "masks":
-            for one, other in zip(found.masks, back.prediction.masks, strict=True):
+            for one, other in zip(found.masks, back.masks, strict=True):
                 assert (one.x, one.y) == (other.x, other.y)
                 assert np.array_equal(one.pixels, other.pixels)
         parts.file(name).write_text("{broken")
-        assert not parts.has(name, file)  # made anew
+        assert not parts.has(name, [file])  # made anew
 
 
-def test_a_submission_of_every_kind(tmp_path: Path, folder: tuple[Tensor, list[ImageFile]]) -> None:
+def possible(images: list[Case], names: tuple[str, ...]) -> list[str]:
+    return [format.name for format in chosen_formats(BOXES, ["all"], images, names) if format.use != "always"]
+
+
+def test_a_submission_of_every_kind(tmp_path: Path, folder: tuple[Tensor, list[Case]]) -> None:
     boxes, images = folder
-    parts = predict_files(finder(boxes), images, tmp_path)
-    assert possible_formats(images, CLASSES) == ["coco", "dota"]  # FAIR1M has no class "plane"
+    found = predict_files(finder(boxes), images, tmp_path)
+    assert found.made == tmp_path / "predictions.json"
+    assert possible(images, CLASSES) == ["coco", "dota"]  # FAIR1M has no class "plane"
     with pytest.raises(UserError, match="no class"):
-        check_formats(["fair1m"], images, CLASSES)
-    twins = [*images, ImageFile(file=images[0].file, name="again/a.tif")]
+        chosen_formats(BOXES, ["fair1m"], images, CLASSES)
+    twins = [*images, Case(pictures=images[0].pictures, name="again/a.tif")]
     with pytest.raises(UserError, match="two images"):
-        check_formats(["dota"], twins, CLASSES)
-    assert possible_formats(twins, ("Passenger Ship",)) == ["coco"]
-    write_results(parts, images, tmp_path, ["coco"])
+        chosen_formats(BOXES, ["dota"], twins, CLASSES)
+    assert possible(twins, ("Passenger Ship",)) == ["coco"]
     records, names, _ = read_coco(tmp_path / "predictions.json", tmp_path / "images")
     assert names == CLASSES
     assert [record.id for record in records] == [image.name for image in images]
     for record in records:
-        iou = oriented_iou(quads_to_cxcywha(torch.from_numpy(record.quads)), boxes)
+        iou = oriented_iou(quads_to_cxcywha(torch.from_numpy(record.objects.quads)), boxes)
         assert iou.amax(dim=0).min() > 0.95
     scores = [entry["score"] for entry in json.loads((tmp_path / "predictions.json").read_text())["annotations"]]
     assert len(scores) == 18
@@ -309,14 +314,13 @@ def test_a_submission_of_every_kind(tmp_path: Path, folder: tuple[Tensor, list[I
 def test_fair1m_files_are_zipped_in_a_folder(tmp_path: Path) -> None:
     names = ("Passenger Ship", "other-ship")
     boxes = place(2, (300, 400), seed=0)
-    images = [ImageFile(file=paint(tmp_path / n, boxes, (300, 400)), name=n) for n in ("0.png", "1.png")]
+    images = [Case(pictures=(paint(tmp_path / n, boxes, (300, 400)),), name=n) for n in ("0.png", "1.png")]
     model = finder(boxes)
     look = model.task.look
     model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
     model = dataclasses.replace(model, card=dataclasses.replace(model.card, info=DataInfo(class_names=names)))
-    parts = predict_files(model, images, tmp_path / "out")
-    assert possible_formats(images, names) == ["coco", "dota", "fair1m"]
-    _, written = write_results(parts, images, tmp_path / "out", ["fair1m"])
-    with zipfile.ZipFile(written["fair1m"]) as archive:
+    assert possible(images, names) == ["coco", "dota", "fair1m"]
+    found = predict_files(model, images, tmp_path / "out", formats=["fair1m"])
+    with zipfile.ZipFile(found.files["fair1m"]) as archive:
         assert archive.namelist() == ["test/0.xml", "test/1.xml"]
         assert b"Passenger Ship" in archive.read("test/0.xml")

@@ -15,7 +15,6 @@ from PIL import Image
 from pixel_models import NAMES, classifier, picture, segmenter, strongest
 
 from vistruct.cli.main import main
-from vistruct.cli.sources import images_at, pairs_at
 from vistruct.data.formats.maps import loveda
 from vistruct.data.input import Slices
 from vistruct.errors import UserError
@@ -23,11 +22,13 @@ from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.files.rasters import read_raster
 from vistruct.inference import maps as module
-from vistruct.inference.classes import predict_classes
-from vistruct.inference.maps import palette_of, predict_maps
+from vistruct.inference import volumes
+from vistruct.inference.files import Results, predict_files
+from vistruct.inference.kind import Asked
+from vistruct.inference.maps import Area
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
-from vistruct.inference.volumes import predict_volumes, volumes_at
+from vistruct.inference.sources import images_at, pairs_at
 from vistruct.windows.slide import Slide
 
 
@@ -54,6 +55,10 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def areas_of(model: Model, found: Results) -> list[Area]:
+    return module.areas_of(model, found.done)
+
+
 def blind(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.task, "probabilities", lambda _: pytest.fail("looked again"))
 
@@ -61,9 +66,9 @@ def blind(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_colours_pictures_and_areas_of_every_image(tmp_path: Path, monkeypatch):
     images = images_at([folder(tmp_path, {"a.png": (20, 31), "below/b.png": (9, 12), "a.bmp": (5, 5)})])
     model = segmenter(monkeypatch, slide=Slide(size=16, overlap=4))
-    areas, written = predict_maps(model, images, tmp_path / "out", batch=3)
-    palette = palette_of(model)
-    assert written["png"] == tmp_path / "out" / "labels"
+    found = predict_files(model, images, tmp_path / "out", asked=Asked(batch=3))
+    palette, areas = model.palette, areas_of(model, found)
+    assert found.files["png"] == tmp_path / "out" / "labels"
     for case, stem in zip(images, ("a.bmp", "a.png", "below/b"), strict=True):  # both called a keep their endings
         truth = strongest(torch.from_numpy(np.array(Image.open(case.files[0]))).permute(2, 0, 1)).numpy()
         numbers = tmp_path / "out" / "labels" / f"{stem}.png"
@@ -84,29 +89,29 @@ def test_numbers_colours_pictures_and_areas_of_every_image(tmp_path: Path, monke
 def test_what_is_done_is_not_done_again_and_other_formats_come_from_it(tmp_path: Path, monkeypatch):
     images = images_at([folder(tmp_path, {"1.png": (20, 31), "2.png": (9, 12)})])
     model = segmenter(monkeypatch, names=("red", "green", "blue"))
-    first, _ = predict_maps(model, images, tmp_path / "out", formats=["png"])
+    first = predict_files(model, images, tmp_path / "out", formats=["png"])
     sighted = model.task.probabilities
     blind(model, monkeypatch)
-    again, _written = predict_maps(model, images, tmp_path / "out", formats=["color", "geotiff"])
-    assert again == first
+    again = predict_files(model, images, tmp_path / "out", formats=["color", "geotiff"])
+    assert again.told == first.told
     with rasterio.open(tmp_path / "out" / "geotiff" / "1.tif") as file:
         truth = strongest(picture(20, 31, 0)).numpy()
         assert (file.read(1) == truth).all()
     Image.fromarray(picture(9, 12, 5).permute(1, 2, 0).numpy()).save(images[1].files[0])  # another image of that name
     looked = []
     monkeypatch.setattr(model.task, "probabilities", lambda one: looked.append(one.shape) or sighted(one))
-    predict_maps(model, images, tmp_path / "out", formats=["color"])
+    predict_files(model, images, tmp_path / "out", formats=["color"])
     assert [tuple(shape) for shape in looked] == [(1, 1, 3, 9, 12)]
     assert (read_raster(tmp_path / "out" / "labels" / "2.png") == strongest(picture(9, 12, 5)).numpy()).all()
     looked.clear()
-    predict_maps(model.in_windows(8, 0), images, tmp_path / "out")  # other windows: all again
+    predict_files(model.in_windows(8, 0), images, tmp_path / "out")  # other windows: all again
     assert len(looked) > 2
 
 
 def test_what_was_stopped_in_the_middle_goes_on_with_the_next_image(tmp_path: Path, monkeypatch):
     images = images_at([folder(tmp_path, {"1.png": (20, 31), "2.png": (9, 12), "3.png": (4, 4)})])
     model = segmenter(monkeypatch)
-    whole, _ = predict_maps(model, images, tmp_path / "whole")
+    whole = predict_files(model, images, tmp_path / "whole")
     sighted, seen = model.task.probabilities, []
 
     def stopped(one: torch.Tensor) -> torch.Tensor:
@@ -117,9 +122,9 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_next_image(tmp_path: Pa
 
     monkeypatch.setattr(model.task, "probabilities", stopped)
     with pytest.raises(KeyboardInterrupt):
-        predict_maps(model, images, tmp_path / "out")
+        predict_files(model, images, tmp_path / "out")
     monkeypatch.setattr(model.task, "probabilities", lambda one: seen.append(one) or sighted(one))
-    assert predict_maps(model, images, tmp_path / "out")[0] == whole
+    assert predict_files(model, images, tmp_path / "out").told == whole.told
     assert len(seen) == 3
     for name in ("labels/1.png", "colour/2.png", "labels/3.png", "areas.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -128,17 +133,18 @@ def test_what_was_stopped_in_the_middle_goes_on_with_the_next_image(tmp_path: Pa
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_geotiff_keeps_its_place_and_its_areas_are_square_metres(tmp_path: Path, monkeypatch, on_disk):
     if on_disk:
-        monkeypatch.setattr(module, "_IN_MEMORY", 100)
+        monkeypatch.setattr(module, "IN_MEMORY", 100)
     pixels = picture(70, 50)
-    case = Case(files=(geotiff(tmp_path / "a.tif", pixels),), name="a.tif")
-    areas, _ = predict_maps(segmenter(monkeypatch, slide=Slide(size=32, overlap=8)), [case], tmp_path / "out")
+    case = Case(pictures=(geotiff(tmp_path / "a.tif", pixels),), name="a.tif")
+    model = segmenter(monkeypatch, slide=Slide(size=32, overlap=8))
+    areas = areas_of(model, predict_files(model, [case], tmp_path / "out"))
     with rasterio.open(tmp_path / "out" / "geotiff" / "a.tif") as file, rasterio.open(case.files[0]) as source:
         assert (file.crs, file.transform) == (source.crs, source.transform)
         assert (file.read(1) == strongest(pixels).numpy()).all()
     assert [area.measured for area in areas] == [area.count * 4.0 for area in areas]
     assert not list((tmp_path / "out").rglob("*.npy"))
-    in_degrees = Case(files=(geotiff(tmp_path / "b.tif", pixels, "EPSG:4326"),), name="b.tif")
-    areas, _ = predict_maps(segmenter(monkeypatch), [in_degrees], tmp_path / "other")
+    in_degrees = Case(pictures=(geotiff(tmp_path / "b.tif", pixels, "EPSG:4326"),), name="b.tif")
+    areas = areas_of(model, predict_files(model, [in_degrees], tmp_path / "other"))
     assert {area.measured for area in areas} == {None}
 
 
@@ -147,9 +153,9 @@ def test_a_submission_is_refused_before_any_image_is_looked_at(tmp_path: Path, m
     model = segmenter(monkeypatch)
     blind(model, monkeypatch)
     with pytest.raises(UserError, match="loveda has the classes"):
-        predict_maps(model, images, tmp_path / "out", formats=["loveda"])
+        predict_files(model, images, tmp_path / "out", formats=["loveda"])
     land = segmenter(monkeypatch, names=loveda.CLASSES, cell=2)
-    predict_maps(land, images, tmp_path / "land", formats=["loveda"])
+    predict_files(land, images, tmp_path / "land", formats=["loveda"])
     assert (read_raster(tmp_path / "land" / "loveda" / "1.png") == read_raster(tmp_path / "land/labels/1.png")).all()
     assert not (tmp_path / "land" / "colour").exists()
 
@@ -164,8 +170,9 @@ def test_pairs_are_matched_by_name_and_drawn(tmp_path: Path, monkeypatch):
     assert [case.name for case in cases] == ["x/1.bmp", "x/2.bmp"]
     assert [file.parent.parent.name for file in cases[0].files] == ["before", "after"]
     model = segmenter(monkeypatch, names=("unchanged", "changed"), kind="change", fusion="difference")
-    areas, _ = predict_maps(model, cases, tmp_path / "out")
-    assert len(areas) == 4
+    found = predict_files(model, cases, tmp_path / "out")
+    assert len(areas_of(model, found)) == 4
+    assert found.told.lines[0] == "2 pairs"
     with Image.open(tmp_path / "out" / "pictures" / "x__1.bmp.jpg") as drawn:
         assert drawn.width > 2 * 16
     (tmp_path / "before" / "x" / "3.png").write_bytes((tmp_path / "before" / "x" / "2.png").read_bytes())
@@ -195,9 +202,9 @@ def test_volumes_come_back_on_their_own_grid_with_the_label_values_of_training(t
     turned = np.array([[0, -1.5, 0, 4], [2, 0, 0, 5], [0, 0, -3.0, 6], [0, 0, 0, 1]])
     volume(tmp_path / "scans" / "p1.nii.gz", values, turned)
     volume(tmp_path / "scans" / "p2.nii", values[::-1], np.diag([1, 1, 2, 1]))
-    cases = volumes_at(model, [tmp_path / "scans"])
+    cases = volumes.volumes_at(model, [tmp_path / "scans"])
     assert [case.files[0].name for case in cases] == ["p1.nii.gz", "p2.nii"]
-    areas, _ = predict_volumes(model, cases, tmp_path / "out", batch=3)
+    areas = areas_of(model, predict_files(model, cases, tmp_path / "out", asked=Asked(batch=3)))
     found = nibabel.load(tmp_path / "out" / "nifti" / "p1.nii.gz")
     assert (found.affine == turned).all()
     assert (np.asarray(found.dataobj) == np.where(values == 220, 7, 0)).all()
@@ -210,7 +217,12 @@ def test_volumes_come_back_on_their_own_grid_with_the_label_values_of_training(t
     assert areas[1].measured == pytest.approx(flesh * 9 / 1000)
     assert (tmp_path / "out" / "pictures").is_dir()
     blind(model, monkeypatch)
-    assert predict_volumes(model, cases, tmp_path / "out")[0] == areas
+    again = predict_files(model, cases, tmp_path / "out")
+    assert areas_of(model, again) == areas
+    read = again.done[0].read()  # from the NIfTI file
+    opened = volumes.open_case(model, cases[0].files)
+    slices = torch.stack([opened.slice(number)[0] for number in range(opened.num_slices)])
+    assert torch.equal(read.label_map, (slices.int() > 257 * 128).to(torch.int16))
 
 
 def test_classes_of_images_are_a_table_and_are_not_looked_at_twice(tmp_path: Path, monkeypatch):
@@ -218,16 +230,16 @@ def test_classes_of_images_are_a_table_and_are_not_looked_at_twice(tmp_path: Pat
         Image.new("RGB", (6, 4), colour).save(tmp_path / f"{number}.png")
     cases = images_at([tmp_path / f"{number}.png" for number in range(3)])
     model = classifier(monkeypatch, multi_label=True)
-    predictions, file = predict_classes(model, cases, tmp_path / "out", batch=2)
-    table = rows(file)
+    found = predict_files(model, cases, tmp_path / "out", asked=Asked(batch=2))
+    table, predictions = rows(found.made), [one.read() for one in found.done]
     assert [row["class"] for row in table] == ["red", "green", "green;blue"]
     assert float(table[0]["red"]) == pytest.approx(float(predictions[0].scores[0]), rel=1e-5)
     monkeypatch.setattr(model.task, "predict", lambda _: pytest.fail("looked again"))
-    again, _ = predict_classes(model, cases, tmp_path / "out")
-    assert [one.scores.tolist() for one in again] == [one.scores.tolist() for one in predictions]
+    again = predict_files(model, cases, tmp_path / "out")
+    assert [one.values["scores"] for one in again.done] == [one.scores.tolist() for one in predictions]
     single = classifier(monkeypatch)
-    predictions, _ = predict_classes(single, cases, tmp_path / "single")
-    assert float(predictions[0].scores.sum()) == pytest.approx(1)
+    found = predict_files(single, cases, tmp_path / "single")
+    assert sum(found.done[0].values["scores"]) == pytest.approx(1)
 
 
 def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
@@ -279,4 +291,4 @@ def test_the_command_says_how_pairs_and_classes_are_given(tmp_path: Path, monkey
     assert code == 0
     assert out.splitlines()[-1] == str(tmp_path / "classes" / "classes.csv")
     assert "looks at whole images" in command(capsys, tmp_path / "run", images, "--window", 4)[2]
-    assert "classes.csv is written" in command(capsys, tmp_path / "run", images, "--format", "png")[2]
+    assert "one of csv, all" in command(capsys, tmp_path / "run", images, "--format", "png")[2]

@@ -45,6 +45,8 @@ def build(tiles: Tiles | None = None, resize: float | None = None) -> Model:
 class WhiteFinder(nn.Module):
     """A head that knows the answer: the box around the white pixels of each image."""
 
+    terms = ()
+
     traits = HeadTraits()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -149,13 +151,11 @@ def test_a_question_to_a_detector_is_refused() -> None:
 class Echo(nn.Module):
     """A task that answers with what it was asked."""
 
-    language = None
-
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="answers", terms=(), predict_collator=self.asked)
+        return TaskTraits(prediction="answers", terms=(), predict_collator=self.collated)
 
-    def asked(self, samples: list[Sample]) -> Any:
+    def collated(self, samples: list[Sample]) -> Any:
         return SimpleNamespace(samples=samples, to=lambda device: SimpleNamespace(samples=samples))
 
     def predict(self, batch: Any) -> list[AnswerPrediction]:

@@ -18,7 +18,7 @@ from vistruct.data.input import Windows
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.inference.pixels import num_windows_of, rows_of, windows_for
-from vistruct.inference.scenes import overview, scene_of
+from vistruct.inference.scenes import Case, overview, scene_of
 from vistruct.transforms.sizing import Size
 from vistruct.windows.slide import Slide
 from vistruct.windows.views import Views
@@ -104,7 +104,7 @@ def test_a_geotiff_is_read_in_windows_and_given_out_in_rows(tmp_path: Path, monk
         out.write(pixels.numpy())
     monkeypatch.setattr("vistruct.inference.scenes.read_image", lambda *_: pytest.fail("read as a whole"))
     model = segmenter(monkeypatch, slide=Slide(size=32, overlap=8))
-    parts = list(rows_of(model, model.scene(file, "a.tif"), batch=4))
+    parts = list(rows_of(model, model.scene(Case(pictures=(file,), name="a.tif")), batch=4))
     assert [part.y0 for part in parts] == [0, *(part.y1 for part in parts[:-1])]
     assert max(part.y1 - part.y0 for part in parts) <= 64
     assert torch.equal(torch.cat([part.label_map for part in parts]), strongest(pixels))

@@ -11,7 +11,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.errors import UserError
 from vistruct.metrics.coco import CocoBoxes, CocoBoxesConfig
@@ -38,9 +38,7 @@ def scene(seed: int, num_images: int = 6) -> tuple[list[Record], list[BoxPredict
             Record(
                 id=f"{i}.jpg",
                 images=(Path(f"{i}.jpg"),),
-                boxes_xyxy=boxes,
-                labels=labels,
-                is_crowd=rng.random(len(boxes)) < 0.2,
+                objects=Objects(boxes_xyxy=boxes, labels=labels, is_crowd=rng.random(len(boxes)) < 0.2),
             )
         )
         shaken = boxes + rng.normal(0, 4, boxes.shape).astype(np.float32)
@@ -82,7 +80,9 @@ def by_pycocotools(truths: list[Record], predictions: list[BoxPrediction], limit
     truth = COCO()
     annotations = []
     for i, record in enumerate(truths):
-        for row, crowd in zip(rows(i, record.boxes_xyxy, record.labels), record.is_crowd, strict=True):
+        for row, crowd in zip(
+            rows(i, record.objects.boxes_xyxy, record.objects.labels), record.objects.is_crowd, strict=True
+        ):
             annotations.append({**row, "iscrowd": int(crowd), "id": len(annotations) + 1})
     truth.dataset = {
         "images": [{"id": i} for i in range(len(truths))],
@@ -149,7 +149,9 @@ def test_the_default_figures_are_those_that_pycocotools_prints(capsys) -> None:
 def test_finding_every_object_where_it_is_gives_one_and_a_class_without_truth_is_unknown() -> None:
     truths, _ = scene(0)
     metric = CocoBoxes(truths, NAMES)
-    metric.update([prediction(t.id, t.boxes_xyxy, np.ones(len(t.labels)), t.labels) for t in truths])
+    metric.update(
+        [prediction(t.id, t.objects.boxes_xyxy, np.ones(len(t.objects.labels)), t.objects.labels) for t in truths]
+    )
     figures = metric.compute()
     assert figures["AP"] == figures["AR"] == figures["AP50/ship"] == pytest.approx(1)
     assert math.isnan(figures["AP/never seen"])
@@ -175,7 +177,11 @@ def test_a_scene_of_many_objects_can_be_recalled_in_full() -> None:
     grid = np.stack(np.meshgrid(np.arange(20), np.arange(13)), axis=-1).reshape(-1, 2) * 10.0  # 260 objects
     boxes = np.concatenate([grid, grid + 8], axis=1).astype(np.float32)
     labels = np.zeros(len(boxes), np.int64)
-    truth = Record(id="a", images=(Path("a"),), boxes_xyxy=boxes, labels=labels, is_crowd=np.zeros(len(boxes), bool))
+    truth = Record(
+        id="a",
+        images=(Path("a"),),
+        objects=Objects(boxes_xyxy=boxes, labels=labels, is_crowd=np.zeros(len(boxes), bool)),
+    )
     figures = {}
     for limit in (None, 100):
         metric = CocoBoxes([truth], NAMES, limit)
@@ -192,10 +198,12 @@ def test_windows_are_measured_as_the_whole_image() -> None:
     pieces = []
     for window in windows(whole.size_hw, Tiles(size=400, overlap=150)):
         x0, y0, x1, y1 = window
-        boxes = np.clip(whole.boxes_xyxy, [x0, y0, x0, y0], [x1, y1, x1, y1])
+        boxes = np.clip(whole.objects.boxes_xyxy, [x0, y0, x0, y0], [x1, y1, x1, y1])
         shown = (boxes[:, 2:] - boxes[:, :2] > 2).all(axis=1)
         sure = np.full(shown.sum(), 0.9)
-        pieces.append(prediction(whole.id, boxes[shown], sure, whole.labels[shown], window_xyxy=window, id=f"{window}"))
+        pieces.append(
+            prediction(whole.id, boxes[shown], sure, whole.objects.labels[shown], window_xyxy=window, id=f"{window}")
+        )
     pieces = [BoxPrediction(**{**vars(p), "class_names": names}) for p in pieces]
     metric = CocoBoxesConfig().build(dataset)
     metric.update(pieces)

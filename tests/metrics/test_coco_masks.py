@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vistruct.contracts import BoxPrediction, MaskPatch, Record
+from vistruct.contracts import BoxPrediction, MaskPatch, Objects, Record
 from vistruct.errors import UserError
 from vistruct.metrics.coco import CocoBoxes, CocoMasks
 
@@ -66,10 +66,12 @@ def scene(seed: int, images: int = 5) -> tuple[list[Record], list[BoxPrediction]
                 id=f"{i}.jpg",
                 images=(Path(f"{i}.jpg"),),
                 size_hw=SIZE_HW,
-                boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
-                labels=labels,
-                is_crowd=crowd,
-                masks=tuple(masks),
+                objects=Objects(
+                    boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+                    labels=labels,
+                    is_crowd=crowd,
+                    masks=tuple(masks),
+                ),
             )
         )
         predictions.append(found(f"{i}.jpg", patches, rng.random(len(patches)), classes))
@@ -94,7 +96,9 @@ def by_pycocotools(truths: list[Record], predictions: list[BoxPrediction]) -> CO
     """With whole rasters, each encoded by pycocotools itself."""
     truth, rows, annotations = COCO(), [], []
     for number, record in enumerate(truths):
-        for mask, label, crowd in zip(record.masks or (), record.labels, record.is_crowd, strict=True):
+        for mask, label, crowd in zip(
+            record.objects.masks or (), record.objects.labels, record.objects.is_crowd, strict=True
+        ):
             runs = mask if isinstance(mask, dict) else coco_mask.merge(coco_mask.frPyObjects(mask, *SIZE_HW))
             annotations.append(
                 {
@@ -158,8 +162,13 @@ def test_a_perfect_mask_in_a_box_that_is_off_is_told_from_a_perfect_box_with_a_m
     pixels = np.ones((20, 20), bool)
     patch = MaskPatch(pixels=pixels, x=10, y=10)
     truth = Record(
-        id="a", images=(Path("a"),), size_hw=SIZE_HW, boxes_xyxy=np.array([[10, 10, 30, 30]], np.float32),
-        labels=np.array([0]), masks=(text_rle(raster(pixels, 10, 10)),),
+        id="a", images=(Path("a"),), size_hw=SIZE_HW,
+        objects=Objects(
+            boxes_xyxy=np.array([[10, 10, 30, 30]], np.float32),
+            labels=np.array([0]),
+            masks=(text_rle(raster(pixels, 10, 10)),),
+        ),
+
     )  # fmt: skip
     off_box = replace(found("a", [patch], [0.9], [0]), boxes_xyxy=torch.tensor([[0.0, 0, 9, 9]]))
     off_mask = found("a", [MaskPatch(pixels=np.eye(20, dtype=bool), x=10, y=10)], [0.9], [0])
@@ -208,7 +217,7 @@ def test_condensed_predictions_give_the_same_figures_and_hold_no_pixels() -> Non
 def test_an_object_or_a_prediction_without_a_mask_is_refused() -> None:
     truths, predictions = scene(1)
     with pytest.raises(UserError, match="without a mask"):
-        CocoMasks([replace(truths[1], masks=None)], NAMES)
+        CocoMasks([truths[1].with_columns(masks=None)], NAMES)
     with pytest.raises(UserError, match="without masks"):
         CocoMasks(truths, NAMES).update([replace(predictions[0], masks=None)])
     with pytest.raises(UserError, match="does not have"):

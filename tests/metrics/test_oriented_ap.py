@@ -14,7 +14,7 @@ import shapely
 import torch
 
 from vistruct.config import Eval
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.errors import UserError
 from vistruct.metrics.coco import CocoMasksConfig
@@ -32,7 +32,9 @@ def record(image: str, quads: Any, labels: list[int] | np.ndarray, **flags: Any)
     quads = np.asarray(quads, np.float32).reshape(-1, 4, 2)
     hulls = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
     return Record(
-        id=image, images=(Path(image),), boxes_xyxy=hulls, quads=quads, labels=np.asarray(labels, np.int64), **flags
+        id=image,
+        images=(Path(image),),
+        objects=Objects(boxes_xyxy=hulls, quads=quads, labels=np.asarray(labels, np.int64), **flags),
     )
 
 
@@ -132,10 +134,10 @@ def by_loop(truths: list[Record], predictions: list[BoxPrediction], label: int, 
     """The devkit's loop over one class, with shapely: area and 11-point."""
     objects, rows = {}, []
     for truth in truths:
-        assert truth.quads is not None
-        mine = [i for i in range(len(truth.labels)) if truth.labels[i] == label]
-        shapes = {i: shapely.Polygon(truth.quads[i].astype(float)) for i in mine}
-        objects[truth.id] = (truth, [i for i in mine if not truth.is_crowd[i]], shapes)
+        assert truth.objects.quads is not None
+        mine = [i for i in range(len(truth.objects.labels)) if truth.objects.labels[i] == label]
+        shapes = {i: shapely.Polygon(truth.objects.quads[i].astype(float)) for i in mine}
+        objects[truth.id] = (truth, [i for i in mine if not truth.objects.is_crowd[i]], shapes)
     for one in predictions:
         assert one.boxes_cxcywha is not None
         corners = cxcywha_to_quads(one.boxes_cxcywha).numpy()
@@ -153,18 +155,20 @@ def by_loop(truths: list[Record], predictions: list[BoxPrediction], label: int, 
             iou = shared / (box.area + shapes[i].area - shared)
             if iou > best_iou:
                 best, best_iou = i, iou
-        crowd = max((box.intersection(s).area / box.area for i, s in shapes.items() if truth.is_crowd[i]), default=0)
+        crowd = max(
+            (box.intersection(s).area / box.area for i, s in shapes.items() if truth.objects.is_crowd[i]), default=0
+        )
         hit = alarm = False
         if best_iou > level:
-            hit = not truth.is_difficult[best] and (image, best) not in taken
-            alarm = not truth.is_difficult[best] and not hit
+            hit = not truth.objects.is_difficult[best] and (image, best) not in taken
+            alarm = not truth.objects.is_difficult[best] and not hit
             if hit:
                 taken.add((image, best))
         else:
             alarm = True
         hits.append(hit)
         alarms.append(alarm and crowd <= level)
-    number = sum(int(not truth.is_difficult[i]) for truth, singles, _ in objects.values() for i in singles)
+    number = sum(int(not truth.objects.is_difficult[i]) for truth, singles, _ in objects.values() for i in singles)
     if number == 0:
         return math.nan, math.nan
     hits, alarms = np.cumsum(hits), np.cumsum(alarms)
@@ -259,7 +263,7 @@ def test_an_overlap_of_exactly_the_threshold_is_enough_for_mmrotate_and_not_for_
 
 def test_the_devkit_measures_on_the_annotated_quad_and_mmrotate_on_the_rectangle_around_it() -> None:
     kite = record("a", [[[0, 20], [20, 0], [60, 20], [20, 40]]], [0])
-    box = quads_to_cxcywha(torch.tensor(kite.quads))
+    box = quads_to_cxcywha(torch.tensor(kite.objects.quads))
     assert figures_of(kite, predicted("a", box, [0.9], [0]), thresholds=[0.9], rules="mmrotate")["AP"] == 1
     assert figures_of(kite, predicted("a", box, [0.9], [0]), thresholds=[0.9])["AP"] == 0
 
@@ -313,10 +317,10 @@ def test_a_data_set_without_quads_is_measured_on_its_boxes_window_by_window() ->
     metric = OrientedBoxesConfig.model_validate({"rule": "11-point"}).build(dataset)
     for window in windows(whole.size_hw, tiles):
         x0, y0, x1, y1 = window
-        boxes = torch.from_numpy(whole.boxes_xyxy)
+        boxes = torch.from_numpy(whole.objects.boxes_xyxy)
         inside = ((boxes[:, :2] >= torch.tensor([x0, y0])) & (boxes[:, 2:] <= torch.tensor([x1, y1]))).all(dim=1)
         some = xyxy_to_cxcywha(boxes[inside])
-        names, labels = dataset.info.class_names, whole.labels[inside.numpy()].tolist()
+        names, labels = dataset.info.class_names, whole.objects.labels[inside.numpy()].tolist()
         place = {"id": f"{window}", "window_xyxy": tuple(map(float, window)), "class_names": names}
         metric.update([predicted(whole.id, some, [0.9] * len(some), labels, **place)])
     figures = metric.compute()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import with_objects
 
-from vistruct.contracts import BoxPrediction, Record, Sample, Turn
+from vistruct.contracts import BoxPrediction, Objects, Sample, Turn
 from vistruct.pictures import chat as draw_chat
 from vistruct.pictures import objects as draw
 from vistruct.pictures import primitives as ink
@@ -18,16 +19,12 @@ def grey(height: int = 600, width: int = 600) -> torch.Tensor:
 
 
 def sample(boxes: list[list[float]], labels: list[int] | None = None, **other: object) -> Sample:
-    count = len(boxes)
-    values = {"images": [grey()], "is_crowd": torch.zeros(count, dtype=torch.bool)} | other
-    return Sample(
-        id="a",
-        image_id="a",
-        seed=0,
-        boxes_xyxy=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor(labels if labels is not None else [0] * count, dtype=torch.int64),
-        **values,  # ty: ignore[invalid-argument-type]
-    )
+    values = {
+        "images": [grey()],
+        "boxes_xyxy": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels if labels is not None else [0] * len(boxes), dtype=torch.int64),
+    }
+    return Sample(id="a", image_id="a", seed=0, **with_objects(values | other))
 
 
 def predicted(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> BoxPrediction:
@@ -130,8 +127,7 @@ def test_matching_agrees_with_pycocotools_on_random_scenes() -> None:
 
 
 def test_colours_tell_found_from_false_alarm_from_missed() -> None:
-    truth = Record(id="a", images=(), boxes_xyxy=np.float32([[100, 100, 200, 200], [300, 300, 400, 400]]),
-                   labels=np.array([0, 0]), is_crowd=np.array([False, False]))  # fmt: skip
+    truth = Objects(boxes_xyxy=np.float32([[100, 100, 200, 200], [300, 300, 400, 400]]), labels=np.array([0, 0]))
     shown = predicted([[100, 100, 200, 205], [450, 450, 500, 500], [1, 1, 9, 9]], [0.9, 0.8, 0.1])
     picture = draw.draw_prediction(grey(), shown, truth)
     assert picture.getpixel((450, 475)) == picture.getpixel((499, 475)) == draw.FALSE_ALARM

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import with_objects
 
-from vistruct.contracts import BoxPrediction, MaskPatch, Record, Sample
+from vistruct.contracts import BoxPrediction, MaskPatch, Objects, Sample
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_xyxy
 from vistruct.pictures import objects as draw
 from vistruct.pictures import primitives as ink
 from vistruct.pictures.in_sample import boxes_in_sample
-from vistruct.pictures.run_samples import draw_predicted
 from vistruct.pictures.shapes import FILL
 
 GREY = 90
@@ -28,12 +28,8 @@ def grey(side: int = 600) -> torch.Tensor:
 
 def sample(boxes: torch.Tensor, **fields: Any) -> Sample:
     quads = cxcywha_to_quads(boxes)
-    values: dict[str, Any] = {
-        "quads": quads,
-        "images": [grey()],
-        "labels": torch.zeros(len(boxes), dtype=torch.int64),
-    } | fields
-    return Sample(id="a", image_id="a", seed=0, boxes_xyxy=quads_to_xyxy(quads), **values)
+    values = {"quads": quads, "boxes_xyxy": quads_to_xyxy(quads), "labels": torch.zeros(len(quads), dtype=torch.int64)}
+    return Sample(id="a", image_id="a", seed=0, **with_objects({"images": [grey()]} | values | fields))
 
 
 def predicted(boxes: torch.Tensor, **fields: Any) -> BoxPrediction:
@@ -126,9 +122,9 @@ def test_thin_boxes_that_cross_are_compared_as_turned_and_not_by_their_hulls(mon
     said = legend_of(monkeypatch)
     one = torch.tensor([[300.0, 300.0, 300.0, 12.0, math.pi / 4]])
     other = one * torch.tensor([1.0, 1, 1, 1, -1])
-    draw.draw_prediction(grey(), predicted(other), sample(one))
+    draw.draw_prediction(grey(), predicted(other), sample(one).objects)
     assert said.pop() == (["found 0", "false alarm 1", "missed 1"], "")
-    draw.draw_prediction(grey(), predicted(one), sample(one))
+    draw.draw_prediction(grey(), predicted(one), sample(one).objects)
     assert said.pop() == (["found 1", "false alarm 0", "missed 0"], "")
 
 
@@ -137,10 +133,9 @@ def test_crowds_and_difficult_objects_are_not_missed_and_what_is_found_there_is_
 ) -> None:
     said = legend_of(monkeypatch)
     hulls = np.array([[100, 100, 160, 160], [300, 300, 500, 500], [200, 20, 240, 60]], np.float32)
-    truth = Record(
-        id="a", images=(), boxes_xyxy=hulls, labels=np.zeros(3, np.int64),
-        is_difficult=np.array([True, False, False]), is_crowd=np.array([False, True, False]),
-    )  # fmt: skip
+    is_difficult, is_crowd = np.array([True, False, False]), np.array([False, True, False])
+    labels = np.zeros(3, np.int64)
+    truth = Objects(boxes_xyxy=hulls, labels=labels, is_difficult=is_difficult, is_crowd=is_crowd)
     boxes = torch.tensor([[130.0, 130, 60, 60, 0], [400, 400, 20, 20, 0.2], [410, 460, 30, 20, 0], [50, 50, 20, 20, 0]])
     labels = torch.tensor([0, 0, 1, 0])  # the third is of another class than the crowd it lies in
     draw.draw_prediction(grey(), predicted(boxes, labels=labels), truth)
@@ -154,8 +149,8 @@ def disc(side: int, x: float, y: float, radius: float) -> np.ndarray:
 
 def test_a_mask_is_filled_exactly_where_it_is_and_the_picture_shines_through() -> None:
     mask = disc(600, 300, 250, 80)
-    one = sample(BOX[:0], quads=None, masks=torch.from_numpy(mask)[None], labels=torch.tensor([0]))
-    one.boxes_xyxy = torch.tensor([[220.0, 170, 380, 330]])
+    hull = torch.tensor([[220.0, 170, 380, 330]])
+    one = sample(BOX, quads=None, masks=torch.from_numpy(mask)[None], boxes_xyxy=hull)
     pixels = np.asarray(draw.draw_sample(one, ["ship"]))[:600].astype(float)
     expected = (1 - FILL) * GREY + FILL * np.array(ink.PALETTE[0])
     assert np.abs(pixels[disc(600, 300, 250, 75)] - expected).max() <= 1
@@ -215,9 +210,8 @@ def test_two_thousand_small_objects_are_all_seen_and_carry_no_text(monkeypatch: 
 def test_turned_boxes_and_masks_in_the_whole_image_are_drawn_where_they_are_in_the_window() -> None:
     window = sample(BOX, origin_xy=(100.0, 40.0), scale_xy=(2.0, 2.0))
     whole = BOX * torch.tensor([0.5, 0.5, 0.5, 0.5, 1.0]) + torch.tensor([100.0, 40.0, 0, 0, 0])
-    drawn = draw_predicted(window, [predicted(whole)])
-    expected = draw.draw_prediction(window.images[0], predicted(BOX), window)
-    assert drawn is not None
+    drawn = draw.draw_prediction(window.images[0], boxes_in_sample(predicted(whole), window), window.objects)
+    expected = draw.draw_prediction(window.images[0], predicted(BOX), window.objects)
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
     patch = MaskPatch(pixels=np.eye(10, dtype=bool), x=130, y=50)
     masks = boxes_in_sample(predicted(whole, masks=(patch,)), window).masks

@@ -8,9 +8,6 @@ from PIL import Image
 
 from vistruct.contracts import (
     IGNORED,
-    AnswerPrediction,
-    BoxPrediction,
-    ClassPrediction,
     MapPrediction,
     Record,
     Sample,
@@ -18,53 +15,8 @@ from vistruct.contracts import (
 from vistruct.pictures import run_samples as pictures
 from vistruct.pictures.classes import draw_classes
 from vistruct.pictures.in_sample import map_in_sample
-from vistruct.pictures.maps import draw_map, draw_map_prediction, draw_pair
-from vistruct.pictures.objects import draw_prediction
-from vistruct.pictures.run_samples import draw_case, draw_one, draw_predicted
-
-
-def box(xyxy: list[float]) -> BoxPrediction:
-    return BoxPrediction(
-        id="w",
-        image_id="a",
-        boxes_xyxy=torch.tensor([xyxy]),
-        scores=torch.ones(1),
-        labels=torch.zeros(1, dtype=torch.int64),
-        class_names=("tree",),
-    )
-
-
-def test_a_prediction_in_the_whole_image_is_drawn_where_it_is_in_the_window():
-    sample = Sample(
-        id="w",
-        image_id="a",
-        seed=0,
-        images=[torch.zeros(3, 64, 64, dtype=torch.uint8)],
-        boxes_xyxy=torch.tensor([[20.0, 20.0, 40.0, 40.0]]),
-        labels=torch.zeros(1, dtype=torch.int64),
-        origin_xy=(100.0, 200.0),
-        scale_xy=(2.0, 2.0),
-    )
-    drawn = draw_predicted(sample, [box([110.0, 210.0, 120.0, 220.0])])
-    expected = draw_prediction(sample.images[0], box([20.0, 20.0, 40.0, 40.0]), truth=sample)
-    assert drawn is not None
-    assert np.array_equal(np.asarray(drawn), np.asarray(expected))
-
-
-def test_a_prediction_of_another_kind_has_no_picture():
-    sample = Sample(id="w", image_id="a", seed=0, images=[])
-    assert draw_predicted(sample, [("w", 0.5)]) is None
-
-
-def test_every_question_of_a_sample_is_drawn_with_its_answer_and_with_the_truth_where_that_is_another(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(pictures, "draw_conversation", lambda sample: drawn.append(sample.turns))
-    asked = [
-        AnswerPrediction(id="a", image_id="a", question="How many?", answer="3", truth="3"),
-        AnswerPrediction(id="a", image_id="a", question="Where?", answer="", truth="left"),
-    ]
-    draw_predicted(Sample(id="a", image_id="a", seed=0, images=[]), asked)
-    assert [turn.text for turn in drawn[0]] == ["How many?", "3", "Where?", "(nothing)\n(truth: left)"]
+from vistruct.pictures.maps import draw_map, draw_pair
+from vistruct.pictures.run_samples import draw_case, draw_one
 
 
 def mapped(label_map: torch.Tensor, name: str = "a", **fields) -> MapPrediction:
@@ -96,18 +48,6 @@ def test_where_nothing_was_predicted_is_ignored() -> None:
     assert found.tolist() == [[IGNORED, IGNORED, 1, 1], [IGNORED] * 4]
     elsewhere = mapped(torch.ones(1, 1, dtype=torch.int16), window_xyxy=(90, 90, 91, 91))
     assert (map_in_sample(elsewhere, sample) == IGNORED).all()
-
-
-def test_predicted_maps_pairs_and_classes_are_drawn_with_the_truth() -> None:
-    said, one, pair = labels(seed=1), map_sample(), map_sample(num_images=2)
-    palette = ((0, 0, 0), (1, 2, 3))
-    drawn = draw_predicted(one, [mapped(said)], palette)
-    assert same(drawn, draw_map_prediction(one.images[0], said, one.label_map, NAMES, palette))
-    drawn = draw_predicted(pair, [mapped(said)])
-    assert same(drawn, draw_pair(*pair.images, pair.label_map, said, NAMES))
-    scores = ClassPrediction(id="a", image_id="a", scores=torch.tensor([0.2, 0.8]), class_names=NAMES)
-    known = map_sample(label_map=None, image_labels=(1,))
-    assert same(draw_predicted(known, [scores]), draw_classes(known, scores))
 
 
 def test_samples_are_drawn_as_what_they_are() -> None:

@@ -72,6 +72,6 @@ def test_the_made_scenes_come_back_from_disk_as_they_were_drawn() -> None:
     first = scenes(("plane", "ship"))[0]
     record = data.records[0]
     assert record.size_hw == (SIDE, SIDE)
-    assert record.quads is not None
-    assert abs(record.quads - first.quads).max() < 1e-4
-    assert [data.info.class_names[label] for label in record.labels] == list(first.names)
+    assert record.objects.quads is not None
+    assert abs(record.objects.quads - first.quads).max() < 1e-4
+    assert [data.info.class_names[label] for label in record.objects.labels] == list(first.names)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import toy_pixels
 from PIL import Image
+from tables import with_objects
 from torch import Tensor
 
 from vistruct.cli.robust import command
@@ -61,7 +62,7 @@ def of_boxes(picture: Path, **fields: object) -> RecordDataset:
     box = np.array([[30.0, 20, 60, 40]], np.float32)
     corners = box[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(1, 4, 2) if fields.pop("oriented", False) else None
     values = {"labels": np.array([0]), "boxes_xyxy": box, "quads": corners, "size_hw": SIZE} | fields
-    record = Record(id="a", images=(picture,), **values)
+    record = Record(id="a", images=(picture,), **with_objects(values))
     info = DataInfo(class_names=("thing",), num_records=1)
     return RecordDataset([record], info, IssueCounter(), whole_records=[record])
 
@@ -112,15 +113,15 @@ def test_perfect_predictions_of_moved_boxes_are_perfect(picture: Path) -> None:
             paint = ((sample.images[0].int() - 240).abs().amax(dim=0) < 60).nonzero()
             low, high = paint.amin(dim=0).flip(0), paint.amax(dim=0).flip(0) + 1
             found = torch.cat([low, high])[None].float()
-            assert (sample.boxes_xyxy - found).abs().max() <= 2
-            assert torch.equal(sample.boxes_xyxy, torch.from_numpy(dataset.whole_records[0].boxes_xyxy))
+            assert (sample.objects.boxes_xyxy - found).abs().max() <= 2
+            assert torch.equal(sample.objects.boxes_xyxy, torch.from_numpy(dataset.whole_records[0].objects.boxes_xyxy))
             metric = CocoBoxesConfig().build(dataset)
             metric.update(
                 [
                     BoxPrediction(
                         id="a",
                         image_id="a",
-                        boxes_xyxy=sample.boxes_xyxy,
+                        boxes_xyxy=sample.objects.boxes_xyxy,
                         scores=torch.ones(1),
                         labels=torch.zeros(1).long(),
                         class_names=("thing",),
@@ -133,9 +134,12 @@ def test_perfect_predictions_of_moved_boxes_are_perfect(picture: Path) -> None:
 def test_an_object_that_leaves_the_picture_is_no_longer_asked_for(picture: Path) -> None:
     record = of_boxes(picture, oriented=True).records[0]
     edge = of_boxes(picture, boxes_xyxy=np.array([[0.0, 0, 8, 8]], np.float32)).records[0]
-    kept = [len(moved(Record(**{**vars(edge), "id": n, "image_id": n}), "translation", 1).labels) for n in "abcdefgh"]
+    kept = [
+        len(moved(Record(**{**vars(edge), "id": n, "image_id": n}), "translation", 1).objects.labels)
+        for n in "abcdefgh"
+    ]
     assert 0 < kept.count(0) < 8  # in the corner: of the four ways only right and down leaves it in view
-    assert len(moved(record, "rotation", 5).labels) == 1
+    assert len(moved(record, "rotation", 5).objects.labels) == 1
 
 
 @pytest.mark.parametrize(
@@ -163,10 +167,10 @@ def test_windows_are_cut_out_of_the_moved_image_and_so_are_their_objects(picture
         assert why_not(cut, name) == ""
         one, pieces = corrupted(whole, name, 4).sample(0, 0), corrupted(cut, name, 4)
         assert torch.equal(torch.cat([pieces.sample(i, 0).images[0] for i in (0, 1)], dim=2), one.images[0])
-        assert np.array_equal(pieces.whole_records[0].boxes_xyxy, one.boxes_xyxy.numpy())
+        assert np.array_equal(pieces.whole_records[0].objects.boxes_xyxy, one.objects.boxes_xyxy.numpy())
         for number, x in enumerate((0, 40)):
-            expected = crop(one, (x, 0, x + 40, 60)).boxes_xyxy
-            assert torch.equal(pieces.sample(number, 0).boxes_xyxy, expected)
+            expected = crop(one, (x, 0, x + 40, 60)).objects.boxes_xyxy
+            assert torch.equal(pieces.sample(number, 0).objects.boxes_xyxy, expected)
             assert pieces.sample(number, 0).origin_xy == (x, 0)
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tables import with_objects
 from torch import Tensor, nn
 from whole_loss import task_loss
 
 from vistruct import config as parts
-from vistruct.contracts import BackboneTraits, DataInfo, FeatureSpec, Record, Sample, Task
+from vistruct.contracts import BackboneTraits, DataInfo, FeatureSpec, Objects, Record, Sample, Task
 from vistruct.errors import UserError
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
@@ -100,16 +101,17 @@ def sample(height: int, width: int, boxes: list[list[float]] | None = None, **fi
     generator = torch.Generator().manual_seed(height * 1000 + width)
     boxes = boxes or []
     return Sample(
-        **{
-            "id": f"{height}x{width}",
-            "image_id": f"{height}x{width}",
-            "seed": 0,
-            "images": [torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)],
-            "boxes_xyxy": torch.tensor(boxes).reshape(-1, 4),
-            "labels": torch.zeros(len(boxes), dtype=torch.int64),
-            "is_crowd": torch.zeros(len(boxes), dtype=torch.bool),
-            **fields,
-        }
+        **with_objects(
+            {
+                "id": f"{height}x{width}",
+                "image_id": f"{height}x{width}",
+                "seed": 0,
+                "images": [torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)],
+                "boxes_xyxy": torch.tensor(boxes).reshape(-1, 4),
+                "labels": torch.zeros(len(boxes), dtype=torch.int64),
+                **fields,
+            }
+        )
     )
 
 
@@ -129,9 +131,11 @@ def squares(seed: int, side: int = 96) -> Sample:
         image_id=f"squares {seed}",
         seed=0,
         images=[image],
-        boxes_xyxy=torch.tensor(boxes).float(),
-        labels=torch.tensor(labels),
-        is_crowd=torch.zeros(len(labels), dtype=torch.bool),
+        objects=Objects(
+            boxes_xyxy=torch.tensor(boxes).float(),
+            labels=torch.tensor(labels),
+            is_crowd=torch.zeros(len(labels), dtype=torch.bool),
+        ),
     )
 
 
@@ -139,9 +143,11 @@ def record(sample: Sample) -> Record:
     return Record(
         id=sample.id,
         images=(Path(sample.id),),
-        boxes_xyxy=sample.boxes_xyxy.numpy(),
-        labels=sample.labels.numpy(),
-        is_crowd=sample.is_crowd.numpy(),
+        objects=Objects(
+            boxes_xyxy=sample.objects.boxes_xyxy.numpy(),
+            labels=sample.objects.labels.numpy(),
+            is_crowd=sample.objects.is_crowd.numpy(),
+        ),
     )
 
 

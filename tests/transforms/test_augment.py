@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from vistruct.contracts import Sample
+from vistruct.contracts import Objects, Sample
 from vistruct.errors import UserError
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.photometric import jitter
@@ -25,9 +25,9 @@ def sample(seed: int = 0, size_hw: tuple[int, int] = (24, 24)) -> Sample:
         image_id="a",
         seed=seed,
         images=[image],
-        boxes_xyxy=torch.tensor([[2.0, 4, 8, 12]]),
-        labels=torch.tensor([0]),
-        is_crowd=torch.tensor([False]),
+        objects=Objects(
+            boxes_xyxy=torch.tensor([[2.0, 4, 8, 12]]), labels=torch.tensor([0]), is_crowd=torch.tensor([False])
+        ),
     )
 
 
@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_sample_whatever_happened_before() -> None:
     torch.manual_seed(99)
     second = EVERYTHING(sample(7))
     assert torch.equal(first.images[0], second.images[0])
-    assert torch.equal(first.boxes_xyxy, second.boxes_xyxy)
+    assert torch.equal(first.objects.boxes_xyxy, second.objects.boxes_xyxy)
 
 
 def test_another_seed_gives_another_sample() -> None:
@@ -48,17 +48,17 @@ def test_a_box_stays_on_its_paint_through_everything() -> None:
     for seed in range(60):
         after = EVERYTHING(sample(seed))
         rows, columns = (after.images[0].float().mean(0) > 70).nonzero(as_tuple=True)
-        if len(after.boxes_xyxy) == 0:  # too little of it is left
+        if len(after.objects.boxes_xyxy) == 0:  # too little of it is left
             continue
         expected = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
-        assert (after.boxes_xyxy[0] - torch.tensor(expected)).abs().max() <= 1.5
+        assert (after.objects.boxes_xyxy[0] - torch.tensor(expected)).abs().max() <= 1.5
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
     before = sample(3)
     after = Augment()(before)
     assert torch.equal(after.images[0], before.images[0])
-    assert torch.equal(after.boxes_xyxy, before.boxes_xyxy)
+    assert torch.equal(after.objects.boxes_xyxy, before.objects.boxes_xyxy)
     assert after.origin_xy == (0, 0)
 
 
@@ -76,7 +76,7 @@ def test_switching_one_variation_on_leaves_the_others_as_they_were() -> None:
     for seed in range(20):
         flipped = Augment(hflip=True)(sample(seed))
         both = Augment(hflip=True, photometric=0.5)(sample(seed))
-        assert torch.equal(flipped.boxes_xyxy, both.boxes_xyxy)
+        assert torch.equal(flipped.objects.boxes_xyxy, both.objects.boxes_xyxy)
 
 
 def test_scales_stay_in_their_range_and_never_grow_beyond_the_old_size() -> None:
@@ -126,7 +126,7 @@ def test_each_colour_change_is_torchvisions() -> None:
 def test_one_pixel_survives_everything() -> None:
     for seed in range(10):
         before = dataclasses.replace(sample(seed), images=[torch.full((3, 1, 1), 9, dtype=torch.uint8)])
-        before.boxes_xyxy = torch.tensor([[0.0, 0, 1, 1]])
+        before.objects = dataclasses.replace(before.objects, boxes_xyxy=torch.tensor([[0.0, 0, 1, 1]]))
         assert EVERYTHING(before).images[0].shape == (3, 1, 1)
 
 
@@ -142,16 +142,14 @@ def wide(seed: int, label: int = 0) -> Sample:
         image_id="a",
         seed=seed,
         images=[image],
-        boxes_xyxy=torch.tensor([[20.0, 10, 30, 18]]),
-        labels=torch.tensor([label]),
-        quads=quad,
+        objects=Objects(boxes_xyxy=torch.tensor([[20.0, 10, 30, 18]]), labels=torch.tensor([label]), quads=quad),
     )
 
 
 def test_new_variations_leave_the_draws_of_the_old_ones_as_they_were() -> None:
     """The values were drawn before rotation, sizes and the third flip were there."""
     after = [Augment(hflip=True, vflip=True, turns90=True, scale=(0.7, 1.5))(sample(seed)) for seed in (0, 1, 2)]
-    drawn = [[round(float(v), 3) for v in one.boxes_xyxy.flatten()] for one in after]
+    drawn = [[round(float(v), 3) for v in one.objects.boxes_xyxy.flatten()] for one in after]
     assert drawn == OLD_DRAWS
 
 
@@ -172,7 +170,7 @@ def test_one_flip_at_most_each_a_quarter_of_the_time() -> None:
 def test_a_rotation_comes_as_often_as_asked_within_its_range() -> None:
     angles = []
     for seed in range(200):
-        quad = Augment(rotate=0.4, rotate_range=(-10, 20))(wide(seed)).quads[0]
+        quad = Augment(rotate=0.4, rotate_range=(-10, 20))(wide(seed)).objects.quads[0]
         angles.append(round(float(torch.rad2deg(torch.atan2(*(quad[1] - quad[0]).flip(0)))), 3))
     turned = [angle for angle in angles if angle]
     assert 50 < len(turned) < 110
@@ -185,13 +183,13 @@ def test_images_with_an_upright_class_are_turned_by_quarters_only() -> None:
     sizes = Counter()
     for seed in range(80):
         after = augment(wide(seed, label=7))
-        sides = (after.quads[0, 1] - after.quads[0, 0]).abs()
+        sides = (after.objects.quads[0, 1] - after.objects.quads[0, 0]).abs()
         assert sides.min() < 1e-4
         sizes[tuple(after.images[0].shape[1:])] += 1
     assert set(sizes) == {(30, 50), (50, 30)}
     assert min(sizes.values()) > 20
     other = augment(wide(3, label=2))
-    assert (other.quads[0, 1] - other.quads[0, 0]).abs().min() > 0.1
+    assert (other.objects.quads[0, 1] - other.objects.quads[0, 0]).abs().min() > 0.1
 
 
 def test_one_of_the_sizes_is_drawn_for_the_shorter_side_and_never_more_than_fits() -> None:

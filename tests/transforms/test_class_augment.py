@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
-from vistruct.contracts import Sample
+from vistruct.contracts import Objects, Sample
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.volumes import VolumeDataConfig
@@ -90,7 +90,7 @@ def test_states_come_back_after_an_error_too() -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        (sample(noise(0), labels=torch.tensor([1]), boxes_xyxy=torch.zeros(1, 4)), "boxes"),
+        (sample(noise(0), objects=Objects(labels=torch.tensor([1]))), "boxes"),
         (sample(noise(0), label_map=torch.zeros(24, 32, dtype=torch.int16)), "boxes"),
         (sample(noise(0, 4)), "4 channels"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tables import with_objects
 from torch import Tensor
 
 from vistruct.contracts import IGNORED, Sample
@@ -31,7 +32,7 @@ def scene() -> Tensor:
 
 
 def sample(*images: Tensor, seed: int = 0, **fields: object) -> Sample:
-    return Sample(id="a", image_id="a", seed=seed, images=list(images), **fields)
+    return Sample(id="a", image_id="a", seed=seed, images=list(images), **with_objects(fields))
 
 
 def damaged(image: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
@@ -188,11 +189,11 @@ def test_labels_boxes_and_masks_stay_on_their_paint(name: str, severity: int) ->
     )
     after = corrupt(before, name, severity)
     seen = after.images[0][0] > 190  # above the mean colour
-    for said in (after.label_map == 1, after.masks[0]):
+    for said in (after.label_map == 1, after.objects.masks[0]):
         assert float((seen & said).sum() / (seen | said).sum()) > 0.93
     rows, columns = seen.nonzero(as_tuple=True)
     hull = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-    inside = after.boxes_xyxy[0].clamp(min=0).minimum(torch.tensor([200.0, 160, 200, 160]))
+    inside = after.objects.boxes_xyxy[0].clamp(min=0).minimum(torch.tensor([200.0, 160, 200, 160]))
     assert (inside - hull).abs().max() <= 2
     corner = after.images[0] == torch.tensor(MEAN_COLOUR)[:, None, None]
     assert (after.label_map[corner.all(dim=0)] == IGNORED).all()
@@ -231,7 +232,9 @@ def test_what_is_moved_but_not_turned_maps_back_to_the_whole_image(scene: Tensor
     for name in ("scale", "translation"):
         before = sample(scene, boxes_xyxy=box, labels=torch.tensor([0]), origin_xy=(40.0, 10.0))
         after = corrupt(before, name, 3)
-        back = after.boxes_xyxy / torch.tensor(after.scale_xy).repeat(2) + torch.tensor(after.origin_xy).repeat(2)
+        back = after.objects.boxes_xyxy / torch.tensor(after.scale_xy).repeat(2) + torch.tensor(after.origin_xy).repeat(
+            2
+        )
         torch.testing.assert_close(back, box + torch.tensor([40.0, 10]).repeat(2))
     assert math.isnan(corrupt(sample(scene), "rotation", 1).origin_xy[0])
 

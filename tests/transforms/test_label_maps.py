@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from vistruct.contracts import IGNORED, Sample
+from vistruct.contracts import IGNORED, Objects, Sample
 from vistruct.errors import UserError
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.crop import crop, pad
@@ -58,10 +58,13 @@ def scene(channels: int = 3, size_hw: tuple[int, int] = (16, 24), seed: int = 0,
         images=[
             torch.randint(0, 256, (channels, *size_hw), generator=generator, dtype=torch.uint8) for _ in range(images)
         ],
-        boxes_xyxy=torch.tensor([[0.0, 0, size_hw[1], size_hw[0]]]).repeat(4, 1),
-        labels=torch.arange(4),
-        is_crowd=torch.ones(4, dtype=torch.bool),  # a crowd stays while any of it shows
-        masks=torch.stack([labels == one for one in classes[1:]]),
+        objects=Objects(
+            boxes_xyxy=torch.tensor([[0.0, 0, size_hw[1], size_hw[0]]]).repeat(4, 1),
+            labels=torch.arange(4),
+            is_crowd=torch.ones(4, dtype=torch.bool),
+            masks=torch.stack([labels == one for one in classes[1:]]),
+        ),
+        # a crowd stays while any of it shows
         label_map=labels,
     )
 
@@ -73,9 +76,9 @@ def test_a_class_is_where_its_mask_is_after_every_move(name: str) -> None:
     after = MOVES[name](before)
     assert after.label_map.dtype == torch.int16
     assert after.label_map.shape == after.images[0].shape[1:]
-    for number, mask in zip(after.labels.tolist(), after.masks, strict=True):
+    for number, mask in zip(after.objects.labels.tolist(), after.objects.masks, strict=True):
         assert torch.equal(after.label_map == VALUES[number], mask)
-    shown = {VALUES[number] for number in after.labels.tolist()}
+    shown = {VALUES[number] for number in after.objects.labels.tolist()}
     assert set(after.label_map.unique().tolist()) <= shown | {IGNORED}
     assert torch.equal(before.label_map, kept)
 

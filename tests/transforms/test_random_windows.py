@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 import torch
+from tables import assert_same
 
-from vistruct.contracts import IGNORED, Sample
+from vistruct.contracts import IGNORED, Objects, Sample
 from vistruct.errors import UserError
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.crop import MOST_REDRAWS, crop, pad, random_crop
@@ -23,9 +24,11 @@ def scene(seed: int = 0, size_hw: tuple[int, int] = (30, 50)) -> Sample:
         image_id="a",
         seed=seed,
         images=[torch.randint(0, 256, (3, *size_hw), generator=generator, dtype=torch.uint8)],
-        boxes_xyxy=torch.tensor([[10.0, 8, 20, 16]]),
-        labels=torch.tensor([0]),
-        masks=torch.ones(1, *size_hw, dtype=torch.bool),
+        objects=Objects(
+            boxes_xyxy=torch.tensor([[10.0, 8, 20, 16]]),
+            labels=torch.tensor([0]),
+            masks=torch.ones(1, *size_hw, dtype=torch.bool),
+        ),
         label_map=torch.randint(-1, 3, size_hw, generator=generator, dtype=torch.int16),
     )
 
@@ -36,7 +39,7 @@ def test_a_window_has_its_size_whatever_the_image(size_hw: tuple[int, int]) -> N
         after = Augment(crop=size_hw)(scene(seed))
         assert after.images[0].shape == (3, *size_hw)
         assert after.label_map.shape == size_hw
-        assert after.masks.shape[1:] == size_hw
+        assert after.objects.masks.shape[1:] == size_hw
 
 
 def test_what_is_too_small_gets_a_margin_of_the_mean_colour_that_is_ignored() -> None:
@@ -48,19 +51,19 @@ def test_what_is_too_small_gets_a_margin_of_the_mean_colour_that_is_ignored() ->
     assert (after.images[0][:, :, 50:] == torch.tensor(MEAN_COLOUR)[:, None, None]).all()
     assert (after.label_map[30:] == IGNORED).all()
     assert (after.label_map[:, 50:] == IGNORED).all()
-    assert not after.masks[:, :, 50:].any()
-    assert torch.equal(after.boxes_xyxy, before.boxes_xyxy)
+    assert not after.objects.masks[:, :, 50:].any()
+    assert torch.equal(after.objects.boxes_xyxy, before.objects.boxes_xyxy)
     assert after.origin_xy == (0, 0)
 
 
 def test_a_margin_all_around_is_undone_by_a_crop() -> None:
     before = dataclasses.replace(scene(), scale_xy=(0.5, 0.25), origin_xy=(100.0, 40.0))
     around = pad(before, (41, 73), (4, 7))
-    assert around.boxes_xyxy.tolist() == [[17, 12, 27, 20]]
+    assert around.objects.boxes_xyxy.tolist() == [[17, 12, 27, 20]]
     assert around.origin_xy == (100 - 7 / 0.5, 40 - 4 / 0.25)
     back = crop(around, (7, 4, 57, 34))
-    for name in ("boxes_xyxy", "label_map", "masks"):
-        assert torch.equal(getattr(back, name), getattr(before, name))
+    assert_same(back.objects, before.objects)
+    assert torch.equal(back.label_map, before.label_map)
     assert torch.equal(back.images[0], before.images[0])
     assert back.origin_xy == before.origin_xy
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.errors import UserError
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.windows.tiles import EMPTY_WINDOW, NOWHERE_WHOLE, Tiles, tile_records, windows
@@ -66,9 +66,11 @@ def scene(boxes: list[list[float]], size_hw: tuple[int, int] = (60, 100), crowd:
         id="scene.jpg",
         images=(Path("scene.jpg"),),
         size_hw=size_hw,
-        boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
-        labels=np.arange(len(boxes)),
-        is_crowd=np.asarray(crowd or [False] * len(boxes), bool),
+        objects=Objects(
+            boxes_xyxy=np.asarray(boxes, np.float32).reshape(-1, 4),
+            labels=np.arange(len(boxes)),
+            is_crowd=np.asarray(crowd or [False] * len(boxes), bool),
+        ),
     )
 
 
@@ -97,7 +99,9 @@ def test_a_window_keeps_the_boxes_that_counting_pixels_says(
             rows, columns = np.nonzero(canvas[y0:y1, x0:x1])
             if len(rows) and 10 * len(rows) >= round(10 * min_kept) * canvas.sum():
                 expected.append((label, columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-        found = [(label, *box) for label, box in zip(record.labels, record.boxes_xyxy.tolist(), strict=True)]
+        found = [
+            (label, *box) for label, box in zip(record.objects.labels, record.objects.boxes_xyxy.tolist(), strict=True)
+        ]
         assert found == expected
         kept_anywhere |= {label for label, *_ in expected}
     assert report.counts[NOWHERE_WHOLE] == len(boxes) - len(kept_anywhere)
@@ -129,7 +133,7 @@ def test_a_box_no_window_shows_enough_of_is_counted_once() -> None:
 
 def test_a_crowd_stays_wherever_any_of_it_shows() -> None:
     cut, report = tile_records([scene([[0, 0, 100, 60]], crowd=[True])], Tiles(size=20, overlap=5))
-    assert all(record.is_crowd.tolist() == [True] for record in cut)
+    assert all(record.objects.is_crowd.tolist() == [True] for record in cut)
     assert not report.counts
 
 
@@ -162,10 +166,11 @@ def test_windows_of_images_of_any_size_leave_no_gap_row_by_row(size_hw: tuple[in
         assert len(places) == len(columns) * len(rows)
 
 
-def oriented_scene(boxes: list[list[float]], **changes: object) -> Record:
+def oriented_scene(boxes: list[list[float]], **columns: object) -> Record:
     corners = cxcywha_to_quads(torch.tensor(boxes)).numpy()
     hulls = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    return dataclasses.replace(scene(hulls.tolist()), quads=corners, **changes)
+    record = scene(hulls.tolist())
+    return record.with_columns(quads=corners, **columns)
 
 
 @settings(max_examples=25, deadline=None)
@@ -175,61 +180,63 @@ def test_a_window_keeps_whole_quads_by_the_share_that_shapely_says_shows(seed: i
     low, high = [0, 0, 4, 3, -1.5], [100, 60, 50, 20, 1.5]
     record = oriented_scene(random.uniform(low, high, (5, 5)).tolist())
     cut, _ = tile_records([record], Tiles(size=size, overlap=size // 3, min_kept=min_kept))
-    assert record.quads is not None
+    assert record.objects.quads is not None
     for one in cut:
         x0, y0, x1, y1 = one.window_xyxy or (0, 0, 0, 0)
-        polygons = [shapely.Polygon(quad) for quad in record.quads.astype(float)]
+        polygons = [shapely.Polygon(quad) for quad in record.objects.quads.astype(float)]
         shares = [polygon.intersection(shapely.box(x0, y0, x1, y1)).area / polygon.area for polygon in polygons]
         if any(abs(share - min_kept) < 1e-5 for share in shares):
             return
         expected = [number for number, share in enumerate(shares) if share > min_kept]
-        assert one.labels.tolist() == expected
-        assert one.quads is not None
-        np.testing.assert_allclose(one.quads, record.quads[expected] - [x0, y0], atol=1e-4)
-        hulls = np.concatenate([one.quads.min(axis=1), one.quads.max(axis=1)], axis=1)
-        np.testing.assert_array_equal(one.boxes_xyxy, hulls)
+        assert one.objects.labels.tolist() == expected
+        assert one.objects.quads is not None
+        np.testing.assert_allclose(one.objects.quads, record.objects.quads[expected] - [x0, y0], atol=1e-4)
+        hulls = np.concatenate([one.objects.quads.min(axis=1), one.objects.quads.max(axis=1)], axis=1)
+        np.testing.assert_array_equal(one.objects.boxes_xyxy, hulls)
 
 
 def test_everything_of_an_object_goes_into_its_windows() -> None:
-    record = oriented_scene(
-        [[20, 20, 20, 10, 0.3], [70, 30, 20, 10, 0.0]],
-        is_difficult=np.array([True, False]),
-        masks=("first", "second"),
-        keypoints=np.array([[[20, 20, 2], [0, 0, 0]], [[70, 30, 1], [49, 30, 2]]], np.float32),
+    record = dataclasses.replace(
+        oriented_scene(
+            [[20, 20, 20, 10, 0.3], [70, 30, 20, 10, 0.0]],
+            is_difficult=np.array([True, False]),
+            masks=("first", "second"),
+            keypoints=np.array([[[20, 20, 2], [0, 0, 0]], [[70, 30, 1], [49, 30, 2]]], np.float32),
+        ),
         notes={"gsd": "0.5"},
     )
     left, right = tile_records([record], Tiles(size=60, overlap=20))[0]
     assert (left.window_xyxy, right.window_xyxy) == ((0, 0, 60, 60), (40, 0, 100, 60))
-    assert (left.labels.tolist(), right.labels.tolist()) == ([0], [1])
-    assert (left.is_difficult.tolist(), right.is_difficult.tolist()) == ([True], [False])
-    assert (left.masks, right.masks) == (("first",), ("second",))
-    assert left.keypoints is not None
-    assert right.keypoints is not None
-    assert left.keypoints.tolist() == [[[20, 20, 2], [0, 0, 0]]]
-    assert right.keypoints.tolist() == [[[30, 30, 1], [9, 30, 2]]]
+    assert (left.objects.labels.tolist(), right.objects.labels.tolist()) == ([0], [1])
+    assert (left.objects.is_difficult.tolist(), right.objects.is_difficult.tolist()) == ([True], [False])
+    assert (left.objects.masks, right.objects.masks) == (("first",), ("second",))
+    assert left.objects.keypoints is not None
+    assert right.objects.keypoints is not None
+    assert left.objects.keypoints.tolist() == [[[20, 20, 2], [0, 0, 0]]]
+    assert right.objects.keypoints.tolist() == [[[30, 30, 1], [9, 30, 2]]]
     assert right.notes == {"gsd": "0.5"}
-    outside = dataclasses.replace(record, keypoints=np.full((2, 1, 3), 2, np.float32))
-    assert tile_records([outside], Tiles(size=60, overlap=20))[0][1].keypoints.tolist() == [[[0, 0, 0]]]
-    assert right.keypoints.dtype == np.float32
+    outside = record.with_columns(keypoints=np.full((2, 1, 3), 2, np.float32))
+    assert tile_records([outside], Tiles(size=60, overlap=20))[0][1].objects.keypoints.tolist() == [[[0, 0, 0]]]
+    assert right.objects.keypoints.dtype == np.float32
 
 
 def test_objects_cut_too_short_are_background_or_ignored_as_asked() -> None:
     record = scene([[40, 10, 100, 30]])
     background = tile_records([record], Tiles(size=60, overlap=20, min_kept=0.5))[0]
-    assert [one.labels.tolist() for one in background] == [[], [0]]
+    assert [one.objects.labels.tolist() for one in background] == [[], [0]]
     ignored, report = tile_records([record], Tiles(size=60, overlap=20, min_kept=0.5, else_ignore=True))
-    assert [one.labels.tolist() for one in ignored] == [[0], [0]]
-    assert [one.is_crowd.tolist() for one in ignored] == [[True], [False]]
+    assert [one.objects.labels.tolist() for one in ignored] == [[0], [0]]
+    assert [one.objects.is_ignored.tolist() for one in ignored] == [[True], [False]]
+    assert not any(one.objects.is_crowd.any() for one in ignored)
     assert not report.counts
     _, report = tile_records([scene([[0, 0, 100, 60]])], Tiles(size=20, overlap=5, else_ignore=True))
     assert report.counts == {NOWHERE_WHOLE: 1}  # ignored in every window is found in none
 
 
 def test_tiling_without_objects_keeps_the_kinds_of_what_there_is_none_of() -> None:
-    record = dataclasses.replace(
-        scene([]), quads=np.zeros((0, 4, 2), np.float32), masks=(), keypoints=np.zeros((0, 3, 3), np.float32)
-    )
+    objects = Objects(quads=np.zeros((0, 4, 2), np.float32), masks=(), keypoints=np.zeros((0, 3, 3), np.float32))
+    record = dataclasses.replace(scene([]), objects=objects)
     for one in tile_records([record], Tiles(size=60, overlap=20))[0]:
-        assert one.quads is not None
-        assert one.keypoints is not None
-        assert (one.quads.shape, one.masks, one.keypoints.shape) == ((0, 4, 2), (), (0, 3, 3))
+        assert one.objects.quads is not None
+        assert one.objects.keypoints is not None
+        assert (one.objects.quads.shape, one.objects.masks, one.objects.keypoints.shape) == ((0, 4, 2), (), (0, 3, 3))

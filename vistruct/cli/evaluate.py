@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from vistruct.config import Eval, Run
     from vistruct.data.formats.detect import Family
 
-# For a data kind: what is measured beside what the run itself measures.
-METRICS = {
-    "boxes": ("coco_boxes",),
-    "talk": ("answers", "mean_loss"),
-    "maps": ("pixels",),
-    "volumes": ("volumes_overlap",),
-    "image_classes": ("classes",),
-}
-HEAD_METRICS = {  # where boxes alone do not say it
-    "oriented_rcnn": ("oriented_boxes",),
-    "oriented_fcos": ("oriented_boxes",),
-    "mask_rcnn": ("coco_masks",),
-}
 TALK = {"chat": "jsonl", "mix": "mix"}  # kinds of conversations, and what they call their file
 
 
@@ -50,15 +37,15 @@ def command(
     from vistruct.engine.environment import amp_dtype
     from vistruct.engine.evaluate import asked_of, keep_measured, measure
     from vistruct.engine.run import for_classes
+    from vistruct.inference.kind import config_seen_in, kind_of
 
     device = setup().device
     task, card = load_model(run, device)
     views = views_of(flip, scale)
+    kind = kind_of(task, card.input)
     if views is not None:
-        if not hasattr(task.config, "views"):
-            raise UserError("a model that answers looks once", where="--flip, --scale", fix="leave the views out")
-        task.config = task.config.model_copy(update={"views": views})
-    evals = on_other_data(card.run, data) if data is not None else list(card.run.evals.items())
+        task.config = config_seen_in(kind, task.config, views)
+    evals = on_other_data(card.run, data, kind.metrics(task)) if data is not None else list(card.run.evals.items())
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
     place = card.path.parent if card.path.name == "model" else card.path
@@ -108,8 +95,11 @@ def _error(value: float) -> float | str:
     return "" if value != value else value  # NaN: the score is no mean over questions
 
 
-def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
+def on_other_data(run: Run, path: Path, usual: Sequence[str]) -> list[tuple[str, Eval]]:
     """Evaluations on other annotations, cut and measured like the run's own; without random variation.
+
+    Args:
+        usual: kinds of metrics, beside what the run itself measures.
 
     Returns:
         one for each metric, all of one name.
@@ -130,8 +120,7 @@ def on_other_data(run: Run, path: Path) -> list[tuple[str, Eval]]:
     if family.kind != wanted:
         what = f"these are {family.format}, the run was trained on {source['kind']}"
         raise UserError(what, where=family.path, fix="other data")
-    head = getattr(getattr(run.only.task, "head", None), "kind", "")  # of a task that answers, `head` is another thing
-    metrics = {name: {"kind": name} for name in HEAD_METRICS.get(head, METRICS[family.kind])}
+    metrics: dict[str, dict[str, Any]] = {name: {"kind": name} for name in usual}
     metrics |= {one["metric"]["kind"]: {**one["metric"], **_ALL.get(one["metric"]["kind"], {})} for one in own}
     data = _put_elsewhere(source, family)
     values["evals"] = {name: {"data": data, "metric": metric} for name, metric in metrics.items()}

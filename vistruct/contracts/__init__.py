@@ -4,6 +4,11 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
                                                             Batch --task.predict--> Prediction --metric--> numbers
 """
 
+from vistruct.contracts.objects import (
+    Column,
+    Objects,
+    cat,
+)
 from vistruct.contracts.parts import (
     Backbone,
     BackboneTraits,
@@ -32,6 +37,7 @@ from vistruct.contracts.predictions import (
     MapPrediction,
     MaskPatch,
     Prediction,
+    VolumePrediction,
 )
 from vistruct.contracts.step import (
     Batch,

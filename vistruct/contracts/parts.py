@@ -73,7 +73,7 @@ Collator = Callable[[list[Sample]], Any]  # samples -> Batch; without weights, s
 class TaskTraits:
     """What a task says of itself beside its verbs; its parts speak for themselves."""
 
-    prediction: str  # kind of what `predict` gives: boxes, maps, classes, answers, or `module:NAME` of one of your own
+    prediction: str  # kind of what `predict` gives: boxes, maps, classes, answers, `module:NAME`; "": of none
     terms: tuple[str, ...]  # names of the terms of its loss
     class_names: tuple[str, ...] = ()  # what the labels of its predictions stand for
     predict_collator: Collator | None = None  # None: `predict` is given batches as they are for training

@@ -71,6 +71,17 @@ class MapPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumePrediction:
+    """The class of every voxel of one volume, slice by slice."""
+
+    id: str
+    image_id: str
+    label_map: Tensor  # int16[S, H, W], indices into class_names
+    class_names: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]  # from slice to slice, row to row and column to column
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassPrediction:
     """The class of one image, or all that apply."""
 
@@ -81,4 +92,4 @@ class ClassPrediction:
     is_multi_label: bool = False
 
 
-Prediction = BoxPrediction | AnswerPrediction | MapPrediction | ClassPrediction
+Prediction = BoxPrediction | AnswerPrediction | MapPrediction | VolumePrediction | ClassPrediction

@@ -83,7 +83,7 @@ class StreamBatch:
 
 def named_term(stream: str, name: str) -> str:
     """What a term, metric or figure of one of several streams is called."""
-    return f"{stream}/{name}"
+    return f"{stream}.{name}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,7 +75,7 @@ class BoxDataConfig(Part):
             records, dropped = tile_records(records, self.tiles)
             report.merge(dropped)
         records = shared(records, self.share, self.share_seed, report)
-        labels = Counter(int(label) for record in records for label in record.labels)
+        labels = Counter(int(label) for record in records for label in record.objects.labels)
         if not labels:
             what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
             raise UserError(what, where=self.annotation, fix="`vistruct check` says more")
@@ -114,21 +113,15 @@ class BoxDataConfig(Part):
         digest.update("\n".join(class_names).encode())
         for record in records:
             digest.update(record.id.encode())
-            for array in (record.boxes_xyxy, record.labels, record.is_crowd, record.is_difficult, record.quads):
-                digest.update(b"" if array is None else array.tobytes())
-            digest.update(
-                repr((record.masks, None if record.keypoints is None else record.keypoints.tolist())).encode()
-            )
+            for name, column in record.objects.columns().items():
+                digest.update(name.encode())
+                digest.update(column.tobytes() if isinstance(column, np.ndarray) else repr(column).encode())
         return digest.hexdigest()
 
 
 def with_corners(record: Record) -> Record:
     """Boxes without an orientation as upright quads: once an image is turned, their hulls would be larger than they."""
-    if record.quads is not None:
-        return record
-    x0, y0, x1, y1 = record.boxes_xyxy.T
-    corners = [np.stack(corner, axis=1) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
-    return replace(record, quads=np.stack(corners, axis=1))
+    return record.with_columns(quads=record.objects.outlines)
 
 
 def _eased(records: list[Record], difficult: str, report: IssueCounter) -> list[Record]:
@@ -136,11 +129,11 @@ def _eased(records: list[Record], difficult: str, report: IssueCounter) -> list[
     if difficult == "learn":
         return records
     if difficult == "ignore":
-        return [replace(r, is_crowd=r.is_crowd | r.is_difficult) if r.is_difficult.any() else r for r in records]
+        return [r.with_columns(is_ignored=r.objects.is_ignored | r.objects.is_difficult) for r in records]
     for record in records:
-        for number in record.is_difficult.nonzero()[0]:
+        for number in record.objects.is_difficult.nonzero()[0]:
             report.note(DIFFICULT_LEFT_OUT, f"{record.id}: box {number}")
-    return [record.keep(~record.is_difficult) for record in records]
+    return [record.keep(~record.objects.is_difficult) for record in records]
 
 
 def shared(records: list[Record], share: float, seed: int, report: IssueCounter) -> list[Record]:

@@ -26,6 +26,7 @@ DIFFICULT_LOST = "difficult flag lost: the format has none"
 MASK_LOST = "mask lost: its box written"
 QUAD_LOST = "oriented box lost: its horizontal hull written"
 POINTS_LOST = "key points lost: the format has none"
+EXTRA_LOST = "further fact about objects lost: the format has no room for it"
 NOTES_LOST = "note on an image lost: the format has none"
 CLASS_LOST = "class without objects lost: the format has no list of classes"
 
@@ -82,7 +83,7 @@ def convert(
     _refuse_outside(records, path)
     records, lost = fit(records, form)
     if not form.empty_classes:
-        used = {int(label) for record in records for label in record.labels}
+        used = {int(label) for record in records for label in record.objects.labels}
         for label, name in enumerate(class_names):
             if label not in used:
                 lost.note(CLASS_LOST, name, "repaired")
@@ -97,7 +98,7 @@ def convert(
     except BaseException:  # also an interrupt: leave no half data set behind
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    objects = sum(len(record.labels) for record in records)
+    objects = sum(len(record.objects) for record in records)
     return Conversion(path=out, images=len(records), objects=objects, read=report, lost=lost)
 
 
@@ -127,27 +128,34 @@ def fit(records: Sequence[Record], form: Writer) -> tuple[list[Record], IssueCou
 
 
 def _fit_one(record: Record, form: Writer, lost: IssueCounter) -> Record:
-    if not form.is_crowd and record.is_crowd.any():
-        for number in record.is_crowd.nonzero()[0]:
+    objects = record.objects
+    if not form.is_crowd and objects.is_crowd.any():
+        for number in objects.is_crowd.nonzero()[0]:
             lost.note(CROWD_LOST, f"{record.id}: object {number}")
-        record = record.keep(~record.is_crowd)
-    for number in range(len(record.labels)):
+        objects = objects.keep(~objects.is_crowd)
+    for number in range(len(objects)):
         here = f"{record.id}: object {number}"
-        if record.is_difficult[number] and not form.is_difficult:
+        if objects.is_difficult[number] and not form.is_difficult:
             lost.note(DIFFICULT_LOST, here, "repaired")
-        if record.masks is not None and record.masks[number] and not form.masks:
+        if objects.masks is not None and objects.masks[number] and not form.masks:
             lost.note(MASK_LOST, here, "repaired")
-        if record.quads is not None and not form.quads:
+        if objects.quads is not None and not form.quads:
             lost.note(QUAD_LOST, here, "repaired")
-        if record.keypoints is not None and record.keypoints[number].any() and not form.keypoints:
+        if objects.keypoints is not None and objects.keypoints[number].any() and not form.keypoints:
             lost.note(POINTS_LOST, here, "repaired")
+    for name in objects.extra:
+        lost.note(EXTRA_LOST, f"{record.id}: {name}", "repaired")
     for key in record.notes if not form.notes else ():
         lost.note(NOTES_LOST, f"{record.id}: {key}", "repaired")
     return replace(
         record,
-        masks=record.masks if form.masks else None,
-        quads=record.quads if form.quads else None,
-        keypoints=record.keypoints if form.keypoints else None,
+        objects=replace(
+            objects,
+            masks=objects.masks if form.masks else None,
+            quads=objects.quads if form.quads else None,
+            keypoints=objects.keypoints if form.keypoints else None,
+            extra={},
+        ),
         notes=record.notes if form.notes else {},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -83,13 +83,10 @@ class RecordDataset:
             image_id=record.image_id,
             seed=seed,
             images=images,
-            boxes_xyxy=torch.from_numpy(record.boxes_xyxy.copy()),
-            labels=torch.from_numpy(record.labels.copy()),
-            is_crowd=torch.from_numpy(record.is_crowd.copy()),
-            is_difficult=torch.from_numpy(record.is_difficult.copy()),
-            quads=None if record.quads is None else torch.from_numpy(record.quads.copy()),
-            masks=self._masks(record, tuple(images[0].shape[1:])) if self.with_masks else None,
-            keypoints=None if record.keypoints is None else torch.from_numpy(record.keypoints.copy()),
+            objects=replace(
+                record.objects.tensors(),
+                masks=self._masks(record, tuple(images[0].shape[1:])) if self.with_masks else None,
+            ),
             label_map=self._label_map(record, tuple(images[0].shape[1:]) if images else ()),
             image_labels=record.image_labels,
             turns=record.turns,
@@ -124,13 +121,13 @@ class RecordDataset:
 
     def _masks(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor:
         """bool[N, H, W] of the record's window."""
-        if record.masks is None:
+        if record.objects.masks is None:
             raise UserError(
                 "masks are wanted, and these annotations have none", where=record.id, fix="set data.masks=false"
             )
         height, width = size_hw
         window = record.window_xyxy or (0, 0, width, height)
-        drawn = [torch.from_numpy(rasterise(mask, window)) for mask in record.masks]
+        drawn = [torch.from_numpy(rasterise(mask, window)) for mask in record.objects.masks]
         return torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
 
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from vistruct.contracts import Record
+from vistruct.contracts import Column, Objects, Record
 from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
 from vistruct.issues import IssueCounter
 
 Reading = tuple[list[Record], tuple[str, ...], IssueCounter]
-_SHAPES = ("quads", "keypoints")  # arrays that a record may not have
 
 
 def kept(read: Callable[[], Reading], cache: Path | None, path: Path, settings: Mapping[str, Any]) -> Reading:
@@ -67,36 +66,37 @@ def _digest_of(files: Iterator[Path] | Sequence[Path]) -> str:
 
 def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCounter) -> dict[str, np.ndarray] | None:
     """Columns of it; None for what has no columns: key points of different numbers, masks that are not json."""
-    shapes = {name: [getattr(record, name) for record in records] for name in _SHAPES}
-    if len({array.shape[1:] for array in shapes["keypoints"] if array is not None}) > 1:
-        return None
+    tables = [record.objects.columns() for record in records]
+    arrays: dict[str, np.ndarray] = {}
+    tuples: dict[str, list[Any]] = {}
+    for name in sorted(set().union(*tables)):
+        parts = [table.get(name) for table in tables]
+        if all(part is None or isinstance(part, tuple) for part in parts):
+            tuples[name] = parts
+            continue
+        there = [part for part in parts if isinstance(part, np.ndarray)]
+        if len({(part.shape[1:], part.dtype) for part in there}) > 1:
+            return None
+        arrays[name] = np.concatenate(there)
+        arrays[f"has_{name}"] = np.array([part is not None for part in parts], bool)
     words = {
         "class_names": class_names,
         "counts": report.counts,
         "examples": report.examples,
         "effects": report.effects,
-        "records": [
-            [record.id, str(record.images[0]), record.size_hw, dict(record.notes), record.masks] for record in records
-        ],
+        "records": [[record.id, str(record.images[0]), record.size_hw, dict(record.notes)] for record in records],
+        "columns": [name for name in arrays if not name.startswith("has_")],
+        "tuples": tuples,
     }
     try:
         text = json.dumps(words, separators=(",", ":"))
     except TypeError:  # run lengths as bytes
         return None
-    columns = {
+    return arrays | {
         "words": np.frombuffer(text.encode(), np.uint8),
         "images": np.frombuffer(_digest_of(record.images[0] for record in records).encode(), np.uint8),
-        "num": np.array([len(record.labels) for record in records], np.int64),
-        "boxes": np.concatenate([record.boxes_xyxy for record in records] or [np.zeros((0, 4), np.float32)]),
+        "num": np.array([len(record.objects) for record in records], np.int64),
     }
-    for name in ("labels", "is_crowd", "is_difficult"):
-        columns[name] = np.concatenate([getattr(record, name) for record in records] or [np.zeros(0, np.int64)])
-    for name, arrays in shapes.items():
-        columns[f"has_{name}"] = np.array([array is not None for array in arrays], bool)
-        there = [array for array in arrays if array is not None]
-        if there:
-            columns[name] = np.concatenate(there)
-    return columns
 
 
 def _unpacked(columns: dict[str, np.ndarray]) -> Reading:
@@ -105,28 +105,24 @@ def _unpacked(columns: dict[str, np.ndarray]) -> Reading:
     report.counts.update(words["counts"])
     report.effects.update(words["effects"])
     report.examples.update({reason: list(places) for reason, places in words["examples"].items()})
-    starts = np.concatenate([[0], columns["num"].cumsum()])
-    used = dict.fromkeys(_SHAPES, 0)
-    records = []
-    for number, (record_id, image, size_hw, notes, masks) in enumerate(words["records"]):
-        rows = slice(starts[number], starts[number + 1])
-        own: dict[str, Any] = {}
-        for name in _SHAPES:
-            if columns[f"has_{name}"][number]:
-                own[name] = columns[name][used[name] : used[name] + columns["num"][number]]
-                used[name] += int(columns["num"][number])
-        records.append(
-            Record(
-                id=record_id,
-                images=(Path(image),),
-                size_hw=None if size_hw is None else (size_hw[0], size_hw[1]),
-                boxes_xyxy=columns["boxes"][rows],
-                labels=columns["labels"][rows],
-                is_crowd=columns["is_crowd"][rows],
-                is_difficult=columns["is_difficult"][rows],
-                masks=None if masks is None else tuple(masks),
-                notes=notes,
-                **own,
-            )
+    tables: list[dict[str, Column]] = [{} for _ in words["records"]]
+    for name in words["columns"]:
+        has = columns[f"has_{name}"]
+        ends = np.where(has, columns["num"], 0).cumsum()
+        for number in np.flatnonzero(has):
+            tables[number][name] = columns[name][ends[number] - columns["num"][number] : ends[number]]
+    for name, parts in words["tuples"].items():
+        for table, part in zip(tables, parts, strict=True):
+            if part is not None:
+                table[name] = tuple(part)
+    records = [
+        Record(
+            id=record_id,
+            images=(Path(image),),
+            size_hw=None if size_hw is None else (size_hw[0], size_hw[1]),
+            objects=Objects.of(table),
+            notes=notes,
         )
+        for table, (record_id, image, size_hw, notes) in zip(tables, words["records"], strict=True)
+    ]
     return records, tuple(words["class_names"]), report

@@ -152,10 +152,19 @@ def first_row(tensor: Tensor) -> int:
 
 
 def on_main(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors on rank 0's CPU where they were spread; nothing on other ranks. All ranks call it together."""
+    """Whole tensors on rank 0's CPU where they were spread; nothing on other ranks. All ranks call it together.
+
+    A tensor that stands under several names comes together once.
+    """
     is_main = not dist.is_initialized() or dist.get_rank() == 0
     kept: dict[str, Tensor] = {}
+    first: dict[int, str] = {}
     for name, tensor in state.items():
+        other = first.setdefault(id(tensor), name)
+        if other != name:
+            kept |= {name: kept[other]} if is_main else {}
+            continue
+        tensor = tensor.detach()
         whole = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
         if is_main:
             kept[name] = whole

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vistruct.config import AdamW
+from vistruct.engine.lora import plain_name
 from vistruct.engine.trainable import Plan
 from vistruct.errors import UserError
 
@@ -85,5 +86,5 @@ def layer_factor(model: nn.Module, name: str, layer_decay: float) -> float:
             where="optim.layer_decay",
             fix="set optim.layer_decay=1, or give the backbone's traits a layer_of(name) -> (layer, num_layers)",
         )
-    layer, num_layers = layer_of(name.removeprefix("backbone."))
+    layer, num_layers = layer_of(plain_name(name).removeprefix("backbone."))
     return layer_decay ** (num_layers + 1 - layer)

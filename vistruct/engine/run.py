@@ -25,6 +25,7 @@ from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
 from vistruct.engine.environment import amp_dtype
+from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
 from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
@@ -123,6 +124,8 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     backbone: Any = model.backbone
     coverage = None if run.init is None else load_backbone(backbone, run.init)
     plan = apply_moves(model, run.move)
+    if run.adapters is not None:
+        coverage = begin_with(model, run.adapters, coverage)
     model.to(ranks.device)
     broadcast_weights(model)
     amp = amp_dtype(run.amp, ranks.device)

@@ -1,6 +1,7 @@
 """What a finished run leaves for use: `model/` whole, `backbone/` alone; each with a json that explains it.
 
-Adapters (LoRA) are added into the weights they adapt, so that what is shipped needs no peft.
+Adapters (LoRA) are added into the weights they adapt, so that what is shipped needs no peft; alone, as peft reads them,
+they lie in `adapters/`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from vistruct.checkpoint.adapters import write_adapters
 from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
@@ -19,9 +21,9 @@ from vistruct.contracts import DataInfo
 from vistruct.data.input import Input, as_measured, read_input
 from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
+from vistruct.engine.lora import adapters_of, merged_state, plain_name
 from vistruct.engine.run import Source, State, model_place
 from vistruct.engine.run_dir import info_to_dict
-from vistruct.engine.trainable import merged_state
 
 
 def ship(state: State) -> None:
@@ -35,12 +37,13 @@ def ship(state: State) -> None:
     """
     run = state.run
     for name, source in state.sources.items():
-        weights = on_main(merged_state(source.task))
+        held = on_main(source.task.state_dict(keep_vars=True))
         if state.ranks.is_main:
-            _ship_task(state, source, weights, model_place(run, state.out_dir, name))
-    weights = on_main(merged_state(state.model))
+            _ship_task(state, source, merged_state(source.task, held), model_place(run, state.out_dir, name))
+    held = on_main(state.model.state_dict(keep_vars=True))
     if not state.ranks.is_main:
         return
+    weights, adapters = merged_state(state.model, held), adapters_of(state.model, held)
     first = next(iter(state.sources.values()))
     folder = state.out_dir / "backbone"
     folder.mkdir(exist_ok=True)
@@ -63,6 +66,9 @@ def ship(state: State) -> None:
             "sha256": digest,
         },
     )
+    if adapters:
+        modules = [name for name, _ in state.model.named_modules()]
+        write_adapters(state.out_dir / "adapters", adapters, modules=modules, base=started_from(state, first))
 
 
 def _ship_task(state: State, source: Source, weights: dict[str, Tensor], folder: Path) -> None:
@@ -76,7 +82,7 @@ def _ship_task(state: State, source: Source, weights: dict[str, Tensor], folder:
             "task": source.stream.task.model_dump(mode="json"),
             "info": info_to_dict(source.dataset.info),
             "input": input_of(state, source).model_dump(mode="json"),
-            "parameters": sum(p.numel() for n, p in source.task.named_parameters() if ".lora_" not in n),
+            "parameters": sum(p.numel() for n, p in source.task.named_parameters() if plain_name(n) == n),
             "licence": licence_of(state),
             "sha256": digest,
             "stream": source.name,
@@ -94,7 +100,8 @@ def licence_of(state: State) -> str:
 def started_from(state: State, source: Source) -> str:
     """Where the weights of a task came from that the run began with."""
     paths = [str(path) for path in (source.stream.start, state.run.init) if path]
-    return ", then the backbone of ".join(paths) or "random weights"
+    weights = ", then the backbone of ".join(paths) or "random weights"
+    return weights + (f", and the adapters of {state.run.adapters}" if state.run.adapters else "")
 
 
 def input_of(state: State, source: Source) -> Input:

@@ -158,9 +158,9 @@ def loss_of(terms: Mapping[str, Tensor], units: Mapping[str, float], weights: Ma
 
 
 def loss_name(term: str) -> str:
-    """What a term is called among the figures: `loss_box`, and `boxes/loss_box` where it is one of a stream's."""
-    stream, slash, name = term.rpartition("/")
-    return f"{stream}{slash}loss_{name}"
+    """What a term is called among the figures: `loss_box`, and `boxes.loss_box` where it is one of a stream's."""
+    stream, point, name = term.rpartition(".")
+    return f"{stream}{point}loss_{name}"
 
 
 def step_figures(

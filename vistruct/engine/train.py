@@ -20,6 +20,7 @@ from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import asked_of, keep_measured, measure
 from vistruct.engine.log import RunLog
+from vistruct.engine.lora import AdapterWatch
 from vistruct.engine.run import State, build, resume
 from vistruct.engine.run_dir import note_data, note_plan, open_run_dir
 from vistruct.engine.ship import ship
@@ -100,13 +101,14 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     log.open_at(state.step)
     first, stopping = state.step, False
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
-    loader = loader_of(state, log.say)
+    loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
     with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
         while state.step < run.steps and not stopping:
             metrics = train_step(state, next(batches))
             show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
             if state.step == first + 1:
                 tell_unused(state, log.say)
+            watch.after_step(is_last=state.step == run.steps)
             if on_step is not None:
                 on_step(state.step, metrics)
 
@@ -202,7 +204,7 @@ def drawn_in_words(run: Run) -> str:
 def tell_unused(state: State, say: Callable[[str], None]) -> None:
     """Say which parts were meant to move and had no share in the first step's loss."""
     # Of a fresh adapter B is zero, and so is the first gradient of A.
-    names = [name for name in without_gradient(state) if ".lora_A." not in name]
+    names = [name for name in without_gradient(state) if not name.endswith(".lora_A")]
     if names:
         rest = ", ..." if len(names) > 4 else ""
         say(f"{len(names)} moving tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")

@@ -6,16 +6,14 @@ patterns. Without rules everything trains in full.
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from vistruct.config import Lora, Move
+from vistruct.engine.lora import adapt, layers_to_adapt
 from vistruct.errors import UserError, closest
 
 
@@ -29,6 +27,8 @@ class RuleCount:
     tensors: int  # parameter tensors it holds, adapters included
     moving: int  # numbers that train
     frozen: int  # numbers that do not
+    adapted: int = 0  # linear layers that got an adapter (LoRA)
+    notes: tuple[str, ...] = ()  # what it matches and leaves as it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +51,15 @@ class Plan:
 
     def lines(self) -> list[str]:
         """What moves, a line for each rule and one for the sum."""
-        lines = [
-            f"{rule.pattern:<28} {rule.mode:<7} {rule.moving:>13,} move {rule.frozen:>13,} stay"
-            + (f"   rate x {rule.lr_factor:g}" if rule.lr_factor != 1 else "")
-            + ("   (later rules hold here)" if rule.tensors == 0 else "")
-            for rule in self.rules
-            if rule.tensors or rule.pattern != EVERYTHING.pattern
-        ]
+        lines: list[str] = []
+        for rule in self.rules:
+            if not rule.tensors and rule.pattern == EVERYTHING.pattern:
+                continue
+            said = f"{rule.pattern:<28} {rule.mode:<7} {rule.moving:>13,} move {rule.frozen:>13,} stay"
+            said += f"   rate x {rule.lr_factor:g}" if rule.lr_factor != 1 else ""
+            said += f"   adapters on {rule.adapted} linear layers" if rule.adapted else ""
+            said += "   (later rules hold here)" if rule.tensors == 0 else ""
+            lines += [said, *(f"  {note}" for note in rule.notes)]
         share = self.moving / max(self.total, 1)
         return [*lines, f"{self.moving:,} of {self.total:,} parameters move ({share:.1%})"]
 
@@ -68,8 +70,8 @@ EVERYTHING = Move(pattern="*")
 def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
     """Freeze, unfreeze and adapt the parts of `model`, in place.
 
-    Under a rule of mode `lora`, each matched `nn.Linear` gets an adapter (peft) and everything else it
-    matches is frozen. A tensor known by several names (tied) obeys the last rule that matches any of them.
+    Under a rule of mode `lora` each matched linear layer gets an adapter, and all else that it matches is frozen.
+    A tensor known by several names (tied, or of a backbone that tasks share) obeys the last rule that matches any.
 
     Raises:
         UserError: a pattern that matches nothing, with the closest name; a `lora` rule without a linear
@@ -87,19 +89,25 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
                 fix=_closest_name(move.pattern, names.values()),
             )
     holder = {
-        name: max(i for i, rule in enumerate(rules) for n in known if _matches(n, rule.pattern))
-        for known in names.values()
-        for name in known
+        identity: max(i for i, rule in enumerate(rules) for n in known if _matches(n, rule.pattern))
+        for identity, known in names.items()
     }
+    adapters: set[int] = set()
+    adapted: list[int] = [0] * len(rules)
+    notes: list[tuple[str, ...]] = [()] * len(rules)
     for i, rule in enumerate(rules):
         if rule.mode == "lora":
-            _adapt(model, [name for name, held in holder.items() if held == i], rule)
+            before = set(map(id, model.parameters()))
+            adapted[i], notes[i] = _adapt(model, i, rules, holder, names)
+            new = set(map(id, model.parameters())) - before
+            adapters |= new
+            holder |= dict.fromkeys(new, i)
 
     factors: dict[str, float] = {}
     counts = [[0, 0, 0] for _ in rules]  # tensors, moving, frozen
     for name, parameter in model.named_parameters():
-        held = holder[name] if name in holder else holder[_plain_name(name)]
-        trains = rules[held].mode == "full" or (rules[held].mode == "lora" and _is_adapter(name))
+        held = holder[id(parameter)]
+        trains = rules[held].mode == "full" or id(parameter) in adapters
         parameter.requires_grad_(trains)
         if trains:
             factors[name] = rules[held].lr_factor
@@ -115,10 +123,14 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
         lr_factors=factors,
         frozen_modules=tuple(_frozen_modules(model)),
         rules=tuple(
-            RuleCount(pattern=r.pattern, mode=r.mode, lr_factor=r.lr_factor, tensors=t, moving=m, frozen=f)
-            for r, (t, m, f) in zip(rules, counts, strict=True)
+            RuleCount(
+                pattern=rule.pattern, mode=rule.mode, lr_factor=rule.lr_factor,
+                tensors=counts[i][0], moving=counts[i][1], frozen=counts[i][2],
+                adapted=adapted[i], notes=notes[i],
+            )
+            for i, rule in enumerate(rules)
         ),
-    )
+    )  # fmt: skip
 
 
 def set_train_mode(model: nn.Module, plan: Plan) -> None:
@@ -126,19 +138,6 @@ def set_train_mode(model: nn.Module, plan: Plan) -> None:
     model.train()
     for name in plan.frozen_modules:
         model.get_submodule(name).eval()
-
-
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict with adapters added into the weights they adapt, by the names from before them."""
-    state = model.state_dict()
-    plain = {_plain_name(name): tensor for name, tensor in state.items() if not _is_adapter(name)}
-    for name, module in model.named_modules():
-        if f"{name}.base_layer.weight" in state:  # an adapted layer of peft
-            adapted: Any = module
-            for adapter in adapted.active_adapters:
-                delta = adapted.get_delta_weight(adapter)
-                plain[f"{name}.weight"] = plain[f"{name}.weight"] + delta.to(plain[f"{name}.weight"].dtype)
-    return plain
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -155,44 +154,48 @@ def _closest_name(pattern: str, names: Iterable[list[str]]) -> str:
     return closest(pattern, shallow)
 
 
-def _adapt(model: nn.Module, held: list[str], rule: Move) -> None:
-    weights = {name.removesuffix(".weight") for name in held if name.endswith(".weight")}
-    linears = sorted(name for name in weights if isinstance(model.get_submodule(name), nn.Linear))
-    if not linears:
-        raise UserError(
-            f"no linear layer under {rule.pattern!r} to adapt",
-            where="move",
-            fix="mode: lora wants linear layers; see `inspect`",
-        )
-    import peft  # seconds to import, and few runs need it
-
+def _adapt(
+    model: nn.Module, index: int, rules: Sequence[Move], holder: Mapping[int, int], names: Mapping[int, list[str]]
+) -> tuple[int, tuple[str, ...]]:
+    """Adapt what rule `index` holds; how many layers, and what was left as it was."""
+    rule = rules[index]
     lora = rule.lora or Lora()
-    config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # ty: ignore[invalid-argument-type]  # only ever divided by the rank
-        lora_dropout=lora.dropout,
-        target_modules="|".join(re.escape(name) for name in linears),  # a string is matched as a whole name
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second rule with another rank
-        peft.inject_adapter_in_model(config, model)
 
+    def matched(weights: set[int]) -> tuple[list[tuple[str, list[nn.Linear]]], list[str]]:
+        return layers_to_adapt(model, weights, lora, lambda name: _matches(name, rule.pattern))
 
-def _is_adapter(name: str) -> bool:
-    return ".lora_" in name
-
-
-def _plain_name(name: str) -> str:
-    """`blocks.0.qkv.base_layer.weight` and `blocks.0.qkv.lora_A.default.weight` -> `blocks.0.qkv.weight`."""
-    return re.sub(r"\.lora_[A-Z]\.[^.]+\.|\.base_layer\.", ".", name)
+    found, left = matched({identity for identity, held in holder.items() if held == index})
+    if found:
+        for name, layers in found:
+            adapt(layers, lora, name)
+        return len(found), tuple(left)
+    kind = "fused layer of queries, keys and values (qkv)" if lora.parts else "linear layer"
+    what, fix = f"no {kind} under {rule.pattern!r} to adapt", "mode: lora wants linear layers; see `inspect`"
+    if lora.parts:
+        fix = "leave parts out, and name the layers: queries and values of their own are often q_proj and v_proj"
+    if left:
+        what += f": {'; '.join(left)}"
+        fix = "adapt the layers below it; or untie them: set task.language.options.tie_word_embeddings=false"
+    elsewhere, _ = matched(set(holder))
+    if elsewhere:
+        weight = id(elsewhere[0][1][0]._parameters["weight"])  # it may be adapted, and `weight` a sum
+        later = rules[holder[weight]]
+        known = next(name for name in names[weight] if _matches(name, later.pattern))
+        what += f": {len(elsewhere)} are held by the later rule {later.pattern!r} ({later.mode}), such as {known}"
+        fix = f"of several rules the last one holds: put the one for {rule.pattern!r} behind it"
+    raise UserError(what, where="move", fix=fix)
 
 
 def _frozen_modules(model: nn.Module) -> Iterator[str]:
-    """Topmost modules that hold parameters, none of which trains."""
+    """Topmost modules that hold parameters, none of which trains; each by one of its names."""
+    seen: set[nn.Module] = set()
 
     def walk(module: nn.Module, name: str) -> Iterator[str]:
         parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
+        if module in seen or not parameters:
+            return
+        seen.add(module)
+        if not any(p.requires_grad for p in parameters):
             yield name
             return
         for child, sub in module.named_children():

@@ -1,65 +1,45 @@
-"""A classifier asked about many images: `classes.csv`, a row for each with its class and the score of every class."""
+"""Classes of whole images (`classes`): `classes.csv`, a row for each with its class and the score of every class."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vistruct.contracts import ClassPrediction
+from vistruct.contracts import RGB, ClassPrediction, Sample
+from vistruct.errors import UserError
 from vistruct.files.text import write_text
-from vistruct.inference.cache import Parts
-from vistruct.inference.files import settings
+from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
-from vistruct.progress import notice, tracking
+from vistruct.transforms.sizing import sized
+from vistruct.windows.views import Views
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SAID = 0.5  # score from which on one of several labels is said
 
 
-def predict_classes(
-    model: Model, cases: Sequence[Case], target: Path, *, batch: int = 8
-) -> tuple[list[ClassPrediction], Path]:
-    """Look at every image that is not done yet; what was done stays done.
-
-    Args:
-        batch: images in one pass, where they are of one size.
-
-    Returns:
-        A prediction for each image, and the csv.
-
-    Raises:
-        UserError: an image that cannot be read; those before its batch are done.
-    """
-    parts = Parts(target / "parts", settings(model), model.class_names)
-    if parts.num_removed:
-        notice(f"{target}: another model or other views than last time; all images are looked at again")
-    left = [case for case in cases if not parts.has(case.name, *case.files)]
-    done = len(cases) - len(left)
-    if done:
-        notice(f"{target}: {done} of {len(cases)} images were done before")
-    with tracking("predicting", done=done, total=len(cases)) as show:
-        for start in range(0, len(left), batch):
-            some = left[start : start + batch]
-            found = model.classify([case.files[0] for case in some], [case.name for case in some], batch=batch)
-            for case, prediction in zip(some, found, strict=True):
-                parts.write_values(case.name, case.files, {"scores": prediction.scores.tolist()})
-            show(done + start + len(some), some[-1].name)
-    is_multi_label = bool(getattr(model.task.config, "multi_label", False))
-    predictions = [
-        ClassPrediction(
-            id=case.name,
-            image_id=case.name,
-            scores=torch.tensor(parts.read_values(case.name)["scores"]),
-            class_names=model.task.class_names,
-            is_multi_label=is_multi_label,
-        )
-        for case in cases
-    ]
-    return predictions, write_classes(target / "classes.csv", predictions)
+@torch.inference_mode()
+def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[ClassPrediction]:
+    """Images of one size go through the model together."""
+    found: list[ClassPrediction] = []
+    waiting: list[Sample] = []
+    for case in cases:
+        scene = model.scene(case)
+        sample = Sample(id=case.name, image_id=case.name, seed=0, images=list(scene.read(scene.whole)))
+        sample = sized(sample, model.input.resize)
+        if waiting and (len(waiting) == asked.batch or waiting[0].images[0].shape != sample.images[0].shape):
+            found += model.task.predict(model.task.collator(waiting).to(model.device))
+            waiting = []
+        waiting.append(sample)
+    return found + (model.task.predict(model.task.collator(waiting).to(model.device)) if waiting else [])
 
 
 def said(prediction: ClassPrediction) -> list[str]:
@@ -70,12 +50,61 @@ def said(prediction: ClassPrediction) -> list[str]:
     return [prediction.class_names[i] for i in order if prediction.scores[i] >= SAID]
 
 
-def write_classes(file: Path, predictions: Sequence[ClassPrediction]) -> Path:
-    """A csv: image, class (several parted by semicolons, none: empty), and the score of each class in its column."""
+def _pack(case: Case, prediction: ClassPrediction) -> dict[str, Any]:
+    return {"scores": prediction.scores.tolist(), "is_multi_label": prediction.is_multi_label}
+
+
+def _unpack(model: Model, case: Case, values: Values, _: Any) -> ClassPrediction:
+    return ClassPrediction(
+        id=case.name,
+        image_id=case.name,
+        scores=torch.tensor(values["scores"]),
+        class_names=model.class_names,
+        is_multi_label=values["is_multi_label"],
+    )
+
+
+def _tell(model: Model, done: Sequence[Done]) -> Told:
+    rows = [{"image": one.case.name, "classes": said(one.read())} for one in done]
+    counts = Counter(name for row in rows for name in row["classes"])
+    lines = [f"{len(done)} images", *(f"  {name}: {count}" for name, count in counts.most_common())]
+    return Told(values={"classes": rows}, lines=lines)
+
+
+def _draw(found: Sequence[ClassPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
+    from vistruct.pictures.classes import draw_classes
+
+    return draw_classes(sample, found[0])
+
+
+def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
+    """Image, class (several parted by semicolons, none: empty), and the score of each class in its column."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "class", *(predictions[0].class_names if predictions else ())])
-    for one in predictions:
-        writer.writerow([one.image_id, ";".join(said(one)), *(f"{score:.6g}" for score in one.scores.tolist())])
+    writer.writerow(["image", "class", *model.class_names])
+    for one in done:
+        scores = (f"{score:.6g}" for score in one.values["scores"])
+        writer.writerow([one.case.name, ";".join(said(one.read())), *scores])
     write_text(file, [text.getvalue()])
     return file
+
+
+def _seen_in(config: Any, views: Views) -> Any:
+    if views.scales != (1.0,):
+        raise UserError("a classifier has one size", where=f"scales={views.scales}", fix="leave the scales out")
+    return config.model_copy(update={"flips": views.flips})
+
+
+CLASSES = Kind(
+    name="classes",
+    prediction=ClassPrediction,
+    look=_look,
+    pack=_pack,
+    unpack=_unpack,
+    tell=_tell,
+    draw=_draw,
+    at_once=True,
+    seen_in=_seen_in,
+    metrics=lambda task: ("classes",),
+    formats=(OneFile(name="csv", file="classes.csv", write=_write, use="always"),),
+)

@@ -1,14 +1,14 @@
-"""A model of pixels asked about many images or pairs: label maps, drawn, measured, and written as others take them.
+"""Label maps (`maps`): the class of every pixel of an image, or of what changed in a pair.
 
     labels/port.png      number of the class of every pixel, with the classes' colours as its palette
     colour/port.png      the colours themselves
     geotiff/port.tif     numbers again, where the image lies on the map
-    loveda/ ...          to submit, see data/formats/map_submissions.py
+    loveda/ ...          to submit, see data/formats/maps/submissions.py
     pictures/port.jpg    the image under its classes
     areas.csv            pixels, share (and square metres, on the map) of every class in every image
 
 Rows leave the model from top to bottom and go to disk as they come, so that a GeoTIFF larger than memory can be
-segmented. What was done stays done: the number PNG is kept, and other formats are written from it.
+segmented. The number PNG is the prediction as it is kept, and other formats are written from it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ import csv
 import importlib
 import importlib.util
 import io
+import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from vistruct.contracts import RGB
+from vistruct.contracts import RGB, MapPrediction, Sample
 from vistruct.data.formats.maps.submissions import (
     SUBMISSIONS,
     Submission,
@@ -39,17 +41,18 @@ from vistruct.errors import UserError
 from vistruct.files.label_png import write_png
 from vistruct.files.rasters import read_raster
 from vistruct.files.text import write_text
-from vistruct.inference.cache import Parts
-from vistruct.inference.files import picture_files, settings
+from vistruct.inference.files import flat_files, own_files
+from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import num_windows_of, rows_of
-from vistruct.inference.scenes import GEOTIFF, Case, Scene, overview
-from vistruct.progress import notice, tracking
+from vistruct.inference.scenes import GEOTIFF, Case, overview
+from vistruct.progress import tracking
 
-MapFormat = Literal["png", "color", "geotiff", "loveda", "uavid", "isaid"]
-MAP_FORMATS: tuple[MapFormat, ...] = get_args(MapFormat)
+if TYPE_CHECKING:
+    from PIL import Image
+
 _ROWS = 1024  # of a map that is written, at a time
-_IN_MEMORY = 2**26  # pixels of a map that is not put on disk while it is made
+IN_MEMORY = 2**26  # pixels of a map that is not put on disk while it is made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,158 +66,96 @@ class Area:
     measured: float | None  # square metres, or millilitres; None: not known
 
 
-def predict_maps(
-    model: Model, cases: Sequence[Case], target: Path, *, formats: Sequence[MapFormat] | None = None, batch: int = 8
-) -> tuple[list[Area], dict[str, Path]]:
-    """Look at every image or pair that is not done yet, and write what was asked for.
-
-    Args:
-        formats: beside the number PNG, which is always written; None: colours, and GeoTIFF where an image has a place
-            on the map and rasterio is installed.
-        batch: windows in one pass.
-
-    Returns:
-        The areas, and the folders (and csv) that were written.
-
-    Raises:
-        UserError: an image that cannot be read; those before it are done. Names or classes that a format cannot hold.
-    """
-    check_map_formats(formats or (), cases, model.task.class_names)
-    parts = Parts(target / "parts", settings(model), model.class_names)
-    if parts.num_removed:
-        notice(f"{target}: another model, other windows or other views than last time; all images are looked at again")
-    places = _places(cases, target, formats)
-    pictures = picture_files([case.name for case in cases], target)
-    palette = palette_of(model)
-    done = [parts.has(case.name, *case.files) and places[case.name]["png"].is_file() for case in cases]
-    if any(done):
-        notice(f"{target}: {sum(done)} of {len(cases)} images were done before")
-    with tracking("predicting", done=0, total=len(cases)) as show:
-        for number, (case, is_done) in enumerate(zip(cases, done, strict=True)):
-            wanted = {**places[case.name], "picture": pictures[case.name]}
-            if not is_done or not all(file.is_file() for file in wanted.values()):
-                scene = model.scene(case.files[0] if len(case.files) == 1 else case.files, case.name)
-                with _label_map(scene.size_hw, wanted["png"], target / "parts", is_done, len(palette)) as label_map:
-                    if not is_done:
-                        values = _predicted(model, scene, label_map, batch)
-                        parts.file(case.name).unlink(missing_ok=True)  # of an image that has changed
-                    for kind, file in wanted.items():
-                        if not (is_done and file.is_file()):
-                            _write(kind, file, label_map, case, scene, model, palette)
-                    if not is_done:  # last, so that what is done has all its files
-                        parts.write_values(case.name, case.files, values)
-            show(number + 1, case.name)
-    areas = [area for case in cases for area in _areas(case, parts.read_values(case.name), model.task.class_names)]
-    written: dict[str, Path] = {kind: target / _FOLDERS[kind] for place in places.values() for kind in place}
-    written["areas"] = write_areas(target / "areas.csv", areas, "image", "pixels", "m2")
-    return areas, written
+def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[MapPrediction]:
+    return [map_of(model, case, asked) for case in cases]
 
 
-def check_map_formats(formats: Sequence[MapFormat], cases: Sequence[Case], class_names: Sequence[str]) -> None:
-    """
-    Raises:
-        UserError: names of images or classes that a format cannot hold, or rasterio is missing; said before hours of
-            work and not after.
-    """
-    for kind in SUBMISSIONS:
-        if kind in formats:
-            check_submission(kind, [case.name for case in cases], class_names)
-    if "geotiff" in formats and importlib.util.find_spec("rasterio") is None:
-        raise UserError("writing GeoTIFF needs rasterio", where="--format geotiff", fix='pip install "vistruct[geo]"')
+def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
+    """The class of every pixel of an image or a pair; of a large one on disk and without confidence, where there is a
+    `scratch` folder."""
+    scene = model.scene(case)
+    height, width = scene.size_hw
+    is_large = asked.scratch is not None and height * width > IN_MEMORY
+    label_map, confidence = np.zeros((0, width), np.int16), None
+    if is_large:  # the file goes with the last who looks into it
+        with tempfile.TemporaryFile(dir=asked.scratch) as file:
+            label_map = np.memmap(file, np.int16, "w+", shape=(height, width))
+    else:
+        label_map, confidence = np.zeros((height, width), np.int16), torch.zeros(height, width, dtype=torch.uint8)
+    total = num_windows_of(model, scene.size_hw)
+    with tracking(f"  {case.name}", done=0, total=total, quiet=asked.quiet or total < 4 * asked.batch) as show:
+        for rows in rows_of(model, scene, batch=asked.batch, show=lambda done: show(done, "windows")):
+            label_map[rows.y0 : rows.y1] = rows.label_map.numpy()
+            if confidence is not None:
+                confidence[rows.y0 : rows.y1] = rows.confidence
+    return MapPrediction(
+        id=case.name,
+        image_id=case.name,
+        label_map=torch.from_numpy(label_map),
+        class_names=model.class_names,
+        confidence=confidence,
+    )
 
 
-def possible_map_formats(cases: Sequence[Case], class_names: Sequence[str]) -> list[MapFormat]:
-    """All formats that can hold these names and classes; of the others it is said why not."""
-    possible: list[MapFormat] = []
-    for kind in MAP_FORMATS:
-        try:
-            check_map_formats([kind], cases, class_names)
-        except UserError as error:
-            notice(f"no {kind}: {error.what}")
-        else:
-            possible.append(kind)
-    return possible
+def counted(label_map: Tensor, num_classes: int, each: float | None) -> dict[str, Any]:
+    """How many pixels or voxels each class has; `each` is what one measures, None: not known."""
+    counts = np.zeros(num_classes, np.int64)
+    for strip in _strips(label_map.numpy()):
+        counts += np.bincount(strip.ravel(), minlength=num_classes)
+    return {"counts": counts.tolist(), "each": each}
 
 
-def palette_of(model: Model) -> tuple[RGB, ...]:
-    """The colours of the data set, or our own."""
-    from vistruct.pictures.areas import Key
-
-    names, own = model.task.class_names, model.card.info.palette
-    return tuple(own) if own is not None else Key.of(names).colours
+def _pack(case: Case, prediction: MapPrediction) -> dict[str, Any]:
+    return counted(prediction.label_map, len(prediction.class_names), _pixel_m2(case.files[-1]))
 
 
-def write_areas(file: Path, areas: Sequence[Area], what: str, count: str, unit: str) -> Path:
-    """A csv with a row for every class of every image; the heads of its columns are the last three arguments."""
+def _unpack(model: Model, case: Case, values: Values, files: Mapping[str, Path]) -> MapPrediction:
+    label_map = torch.from_numpy(read_raster(files["png"]))
+    return MapPrediction(id=case.name, image_id=case.name, label_map=label_map, class_names=model.class_names)
+
+
+def tell_areas(what: str, model: Model, done: Sequence[Done]) -> Told:
+    """The share of each class."""
+    counts = Counter({name: 0 for name in model.class_names})
+    for area in areas_of(model, done):
+        counts[area.class_name] += area.count
+    shares = {name: count / max(counts.total(), 1) for name, count in counts.most_common()}
+    what = what if model.input.images == 1 else "pairs"
+    lines = [f"{len(done)} {what}", *(f"  {name}: {share:.2%}" for name, share in shares.items() if share)]
+    return Told(values={"shares": shares}, lines=lines)
+
+
+def _draw(found: Sequence[MapPrediction], sample: Sample, palette: Sequence[RGB] | None) -> Image.Image:
+    from vistruct.pictures.in_sample import map_in_sample
+    from vistruct.pictures.maps import draw_map_prediction, draw_pair
+
+    said, names = map_in_sample(found[0], sample), found[0].class_names
+    if len(sample.images) == 2:
+        return draw_pair(*sample.images, sample.label_map, said, names, palette)
+    return draw_map_prediction(sample.images[0], said, sample.label_map, names, palette)
+
+
+def areas_of(model: Model, done: Sequence[Done]) -> list[Area]:
+    """Of every class in every image (or volume)."""
+    found = []
+    for one in done:
+        counts, each = one.values["counts"], one.values["each"]
+        for name, count in zip(model.class_names, counts, strict=True):
+            measured, share = None if each is None else count * each, count / sum(counts)
+            found.append(Area(name=one.case.name, class_name=name, count=count, share=share, measured=measured))
+    return found
+
+
+def write_areas(what: str, count: str, unit: str, model: Model, done: Sequence[Done], file: Path) -> Path:
+    """A csv with a row for every class of every image; the heads of its columns are the first three arguments."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([what, "class", count, "share", unit])
-    for area in areas:
+    for area in areas_of(model, done):
         measured = "" if area.measured is None else f"{area.measured:.6g}"
         writer.writerow([area.name, area.class_name, area.count, f"{area.share:.6f}", measured])
     write_text(file, [text.getvalue()])
     return file
-
-
-_FOLDERS: Mapping[str, str] = {"png": "labels", "color": "colour", **{kind: kind for kind in MAP_FORMATS[2:]}}
-
-
-def _places(
-    cases: Sequence[Case], target: Path, formats: Sequence[MapFormat] | None
-) -> dict[str, dict[MapFormat, Path]]:
-    """The file of each case in each format; two images that differ in their endings alone keep them."""
-    stems = [str(PurePosixPath(case.name.lstrip("/")).with_suffix("")) for case in cases]
-    number = Counter(stems)
-    kinds = ("color",) if formats is None else formats
-    found: dict[str, dict[MapFormat, Path]] = {}
-    for case, stem in zip(cases, stems, strict=True):
-        own = stem if number[stem] == 1 else case.name.lstrip("/")
-        mine: dict[MapFormat, Path] = {"png": target / _FOLDERS["png"] / f"{own}.png"}
-        for kind in kinds:
-            if kind in SUBMISSIONS:
-                mine[kind] = target / _FOLDERS[kind] / submission_file(_submission(kind), case.name)
-            else:
-                mine[kind] = target / _FOLDERS[kind] / f"{own}{'.tif' if kind == 'geotiff' else '.png'}"
-        if formats is None and _on_map(case.files[-1]) is not None:
-            mine["geotiff"] = target / _FOLDERS["geotiff"] / f"{own}.tif"
-        found[case.name] = mine
-    return found
-
-
-def _submission(kind: str) -> Submission:
-    return next(one for one in SUBMISSIONS if one == kind)
-
-
-@contextmanager
-def _label_map(
-    size_hw: tuple[int, int], known: Path, folder: Path, is_done: bool, num_classes: int
-) -> Generator[np.ndarray]:
-    """integer[H, W] to be filled, on disk where it is large; or as it was kept."""
-    if is_done:
-        yield read_raster(known)
-        return
-    number_type = np.uint8 if num_classes <= 256 else np.uint16
-    if size_hw[0] * size_hw[1] <= _IN_MEMORY:
-        yield np.zeros(size_hw, number_type)
-        return
-    file = folder / "label_map.npy"
-    try:
-        yield np.lib.format.open_memmap(file, mode="w+", dtype=number_type, shape=size_hw)
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _predicted(model: Model, scene: Scene, label_map: np.ndarray, batch: int) -> dict[str, Any]:
-    """Fill `label_map`; what is kept of it in the parts."""
-    counts, confidence = torch.zeros(len(model.task.class_names), dtype=torch.int64), 0
-    total = num_windows_of(model, scene.size_hw)
-    with tracking(f"  {scene.name}", done=0, total=total, quiet=total < 4 * batch) as show:
-        for rows in rows_of(model, scene, batch=batch, show=lambda done: show(done, "")):
-            label_map[rows.y0 : rows.y1] = rows.label_map.numpy()
-            counts += torch.bincount(rows.label_map.flatten(), minlength=len(counts))
-            confidence += int(rows.confidence.sum(dtype=torch.int64))
-    pixels = scene.size_hw[0] * scene.size_hw[1]
-    return {"size_hw": list(scene.size_hw), "pixels": counts.tolist(), "confidence": confidence / (255 * pixels)}
 
 
 def _strips(label_map: np.ndarray) -> Iterator[np.ndarray]:
@@ -222,48 +163,70 @@ def _strips(label_map: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(label_map[y : y + _ROWS])
 
 
-def _write(
-    kind: str, file: Path, label_map: np.ndarray, case: Case, scene: Scene, model: Model, palette: Sequence[RGB]
-) -> None:
-    names = model.task.class_names
-    if kind == "png":
-        write_png(file, _strips(label_map), scene.size_hw, palette if len(palette) <= 256 else None)
-    elif kind == "color":
-        colours = np.array(palette, np.uint8)
-        write_png(file, (colours[strip] for strip in _strips(label_map)), scene.size_hw)
-    elif kind == "geotiff":
-        from vistruct.files.geo import write_geotiff
-
-        strips = ((number * _ROWS, strip.astype(np.int16)) for number, strip in enumerate(_strips(label_map)))
-        profile, count = _on_map(case.files[-1]), len(names)
-        write_geotiff(file, strips, profile, palette, size_hw=scene.size_hw, num_classes=count)
-    elif kind == "picture":
-        _draw(file, label_map, scene, names, palette)
-    else:
-        depth = len(submission_file(_submission(kind), case.name).parts)
-        write_submission(
-            _submission(kind), file.parents[depth - 1], case.name, _strips(label_map), scene.size_hw, names
-        )
+def _write_numbers(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+    label_map, palette = found.label_map.numpy(), model.palette
+    kind = np.uint8 if len(palette) <= 256 else np.uint16
+    strips = (strip.astype(kind) for strip in _strips(label_map))
+    write_png(file, strips, label_map.shape, palette if len(palette) <= 256 else None)
 
 
-def _draw(file: Path, label_map: np.ndarray, scene: Scene, names: Sequence[str], palette: Sequence[RGB]) -> None:
+def _write_colours(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+    label_map, colours = found.label_map.numpy(), np.array(model.palette, np.uint8)
+    write_png(file, (colours[strip] for strip in _strips(label_map)), label_map.shape)
+
+
+def _write_geotiff(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+    from vistruct.files.geo import write_geotiff
+
+    label_map, count = found.label_map.numpy(), len(model.class_names)
+    strips = ((number * _ROWS, strip.astype(np.int16)) for number, strip in enumerate(_strips(label_map)))
+    profile = _on_map(case.files[-1])
+    write_geotiff(file, strips, profile, model.palette, size_hw=label_map.shape, num_classes=count)
+
+
+def _check_geotiff(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    if importlib.util.find_spec("rasterio") is None:
+        raise UserError("writing GeoTIFF needs rasterio", where="--format geotiff", fix='pip install "vistruct[geo]"')
+
+
+def _write_picture(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
     from vistruct.pictures.maps import draw_map, draw_pair
 
-    images, labels = overview(scene, label_map)
+    images, labels = overview(model.scene(case), found.label_map.numpy())
     if len(images) == 2:
-        picture = draw_pair(*images, prediction=labels, class_names=names, palette=palette)
+        picture = draw_pair(*images, prediction=labels, class_names=model.class_names, palette=model.palette)
     else:
-        picture = draw_map(images[0], labels, names, palette)
-    file.parent.mkdir(parents=True, exist_ok=True)
+        picture = draw_map(images[0], labels, model.class_names, model.palette)
     picture.save(file, quality=90)
 
 
-def _areas(case: Case, values: Mapping[str, Any], class_names: Sequence[str]) -> Iterator[Area]:
-    height, width = values["size_hw"]
-    pixel_m2 = _pixel_m2(case.files[-1])
-    for name, count in zip(class_names, values["pixels"], strict=True):
-        measured = None if pixel_m2 is None else count * pixel_m2
-        yield Area(name=case.name, class_name=name, count=count, share=count / (height * width), measured=measured)
+def _submission(kind: Submission) -> EachFile:
+    def files(cases: Sequence[Case], _: bool) -> dict[str, Path]:
+        return {case.name: Path(submission_file(kind, case.name)) for case in cases}
+
+    def check(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+        check_submission(kind, [case.name for case in cases], class_names)
+
+    def write(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+        folder = file.parents[len(submission_file(kind, case.name).parts) - 1]
+        label_map = found.label_map.numpy()
+        write_submission(kind, folder, case.name, _strips(label_map), label_map.shape, model.class_names)
+
+    return EachFile(name=kind, folder=kind, files=files, write=write, check=check)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _named(ending: str) -> Callable[[Sequence[Case], bool], dict[str, Path]]:
+    return partial(own_files, ending, _stem)
+
+
+def _geotiffs(cases: Sequence[Case], is_asked: bool) -> dict[str, Path]:
+    """Unless they are asked for, only of images that lie on the map."""
+    wanted = {case.name for case in cases if is_asked or _on_map(case.files[-1]) is not None}
+    return {name: file for name, file in own_files(".tif", _stem, cases).items() if name in wanted}
 
 
 def _on_map(file: Path) -> Any:
@@ -285,3 +248,28 @@ def _pixel_m2(file: Path) -> float | None:
         return None
     a, b, _, d, e, _ = profile.transform
     return abs(a * e - b * d) * crs.linear_units_factor[1] ** 2
+
+
+MAPS = Kind(
+    name="maps",
+    prediction=MapPrediction,
+    look=_look,
+    pack=_pack,
+    unpack=_unpack,
+    tell=partial(tell_areas, "images"),
+    draw=_draw,
+    windows="shown",
+    seen_in=lambda config, views: config.model_copy(update={"views": views}),
+    metrics=lambda task: ("pixels",),
+    of_slices="volumes",
+    formats=(
+        EachFile(name="png", folder="labels", files=_named(".png"), write=_write_numbers, use="always", is_kept=True),
+        EachFile(name="color", folder="colour", files=_named(".png"), write=_write_colours, use="usual"),
+        EachFile(
+            name="geotiff", folder="geotiff", files=_geotiffs, write=_write_geotiff, use="usual", check=_check_geotiff
+        ),
+        *map(_submission, SUBMISSIONS),
+        EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
+        OneFile(name="areas", file="areas.csv", write=partial(write_areas, "image", "pixels", "m2"), use="always"),
+    ),
+)

@@ -62,8 +62,6 @@ def slices_of(
     model: Model, volume: VolumeFile, *, batch: int = 8, show: Callable[[int], None] | None = None
 ) -> Iterator[Rows]:
     """The class of every voxel, slice by slice; `batch` slices (or windows of them) go into one pass."""
-    if model.kind != "segment":
-        raise UserError("volumes are for segmentation", where=volume.parts[0].path, fix="give images")
     how, shown_hw = windows_for(model, volume.size_hw, batch)
     channels, views = model.input.channels, model.task.config.views
 

@@ -25,6 +25,7 @@ from vistruct.windows.tiles import Window
 # Arrays: uint8[H, W, C]; tensors: uint8[C, H, W]; 3 are RGB. Of other number types: the values that files would have.
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 Pair = tuple[Picture, Picture]  # before and after, on one grid
+PICTURES = (str, Path, Image.Image, np.ndarray, Tensor)
 
 EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 GEOTIFF = (".tif", ".tiff", ".jp2", ".img")
@@ -47,8 +48,13 @@ class Scene:
 class Case:
     """What there is to look at once: an image, a pair, or a volume (of one file, or of one for each modality)."""
 
-    files: tuple[Path, ...]
+    pictures: tuple[Picture, ...]
     name: str  # in the results: its path inside the folder that was given, or its own name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where they all are files."""
+        return tuple(Path(one) for one in self.pictures if isinstance(one, str | Path))
 
 
 def scene_of(pictures: Sequence[Picture], name: str, channels: int = 3, intake: Intake | None = None) -> Scene:

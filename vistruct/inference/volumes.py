@@ -1,4 +1,4 @@
-"""A model of slices asked about volumes: NIfTI label volumes on the grid of the files, drawn and measured.
+"""Label volumes (`volumes`): maps slice by slice, written as NIfTI on the grid of the files that were given.
 
 nifti/case.nii.gz       the label values of the training data, voxel by voxel where the file has them
 pictures/case.jpg       slices with their classes
@@ -8,72 +8,81 @@ volumes.csv             voxels, share and millilitres of every class in every vo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vistruct.data.formats.detect import matching
-from vistruct.data.formats.read import read
+from vistruct.contracts import MapPrediction, VolumePrediction
+from vistruct.data.input import Slices
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.nifti import is_nifti, stem
-from vistruct.files.volume_files import VolumeFile, is_volume, write_label_volume
-from vistruct.inference.cache import Parts
-from vistruct.inference.files import picture_files, settings
-from vistruct.inference.maps import Area, palette_of, write_areas
+from vistruct.files.volume_files import is_volume, label_values, open_volume, write_label_volume
+from vistruct.inference.files import flat_files, own_files
+from vistruct.inference.kind import Asked, EachFile, Kind, OneFile, Values
+from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, write_areas
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import open_case, slices_of
 from vistruct.inference.scenes import Case
 from vistruct.progress import notice, tracking
 
 
-def predict_volumes(
-    model: Model, cases: Sequence[Case], target: Path, *, batch: int = 8
-) -> tuple[list[Area], dict[str, Path]]:
-    """Look at every volume that is not done yet; what was done stays done.
+def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[VolumePrediction | MapPrediction]:
+    """A picture is looked at as one slice."""
+    return [_found(model, case, asked) if case.files else map_of(model, case, asked) for case in cases]
 
-    Args:
-        batch: slices (or windows of them) in one pass.
 
-    Returns:
-        The areas, `count` in voxels and `measured` in millilitres; and the folder and csv that were written.
+def _found(model: Model, case: Case, asked: Asked) -> VolumePrediction:
+    volume = open_case(model, case.files)
+    label_map = np.zeros((volume.num_slices, *volume.size_hw), np.int16)
+    with tracking(f"  {case.name}", done=0, total=volume.num_slices, quiet=asked.quiet) as show:
+        slices = slices_of(model, volume, batch=asked.batch, show=lambda done: show(done, "slices"))
+        for number, rows in enumerate(slices):
+            label_map[number] = rows.label_map.numpy()
+    return VolumePrediction(
+        id=case.name,
+        image_id=case.name,
+        label_map=torch.from_numpy(label_map),
+        class_names=model.class_names,
+        spacing_mm=volume.spacing,
+    )
 
-    Raises:
-        UserError: a volume that cannot be read; those before it are done.
-    """
+
+def _check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
     if importlib.util.find_spec("nibabel") is None:
-        raise UserError("writing volumes needs nibabel", where="nibabel", fix='pip install "vistruct[medical]"')
-    coding, names = coding_of(model), model.task.class_names
-    parts = Parts(target / "parts", settings(model), model.class_names)
-    if parts.num_removed:
-        notice(f"{target}: another model, other windows or other views than last time; all are looked at again")
-    pictures = picture_files([case.name for case in cases], target)
-    files = {case.name: target / "nifti" / f"{_without_ending(case.name)}.nii.gz" for case in cases}
-    done = [
-        parts.has(case.name, *case.files) and files[case.name].is_file() and pictures[case.name].is_file()
-        for case in cases
-    ]
-    if any(done):
-        notice(f"{target}: {sum(done)} of {len(cases)} volumes were done before")
-    for case, is_done in zip(cases, done, strict=True):
-        if is_done:
-            continue
-        volume = open_case(model, case.files)
-        label_maps = np.zeros((volume.num_slices, *volume.size_hw), np.int16)
-        with tracking(f"predicting {case.name}", done=0, total=volume.num_slices) as show:
-            for number, rows in enumerate(slices_of(model, volume, batch=batch, show=lambda n: show(n, "slices"))):
-                label_maps[number] = rows.label_map.numpy()
-        write_label_volume(files[case.name], label_maps, case.files[0], coding, volume.axis)
-        _draw(pictures[case.name], volume, label_maps, model)
-        values = {"voxels": np.bincount(label_maps.ravel(), minlength=len(names)).tolist()}
-        values["voxel_ml"] = float(np.prod(volume.spacing)) / 1000  # cubic millimetres in a millilitre
-        parts.write_values(case.name, case.files, values)
-    areas = [area for case in cases for area in _areas(case.name, parts.read_values(case.name), names)]
-    table = write_areas(target / "volumes.csv", areas, "volume", "voxels", "ml")
-    return areas, {"nifti": target / "nifti", "volumes": table}
+        raise UserError("volumes need nibabel", where="nibabel", fix='pip install "vistruct[medical]"')
+
+
+def _pack(case: Case, prediction: VolumePrediction) -> dict[str, Any]:
+    millilitres = float(np.prod(prediction.spacing_mm)) / 1000
+    return counted(prediction.label_map, len(prediction.class_names), millilitres)
+
+
+def _unpack(model: Model, case: Case, values: Values, files: Mapping[str, Path]) -> VolumePrediction:
+    volume, coding = open_volume(files["nifti"], shown(model).axis), coding_of(model)
+    label_map = [coding.decode(np.ascontiguousarray(one), files["nifti"]) for one in label_values(volume)]
+    return VolumePrediction(
+        id=case.name,
+        image_id=case.name,
+        label_map=torch.from_numpy(np.stack(label_map)),
+        class_names=model.class_names,
+        spacing_mm=volume.grid.spacing,
+    )
+
+
+def shown(model: Model) -> Slices:
+    """How volumes become images."""
+    assert model.input.slices is not None  # else it would be asked for maps
+    return model.input.slices
+
+
+def coding_of(model: Model) -> Coding:
+    """What the label values of volumes mean, as the training data had it."""
+    return model.input.coding or Coding(classes=model.class_names, ignored=())
 
 
 def volumes_at(model: Model, sources: Sequence[Path]) -> list[Case]:
@@ -87,56 +96,56 @@ def volumes_at(model: Model, sources: Sequence[Path]) -> list[Case]:
         if not source.exists():
             raise UserError("no such volume or folder", where=source, fix="check the path")
         if is_volume(source):
-            cases.append(Case(files=(source,), name=source.name))
+            cases.append(Case(pictures=(source,), name=source.name))
         elif source.is_file():
             raise UserError("no volume", where=source, fix="volumes are .nii, .nii.gz, or a folder with a DICOM series")
         else:
             cases += _cases_in(source, model)
     names = [case.name for case in cases]
-    return [case if names.count(case.name) == 1 else Case(files=case.files, name=str(case.files[0])) for case in cases]
-
-
-def coding_of(model: Model) -> Coding:
-    """What the label values of volumes mean, as the training data had it."""
-    return model.input.coding or Coding(classes=model.task.class_names, ignored=())
+    return [
+        case if names.count(case.name) == 1 else Case(pictures=case.files, name=str(case.files[0])) for case in cases
+    ]
 
 
 def _cases_in(folder: Path, model: Model) -> list[Case]:
+    from vistruct.data.formats.detect import matching
+    from vistruct.data.formats.read import read
+
     formats = matching(folder, "volumes")
     if formats:
         walked, report = read(folder, "volumes", format=formats[0])
         found = walked.cases
         for line in report.lines():
             notice(f"{folder}: {line}")
-        slices = model.input.slices
-        assert slices is not None
-        wanted = slices.modalities
+        wanted = shown(model).modalities
         lacking = [case.name for case in found if not set(wanted) <= set(case.images)]
         if lacking:
             what = f"{len(lacking)} cases without all of {', '.join(wanted)}"
             raise UserError(what, where=f"{folder}: {', '.join(lacking[:3])}", fix="add them, or name the others")
-        return [Case(files=tuple(case.images[name] for name in wanted), name=case.name) for case in found]
+        return [Case(pictures=tuple(case.images[name] for name in wanted), name=case.name) for case in found]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and is_nifti(path))
     if not files:
         what = "no volumes in this folder"
         raise UserError(what, where=folder, fix="volumes are .nii, .nii.gz, or a folder with a DICOM series")
-    return [Case(files=(file,), name=file.relative_to(folder).as_posix()) for file in files]
+    return [Case(pictures=(file,), name=file.relative_to(folder).as_posix()) for file in files]
 
 
-def _without_ending(name: str) -> str:
+def _stem(name: str) -> str:
     plain = name.strip("/")
     return str(Path(plain).with_name(stem(Path(plain))))
 
 
-def _draw(file: Path, volume: VolumeFile, label_maps: np.ndarray, model: Model) -> None:
+def _write_nifti(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
+    write_label_volume(file, found.label_map.numpy(), case.files[0], coding_of(model), shown(model).axis)
+
+
+def _write_picture(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
     from vistruct.pictures.volume import draw_volume
 
-    shown = _worth_drawing(label_maps)
-    slices = [volume.slice(number) for number in shown]
-    labels = [torch.from_numpy(label_maps[number]) for number in shown]
-    picture = draw_volume(slices, labels, model.task.class_names, palette_of(model), numbers=shown)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(file, quality=90)
+    volume = open_case(model, case.files)
+    numbers = _worth_drawing(found.label_map.numpy())
+    slices, labels = [volume.slice(number) for number in numbers], [found.label_map[number] for number in numbers]
+    draw_volume(slices, labels, model.class_names, model.palette, numbers=numbers).save(file, quality=90)
 
 
 def _worth_drawing(label_maps: np.ndarray, most: int = 12) -> list[int]:
@@ -146,9 +155,30 @@ def _worth_drawing(label_maps: np.ndarray, most: int = 12) -> list[int]:
     return [numbers[place] for place in picked]
 
 
-def _areas(name: str, values: dict[str, Any], class_names: Sequence[str]) -> list[Area]:
-    total = sum(values["voxels"])
-    return [
-        Area(name=name, class_name=one, count=count, share=count / total, measured=count * values["voxel_ml"])
-        for one, count in zip(class_names, values["voxels"], strict=True)
-    ]
+VOLUMES = Kind(
+    name="volumes",
+    prediction=VolumePrediction,
+    look=_look,
+    pack=_pack,
+    unpack=_unpack,
+    tell=partial(tell_areas, "volumes"),
+    draw=MAPS.draw,  # of samples, which are slices
+    cases=volumes_at,
+    check=_check,
+    what="volumes",
+    windows="shown",
+    seen_in=MAPS.seen_in,
+    metrics=lambda task: ("volumes_overlap",),
+    formats=(
+        EachFile(
+            name="nifti",
+            folder="nifti",
+            files=partial(own_files, ".nii.gz", _stem),
+            write=_write_nifti,
+            use="always",
+            is_kept=True,
+        ),
+        EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
+        OneFile(name="volumes", file="volumes.csv", write=partial(write_areas, "volume", "voxels", "ml"), use="always"),
+    ),
+)

@@ -171,7 +171,7 @@ class CocoMasks:
 
 def limit(truths: Sequence[Record]) -> int:
     """How many detections of an image count: as many as the fullest has objects, and at least COCO's 100."""
-    return max([100, *(len(record.labels) for record in truths)])
+    return max([100, *(len(record.objects) for record in truths)])
 
 
 def compare(
@@ -226,9 +226,10 @@ def _evaluate(
 
 def box_rows(record: Record, number: int) -> list[dict[str, Any]]:
     """The boxes of image `number` in COCO's form."""
-    rows = [_row(number, label, box) for label, box in zip(record.labels, record.boxes_xyxy, strict=True)]
-    for row, crowd in zip(rows, record.is_crowd, strict=True):
-        row["iscrowd"] = int(crowd)
+    objects = record.objects
+    rows = [_row(number, label, box) for label, box in zip(objects.labels, objects.boxes_xyxy, strict=True)]
+    for row, single in zip(rows, objects.is_single, strict=True):
+        row["iscrowd"] = int(not single)
     return rows
 
 
@@ -239,7 +240,7 @@ def mask_rows(record: Record, number: int, size_hw: tuple[int, int]) -> list[dic
         UserError: an object without a mask, or with one that cannot be read.
     """
     rows = box_rows(record, number)
-    masks = record.masks if record.masks is not None else (None,) * len(rows)
+    masks: tuple[Any, ...] = record.objects.masks or (None,) * len(rows)
     for position, (row, mask) in enumerate(zip(rows, masks, strict=True)):
         try:
             runs = encode_segmentation(mask, size_hw)

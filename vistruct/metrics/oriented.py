@@ -148,8 +148,8 @@ class OrientedBoxes:
     def _objects(self) -> _Objects:
         """All objects of the data set, in the form that the rules ask for."""
         truths = self.images.truths
-        numbers = np.repeat(np.arange(len(truths)), [len(record.labels) for record in truths])
-        quads = np.concatenate([np.zeros((0, 4, 2)), *(_quads(record) for record in truths)])
+        numbers = np.repeat(np.arange(len(truths)), [len(record.objects) for record in truths])
+        quads = np.concatenate([np.zeros((0, 4, 2)), *(record.objects.outlines for record in truths)])
         if self.config.boxes == "hulls":
             hulls = quad_hulls(quads)
             if self.config.rules == "devkit":
@@ -160,9 +160,9 @@ class OrientedBoxes:
         return _Objects(
             quads=quads,
             images=numbers,
-            labels=_joined([record.labels for record in truths], np.int64),
-            is_crowd=_joined([record.is_crowd for record in truths], bool),
-            is_difficult=_joined([record.is_difficult for record in truths], bool),
+            labels=_joined([record.objects.labels for record in truths], np.int64),
+            is_crowd=_joined([~record.objects.is_single for record in truths], bool),
+            is_difficult=_joined([record.objects.is_difficult for record in truths], bool),
         )
 
     def _found(self) -> _Found:
@@ -240,12 +240,6 @@ def _best(found: _Found, objects: _Objects) -> tuple[np.ndarray, np.ndarray, np.
     order = single[np.lexsort((-columns[single], iou[single]))]  # of equal overlaps the first object comes last
     best_iou[rows[order]], best_object[rows[order]] = iou[order], columns[order]  # the last one written stays
     return best_iou, best_object, crowd_share
-
-
-def _quads(record: Record) -> np.ndarray:
-    if record.quads is not None:
-        return record.quads.astype(np.float64)
-    return record.boxes_xyxy.astype(np.float64)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type) -> np.ndarray:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from vistruct.contracts import BoxPrediction, MaskPatch, Sample
+from vistruct.contracts import BoxPrediction, MaskPatch, Objects, Sample
 from vistruct.heads.boxes import covered_share
 from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha, xyxy_to_cxcywha
 from vistruct.ops.oriented_iou import oriented_iou
@@ -40,63 +39,42 @@ UNCOUNTED = (196, 202, 210)  # crowds and difficult objects, and what was found 
 ANNOTATED_FRONT, BOX_FRONT = 0, 1  # the edge from the first corner as annotated; the edge that an angle points to
 
 
-class Labelled(Protocol):
-    """What a `Record` and a `Sample` share: boxes float[N, 4] xyxy in pixels, class indices int64[N], bool[N] flags,
-    and quads float[N, 4, 2] or None."""
-
-    @property
-    def boxes_xyxy(self) -> Any: ...
-
-    @property
-    def labels(self) -> Any: ...
-
-    @property
-    def is_crowd(self) -> Any: ...
-
-    @property
-    def is_difficult(self) -> Any: ...
-
-    @property
-    def quads(self) -> Any: ...
-
-
 def draw_sample(sample: Sample, class_names: Sequence[str]) -> Image.Image:
     """The first image of a sample with its boxes, quads, masks and points; a legend counts the objects by class.
 
-    Crowds and difficult objects are dashed. The arrow head in a quad is at the edge from its first corner to its
+    Crowds, difficult and ignored ones are dashed. The arrow head in a quad is at the edge from its first corner to its
     second. A name is written at a box only where it covers no object. A sample without an image or without boxes is
     drawn as it is.
     """
     if not sample.images:
         return with_legend(Image.new("RGB", (MIN_SIDE, MIN_SIDE // 8), PAPER), [], "no image")
-    labels = sample.labels.tolist()
+    objects = sample.objects
+    labels = objects.labels.tolist()
     names = [_name(class_names, label) for label in labels]
     colours = [PALETTE[label % len(PALETTE)] for label in labels]
     texts = names if len(set(names)) > 1 else [""] * len(names)  # one class: the legend says it all
-    boxes = sample.boxes_xyxy.float().tolist()
-    quads = None if sample.quads is None else sample.quads.float().tolist()
-    points = None if sample.keypoints is None else sample.keypoints.float().tolist()
+    boxes = objects.boxes_xyxy.float().tolist()
+    quads = None if objects.quads is None else objects.quads.float().tolist()
+    points = None if objects.keypoints is None else objects.keypoints.float().tolist()
     shapes = [
         Shape(
             box_xyxy=boxes[i],
             colour=colours[i],
             quad=None if quads is None else quads[i],
             front=ANNOTATED_FRONT,
-            mask=None if sample.masks is None else patch_of(sample.masks[i]),
+            mask=None if objects.masks is None else patch_of(objects.masks[i]),
             keypoints=() if points is None else points[i],
             text=texts[i],
-            is_dashed=bool(sample.is_crowd[i] or sample.is_difficult[i]),
+            is_dashed=bool(objects.is_crowd[i] or objects.is_difficult[i] or objects.is_ignored[i]),
         )
         for i in range(len(labels))
     ]
     picture, note = draw_shapes(to_pil(sample.images[0]), shapes)
     counts = Counter(names)
     rest = len(counts) - 12
-    dashed = [
-        f"{int(n)} {word}"
-        for n, word in ((sample.is_crowd.sum(), "crowd"), (sample.is_difficult.sum(), "difficult"))
-        if n
-    ]
+    flags = {"crowd": objects.is_crowd, "difficult": objects.is_difficult}
+    flags["ignored"] = objects.is_ignored & ~objects.is_difficult  # what a border cut
+    dashed = [f"{int(flag.sum())} {word}" for word, flag in flags.items() if flag.any()]
     notes = (
         "no objects" if not names else "",
         f"{rest} more classes" if rest > 0 else "",
@@ -109,7 +87,7 @@ def draw_sample(sample: Sample, class_names: Sequence[str]) -> Image.Image:
 def draw_prediction(
     image: Image.Image | Tensor,
     prediction: BoxPrediction,
-    truth: Labelled | None = None,
+    truth: Objects[np.ndarray] | Objects[Tensor] | None = None,
     *,
     min_score: float = 0.3,
     min_iou: float = 0.5,
@@ -140,9 +118,10 @@ def draw_prediction(
         more = f"{rest} more classes" if rest > 0 else ""
         notes = _join("nothing found" if not names else "", more, note, skipped)
         return with_legend(picture, _class_legend(names, colours), notes)
+    truth = truth.tensors().to(torch.device("cpu"))
     owner, spared = _judge(shown, truth, min_iou)
     verdicts = torch.where(spared, 2, torch.where(owner >= 0, 0, 1)).tolist()
-    uncounted = torch.as_tensor(truth.is_crowd).cpu() | torch.as_tensor(truth.is_difficult).cpu()
+    uncounted = ~truth.is_single | truth.is_difficult
     found = torch.zeros(len(uncounted), dtype=torch.bool)
     found[owner[owner >= 0]] = True
     shapes = _truth_shapes(truth, uncounted.nonzero().squeeze(1).tolist(), UNCOUNTED)
@@ -162,22 +141,20 @@ def draw_prediction(
     return with_legend(picture, legend, _join(note, skipped))
 
 
-def _judge(shown: BoxPrediction, truth: Labelled, min_iou: float) -> tuple[Tensor, Tensor]:
+def _judge(shown: BoxPrediction, truth: Objects[Tensor], min_iou: float) -> tuple[Tensor, Tensor]:
     """int64[N], the object that each detection has found, -1 for none; bool[N], detections that do not count, because
     that object is difficult or because they lie in a crowd."""
-    labels = torch.as_tensor(truth.labels).cpu()
-    crowd, difficult = (torch.as_tensor(flag, dtype=torch.bool).cpu() for flag in (truth.is_crowd, truth.is_difficult))
-    hulls = torch.as_tensor(truth.boxes_xyxy, dtype=torch.float32).reshape(-1, 4).cpu()
+    labels, crowd, hulls = truth.labels, ~truth.is_single, truth.boxes_xyxy.float()
     found_hulls, classes = shown.boxes_xyxy.float().cpu(), shown.labels.cpu()
     boxes, true_boxes = found_hulls, hulls
     if shown.boxes_cxcywha is not None:
         boxes, true_boxes = shown.boxes_cxcywha.float().cpu(), xyxy_to_cxcywha(hulls)
         if truth.quads is not None:
-            true_boxes = quads_to_cxcywha(torch.as_tensor(truth.quads, dtype=torch.float32).cpu())
+            true_boxes = quads_to_cxcywha(truth.quads.float())
     single = labels.masked_fill(crowd, -1)  # no detection is one of a crowd
     owner = match(boxes, shown.scores.cpu(), classes, true_boxes, single, min_iou=min_iou)
     spared = owner >= 0
-    spared[spared.clone()] = difficult[owner[spared]]
+    spared[spared.clone()] = truth.is_difficult[owner[spared]]
     for label in classes[owner < 0].unique():
         rows = (owner < 0) & (classes == label)
         spared[rows] = covered_share(found_hulls[rows], hulls[crowd & (labels == label)]) > min_iou
@@ -239,9 +216,9 @@ def _found_shapes(shown: BoxPrediction, colours: Sequence[Colour], texts: Sequen
     ]
 
 
-def _truth_shapes(truth: Labelled, numbers: Sequence[int], colour: Colour) -> list[Shape]:
+def _truth_shapes(truth: Objects[Tensor], numbers: Sequence[int], colour: Colour) -> list[Shape]:
     """Those objects, dashed."""
-    quads, masks = truth.quads, getattr(truth, "masks", None)
+    quads, masks = truth.quads, truth.masks
     return [
         Shape(
             box_xyxy=[float(side) for side in truth.boxes_xyxy[i]],

@@ -1,64 +1,22 @@
-"""Samples as pictures, with their truth and with what a model says of them: of each kind the one that fits it."""
+"""Samples as pictures with their truth, each as what it is; volumes also with what a model says of their slices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from vistruct.contracts import (
-    AnswerPrediction,
-    BoxPrediction,
-    ClassPrediction,
-    Dataset,
-    MapPrediction,
-    Sample,
-    Turn,
-)
+from vistruct.contracts import Dataset, Sample
 from vistruct.ops.seeds import derive
 from vistruct.pictures.chat import draw_conversation
 from vistruct.pictures.classes import draw_classes
-from vistruct.pictures.in_sample import boxes_in_sample, map_in_sample
-from vistruct.pictures.maps import draw_map, draw_map_prediction, draw_pair
-from vistruct.pictures.objects import contact_sheet, draw_prediction, draw_sample
-from vistruct.pictures.primitives import Colour
+from vistruct.pictures.in_sample import map_in_sample
+from vistruct.pictures.maps import draw_map, draw_pair
+from vistruct.pictures.objects import contact_sheet, draw_sample
 from vistruct.pictures.volume import draw_volume, evenly
-
-
-def draw_predicted(
-    sample: Sample, predictions: Sequence[Any], palette: Sequence[Colour] | None = None
-) -> Image.Image | None:
-    """One sample with what was said of it; None for a kind of prediction that has no picture, or for none at all.
-
-    Args:
-        palette: of label maps, where the data set has its own.
-    """
-    first = next(iter(predictions), None)
-    if isinstance(first, BoxPrediction):
-        return draw_prediction(sample.images[0], boxes_in_sample(first, sample), truth=sample)
-    if isinstance(first, MapPrediction):
-        said = map_in_sample(first, sample)
-        if len(sample.images) == 2:
-            return draw_pair(*sample.images, sample.label_map, said, first.class_names, palette)
-        return draw_map_prediction(sample.images[0], said, sample.label_map, first.class_names, palette)
-    if isinstance(first, ClassPrediction):
-        return draw_classes(sample, first)
-    if isinstance(first, AnswerPrediction):
-        turns = [turn for one in predictions for turn in _said(one)]
-        return draw_conversation(replace(sample, turns=tuple(turns)))
-    return None
-
-
-def _said(one: AnswerPrediction) -> tuple[Turn, Turn]:
-    """A question with what the model answers, and with the truth where that is something else."""
-    answer = one.answer or "(nothing)"
-    if one.truth and one.answer != one.truth:
-        answer += f"\n(truth: {one.truth})"
-    return Turn(role="user", text=one.question), Turn(role="assistant", text=answer)
 
 
 def draw_samples(samples: list[Sample], dataset: Dataset, path: Path) -> Path:

@@ -41,7 +41,8 @@ def why_not(dataset: RecordDataset, name: str) -> str:
         return ""
     if dataset.with_masks:
         return "it moves things, and masks of objects are not moved along"
-    if name == "rotation" and any(record.quads is None for record in dataset.whole_records if len(record.labels)):
+    tables = [record.objects for record in dataset.whole_records if len(record.objects)]
+    if name == "rotation" and any(table.quads is None for table in tables):
         return "the box around a turned horizontal box is larger than its object"
     return ""
 
@@ -100,26 +101,12 @@ def _objects(record: Record, seed: int) -> Sample:
         image_id=record.image_id,
         seed=seed,
         images=[torch.zeros(1, height, width, dtype=torch.uint8)],
-        boxes_xyxy=torch.from_numpy(record.boxes_xyxy.copy()),
-        labels=torch.from_numpy(record.labels.copy()),
-        is_crowd=torch.from_numpy(record.is_crowd.copy()),
-        is_difficult=torch.from_numpy(record.is_difficult.copy()),
-        quads=None if record.quads is None else torch.from_numpy(record.quads.copy()),
-        keypoints=None if record.keypoints is None else torch.from_numpy(record.keypoints.copy()),
+        objects=replace(record.objects, masks=None).tensors(),
     )
 
 
 def _with_objects(record: Record, sample: Sample) -> Record:
-    return replace(
-        record,
-        boxes_xyxy=sample.boxes_xyxy.numpy(),
-        labels=sample.labels.numpy(),
-        is_crowd=sample.is_crowd.numpy(),
-        is_difficult=sample.is_difficult.numpy(),
-        quads=None if sample.quads is None else sample.quads.numpy(),
-        keypoints=None if sample.keypoints is None else sample.keypoints.numpy(),
-        masks=None,
-    )
+    return replace(record, objects=sample.objects.arrays())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +73,19 @@ def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dic
     folder = Path(out) / "target"
     folder.mkdir(parents=True, exist_ok=True)
     height, width = image.shape[1:]
-    middle = (scene.boxes_xyxy[:, 0] + scene.boxes_xyxy[:, 2]) / 2
+    middle = (scene.objects.boxes_xyxy[:, 0] + scene.objects.boxes_xyxy[:, 2]) / 2
     parts: dict[str, Any] = {}
     for name, left, right in (("labelled", 0, width // 3), ("tested", width // 3, width)):
         picture = folder / f"{name}.png"
         Image.fromarray(image[:, :, left:right].permute(1, 2, 0).numpy()).save(picture)
         own = (middle >= left) & (middle < right)  # a crown on the border belongs to the side of its middle
-        boxes = scene.boxes_xyxy[own] - np.array([left, 0, left, 0], np.float32)
+        boxes = scene.objects.boxes_xyxy[own] - np.array([left, 0, left, 0], np.float32)
         boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, right - left)
         part = Record(
             id=picture.name,
             images=(picture,),
             size_hw=(height, right - left),
-            boxes_xyxy=boxes,
-            labels=scene.labels[own],
-            is_crowd=scene.is_crowd[own],
+            objects=replace(scene.objects.keep(own), boxes_xyxy=boxes),
         )
         coco.write(folder / f"{name}.json", [part], ("tree",))
         parts |= {name: str(folder / f"{name}.json"), f"num_{name}": int(own.sum())}
@@ -148,9 +147,9 @@ def probe(*, start: str, draws: int, results: Mapping[str, Any], report: Report)
     """What the frozen backbone is worth with few labels of the test scene, as it is and under the control."""
     backbone = load_model(Path(results[start]["run"]))[0].backbone
     scene, image = _scene(trees().test)
-    patches, labels = object_patches(image, scene.boxes_xyxy, PATCH, seed=0)
+    patches, labels = object_patches(image, scene.objects.boxes_xyxy, PATCH, seed=0)
     training, training_image = _scene(trees().train)
-    elsewhere, _ = object_patches(training_image, training.boxes_xyxy, PATCH, seed=0)
+    elsewhere, _ = object_patches(training_image, training.objects.boxes_xyxy, PATCH, seed=0)
     report(0, 4, "patches")
     features = dense_features(backbone, patches).mean((1, 2))
     reference = statistics(dense_features(backbone, elsewhere).mean((1, 2)))
@@ -159,7 +158,7 @@ def probe(*, start: str, draws: int, results: Mapping[str, Any], report: Report)
         "patch_control": label_efficiency(features, labels, draws=draws, reference=reference),
     }
     report(2, 4, "cells")
-    out["dense"] = dense_probe(backbone, image, scene.boxes_xyxy, DENSE_CROP, draws=draws, l2=3.0)
+    out["dense"] = dense_probe(backbone, image, scene.objects.boxes_xyxy, DENSE_CROP, draws=draws, l2=3.0)
     report(4, 4)
     return out
 
@@ -170,8 +169,8 @@ def draw_scene(run_dir: Path, annotation: Path) -> Path:
     prediction = load(run_dir).predict(image)
     assert isinstance(prediction, BoxPrediction)
     ranked = prediction.scores.sort(descending=True).values
-    at = min(len(scene.boxes_xyxy), len(ranked)) - 1
-    picture = draw_prediction(image, prediction, scene, min_score=float(ranked[at]) if at >= 0 else 1.0)
+    at = min(len(scene.objects), len(ranked)) - 1
+    picture = draw_prediction(image, prediction, scene.objects, min_score=float(ranked[at]) if at >= 0 else 1.0)
     path = run_dir / "samples" / "test_scene.png"
     path.parent.mkdir(exist_ok=True)
     picture.save(path)

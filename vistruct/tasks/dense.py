@@ -110,7 +110,8 @@ class DetectCollator:
         )
 
     def _target(self, sample: Sample, padded_hw: tuple[int, int]) -> BoxTarget:
-        boxes, labels = sample.boxes_xyxy.float(), sample.labels
+        objects = sample.objects
+        boxes, labels, quads, drawn = objects.boxes_xyxy.float(), objects.labels, objects.quads, objects.masks
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise UserError(
                 f"labels from {int(labels.min())} to {int(labels.max())} for {self.num_classes} classes",
@@ -118,11 +119,11 @@ class DetectCollator:
                 fix="evaluate and predict on data with the classes that the model was built for",
             )
         turned = None
-        if not self.is_oriented and sample.quads is not None:  # hulls of objects that the border cuts: what shows
+        if not self.is_oriented and quads is not None:  # hulls of objects that the border cuts: what shows
             height, width = sample.images[0].shape[-2:]
             boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
         if self.is_oriented:
-            turned = xyxy_to_cxcywha(boxes) if sample.quads is None else quads_to_cxcywha(sample.quads.float())
+            turned = xyxy_to_cxcywha(boxes) if quads is None else quads_to_cxcywha(quads.float())
         sides = boxes[:, 2:] - boxes[:, :2] if turned is None else turned[:, 2:4]
         fine = boxes.isfinite().all(dim=1) & sides.isfinite().all(dim=1) & (sides > 0).all(dim=1)
         if not fine.all():
@@ -134,16 +135,18 @@ class DetectCollator:
             )
         masks = None
         if self.has_masks:
-            if sample.masks is None and len(labels):
+            if drawn is None and len(labels):
                 raise UserError(
                     "a head with masks learns from masks, and this sample has none",
                     where=sample.id,
                     fix="set data.masks=true if the annotations have them, or use another head",
                 )
             masks = torch.zeros(len(labels), *padded_hw, dtype=torch.bool)
-            if sample.masks is not None:
-                masks[:, : sample.masks.shape[1], : sample.masks.shape[2]] = sample.masks
-        return BoxTarget(boxes_xyxy=boxes, labels=labels, is_crowd=sample.is_crowd, boxes_cxcywha=turned, masks=masks)
+            if drawn is not None:
+                masks[:, : drawn.shape[1], : drawn.shape[2]] = drawn
+        return BoxTarget(
+            boxes_xyxy=boxes, labels=labels, is_crowd=~objects.is_single, boxes_cxcywha=turned, masks=masks
+        )
 
 
 class Detect(nn.Module):

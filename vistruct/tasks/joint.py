@@ -15,7 +15,7 @@ from vistruct.errors import UserError
 
 
 class Joint(nn.Module):
-    """StreamBatch -> StepOutput of the task that the batch is for; terms and metrics are called `NAME/TERM`.
+    """StreamBatch -> StepOutput of the task that the batch is for; terms and metrics are called `NAME.TERM`.
 
     Args:
         tasks: by the names of their streams; all of them hold the same backbone object.

@@ -190,7 +190,7 @@ class Augment(Part):
     def _rotated(self, sample: Sample, draw: float) -> Sample:
         # Source: the published recipes rotate images with such objects by -180, -90, 90 or 180 degrees, in which
         # half a turn comes twice as often and none not at all; the draw here is that one.
-        if self.upright_classes and torch.isin(sample.labels, torch.tensor(self.upright_classes)).any():
+        if self.upright_classes and torch.isin(sample.objects.labels, torch.tensor(self.upright_classes)).any():
             return turn(sample, (1, 2, 2, 3)[int(draw * 4)])
         first, last = self.rotate_range
         return rotate(sample, math.radians(first + (last - first) * draw))

@@ -11,15 +11,16 @@ An object stays if enough of it shows: the share of the area of its quad (else i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vistruct.contracts import IGNORED, Sample
+from vistruct.contracts import IGNORED, Objects, Sample
 from vistruct.ops.window_area import area_in_window, polygon_area
 from vistruct.transforms.fill import fill_of
-from vistruct.transforms.points import affine, move_objects, outlines
+from vistruct.transforms.points import affine, move_objects
 
 MOST_REDRAWS = 10
 MIN_IGNORED_PX2 = 4.0  # of an object that is cut off, the least area worth saying "not background" about
@@ -30,13 +31,12 @@ def crop(
 ) -> Sample:
     """Cut out a window that lies inside the image.
 
-    Objects of which less than `min_kept` of the area shows are removed (a crowd stays while any of it shows). Crops
-    being drawn anew each time, this is no property of the data and is not counted.
+    Objects of which less than `min_kept` of the area shows are removed (a crowd, or what is ignored, stays while any
+    of it shows). Crops being drawn anew each time, this is no property of the data and is not counted.
 
     Args:
         min_kept: in (0, 1].
-        else_ignore: those that still show a little stay and are marked as a crowd, so that they are learnt neither
-            as objects nor as background.
+        else_ignore: those that still show a little stay as `is_ignored`, learnt neither as objects nor as background.
 
     Raises:
         ValueError: the window is empty or not inside the image.
@@ -48,12 +48,14 @@ def crop(
     moved = dataclasses.replace(
         sample,
         images=[image[:, y0:y1, x0:x1].clone() for image in sample.images],
-        masks=None if sample.masks is None else sample.masks[:, y0:y1, x0:x1].clone(),
+        objects=move_objects(
+            sample.objects, affine([[1, 0, -x0], [0, 1, -y0]]), lambda masks: masks[:, y0:y1, x0:x1].clone()
+        ),
         label_map=None if sample.label_map is None else sample.label_map[y0:y1, x0:x1].clone(),
         origin_xy=(sample.origin_xy[0] + x0 / sample.scale_xy[0], sample.origin_xy[1] + y0 / sample.scale_xy[1]),
-        **move_objects(sample, affine([[1, 0, -x0], [0, 1, -y0]])),
     )
-    return settle(moved, outlines(moved), min_kept, had_mask=has_pixels(sample), else_ignore=else_ignore)
+    had_mask = has_pixels(sample.objects)
+    return settle(moved, moved.objects.outlines, min_kept, had_mask=had_mask, else_ignore=else_ignore)
 
 
 def random_crop(
@@ -112,10 +114,11 @@ def pad(sample: Sample, size_hw: tuple[int, int], offset_yx: tuple[int, int] = (
     return dataclasses.replace(
         sample,
         images=[_padded(image, margin) for image in sample.images],
-        masks=None if sample.masks is None else F.pad(sample.masks, margin, value=False),
+        objects=move_objects(
+            sample.objects, affine([[1, 0, x], [0, 1, y]]), lambda masks: F.pad(masks, margin, value=False)
+        ),
         label_map=None if sample.label_map is None else F.pad(sample.label_map, margin, value=IGNORED),
         origin_xy=(sample.origin_xy[0] - x / sample.scale_xy[0], sample.origin_xy[1] - y / sample.scale_xy[1]),
-        **move_objects(sample, affine([[1, 0, x], [0, 1, y]])),
     )
 
 
@@ -136,43 +139,42 @@ def settle(
         places: float[N, 4, 2], where each object is now, inside the image or not.
         had_mask: bool[N], whether an object's mask had any pixels before; None: no masks.
     """
-    height, width = sample.images[0].shape[1:]
-    shown = area_in_window(places, torch.tensor([0, 0, width, height]))
+    size_hw = sample.images[0].shape[1:]
+    objects = sample.objects
+    shown = area_in_window(places, torch.tensor([0, 0, size_hw[1], size_hw[0]]))
     enough = shown >= (min_kept - 1e-6) * polygon_area(places)  # less than rounding in float32
-    kept = (shown > 0) & (enough | sample.is_crowd)
-    pixels = has_pixels(sample)
+    kept = (shown > 0) & (enough | ~objects.is_single)
+    pixels = has_pixels(objects)
     if pixels is not None and had_mask is not None:
         kept &= pixels | ~had_mask
     if else_ignore:
         ignored = ~kept & (shown >= MIN_IGNORED_PX2)
-        sample = dataclasses.replace(sample, is_crowd=sample.is_crowd | ignored)
+        objects = dataclasses.replace(objects, is_ignored=objects.is_ignored | ignored)
         kept |= ignored
-    return _within(sample.keep(kept))
+    return dataclasses.replace(sample, objects=_within(objects.keep(kept), size_hw))
 
 
-def _within(sample: Sample) -> Sample:
+def _within(objects: Objects[Tensor], size_hw: Sequence[int]) -> Objects[Tensor]:
     """Boxes without quads clipped to the image, keypoints outside of it no longer annotated."""
-    height, width = sample.images[0].shape[1:]
-    changes = {}
-    if sample.quads is None:
-        boxes = sample.boxes_xyxy
-        edges = boxes.new_tensor([width, height, width, height])
-        clipped = torch.minimum(boxes.clamp(min=0), edges)
-        pixels = has_pixels(sample)
-        if sample.masks is not None and pixels is not None:
+    height, width = size_hw
+    boxes, keypoints = objects.boxes_xyxy, objects.keypoints
+    if objects.quads is None:
+        clipped = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+        pixels = has_pixels(objects)
+        if pixels is not None:
             is_cut = (clipped != boxes).any(dim=1) & pixels
-            clipped[is_cut] = mask_hulls(sample.masks[is_cut]).to(boxes.dtype)
-        changes["boxes_xyxy"] = clipped
-    if sample.keypoints is not None:
-        places = sample.keypoints[..., :2]
+            clipped[is_cut] = mask_hulls(objects.masks[is_cut]).to(boxes.dtype)
+        boxes = clipped
+    if keypoints is not None:
+        places = keypoints[..., :2]
         is_inside = ((places >= 0) & (places < places.new_tensor([width, height]))).all(dim=-1, keepdim=True)
-        changes["keypoints"] = torch.where(is_inside, sample.keypoints, 0.0)
-    return dataclasses.replace(sample, **changes)
+        keypoints = torch.where(is_inside, keypoints, 0.0)
+    return dataclasses.replace(objects, boxes_xyxy=boxes, keypoints=keypoints)
 
 
-def has_pixels(sample: Sample) -> Tensor | None:
+def has_pixels(objects: Objects[Tensor]) -> Tensor | None:
     """bool[N], whether the mask of an object has any pixel; None without masks."""
-    return None if sample.masks is None else sample.masks.flatten(1).any(dim=1)
+    return None if objects.masks is None else objects.masks.flatten(1).any(dim=1)
 
 
 def mask_hulls(masks: Tensor) -> Tensor:

@@ -61,10 +61,9 @@ def _rearranged(sample: Sample, matrix: Tensor, move: Callable[[Tensor], Tensor]
     return dataclasses.replace(
         sample,
         images=[moved(image, move) for image in sample.images],
-        masks=None if sample.masks is None else move(sample.masks),
+        objects=move_objects(sample.objects, matrix, move),
         label_map=None if sample.label_map is None else move(sample.label_map),
         origin_xy=UNMAPPED,
-        **move_objects(sample, matrix),
     )
 
 
@@ -79,10 +78,11 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     return dataclasses.replace(
         sample,
         images=[resized(image, size_hw) for image in sample.images],
-        masks=None if sample.masks is None else nearest(sample.masks, size_hw),
+        objects=move_objects(
+            sample.objects, affine([[scale_x, 0, 0], [0, scale_y, 0]]), lambda masks: nearest(masks, size_hw)
+        ),
         label_map=None if sample.label_map is None else nearest(sample.label_map, size_hw),
         scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
-        **move_objects(sample, affine([[scale_x, 0, 0], [0, scale_y, 0]])),
     )
 
 

@@ -7,13 +7,13 @@ larger than the object after any other rotation (there `rotate` prefers the hull
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from vistruct.contracts import Sample
+from vistruct.contracts import Objects
 
 
 def affine(rows: Sequence[Sequence[float]]) -> Tensor:
@@ -27,34 +27,26 @@ def move_points(points: Tensor, matrix: Tensor) -> Tensor:
     return moved.to(points.dtype)
 
 
-def outlines(sample: Sample) -> Tensor:
-    """float[N, 4, 2], what is known of where each object is: its quad, else the corners of its box."""
-    return box_corners(sample.boxes_xyxy) if sample.quads is None else sample.quads
-
-
-def box_corners(boxes_xyxy: Tensor) -> Tensor:
-    """float[N, 4] -> float[N, 4, 2], from the top left clockwise on screen."""
-    x0, y0, x1, y1 = boxes_xyxy.unbind(1)
-    return torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], dim=1).unflatten(1, (4, 2))
-
-
 def hulls(polygons: Tensor) -> Tensor:
     """float[N, K, 2] -> float[N, 4], the xyxy boxes around them."""
     return torch.cat([polygons.amin(dim=1), polygons.amax(dim=1)], dim=1)
 
 
-def move_objects(sample: Sample, matrix: Tensor) -> dict[str, Any]:
-    """The fields of a sample that hold points, moved: `boxes_xyxy`, `quads` and `keypoints`.
+def move_objects(objects: Objects[Tensor], matrix: Tensor, move: Callable[[Tensor], Tensor]) -> Objects[Tensor]:
+    """Boxes, quads and keypoints moved by `matrix`, masks bool[N, H, W] by `move`; all else stays.
 
     Keypoints keep their numbers: after a mirroring, a left one is still called left. Keypoints that are not annotated
     (visibility 0) stay as they are.
     """
-    moved: dict[str, Any] = {"boxes_xyxy": hulls(move_points(outlines(sample), matrix))}
-    if sample.quads is not None:
-        moved["quads"] = move_points(sample.quads, matrix)
-    if sample.keypoints is not None:
-        places = move_points(sample.keypoints[..., :2], matrix)
-        is_known = sample.keypoints[..., 2:] > 0
-        places = torch.where(is_known, places, sample.keypoints[..., :2])
-        moved["keypoints"] = torch.cat([places, sample.keypoints[..., 2:]], dim=-1)
-    return moved
+    keypoints = objects.keypoints
+    if keypoints is not None:
+        places = move_points(keypoints[..., :2], matrix)
+        places = torch.where(keypoints[..., 2:] > 0, places, keypoints[..., :2])
+        keypoints = torch.cat([places, keypoints[..., 2:]], dim=-1)
+    return dataclasses.replace(
+        objects,
+        boxes_xyxy=hulls(move_points(objects.outlines, matrix)),
+        quads=None if objects.quads is None else move_points(objects.quads, matrix),
+        keypoints=keypoints,
+        masks=None if objects.masks is None else move(objects.masks),
+    )

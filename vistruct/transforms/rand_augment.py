@@ -41,7 +41,7 @@ class RandAugment(Part):
         Raises:
             UserError: a sample with boxes or a label map, which would no longer be true; images that are not 8-bit RGB.
         """
-        if len(sample.labels) or sample.label_map is not None:
+        if len(sample.objects) or sample.label_map is not None:
             what = "RandAugment shears and turns the picture and would leave its boxes or classes of pixels behind"
             raise UserError(what, where=sample.id, fix="leave `randaug` out, or use distort, rotate and scale")
         if any(len(image) != 3 for image in sample.images):

@@ -20,7 +20,7 @@ from vistruct.ops.values import stored
 from vistruct.transforms.crop import has_pixels, mask_hulls, settle
 from vistruct.transforms.fill import Colour, fill_of
 from vistruct.transforms.geometry import UNMAPPED
-from vistruct.transforms.points import affine, move_objects, move_points, outlines
+from vistruct.transforms.points import affine, move_objects, move_points
 
 
 def rotate(sample: Sample, angle_rad: float, fill: Colour | None = None, min_kept: float = 0.4) -> Sample:
@@ -38,21 +38,21 @@ def rotate(sample: Sample, angle_rad: float, fill: Colour | None = None, min_kep
     if angle_rad == 0:
         return sample
     there, back = (about_centre(angle, sample.images[0]) for angle in (angle_rad, -angle_rad))
-    places = move_points(outlines(sample), there)
+    places = move_points(sample.objects.outlines, there)
+    objects = move_objects(sample.objects, there, lambda masks: _rotated_masks(masks, back))
+    pixels = has_pixels(objects)
+    if objects.quads is None and pixels is not None:
+        boxes = objects.boxes_xyxy.clone()
+        boxes[pixels] = mask_hulls(objects.masks[pixels]).to(boxes.dtype)
+        objects = dataclasses.replace(objects, boxes_xyxy=boxes)
     moved = dataclasses.replace(
         sample,
         images=[_rotated(image, about_centre(-angle_rad, image), fill or fill_of(image)) for image in sample.images],
-        masks=None if sample.masks is None else _rotated_masks(sample.masks, back),
+        objects=objects,
         label_map=None if sample.label_map is None else _rotated_labels(sample.label_map, back),
         origin_xy=UNMAPPED,
-        **move_objects(sample, there),
     )
-    pixels = has_pixels(moved)
-    if moved.quads is None and moved.masks is not None and pixels is not None:
-        boxes = moved.boxes_xyxy.clone()
-        boxes[pixels] = mask_hulls(moved.masks[pixels]).to(boxes.dtype)
-        moved.boxes_xyxy = boxes
-    return settle(moved, places, min_kept, had_mask=has_pixels(sample))
+    return settle(moved, places, min_kept, had_mask=has_pixels(sample.objects))
 
 
 def about_centre(angle_rad: float, image: Tensor) -> Tensor:

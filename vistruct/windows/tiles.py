@@ -70,10 +70,10 @@ def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record],
     """Cut whole-image records into one record a window.
 
     An object stays in each window that shows at least `min_kept` of its area (of its quad, else of its box) and is
-    left out of the others; a crowd stays wherever any of it shows, because it says where not to count. Boxes are
-    clipped to the window. Quads are not, they may reach beyond it, and `boxes_xyxy` are then their hulls (why:
-    `transforms/crop.py`). Keypoints outside become not annotated; masks remain those of the whole image. An image of
-    a single window keeps its id.
+    left out of the others; a crowd, or what is ignored, stays wherever any of it shows: it says where not to count.
+    Boxes are clipped to the window. Quads are not, they may reach beyond it, and `boxes_xyxy` are then their hulls
+    (why: `transforms/crop.py`). Keypoints outside become not annotated; masks remain those of the whole image. An
+    image of a single window keeps its id.
 
     Returns:
         Records with ids like `scene.jpg@0_0_512_512`, image by image and row by row; and what was left out:
@@ -87,14 +87,14 @@ def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record],
     for record in records:
         if record.window_xyxy is not None:
             raise ValueError(f"{record.id} is a window already")
-        is_kept_somewhere = np.zeros(len(record.boxes_xyxy), bool)
+        is_kept_somewhere = np.zeros(len(record.objects), bool)
         size_hw = record.size_hw or image_size(record.images[0])
         all_windows = windows(size_hw, tiles)
-        places = outlines(record)
+        places = record.objects.outlines
         whole = polygon_area(torch.from_numpy(places)).numpy()  # [N], px^2
         for window, (near, shown) in zip(all_windows, _shown(places, whole, all_windows), strict=True):
             enough = shown >= (tiles.min_kept - 1e-6) * whole[near]  # less than rounding in float32
-            kept = (shown > 0) & (enough | record.is_crowd[near])
+            kept = (shown > 0) & (enough | ~record.objects.is_single[near])
             ignored = ~kept & (shown >= MIN_IGNORED_PX2) & tiles.else_ignore
             is_kept_somewhere[near[kept]] = True
             window_id = f"{record.id}@{'_'.join(str(edge) for edge in window)}" if len(all_windows) > 1 else record.id
@@ -105,11 +105,6 @@ def tile_records(records: Sequence[Record], tiles: Tiles) -> tuple[list[Record],
         for number in np.flatnonzero(~is_kept_somewhere):
             report.note(NOWHERE_WHOLE, f"{record.id}: box {number}")
     return cut, report
-
-
-def outlines(record: Record) -> np.ndarray:
-    """float32[N, 4, 2], what is known of where each object is: its quad, else the corners of its box."""
-    return record.boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) if record.quads is None else record.quads
 
 
 def _shown(places: np.ndarray, whole: np.ndarray, all_windows: list[Window]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -132,30 +127,31 @@ def _shown(places: np.ndarray, whole: np.ndarray, all_windows: list[Window]) -> 
 
 
 def _cut(record: Record, window: Window, numbers: np.ndarray, window_id: str, ignored: np.ndarray) -> Record:
-    """The record of one window, with the objects of these `numbers`; `ignored` says which of them as a crowd."""
+    """The record of one window, with the objects of these `numbers`; `ignored` says which of them are not learnt."""
     x0, y0, x1, y1 = window
-    kept = record.keep(numbers)
+    kept = record.objects.keep(numbers)
     corner = np.array([x0, y0], np.float32)
-    keypoints = kept.keypoints
+    keypoints, quads = kept.keypoints, kept.quads
     if keypoints is not None:
         places = keypoints[..., :2] - corner
         is_inside = ((places >= 0) & (places < [x1 - x0, y1 - y0])).all(axis=-1) & (keypoints[..., 2] > 0)
         keypoints = np.where(is_inside[..., None], np.concatenate([places, keypoints[..., 2:]], axis=-1), 0)
         keypoints = keypoints.astype(np.float32)
-    if kept.quads is not None:
-        quads = (kept.quads - corner).astype(np.float32)
+    if quads is not None:
+        quads = (quads - corner).astype(np.float32)
         boxes = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
     else:
-        quads = None
         boxes = np.clip(kept.boxes_xyxy, [x0, y0, x0, y0], [x1, y1, x1, y1]) - [x0, y0, x0, y0]
     return dataclasses.replace(
-        kept,
+        record,
         id=window_id,
-        image_id=record.image_id,
         size_hw=(y1 - y0, x1 - x0),
         window_xyxy=window,
-        boxes_xyxy=boxes.astype(np.float32),
-        is_crowd=kept.is_crowd | ignored,
-        quads=quads,
-        keypoints=keypoints,
+        objects=dataclasses.replace(
+            kept,
+            boxes_xyxy=boxes.astype(np.float32),
+            is_ignored=kept.is_ignored | ignored,
+            quads=quads,
+            keypoints=keypoints,
+        ),
     )

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vistruct.cli.main import main
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.data.checks.check import check
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.instructions.crops import TOO_SMALL, cover, crop_side, cut
@@ -201,8 +201,13 @@ def test_the_eight_turns_are_different_and_include_none():
 
 def record(boxes, crowd=None, size_hw=(100, 200)) -> Record:
     return Record(
-        id="a", images=(Path("a.png"),), size_hw=size_hw, boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.arange(len(boxes)) % 2, is_crowd=np.array(crowd or [False] * len(boxes), bool),
+        id="a", images=(Path("a.png"),), size_hw=size_hw,
+        objects=Objects(
+            boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+            labels=np.arange(len(boxes)) % 2,
+            is_crowd=np.array(crowd or [False] * len(boxes), bool),
+        ),
+
     )  # fmt: skip
 
 

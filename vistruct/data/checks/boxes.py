@@ -55,19 +55,21 @@ def count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[
     """Numbers of everything, and of the objects of each class."""
     labels: Counter[int] = Counter()
     for record in records:
-        labels.update(record.labels.tolist())
+        labels.update(record.objects.labels.tolist())
     counts = {
-        "images without objects": sum(len(record.labels) == 0 for record in records),
+        "images without objects": sum(len(record.objects) == 0 for record in records),
         "objects": labels.total(),
-        "crowds": sum(int(record.is_crowd.sum()) for record in records),
-        "difficult objects": sum(int(record.is_difficult.sum()) for record in records),
+        "crowds": sum(int(record.objects.is_crowd.sum()) for record in records),
+        "difficult objects": sum(int(record.objects.is_difficult.sum()) for record in records),
         "classes": len(class_names),
     }
     kinds = {
-        "oriented boxes": sum(len(record.quads) for record in records if record.quads is not None),
-        "masks": sum(bool(mask) for record in records for mask in record.masks or ()),
+        "oriented boxes": sum(len(record.objects.quads) for record in records if record.objects.quads is not None),
+        "masks": sum(bool(mask) for record in records for mask in record.objects.masks or ()),
         "objects with key points": sum(
-            int((record.keypoints[..., 2] > 0).any(axis=1).sum()) for record in records if record.keypoints is not None
+            int((points[..., 2] > 0).any(axis=1).sum())
+            for points in (record.objects.keypoints for record in records)
+            if points is not None
         ),
     }
     return counts | {name: count for name, count in kinds.items() if count}, {
@@ -116,18 +118,19 @@ def alike(names: Sequence[str] | dict[str, int]) -> list[str]:
 
 def _look_at(record: Record, class_names: Sequence[str], found: Found) -> None:
     """The doubtful objects of one image."""
-    for one, other in _pairs(record.boxes_xyxy, record.quads):
-        if record.is_crowd[one] or record.is_crowd[other]:
+    objects = record.objects
+    for one, other in _pairs(objects.boxes_xyxy, objects.quads):
+        if objects.is_crowd[one] or objects.is_crowd[other]:
             continue
-        first, second = class_names[record.labels[one]], class_names[record.labels[other]]
+        first, second = class_names[objects.labels[one]], class_names[objects.labels[other]]
         if first == second:
             found["the same box drawn twice"].append(f"{_place(record, one)}: {first}")
         else:
             found["the same box with two classes"].append(f"{_place(record, one)}: {first} and {second}")
-    sides = record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2]
+    sides = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
     is_thin = (sides < 1).any(axis=1)
-    if record.quads is not None:
-        lengths = np.linalg.norm(record.quads - np.roll(record.quads, -1, axis=1), axis=2)  # [N, 4]
+    if objects.quads is not None:
+        lengths = np.linalg.norm(objects.quads - np.roll(objects.quads, -1, axis=1), axis=2)  # [N, 4]
         is_thin |= (lengths < 1).sum(axis=1) >= 2
         touching = ((lengths <= ROUNDING_PX).any(axis=1)) & ~is_thin
         found["oriented box of three corners, two being at one place"] += [
@@ -135,8 +138,8 @@ def _look_at(record: Record, class_names: Sequence[str], found: Found) -> None:
         ]
         if record.size_hw is not None:
             height, width = record.size_hw
-            is_cut = (record.quads < -ROUNDING_PX).any(axis=(1, 2))
-            is_cut |= (record.quads > np.array([width, height]) + ROUNDING_PX).any(axis=(1, 2))
+            is_cut = (objects.quads < -ROUNDING_PX).any(axis=(1, 2))
+            is_cut |= (objects.quads > np.array([width, height]) + ROUNDING_PX).any(axis=(1, 2))
             found["oriented box over the border of its image, as annotated"] += [
                 _place(record, number) for number in np.flatnonzero(is_cut)
             ]
@@ -171,28 +174,33 @@ def _sorted_corners(quads: np.ndarray) -> np.ndarray:
 
 def _implausible(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[str]:
     """Objects much larger or smaller than the others of their class."""
-    sides = [np.sqrt(np.prod(record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2], axis=1)) for record in records]
+    boxes = [record.objects.boxes_xyxy for record in records]
+    sides = [np.sqrt(np.prod(own[:, 2:] - own[:, :2], axis=1)) for own in boxes]
     if not sides:
         return
-    all_sides, all_labels = np.concatenate(sides), np.concatenate([record.labels for record in records])
+    all_sides, all_labels = np.concatenate(sides), np.concatenate([record.objects.labels for record in records])
     medians = np.full(len(class_names), np.nan)
     for label in np.unique(all_labels):
         own = all_sides[all_labels == label]
         medians[label] = np.median(own) if len(own) >= ENOUGH else np.nan
     for record, own in zip(records, sides, strict=True):
-        ratio = own / medians[record.labels]  # NaN where there is no median
+        ratio = own / medians[record.objects.labels]  # NaN where there is no median
         for number in np.flatnonzero((ratio > IMPLAUSIBLE) | (ratio < 1 / IMPLAUSIBLE)):
-            name = class_names[record.labels[number]]
+            name = class_names[record.objects.labels[number]]
             yield f"{_place(record, number)}: {name}, {own[number]:.4g} pixels a side"
 
 
 def _place(record: Record, number: int | np.integer) -> str:
-    x0, y0, x1, y1 = record.boxes_xyxy[number]
+    x0, y0, x1, y1 = record.objects.boxes_xyxy[number]
     return f"{record.id}: object {number} at {x0:.6g}, {y0:.6g} to {x1:.6g}, {y1:.6g}"
 
 
 def _object_sizes(records: Sequence[Record]) -> dict[str, str]:
-    sides = [record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2] for record in records if len(record.boxes_xyxy)]
+    sides = [
+        record.objects.boxes_xyxy[:, 2:] - record.objects.boxes_xyxy[:, :2]
+        for record in records
+        if len(record.objects.boxes_xyxy)
+    ]
     if not sides:
         return {}
     side = np.sqrt(np.prod(np.concatenate(sides), axis=1))

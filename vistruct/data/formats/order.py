@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -51,11 +50,11 @@ def renumbered(records: list[Record], found: Sequence[str], asked: Sequence[str]
     Raises:
         UserError: a class with objects that the list does not have.
     """
-    used = {int(label) for record in records for label in np.unique(record.labels)}
+    used = {int(label) for record in records for label in np.unique(record.objects.labels)}
     class_order([found[label] for label in sorted(used)], asked, where=where)
     number = {name: index for index, name in enumerate(asked)}
     to = np.array([number.get(name, -1) for name in found] or [-1], np.int64)
-    return [replace(record, labels=to[record.labels]) for record in records]
+    return [record.with_columns(labels=to[record.objects.labels]) for record in records]
 
 
 def recoded(coding: Coding, asked: Sequence[str], where: object) -> Coding:

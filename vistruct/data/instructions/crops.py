@@ -53,7 +53,7 @@ def crop_side(records: Sequence[Record], given: tuple[int, int] | None) -> CropS
         if low > shortest:
             raise UserError(f"no image is {low} pixels wide and high", fix=f"a crop size of at most {shortest}")
         return CropSide(low=low, high=high)
-    boxes = np.concatenate([record.boxes_xyxy[~record.is_crowd] for record in records])
+    boxes = np.concatenate([record.objects.boxes_xyxy[~record.objects.is_crowd] for record in records])
     if not len(boxes):
         raise UserError("no object says how large a crop should be", fix="give a crop size in pixels")
     median = float(np.median(np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))))
@@ -100,8 +100,9 @@ def cut(
         low, high = min(side.low, height, width), min(side.high, height, width)
         length = int(rng.integers(low, high + 1))
         x, y = int(rng.integers(width - length + 1)), int(rng.integers(height - length + 1))
-        if len(record.boxes_xyxy) and rng.random() < ON_OBJECT:
-            box = record.boxes_xyxy[rng.integers(len(record.boxes_xyxy))]
+        boxes = record.objects.boxes_xyxy
+        if len(boxes) and rng.random() < ON_OBJECT:
+            box = boxes[rng.integers(len(boxes))]
             corner = (box[:2] + box[2:]) / 2 - rng.uniform(0.15, 0.85, 2) * length
             x, y = (int(np.clip(v, 0, end - length)) for v, end in zip(corner, (width, height), strict=True))
         plan.append((record, (x, y, x + length, y + length)))

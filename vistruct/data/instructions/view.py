@@ -19,21 +19,21 @@ WHOLE, GONE = (
 def view(record: Record, window: Window, names: tuple[str, ...], turn: int = 0) -> Scene:
     """The scene of one window of a record, turned like its picture (see `turn_image`)."""
     x1, y1, x2, y2 = window
-    boxes = record.boxes_xyxy.astype(np.float64) - [x1, y1, x1, y1]
+    boxes = record.objects.boxes_xyxy.astype(np.float64) - [x1, y1, x1, y1]
     clipped = np.clip(boxes, 0, [x2 - x1, y2 - y1] * 2)
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     share = np.prod(np.clip(clipped[:, 2:] - clipped[:, :2], 0, None), axis=1) / np.maximum(area, 1e-9)
-    whole = (share >= WHOLE) & ~record.is_crowd
-    doubtful = np.where(record.is_crowd, share > 0, (share > GONE) & (share < WHOLE))
+    whole = (share >= WHOLE) & ~record.objects.is_crowd
+    doubtful = np.where(record.objects.is_crowd, share > 0, (share > GONE) & (share < WHOLE))
     hw = (y2 - y1, x2 - x1)
     return Scene(
         size_hw=(hw[1], hw[0]) if turn % 2 else hw,
         boxes_xyxy=turn_boxes(clipped[whole], hw, turn),
-        labels=record.labels[whole],
+        labels=record.objects.labels[whole],
         names=names,
         doubtful_xyxy=turn_boxes(clipped[doubtful], hw, turn),
-        doubtful_labels=record.labels[doubtful],
-        doubtful_most=np.where(record.is_crowd[doubtful], CROWD, 1),
+        doubtful_labels=record.objects.labels[doubtful],
+        doubtful_most=np.where(record.objects.is_crowd[doubtful], CROWD, 1),
     )
 
 

@@ -104,7 +104,7 @@ def write_instructions(
         raise UserError(what, fix="ask for at least one of each")
     found, report = read(source, "boxes", ask=Ask(images=images))
     records, names = found.records, found.class_names
-    if not any(len(record.boxes_xyxy) for record in records):
+    if not any(len(record.objects) for record in records):
         what = f"no objects to ask about in {len(records)} images"
         raise UserError(what, where=source, fix="give a data set with images and boxes")
     folder = out / "images"

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vistruct.contracts import BoxPrediction, Record
+import numpy as np
+
+from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_json, json_files
 from vistruct.data.formats.boxes.coco_walk import document, walk
@@ -59,16 +61,17 @@ def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> 
         ValueError: a record without a size, or one that is a window.
     """
     path = Path(path) if Path(path).suffix == ".json" else Path(path) / "annotations.json"
-    means_boxes = any(record.quads is not None for record in records) and all(r.masks is None for r in records)
+    tables = [record.objects for record in records]
+    means_boxes = any(table.quads is not None for table in tables) and all(table.masks is None for table in tables)
     images, annotations = [], []
     for image_id, record in enumerate(records, start=1):
         if record.size_hw is None or record.window_xyxy is not None:
             raise ValueError(f"{record.id}: COCO json holds whole images of known size")
         height, width = record.size_hw
         images.append({"id": image_id, "file_name": record.id, "width": width, "height": height})
-        for number in range(len(record.labels)):
-            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(record.labels[number]) + 1}
-            annotations.append(entry | _shape(record, number))
+        for number, label in enumerate(record.objects.labels):
+            entry = {"id": len(annotations) + 1, "image_id": image_id, "category_id": int(label) + 1}
+            annotations.append(entry | _shape(record.objects, number))
     info = {"info": {"segmentation": coco_shapes.ORIENTED}} if means_boxes else {}
     categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
     content = {**info, "images": images, "categories": categories, "annotations": annotations}
@@ -76,23 +79,23 @@ def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> 
     return IssueCounter()
 
 
-def _shape(record: Record, number: int) -> dict[str, Any]:
+def _shape(objects: Objects[np.ndarray], number: int) -> dict[str, Any]:
     """Everything that an annotation says of one object but its ids."""
-    x0, y0, x1, y1 = (float(edge) for edge in record.boxes_xyxy[number])
+    x0, y0, x1, y1 = (float(edge) for edge in objects.boxes_xyxy[number])
     shape: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-    shape["iscrowd"] = int(record.is_crowd[number])
-    if record.is_difficult[number]:
+    shape["iscrowd"] = int(objects.is_crowd[number])
+    if objects.is_difficult[number]:
         shape["ignore"] = 1
-    if record.quads is not None:
-        corners = [float(value) for value in record.quads[number].reshape(-1)]
+    if objects.quads is not None:
+        corners = [float(value) for value in objects.quads[number].reshape(-1)]
         shape |= {"segmentation": [corners], "area": coco_shapes.mask_area([corners])}
-        if record.masks is not None:
+        if objects.masks is not None:
             shape["quad"] = corners
-    if record.masks is not None:
-        mask = record.masks[number]
+    if objects.masks is not None:
+        mask = objects.masks[number]
         shape |= {"segmentation": mask, "area": coco_shapes.mask_area(mask)} if mask else {"segmentation": []}
-    if record.keypoints is not None:
-        points = record.keypoints[number]
+    if objects.keypoints is not None:
+        points = objects.keypoints[number]
         flat = [value for x, y, seen in points.tolist() for value in (x, y, int(seen))]
         shape |= {"keypoints": flat, "num_keypoints": int((points[:, 2] > 0).sum())}
     return shape

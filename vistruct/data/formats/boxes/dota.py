@@ -78,19 +78,12 @@ def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> I
         if record.window_xyxy is not None:
             raise ValueError(f"{record.id}: DOTA files are of whole images")
         lines = [f"{key}:{value}\n" for key, value in record.notes.items()]
-        for quad, label, is_difficult in zip(corners_of(record), record.labels, record.is_difficult, strict=True):
+        objects = record.objects
+        for quad, label, is_difficult in zip(objects.outlines, objects.labels, objects.is_difficult, strict=True):
             corners = " ".join(shortest(value) for value in quad.reshape(8))
             lines.append(f"{corners} {names[label]} {int(is_difficult)}\n")
         write_text(folder / f"{stem}.txt", lines, wait_for_disk=False)
     return report
-
-
-def corners_of(record: Record) -> np.ndarray:
-    """float32[N, 4, 2], the quads, or the corners of the horizontal boxes from the top left on, clockwise."""
-    if record.quads is not None:
-        return record.quads
-    x0, y0, x1, y1 = record.boxes_xyxy.T
-    return np.stack([x0, y0, x1, y0, x1, y1, x0, y1], axis=1).reshape(-1, 4, 2)
 
 
 def shortest(value: np.float32) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.formats.boxes.dota import corners_of, refuse_twins, shortest
+from vistruct.data.formats.boxes.dota import refuse_twins, shortest
 from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout
 from vistruct.data.formats.boxes.published import FAIR1M
@@ -66,7 +66,8 @@ def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> I
     for stem, record in zip(stems, records, strict=True):
         if record.size_hw is None or record.window_xyxy is not None:
             raise ValueError(f"{record.id}: FAIR1M files are of whole images of known size")
-        rows = ((class_names[label], quad, "") for quad, label in zip(corners_of(record), record.labels, strict=True))
+        objects = zip(record.objects.outlines, record.objects.labels, strict=True)
+        rows = ((class_names[label], quad, "") for quad, label in objects)
         head = _head(Path(record.id).name, record.size_hw, origin=record.notes.get("origin", ""))
         write_text(folder / f"{stem}.xml", _document(head, rows), wait_for_disk=False)
     return IssueCounter()

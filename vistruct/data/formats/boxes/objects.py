@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.issues import IssueCounter
 
 # What is counted rather than stopped at; the wording says what happens to it.
@@ -139,13 +139,15 @@ class ImageObjects:
             id=self.record_id,
             images=(self.path,),
             size_hw=self.size_hw,
-            boxes_xyxy=np.asarray(self.boxes, np.float32).reshape(-1, 4),
-            labels=np.asarray(self.labels, np.int64),
-            is_crowd=np.asarray(self.is_crowd, bool),
-            is_difficult=np.asarray(self.is_difficult, bool),
-            quads=quads,
-            masks=tuple(self.masks) if has_masks else None,
-            keypoints=keypoints if num_keypoints else None,
+            objects=Objects(
+                boxes_xyxy=np.asarray(self.boxes, np.float32).reshape(-1, 4),
+                labels=np.asarray(self.labels, np.int64),
+                is_crowd=np.asarray(self.is_crowd, bool),
+                is_difficult=np.asarray(self.is_difficult, bool),
+                quads=quads,
+                masks=tuple(self.masks) if has_masks else None,
+                keypoints=keypoints if num_keypoints else None,
+            ),
             notes=dict(self.notes),
         )
 

@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +87,8 @@ def per_image(
         class_names = class_order(pages.numbers, published=published)
         to = np.array([class_names.index(name) for name in pages.numbers] or [0], np.int64)
         has_quads = pages.has_corners if oriented is None else oriented
-        records = [replace(r, labels=to[r.labels], quads=r.quads if has_quads else None) for r in pages.records]
+        columns = {} if has_quads else {"quads": None}
+        records = [record.with_columns(labels=to[record.objects.labels], **columns) for record in pages.records]
         return Walked(records=records, class_names=class_names)
 
     return Format(

@@ -82,7 +82,8 @@ def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> I
             f"<annotation>\n  <filename>{xml_text(Path(record.id).name)}</filename>\n",
             f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n",
         ]
-        for box, label, is_difficult in zip(record.boxes_xyxy, record.labels, record.is_difficult, strict=True):
+        objects = record.objects
+        for box, label, is_difficult in zip(objects.boxes_xyxy, objects.labels, objects.is_difficult, strict=True):
             x0, y0, x1, y1 = (Decimal(shortest(edge)) + first for edge, first in zip(box, (1, 1, 0, 0), strict=True))
             edges = f"<xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
             lines.append(

@@ -10,7 +10,7 @@ import yaml
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.coco_shapes import mask_area
-from vistruct.data.formats.boxes.dota import corners_of, refuse_twins
+from vistruct.data.formats.boxes.dota import refuse_twins
 from vistruct.files.text import write_text
 from vistruct.issues import IssueCounter
 
@@ -33,12 +33,12 @@ def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> I
     for record in records:
         height, width = _size(record)
         lines = []
-        for number, label in enumerate(record.labels):
-            if record.masks is not None:
+        for number, label in enumerate(record.objects.labels):
+            if record.objects.masks is not None:
                 outline = _outline(record, number, report)
                 values = [value / (height if place % 2 else width) for place, value in enumerate(outline)]
             else:
-                x0, y0, x1, y1 = (float(edge) for edge in record.boxes_xyxy[number])
+                x0, y0, x1, y1 = (float(edge) for edge in record.objects.boxes_xyxy[number])
                 values = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
             lines.append(_line(int(label), values))
         rows[record.id] = lines
@@ -52,7 +52,7 @@ def write_oriented(out: Path, records: Sequence[Record], class_names: Sequence[s
     for record in records:
         height, width = _size(record)
         lines = []
-        for quad, label in zip(corners_of(record).reshape(-1, 8).tolist(), record.labels, strict=True):
+        for quad, label in zip(record.objects.outlines.reshape(-1, 8).tolist(), record.objects.labels, strict=True):
             lines.append(_line(int(label), [c / (height if i % 2 else width) for i, c in enumerate(quad)]))
         rows[record.id] = lines
     _write_set(Path(out), rows, class_names)
@@ -67,7 +67,7 @@ def _size(record: Record) -> tuple[int, int]:
 
 def _outline(record: Record, number: int, report: IssueCounter) -> list[float]:
     """x, y, ... of a mask; of four points the first comes again, so that it is not taken for an oriented box."""
-    mask: Any = record.masks[number] if record.masks is not None else []
+    mask: Any = record.objects.masks[number] if record.objects.masks is not None else []
     here = f"{record.id}: object {number}"
     if isinstance(mask, list) and mask:
         if len(mask) > 1:
@@ -75,7 +75,7 @@ def _outline(record: Record, number: int, report: IssueCounter) -> list[float]:
         largest = max(mask, key=lambda polygon: mask_area([polygon]))
         return [float(value) for value in (largest + largest[:2] if len(largest) == 8 else largest)]
     report.note(NO_OUTLINE, here, "repaired")
-    x0, y0, x1, y1 = (float(edge) for edge in record.boxes_xyxy[number])
+    x0, y0, x1, y1 = (float(edge) for edge in record.objects.boxes_xyxy[number])
     return [x0, y0, x1, y0, x1, y1, x0, y1, x0, y0]
 
 

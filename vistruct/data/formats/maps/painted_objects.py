@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vistruct.contracts import Record
+from vistruct.contracts import Objects, Record
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect, splits_of
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
@@ -22,7 +22,6 @@ from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.masks import rasterise
 from vistruct.issues import IssueCounter
-from vistruct.windows.tiles import outlines
 
 BACKGROUND = "background"
 IGNORED_VALUE = 65535  # in what is painted
@@ -51,7 +50,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
 
 
 @dataclass(frozen=True)
-class Objects:
+class Painted:
     """Of one image, in the order in which they are painted."""
 
     values: np.ndarray  # uint16[N]
@@ -63,7 +62,7 @@ class Objects:
 class Painter:
     """Paints the label map of a record; can travel to a worker process."""
 
-    objects: Mapping[str, Objects]  # by image_id
+    objects: Mapping[str, Painted]  # by image_id
 
     def __call__(self, record: Record) -> np.ndarray:
         """uint16[h, w] of the record's window: 0 background, classes from 1, IGNORED_VALUE."""
@@ -79,26 +78,26 @@ class Painter:
         return raster
 
 
-def _objects(record: Record, fill: Literal["masks", "boxes"]) -> Objects:
+def _objects(record: Record, fill: Literal["masks", "boxes"]) -> Painted:
     """Those of an image, large first; crowds and difficult ones before all, so that they cover nothing that is known.
 
     Raises:
         UserError: masks are wanted, and an object has none.
     """
-    corners = outlines(record)  # [N, 4, 2]
+    objects = record.objects
     if fill == "boxes":
-        masks = tuple([corner.ravel().tolist()] for corner in corners)
+        masks = tuple([corner.ravel().tolist()] for corner in objects.outlines)
     else:
-        masks = record.masks if record.masks is not None else ((),) * len(record.labels)
+        masks = objects.masks if objects.masks is not None else ((),) * len(objects)
         if any(not mask for mask in masks):
             fix = "fill=boxes paints boxes instead"
             raise UserError("an object without a mask", where=record.id, fix=fix)
-    values = np.where(record.is_crowd | record.is_difficult, IGNORED_VALUE, record.labels + 1).astype(np.uint16)
-    sides = record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2]
+    values = np.where(objects.is_crowd | objects.is_difficult, IGNORED_VALUE, objects.labels + 1).astype(np.uint16)
+    sides = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
     order = np.lexsort((-np.prod(sides, axis=1), values != IGNORED_VALUE))
     masks = tuple(masks[number] for number in order)
     hulls = np.array([_hull(mask) for mask in masks], np.float64).reshape(-1, 4)
-    return Objects(values=values[order], hulls_xyxy=hulls, masks=masks)
+    return Painted(values=values[order], hulls_xyxy=hulls, masks=masks)
 
 
 def _hull(mask: Any) -> tuple[float, float, float, float]:
@@ -111,7 +110,7 @@ def _hull(mask: Any) -> tuple[float, float, float, float]:
 
 
 def _bare(record: Record) -> Record:
-    return replace(record.keep(np.zeros(len(record.labels), bool)), quads=None, masks=None, keypoints=None)
+    return replace(record, objects=Objects())
 
 
 FORMAT = Format(kind="maps", splits=splits, walk=walk)  # always named: annotations of boxes are boxes

@@ -1,19 +1,30 @@
-"""Images that a command is given: files, folders, and pairs of them matched by name."""
+"""Images that are given as files, folders, and pairs of them matched by name."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from vistruct.cli.output import note
 from vistruct.errors import UserError
-
-if TYPE_CHECKING:
-    from vistruct.inference.scenes import Case
+from vistruct.inference.scenes import Case
+from vistruct.progress import notice
 
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".jp2"}
+
+
+def cases_at(sources: Sequence[Path], images: int) -> list[Case]:
+    """`images_at`, or `pairs_at` for a model that looks at two images together.
+
+    Raises:
+        UserError: as these; or no two sources for pairs.
+    """
+    if images == 1:
+        return images_at(sources)
+    if len(sources) != 2:
+        what = f"{len(sources)} sources, and this model compares before and after"
+        raise UserError(what, where=", ".join(map(str, sources)), fix="two: before/ after/, or two images")
+    return pairs_at(sources)
 
 
 def images_at(sources: Sequence[Path]) -> list[Case]:
@@ -22,14 +33,12 @@ def images_at(sources: Sequence[Path]) -> list[Case]:
     Raises:
         UserError: nothing at a path, or no image in a folder.
     """
-    from vistruct.inference.scenes import Case
-
     found: list[tuple[Path, str]] = []
     for source in sources:
         for file in [source] if source.is_file() else _images_in(source):
             found.append((file, file.relative_to(source).as_posix() if source.is_dir() else file.name))
     names = Counter(name for _, name in found)
-    return [Case(files=(file,), name=name if names[name] == 1 else file.as_posix()) for file, name in found]
+    return [Case(pictures=(file,), name=name if names[name] == 1 else file.as_posix()) for file, name in found]
 
 
 def pairs_at(sources: Sequence[Path]) -> list[Case]:
@@ -38,11 +47,9 @@ def pairs_at(sources: Sequence[Path]) -> list[Case]:
     Raises:
         UserError: an image without its other, two of one name, or a file and a folder.
     """
-    from vistruct.inference.scenes import Case
-
     before, after = sources
     if before.is_file() and after.is_file():
-        return [Case(files=(before, after), name=after.name)]
+        return [Case(pictures=(before, after), name=after.name)]
     if not (before.is_dir() and after.is_dir()):
         raise UserError("an image and a folder make no pairs", where=f"{before}, {after}", fix="two of a kind")
     earlier, later = _by_stem(before), _by_stem(after)
@@ -51,7 +58,9 @@ def pairs_at(sources: Sequence[Path]) -> list[Case]:
         folder, other = (before, after) if alone[0] in earlier else (after, before)
         what = f"{len(alone)} images without their other, first {alone[0]!r} in {folder}"
         raise UserError(what, where=other, fix="both folders hold images of the same names")
-    return [Case(files=(earlier[stem], file), name=file.relative_to(after).as_posix()) for stem, file in later.items()]
+    return [
+        Case(pictures=(earlier[stem], file), name=file.relative_to(after).as_posix()) for stem, file in later.items()
+    ]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -72,5 +81,5 @@ def _images_in(folder: Path) -> list[Path]:
         raise UserError("no images in this folder", where=folder, fix=f"images end in {', '.join(sorted(IMAGES))}")
     others = sum(p.is_file() for p in folder.rglob("*")) - len(files)
     if others:
-        note(f"{folder}: {len(files)} images; {others} other files are not looked at")
+        notice(f"{folder}: {len(files)} images; {others} other files are not looked at")
     return files

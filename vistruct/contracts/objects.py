@@ -1,0 +1,128 @@
+"""The objects of one image as a table: a row is an object, a column a fact about each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+C = TypeVar("C", np.ndarray, Tensor)
+Column = np.ndarray | Tensor | tuple[Any, ...]
+_FILLED: Any = None  # by `__post_init__`
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Objects(Generic[C]):
+    """Objects that were annotated or found, as arrays (beside a file) or as tensors (beside an image in memory).
+
+    What everybody knows of an object is a field here, said once: the verbs below treat all columns alike. What a
+    format or a method adds, a phrase or a group, is a column of `extra`; one of words is a tuple.
+    """
+
+    labels: C = _FILLED  # int64[N], indices into class_names
+    boxes_xyxy: C = _FILLED  # float32[N, 4], pixels; of what is known more closely the hulls
+    is_crowd: C = _FILLED  # bool[N]: many objects in one box
+    is_difficult: C = _FILLED  # bool[N]: need not be found
+    is_ignored: C = _FILLED  # bool[N]: in training neither an object nor background
+    quads: C | None = None  # float32[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
+    keypoints: C | None = None  # float32[N, K, 3]: x, y, COCO's visibility (0 not annotated, 1 hidden, 2 seen)
+    masks: Any = None  # N COCO segmentations (tuple; pixels of the *whole* image), or bool[N, H, W]; None: no masks
+    extra: Mapping[str, Column] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        labels = np.zeros(0, np.int64) if self.labels is None else self.labels
+        boxes = _filled(labels, (4,), "float32") if self.boxes_xyxy is None else self.boxes_xyxy
+        flags = {name: getattr(self, name) for name in ("is_crowd", "is_difficult", "is_ignored")}
+        filled = {name: _filled(labels, (), "bool") if flag is None else flag for name, flag in flags.items()}
+        self.__dict__.update(labels=labels, boxes_xyxy=boxes, **filled)
+        for name, column in self.columns().items():
+            if len(column) != len(labels):
+                raise ValueError(f"{len(column)} {name} for {len(labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Column]) -> Self:
+        """A table of columns by name, as `columns` gives them."""
+        known: dict[str, Any] = {name: column for name, column in columns.items() if name in _KNOWN}
+        return cls(**known, extra={name: column for name, column in columns.items() if name not in _KNOWN})
+
+    def columns(self) -> dict[str, Column]:
+        """All that are there, those of `extra` too, by name."""
+        known = {name: self.__dict__[name] for name in _KNOWN}
+        return {name: column for name, column in {**known, **self.extra}.items() if column is not None}
+
+    @property
+    def is_single(self) -> C:
+        """bool[N]: one object each, that is to be found; the others are regions to be left out of account."""
+        crowd: Any = self.is_crowd
+        return ~(crowd | self.is_ignored)
+
+    @property
+    def outlines(self) -> C:
+        """float[N, 4, 2], where each is: its quad, else the corners of its box from the top left clockwise."""
+        boxes: Any = self.boxes_xyxy
+        return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) if self.quads is None else self.quads
+
+    def keep(self, rows: C) -> Self:
+        """Some of the rows, in the order asked for: bool[N] or int64[K]."""
+        numbers: Any = rows
+        if isinstance(rows, np.ndarray):
+            numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
+        elif rows.dtype == torch.bool:
+            numbers = rows.nonzero().squeeze(1)
+        return self._each(lambda column: _rows_of(column, numbers))
+
+    def to(self, device: torch.device) -> Self:
+        """Tensors on `device`."""
+        return self._each(lambda column: column.to(device) if isinstance(column, Tensor) else column)
+
+    def tensors(self) -> Objects[Tensor]:
+        """Copies of arrays as tensors; tuples stay."""
+        return self._each(lambda column: torch.from_numpy(column.copy()) if isinstance(column, np.ndarray) else column)
+
+    def arrays(self) -> Objects[np.ndarray]:
+        """Tensors as arrays, on the CPU; tuples stay."""
+        return self._each(lambda column: column.detach().cpu().numpy() if isinstance(column, Tensor) else column)
+
+    def _each(self, change: Callable[[Any], Any]) -> Any:
+        return type(self).of({name: change(column) for name, column in self.columns().items()})
+
+
+_KNOWN = tuple(one.name for one in fields(Objects) if one.name != "extra")
+
+
+def cat(tables: Sequence[Objects[C]]) -> Objects[C]:
+    """The rows of several tables behind each other.
+
+    Raises:
+        ValueError: some have a column that others lack, or there is no table at all.
+    """
+    columns = [table.columns() for table in tables]
+    if any(one.keys() != columns[0].keys() for one in columns):
+        raise ValueError(
+            f"tables with different columns: {sorted(set().union(*columns) - set.intersection(*map(set, columns)))}"
+        )
+    return Objects.of({name: _joined([one[name] for one in columns]) for name in columns[0]})
+
+
+def _filled(labels: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Zeros, a row for each of `labels`."""
+    if isinstance(labels, Tensor):
+        return torch.zeros(len(labels), *shape, dtype=getattr(torch, dtype), device=labels.device)
+    return np.zeros((len(labels), *shape), dtype)
+
+
+def _rows_of(column: Any, rows: Any) -> Any:
+    return tuple(column[i] for i in rows.tolist()) if isinstance(column, tuple) else column[rows]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else tuple(row for part in parts for row in part)

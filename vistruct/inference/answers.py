@@ -1,0 +1,114 @@
+"""Answers (`answers`) of a model with language to a question about an image, or about several together.
+
+answers.jsonl   {"image": ..., "question": ..., "answer": ...}, a line for each
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vistruct.contracts import RGB, AnswerPrediction, Sample, Turn
+from vistruct.errors import UserError
+from vistruct.files.text import write_text
+from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
+from vistruct.inference.model import Model
+from vistruct.inference.scenes import Case, as_pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PLACE = "<image>"  # in a question, where an image goes
+
+
+@torch.inference_mode()
+def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[AnswerPrediction]:
+    """The answer to the same question about the images of each case, all in one pass."""
+    samples = []
+    for case in cases:
+        turns = (Turn(role="user", text=with_places(asked.question or "", len(case.pictures), case.name)),)
+        pixels = [as_pixels(image, case.name) for image in case.pictures]
+        samples.append(Sample(id=case.name, image_id=case.name, seed=0, images=pixels, turns=turns))
+    collate = model.task.traits.predict_collator or model.task.collator
+    return model.task.predict(collate(samples).to(model.device))
+
+
+def with_places(ask: str, num_images: int, where: str) -> str:
+    """The question with one `<image>` for each image; without any, several are put in front as InternVL names them.
+
+    Raises:
+        UserError: the question has marks, and not as many as there are images.
+    """
+    marks = ask.count(PLACE)
+    if marks == 0:
+        names = [PLACE] if num_images == 1 else [f"Image-{i}: {PLACE}" for i in range(1, num_images + 1)]
+        return "\n".join([*names, ask])
+    if marks != num_images:
+        what = f"{marks} {PLACE} marks in the question for {num_images} images"
+        raise UserError(what, where=where, fix=f"write one {PLACE} for every image, or none at all")
+    return ask
+
+
+def _check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
+    question = asked.question or ""
+    if not question.replace(PLACE, "").strip():
+        raise UserError("the question is empty", where=f"ask={question!r}", fix='ask="How many trees are there?"')
+    for case in cases:
+        with_places(question, len(case.pictures), case.name)
+
+
+def _pack(case: Case, prediction: AnswerPrediction) -> dict[str, Any]:
+    return {"question": prediction.question, "answer": prediction.answer}
+
+
+def _unpack(model: Model, case: Case, values: Values, _: Any) -> AnswerPrediction:
+    return AnswerPrediction(id=case.name, image_id=case.name, question=values["question"], answer=values["answer"])
+
+
+def _rows(done: Sequence[Done]) -> list[dict[str, Any]]:
+    files = [[str(file) for file in one.case.files] for one in done]
+    return [{"image": own[0] if len(own) == 1 else own, **one.values} for own, one in zip(files, done, strict=True)]
+
+
+def _tell(model: Model, done: Sequence[Done]) -> Told:
+    lines = [f"{one.case.name}: {one.values['answer']}" for one in done]
+    return Told(values={"answers": _rows(done)}, lines=lines)
+
+
+def _draw(found: Sequence[AnswerPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
+    """The questions with what the model answers, and with the truth where that is something else."""
+    from vistruct.pictures.chat import draw_conversation
+
+    turns: list[Turn] = []
+    for one in found:
+        answer = one.answer or "(nothing)"
+        if one.truth and one.answer != one.truth:
+            answer += f"\n(truth: {one.truth})"
+        turns += [Turn(role="user", text=one.question), Turn(role="assistant", text=answer)]
+    return draw_conversation(replace(sample, turns=tuple(turns)))
+
+
+def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
+    write_text(file, [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(done)])
+    return file
+
+
+ANSWERS = Kind(
+    name="answers",
+    prediction=AnswerPrediction,
+    look=_look,
+    pack=_pack,
+    unpack=_unpack,
+    tell=_tell,
+    draw=_draw,
+    check=_check,
+    at_once=True,
+    has_questions=True,
+    metrics=lambda task: ("answers", "mean_loss"),
+    formats=(OneFile(name="jsonl", file="answers.jsonl", write=_write, use="always"),),
+)

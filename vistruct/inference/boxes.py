@@ -1,0 +1,206 @@
+"""Boxes (`boxes`): objects in an image, horizontal, oriented or with masks, every window's detections joined.
+
+predictions.json        COCO json with a score on each annotation
+dota/Task1.zip          to submit, and its files
+fair1m/test.zip         to submit, and its files
+pictures/port.tif.jpg   the image with its detections
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vistruct.contracts import RGB, BoxPrediction, MaskPatch, Sample
+from vistruct.files.images import image_size, read_image
+from vistruct.inference.files import flat_files
+from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
+from vistruct.inference.model import Model
+from vistruct.inference.scenes import Case
+from vistruct.progress import tracking
+from vistruct.transforms.sizing import sized
+from vistruct.windows.merge import WindowMerger, join
+from vistruct.windows.tiles import Tiles, Window, windows
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def places(model: Model, size_hw: tuple[int, int]) -> list[Window]:
+    """The windows in which an image of this size is looked at, row by row."""
+    how = model.input.windows
+    if how is None:
+        return [(0, 0, size_hw[1], size_hw[0])]
+    return windows(size_hw, Tiles(size=how.size, overlap=how.overlap))
+
+
+@torch.inference_mode()
+def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[BoxPrediction]:
+    return [_found(model, case, asked) for case in cases]
+
+
+def _found(model: Model, case: Case, asked: Asked) -> BoxPrediction:
+    name, scene = case.name, model.scene(case)
+    every, batch = places(model, scene.size_hw), asked.batch
+    merger = WindowMerger(name, (0.0, 0.0, float(scene.size_hw[1]), float(scene.size_hw[0])))
+    finished: list[BoxPrediction] = []
+    is_quiet = asked.quiet or len(every) < 4 * batch
+    with tracking(f"  {name}", done=0, total=len(every), quiet=is_quiet) as show:
+        for start in range(0, len(every), batch):
+            samples = []
+            for x0, y0, x1, y1 in every[start : start + batch]:
+                sample = Sample(
+                    id=f"{name}@{x0}_{y0}_{x1}_{y1}",
+                    image_id=name,
+                    seed=0,
+                    images=list(scene.read((x0, y0, x1, y1))),
+                    origin_xy=(float(x0), float(y0)),
+                )
+                samples.append(sized(sample, model.input.resize))
+            for found in model.task.predict(model.task.collator(samples).to(model.device)):
+                merger.add(found)
+            done = start + len(samples)
+            if done < len(every) and every[done][1] > every[start][1]:  # a row has come to its end
+                finished.append(merger.take_finished(every[done][1]))
+            show(done, "windows")
+    finished.append(merger.finish())
+    prediction = join(finished)
+    return prediction.keep(prediction.scores.argsort(descending=True, stable=True))
+
+
+def _pack(case: Case, prediction: BoxPrediction) -> dict[str, Any]:
+    oriented, masks = prediction.boxes_cxcywha, prediction.masks
+    return {
+        "size_hw": list(image_size(case.files[0])),
+        "boxes_xyxy": prediction.boxes_xyxy.tolist(),
+        "scores": prediction.scores.tolist(),
+        "labels": prediction.labels.tolist(),
+        "boxes_cxcywha": None if oriented is None else oriented.tolist(),
+        "masks": None if masks is None else [_packed_mask(mask) for mask in masks],
+    }
+
+
+def _packed_mask(mask: MaskPatch) -> dict[str, Any]:
+    from vistruct.ops.mask_runs import patch_runs
+
+    height, width = mask.pixels.shape
+    runs = patch_runs(mask.pixels, 0, 0, (height, width)).tolist()
+    return {"x": int(mask.x), "y": int(mask.y), "size_hw": [height, width], "runs": runs}
+
+
+def _unpack(model: Model, case: Case, values: Values, _: Any) -> BoxPrediction:
+    oriented, masks = values["boxes_cxcywha"], values["masks"]
+    return BoxPrediction(
+        id=case.name,
+        image_id=case.name,
+        boxes_xyxy=torch.tensor(values["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4),
+        scores=torch.tensor(values["scores"], dtype=torch.float32),
+        labels=torch.tensor(values["labels"], dtype=torch.int64),
+        class_names=model.class_names,
+        boxes_cxcywha=None if oriented is None else torch.tensor(oriented, dtype=torch.float32).reshape(-1, 5),
+        masks=None if masks is None else tuple(_unpacked_mask(mask) for mask in masks),
+    )
+
+
+def _unpacked_mask(values: Values) -> MaskPatch:
+    height, width = values["size_hw"]
+    runs = np.asarray(values["runs"], np.int64)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # outside, inside, outside, ... down the columns
+    return MaskPatch(pixels=columns.reshape(width, height).T, x=values["x"], y=values["y"])
+
+
+def _tell(model: Model, done: Sequence[Done]) -> Told:
+    number = sum(len(one.values["scores"]) for one in done)
+    return Told(values={"detections": number}, lines=[f"{number} detections in {len(done)} images"])
+
+
+def _draw(found: Sequence[BoxPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
+    from vistruct.pictures.in_sample import boxes_in_sample
+    from vistruct.pictures.objects import draw_prediction
+
+    return draw_prediction(sample.images[0], boxes_in_sample(found[0], sample), truth=sample.objects)
+
+
+def _write_picture(model: Model, case: Case, found: BoxPrediction, file: Path, asked: Asked) -> None:
+    from vistruct.pictures.objects import draw_prediction
+
+    draw_prediction(read_image(case.files[0]), found, min_score=asked.min_score).save(file, quality=90)
+
+
+def _sizes_hw(done: Sequence[Done]) -> dict[str, tuple[int, int]]:
+    return {one.case.name: (one.values["size_hw"][0], one.values["size_hw"][1]) for one in done}
+
+
+def _write_coco(model: Model, done: Sequence[Done], file: Path) -> Path:
+    from vistruct.data.formats.boxes.submissions import write_coco
+
+    write_coco(file, _sizes_hw(done), (one.read() for one in done), model.class_names)
+    return file
+
+
+def _check_dota(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    from vistruct.data.formats.boxes.submissions import check_dota_names
+
+    check_dota_names([case.name for case in cases], class_names, Path("--format dota"))
+
+
+def _write_dota(model: Model, done: Sequence[Done], folder: Path) -> Path:
+    from vistruct.data.formats.boxes.submissions import write_dota
+
+    return write_dota(folder, (one.read() for one in done), model.class_names)
+
+
+def _check_fair1m(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    from vistruct.data.formats.boxes import fair1m
+    from vistruct.data.formats.boxes.dota import refuse_twins
+
+    names = [case.name for case in cases]
+    refuse_twins([Path(name).stem for name in names], names, "images", Path("--format fair1m"))
+    for name in class_names:
+        fair1m.official_name(name)
+
+
+def _write_fair1m(model: Model, done: Sequence[Done], folder: Path) -> Path:
+    from vistruct.data.formats.boxes import fair1m
+    from vistruct.data.formats.boxes.submissions import zip_files
+
+    files = fair1m.write_predictions(folder / "test", (one.read() for one in done), _sizes_hw(done))
+    return zip_files(folder / "test.zip", files, folder="test")
+
+
+def _metrics(task: Any) -> tuple[str, ...]:
+    """Where boxes alone do not say it, what the head gives."""
+    if task.head.traits.is_oriented:
+        return ("oriented_boxes",)
+    return ("coco_masks",) if task.head.traits.has_masks else ("coco_boxes",)
+
+
+BOXES = Kind(
+    name="boxes",
+    prediction=BoxPrediction,
+    look=_look,
+    pack=_pack,
+    unpack=_unpack,
+    tell=_tell,
+    draw=_draw,
+    windows="file",
+    seen_in=lambda config, views: config.model_copy(update={"views": views}),
+    metrics=_metrics,
+    formats=(
+        EachFile(
+            name="pictures",
+            folder="pictures",
+            files=flat_files,
+            write=_write_picture,
+            use="always",
+            settings=lambda asked: {"min_score": asked.min_score},
+        ),
+        OneFile(name="coco", file="predictions.json", write=_write_coco, use="usual"),
+        OneFile(name="dota", file="dota", write=_write_dota, check=_check_dota),
+        OneFile(name="fair1m", file="fair1m", write=_write_fair1m, check=_check_fair1m),
+    ),
+)

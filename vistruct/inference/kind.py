@@ -1,0 +1,175 @@
+"""A kind of prediction is a file: everything that is particular to boxes, maps, volumes, classes or answers.
+
+Who predicts, draws, writes or measures asks the `Kind` and knows none by its name. A task names its own
+(`TaskTraits.prediction`): a short name of this room, or `module:NAME` of a `Kind` anywhere else. What takes long to
+import, or is not always installed, is imported by the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vistruct.contracts import RGB, Sample
+from vistruct.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vistruct.data.input import Input
+    from vistruct.inference.model import Model
+    from vistruct.inference.scenes import Case
+    from vistruct.windows.views import Views
+
+KINDS = {
+    "boxes": "vistruct.inference.boxes:BOXES",
+    "maps": "vistruct.inference.maps:MAPS",
+    "volumes": "vistruct.inference.volumes:VOLUMES",
+    "classes": "vistruct.inference.classes:CLASSES",
+    "answers": "vistruct.inference.answers:ANSWERS",
+}
+
+Values = Mapping[str, Any]  # plain json
+# Always written; where no format is named; only where it is named.
+Use = Literal["always", "usual", "asked"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a model is asked."""
+
+    question: str | None = None  # for a model that answers
+    batch: int = 8  # windows, slices, images or questions in one pass
+    min_score: float = 0.3  # detections below are kept and not drawn
+    quiet: bool = True  # no bar for a single large image
+    scratch: Path | None = None  # folder for what is too large for memory; None: it stays there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A case that has been looked at."""
+
+    case: Case
+    values: Values  # as `pack` gave them
+    read: Callable[[], Any]  # the prediction, from disk: together they may not fit into memory
+
+
+def _fits(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EachFile:
+    """A format that has a file for each case."""
+
+    name: str  # for `--format`, and in what is said of results
+    folder: str  # below that of the results
+    files: Callable[[Sequence[Case], bool], Mapping[str, Path]]  # in `folder`, by case; whether it is asked for by name
+    write: Callable[[Model, Case, Any, Path, Asked], None]  # of a prediction to its file, whose folder is there
+    use: Use = "asked"
+    is_kept: bool = False  # holds the prediction, so that a case whose file is gone is looked at again
+    check: Callable[[Sequence[Case], Sequence[str]], None] = _fits  # UserError where names or classes do not fit
+    settings: Callable[[Asked], Values] = lambda asked: {}  # with others its files are written anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneFile:
+    """A format that has one file (or zip) about all cases."""
+
+    name: str
+    file: str  # below the folder of the results
+    write: Callable[[Model, Sequence[Done], Path], Path]  # to `file`; what was written
+    use: Use = "asked"
+    check: Callable[[Sequence[Case], Sequence[str]], None] = _fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What is said of results."""
+
+    values: dict[str, Any]  # to a program
+    lines: list[str]  # to a person
+
+
+def _images(model: Model, sources: Sequence[Path]) -> list[Case]:
+    from vistruct.inference.sources import cases_at
+
+    return cases_at(sources, model.input.images)
+
+
+def _ready(model: Model, cases: Sequence[Case], asked: Asked) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of prediction: how a model is asked for it, and what can be done with it."""
+
+    name: str
+    prediction: type  # what `look` and the task's `predict` give
+    look: Callable[[Model, Sequence[Case], Asked], list[Any]]  # one for each case; windows and views are joined
+    pack: Callable[[Case, Any], dict[str, Any]]  # prediction -> json; an `is_kept` format may hold the rest
+    unpack: Callable[[Model, Case, Values, Mapping[str, Path]], Any]  # back, from that and the case's files by format
+    tell: Callable[[Model, Sequence[Done]], Told]  # in sum
+    formats: tuple[EachFile | OneFile, ...] = ()
+    draw: Callable[[Sequence[Any], Sample, Sequence[RGB] | None], Image.Image] | None = None  # with a sample's truth
+    cases: Callable[[Model, Sequence[Path]], list[Case]] = _images  # what there is to look at in files and folders
+    check: Callable[[Model, Sequence[Case], Asked], None] = _ready  # UserError before any work
+    what: str = "images"  # the word for several cases
+    at_once: bool = False  # several cases go into one pass
+    has_questions: bool = False
+    windows: Literal["file", "shown"] | None = None  # what pixels their size is in (see `Windows`); None: it has none
+    seen_in: Callable[[Any, Views], Any] | None = None  # a task's config that looks in these views too; None: no way
+    metrics: Callable[[Any], tuple[str, ...]] = lambda task: ()  # kinds of the metrics that are usual for a task
+    of_slices: str = ""  # the kind instead, where a model is shown the slices of volumes
+
+
+def kind_named(name: str) -> Kind:
+    """A kind by its short name, or by `module:NAME`.
+
+    Raises:
+        UserError: no such kind.
+    """
+    if name not in KINDS and ":" not in name:
+        fix = f"{closest(name, KINDS)} (a kind of your own: module:NAME)"
+        raise UserError(f"no kind of prediction {name!r}", where="TaskTraits.prediction", fix=fix)
+    module, _, place = KINDS.get(name, name).partition(":")
+    found = vars(importlib.import_module(module)).get(place)
+    if not isinstance(found, Kind):
+        raise UserError(f"{name} is no Kind", where="TaskTraits.prediction", fix=f"{place} = Kind(...) in {module}")
+    return found
+
+
+def kind_of(task: Any, shown: Input | None = None) -> Kind:
+    """What a task predicts, where images are put before it like this."""
+    kind = kind_named(task.traits.prediction)
+    return kind_named(kind.of_slices) if kind.of_slices and shown is not None and shown.slices is not None else kind
+
+
+def check_asked(kind: Kind, model: Model, cases: Sequence[Case], asked: Asked) -> None:
+    """
+    Raises:
+        UserError: a question to a model without language, none to one with it; or as the kind's own `check`.
+    """
+    if kind.has_questions and asked.question is None:
+        fix = 'give one: ask="How many trees are there?", on the command line --ask "..."'
+        raise UserError("this model answers questions, and there is none", where=model.card.path, fix=fix)
+    if asked.question is not None and not kind.has_questions:
+        fix = f"ask a model trained with vitp.pretrain, or leave the question out for {kind.name}"
+        raise UserError("this model has no language to answer with", where=model.card.path, fix=fix)
+    kind.check(model, cases, asked)
+
+
+def config_seen_in(kind: Kind, config: Any, views: Views) -> Any:
+    """The configuration of a task that looks in several ways.
+
+    Raises:
+        UserError: a kind of prediction that has no way to, or not for these views.
+    """
+    if kind.seen_in is None:
+        what = f"a model of {kind.name} looks once"
+        raise UserError(what, where="--flip, --scale", fix="leave test-time augmentation (the views) out")
+    return kind.seen_in(config, views)
