@@ -199,6 +199,12 @@ class Run(Part):
         return measured.task or next(iter(self.streams))
 
 
+def of_one_task(run: Run, stream: str) -> Run:
+    """The part of a run that is about one of its tasks, as if it had been alone."""
+    evals = {name: one.model_copy(update={"task": ""}) for name, one in run.evals.items() if run.task_of(one) == stream}
+    return run.model_copy(update={"streams": {MAIN: run.streams[stream]}, "evals": evals})
+
+
 def with_values(run: Run, **values: Any) -> Run:
     """The same run with other values; those of a stream (`task`, `data`, `batch`, ...) are its only one's.
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from vistruct.cli.main import main
-from vistruct.cli.study import rates, resolve, starts
+from vistruct.cli.study import inits, rates, resolve
 from vistruct.errors import UserError
 from vistruct.samples import trees
-from vistruct.study.plan import read_study
+from vistruct.study.study import read_study
 
 DATA = ["--data", str(trees().train), "--val", str(trees().test)]
 
@@ -26,34 +26,34 @@ def run_main(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, st
 
 
 def test_a_dry_run_prints_a_study_that_is_its_own_input_and_its_cells(capsys, tmp_path: Path) -> None:
-    words = ["study", "detect", *DATA, "--steps", "50", "--share", "0.1", "--share", "1", "--seeds", "2"]
-    words += ["--how", "probe", "--how", "full", "--lr", "probe=1e-3", "--out", tmp_path / "none", "--dry-run"]
+    words = ["study", "detect", *DATA, "--steps", "50", "--fraction", "0.1", "--fraction", "1", "--seeds", "2"]
+    words += ["--tune", "probe", "--tune", "full", "--lr", "probe=1e-3", "--out", tmp_path / "none", "--dry-run"]
     code, out, err = run_main(capsys, *words)
     assert code == 0
     file = tmp_path / "study.yaml"
     file.write_text(out[: out.index("\n", out.index("robust:")) + 1])
     study = read_study(file)
-    assert (study.shares, study.seeds, study.ways, study.lr) == ((0.1, 1.0), 2, ("probe", "full"), {"probe": 1e-3})
+    assert (study.fractions, study.seeds, study.tune, study.lr) == ((0.1, 1.0), 2, ("probe", "full"), {"probe": 1e-3})
     assert study.options["steps"] == 50
     assert study.options["data"] == str(trees().train)
     assert out.count("to do") == 8
     assert "probe-random-0.1-1" in out
-    assert "8 cells, 3,200 training samples; compared by val/AP50" in err
+    assert "8 trials, 3,200 training samples; compared by val/AP50" in err
     assert not (tmp_path / "none").exists()
     code, again, _ = run_main(capsys, "study", "-c", file, "--seeds", "1", "--json", "--dry-run")
     assert code == 0
-    assert len(json.loads(again)["cells"]) == 4
+    assert len(json.loads(again)["trials"]) == 4
 
 
 def test_words_become_starts_and_rates() -> None:
-    assert starts(["random", "ours=a=b.pt", "runs/vit-s"]) == {
+    assert inits(["random", "ours=a=b.pt", "runs/vit-s"]) == {
         "random": "random",
         "ours": "a=b.pt",
         "vit_s": "runs/vit-s",
     }
     assert rates(["1e-4", "probe=2e-3"], ["probe", "full"]) == {"probe": 2e-3, "full": 1e-4}
-    with pytest.raises(UserError, match="two starts"):
-        starts(["random", "random"])
+    with pytest.raises(UserError, match="two inits"):
+        inits(["random", "random"])
     with pytest.raises(UserError, match="no learning rate"):
         rates(["full=fast"], ["full"])
 
@@ -71,8 +71,8 @@ def test_mistakes_are_three_lines_with_a_way_out(capsys, tmp_path: Path) -> None
     assert "--seeds" in refused("detect", *DATA, "--seed", "3")
     assert "did you mean '--steps'" in refused("detect", *DATA, "--stps", "3")
     assert "--val" in refused("detect", *DATA[:2])
-    assert "no such run" in refused("detect", *DATA, "--start", f"ours={tmp_path / 'absent'}")
-    assert "probe" in refused("detect", *DATA, "--how", "half")
+    assert "no such run" in refused("detect", *DATA, "--init", f"ours={tmp_path / 'absent'}")
+    assert "probe" in refused("detect", *DATA, "--tune", "half")
     assert "once" in refused("-c", tmp_path / "x.yaml", "detect")
 
 
@@ -82,7 +82,7 @@ def test_options_of_the_recipe_are_listed_without_those_that_a_study_sets(capsys
     assert "--steps" in out
     assert "--backbone" not in out
     code, out, _ = run_main(capsys, "study", "--help")
-    assert "--start" in out
+    assert "--init" in out
 
 
 def test_a_recipe_and_a_file_at_once_are_refused(tmp_path: Path) -> None:

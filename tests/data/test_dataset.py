@@ -13,9 +13,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from vistruct.config import Part
-from vistruct.data.boxes import BEYOND_SHARE, BoxDataConfig
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE
+from vistruct.data.selection import BEYOND_SHARE
 from vistruct.errors import UserError
 from vistruct.files.images import clear_cache
 from vistruct.kinds import part_class

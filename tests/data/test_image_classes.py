@@ -21,6 +21,7 @@ from vistruct.data.formats.detect import family_of
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
+from vistruct.recipes import classify
 from vistruct.samples import made_classes
 
 
@@ -343,8 +344,8 @@ def test_the_fingerprint_knows_the_images_and_the_lists() -> None:
 
 def test_the_part_is_found_by_its_kind_and_round_trips(tmp_path: Path) -> None:
     data = ClassDataConfig(root=tmp_path, shares={"train": 0.8, "val": 0.2}, split="train")
-    task = {"kind": "image_classes", "root": str(tmp_path)}  # any part will do
-    run = run_from_dict({"task": task, "data": data.model_dump(mode="json"), "steps": 1, "batch": 1})
+    values = {**classify.tiny().model_dump(mode="json"), "data": data.model_dump(mode="json")}
+    run = run_from_dict(values)
     assert run.only.data == data
 
 

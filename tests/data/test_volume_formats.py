@@ -13,8 +13,8 @@ import pytest
 
 from vistruct.data.formats.detect import detect, matching
 from vistruct.data.formats.order import recoded
+from vistruct.data.selection import BEYOND_SHARE
 from vistruct.data.volumes import (
-    BEYOND_SHARE,
     ELSEWHERE,
     EMPTY_SLICE,
     LACKS_MODALITY,
@@ -377,3 +377,9 @@ def test_a_report_names_the_volumes_of_the_other_modality() -> None:
     report = IssueCounter()
     VolumeDataConfig(root=amos_folder(), split="train").cases(report)
     assert report.examples[next(iter(report.counts))] == ["amos_0507"]
+
+
+def test_more_splits_than_patients_are_an_error(tmp_path: Path) -> None:
+    shares = {"train": 0.8, "val": 0.1, "test": 0.1}
+    with pytest.raises(UserError, match=r"2 patients .* for 3 splits"):
+        VolumeDataConfig(root=plain(tmp_path, ("a", "b")), classes=TWO, intake=MR, shares=shares, split="train").build()

@@ -239,7 +239,7 @@ class Shared(nn.Module):
             self.tasks[name] = nn.ModuleDict({"backbone": self.backbone, "head": nn.Linear(64, 3)})
 
     def forward(self, image: Tensor) -> Tensor:
-        tokens = self.tasks["map"]["backbone"].tokens(image).mean(1)
+        tokens = self.tasks["map"]["backbone"].tokens(image).patches.mean(1)
         return torch.cat([self.tasks[name]["head"](tokens) for name in ("boxes", "map")], dim=1)
 
 

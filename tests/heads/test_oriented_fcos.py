@@ -14,8 +14,8 @@ from whole_loss import head_loss
 
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.boxes import BoxTarget
-from vistruct.heads.fcos import FcosConfig, FcosOutput, cells_of, match_locations, size_ranges
-from vistruct.heads.oriented_fcos import OrientedFcos, OrientedFcosConfig, OrientedFcosOutput, centerness_of
+from vistruct.heads.fcos import Fcos, FcosConfig, FcosOutput, cells_of, match_locations, size_ranges
+from vistruct.heads.oriented_fcos import OrientedFcosConfig, OrientedFcosOutput, centerness_of
 from vistruct.heads.oriented_points import match_oriented, within_any
 from vistruct.ops.oriented import cxcywha_to_xyxy, xyxy_to_cxcywha
 from vistruct.ops.oriented_iou import oriented_iou, oriented_iou_aligned
@@ -24,7 +24,7 @@ STRIDES = (8, 16, 32)
 LOSSES = ("iou", "probiou", "kld", "gwd")
 
 
-def build(num_classes: int = 2, **fields: object) -> OrientedFcos:
+def build(num_classes: int = 2, **fields: object) -> Fcos:
     torch.manual_seed(1)
     specs = tuple(FeatureSpec(channels=16, stride=stride) for stride in STRIDES)
     head = OrientedFcosConfig(num_convs=1, **fields).build(specs, num_classes)
@@ -234,7 +234,7 @@ def test_a_batch_without_objects_still_teaches_background() -> None:
     assert loss.total > 0
     assert loss.metrics["loss_box"] == 0
     assert all(p.grad is None or p.grad.isfinite().all() for p in head.parameters())
-    assert head.classes.cls_logits.bias.grad.abs().sum() > 0
+    assert head.layers.classes.cls_logits.bias.grad.abs().sum() > 0
 
 
 HARD = {
@@ -366,7 +366,7 @@ def test_targets_without_oriented_boxes_are_refused() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_it_learns_to_find_four_turned_rectangles(name: str) -> None:
-    def build_small(specs: tuple[FeatureSpec, ...]) -> OrientedFcos:
+    def build_small(specs: tuple[FeatureSpec, ...]) -> Fcos:
         return OrientedFcosConfig(num_convs=1, prior=0.05, box_loss=name).build(specs, 2)
 
     ious, margin = learn_and_find(build_small, steps=40, lr=3e-3)

@@ -15,11 +15,12 @@ from whole_loss import head_loss
 
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.boxes import BoxTarget
+from vistruct.heads.faster_rcnn import FasterRcnn
 from vistruct.heads.oriented_coders import MidpointOffsets, OrientedDeltas
-from vistruct.heads.oriented_rcnn import OrientedRcnn, OrientedRcnnConfig, sampler_of
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.heads.oriented_regions import covered_share_oriented
 from vistruct.heads.oriented_roi import OrientedRoiConfig
-from vistruct.heads.oriented_rpn import OrientedRpnConfig
+from vistruct.heads.oriented_rpn import OrientedRpnConfig, sampler_of
 from vistruct.heads.roi_stage import levels_of
 from vistruct.ops.oriented import cxcywha_to_xyxy
 from vistruct.ops.oriented_iou import oriented_iou
@@ -28,7 +29,7 @@ STRIDES = (8, 16, 32)
 ALL = 1_000_000  # samples: nothing is left to chance
 
 
-def build(rpn: dict | None = None, roi: dict | None = None, num_classes: int = 2, **fields: object) -> OrientedRcnn:
+def build(rpn: dict | None = None, roi: dict | None = None, num_classes: int = 2, **fields: object) -> FasterRcnn:
     torch.manual_seed(1)
     config = OrientedRcnnConfig(
         rpn=OrientedRpnConfig(**{"anchor_scale": 3.0, "proposals": 60, **(rpn or {})}),
@@ -41,7 +42,7 @@ def build(rpn: dict | None = None, roi: dict | None = None, num_classes: int = 2
     return head
 
 
-def everything(**fields: object) -> OrientedRcnn:
+def everything(**fields: object) -> FasterRcnn:
     return build({"samples": ALL}, {"samples": ALL, "positive": 1.0}, **fields)
 
 
@@ -50,7 +51,7 @@ def maps(batch: int, size: int = SIZE) -> list[Tensor]:
     return [torch.randn(batch, 16, size // s, size // s, generator=generator) for s in STRIDES]
 
 
-def reference_losses(head: OrientedRcnn, features: list[Tensor], truth: BoxTarget) -> dict[str, float]:
+def reference_losses(head: FasterRcnn, features: list[Tensor], truth: BoxTarget) -> dict[str, float]:
     """The four losses of one image when every anchor and proposal is a sample, rule by rule over full tables."""
     output = head(features)
     boxes, labels, hulls = truth.boxes_cxcywha, truth.labels, truth.boxes_xyxy
@@ -67,7 +68,7 @@ def reference_losses(head: OrientedRcnn, features: list[Tensor], truth: BoxTarge
     goal = MidpointOffsets().encode(output.anchors[own], boxes[matched[own]])
     first = F.smooth_l1_loss(output.deltas[0, own], goal, beta=1 / 9, reduction="none")
 
-    rois = torch.cat([head.rpn.proposals(output, 0), boxes])
+    rois = torch.cat([head.rpn.proposals(output, 0, output.size_hw, train=False), boxes])
     iou, nearest = oriented_iou(rois, boxes).max(dim=1)
     hit = iou >= 0.5
     logits, deltas = head.roi(output.features, 0, rois)
@@ -97,7 +98,7 @@ def test_detections_equal_a_greedy_choice_one_by_one() -> None:
     with torch.no_grad():
         output = head(maps(1))
         (found,) = head.decode(output, [(SIZE, SIZE)])
-        rois = head.rpn.proposals(output, 0)
+        rois = head.rpn.proposals(output, 0, output.size_hw, train=False)
         logits, deltas = head.roi(output.features, 0, rois)
         scores, boxes = logits.softmax(dim=1)[:, :2], OrientedDeltas().decode(rois, deltas)
     table = oriented_iou(boxes, boxes)
@@ -341,7 +342,7 @@ def test_targets_without_oriented_boxes_are_refused() -> None:
 
 
 def test_it_learns_to_find_four_turned_rectangles() -> None:
-    def build_small(specs: tuple[FeatureSpec, ...]) -> OrientedRcnn:
+    def build_small(specs: tuple[FeatureSpec, ...]) -> FasterRcnn:
         rpn = OrientedRpnConfig(anchor_scale=3.0, proposals=100, samples=64)
         return OrientedRcnnConfig(rpn=rpn, roi=OrientedRoiConfig(width=64, samples=48)).build(specs, 2)
 

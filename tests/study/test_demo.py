@@ -19,8 +19,8 @@ from vistruct.study import demo_answers, demo_report
 from vistruct.study.demo import BUDGETS, STARTS, plan, study_of
 from vistruct.study.demo_answers import differences
 from vistruct.study.demo_report import write_demo_report
-from vistruct.study.outcome import outcome
-from vistruct.study.planned import Plan, Planned, plan_runs
+from vistruct.study.plan import Plan, Trial, plan_trials
+from vistruct.study.results import results_of
 
 BUDGET = BUDGETS["default"]
 
@@ -61,11 +61,11 @@ def study_found(made: dict, lift: float) -> dict:
     study = study_of(BUDGET, made)
     run = detect.tiny()
     planned, numbers = [], {}
-    for way in study.ways:
+    for tuning in study.tune:
         for seed in range(study.seeds):
             noise = rng.normal(0, 0.01)
-            for start in study.starts:
-                one = Planned(start=start, share=BUDGET.shares[0], seed=seed, way=way, run=run)
+            for start in study.inits:
+                one = Trial(init=start, fraction=BUDGET.shares[0], seed=seed, tuning=tuning, run=run)
                 more = lift if start in ("plain", "vrl") else 0.0
                 value = 0.2 + more + noise + rng.normal(0, 0.002)
                 planned.append(one)
@@ -79,7 +79,7 @@ def study_found(made: dict, lift: float) -> dict:
                 }
                 place = Path(made["align"]["run"])
                 numbers[one.name] = {"run": str(place), "numbers": {"val/AP50": value, "val/AP": 0.02}, "cost": cost}
-    return outcome(study, Plan(runs=planned), numbers, Path(made["align"]["run"]).parent, {"train": "x"})
+    return results_of(study, Plan(trials=planned), numbers, Path(made["align"]["run"]).parent, {"train": "x"})
 
 
 def answers(score: float) -> dict:
@@ -153,21 +153,21 @@ def test_every_start_is_probed_and_detected_with_the_same_budget(tmp_path, name)
     trained = [c.arguments["steps"] for c in cells.values() if c.name.startswith("pretrain-")]
     assert trained == [budget.pretrain_steps] * 3
     study = study_of(budget, results(tmp_path, 0.0))
-    assert (study.shares, study.seeds, study.ways) == (budget.shares, budget.seeds, budget.ways)
-    assert list(study.starts) == list(STARTS)
+    assert (study.fractions, study.seeds, study.tune) == (budget.shares, budget.seeds, budget.tune)
+    assert list(study.inits) == list(STARTS)
     assert study.baseline == "random"
 
 
 def test_the_study_trains_the_same_detector_from_every_start_frozen_and_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("vistruct.study.planned.weights_of", lambda study, start: None)
-    monkeypatch.setattr("vistruct.study.planned.TypeAdapter.validate_python", lambda self, value: value)
+    monkeypatch.setattr("vistruct.study.plan.weights_of", lambda study, init: None)
+    monkeypatch.setattr("vistruct.study.plan.TypeAdapter.validate_python", lambda self, value: value)
     study = study_of(BUDGET, results(tmp_path, 0.0))
-    runs = plan_runs(study).runs
+    runs = plan_trials(study).trials
     assert len(runs) == len(STARTS) * BUDGET.seeds * 2
     for one in runs:
         (move,) = one.run.move
         assert (move.pattern, move.mode, move.lr_factor) == (
-            ("backbone", "frozen", 1.0) if one.way == "probe" else ("backbone", "full", 0.2)
+            ("backbone", "frozen", 1.0) if one.tuning == "probe" else ("backbone", "full", 0.2)
         )
         assert (one.run.steps, one.run.only.batch, one.run.optim.lr) == (BUDGET.detect_steps, 8, 3e-3)
         assert one.run.only.task.head.nms_iou == 0.35

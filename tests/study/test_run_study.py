@@ -13,29 +13,29 @@ from toy_study import recipe, train_and_measure
 
 from vistruct.engine.train import train
 from vistruct.errors import UserError
-from vistruct.study.cell import cost_of
 from vistruct.study.compare import compare
 from vistruct.study.compare_report import write_comparison
-from vistruct.study.conduct import describe, run_study
 from vistruct.study.display import Lines
-from vistruct.study.plan import Study
-from vistruct.study.planned import plan_runs, study_cells
+from vistruct.study.plan import plan_trials, study_jobs
+from vistruct.study.runner import describe, run_study
 from vistruct.study.statistics import paired_gain
+from vistruct.study.study import Study
+from vistruct.study.trial import cost_of
 
 TOYS = {"train": "toy_study:train_and_measure", "robust": "toy_study:corrupted", "make": recipe}
 
 
 class Heard(Lines):
-    """Keeps which cells start."""
+    """Keeps which trials init."""
 
     def __init__(self) -> None:
-        self.starts: list[str] = []
+        self.inits: list[str] = []
 
     def begin(self, total, done):
         pass
 
     def started(self, name):
-        self.starts.append(name)
+        self.inits.append(name)
 
     def progressed(self, name, done, total, text):
         pass
@@ -69,21 +69,21 @@ def pretrained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(pretrained) -> Study:
-    starts = {"random": "random", "ours": str(pretrained)}
-    return Study(recipe="toy", starts=starts, shares=(0.5, 1.0), seeds=2, ways=("probe", "full"), robust=True)
+    inits = {"random": "random", "ours": str(pretrained)}
+    return Study(recipe="toy", inits=inits, fractions=(0.5, 1.0), seeds=2, tune=("probe", "full"), robust=True)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory, plan) -> Path:
     out = tmp_path_factory.mktemp("studies") / "study"
-    smaller = plan.model_copy(update={"ways": ("full",), "shares": (1.0,), "robust": False})
+    smaller = plan.model_copy(update={"tune": ("full",), "fractions": (1.0,), "robust": False})
     heard = Heard()
     run_study(smaller, out, show=heard, workers=1, **TOYS)
-    assert len(heard.starts) == 4
+    assert len(heard.inits) == 4
     heard = Heard()
     run_study(plan, out, show=heard, workers=1, **TOYS)  # a larger study in the same directory
-    assert len(heard.starts) == 16 - 4 + 4  # runs, those of before, and the ones under corruptions
-    assert not [name for name in heard.starts if re.fullmatch(r"full-\w+-1-\d", name)]
+    assert len(heard.inits) == 16 - 4 + 4  # runs, those of before, and the ones under corruptions
+    assert not [name for name in heard.inits if re.fullmatch(r"full-\w+-1-\d", name)]
     return out
 
 
@@ -95,30 +95,32 @@ def found(out) -> dict:
 def test_started_again_a_study_runs_nothing_and_says_the_same(plan, out, found):
     heard = Heard()
     again = run_study(plan, out, show=heard, workers=1, **TOYS)
-    assert heard.starts == []
+    assert heard.inits == []
     assert json.loads(json.dumps(again)) == found
 
 
 def test_every_cell_has_its_numbers_and_its_cost_and_no_checkpoints(out, found):
-    assert len(found["cells"]) == 16
-    for cell in found["cells"]:
-        run = out / cell["run"]
+    assert len(found["trials"]) == 16
+    for trial in found["trials"]:
+        run = out / trial["run"]
         lines = (run / "metrics.jsonl").read_text().splitlines()
-        assert cell["value"] == cell["numbers"]["val/loss"] == json.loads(lines[-1])["val/loss"]
+        assert trial["value"] == trial["numbers"]["val/loss"] == json.loads(lines[-1])["val/loss"]
         assert (run / "backbone" / "backbone.json").exists()
         assert not (run / "checkpoints").exists()
-        trainable = {"probe": 10, "full": 546}[cell["way"]]  # the head's 8 + 1 and its scale; all
-        assert (cell["cost"]["trainable"], cell["cost"]["parameters"]) == (trainable, 546)
-        assert cell["cost"]["samples"] == 32
-        assert cell["cost"]["seconds"] > 0
-        assert cell["cost"]["step_seconds"] > 0
+        trainable = {"probe": 10, "full": 546}[trial["tuning"]]  # the head's 8 + 1 and its scale; all
+        assert (trial["cost"]["trainable"], trial["cost"]["parameters"]) == (trainable, 546)
+        assert trial["cost"]["samples"] == 32
+        assert trial["cost"]["seconds"] > 0
+        assert trial["cost"]["step_seconds"] > 0
 
 
 def test_gains_are_those_of_the_cells_paired_by_seed(found):
-    value = {(c["way"], c["start"], c["share"], c["seed"]): c["value"] for c in found["cells"]}
+    value = {(c["tuning"], c["init"], c["fraction"], c["seed"]): c["value"] for c in found["trials"]}
     assert len(found["gains"]) == 4
     for gain in found["gains"]:
-        sides = [[value[gain["way"], start, gain["share"], seed] for seed in (0, 1)] for start in ("ours", "random")]
+        sides = [
+            [value[gain["tuning"], init, gain["fraction"], seed] for seed in (0, 1)] for init in ("ours", "random")
+        ]
         expected = paired_gain(*sides, higher_is_better=False)
         assert gain["mean"] == pytest.approx(expected.mean)
         assert gain["student"] == [expected.student.low, expected.student.high]
@@ -141,21 +143,21 @@ def test_the_report_is_one_file_with_every_section(out):
 
 
 def test_a_study_of_one_start_and_one_seed_claims_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("vistruct.study.conduct.run_cells", run_here)
-    one = Study(recipe="toy", starts={"random": "random"}, seeds=1, metric="AP", options={"metric": "classes"})
+    monkeypatch.setattr("vistruct.study.runner.run_jobs", run_here)
+    one = Study(recipe="toy", inits={"random": "random"}, seeds=1, metric="AP", options={"metric": "classes"})
     found = run_study(one, tmp_path / "study", show=Heard(), workers=1, **TOYS)
     assert found["gains"] == []
-    assert found["cells"][0]["numbers"]["val/APs"] is None
+    assert found["trials"][0]["numbers"]["val/APs"] is None
     page = Text((tmp_path / "study" / "report.html").read_text())
     assert "nothing to compare it with" in page.text
     assert "One seed" in page.text
 
 
-def run_here(cells, out, **_) -> dict:
-    """As `run_cells`, without a worker."""
+def run_here(trials, out, **_) -> dict:
+    """As `run_jobs`, without a worker."""
     return {
-        cell.name: train_and_measure(**cell.arguments, results={}, report=lambda *_: None, with_pictures=True)
-        for cell in cells
+        trial.name: train_and_measure(**trial.arguments, results={}, report=lambda *_: None, with_pictures=True)
+        for trial in trials
     }
 
 
@@ -165,8 +167,8 @@ def test_a_metric_that_was_not_measured_is_named_with_the_closest(plan, out):
 
 
 def test_a_count_is_no_metric_to_compare_by(tmp_path, monkeypatch):
-    monkeypatch.setattr("vistruct.study.conduct.run_cells", run_here)
-    one = Study(recipe="toy", starts={"random": "random"}, seeds=1, metric="asked", options={"metric": "classes"})
+    monkeypatch.setattr("vistruct.study.runner.run_jobs", run_here)
+    one = Study(recipe="toy", inits={"random": "random"}, seeds=1, metric="asked", options={"metric": "classes"})
     with pytest.raises(UserError, match="neither more nor less"):
         run_study(one, tmp_path / "study", show=Heard(), workers=1, **TOYS)
 
@@ -180,15 +182,15 @@ def test_a_directory_of_something_else_is_refused(plan, out, tmp_path):
 
 
 def test_a_dry_run_lists_what_is_done_and_what_is_to_do(plan, out, tmp_path):
-    planned = plan_runs(plan, recipe)
-    cells = study_cells(plan, planned, out, {}, "val/loss")
-    assert {row[-1] for row in describe(plan, planned, cells, out)[:16]} == {"done"}
-    assert {row[-1] for row in describe(plan, planned, cells, tmp_path)[:16]} == {"to do"}
-    assert len(describe(plan, planned, cells, out)) == 20
+    planned = plan_trials(plan, recipe)
+    trials = study_jobs(plan, planned, out, {}, "val/loss")
+    assert {row[-1] for row in describe(plan, planned, trials, out)[:16]} == {"done"}
+    assert {row[-1] for row in describe(plan, planned, trials, tmp_path)[:16]} == {"to do"}
+    assert len(describe(plan, planned, trials, out)) == 20
 
 
 def test_two_runs_of_a_study_compare_and_their_differences_are_the_numbers(out, found, tmp_path):
-    a, b = (next(c for c in found["cells"] if c["name"] == f"full-{s}-1-0") for s in ("random", "ours"))
+    a, b = (next(c for c in found["trials"] if c["name"] == f"full-{s}-1-0") for s in ("random", "ours"))
     comparison = compare(out / a["run"], out / b["run"])
     number = next(n for n in comparison.numbers if n.name == "val/loss")
     assert (number.a, number.b) == (a["value"], b["value"])
@@ -210,7 +212,7 @@ def test_two_studies_compare_by_what_both_have(out, tmp_path):
 
 
 def test_runs_measured_on_other_data_are_refused_unless_asked_for_loudly(out, found, tmp_path):
-    a, b = (out / c["run"] for c in found["cells"][:2])
+    a, b = (out / c["run"] for c in found["trials"][:2])
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("run.yaml", "metrics.jsonl"):

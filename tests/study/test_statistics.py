@@ -91,7 +91,7 @@ def test_three_pairs_without_a_difference_are_called_clear_no_oftener_than_the_l
     for _ in range(trials):
         gain = paired_gain(rng.normal(0, 1, 3), np.zeros(3), draws=200)
         clear += gain.verdict.startswith("clear")
-        bootstrap += gain.bootstrap.leaves_zero_out
+        bootstrap += gain.bootstrap.excludes_zero
     assert clear / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
     assert bootstrap / trials > 0.15
 
@@ -149,6 +149,6 @@ def test_holm_equals_its_definition():
 
 
 def test_an_interval_on_zero_does_not_leave_it_out():
-    assert not Interval(0.0, 1.0).leaves_zero_out
-    assert Interval(1e-9, 1.0).leaves_zero_out
+    assert not Interval(0.0, 1.0).excludes_zero
+    assert Interval(1e-9, 1.0).excludes_zero
     assert isinstance(paired_gain([1.0], [0.0]), Gain)

@@ -71,7 +71,7 @@ def test_a_better_model_gains_and_the_interval_holds_the_difference():
     expected = score(better.counts.sum(0), "mIoU", NAMES) - score(worse.counts.sum(0), "mIoU", NAMES)
     assert gain.mean == pytest.approx(float(expected))
     assert gain.interval.low < gain.mean < gain.interval.high
-    assert gain.interval.leaves_zero_out
+    assert gain.interval.excludes_zero
     assert (gain.images, gain.pairs) == (12, 1)
 
 

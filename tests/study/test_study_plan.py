@@ -14,11 +14,11 @@ from vistruct.engine.ship import ship
 from vistruct.errors import UserError
 from vistruct.recipes import detect
 from vistruct.samples import trees
-from vistruct.study.cells import Cell, run_cells
 from vistruct.study.display import Lines
-from vistruct.study.outcome import chosen_metric, is_higher_better
-from vistruct.study.plan import Study, percent, read_study, study_to_yaml
-from vistruct.study.planned import data_fingerprints, plan_runs, start_digest, study_cells
+from vistruct.study.jobs import Job, run_jobs
+from vistruct.study.plan import data_fingerprints, init_digest, plan_trials, study_jobs
+from vistruct.study.results import chosen_metric, is_higher_better
+from vistruct.study.study import Study, percent, read_study, study_to_yaml
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +30,27 @@ def pretrained(tmp_path_factory) -> Path:
 
 
 def study(pretrained: Path | None = None, **changes) -> Study:
-    starts = {"random": "random"} | ({"ours": str(pretrained)} if pretrained else {})
-    return Study.model_validate({"recipe": "toy", "starts": starts, "seeds": 2} | changes)
+    inits = {"random": "random"} | ({"ours": str(pretrained)} if pretrained else {})
+    return Study.model_validate({"recipe": "toy", "inits": inits, "seeds": 2} | changes)
 
 
 def test_a_plan_has_every_start_share_seed_and_way_once(pretrained):
-    plan = plan_runs(study(pretrained, shares=(0.5, 1.0), ways=("probe", "lora", "full")), recipe)
-    keys = {(p.start, p.share, p.seed, p.way) for p in plan.runs}
-    assert len(plan.runs) == len(keys) == 2 * 2 * 2 * 3
-    assert len({p.name for p in plan.runs}) == len(plan.runs)
-    for one in plan.runs:
-        assert (one.run.seed, one.run.only.data.share, one.run.only.data.share_seed) == (one.seed, one.share, one.seed)
-        assert one.run.init == (pretrained if one.start == "ours" else None)
+    plan = plan_trials(study(pretrained, fractions=(0.5, 1.0), tune=("probe", "lora", "full")), recipe)
+    keys = {(p.init, p.fraction, p.seed, p.tuning) for p in plan.trials}
+    assert len(plan.trials) == len(keys) == 2 * 2 * 2 * 3
+    assert len({p.name for p in plan.trials}) == len(plan.trials)
+    for one in plan.trials:
+        assert (one.run.seed, one.run.only.data.share, one.run.only.data.share_seed) == (
+            one.seed,
+            one.fraction,
+            one.seed,
+        )
+        assert one.run.init == (pretrained if one.init == "ours" else None)
 
 
 def test_ways_say_what_moves(pretrained):
-    plan = plan_runs(study(pretrained, ways=("probe", "lora", "full"), lora={"rank": 2}), recipe)
-    moves = {p.way: p.run.move for p in plan.runs}
+    plan = plan_trials(study(pretrained, tune=("probe", "lora", "full"), lora={"rank": 2}), recipe)
+    moves = {p.tuning: p.run.move for p in plan.trials}
     assert moves["probe"] == (Move(pattern="backbone", mode="frozen"),)
     assert moves["lora"][0].mode == "lora"
     assert moves["lora"][0].lora.rank == 2
@@ -54,8 +58,8 @@ def test_ways_say_what_moves(pretrained):
 
 
 def test_of_an_adapter_backbone_only_the_vit_inside_is_held():
-    plan = plan_runs(study(ways=("probe",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
-    assert plan.runs[0].run.move == (Move(pattern="backbone.vit", mode="frozen"),)
+    plan = plan_trials(study(tune=("probe",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
+    assert plan.trials[0].run.move == (Move(pattern="backbone.vit", mode="frozen"),)
 
 
 def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
@@ -65,10 +69,10 @@ def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
     return with_values(run, task=run.only.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)}))
 
 
-@pytest.mark.parametrize("way", ["probe", "lora", "full"])
-def test_every_start_begins_with_the_same_head_for_the_same_seed(pretrained, tmp_path, way):
-    plan = plan_runs(study(pretrained, ways=(way,)), recipe)
-    heads = {(p.start, p.seed): first_head(p.run, tmp_path / p.name) for p in plan.runs}
+@pytest.mark.parametrize("tuning", ["probe", "lora", "full"])
+def test_every_start_begins_with_the_same_head_for_the_same_seed(pretrained, tmp_path, tuning):
+    plan = plan_trials(study(pretrained, tune=(tuning,)), recipe)
+    heads = {(p.init, p.seed): first_head(p.run, tmp_path / p.name) for p in plan.trials}
     for seed in (0, 1):
         for random, ours in zip(heads["random", seed], heads["ours", seed], strict=True):
             assert torch.equal(random, ours)
@@ -78,12 +82,12 @@ def test_every_start_begins_with_the_same_head_for_the_same_seed(pretrained, tmp
 def test_heads_of_detectors_are_alike_too_with_weights_from_a_run(tmp_path):
     """The real thing: a ViT whose position embeddings are loaded, a pyramid and FCOS."""
     small = {"data": str(trees().train), "val": str(trees().test)}
-    ship(build(small_detector(data=trees().train, val=trees().test, seed=7), tmp_path / "start"))
-    for way in ("probe", "lora"):
-        one = Study(recipe="detect", starts={"random": "random", "ours": str(tmp_path / "start")}, ways=(way,), seeds=1,
-                    options=small)  # fmt: skip
-        random, ours = plan_runs(one, small_detector).runs
-        states = [build(p.run, tmp_path / f"{way}-{p.start}").model.state_dict() for p in (random, ours)]
+    ship(build(small_detector(data=trees().train, val=trees().test, seed=7), tmp_path / "init"))
+    for tuning in ("probe", "lora"):
+        inits = {"random": "random", "ours": str(tmp_path / "init")}
+        one = Study(recipe="detect", inits=inits, tune=(tuning,), seeds=1, options=small)
+        random, ours = plan_trials(one, small_detector).trials
+        states = [build(p.run, tmp_path / f"{tuning}-{p.init}").model.state_dict() for p in (random, ours)]
         differing = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
         assert differing
         # Adapters too: what is drawn for them does not depend on where the weights come from.
@@ -99,22 +103,22 @@ def small_detector(*, data: Path, val: Path, size: int = 128, backbone: Path | N
 
 
 def test_a_random_start_has_the_architecture_of_the_others_and_full_rates(pretrained):
-    plan = plan_runs(study(pretrained, options={"width": 8}), recipe)
-    by_start = {p.start: p.run for p in plan.runs}
+    plan = plan_trials(study(pretrained, options={"width": 8}), recipe)
+    by_start = {p.init: p.run for p in plan.trials}
     assert by_start["random"].only.task == by_start["ours"].only.task
     assert by_start["random"].optim.layer_decay == 1.0
     assert by_start["ours"].optim.layer_decay == 0.8
     assert any("lower layers are slowed" in note for note in plan.notes)
-    same = plan_runs(study(pretrained, scratch_layer_decay=None), recipe)
-    assert {p.run.optim.layer_decay for p in same.runs} == {0.8}
+    same = plan_trials(study(pretrained, scratch_layer_decay=None), recipe)
+    assert {p.run.optim.layer_decay for p in same.trials} == {0.8}
     assert same.notes == []
 
 
 def test_a_random_start_can_take_the_architecture_of_one_of_several(pretrained, tmp_path):
     ship(build(recipe(seed=3, width=4), tmp_path))
-    starts = {"wide": str(pretrained), "narrow": str(tmp_path), "scratch": "random:narrow"}
-    plan = plan_runs(study(starts=starts, seeds=1), sized)
-    widths = {p.start: p.run.only.task.backbone.width for p in plan.runs}
+    inits = {"wide": str(pretrained), "narrow": str(tmp_path), "scratch": "random:narrow"}
+    plan = plan_trials(study(inits=inits, seeds=1), sized)
+    widths = {p.init: p.run.only.task.backbone.width for p in plan.trials}
     assert widths == {"wide": 8, "narrow": 4, "scratch": 4}
     assert any("different architectures" in note for note in plan.notes)
 
@@ -127,50 +131,50 @@ def sized(*, backbone: Path | None = None, share: float = 1.0, seed: int = 0):
 
 
 def test_a_rate_belongs_to_its_way_and_settings_to_every_run():
-    plan = plan_runs(study(ways=("probe", "full"), lr={"probe": 0.3}, settings=("log_every=7",)), recipe)
-    assert {p.way: p.run.optim.lr for p in plan.runs} == {"probe": 0.3, "full": 1e-2}
-    assert {p.run.log_every for p in plan.runs} == {7}
+    plan = plan_trials(study(tune=("probe", "full"), lr={"probe": 0.3}, settings=("log_every=7",)), recipe)
+    assert {p.tuning: p.run.optim.lr for p in plan.trials} == {"probe": 0.3, "full": 1e-2}
+    assert {p.run.log_every for p in plan.trials} == {7}
 
 
 def test_recipes_without_options_of_their_own_for_it_are_set_from_outside(pretrained):
     def bare(*, steps: int = 4):
         return recipe(steps=steps).model_copy(update={"optim": AdamW(lr=0.5)})
 
-    plan = plan_runs(study(pretrained, shares=(0.5,), lr={"full": 0.25}), bare)
-    ours = next(p.run for p in plan.runs if p.start == "ours" and p.seed == 1)
+    plan = plan_trials(study(pretrained, fractions=(0.5,), lr={"full": 0.25}), bare)
+    ours = next(p.run for p in plan.trials if p.init == "ours" and p.seed == 1)
     assert (ours.only.data.share, ours.only.data.share_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
 
 
 def test_mistakes_are_told_before_anything_runs(pretrained):
     def refused(make=recipe, **changes) -> str:
         with pytest.raises(UserError) as caught:
-            plan_runs(study(pretrained, **changes), make)
+            plan_trials(study(pretrained, **changes), make)
         return str(caught.value)
 
     assert "--seeds" in refused(options={"seed": 3})
-    assert "--start NAME=PATH" in refused(options={"backbone": "x"})
+    assert "--init NAME=PATH" in refused(options={"backbone": "x"})
     assert "did you mean 'steps'" in refused(options={"stps": 3})
     assert "steps" in refused(options={"steps": "many"})
-    assert "no such run" in refused(starts={"ours": "/nowhere"})
+    assert "no such run" in refused(inits={"ours": "/nowhere"})
     assert "no evaluation" in refused(options={"metric": "none"})
     assert "needs data" in refused(adapter_recipe)
-    assert "twice" in refused(shares=(0.5, 0.5))
-    assert "0 and up to 1" in refused(shares=(1.5,))
-    assert "no start 'our'" in refused(against="our")
-    assert "has weights" in refused(starts={"a": "random", "b": "random:a"})
-    assert "cannot name" in refused(starts={"a-b": "random"})
+    assert "twice" in refused(fractions=(0.5, 0.5))
+    assert "0 and up to 1" in refused(fractions=(1.5,))
+    assert "no init 'our'" in refused(against="our")
+    assert "has weights" in refused(inits={"a": "random", "b": "random:a"})
+    assert "cannot name" in refused(inits={"a-b": "random"})
     with pytest.raises(UserError, match="did you mean 'detect'"):
-        plan_runs(study().model_copy(update={"recipe": "detct"}))
+        plan_trials(study().model_copy(update={"recipe": "detct"}))
 
 
 def test_a_study_is_its_own_input_and_unknown_keys_are_named(pretrained, tmp_path):
-    full = study(pretrained, shares=(0.1, 1.0), ways=("probe", "full"), lr={"full": 1e-4}, options={"steps": 3})
+    full = study(pretrained, fractions=(0.1, 1.0), tune=("probe", "full"), lr={"full": 1e-4}, options={"steps": 3})
     file = tmp_path / "study.yaml"
     file.write_text(study_to_yaml(full))
     assert read_study(file) == full
-    assert list(read_study(file).starts) == ["random", "ours"]
-    file.write_text("recipe: toy\nstarts: {random: random}\nsheds: 3\n")
-    with pytest.raises(UserError, match=r"did you mean '(seeds|shares)'"):
+    assert list(read_study(file).inits) == ["random", "ours"]
+    file.write_text("recipe: toy\ninits: {random: random}\nseds: 3\n")
+    with pytest.raises(UserError, match=r"did you mean 'seeds'"):
         read_study(file)
     file.write_text("- 1")
     with pytest.raises(UserError, match="keys and values"):
@@ -180,13 +184,13 @@ def test_a_study_is_its_own_input_and_unknown_keys_are_named(pretrained, tmp_pat
 
 
 def test_the_baseline_is_the_random_start_unless_told():
-    assert Study(recipe="x", starts={"a": "a.pt", "scratch": "random:a"}).baseline == "scratch"
-    assert Study(recipe="x", starts={"a": "a.pt", "b": "b.pt"}).baseline == "a"
-    assert Study(recipe="x", starts={"a": "a.pt", "random": "random"}, against="a").baseline == "a"
+    assert Study(recipe="x", inits={"a": "a.pt", "scratch": "random:a"}).baseline == "scratch"
+    assert Study(recipe="x", inits={"a": "a.pt", "b": "b.pt"}).baseline == "a"
+    assert Study(recipe="x", inits={"a": "a.pt", "random": "random"}, against="a").baseline == "a"
 
 
 def test_the_metric_is_the_usual_one_or_the_one_asked_for(pretrained):
-    run = plan_runs(study(), recipe).runs[0].run
+    run = plan_trials(study(), recipe).trials[0].run
     assert chosen_metric(study(), run) == "val/loss"
     assert chosen_metric(study(metric="AP"), run) == "val/AP"
     assert chosen_metric(study(metric="val/AP/tree"), run) == "val/AP/tree"
@@ -194,7 +198,7 @@ def test_the_metric_is_the_usual_one_or_the_one_asked_for(pretrained):
     assert is_higher_better(study(), run, "val/unmatched") is None
     assert is_higher_better(study(higher_is_better=True), run, "val/loss") is True
     assert is_higher_better(study(higher_is_better=True, metric="other"), run, "val/loss") is False
-    own = plan_runs(study(options={"metric": "classes"}), recipe).runs[0].run
+    own = plan_trials(study(options={"metric": "classes"}), recipe).trials[0].run
     assert chosen_metric(study(), own) == "val/AP"
     assert is_higher_better(study(), own, "val/AP") is True
 
@@ -202,32 +206,32 @@ def test_the_metric_is_the_usual_one_or_the_one_asked_for(pretrained):
 def test_a_cell_is_another_one_where_its_run_its_data_or_its_weights_are(pretrained, tmp_path):
     def names(plan, data):
         return {
-            c.name: c.arguments["directory"] for c in study_cells(study(pretrained), plan, tmp_path, data, "val/loss")
+            c.name: c.arguments["directory"] for c in study_jobs(study(pretrained), plan, tmp_path, data, "val/loss")
         }
 
-    plan = plan_runs(study(pretrained), recipe)
-    data = data_fingerprints(plan.runs, tmp_path)
+    plan = plan_trials(study(pretrained), recipe)
+    data = data_fingerprints(plan.trials, tmp_path)
     assert set(data) == {"train", "val"}
     base = names(plan, data)
     assert names(plan, data) == base
     assert not set(names(plan, data | {"val": "1"}).values()) & set(base.values())
-    longer = plan_runs(study(pretrained, options={"steps": 5}), recipe)
+    longer = plan_trials(study(pretrained, options={"steps": 5}), recipe)
     assert not set(names(longer, data).values()) & set(base.values())
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"a")
-    before = start_digest(file)
+    before = init_digest(file)
     file.write_bytes(b"b")
-    assert start_digest(file) != before
-    assert start_digest(None) == ""
-    assert len(start_digest(pretrained)) == 64
+    assert init_digest(file) != before
+    assert init_digest(None) == ""
+    assert len(init_digest(pretrained)) == 64
 
 
 def test_each_worker_sees_an_accelerator_of_its_own(tmp_path):
-    cells = [Cell(name=name, call="toy_cells:meet_on_device", arguments={"folder": str(tmp_path), "name": name})
+    trials = [Job(name=name, call="toy_jobs:meet_on_device", arguments={"folder": str(tmp_path), "name": name})
              for name in ("a", "b")]  # fmt: skip
-    found = run_cells(cells, tmp_path / "out", workers=2, devices=("3", "GPU-x"), show=Lines())
+    found = run_jobs(trials, tmp_path / "out", workers=2, devices=("3", "GPU-x"), show=Lines())
     assert {one["device"] for one in found.values()} == {"3", "GPU-x"}
 
 
 def test_percent_keeps_small_shares():
-    assert [percent(share) for share in (1.0, 0.1, 0.025, 0.001)] == ["100%", "10%", "2.5%", "0.1%"]
+    assert [percent(fraction) for fraction in (1.0, 0.1, 0.025, 0.001)] == ["100%", "10%", "2.5%", "0.1%"]

@@ -12,14 +12,14 @@ SHARES = (0.1, 0.3, 1.0)
 
 
 def found(random: tuple[float, ...], ours: tuple[float, ...], *, higher: bool = True) -> dict[str, Any]:
-    """A study of two starts with one seed, by share."""
-    cells = [
-        {"start": start, "share": share, "seed": 0, "way": "full", "value": value}
-        for start, values in (("random", random), ("ours", ours))
-        for share, value in zip(SHARES, values, strict=True)
+    """A study of two inits with one seed, by fraction."""
+    trials = [
+        {"init": init, "fraction": fraction, "seed": 0, "tuning": "full", "value": value}
+        for init, values in (("random", random), ("ours", ours))
+        for fraction, value in zip(SHARES, values, strict=True)
     ]
-    plan = {"ways": ["full"], "shares": list(SHARES), "starts": {"random": "", "ours": ""}, "baseline": "random"}
-    return {"plan": plan, "cells": cells, "higher_is_better": higher}
+    plan = {"tune": ["full"], "fractions": list(SHARES), "inits": {"random": "", "ours": ""}, "baseline": "random"}
+    return {"plan": plan, "trials": trials, "higher_is_better": higher}
 
 
 def test_labels_are_saved_where_a_start_needs_fewer_than_the_baseline_for_as_much():

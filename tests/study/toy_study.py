@@ -1,4 +1,4 @@
-"""A recipe of the engine's toys, and the cells of a study of it."""
+"""A recipe of the engine's toys, and the trials of a study of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConf
 
 from vistruct.config import AdamW, Eval, Part, Run
 from vistruct.metrics.loss import MeanLossConfig
-from vistruct.study import cell
+from vistruct.study import trial
 
 
 class SharedDataConfig(ToyDataConfig):
@@ -84,21 +84,21 @@ def recipe(
 
 
 def train_and_measure(*, with_pictures: bool = False, **arguments: Any) -> dict:
-    """A cell; in a worker without pictures and the report of each run: they take ten times as long as its steps."""
+    """A trial; in a worker without pictures and the report of each run: they take ten times as long as its steps."""
     if not with_pictures:
         runs: Any = importlib.import_module("vistruct.runs")
         runs.draw_first_batch = runs.draw_predictions = runs.write_run_report = lambda _: None
-    return {**cell.train_and_measure(**arguments), "pid": os.getpid()}
+    return {**trial.train_and_measure(**arguments), "pid": os.getpid()}
 
 
 def corrupted(*, of: str, metric: str, results: dict, report: Any) -> dict:
     """What `study.robustness` gives, made up."""
     value = results[of]["numbers"][metric]
     kinds = ("haze", "rotation")
-    cells = [
+    trials = [
         {"corruption": kind, "severity": level, "value": value * (1 + level / 10)} for kind in kinds for level in (1, 3)
     ]
-    return {"run": results[of]["run"], "robustness": {"metric": "loss", "clean": value, "cells": cells}}
+    return {"run": results[of]["run"], "robustness": {"metric": "loss", "clean": value, "trials": trials}}
 
 
 def first_head(run: Run, out: Path) -> list[nn.Parameter]:

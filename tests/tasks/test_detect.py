@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import pickle
 from pathlib import Path
@@ -95,6 +96,18 @@ HEADS = (
         rpn=OrientedRpnConfig(candidates=50, proposals=50), roi=OrientedRoiConfig(width=32, size=3), score_threshold=0.0
     ),
 )
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.kind)
+def test_a_copy_and_one_that_was_sent_elsewhere_find_the_same(head: parts.Part) -> None:
+    task = build(head).eval()
+    batch = task.collator([sample(48, 64)])
+    expected = task.predict(batch)
+    for other in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert other.head.traits == task.head.traits
+        for one, found in zip(expected, other.predict(batch), strict=True):
+            assert torch.equal(one.scores, found.scores)
+            assert torch.equal(one.boxes_xyxy, found.boxes_xyxy)
 
 
 def sample(height: int, width: int, boxes: list[list[float]] | None = None, **fields: object) -> Sample:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Run, run_from_dict, task_from_dict
+from vistruct.config import Run, of_one_task, run_from_dict, task_from_dict
 from vistruct.contracts import BackboneTraits, DataInfo, Described
 from vistruct.data.input import Input, read_input
 from vistruct.errors import UserError
@@ -74,12 +74,13 @@ class ModelCard:
 
     @property
     def run(self) -> Run:
-        """The run that made it, resolved: for the record, and to measure it again.
+        """The run that made it, resolved: for the record, and to measure it again. Of several tasks its own alone.
 
         Raises:
             UserError: parts that are not there any more.
         """
-        return run_from_dict(self.values["run"], self.path / "model.json")
+        run = run_from_dict(self.values["run"], self.path / "model.json")
+        return run if len(run.streams) == 1 else of_one_task(run, self.values["stream"])
 
 
 def is_ours(path: Path) -> bool:

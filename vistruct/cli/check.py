@@ -13,7 +13,7 @@ from vistruct.cli.output import as_json
 def command(
     path: Annotated[Path, typer.Argument(help="A data set of any kind: a folder, an annotation file, a mix file.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
-    format: Annotated[str, typer.Option(help="Which format; by itself it is found.")] = "auto",
+    format: Annotated[str, typer.Option(help="Which format, or module:NAME; found by itself.")] = "auto",
     split: Annotated[str | None, typer.Option(help="Only this part of a folder: train, val, ...")] = None,
     decode: Annotated[int | None, typer.Option(min=0, help="Decode only so many images; by default all.")] = None,
     max_left_out: Annotated[

@@ -23,7 +23,7 @@ def command(
     source: Annotated[Path, typer.Argument(help="The data set: its annotation file or its folder.")],
     out: Annotated[Path, typer.Argument(help="The folder to make; never one that is there already.")],
     to: Annotated[str, typer.Option(help="The format to write, see the table.")],
-    from_: Annotated[str, typer.Option("--from", help="The format of the data set; by itself it is found.")] = "auto",
+    from_: Annotated[str, typer.Option("--from", help="Its format, or module:NAME; found by itself.")] = "auto",
     split: Annotated[str | None, typer.Option(help="Which part: train, val, ...; several as train+val.")] = None,
     images: Annotated[Images, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Images.copy,
     image_folder: Annotated[Path | None, typer.Option(help="Where the pictures are, if not where expected.")] = None,

@@ -1,4 +1,4 @@
-"""`vistruct study`: one recipe from several starting points, and what the better start is worth."""
+"""`vistruct study`: one recipe from several initial weights, and what better initial weights are worth."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vistruct.cli.output import as_json, made, note, table
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
-    from vistruct.study.plan import Study
+    from vistruct.study.study import Study
 
 OWN = (
-    *("--config", "--start", "--share", "--seeds", "--how", "--lr", "--metric", "--against", "--set", "--out"),
+    *("--config", "--init", "--fraction", "--seeds", "--tune", "--lr", "--metric", "--against", "--set", "--out"),
     *("--workers", "--threads", "--robust", "--dry-run", "--json"),
 )
 
@@ -24,22 +24,24 @@ def command(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="A name from `vistruct recipes`.")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="A saved study.yaml, instead.")] = None,
-    start: Annotated[
+    init: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Starting weights, or `random`; repeatable."),
+        typer.Option(metavar="NAME=PATH", help="Initial weights: a run, a backbone, a file, or `random`; repeatable."),
     ] = None,
-    share: Annotated[list[float] | None, typer.Option(help="Part of the labels to learn from; repeatable.")] = None,
+    fraction: Annotated[list[float] | None, typer.Option(help="Fraction of the labels; repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions of everything; 3 unless told.")] = None,
-    how: Annotated[
-        list[str] | None, typer.Option(metavar="probe|lora|full", help="What moves of the backbone; repeatable.")
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(metavar="probe|lora|full", help="Of the backbone train nothing, adapters, or all; repeatable."),
     ] = None,
     lr: Annotated[
-        list[str] | None, typer.Option(metavar="[WAY=]RATE", help="Learning rate, of one way or of all; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="[MODE=]RATE", help="Learning rate, of one mode or of all; repeatable."),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What is compared; by default the usual one of the task.")] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Start that the others are compared with; by default the random one."),
+        typer.Option(metavar="NAME", help="Init that the others are compared with; by default the random one."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of every run; repeatable.")
@@ -54,10 +56,10 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
     help: Annotated[bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")] = False,
 ) -> None:
-    """Measure what a starting point is worth: one recipe from several of them, paired by seed.
+    """Measure what initial weights are worth: one recipe from several of them, paired by seed.
 
-    vistruct study detect --data train.json --val val.json --start random --start ours=runs/pretrained --share 0.1
-    --share 1 --how probe --how full
+    vistruct study detect --data train.json --val val.json --init random --init ours=runs/pretrained --fraction 0.1
+    --fraction 1 --tune probe --tune full
 
     Options of the recipe itself pass through; study.yaml, study.json and report.html are in --out.
     """
@@ -67,11 +69,11 @@ def command(
     if recipe is not None and recipe.startswith("-"):  # an option that only a recipe knows came first
         raise UserError("no recipe given", fix="name one first: `vistruct recipes` lists them")
     given: dict[str, Any] = {
-        "starts": None if not start else starts(start),
-        "shares": share or None,
+        "inits": None if not init else inits(init),
+        "fractions": fraction or None,
         "seeds": seeds,
-        "ways": how or None,
-        "lr": None if not lr else rates(lr, how or ["full"]),
+        "tune": tune or None,
+        "lr": None if not lr else rates(lr, tune or ["full"]),
         "metric": metric,
         "against": against,
         "settings": settings or None,
@@ -83,7 +85,7 @@ def command(
         _describe(study, out, json=json)
         return
     note(f"study directory: {out}")
-    from vistruct.study.conduct import run_study
+    from vistruct.study.runner import run_study
 
     found = run_study(study, out, workers=workers, threads=threads)
     if json:
@@ -101,10 +103,10 @@ def resolve(recipe: str | None, config: Path | None, options: Sequence[str], giv
     """
     from pydantic import ValidationError
 
-    from vistruct.cli.recipe_options import parse
     from vistruct.config import explain
     from vistruct.recipes import find
-    from vistruct.study.plan import Study, read_study
+    from vistruct.recipes.options import parse
+    from vistruct.study.study import Study, read_study
 
     if config is not None:
         if recipe is not None or options:
@@ -115,14 +117,14 @@ def resolve(recipe: str | None, config: Path | None, options: Sequence[str], giv
     else:
         parsed = parse(find(recipe).recipe, options, OWN)
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in parsed.items()}
-        values = {"recipe": recipe, "options": plain, "starts": {"random": "random"}, **given}
+        values = {"recipe": recipe, "options": plain, "inits": {"random": "random"}, **given}
     try:
         return Study.model_validate(values)
     except ValidationError as error:
         raise explain(error, Study, config or "vistruct study") from error
 
 
-def starts(words: Sequence[str]) -> dict[str, str]:
+def inits(words: Sequence[str]) -> dict[str, str]:
     """`random`, `NAME=PATH`, or a path alone, which is then named by its last part."""
     found: dict[str, str] = {}
     for word in words:
@@ -131,22 +133,22 @@ def starts(words: Sequence[str]) -> dict[str, str]:
             source = word
             name = "random" if word == "random" else Path(word).stem.replace("-", "_")
         if name in found:
-            raise UserError(f"two starts are called {name!r}", where=f"--start {word}", fix="--start NAME=PATH")
+            raise UserError(f"two inits are called {name!r}", where=f"--init {word}", fix="--init NAME=PATH")
         found[name] = source
     return found
 
 
-def rates(words: Sequence[str], ways: Sequence[str]) -> dict[str, float]:
-    """`full=1e-4`, or `1e-4` for all ways."""
+def rates(words: Sequence[str], tune: Sequence[str]) -> dict[str, float]:
+    """`full=1e-4`, or `1e-4` for all modes."""
     found: dict[str, float] = {}
     for word in words:
-        way, has_way, text = word.rpartition("=")
+        tuning, has_mode, text = word.rpartition("=")
         try:
             rate = float(text)
         except ValueError:
             fix = "--lr full=1e-4 --lr probe=1e-3"
             raise UserError(f"{text!r} is no learning rate", where=f"--lr {word}", fix=fix) from None
-        found |= {way: rate} if has_way else dict.fromkeys(ways, rate)
+        found |= {tuning: rate} if has_mode else dict.fromkeys(tune, rate)
     return found
 
 
@@ -157,37 +159,37 @@ def show(found: dict[str, Any]) -> None:
         ends = gain["bootstrap"]
         interval = "" if ends is None else f"[{ends[0]:+.4f}, {ends[1]:+.4f}]"
         wins = f"{gain['wins']} of {gain['pairs']}"
-        about = [gain[key] for key in ("start", "share", "way", "before", "after", "mean")]
+        about = [gain[key] for key in ("init", "fraction", "tuning", "before", "after", "mean")]
         rows.append([*about, interval, wins, gain["verdict"]])
-    headers = ["start", "share", "way", "before", "after", "gain", f"{found['plan']['level']:.0%} interval", "better"]
+    level = f"{found['plan']['level']:.0%} interval"
+    headers = ["init", "fraction", "tuning", "before", "after", "gain", level, "better", "verdict"]
     if rows:
-        table([*headers, "verdict"], rows, title=f"{found['metric']} against {found['plan']['baseline']}")
+        table(headers, rows, title=f"{found['metric']} against {found['plan']['baseline']}")
     else:
-        pairs = [[cell["name"], cell["value"]] for cell in found["cells"]]
+        pairs = [[trial["name"], trial["value"]] for trial in found["trials"]]
         table(["run", found["metric"]], pairs)
     for line in found["notes"]:
         note(line)
 
 
 def _describe(study: Study, out: Path, *, json: bool) -> None:
-    from vistruct.study.conduct import describe
-    from vistruct.study.outcome import chosen_metric
-    from vistruct.study.plan import study_to_yaml
-    from vistruct.study.planned import plan_runs, study_cells
+    from vistruct.study.plan import plan_trials, study_jobs
+    from vistruct.study.results import chosen_metric
+    from vistruct.study.runner import describe
+    from vistruct.study.study import study_to_yaml
 
-    plan = plan_runs(study)
-    metric = chosen_metric(study, plan.runs[0].run)
-    cells = study_cells(study, plan, out, {}, metric)
-    rows = describe(study, plan, cells, out)
+    plan = plan_trials(study)
+    metric = chosen_metric(study, plan.trials[0].run)
+    rows = describe(study, plan, study_jobs(study, plan, out, {}, metric), out)
     if json:
         names = ("name", "steps", "samples", "lr", "state")
         listed = [dict(zip(names, row, strict=True)) for row in rows]
-        as_json({"plan": study.model_dump(mode="json"), "metric": metric, "cells": listed, "notes": plan.notes})
+        as_json({"plan": study.model_dump(mode="json"), "metric": metric, "trials": listed, "notes": plan.notes})
         return
     typer.echo(study_to_yaml(study), nl=False)
-    samples = sum(one.run.steps * one.run.only.batch for one in plan.runs)
-    table(["cell", "steps", "samples", "rate", "state"], rows)
-    note(f"{len(rows)} cells, {samples:,} training samples; compared by {metric}")
+    samples = sum(one.run.steps * one.run.only.batch for one in plan.trials)
+    table(["trial", "steps", "samples", "rate", "state"], rows)
+    note(f"{len(rows)} trials, {samples:,} training samples; compared by {metric}")
     for line in plan.notes:
         note(line)
 
@@ -196,9 +198,9 @@ def _help(context: typer.Context, recipe: str | None) -> None:
     if recipe is None or recipe.startswith("-"):
         typer.echo(context.get_help())
         return
-    from vistruct.cli.recipe_options import help_rows
     from vistruct.recipes import find
-    from vistruct.study.planned import VARIED
+    from vistruct.recipes.options import help_rows
+    from vistruct.study.plan import VARIED
 
     rows = [row for row in help_rows(find(recipe).recipe) if row[0][2:].replace("-", "_") not in VARIED]
     table(["option of the recipe", "value", "default"], rows)

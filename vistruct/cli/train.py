@@ -76,9 +76,9 @@ def resolve(
     """
     from pydantic import ValidationError
 
-    from vistruct.cli.recipe_options import parse
     from vistruct.config import Run, explain, read_run, with_settings
     from vistruct.recipes import find
+    from vistruct.recipes.options import parse
 
     if recipe is not None and recipe.startswith("-"):  # an option that train does not know came first
         options = [recipe, *options]
@@ -144,8 +144,8 @@ def _help(context: typer.Context, recipe: str | None) -> None:
         typer.echo(context.get_help())
         return
     from vistruct.cli.output import table
-    from vistruct.cli.recipe_options import help_rows
     from vistruct.recipes import find
+    from vistruct.recipes.options import help_rows
 
     module = find(recipe)
     typer.echo((module.__doc__ or "").strip())

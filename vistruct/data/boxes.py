@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,15 +18,14 @@ from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input, Windows
 from vistruct.data.kept_boxes import kept
+from vistruct.data.selection import shared
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
 from vistruct.issues import IssueCounter
-from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
 from vistruct.windows.tiles import Tiles, tile_records
 
-BEYOND_SHARE = "left out: beyond the share asked for"
 DIFFICULT_LEFT_OUT = "box left out: difficult"
 
 
@@ -74,7 +73,8 @@ class BoxDataConfig(Part):
         if self.tiles is not None:
             records, dropped = tile_records(records, self.tiles)
             report.merge(dropped)
-        records = shared(records, self.share, self.share_seed, report)
+        id_of = attrgetter("id")
+        records = shared(records, self.share, self.share_seed, report, unit=id_of, name=id_of)
         labels = Counter(int(label) for record in records for label in record.objects.labels)
         if not labels:
             what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
@@ -109,14 +109,16 @@ class BoxDataConfig(Part):
         images = [record.images[0] for record in records]
         if self.annotation.is_file():
             return fingerprint([self.annotation], images, self.images or base)
-        digest = hashlib.sha256(fingerprint([], images, self.images or base).encode())
-        digest.update("\n".join(class_names).encode())
-        for record in records:
-            digest.update(record.id.encode())
-            for name, column in record.objects.columns().items():
-                digest.update(name.encode())
-                digest.update(column.tobytes() if isinstance(column, np.ndarray) else repr(column).encode())
-        return digest.hexdigest()
+        return fingerprint([], images, self.images or base, _contents(records, class_names))
+
+
+def _contents(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[bytes]:
+    yield "\n".join(class_names).encode()
+    for record in records:
+        yield record.id.encode()
+        for name, column in record.objects.columns().items():
+            yield name.encode()
+            yield column.tobytes() if isinstance(column, np.ndarray) else repr(column).encode()
 
 
 def with_corners(record: Record) -> Record:
@@ -134,15 +136,3 @@ def _eased(records: list[Record], difficult: str, report: IssueCounter) -> list[
         for number in record.objects.is_difficult.nonzero()[0]:
             report.note(DIFFICULT_LEFT_OUT, f"{record.id}: box {number}")
     return [record.keep(~record.objects.is_difficult) for record in records]
-
-
-def shared(records: list[Record], share: float, seed: int, report: IssueCounter) -> list[Record]:
-    """The records whose hashed ids come first, in their old order; at least one."""
-    if share == 1:
-        return records
-    ranked = sorted(records, key=lambda record: derive(seed, "share", record.id))
-    num_kept = max(1, round(share * len(records)))
-    kept = {record.id for record in ranked[:num_kept]}
-    for record in ranked[num_kept:]:
-        report.note(BEYOND_SHARE, record.id)
-    return [record for record in records if record.id in kept]

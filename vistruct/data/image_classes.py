@@ -1,15 +1,16 @@
 """Images with a class, or several (`image_classes`).
 
-Splits that are drawn (`shares`) take each class apart by the hashes of its images' names, so that every machine draws
-the same, every class is in every split, and an image more moves at most one other of its class from one split to the
-next. torch's `random_split` and scikit-learn's `train_test_split` draw anew when an image is added.
+Splits that are drawn (`shares`) take each class apart, so that every class is in every split: see `selection`. Every
+share gets at least one image of a class that has as many images as there are shares; a class of one image is in the
+first.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,19 +18,17 @@ from pydantic import Field, model_validator
 
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
-from vistruct.data.boxes import BEYOND_SHARE
 from vistruct.data.dataset import OnBroken, RecordDataset
 from vistruct.data.formats.classes.lines import chosen_splits
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input
+from vistruct.data.selection import check_shares, drawn, shared
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels, read_images
 from vistruct.files.intake import Intake
-from vistruct.issues import IssueCounter
-from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.sizing import Size
 
@@ -57,12 +56,9 @@ class ClassDataConfig(Part):
 
     @model_validator(mode="after")
     def _shares_are_parts(self) -> Self:
-        if self.shares is not None:
-            total = sum(self.shares.values())
-            if not self.shares or min(self.shares.values()) <= 0 or total > 1 + 1e-9:
-                raise UserError(f"shares={self.shares} are no parts", where="data.shares", fix="train: 0.8, val: 0.2")
-            if self.lists is not None:
-                raise UserError("both lists and shares", where="data.shares", fix="one of them says the splits")
+        check_shares(self.shares)
+        if self.shares is not None and self.lists is not None:
+            raise UserError("both lists and shares", where="data.shares", fix="one of them says the splits")
         return self
 
     def build(self, cache: Path | None = None) -> RecordDataset:
@@ -79,9 +75,13 @@ class ClassDataConfig(Part):
             format = "folders"  # the splits are drawn, whatever was published
         found, report = read(self.root, "image_classes", format=format, ask=self._ask())
         records, class_names = found.records, found.class_names
+        id_of = attrgetter("id")
         if self.shares is not None:
-            records = drawn(records, self.shares, self.split_seed, self.split, self.root)
-        records = _shared(records, self.share, self.share_seed, report)
+            names = chosen_splits(self.split, list(self.shares), self.root)
+            stratum = _class_of(records)
+            records = drawn(records, self.shares, self.split_seed, names, unit=id_of, stratum=stratum)
+        stratum = _class_of(records)
+        records = shared(records, self.share, self.share_seed, report, unit=id_of, name=id_of, stratum=stratum)
         counts = Counter(label for record in records for label in record.image_labels or ())
         if not records:
             told = f": {'; '.join(report.lines())}" if report.counts else ""
@@ -119,54 +119,7 @@ class ClassDataConfig(Part):
         )
 
 
-def drawn(
-    records: Sequence[Record], shares: Mapping[str, float], seed: int, split: str | None, where: object
-) -> list[Record]:
-    """The images of a share (or of several, with a plus), of each class apart, in their old order.
-
-    Every share gets at least one image of a class that has as many images as there are shares; a class of one image is
-    in the first. Multi-label data are drawn as one: their combinations of classes are mostly rare.
-
-    Raises:
-        UserError: no such share, or none is asked for.
-    """
-    names = set(chosen_splits(split, list(shares), where))
-    kept: set[str] = set()
-    for mine in _by_class(records).values():
-        ranked = sorted(mine, key=lambda record: derive(seed, "split", record.id))
-        for name, part in zip(shares, _cut(len(ranked), list(shares.values())), strict=True):
-            if name in names:
-                kept |= {record.id for record in ranked[part]}
-    return [record for record in records if record.id in kept]
-
-
-def _by_class(records: Sequence[Record]) -> dict[tuple[int, ...], list[Record]]:
-    """Multi-label data are one group."""
+def _class_of(records: Sequence[Record]) -> Callable[[Record], Hashable]:
+    """What is drawn from apart. Multi-label data are drawn as one: combinations of their classes are mostly rare."""
     is_single = all(len(record.image_labels or ()) == 1 for record in records)
-    found: dict[tuple[int, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        found[(record.image_labels or ()) if is_single else ()].append(record)
-    return found
-
-
-def _cut(number: int, shares: Sequence[float]) -> list[slice]:
-    """Consecutive parts of 0 ... number-1; none is empty where there are enough for all."""
-    ends = [round(number * sum(shares[: at + 1])) for at in range(len(shares))]
-    ends = [min(max(end, at), number) for at, end in enumerate(ends, start=1)]  # at least one each, from the front
-    for at in reversed(range(len(ends) - 1 if number >= len(ends) else 0)):  # and room for those behind
-        ends[at] = min(ends[at], ends[at + 1] - 1)
-    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def _shared(records: list[Record], share: float, seed: int, report: IssueCounter) -> list[Record]:
-    """Of each class the images whose hashed ids come first, in their old order."""
-    if share == 1:
-        return records
-    kept: set[str] = set()
-    for mine in _by_class(records).values():
-        ranked = sorted(mine, key=lambda record: derive(seed, "share", record.id))
-        kept |= {record.id for record in ranked[: max(1, round(share * len(mine)))]}
-    for record in records:
-        if record.id not in kept:
-            report.note(BEYOND_SHARE, record.id)
-    return [record for record in records if record.id in kept]
+    return (lambda record: record.image_labels) if is_single else (lambda record: None)

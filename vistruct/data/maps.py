@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
-from vistruct.data.boxes import shared
 from vistruct.data.dataset import OnBroken, RecordDataset
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input, Windows
+from vistruct.data.selection import shared
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
@@ -72,7 +72,8 @@ class MapDataConfig(Part):
                 fix = "leave skip_empty out: every pixel of a window has its class"
                 raise UserError("label maps have no empty windows", where="tiles.skip_empty", fix=fix)
             records, _ = tile_records(records, self.tiles)
-        records = shared(records, self.share, self.share_seed, report)
+        id_of = attrgetter("id")
+        records = shared(records, self.share, self.share_seed, report, unit=id_of, name=id_of)
         intake = self.intake or found.intake
         info = DataInfo(
             class_names=coding.classes,
@@ -81,7 +82,7 @@ class MapDataConfig(Part):
             pixels="uint8" if intake is None else intake.pixels,
             input=self._input(records[0], intake).model_dump(mode="json"),
             num_records=len(records),
-            fingerprint=_fingerprint(found.records, coding, self.root),
+            fingerprint=self._fingerprint(found.records, coding),
             counts={"images": len({record.image_id for record in records}), "windows": len(records)},
             dropped=dict(report.counts),
         )
@@ -112,6 +113,12 @@ class MapDataConfig(Part):
             resize=self.resize,
             windows=windows,
         )
+
+    def _fingerprint(self, records: Sequence[Record], coding: Coding) -> str:
+        """Of the names and sizes in bytes of all files, and of the coding."""
+        files = [file for record in records for file in (*record.images, record.label_map) if file is not None]
+        base = self.root if self.root.is_dir() else self.root.parent
+        return fingerprint([], files, base, [coding.model_dump_json().encode()])
 
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""
@@ -169,12 +176,3 @@ class LabelReader:
 def _of_file(record: Record) -> np.ndarray:
     assert record.label_map is not None
     return read_raster(record.label_map, record.window_xyxy)
-
-
-def _fingerprint(records: Sequence[Record], coding: Coding, root: Path) -> str:
-    """Of the names and sizes in bytes of all files, and of the coding."""
-    files = [file for record in records for file in (*record.images, record.label_map) if file is not None]
-    base = root if root.is_dir() else root.parent
-    digest = hashlib.sha256(fingerprint([], files, base).encode())
-    digest.update(coding.model_dump_json().encode())
-    return digest.hexdigest()

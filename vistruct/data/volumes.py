@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,17 +16,16 @@ from torch import Tensor
 
 from vistruct.config import Part
 from vistruct.contracts import DataInfo, Record
-from vistruct.data.boxes import BEYOND_SHARE
-from vistruct.data.checks.groups import drawn_split, straddles
 from vistruct.data.dataset import OnBroken, RecordDataset
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import VolumeCase
 from vistruct.data.formats.order import recoded
 from vistruct.data.formats.read import read
-from vistruct.data.formats.volumes.cases import in_split, straddling, with_patients
+from vistruct.data.formats.volumes.cases import in_split, straddles, straddling, with_patients
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.input import Input, Slices
+from vistruct.data.selection import check_shares, drawn, shared
 from vistruct.errors import UserError, closest
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
@@ -71,14 +71,10 @@ class VolumeDataConfig(Part):
 
     @model_validator(mode="after")
     def _shares_are_parts(self) -> VolumeDataConfig:
-        if self.shares is not None:
-            if not all(share > 0 for share in self.shares.values()) or sum(self.shares.values()) > 1 + 1e-9:
-                raise UserError(
-                    f"shares={self.shares} are no parts of one", where="data.shares", fix="at most 1 in all"
-                )
-            if self.split not in self.shares:
-                fix = closest(str(self.split), self.shares)
-                raise UserError(f"split={self.split!r} is none of the shares", where="data.split", fix=fix)
+        check_shares(self.shares)
+        if self.shares is not None and self.split not in self.shares:
+            fix = closest(str(self.split), self.shares)
+            raise UserError(f"split={self.split!r} is none of the shares", where="data.split", fix=fix)
         return self
 
     def format_used(self) -> str:
@@ -118,8 +114,8 @@ class VolumeDataConfig(Part):
         found, told = read(self.root, "volumes", format=self.format_used())
         report.merge(told)
         cases = with_patients(found.cases, self.patient)
-        for patient, found in straddling(cases).items():
-            raise straddles(patient, [case.name for case in found], [case.split for case in found], self.root)
+        for patient, cases_of in straddling(cases).items():
+            raise straddles(patient, cases_of, self.root)
         if self.shares is not None:
             labelled = [case for case in cases if case.label is not None]
             for case in cases:
@@ -129,8 +125,13 @@ class VolumeDataConfig(Part):
             if len(splits) > 1:
                 what = f"shares are drawn, and labelled volumes are split already: {', '.join(splits)}"
                 raise UserError(what, where=self.root, fix="leave data.shares out, and name a split")
-            kept = drawn_split({case.patient for case in labelled}, self.shares, self.split_seed)[self.split or ""]
-            return _labelled([case for case in labelled if case.patient in kept], self.missing, report, self.root)
+            number = len({case.patient for case in labelled})
+            if number < len(self.shares):
+                what = f"{number} patients (or groups) for {len(self.shares)} splits"
+                raise UserError(what, where="data.shares", fix="fewer splits, or more patients")
+            names = [self.split or ""]
+            kept = drawn(labelled, self.shares, self.split_seed, names, unit=attrgetter("patient"))
+            return _labelled(kept, self.missing, report, self.root)
         return _labelled(in_split(cases, self.split, self.root), self.missing, report, self.root)
 
     def build(self, cache: Path | None = None) -> RecordDataset:
@@ -144,7 +145,8 @@ class VolumeDataConfig(Part):
         """
         report = IssueCounter()
         name, coding, intake = self.format_used(), self.coding_used(), self.intake_used()
-        cases = _shared(self.cases(report), self.share, self.share_seed, report)
+        patient, case_name = attrgetter("patient"), attrgetter("name")
+        cases = shared(self.cases(report), self.share, self.share_seed, report, unit=patient, name=case_name)
         usual = find_format(name, "volumes").modalities
         cases, modalities = _with_modalities(cases, self.modalities, usual, self, report)
         copies = cache if self.unpack else None
@@ -284,16 +286,6 @@ def _with_modalities(
         else:
             kept.append(case)
     return kept, names
-
-
-def _shared(cases: list[VolumeCase], share: float, seed: int, report: IssueCounter) -> list[VolumeCase]:
-    """The cases of the patients whose hashed names come first; of one seed, a larger share contains a smaller."""
-    patients = sorted({case.patient for case in cases}, key=lambda patient: derive(seed, "share", patient))
-    kept = set(patients[: max(1, round(share * len(patients)))])
-    for case in cases:
-        if case.patient not in kept:
-            report.note(BEYOND_SHARE, case.name)
-    return [case for case in cases if case.patient in kept]
 
 
 def _without_empty(

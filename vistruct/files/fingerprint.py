@@ -8,11 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
-def fingerprint(annotations: Sequence[Path], images: Iterable[Path], root: Path) -> str:
+def fingerprint(annotations: Sequence[Path], images: Iterable[Path], root: Path, more: Iterable[bytes] = ()) -> str:
     """sha256 over the annotation files' bytes and the sorted names and sizes in bytes of the images.
 
     Names are relative to `root`, so that a data set may be moved as a whole. Pixels are not read: an image
     that is exchanged for one of the same name and size in bytes goes unnoticed.
+
+    Args:
+        more: what else says what the data are, where no annotation file does.
 
     Returns:
         64 hexadecimal digits.
@@ -28,4 +31,6 @@ def fingerprint(annotations: Sequence[Path], images: Iterable[Path], root: Path)
     names = sorted({(Path(os.path.relpath(image, root)).as_posix(), os.path.getsize(image)) for image in images})
     for name, size in names:
         digest.update(f"image {size} {name}\n".encode())
+    for part in more:
+        digest.update(part)
     return digest.hexdigest()

@@ -95,6 +95,11 @@ def count_matched(matched: Iterable[Tensor]) -> Tensor:
     return torch.stack([(one >= 0).sum(dtype=torch.float64) for one in matched]).sum()
 
 
+def count_images(targets: Sequence[BoxTarget], names: Sequence[str]) -> dict[str, float]:
+    """The units of terms of which each is a mean over an image: all images count, with or without objects."""
+    return dict.fromkeys(names, float(len(targets)))
+
+
 def add_images(parts: Sequence[Sequence[Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
     """The losses of several images, each a list of float[] in the order of `names`, as terms summed over them."""
     return dict(zip(names, torch.stack([torch.stack(list(part)) for part in parts]).sum(dim=0), strict=True))

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_images
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
-from vistruct.heads.selection import select_classes
+from vistruct.heads.selection import select_classes, select_detections
 
 
 class StageConfig(Part):
@@ -88,9 +88,8 @@ class CascadeRcnn(nn.Module):
         Returns:
             Sums over the images.
         """
-        return HeadLoss(
-            terms=add_images([self._image_loss(output, i, target) for i, target in enumerate(targets)], self.terms)
-        )
+        parts = [self._image_loss(output, i, target) for i, target in enumerate(targets)]
+        return HeadLoss(terms=add_images(parts, self.terms))
 
     def _image_loss(self, output: RpnOutput, i: int, target: BoxTarget) -> list[Tensor]:
         boxes, labels, crowds = target.split()
@@ -105,8 +104,8 @@ class CascadeRcnn(nn.Module):
         return losses
 
     def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
-        """Images: all count, with or without objects."""
-        return dict.fromkeys(self.terms, float(len(targets)))
+        """Images."""
+        return count_images(targets, self.terms)
 
     def decode(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image: the boxes of the last stage, the scores of all.
@@ -129,14 +128,5 @@ class CascadeRcnn(nn.Module):
                 probabilities = stacked.mean(dim=0).softmax(dim=1)
             else:
                 probabilities = stacked.softmax(dim=2).mean(dim=0)
-            found.append(
-                select_classes(
-                    boxes[:, None],
-                    probabilities,
-                    size_hw,
-                    threshold=self.config.score_threshold,
-                    nms_iou=self.config.nms_iou,
-                    num=self.config.max_detections,
-                )
-            )
+            found.append(select_classes(boxes[:, None], probabilities, size_hw, self.config, select_detections))
         return found

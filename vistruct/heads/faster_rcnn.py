@@ -11,14 +11,15 @@ Shapes: B images, P proposals of an image, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_images
+from vistruct.heads.oriented_roi import OrientedRoiStage
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes
@@ -37,23 +38,29 @@ class FasterRcnnConfig(Part):
 
     def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> FasterRcnn:
         """Build on levels with the same number of channels, finest first."""
-        return FasterRcnn(self, specs, num_classes)
+        rpn = Rpn(self.rpn, specs)
+        return FasterRcnn(self, rpn, RoiStage(self.roi, specs, num_classes, class_agnostic=self.class_agnostic))
 
 
 class FasterRcnn(nn.Module):
-    """Levels list[float[B, channels, H/stride, W/stride]] -> RpnOutput."""
+    """Levels list[float[B, channels, H/stride, W/stride]] -> RpnOutput.
+
+    Args:
+        config: FasterRcnnConfig, or one with the same thresholds.
+        rpn: whose kind of proposals the head gives.
+        roi: looks at proposals of that kind.
+    """
 
     terms = ("objectness", "proposal", "class", "box")
 
-    def __init__(self, config: FasterRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
+    def __init__(self, config: Any, rpn: Rpn, roi: RoiStage | OrientedRoiStage) -> None:
         super().__init__()
-        self.config = config
-        self.rpn = Rpn(config.rpn, specs)
-        self.roi = RoiStage(config.roi, specs, num_classes, class_agnostic=config.class_agnostic)
+        self.config, self.rpn, self.roi = config, rpn, roi
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
+        config, is_oriented = self.config, self.rpn.kind.is_oriented
+        return HeadTraits(is_oriented=is_oriented, nms_iou=config.nms_iou, max_detections=config.max_detections)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)
@@ -61,48 +68,44 @@ class FasterRcnn(nn.Module):
     def loss(self, output: RpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
         """The four losses of each image, added up.
 
-        Samples are drawn from torch's global generator, which the engine seeds at every step.
+        Samples of horizontal boxes are drawn from torch's global generator, which the engine seeds at every step;
+        oriented ones by `sampler_of`.
 
         Returns:
             Sums over the images.
+
+        Raises:
+            ValueError: a target without the kind of boxes that the head learns from.
         """
-        return HeadLoss(
-            terms=add_images([self.image_loss(output, i, target)[0] for i, target in enumerate(targets)], self.terms)
-        )
+        parts = [self.image_loss(output, i, target)[0] for i, target in enumerate(targets)]
+        return HeadLoss(terms=add_images(parts, self.terms))
 
     def image_loss(self, output: RpnOutput, i: int, target: BoxTarget) -> tuple[list[Tensor], RoiSample]:
         """Four float[] of image `i`, as in `terms`, and the proposals that the last two are about."""
-        boxes, labels, crowds = target.split()
-        first = self.rpn.loss(output, i, boxes, crowds)
+        boxes, labels, regions = self.rpn.kind.split(target)
+        generator = self.rpn.kind.sampler(boxes)
+        first = self.rpn.loss(output, i, boxes, regions, generator)
         proposals = self.rpn.proposals(output, i, output.size_hw, train=True)
-        sample = self.roi.sample(proposals, boxes, labels, crowds)
+        sample = self.roi.sample(proposals, boxes, labels, regions, generator)
         second = self.roi.loss(*self.roi(output.features, i, sample.rois), sample)
         return [*first, *second], sample
 
     def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
-        """Images: all count, with or without objects."""
-        return dict.fromkeys(self.terms, float(len(targets)))
+        """Images."""
+        return count_images(targets, self.terms)
 
     def decode(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image.
 
         Args:
             output: of a batch of B images.
-            sizes_hw: B real sizes before padding, pixels; boxes are clipped to them, and left out where
-                nothing stays.
+            sizes_hw: B real sizes before padding, pixels; boxes are clipped to them and left out where nothing
+                stays; oriented ones are left out where they lie wholly outside.
         """
         found: list[Detections] = []
         for i, size_hw in enumerate(sizes_hw):
             rois = self.rpn.proposals(output, i, size_hw, train=False)
             logits, deltas = self.roi(output.features, i, rois)
-            found.append(
-                select_classes(
-                    self.roi.move(rois, deltas, size_hw),
-                    logits.softmax(dim=1),
-                    size_hw,
-                    threshold=self.config.score_threshold,
-                    nms_iou=self.config.nms_iou,
-                    num=self.config.max_detections,
-                )
-            )
+            boxes = self.roi.move(rois, deltas, size_hw)
+            found.append(select_classes(boxes, logits.softmax(dim=1), size_hw, self.config, self.rpn.kind.select))
         return found

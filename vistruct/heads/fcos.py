@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec, HeadTraits, Ratio
@@ -51,7 +53,7 @@ class FcosConfig(Part):
 
     def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> Fcos:
         """Build on levels with the same number of channels, finest first."""
-        return Fcos(self, specs, num_classes)
+        return Fcos(self, specs, _Layers(self, specs[0].channels, num_classes), HORIZONTAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,34 +66,52 @@ class FcosOutput:
     cells_xyxy: Tensor  # float[N, 4], pixels; a location is the centre of its cell
     level_sizes: tuple[int, ...]  # locations of each level; they add up to N
 
+    def boxes(self, i: int, rows: Tensor) -> Tensor:
+        """float[K, 4], xyxy: what the locations int64[K] of image `i` say."""
+        return BoxLinearCoder(normalize_by_size=True).decode(self.offsets[i, rows], self.cells_xyxy[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """What kind of box the locations of a head stand for; a box is float[4] xyxy or float[5] cxcywha."""
+
+    output: Callable[..., Any]  # what the layers say, cells_xyxy, level_sizes -> FcosOutput, or its like
+    split: Callable[[BoxTarget], tuple[Tensor, Tensor, Tensor]]  # boxes, labels, and regions to be ignored
+    match: Callable[[Tensor, Tensor, Tensor], Tensor]  # cells, ranges, boxes -> int64[N], -1 for background
+    inside: Callable[[Tensor, Tensor], Tensor]  # cells, regions -> bool[N]
+    box_loss: Callable[[Tensor, Tensor], Tensor]  # K boxes, K goals -> float[K]
+    centerness: Callable[[Tensor, Tensor], Tensor]  # K cells, K goals -> float[K]
+    select: Callable[..., Detections]  # as `select_detections`
+    is_oriented: bool = False
+
 
 class Fcos(nn.Module):
-    """Levels list[float[B, channels, H/stride, W/stride]] -> FcosOutput."""
+    """Levels list[float[B, channels, H/stride, W/stride]] -> FcosOutput.
+
+    Args:
+        config: FcosConfig, or one with the same thresholds.
+        layers: levels -> what `points.output` takes, by name.
+    """
 
     terms = ("class", "box", "centerness")
 
-    def __init__(self, config: FcosConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
+    def __init__(self, config: Any, specs: Sequence[FeatureSpec], layers: nn.Module, points: Points) -> None:
         super().__init__()
-        self.config, self.strides = config, tuple(spec.stride for spec in specs)
-        self.layers = _Layers(config, specs[0].channels, num_classes)
+        self.config, self.strides, self.points = config, tuple(spec.stride for spec in specs), points
+        self.layers = layers
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
+        nms_iou, most = self.config.nms_iou, self.config.max_detections
+        return HeadTraits(is_oriented=self.points.is_oriented, nms_iou=nms_iou, max_detections=most)
 
-    def forward(self, features: list[Tensor]) -> FcosOutput:
-        out = self.layers(features)
+    def forward(self, features: list[Tensor]) -> Any:
+        said = {name: value.float() for name, value in self.layers(features).items()}
         cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
-        return FcosOutput(
-            logits=out["cls_logits"].float(),
-            offsets=out["bbox_regression"].float(),
-            centerness=out["bbox_ctrness"].float(),
-            cells_xyxy=torch.cat(cells),
-            level_sizes=tuple(map(len, cells)),
-        )
+        return self.points.output(**said, cells_xyxy=torch.cat(cells), level_sizes=tuple(map(len, cells)))
 
-    def loss(self, output: FcosOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
-        """Focal loss over all locations, GIoU and centerness loss over the matched ones.
+    def loss(self, output: Any, targets: Sequence[BoxTarget]) -> HeadLoss:
+        """Focal loss over all locations, box and centerness loss over the matched ones.
 
         Args:
             output: of a batch of B images.
@@ -99,49 +119,49 @@ class Fcos(nn.Module):
 
         Returns:
             Sums over the images' matched locations, of which there may be none. Its metric `unmatched`: objects that
-            no location stands for (smaller than the finest stride, or hidden under smaller objects), for each matched
-            location.
+            no location stands for (too small, centred outside the image, or hidden under smaller ones), for each
+            matched location.
+
+        Raises:
+            ValueError: a target without the kind of boxes that the head learns from.
         """
-        ranges = size_ranges(self.strides, output.level_sizes, output.cells_xyxy.device)
-        parts: list[Tensor] = []  # each float[3]: classification, box, centerness
+        points, cells = self.points, output.cells_xyxy
+        ranges = size_ranges(self.strides, output.level_sizes, cells.device)
+        parts: list[list[Tensor]] = []
         num_matched = num_unmatched = 0
         for i, target in enumerate(targets):
-            boxes, labels, crowds = target.split()
-            matched = match_locations(output.cells_xyxy, ranges, boxes)
-            use = (matched >= 0) | ~inside_any(output.cells_xyxy, crowds)
-            losses = self.layers.compute_loss(
-                [{"boxes": boxes, "labels": labels}],
-                {
-                    "cls_logits": output.logits[i, use][None],
-                    "bbox_regression": output.offsets[i, use][None],
-                    "bbox_ctrness": output.centerness[i, use][None],
-                },
-                [output.cells_xyxy[use]],
-                [matched[use]],
-            )
-            own = matched[matched >= 0]
-            mean = torch.stack([losses["classification"], losses["bbox_regression"], losses["bbox_ctrness"]])
-            parts.append(mean * max(1, len(own)))  # torchvision gives means over the matched locations
-            num_matched += len(own)
+            boxes, labels, regions = points.split(target)
+            matched = points.match(cells, ranges, boxes)
+            use = (matched >= 0) | ~points.inside(cells, regions)
+            rows = (matched >= 0).nonzero().squeeze(1)
+            own = matched[rows]
+            truth = torch.zeros_like(output.logits[i])
+            truth[rows, labels[own]] = 1.0
+            loss_class = sigmoid_focal_loss(output.logits[i][use], truth[use], reduction="sum")
+            loss_box = points.box_loss(output.boxes(i, rows), boxes[own]).sum()
+            goal = points.centerness(cells[rows], boxes[own])
+            loss_centerness = F.binary_cross_entropy_with_logits(output.centerness[i, rows, 0], goal, reduction="sum")
+            parts.append([loss_class, loss_box, loss_centerness])
+            num_matched += len(rows)
             num_unmatched += len(boxes) - len(own.unique())
-        return HeadLoss(
-            terms=add_images([tuple(part) for part in parts], self.terms),
-            metrics={"unmatched": Ratio(total=num_unmatched, count=num_matched)},
-        )
+        ratio = Ratio(total=num_unmatched, count=num_matched)
+        return HeadLoss(terms=add_images(parts, self.terms), metrics={"unmatched": ratio})
 
     def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, Tensor]:
         """Matched locations of images of `size_hw`, padding included: of each term."""
-        cells, ranges = locations(size_hw, self.strides, targets[0].labels.device)
-        matched = [match_locations(cells, ranges, target.split()[0]) for target in targets]
+        (height, width), device = size_hw, targets[0].labels.device
+        levels = [cells_of(-(-height // stride), -(-width // stride), stride, device) for stride in self.strides]
+        cells, ranges = torch.cat(levels), size_ranges(self.strides, list(map(len, levels)), device)
+        matched = [self.points.match(cells, ranges, self.points.split(target)[0]) for target in targets]
         return dict.fromkeys(self.terms, count_matched(matched))
 
-    def decode(self, output: FcosOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+    def decode(self, output: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image; the score is sqrt(class * centerness), as in torchvision.
 
         Args:
             output: of a batch of B images.
-            sizes_hw: B real sizes before padding, pixels; boxes are clipped to them, and left out where
-                nothing stays.
+            sizes_hw: B real sizes before padding, pixels; boxes are clipped to them and left out where nothing
+                stays; oriented ones are left out where they lie wholly outside.
         """
         config = self.config
         scores = (output.logits.sigmoid() * output.centerness.sigmoid()).sqrt()  # [B, N, C]
@@ -150,10 +170,8 @@ class Fcos(nn.Module):
             row, label, score = best_of_levels(
                 scores[i], output.level_sizes, config.score_threshold, config.max_candidates
             )
-            boxes = self.layers.box_coder.decode(output.offsets[i, row], output.cells_xyxy[row])
-            found.append(
-                select_detections(boxes, score, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections)
-            )
+            boxes, select = output.boxes(i, row), self.points.select
+            found.append(select(boxes, score, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections))
         return found
 
 
@@ -162,16 +180,21 @@ class _Layers(FCOSHead):
 
     def __init__(self, config: FcosConfig, channels: int, num_classes: int) -> None:
         nn.Module.__init__(self)
-        groups = math.gcd(32, channels)  # 32, fewer in a narrow head
-        if groups == channels:  # one number a group would be normalised to nothing on a level of one cell
-            groups = max(1, groups // 2)
-        norm = partial(nn.GroupNorm, groups)
+        norm = norm_of(channels)
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
         self.classification_head = FCOSClassificationHead(
             channels, 1, num_classes, config.num_convs, prior_probability=config.prior, norm_layer=norm
         )
         self.regression_head = FCOSRegressionHead(channels, 1, config.num_convs, norm_layer=norm)
         nn.init.ones_(self.regression_head.get_parameter("bbox_reg.bias"))
+
+
+def norm_of(channels: int) -> Callable[[int], nn.Module]:
+    """Of the towers, in groups."""
+    groups = math.gcd(32, channels)  # 32, fewer in a narrow head
+    if groups == channels:  # one number a group would be normalised to nothing on a level of one cell
+        groups = max(1, groups // 2)
+    return partial(nn.GroupNorm, groups)
 
 
 def cells_of(height: int, width: int, stride: int, device: torch.device) -> Tensor:
@@ -183,12 +206,6 @@ def cells_of(height: int, width: int, stride: int, device: torch.device) -> Tens
     )
     corner = torch.stack([x, y], dim=-1).reshape(-1, 2) * stride
     return torch.cat([corner, corner + stride], dim=1)
-
-
-def locations(size_hw: tuple[int, int], strides: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """float[N, 4] cells of all levels on images of this size, and their `size_ranges`."""
-    levels = [cells_of(-(-size_hw[0] // stride), -(-size_hw[1] // stride), stride, device) for stride in strides]
-    return torch.cat(levels), size_ranges(strides, [len(level) for level in levels], device)
 
 
 def size_ranges(strides: Sequence[int], level_sizes: Sequence[int], device: torch.device) -> Tensor:
@@ -238,3 +255,25 @@ def inside_any(cells_xyxy: Tensor, regions_xyxy: Tensor) -> Tensor:
     point = (cells_xyxy[:, None, :2] + cells_xyxy[:, None, 2:]) / 2  # [N, 1, 2]
     within = (point >= regions_xyxy[None, :, :2]) & (point < regions_xyxy[None, :, 2:])  # [N, K, 2]
     return within.all(dim=2).any(dim=1)
+
+
+def centerness_of(cells_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """float[K] in [0, 1]: 1 at the centre of the location's box, 0 on its sides; equation 3."""
+    point = (cells_xyxy[:, :2] + cells_xyxy[:, 2:]) / 2
+    sides = torch.stack([point - boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - point])  # [2, K, 2]
+    return (sides.amin(dim=0) / sides.amax(dim=0)).prod(dim=1).sqrt()
+
+
+def _output(*, cls_logits: Tensor, bbox_regression: Tensor, bbox_ctrness: Tensor, **cells: Any) -> FcosOutput:
+    return FcosOutput(logits=cls_logits, offsets=bbox_regression, centerness=bbox_ctrness, **cells)
+
+
+HORIZONTAL = Points(
+    output=_output,
+    split=BoxTarget.split,
+    match=match_locations,
+    inside=inside_any,
+    box_loss=generalized_box_iou_loss,
+    centerness=centerness_of,
+    select=select_detections,
+)

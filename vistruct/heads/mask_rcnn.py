@@ -24,7 +24,7 @@ from torchvision.ops import roi_align
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
+from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_images
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.roi_stage import RoiSample, pool_rois
 from vistruct.heads.rpn import RpnOutput
@@ -53,7 +53,8 @@ class MaskRcnn(nn.Module):
 
     def __init__(self, config: MaskRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
         super().__init__()
-        self.config, self.box = config, FasterRcnn(config.box, specs, num_classes)
+        self.config, self.box = config, config.box.build(specs, num_classes)
+        self.strides = tuple(spec.stride for spec in specs)
         self.layers = MaskRCNNHeads(specs[0].channels, (config.mask_width,) * config.mask_convs, dilation=1)
         self.logits = MaskRCNNPredictor(config.mask_width, config.mask_width, num_classes)
 
@@ -97,8 +98,8 @@ class MaskRcnn(nn.Module):
         return F.binary_cross_entropy_with_logits(logits[drawn], goal)
 
     def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
-        """Images: all count, with or without objects."""
-        return dict.fromkeys(self.terms, float(len(targets)))
+        """Images."""
+        return count_images(targets, self.terms)
 
     def decode(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """As `FasterRcnn.decode`, with the masks of the predicted classes."""
@@ -110,9 +111,8 @@ class MaskRcnn(nn.Module):
 
     def _mask_logits(self, output: RpnOutput, i: int, rois: Tensor, labels: Tensor) -> Tensor:
         """float[S, m, m]: the masks that boxes float[S, 4] in image `i` have as objects of classes int64[S]."""
-        pooled = pool_rois(
-            output.features, i, rois, self.box.roi.strides, self.config.mask_size // 2, self.config.box.roi
-        )
+        size, config = self.config.mask_size // 2, self.config.box.roi
+        pooled = pool_rois(output.features, i, rois, self.strides, size, config)
         logits = self.logits(self.layers(pooled)).float()  # [S, C, m, m]
         return logits[torch.arange(len(labels), device=labels.device), labels]
 

@@ -19,26 +19,20 @@ Shapes: B images, N locations over all levels, C classes, M objects in an image.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection.fcos import FCOSClassificationHead
-from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits, Ratio
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
-from vistruct.heads.fcos import cells_of, locations, size_ranges
+from vistruct.contracts import FeatureSpec
+from vistruct.heads.boxes import BoxTarget
+from vistruct.heads.fcos import Fcos, Points, norm_of
 from vistruct.heads.oriented_points import box_frames, half_sides, match_oriented, within_any
 from vistruct.heads.oriented_selection import select_oriented
-from vistruct.heads.selection import best_of_levels
 from vistruct.ops.oriented_iou import oriented_iou_aligned
 from vistruct.ops.oriented_losses import LOSSES
 
@@ -57,9 +51,19 @@ class OrientedFcosConfig(Part):
     max_candidates: int = Field(2000, gt=0)  # best locations of a level that go into NMS
     max_detections: int = Field(2000, gt=0)  # in one image
 
-    def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> OrientedFcos:
+    def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> Fcos:
         """Build on levels with the same number of channels, finest first."""
-        return OrientedFcos(self, specs, num_classes)
+        points = Points(
+            output=OrientedFcosOutput,
+            split=BoxTarget.split_oriented,
+            match=match_oriented,
+            inside=within_any,
+            box_loss=_one_minus_iou if self.box_loss == "iou" else LOSSES[self.box_loss],
+            centerness=centerness_of,
+            select=select_oriented,
+            is_oriented=True,
+        )
+        return Fcos(self, specs, _Layers(self, specs[0].channels, num_classes), points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +89,12 @@ class OrientedFcosOutput:
         return torch.cat([point + stride * self.offsets[i, rows], sides, angle[:, None]], dim=1)
 
 
-class OrientedFcos(nn.Module):
-    """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedFcosOutput."""
+class _Layers(nn.Module):
+    """Levels list[float[B, channels, h, w]] -> what every location says, by the names of OrientedFcosOutput."""
 
-    terms = ("class", "box", "centerness")
-
-    def __init__(self, config: OrientedFcosConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
+    def __init__(self, config: OrientedFcosConfig, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.config, self.strides = config, tuple(spec.stride for spec in specs)
-        channels = specs[0].channels
-        groups = math.gcd(32, channels)  # 32, fewer in a narrow head
-        if groups == channels:  # one number a group would be normalised to nothing on a level of one cell
-            groups = max(1, groups // 2)
-        norm = partial(nn.GroupNorm, groups)
+        norm = norm_of(channels)
         self.classes = FCOSClassificationHead(
             channels, 1, num_classes, config.num_convs, prior_probability=config.prior, norm_layer=norm
         )
@@ -113,101 +110,14 @@ class OrientedFcos(nn.Module):
         with torch.no_grad():
             self.box.get_parameter("bias")[4] = 1.0  # upright to begin with, and far from where no direction is
 
-    @property
-    def traits(self) -> HeadTraits:
-        config = self.config
-        return HeadTraits(is_oriented=True, nms_iou=config.nms_iou, max_detections=config.max_detections)
+    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+        said = torch.cat([self.box(self.tower(f)).flatten(2) for f in features], dim=2).transpose(1, 2)
+        names = ("offsets", "sizes", "turns", "centerness")
+        return {"logits": self.classes(features)} | dict(zip(names, said.split([2, 2, 2, 1], dim=2), strict=True))
 
-    def forward(self, features: list[Tensor]) -> OrientedFcosOutput:
-        cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
-        said = torch.cat([self.box(self.tower(f)).flatten(2) for f in features], dim=2).transpose(1, 2).float()
-        offsets, sizes, turns, centerness = said.split([2, 2, 2, 1], dim=2)
-        return OrientedFcosOutput(
-            logits=self.classes(features).float(),
-            offsets=offsets,
-            sizes=sizes,
-            turns=turns,
-            centerness=centerness,
-            cells_xyxy=torch.cat(cells),
-            level_sizes=tuple(map(len, cells)),
-        )
 
-    def loss(self, output: OrientedFcosOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
-        """Focal loss over all locations, box and centerness loss over the matched ones.
-
-        Args:
-            output: of a batch of B images.
-            targets: B of them; images without objects teach background alone.
-
-        Returns:
-            Sums over the images' matched locations, of which there may be none. Its metric `unmatched`: objects that
-            no location stands for (centred outside the image, or hidden under smaller objects), for each matched
-            location.
-
-        Raises:
-            ValueError: a target without oriented boxes.
-        """
-        ranges = size_ranges(self.strides, output.level_sizes, output.cells_xyxy.device)
-        parts: list[Tensor] = []  # each float[3]: classification, box, centerness
-        num_matched = num_unmatched = 0
-        for i, target in enumerate(targets):
-            boxes, labels, regions = target.split_oriented()
-            matched = match_oriented(output.cells_xyxy, ranges, boxes)
-            use = (matched >= 0) | ~within_any(output.cells_xyxy, regions)
-            rows = (matched >= 0).nonzero().squeeze(1)
-            own = matched[rows]
-            truth = torch.zeros_like(output.logits[i])
-            truth[rows, labels[own]] = 1.0
-            loss_class = sigmoid_focal_loss(output.logits[i][use], truth[use], reduction="sum")
-            loss_box = self._box_loss(output.boxes(i, rows), boxes[own]).sum()
-            goal = centerness_of(output.cells_xyxy[rows], boxes[own])
-            loss_centerness = F.binary_cross_entropy_with_logits(output.centerness[i, rows, 0], goal, reduction="sum")
-            parts.append(torch.stack([loss_class, loss_box, loss_centerness]))
-            num_matched += len(rows)
-            num_unmatched += len(boxes) - len(own.unique())
-        return HeadLoss(
-            terms=add_images([tuple(part) for part in parts], self.terms),
-            metrics={"unmatched": Ratio(total=num_unmatched, count=num_matched)},
-        )
-
-    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, Tensor]:
-        """Matched locations of images of `size_hw`, padding included: of each term."""
-        cells, ranges = locations(size_hw, self.strides, targets[0].labels.device)
-        matched = [match_oriented(cells, ranges, target.split_oriented()[0]) for target in targets]
-        return dict.fromkeys(self.terms, count_matched(matched))
-
-    def _box_loss(self, boxes: Tensor, goals: Tensor) -> Tensor:
-        """float[K] of K pairs."""
-        if self.config.box_loss == "iou":
-            return 1 - oriented_iou_aligned(boxes, goals)
-        return LOSSES[self.config.box_loss](boxes, goals)
-
-    def decode(self, output: OrientedFcosOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Detections of each image; the score is sqrt(class * centerness).
-
-        Args:
-            output: of a batch of B images.
-            sizes_hw: B real sizes before padding, pixels; boxes wholly outside are left out.
-        """
-        config = self.config
-        scores = (output.logits.sigmoid() * output.centerness.sigmoid()).sqrt()  # [B, N, C]
-        found: list[Detections] = []
-        for i, size_hw in enumerate(sizes_hw):
-            row, label, score = best_of_levels(
-                scores[i], output.level_sizes, config.score_threshold, config.max_candidates
-            )
-            found.append(
-                select_oriented(
-                    output.boxes(i, row),
-                    score,
-                    label,
-                    size_hw,
-                    nms_iou=config.nms_iou,
-                    num=config.max_detections,
-                    candidates=len(row),
-                )
-            )
-        return found
+def _one_minus_iou(boxes: Tensor, goals: Tensor) -> Tensor:
+    return 1 - oriented_iou_aligned(boxes, goals)
 
 
 def centerness_of(cells_xyxy: Tensor, boxes: Tensor) -> Tensor:

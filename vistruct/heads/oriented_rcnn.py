@@ -13,21 +13,16 @@ Shapes: B images, P proposals of an image, C classes.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images
+from vistruct.contracts import FeatureSpec
+from vistruct.heads.faster_rcnn import FasterRcnn
 from vistruct.heads.oriented_roi import OrientedRoiConfig, OrientedRoiStage
-from vistruct.heads.oriented_rpn import OrientedRpn, OrientedRpnConfig, OrientedRpnOutput
-from vistruct.heads.oriented_selection import select_oriented
-from vistruct.ops.seeds import derive
+from vistruct.heads.oriented_rpn import OrientedRpnConfig
+from vistruct.heads.rpn import Rpn
 
 
 class OrientedRcnnConfig(Part):
@@ -41,89 +36,7 @@ class OrientedRcnnConfig(Part):
     candidates: int = Field(10_000, gt=0)  # best boxes of an image that go into NMS
     max_detections: int = Field(2000, gt=0)  # in one image
 
-    def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> OrientedRcnn:
+    def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> FasterRcnn:
         """Build on levels with the same number of channels, finest first."""
-        return OrientedRcnn(self, specs, num_classes)
-
-
-class OrientedRcnn(nn.Module):
-    """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedRpnOutput."""
-
-    terms = ("objectness", "proposal", "class", "box")
-
-    def __init__(self, config: OrientedRcnnConfig, specs: tuple[FeatureSpec, ...], num_classes: int) -> None:
-        super().__init__()
-        self.config = config
-        self.rpn = OrientedRpn(config.rpn, specs)
-        self.roi = OrientedRoiStage(config.roi, specs, num_classes)
-
-    @property
-    def traits(self) -> HeadTraits:
-        config = self.config
-        return HeadTraits(is_oriented=True, nms_iou=config.nms_iou, max_detections=config.max_detections)
-
-    def forward(self, features: list[Tensor]) -> OrientedRpnOutput:
-        return self.rpn(features)
-
-    def loss(self, output: OrientedRpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
-        """The four losses of each image, added up.
-
-        Returns:
-            Sums over the images.
-
-        Raises:
-            ValueError: a target without oriented boxes.
-        """
-        return HeadLoss(
-            terms=add_images([self._image_loss(output, i, target) for i, target in enumerate(targets)], self.terms)
-        )
-
-    def _image_loss(self, output: OrientedRpnOutput, i: int, target: BoxTarget) -> list[Tensor]:
-        """Four float[] of image `i`, as in `terms`."""
-        boxes, labels, regions = target.split_oriented()
-        generator = sampler_of(boxes)
-        first = self.rpn.loss(output, i, boxes, regions, generator)
-        sample = self.roi.sample(self.rpn.proposals(output, i), boxes, labels, regions, generator)
-        second = self.roi.loss(*self.roi(output.features, i, sample.rois), sample)
-        return [*first, *second]
-
-    def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, float]:
-        """Images: all count, with or without objects."""
-        return dict.fromkeys(self.terms, float(len(targets)))
-
-    def decode(self, output: OrientedRpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Detections of each image.
-
-        Args:
-            output: of a batch of B images.
-            sizes_hw: B real sizes before padding, pixels; boxes wholly outside are left out.
-        """
-        found: list[Detections] = []
-        for i, size_hw in enumerate(sizes_hw):
-            rois = self.rpn.proposals(output, i)
-            logits, deltas = self.roi(output.features, i, rois)
-            probabilities = logits.softmax(dim=1)[:, :-1]
-            row, label = (probabilities > self.config.score_threshold).nonzero(as_tuple=True)
-            found.append(
-                select_oriented(
-                    self.roi.coder.decode(rois, deltas)[row],
-                    probabilities[row, label],
-                    label,
-                    size_hw,
-                    nms_iou=self.config.nms_iou,
-                    num=self.config.max_detections,
-                    candidates=self.config.candidates,
-                )
-            )
-        return found
-
-
-def sampler_of(boxes: Tensor) -> torch.Generator:
-    """The source of what is drawn for an image with these objects float[M, 5], on their device.
-
-    It follows from the seed that torch was last given, which the engine does at every step, and from the objects: not
-    from the image's place in the batch, nor from how the batch was split.
-    """
-    objects = hashlib.sha256(boxes.cpu().numpy().tobytes()).hexdigest()
-    seed = derive(torch.initial_seed(), "samples", objects)
-    return torch.Generator(device=boxes.device).manual_seed(seed)
+        rpn = Rpn(self.rpn, specs, self.rpn.kind(self.candidates))
+        return FasterRcnn(self, rpn, OrientedRoiStage(self.roi, specs, num_classes))

@@ -7,8 +7,6 @@ Shapes: P proposals or sampled proposals of an image, C classes, M objects.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ from vistruct.contracts import FeatureSpec
 from vistruct.heads.matching import BACKGROUND, draw_samples
 from vistruct.heads.oriented_coders import OrientedDeltas
 from vistruct.heads.oriented_regions import ignore_regions
-from vistruct.heads.roi_stage import levels_of
+from vistruct.heads.roi_stage import RoiSample, drawn, last_layers, levels_of, stage_losses
 from vistruct.ops.oriented_iou import oriented_iou
 from vistruct.ops.roi_align_rotated import roi_align_rotated
 
@@ -39,15 +37,6 @@ class OrientedRoiConfig(Part):
     beta: float = Field(1.0, ge=0)  # where the box loss (smooth L1) goes from square to straight; 0: L1
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrientedRoiSample:
-    """Proposals of one image that a step learns from, objects first."""
-
-    rois: Tensor  # float[P, 5], cxcywha
-    labels: Tensor  # int64[P]; C is the background
-    goals: Tensor  # float[S, 5], cxcywha: the objects of the first S, which are on objects
-
-
 class OrientedRoiStage(nn.Module):
     """Levels and proposals of one image -> float[P, C + 1] logits and float[P, 5] box deltas."""
 
@@ -56,11 +45,7 @@ class OrientedRoiStage(nn.Module):
         self.config, self.num_classes, self.coder = config, num_classes, OrientedDeltas()
         self.strides = tuple(spec.stride for spec in specs)[: config.levels]
         self.layers = TwoMLPHead(specs[0].channels * config.size**2, config.width)
-        self.logits = nn.Linear(config.width, num_classes + 1)  # the last is the background
-        self.deltas = nn.Linear(config.width, 5)  # one box for all classes
-        for layer, std in ((self.logits, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 4.1
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        self.logits, self.deltas = last_layers(config.width, num_classes, 5)  # one box for all classes
 
     def forward(self, features: list[Tensor], i: int, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the proposals float[P, 5] of image `i`."""
@@ -68,8 +53,13 @@ class OrientedRoiStage(nn.Module):
         return self.logits(seen).float(), self.deltas(seen).float()
 
     def sample(
-        self, proposals: Tensor, boxes: Tensor, labels: Tensor, regions: Tensor, generator: torch.Generator
-    ) -> OrientedRoiSample:
+        self,
+        proposals: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        regions: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> RoiSample:
         """Match the proposals and the objects' own boxes to the objects, and draw those to learn from.
 
         Args:
@@ -77,7 +67,7 @@ class OrientedRoiStage(nn.Module):
             boxes: float[M, 5], objects of the image.
             labels: int64[M], their classes.
             regions: float[K, 5], to be ignored.
-            generator: draws them.
+            generator: draws them; None: torch's global one.
         """
         candidates = torch.cat([proposals, boxes])
         matched = torch.full((len(candidates),), BACKGROUND, dtype=torch.int64, device=candidates.device)
@@ -86,18 +76,17 @@ class OrientedRoiStage(nn.Module):
             matched = torch.where(iou >= IOU, index, matched)
         matched = ignore_regions(matched, candidates, regions, IOU)
         sample = draw_samples(matched, self.config.samples, self.config.positive, generator)
-        found = matched[sample]
-        own = found[found >= 0]
-        background = labels.new_full((len(found) - len(own),), self.num_classes)
-        return OrientedRoiSample(rois=candidates[sample], labels=torch.cat([labels[own], background]), goals=boxes[own])
+        return drawn(sample, matched, candidates, boxes, labels, self.num_classes)
 
-    def loss(self, logits: Tensor, deltas: Tensor, sample: OrientedRoiSample) -> tuple[Tensor, Tensor]:
-        """float[] class and float[] box loss: means over the samples, 0 where there is none."""
-        number, positive = max(1, len(sample.labels)), len(sample.goals)
-        loss_class = F.cross_entropy(logits, sample.labels, reduction="sum")
+    def loss(self, logits: Tensor, deltas: Tensor, sample: RoiSample) -> tuple[Tensor, Tensor]:
+        """As `stage_losses`."""
+        positive = len(sample.goals)
         goal = self.coder.encode(sample.rois[:positive], sample.goals)
-        loss_box = F.smooth_l1_loss(deltas[:positive], goal, beta=self.config.beta, reduction="sum")
-        return loss_class / number, loss_box / number
+        return stage_losses(logits, deltas[:positive], goal, sample, self.config.beta)
+
+    def move(self, rois: Tensor, deltas: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """float[P, 1, 5]: the boxes that the deltas lead to, wherever that is."""
+        return self.coder.decode(rois, deltas)[:, None]
 
     def _pool(self, features: list[Tensor], i: int, rois: Tensor) -> Tensor:
         """float[P, channels, size, size]: what lies in each proposal of image `i`, turned with it."""

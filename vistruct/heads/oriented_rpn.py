@@ -14,27 +14,25 @@ Shapes: B images, A anchors over all levels, P proposals of an image.
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms
+from torch import Tensor
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
 from vistruct.heads.anchors import Anchors
-from vistruct.heads.matching import draw_samples, match_boxes
+from vistruct.heads.boxes import BoxTarget
 from vistruct.heads.oriented_coders import MidpointOffsets
 from vistruct.heads.oriented_regions import ignore_regions
+from vistruct.heads.oriented_selection import select_oriented
+from vistruct.heads.rpn import NEGATIVE_IOU, Proposals
 from vistruct.ops.oriented import cxcywha_to_xyxy, xyxy_to_cxcywha
+from vistruct.ops.seeds import derive
 
-POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3
 MIN_SIDE = 1e-2  # pixels; a proposal thinner than this is none
 
 
@@ -51,92 +49,26 @@ class OrientedRpnConfig(Part):
     nms_iou: float = Field(0.8, gt=0, le=1)  # of two hulls of one level above it, the better proposal stays
     compatible: bool = False  # almost parallel boxes as in the published code, where some come back as a line
 
+    def limits(self, train: bool) -> tuple[int, int]:
+        """Candidates of a level, and proposals of an image: whatever they are for."""
+        return self.candidates, self.proposals
 
-@dataclass(frozen=True, kw_only=True)
-class OrientedRpnOutput:
-    """What is said of every anchor, and the levels for the second look."""
-
-    features: list[Tensor]  # of each level float[B, channels, h, w]
-    objectness: Tensor  # float32[B, A], logit
-    deltas: Tensor  # float32[B, A, 6]
-    anchors: Tensor  # float32[A, 4], xyxy, pixels
-    level_sizes: list[int]  # anchors of each level; they add up to A
-    size_hw: tuple[int, int]  # of the padded batch, pixels
-
-
-class OrientedRpn(nn.Module):
-    """Levels list[float[B, channels, H/stride, W/stride]] -> OrientedRpnOutput."""
-
-    def __init__(self, config: OrientedRpnConfig, specs: tuple[FeatureSpec, ...]) -> None:
-        super().__init__()
-        strides, channels = [spec.stride for spec in specs], specs[0].channels
-        self.config, self.coder = config, MidpointOffsets(compatible=config.compatible)
-        self.anchors = ExactAnchors([(config.anchor_scale * stride,) for stride in strides], config.ratios, strides)
-        self.head = RPNHead(channels, self.anchors.num_shapes)
-        deltas = nn.Conv2d(channels, 6 * self.anchors.num_shapes, 1)  # torchvision's has 4 numbers a box
-        nn.init.normal_(deltas.weight, std=0.01)
-        nn.init.zeros_(deltas.get_parameter("bias"))
-        self.head.bbox_pred = deltas
-
-    def forward(self, features: list[Tensor]) -> OrientedRpnOutput:
-        anchors = self.anchors.lay(features)
-        objectness, deltas = self.head(features)
-        return OrientedRpnOutput(
-            features=features,
-            objectness=torch.cat([_rows(level, 1) for level in objectness], dim=1).squeeze(2),
-            deltas=torch.cat([_rows(level, 6) for level in deltas], dim=1),
-            anchors=torch.cat(anchors),
-            level_sizes=[len(level) for level in anchors],
-            size_hw=(
-                features[0].shape[-2] * self.anchors.strides[0],
-                features[0].shape[-1] * self.anchors.strides[0],
-            ),
+    def kind(self, candidates: int) -> Proposals:
+        """Boxes float[5], cxcywha in le90, not clipped; at most so many candidates go into the last NMS."""
+        coder = MidpointOffsets(compatible=self.compatible)
+        return Proposals(
+            numbers=6,
+            anchors=ExactAnchors,
+            split=BoxTarget.split_oriented,
+            sampler=sampler_of,
+            hulls=cxcywha_to_xyxy,
+            encode=coder.encode,
+            decode=coder.decode,
+            ignore=_ignore,
+            solid=_solid,
+            select=partial(select_oriented, candidates=candidates),
+            is_oriented=True,
         )
-
-    def loss(
-        self, output: OrientedRpnOutput, i: int, boxes: Tensor, regions: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """float[] objectness and float[] box loss of image `i`: means over its sampled anchors, 0 where none is.
-
-        Args:
-            output: of a batch.
-            i: the image's number in it.
-            boxes: float[M, 5], cxcywha, its objects.
-            regions: float[K, 5], cxcywha, to be ignored.
-            generator: draws the anchors.
-        """
-        matched = match_boxes(
-            output.anchors,
-            cxcywha_to_xyxy(boxes),
-            positive_iou=POSITIVE_IOU,
-            negative_iou=NEGATIVE_IOU,
-            low_quality=True,
-            least_iou=self.config.least_iou,
-        )
-        matched = ignore_regions(matched, xyxy_to_cxcywha(output.anchors), regions, NEGATIVE_IOU)
-        sample = draw_samples(matched, self.config.samples, 0.5, generator)
-        found = matched[sample]
-        positive = sample[found >= 0]
-        goal = self.coder.encode(output.anchors[positive], boxes[found[found >= 0]])
-        number = max(1, len(sample))  # a region over the whole image leaves none
-        loss_objectness = F.binary_cross_entropy_with_logits(
-            output.objectness[i, sample], (found >= 0).float(), reduction="sum"
-        )
-        loss_box = F.smooth_l1_loss(output.deltas[i, positive], goal, beta=self.config.beta, reduction="sum")
-        return loss_objectness / number, loss_box / number
-
-    @torch.no_grad()
-    def proposals(self, output: OrientedRpnOutput, i: int) -> Tensor:
-        """float[P, 5] of image `i`, cxcywha in le90, best first; not clipped, and without a gradient."""
-        config, (objectness, deltas) = self.config, (output.objectness[i], output.deltas[i])
-        bounds = itertools.pairwise(itertools.accumulate(output.level_sizes, initial=0))
-        best = [objectness[a:b].topk(min(b - a, config.candidates)).indices + a for a, b in bounds]
-        level = torch.cat([torch.full_like(index, number) for number, index in enumerate(best)])
-        chosen = torch.cat(best)
-        boxes, scores = self.coder.decode(output.anchors[chosen], deltas[chosen]), objectness[chosen]
-        solid = (boxes[:, 2:4] > MIN_SIDE).all(dim=1) & boxes.isfinite().all(dim=1)
-        boxes, scores, level = boxes[solid], scores[solid], level[solid]
-        return boxes[batched_nms(cxcywha_to_xyxy(boxes), scores, level, config.nms_iou)[: config.proposals]]
 
 
 class ExactAnchors(Anchors):
@@ -155,8 +87,20 @@ class ExactAnchors(Anchors):
         return torch.stack([-w, -h, w, h], dim=1) / 2
 
 
-def _rows(level: Tensor, numbers: int) -> Tensor:
-    """float[B, shapes * numbers, h, w] -> float32[B, h * w * shapes, numbers], in the order of the anchors."""
-    batch, _, height, width = level.shape
-    rows = level.view(batch, -1, numbers, height, width).permute(0, 3, 4, 1, 2)  # [B, h, w, shapes, numbers]
-    return rows.reshape(batch, -1, numbers).float()
+def _ignore(matched: Tensor, anchors_xyxy: Tensor, regions: Tensor) -> Tensor:
+    return ignore_regions(matched, xyxy_to_cxcywha(anchors_xyxy), regions, NEGATIVE_IOU)
+
+
+def _solid(boxes: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    return boxes, (boxes[:, 2:4] > MIN_SIDE).all(dim=1) & boxes.isfinite().all(dim=1)
+
+
+def sampler_of(boxes: Tensor) -> torch.Generator:
+    """The source of what is drawn for an image with these objects float[M, 5], on their device.
+
+    It follows from the seed that torch was last given, which the engine does at every step, and from the objects: not
+    from the image's place in the batch, nor from how the batch was split.
+    """
+    objects = hashlib.sha256(boxes.cpu().numpy().tobytes()).hexdigest()
+    seed = derive(torch.initial_seed(), "samples", objects)
+    return torch.Generator(device=boxes.device).manual_seed(seed)

@@ -17,7 +17,7 @@ def select_oriented(
     *,
     nms_iou: float,
     num: int,
-    candidates: int,
+    candidates: int | None = None,
 ) -> Detections:
     """Leave out what lies outside the image, suppress doubles class by class, keep the best.
 
@@ -30,7 +30,7 @@ def select_oriented(
         size_hw: of the real image, pixels.
         nms_iou: of two boxes of one class above it, the better one stays.
         num: of detections at most.
-        candidates: best boxes that go into NMS, at most.
+        candidates: best boxes that go into NMS, at most; None: all.
     """
     boxes = normalize_le90(boxes)
     hulls = cxcywha_to_xyxy(boxes)
@@ -38,6 +38,6 @@ def select_oriented(
     seen = (hulls[:, 0] < width) & (hulls[:, 1] < height) & (hulls[:, 2] > 0) & (hulls[:, 3] > 0)
     seen &= (boxes[:, 2:4] > 0).all(dim=1) & boxes.isfinite().all(dim=1)
     kept = seen.nonzero().squeeze(1)
-    kept = kept[scores[kept].topk(min(len(kept), candidates)).indices]
+    kept = kept[scores[kept].topk(min(len(kept), candidates or len(kept))).indices]
     kept = kept[oriented_batched_nms(boxes[kept], scores[kept], labels[kept], nms_iou)[:num]]
     return Detections(boxes_xyxy=hulls[kept], scores=scores[kept], labels=labels[kept], boxes_cxcywha=boxes[kept])

@@ -50,10 +50,10 @@ class RoiConfig(Part):
 class RoiSample:
     """Proposals of one image that a step learns from, objects first."""
 
-    rois: Tensor  # float[P, 4], xyxy, pixels
+    rois: Tensor  # float[P, 4], xyxy, pixels, or float[P, 5], cxcywha
     labels: Tensor  # int64[P]; C is the background
     matched: Tensor  # int64[S], of the first S, that are on objects: which one of the image's M
-    goals: Tensor  # float[S, 4], xyxy: these objects' boxes
+    goals: Tensor  # float[S, 4 or 5]: these objects' boxes
     is_truth: Tensor  # bool[P]: not proposed, an object's own box
 
 
@@ -76,18 +76,21 @@ class RoiStage(nn.Module):
         self.strides = tuple(spec.stride for spec in specs)
         self.coder = BoxCoder((1 / stds[0], 1 / stds[1], 1 / stds[2], 1 / stds[3]))
         self.layers = TwoMLPHead(specs[0].channels * config.size**2, config.width)
-        self.logits = nn.Linear(config.width, num_classes + 1)  # the last is the background
-        self.deltas = nn.Linear(config.width, 4 if class_agnostic else 4 * num_classes)
-        for layer, std in ((self.logits, 0.01), (self.deltas, 0.001)):  # Fast R-CNN, section 4.1
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        self.logits, self.deltas = last_layers(config.width, num_classes, 4 if class_agnostic else 4 * num_classes)
 
     def forward(self, features: list[Tensor], i: int, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the proposals float[P, 4] of image `i`."""
         seen = self.layers(pool_rois(features, i, rois, self.strides, self.config.size, self.config))
         return self.logits(seen).float(), self.deltas(seen).float()
 
-    def sample(self, proposals: Tensor, boxes: Tensor, labels: Tensor, crowds: Tensor) -> RoiSample:
+    def sample(
+        self,
+        proposals: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        crowds: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> RoiSample:
         """Match the proposals and the objects' own boxes to the objects, and draw those to learn from.
 
         Args:
@@ -95,6 +98,7 @@ class RoiStage(nn.Module):
             boxes: float[M, 4], objects of the image.
             labels: int64[M], their classes.
             crowds: float[K, 4], crowd regions of the image.
+            generator: draws them; None: torch's global one.
         """
         config = self.config
         matched = match_boxes(
@@ -107,35 +111,58 @@ class RoiStage(nn.Module):
         )
         candidates = torch.cat([proposals, boxes])
         matched = torch.cat([matched, torch.arange(len(boxes), device=matched.device)])  # a true box is its own match
-        sample = draw_samples(ignore_crowds(matched, candidates, crowds), config.samples, config.positive)
-        found = matched[sample]
-        own = found[found >= 0]
-        background = labels.new_full((len(found) - len(own),), self.num_classes)
-        return RoiSample(
-            rois=candidates[sample],
-            labels=torch.cat([labels[own], background]),
-            matched=own,
-            goals=boxes[own],
-            is_truth=sample >= len(proposals),
-        )
+        sample = draw_samples(ignore_crowds(matched, candidates, crowds), config.samples, config.positive, generator)
+        return drawn(sample, matched, candidates, boxes, labels, self.num_classes)
 
     def loss(self, logits: Tensor, deltas: Tensor, sample: RoiSample) -> tuple[Tensor, Tensor]:
-        """float[] class and float[] box loss: means over the samples, 0 where there is none."""
-        number, positive = max(1, len(sample.labels)), len(sample.matched)
-        loss_class = F.cross_entropy(logits, sample.labels, reduction="sum")
+        """As `stage_losses`."""
+        positive = len(sample.matched)
         own = deltas[:positive].view(positive, deltas.shape[1] // 4, 4)
         if self.class_agnostic:
             own = own[:, 0]
         else:
             own = own[torch.arange(positive, device=own.device), sample.labels[:positive]]
         goal = self.coder.encode_single(sample.goals, sample.rois[:positive])
-        loss_box = F.smooth_l1_loss(own, goal, beta=self.config.beta, reduction="sum")
-        return loss_class / number, loss_box / number
+        return stage_losses(logits, own, goal, sample, self.config.beta)
 
     def move(self, rois: Tensor, deltas: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """float[P, K, 4]: the boxes that the deltas lead to, clipped to `size_hw`."""
         moved = self.coder.decode_single(deltas, rois).view(len(rois), deltas.shape[1] // 4, 4)
         return clip_boxes_to_image(moved, size_hw)
+
+
+def last_layers(width: int, num_classes: int, numbers: int) -> tuple[nn.Linear, nn.Linear]:
+    """Logits, the last of them the background's, and `numbers` deltas; they start small (Fast R-CNN, section 4.1)."""
+    layers = nn.Linear(width, num_classes + 1), nn.Linear(width, numbers)
+    for layer, std in zip(layers, (0.01, 0.001), strict=True):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    return layers
+
+
+def drawn(
+    sample: Tensor, matched: Tensor, candidates: Tensor, boxes: Tensor, labels: Tensor, num_classes: int
+) -> RoiSample:
+    """What was drawn, int64[P], of the candidates: proposals, and behind them the M objects' own boxes."""
+    found = matched[sample]
+    own = found[found >= 0]
+    background = labels.new_full((len(found) - len(own),), num_classes)
+    return RoiSample(
+        rois=candidates[sample],
+        labels=torch.cat([labels[own], background]),
+        matched=own,
+        goals=boxes[own],
+        is_truth=sample >= len(candidates) - len(boxes),
+    )
+
+
+def stage_losses(
+    logits: Tensor, deltas: Tensor, goals: Tensor, sample: RoiSample, beta: float
+) -> tuple[Tensor, Tensor]:
+    """float[] class and float[] box loss (of S deltas): means over the samples, 0 where there is none."""
+    number = max(1, len(sample.labels))
+    loss_class = F.cross_entropy(logits, sample.labels, reduction="sum")
+    return loss_class / number, F.smooth_l1_loss(deltas, goals, beta=beta, reduction="sum") / number
 
 
 def pool_rois(

@@ -1,8 +1,9 @@
-"""From scores and boxes to detections: the last steps that all horizontal heads share."""
+"""From scores and boxes to detections: the last steps that the heads share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,27 +40,24 @@ def best_of_levels(
 
 
 def select_classes(
-    boxes_xyxy: Tensor,
+    boxes: Tensor,
     probabilities: Tensor,
     size_hw: tuple[int, int],
-    *,
-    threshold: float,
-    nms_iou: float,
-    num: int,
+    config: Any,
+    select: Callable[..., Detections],
 ) -> Detections:
     """Detections of one image from proposals, of which each may be of several classes.
 
     Args:
-        boxes_xyxy: float[P, K, 4], K = C boxes by class, or K = 1 for all classes.
+        boxes: float[P, K, 4] xyxy or float[P, K, 5] cxcywha; K = C boxes by class, or K = 1 for all classes.
         probabilities: float[P, C + 1], the last the background's.
         size_hw: of the real image, pixels.
-        threshold: only classes above it.
-        nms_iou: as in `select_detections`.
-        num: likewise.
+        config: a head's, with its `score_threshold`, `nms_iou` and `max_detections`.
+        select: `select_detections`, or its like for these boxes.
     """
-    row, label = (probabilities[:, :-1] > threshold).nonzero(as_tuple=True)
-    boxes = boxes_xyxy[row, label if boxes_xyxy.shape[1] > 1 else 0]
-    return select_detections(boxes, probabilities[row, label], label, size_hw, nms_iou=nms_iou, num=num)
+    row, label = (probabilities[:, :-1] > config.score_threshold).nonzero(as_tuple=True)
+    chosen, scores = boxes[row, label if boxes.shape[1] > 1 else 0], probabilities[row, label]
+    return select(chosen, scores, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections)
 
 
 def select_detections(

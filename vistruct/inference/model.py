@@ -25,21 +25,22 @@ from vistruct.inference.scenes import PICTURES, Case, Pair, Picture, Scene, scen
 from vistruct.windows.views import Views
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None) -> Model:
+def load(path: str | Path, *, device: str | torch.device | None = None, task: str = "") -> Model:
     """Load a finished run.
 
     Args:
         path: a run directory, or the model directory inside one.
         device: where to compute; None: a GPU if there is one.
+        task: of a run with several tasks: the name of one.
 
     Raises:
-        UserError: not a run, a run that has not finished, or damaged weights.
+        UserError: not a run, a run that has not finished, or damaged weights; several tasks, and none is named.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not Path(path).exists():
         raise UserError("no such directory", where=path, fix="give a run directory, or the model directory inside one")
-    task, card = load_model(Path(path), where)
-    return Model(task=task, card=card, device=where)
+    asked, card = load_model(Path(path), where, task)
+    return Model(task=asked, card=card, device=where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,8 @@ class Model:
         Args:
             images: a path, a PIL image, uint8[H, W, C] array or uint8[C, H, W] tensor (3 channels are RGB); for a
                 model of change a tuple of two of those (before, after); or a list of any of these. With a question a
-                tuple in a list is images that it is about together.
+                tuple in a list is images that it is about together. Arrays and tensors of another number type hold
+                values as files have them, of a model whose training data had such.
             ask: the question, for a model with language; of a list of images, about each of them. `<image>` in it
                 marks where an image goes; without a mark they go in front.
             batch: windows that are looked at in one pass, or images that are asked about.

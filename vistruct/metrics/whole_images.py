@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vistruct.contracts import BoxPrediction, Record
-from vistruct.data.boxes import BEYOND_SHARE
 from vistruct.data.dataset import RecordDataset
+from vistruct.data.selection import BEYOND_SHARE
 from vistruct.errors import UserError
 from vistruct.windows.merge import merge_windows
 from vistruct.windows.tiles import EMPTY_WINDOW

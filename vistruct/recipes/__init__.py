@@ -13,6 +13,7 @@ RECIPES = {
     "segment": "vistruct.recipes.segment",
     "change": "vistruct.recipes.change",
     "classify": "vistruct.recipes.classify",
+    "joint": "vistruct.recipes.joint",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
     "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
     "vitp.medical": "vistruct.recipes.vitp.medical",

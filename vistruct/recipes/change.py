@@ -11,15 +11,14 @@ Differs:  before and after are exchanged half of the time; windows of large pair
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from vistruct.config import Run
 from vistruct.data.maps import MapDataConfig
 from vistruct.files.coding import Coding
 from vistruct.files.intake import PixelType
 from vistruct.metrics.pixels import PixelsConfig
-from vistruct.recipes.detect import measured_on
-from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, photometric_of, segmenter
+from vistruct.recipes.detect import Normalisation, measured_on
+from vistruct.recipes.segment import HeadName, evaluated, intake_of, is_raw, made_tiny, segmenter
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
 from vistruct.transforms.augment import Augment
@@ -53,7 +52,7 @@ def recipe(
     high: tuple[float, ...] = (),  # value that becomes full scale
     percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
     dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
-    normalise: Literal["backbone", "data"] = "backbone",  # mean and std: the backbone's, or those of the training data
+    normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A change detector for pairs of any size."""
     intake = intake_of(bands, low, high, percentiles, None, dtype)
@@ -68,7 +67,7 @@ def recipe(
             vflip=turns,
             turns90=turns,
             exchange=exchange,
-            photometric=photometric_of(intake),
+            photometric=0.0 if is_raw(intake) else 0.2,
             scale=(0.8, 1.25),
             crop=(size, size),
         ),
@@ -92,7 +91,7 @@ def recipe(
         seed=seed,
         channels=channels,
         dice=dice,
-        normalise=normalise,
+        normalise=normalise or ("data" if is_raw(intake) else "backbone"),
     )
 
 

@@ -18,8 +18,8 @@ from vistruct.data.image_classes import ClassDataConfig
 from vistruct.files.intake import PixelType
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
-from vistruct.recipes.detect import architecture
-from vistruct.recipes.segment import intake_of, photometric_of
+from vistruct.recipes.detect import Normalisation, architecture
+from vistruct.recipes.segment import intake_of, is_raw
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -53,12 +53,12 @@ def recipe(
     high: tuple[float, ...] = (),  # value that becomes full scale
     percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
     dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
-    normalise: Literal["backbone", "data"] = "backbone",  # mean and std: the backbone's, or those of the training data
+    normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
     intake = intake_of(bands, low, high, percentiles, None, dtype)
     colours = intake is None or (intake.pixels == "uint8" and (bands is None or len(bands) == 3))
-    augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=photometric_of(intake))
+    augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.0 if is_raw(intake) else 0.2)
     if strong:
         augment = Augment(
             hflip=True,
@@ -85,7 +85,7 @@ def recipe(
     )
     wanted = "val" if shares else val_split
     val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
-    parts, mean_std = architecture(backbone, timm, normalise)
+    parts, mean_std = architecture(backbone, timm, normalise or ("data" if is_raw(intake) else "backbone"))
     return Run(
         recipe="classify",
         streams={

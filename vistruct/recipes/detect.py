@@ -49,6 +49,8 @@ HEADS: dict[str, type[Part]] = {
     "mask_rcnn": MaskRcnnConfig,
 }
 
+Normalisation = Literal["backbone", "data"]  # mean and std that a backbone was trained with, or of the training data
+
 
 def recipe(
     *,
@@ -165,7 +167,7 @@ def measured_on(data: Path, val: Path | None, val_split: str | None) -> tuple[Pa
 
 
 def architecture(
-    backbone: Path | None, timm: str | None = None, normalise: str = "backbone"
+    backbone: Path | None, timm: str | None = None, normalise: Normalisation = "backbone"
 ) -> tuple[Any, dict[str, Any]]:
     """The backbone's config, and the mean and std that it was trained with where its directory says so; with
     `normalise="data"` those of the training data."""

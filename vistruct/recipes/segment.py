@@ -30,7 +30,7 @@ from vistruct.kinds import BackbonePart
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.metrics.volumes import VolumesConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
-from vistruct.recipes.detect import architecture, measured_on, pyramid_strides
+from vistruct.recipes.detect import Normalisation, architecture, measured_on, pyramid_strides
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
@@ -71,7 +71,7 @@ def recipe(
     percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
     window: str | None = None,  # name of a CT window, in their place
     dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
-    normalise: Literal["backbone", "data"] = "backbone",  # mean and std: the backbone's, or those of the training data
+    normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
     intake = intake_of(bands, low, high, percentiles, window, dtype)
@@ -85,7 +85,7 @@ def recipe(
             hflip=flips,
             vflip=turns,
             turns90=turns,
-            photometric=photometric_of(intake),
+            photometric=0.0 if is_raw(intake) else 0.2,
             scale=(0.8, 1.25),
             crop=(size, size),
         ),
@@ -111,7 +111,7 @@ def recipe(
         seed=seed,
         channels=channels,
         dice=dice,
-        normalise=normalise,
+        normalise=normalise or ("data" if is_raw(intake) else "backbone"),
     )
 
 
@@ -154,9 +154,9 @@ def intake_of(
     return None if asked == Intake() else asked
 
 
-def photometric_of(intake: Intake | None) -> float:
-    """Small changes of colour, where values have a black and a white."""
-    return 0.0 if intake is not None and intake.pixels == "raw" else 0.2
+def is_raw(intake: Intake | None) -> bool:
+    """Whether values stay in the unit of their files: there is no black and white, and no usual mean."""
+    return intake is not None and intake.pixels == "raw"
 
 
 def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | None] | None) -> Part | None:
@@ -186,7 +186,7 @@ def segmenter(
     channels: int,
     dice: float = 0.0,
     fusion: Fusion | None = None,
-    normalise: str = "backbone",
+    normalise: Normalisation = "backbone",
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
     parts, mean_std = architecture(backbone, timm, normalise)

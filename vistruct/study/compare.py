@@ -2,7 +2,7 @@
 
 One run against another is one pair: how much of a difference is chance in training cannot be known from it. Where
 counts of each image were kept, an interval over images says at least how much depends on which images were measured.
-Two studies are paired by share, way and seed of the starts that both have.
+Two studies are paired by fraction, tuning and seed of the inits that both have.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from vistruct.config import flat, read_run
 from vistruct.errors import UserError
 from vistruct.reports.run_report import Series, read_metrics
-from vistruct.study.cell import last_numbers
 from vistruct.study.images import image_gain, read_measured
 from vistruct.study.statistics import Interval, paired_gain
+from vistruct.study.trial import last_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Number:
         """The interval, and whether it leaves zero out."""
         if self.interval is None:
             return ""
-        clear = "zero is outside" if self.interval.leaves_zero_out else "zero is inside"
+        clear = "zero is outside" if self.interval.excludes_zero else "zero is inside"
         ends = f"[{self.interval.low:+.4f}, {self.interval.high:+.4f}]"
         return f"{ends} over {self.count} {self.over}: {clear}"
 
@@ -127,7 +127,7 @@ def _runs(a: Path, b: Path, other_data: bool) -> Comparison:
     settings = _settings(*values)
     odd = [key for key, *_ in settings if key.startswith("evals.") and key.split(".")[1] in measured]
     if odd:
-        warnings.append(f"Measured in different ways: {', '.join(odd)}.")
+        warnings.append(f"Measured in different tune: {', '.join(odd)}.")
     return Comparison(
         kind="runs",
         a=a,
@@ -167,14 +167,14 @@ def _studies(a: Path, b: Path, other_data: bool) -> Comparison:
     if found[0]["metric"] != found[1]["metric"]:
         what = f"one study compares {found[0]['metric']}, the other {found[1]['metric']}"
         raise UserError(what, where=f"{a}, {b}", fix="--metric of `vistruct study` says which")
-    cells = [{(c["way"], c["start"], c["share"], c["seed"]): c["value"] for c in one["cells"]} for one in found]
-    groups = dict.fromkeys(key[:3] for key in cells[0] if any(other[:3] == key[:3] for other in cells[1]))
+    trials = [{(c["tuning"], c["init"], c["fraction"], c["seed"]): c["value"] for c in one["trials"]} for one in found]
+    groups = dict.fromkeys(key[:3] for key in trials[0] if any(other[:3] == key[:3] for other in trials[1]))
     if not groups:
-        raise UserError("no start, share and way that both have", where=f"{a}, {b}", fix="compare single runs")
+        raise UserError("no init, fraction and mode that both have", where=f"{a}, {b}", fix="compare single runs")
     numbers = []
     for group in groups:
-        seeds = [key[3] for key in cells[0] if key[:3] == group and (*group, key[3]) in cells[1]]
-        sides = [[_finite(one[(*group, seed)]) for seed in seeds] for one in cells]
+        seeds = [key[3] for key in trials[0] if key[:3] == group and (*group, key[3]) in trials[1]]
+        sides = [[_finite(one[(*group, seed)]) for seed in seeds] for one in trials]
         gain = paired_gain(sides[1], sides[0])
         means = [sum(side) / len(side) if side else None for side in sides]
         numbers.append(
@@ -187,7 +187,7 @@ def _studies(a: Path, b: Path, other_data: bool) -> Comparison:
                 count=gain.pairs,
             )
         )
-    plans = [flat({k: v for k, v in one["plan"].items() if k != "starts"}) for one in found]
+    plans = [flat({k: v for k, v in one["plan"].items() if k != "inits"}) for one in found]
     data = [one["data"] for one in found]
     rows = [_data_row(name, data) for name in dict.fromkeys([*data[0], *data[1]])]
     measured = found[0]["metric"].partition("/")[0]

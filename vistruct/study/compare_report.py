@@ -99,7 +99,7 @@ def _numbers(page: Report, title: str, numbers: Sequence[Number]) -> None:
     rows = [
         [n.name, n.a, n.b, None if n.difference is None else f"{n.difference:+.4f}", n.said or "–"] for n in numbers
     ]
-    clear = [i for i, n in enumerate(numbers) if n.interval is not None and n.interval.leaves_zero_out]
+    clear = [i for i, n in enumerate(numbers) if n.interval is not None and n.interval.excludes_zero]
     page.text(f"## {title}").table(["metric", "A", "B", "B − A", "95% interval"], rows, clear)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import Part
-from vistruct.study.cells import Cell, run_cells
-from vistruct.study.conduct import cores, run_study
-from vistruct.study.plan import Study, Way
+from vistruct.study.jobs import Job, run_jobs
+from vistruct.study.runner import cores, run_study
+from vistruct.study.study import Study, Tuning
 
-# Starting points of the comparison: what each is called, and the cell that makes it.
+# Starting points of the comparison: what each is called, and the job that makes it.
 STARTS = {
     "random": "align",  # the aligned run's backbone was frozen: it is the random weights that all others start from
     "plain": "pretrain-plain",
@@ -40,7 +40,7 @@ class Budget(Part):
     seeds: int  # of the detector
     draws: int  # of labels, for the probes
     window: int = 128  # pixels, the detector's
-    ways: tuple[Way, ...] = ("probe", "full")  # detectors on the frozen backbone, and fine-tuned whole
+    tune: tuple[Tuning, ...] = ("probe", "full")  # detectors on the frozen backbone, and fine-tuned whole
 
 
 BUDGETS = {
@@ -54,7 +54,7 @@ BUDGETS = {
         seeds=1,
         draws=2,
         window=256,
-        ways=("probe",),
+        tune=("probe",),
     ),
     "default": Budget(
         crops=2500,
@@ -94,33 +94,33 @@ def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "defaul
     chosen = BUDGETS[budget]
     folder = (out / budget).resolve()
     many = workers or max(1, min(cores(), 16))
-    results = run_cells(plan(chosen, folder), folder, workers=many)
+    results = run_jobs(plan(chosen, folder), folder, workers=many)
     found = run_study(study_of(chosen, results), folder / "study", workers=many)
     return write_demo_report(out / "report.html", results, found, chosen, folder, budget)
 
 
-def plan(budget: Budget, folder: Path) -> list[Cell]:
+def plan(budget: Budget, folder: Path) -> list[Job]:
     """What is made and probed before the study: data, starts, answers."""
     here = "vistruct.study.demo_cells"
     out = {"out": str(folder)}
     train = {**out, "steps": budget.pretrain_steps, "seed": 0}
-    cells = [
-        Cell(name="data", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
-        Cell(
+    jobs = [
+        Job(name="data", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
+        Job(
             name="align",
             call=f"{here}:align",
             arguments={**out, "steps": budget.align_steps},
             needs=("data",),
             cost=40,
         ),
-        Cell(name="target", call=f"{here}:split_target", arguments=out, cost=2),
-        Cell(
+        Job(name="target", call=f"{here}:split_target", arguments=out, cost=2),
+        Job(
             name="questions",
             call=f"{here}:write_questions",
             arguments={**out, "pictures": budget.questions},
             cost=1,
         ),
-        Cell(
+        Job(
             name="answers-untrained",
             call=f"{here}:answer",
             arguments={"start": "align", "trained": False},
@@ -133,8 +133,8 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
         ("pretrain-vrl", "true", "paper"),
         ("pretrain-shuffled", "shuffled", "off"),
     ):
-        cells.append(
-            Cell(
+        jobs.append(
+            Job(
                 name=name,
                 call=f"{here}:pretrain",
                 arguments={**train, "answers": answers, "vrl": vrl},
@@ -142,33 +142,33 @@ def plan(budget: Budget, folder: Path) -> list[Cell]:
                 cost=110,
             )
         )
-    for start, cell in STARTS.items():
-        cells.append(
-            Cell(
+    for start, job in STARTS.items():
+        jobs.append(
+            Job(
                 name=f"answers-{start}",
                 call=f"{here}:answer",
-                arguments={"start": cell, "trained": True},
-                needs=(cell, "questions"),
+                arguments={"start": job, "trained": True},
+                needs=(job, "questions"),
                 cost=2,
             )
         )
-        cells.append(
-            Cell(
+        jobs.append(
+            Job(
                 name=f"probe-{start}",
                 call=f"{here}:probe",
-                arguments={"start": cell, "draws": budget.draws},
-                needs=(cell,),
+                arguments={"start": job, "draws": budget.draws},
+                needs=(job,),
                 cost=5,
             )
         )
-    return cells
+    return jobs
 
 
 def study_of(budget: Budget, results: Mapping[str, Mapping[str, Any]]) -> Study:
     """The detectors: from each start, on shares of the test scene's labelled third, measured on the rest.
 
     Args:
-        results: of the cells of `plan`.
+        results: of the jobs of `plan`.
     """
     target = results["target"]
     return Study(
@@ -193,12 +193,12 @@ def study_of(budget: Budget, results: Mapping[str, Mapping[str, Any]]) -> Study:
             "workers=0",
             "log_every=5",
         ),
-        starts={start: str(results[cell]["run"]) for start, cell in STARTS.items()},
+        inits={start: str(results[job]["run"]) for start, job in STARTS.items()},
         against="random",
-        shares=budget.shares,
+        fractions=budget.shares,
         seeds=budget.seeds,
-        ways=budget.ways,
-        lr=dict.fromkeys(budget.ways, 3e-3),
+        tune=budget.tune,
+        lr=dict.fromkeys(budget.tune, 3e-3),
         backbone_lr=0.2,
         metric="val/AP50",
     )

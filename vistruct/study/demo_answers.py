@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BEFORE, CONTROL = "untrained", "shuffled"
 HEADS = {"random": "random", "plain": "instructions", "vrl": "with VRL", "shuffled": "shuffled"}  # of columns
 SCENES = {"train": "the training scene, other crops", "test": "the test scene"}
-MEASURES = {"accuracy": "accuracy", "acc50": "Acc@0.5", "f1_50": "F1@0.5", "cells": "right cells", "cider_d": "CIDEr-D"}
+MEASURES = {"accuracy": "accuracy", "acc50": "Acc@0.5", "f1_50": "F1@0.5", "jobs": "right jobs", "cider_d": "CIDEr-D"}
 
 Scores = Mapping[str, Sequence[FamilyScore]]  # by start
 
@@ -26,7 +26,7 @@ def write_answers(
     """Add the section.
 
     Args:
-        results: of the study's cells; those of `answers-<start>` and `questions` are read.
+        results: of the study's jobs; those of `answers-<start>` and `questions` are read.
         names: of each start, in the order shown.
         ink: colour of each.
     """

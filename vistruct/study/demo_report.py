@@ -16,9 +16,9 @@ from vistruct.study.demo import STARTS, Budget
 from vistruct.study.demo_answers import write_answers
 from vistruct.study.demo_cells import draw_conversations, draw_scene
 from vistruct.study.figures import values_of
-from vistruct.study.plan import WAYS
 from vistruct.study.report import VERDICTS, add_study
 from vistruct.study.statistics import paired_gain
+from vistruct.study.study import TUNINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ NAMES = {
 INK = dict(zip(NAMES, ("#7c8591", COLOURS[0], COLOURS[2], COLOURS[1]), strict=True))
 HOW = {"probe": "on the frozen backbone", "full": "fine-tuned whole", "lora": "with adapters"}
 PATCH = "tree or ground, accuracy"
-DENSE = "tree at this cell, average precision"
+DENSE = "tree at this job, average precision"
 
 
 Results = Mapping[str, dict[str, Any]]
@@ -44,7 +44,7 @@ def write_demo_report(
     """Write the report of a finished demo to `path`.
 
     Args:
-        results: of the cells before the study.
+        results: of the jobs before the study.
         found: of the study, as in its study.json.
         folder: of the demo; the study is in its `study/`.
     """
@@ -90,16 +90,16 @@ def _headline(page: Report, probes: Mapping[str, dict[str, Any]], found: Mapping
         numbers.append((f"{np.mean(before):.3f} → {np.mean(after):.3f}", what, f"frozen backbone, {shots} {label}"))
         sentences.append(_sentence(f"{what} with {shots} {label}", after, before))
     share = budget.shares[0]
-    for way in budget.ways:
-        before, after = (values_of(found["cells"], start=s, share=share, way=way) for s in ("random", "plain"))
+    for tuning in budget.tune:
+        before, after = (values_of(found["trials"], init=s, fraction=share, tuning=tuning) for s in ("random", "plain"))
         numbers.append(
             (
                 f"{np.mean(before):.3f} → {np.mean(after):.3f}",
-                f"detector {HOW[way]}, AP50",
+                f"detector {HOW[tuning]}, AP50",
                 f"{share:.0%} of the windows of the left third",
             )
         )
-        sentences.append(_sentence(f"AP50 of the detector {HOW[way]}, {share:.0%} of the windows", after, before))
+        sentences.append(_sentence(f"AP50 of the detector {HOW[tuning]}, {share:.0%} of the windows", after, before))
     page.key_numbers(numbers)
     page.text(
         "From random weights to instruction pretraining without VRL, paired over the same labels or seeds:\n\n"
@@ -166,10 +166,12 @@ def _controls(page: Report, probes: Mapping[str, dict[str, Any]], found: Mapping
             n = _shots(probes, kind)[-1]
             about = f"{NAMES[start]} against shuffled answers, {what}, {n} labels"
             lines.append(_sentence(about, probes[start][kind][n], probes["shuffled"][kind][n]))
-        for way in budget.ways:
+        for tuning in budget.tune:
             share = budget.shares[0]
-            after, control = (values_of(found["cells"], start=s, share=share, way=way) for s in (start, "shuffled"))
-            about = f"{NAMES[start]} against shuffled answers, detector {HOW[way]}, AP50"
+            after, control = (
+                values_of(found["trials"], init=s, fraction=share, tuning=tuning) for s in (start, "shuffled")
+            )
+            about = f"{NAMES[start]} against shuffled answers, detector {HOW[tuning]}, AP50"
             lines.append(_sentence(about, after, control))
     page.text("\n".join(f"- {line}" for line in lines))
 
@@ -203,12 +205,12 @@ def comparison(probes: Mapping[str, dict[str, Any]], found: Mapping[str, Any], b
             axis.set_title(title)
         share, axis = budget.shares[0], axes[2]
         for i, start in enumerate(STARTS):
-            for group, way in enumerate(budget.ways):
-                scores = values_of(found["cells"], start=start, share=share, way=way)
+            for group, tuning in enumerate(budget.tune):
+                scores = values_of(found["trials"], init=start, fraction=share, tuning=tuning)
                 at = group + 0.2 * (i - 1.5)
                 axis.bar(at, np.mean(scores), color=INK[start], alpha=0.75, width=0.18)
                 axis.plot([at] * len(scores), scores, "o", color="#7c8591", markersize=3)
-        axis.set_xticks(range(len(budget.ways)), [WAYS[way] for way in budget.ways])
+        axis.set_xticks(range(len(budget.tune)), [TUNINGS[tuning] for tuning in budget.tune])
         axis.set_title(f"detector, AP50 ({share:.0%} of the windows)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -239,10 +241,12 @@ def _pictures(page: Report, results: Results, found: Mapping[str, Any], folder: 
     page.text("## What it looks like")
     share = budget.shares[0]
     for start in ("random", "plain"):
-        (cell,) = (
-            c for c in found["cells"] if (c["start"], c["share"], c["way"], c["seed"]) == (start, share, "probe", 0)
+        (job,) = (
+            c
+            for c in found["trials"]
+            if (c["init"], c["fraction"], c["tuning"], c["seed"]) == (start, share, "probe", 0)
         )
-        picture = draw_scene(folder / "study" / cell["run"], Path(results["target"]["tested"]))
+        picture = draw_scene(folder / "study" / job["run"], Path(results["target"]["tested"]))
         page.figure(
             Image.open(picture).convert("RGB"),
             f"The right two thirds of the test scene, detector on the frozen backbone of **{NAMES[start]}**, seed 0: as many of its best detections as "
@@ -254,7 +258,7 @@ def _pictures(page: Report, results: Results, found: Mapping[str, Any], folder: 
             "A conversation about a crop of the training scene. Shaded: the visual tokens that VRL (paper) drops for "
             "its first question; each question draws its own.",
         )
-    batch = folder / "study" / cell["run"] / "samples" / "first_batch.png"
+    batch = folder / "study" / job["run"] / "samples" / "first_batch.png"
     page.figure(Image.open(batch).convert("RGB"), "The detector's first training batch as the loader gives it.")
     page.figure(
         loss_curves(results),
@@ -278,7 +282,7 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         "tokens), and with shuffled answers. Then the language model is thrown away.\n\n"
         "**Label-efficiency probe.** 64-pixel patches around every crown of the test scene and as many of ground; "
         "features averaged over the patch; logistic regression on a few labels, tested on all other patches. "
-        "**Dense probe.** Is the middle of this 8-pixel cell inside a crown? Labelled crops from the left third of the "
+        "**Dense probe.** Is the middle of this 8-pixel job inside a crown? Labelled crops from the left third of the "
         "scene, tested on the rest. Draws are the same for every backbone.\n\n"
         f"**Detector.** Simple feature pyramid and FCOS, trained on {budget.window}-pixel windows of the test scene's left third: on the frozen backbone, and "
         "fine-tuned whole with a fifth of the head's learning rate in the backbone; windows merged back to one "
@@ -294,7 +298,7 @@ def _method(page: Report, results: Mapping[str, dict[str, Any]], budget: Budget)
         caption="The questions and how balanced they are",
     )
     seconds = {name: _seconds(name, results) for name in results}
-    page.details("The cells before the study, and what they returned", json.dumps(seconds, indent=1))
+    page.details("The jobs before the study, and what they returned", json.dumps(seconds, indent=1))
 
 
 def _seconds(name: str, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a study's cells are shown on their way: bars on a terminal, lines elsewhere, both on stderr."""
+"""How a study's jobs are shown on their way: bars on a terminal, lines elsewhere, both on stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import TaskID
 
 from vistruct.progress import bar
 
-LINE_EVERY_S = 30.0  # a running cell's line without a terminal
+LINE_EVERY_S = 30.0  # a running job's line without a terminal
 
 
 class Display(Protocol):
-    """What `run_cells` tells while it runs; entered before the first cell, left after the last."""
+    """What `run_jobs` tells while it runs; entered before the first job, left after the last."""
 
     def __enter__(self) -> Self: ...
 
@@ -25,7 +25,7 @@ class Display(Protocol):
     ) -> None: ...
 
     def begin(self, total: int, done: int) -> None:
-        """`done` of `total` cells have their results from before."""
+        """`done` of `total` jobs have their results from before."""
         ...
 
     def started(self, name: str) -> None: ...
@@ -33,7 +33,7 @@ class Display(Protocol):
     def progressed(self, name: str, done: float, total: float, text: str) -> None: ...
 
     def ended(self, name: str, seconds: float | None) -> None:
-        """`seconds` that the cell took; None: it failed."""
+        """`seconds` that the job took; None: it failed."""
         ...
 
 
@@ -43,12 +43,12 @@ def display() -> Display:
 
 
 class Bars:
-    """One bar over all cells and one for each running cell, with its rate and time left."""
+    """One bar over all jobs and one for each running job, with its rate and time left."""
 
     def __init__(self) -> None:
         self.progress = bar()
         self._jobs: dict[str, TaskID] = {}
-        self._since: dict[str, tuple[float, float]] = {}  # time and position of a cell's first report
+        self._since: dict[str, tuple[float, float]] = {}  # time and position of a job's first report
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -59,7 +59,7 @@ class Bars:
 
     def begin(self, total: int, done: int) -> None:
         note = f"{done} from before" if done else ""
-        self._all = self.progress.add_task("[bold]cells", total=total, completed=done, note=note)
+        self._all = self.progress.add_task("[bold]jobs", total=total, completed=done, note=note)
 
     def started(self, name: str) -> None:
         self._jobs[name] = self.progress.add_task(name, total=None, note="")
@@ -80,7 +80,7 @@ class Bars:
 
 
 class Lines:
-    """A line when a cell starts and ends, and now and then one of how far it is."""
+    """A line when a job starts and ends, and now and then one of how far it is."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class Lines:
         self.total, self.done = total, done
         self._last: dict[str, float] = {}
         if done:
-            _say(f"{done} of {total} cells have their results from before")
+            _say(f"{done} of {total} jobs have their results from before")
 
     def started(self, name: str) -> None:
         self._last[name] = time.monotonic()
@@ -109,7 +109,7 @@ class Lines:
             _say(f"{name} failed")
             return
         self.done += 1
-        _say(f"{name} done in {seconds:.1f} s  ({self.done} of {self.total} cells)")
+        _say(f"{name} done in {seconds:.1f} s  ({self.done} of {self.total} jobs)")
 
 
 def _say(text: str) -> None:

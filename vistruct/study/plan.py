@@ -1,123 +1,268 @@
-"""A study as data: one recipe from several starting points, on shares of its labels, with several seeds and ways.
+"""From a plan to the runs that it asks for, and to the trials that train and measure them.
 
-`vistruct study` writes it as study.yaml, which is a valid input again. `planned.py` makes runs and cells of it.
+Every trial of a study differs from the next in one thing alone: an init, a fraction, a seed or a tuning mode. A random
+init has the architecture of the others, so that the same seed gives every init the same head; what cannot be the same
+is noted, and the report says so.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import TypeAdapter, ValidationError
 
-from vistruct.config import Lora, Part, explain, from_yaml
+from vistruct.checkpoint.tensors import sha256
+from vistruct.checkpoint.weights import backbone_dir
+from vistruct.config import Move, Run, explain, with_settings, with_values
 from vistruct.errors import UserError, closest
+from vistruct.recipes import find
+from vistruct.study.jobs import Job
+from vistruct.study.study import Study, Tuning
 
-Way = Literal["probe", "lora", "full"]
-WAYS: dict[str, str] = {
-    "probe": "frozen backbone",
-    "lora": "adapters (LoRA)",
-    "full": "fine-tuned whole",
+TRAIN = "vistruct.study.trial:train_and_measure"
+ROBUST = "vistruct.study.trial:corrupted"
+VARIED = {  # options of recipes that the study sets itself, and where it is told them
+    "backbone": "inits (--init NAME=PATH)",
+    "share": "fractions (--fraction)",
+    "seed": "seeds (--seeds)",
+    "lr": "lr (--lr MODE=RATE)",
 }
-SHORT = {"probe": "frozen", "lora": "LoRA", "full": "fine\u2011tuned"}  # for tables, where it must not break
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # no dash: names of cells have them between their parts
 
 
-class Study(Part):
-    """What is compared, and how often."""
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a study."""
 
-    recipe: str  # a name from `vistruct recipes`
-    options: dict[str, Any] = Field({})  # of the recipe, but for what the study varies: backbone, share, seed, lr
-    settings: tuple[str, ...] = ()  # a.b=c, applied to every run
-    # Starting points by name: `random`, `random:NAME` (the architecture of that start without its weights), or the
-    # path of a run, a backbone directory or a file of weights.
-    starts: dict[str, str] = Field(min_length=1)
-    against: str | None = None  # the start that the others are compared with; None: a random one, else the first
-    shares: tuple[float, ...] = (1.0,)  # of the training data
-    seeds: int = Field(3, ge=1)  # repetitions: 0, 1, ...; a seed decides the head's weights, the order and the share
-    ways: tuple[Way, ...] = ("full",)  # probe: frozen backbone; lora: adapters in it; full: everything trains
-    lr: dict[Way, float] = Field({})  # peak learning rate of a way; a way that is not named has the recipe's
-    backbone_lr: float = Field(1.0, gt=0)  # of the way `full`: the backbone's rate as a part of the head's
-    lora: Lora = Lora()
-    # Layer-wise rates are made for weights worth keeping; None: a random start has them like the others.
-    scratch_layer_decay: float | None = Field(1.0, gt=0, le=1)
-    metric: str | None = None  # of an evaluation, `val/mIoU` or `mIoU`; None: the usual one of the task
-    higher_is_better: bool | None = None  # None: true but for losses and distances
-    level: float = Field(0.95, gt=0, lt=1)  # of the intervals
-    draws: int = Field(10_000, ge=100)  # of the bootstrap
-    robust: bool = False  # also measure the first seed's models on the largest share under corruptions
-
-    @field_validator("starts")
-    @classmethod
-    def _named(cls, starts: dict[str, str]) -> dict[str, str]:
-        for name in starts:
-            if not _NAME.fullmatch(name):
-                raise UserError(f"{name!r} cannot name a start", where="starts", fix="letters, digits, '_' and '.'")
-        return starts
-
-    @field_validator("shares", "ways")
-    @classmethod
-    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"none, or one of them twice: {list(values)}", where="study", fix="name each once")
-        for value in values:
-            if isinstance(value, float) and not 0 < value <= 1:
-                raise UserError(f"a share of {value:g}", where="shares", fix="shares lie above 0 and up to 1")
-        return values
-
-    @model_validator(mode="after")
-    def _known(self) -> Study:
-        names = [self.against] if self.against is not None else []
-        for name, source in self.starts.items():
-            kind, _, of = source.partition(":")
-            if kind == "random" and of:
-                names.append(of)
-                if self.starts.get(of, "random").partition(":")[0] == "random":
-                    fix = "random:NAME wants the name of a start that has weights"
-                    raise UserError(f"the start {name!r} takes the architecture of {of!r}", where="starts", fix=fix)
-        for name in names:
-            if name not in self.starts:
-                raise UserError(f"no start {name!r}", where="study", fix=closest(name, self.starts))
-        return self
+    init: str
+    fraction: float
+    seed: int
+    tuning: Tuning
+    run: Run
 
     @property
-    def baseline(self) -> str:
-        """The start that the others are compared with."""
-        scratch = (name for name in self.starts if self.is_random(name))
-        return self.against or next(scratch, next(iter(self.starts)))
-
-    def is_random(self, start: str) -> bool:
-        """Whether a start has no weights."""
-        return self.starts[start].partition(":")[0] == "random"
+    def name(self) -> str:
+        """Of its trial: `full-random-0.1-0`."""
+        return f"{self.tuning}-{self.init}-{self.fraction:g}-{self.seed}"
 
 
-def read_study(path: Path) -> Study:
-    """Read a study.yaml.
+@dataclass
+class Plan:
+    """All runs of a study, and what is not the same for all of them."""
+
+    trials: list[Trial]
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_trials(study: Study, make: Callable[..., Run] | None = None) -> Plan:
+    """Resolve every run of a study.
+
+    Args:
+        make: the recipe's function; None: found by the study's `recipe`.
 
     Raises:
-        UserError: not there, no YAML, an unknown key, a value that does not fit.
+        UserError: an unknown recipe or option, an option that the study varies, an init that is not there, a recipe
+            without a fraction, a run without an evaluation.
     """
+    function = find(study.recipe).recipe if make is None else make
+    options = checked_options(function, study.options)
+    sources = {name: weights_of(study, name) for name in study.inits}
+    plan = Plan(trials=[])
+    made: dict[str, set[str]] = {}  # inits by the architecture of their backbone
+    for tuning in study.tune:
+        for init in study.inits:
+            for fraction in study.fractions:
+                for seed in range(study.seeds):
+                    run = _one(study, function, options, sources, init, fraction, seed, tuning)
+                    plan.trials.append(Trial(init=init, fraction=fraction, seed=seed, tuning=tuning, run=run))
+    for one in plan.trials:
+        task: Any = one.run.only.task
+        kind = task.backbone.model_dump_json() if hasattr(task, "backbone") else ""
+        made.setdefault(kind, set()).add(one.init)
+    if not plan.trials[0].run.evals:
+        fix = "give the recipe data to measure on, for example --val PATH"
+        raise UserError("the recipe measures nothing: it has no evaluation", where=study.recipe, fix=fix)
+    if len(made) > 1:
+        groups = "; ".join(", ".join(sorted(names)) for names in made.values())
+        plan.notes.append(
+            f"The inits have different architectures ({groups}): their heads begin with other random weights, and "
+            "what differs between them is the architecture as well as what it was taught."
+        )
+    scratch = [name for name in study.inits if study.is_random(name)]
+    decays = {p.run.optim.layer_decay for p in plan.trials if p.init not in scratch}
+    if scratch and study.scratch_layer_decay is not None and decays - {study.scratch_layer_decay}:
+        plan.notes.append(
+            f"Random inits train all layers with a rate x {study.scratch_layer_decay:g} from block to block, the "
+            f"others with {', '.join(f'{d:g}' for d in sorted(decays))}: lower layers are slowed where there is "
+            "something to keep (`scratch_layer_decay`)."
+        )
+    return plan
+
+
+def checked_options(function: Callable[..., Run], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's options with their types.
+
+    Raises:
+        UserError: an unknown one (with the closest), one that the study varies, a value that does not fit.
+    """
+    hints = typing.get_type_hints(function)
+    known = set(inspect.signature(function).parameters)
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in VARIED:
+            raise UserError(f"a study varies {name!r} itself", where=f"options.{name}", fix=f"use {VARIED[name]}")
+        if name not in known:
+            raise UserError(f"the recipe has no option {name!r}", where="options", fix=closest(name, known))
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            what = f"{name}: {error.errors()[0]['msg']}, got {value!r}"
+            raise UserError(what, where="options", fix="correct this value") from error
+    needed = inspect.signature(function).parameters.items()
+    missing = [name for name, p in needed if p.default is p.empty and name not in values and name not in VARIED]
+    if missing:
+        raise UserError(f"the recipe needs {', '.join(missing)}", where="options", fix=f"--{missing[0]} VALUE")
+    return values
+
+
+def weights_of(study: Study, init: str) -> Path | None:
+    """Where an init's weights are, or those of which a random one has the architecture; None: the recipe's own.
+
+    Raises:
+        UserError: nothing there.
+    """
+    source = study.inits[init]
+    if study.is_random(init):
+        of = source.partition(":")[2]
+        of = of or next((name for name in study.inits if not study.is_random(name)), "")
+        return weights_of(study, of) if of else None
+    path = Path(source)
+    if not path.exists():
+        raise UserError("no such run, backbone or file of weights", where=path, fix=f"check the init {init!r}")
+    return path
+
+
+def _one(
+    study: Study,
+    function: Callable[..., Run],
+    options: Mapping[str, Any],
+    sources: Mapping[str, Path | None],
+    init: str,
+    fraction: float,
+    seed: int,
+    tuning: Tuning,
+) -> Run:
+    parameters = inspect.signature(function).parameters
+    own: dict[str, Any] = {"backbone": sources[init], "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
+    given = {name: value for name, value in own.items() if name in parameters and value is not None}
     try:
-        values = from_yaml(path.read_text())
-    except FileNotFoundError:
-        raise UserError("no such study file", where=path, fix="give the path of a study.yaml") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
-    if not isinstance(values, dict):
-        raise UserError("a study file holds keys and values", where=path, fix="`vistruct study RECIPE ... --dry-run`")
-    try:
-        return Study.model_validate(values)
+        run = function(**options, **given)
     except ValidationError as error:
-        raise explain(error, Study, path) from error
+        raise explain(error, Run, f"recipe {study.recipe}") from error
+    changes: dict[str, Any] = {"recipe": run.recipe or study.recipe, "seed": seed}
+    if "lr" not in parameters and tuning in study.lr:
+        changes["optim"] = run.optim.model_copy(update={"lr": study.lr[tuning]})
+    if "share" not in parameters:
+        changes["data"] = _shared(run.only.data, fraction, seed)
+    if "backbone" not in parameters:
+        changes["init"] = sources[init]
+    if study.is_random(init):
+        optim = changes.get("optim", run.optim)
+        decay = optim.layer_decay if study.scratch_layer_decay is None else study.scratch_layer_decay
+        changes |= {"init": None, "start": None, "optim": optim.model_copy(update={"layer_decay": decay})}
+    if tuning != "full" or study.backbone_lr != 1:
+        changes["move"] = (*run.move, _move(run.only.task, study, tuning))
+    run = with_values(run, **changes)
+    return with_settings(run, list(study.settings)) if study.settings else run
 
 
-def study_to_yaml(study: Study) -> str:
-    """The YAML that `read_study` reads back to an equal study."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def _shared(data: Any, fraction: float, seed: int) -> Any:
+    if not hasattr(data, "share"):
+        if fraction == 1:
+            return data
+        what = f"data of kind {getattr(data, 'kind', '?')} cannot be used in part"
+        raise UserError(what, where="fractions", fix="leave fractions out")
+    return data.model_copy(update={"share": fraction, **({"share_seed": seed} if hasattr(data, "share_seed") else {})})
 
 
-def percent(share: float) -> str:
-    """0.1 -> 10%, 0.001 -> 0.1%."""
-    return f"{100 * share:.4g}%"
+def _move(task: Any, study: Study, tuning: Tuning) -> Move:
+    """What a tuning mode trains. Of an adapter backbone only the ViT inside has weights to keep: the rest is a head."""
+    inner = getattr(getattr(task, "backbone", None), "kind", "") == "vit_adapter"
+    pattern = "backbone.vit" if inner else "backbone"
+    if tuning == "full":
+        return Move(pattern=pattern, lr_factor=study.backbone_lr)
+    if tuning == "probe":
+        return Move(pattern=pattern, mode="frozen")
+    return Move(pattern=pattern, mode="lora", lora=study.lora)
+
+
+def study_jobs(
+    study: Study,
+    plan: Plan,
+    out: Path,
+    fingerprints: Mapping[str, str],
+    metric: str,
+    *,
+    train: str = TRAIN,
+    robust: str = ROBUST,
+) -> list[Job]:
+    """The trials of a plan, in its order.
+
+    Args:
+        out: the study's directory; runs go to its `runs/`, named by what they are.
+        fingerprints: of the data, by name: a trial is measured again where the data has changed.
+        metric: what the study compares, for the trials that measure under corruptions.
+        train, robust: the functions that are called.
+    """
+    trials = []
+    weights = {name: init_digest(None if study.is_random(name) else Path(study.inits[name])) for name in study.inits}
+    for one in plan.trials:
+        values = one.run.model_dump(mode="json")
+        asked = {"run": values, "data": dict(fingerprints), "weights": weights[one.init]}
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        directory = str(out / "runs" / f"{one.name}-{digest}")
+        trials.append(
+            Job(
+                name=one.name,
+                call=train,
+                arguments={**asked, "directory": directory},
+                # A frozen backbone has no backward pass.
+                cost=one.run.steps * one.run.only.batch * (1 if one.tuning == "probe" else 3),
+            )
+        )
+        if study.robust and one.seed == 0 and one.fraction == max(study.fractions):
+            asked = {"of": one.name, "metric": metric}
+            trials.append(Job(name=f"robust-{one.name}", call=robust, needs=(one.name,), arguments=asked))
+    return trials
+
+
+def init_digest(source: Path | None) -> str:
+    """What tells the weights of an init from others; empty for random ones.
+
+    Of one file its sha256; of our own backbone directories what their json says of them; of a folder of files their
+    names and sizes.
+    """
+    if source is None:
+        return ""
+    ours = backbone_dir(source)
+    if ours is not None:
+        return str(json.loads((ours / "backbone.json").read_text()).get("sha256", ""))
+    if source.is_file():
+        return sha256(source)
+    listed = sorted((p.name, p.stat().st_size) for p in source.iterdir() if p.is_file())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def data_fingerprints(trials: Sequence[Trial], cache: Path) -> dict[str, str]:
+    """Of the training data and of each evaluation's, read once; as the fractions have them, whole."""
+    run = trials[0].run
+    train: Any = run.only.data
+    parts = {"train": _shared(train, 1.0, 0) if hasattr(train, "share") else train}
+    parts |= {name: measured.data for name, measured in run.evals.items()}
+    return {name: part.build(cache=cache).info.fingerprint for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""A study's report: what the better start is worth, how sure that is, and what it costs; one file."""
+"""A study's report: what the better init is worth, how sure that is, and what it costs; one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from vistruct.reports.page import Report
 from vistruct.study import figures
-from vistruct.study.plan import SHORT, WAYS, percent
+from vistruct.study.study import SHORT, TUNINGS, percent
 
 Found = Mapping[str, Any]  # what study.json says; see outcome.py
 MOST_CLASSES = 40  # in a plot of classes
@@ -33,11 +33,11 @@ def write_study_report(path: Path, found: Found, root: Path) -> Path:
 
     Args:
         found: as study.json.
-        root: the study's directory, which `run` of its cells is below.
+        root: the study's directory, which `run` of its trials is below.
     """
     plan = found["plan"]
-    title = "What did pretraining buy?" if _from_scratch(found) else f"Which start is better for {plan['recipe']}?"
-    page = Report(title, f"{metric_name(found)} of the recipe `{plan['recipe']}` from {_listed(list(plan['starts']))}")
+    title = "What did pretraining buy?" if _from_scratch(found) else f"Which init is better for {plan['recipe']}?"
+    page = Report(title, f"{metric_name(found)} of the recipe `{plan['recipe']}` from {_listed(list(plan['inits']))}")
     add_study(page, found, root)
     return page.write(path)
 
@@ -45,7 +45,7 @@ def write_study_report(path: Path, found: Found, root: Path) -> Path:
 def add_study(page: Report, found: Found, root: Path) -> None:
     """All sections of a study; for reports that have more of their own."""
     _headline(page, found)
-    page.figure(figures.by_share(found), _curve_caption(found))
+    page.figure(figures.by_fraction(found), _curve_caption(found))
     _gains(page, found)
     _slices(page, found)
     _robustness(page, found)
@@ -62,7 +62,7 @@ def metric_name(found: Found) -> str:
 
 def sentence(gain: Found, level: float) -> str:
     """What is found of one gain, in words."""
-    what = f"{gain['start']}, {percent(gain['share'])} of the labels, {WAYS[gain['way']]}"
+    what = f"{gain['init']}, {percent(gain['fraction'])} of the labels, {TUNINGS[gain['tuning']]}"
     if gain["mean"] is None:
         return f"{what}: {VERDICTS['no pair']}"
     text = f"{what}: {VERDICTS[gain['verdict']]}, {gain['mean']:+.3f}"
@@ -73,20 +73,20 @@ def sentence(gain: Found, level: float) -> str:
 
 def _headline(page: Report, found: Found) -> None:
     plan, gains = found["plan"], found["gains"]
-    smallest, largest = min(plan["shares"]), max(plan["shares"])
-    ends = [g for g in gains if g["share"] in (smallest, largest)]
+    smallest, largest = min(plan["fractions"]), max(plan["fractions"])
+    ends = [g for g in gains if g["fraction"] in (smallest, largest)]
     numbers = [
         (
             f"{_number(gain['before'])} → {_number(gain['after'])}",
-            f"{metric_name(found)}, {WAYS[gain['way']]}",
-            f"{plan['baseline']} → {gain['start']}, {percent(gain['share'])} of the labels",
+            f"{metric_name(found)}, {TUNINGS[gain['tuning']]}",
+            f"{plan['baseline']} → {gain['init']}, {percent(gain['fraction'])} of the labels",
         )
         for gain in ends[:8]
     ]
     if numbers:
         page.key_numbers(numbers)
     else:
-        page.callout("One start alone: there is nothing to compare it with. `--start random` adds random weights.")
+        page.callout("One init alone: there is nothing to compare it with. `--init random` adds random weights.")
     lines = [sentence(gain, plan["level"]) for gain in ends]
     lines += label_savings(found)
     if lines:
@@ -94,28 +94,29 @@ def _headline(page: Report, found: Found) -> None:
 
 
 def label_savings(found: Found) -> list[str]:
-    """Where a start with fewer labels is at least as good as the baseline with all of them (means over seeds).
+    """Where an init with fewer labels is at least as good as the baseline with all of them (means over seeds).
 
     Nothing is saved where the baseline itself needs no more than these: there labels do not help.
     """
     plan = found["plan"]
     lines = []
-    for way in plan["ways"]:
-        most = max(plan["shares"])
-        goal = figures.values_of(found["cells"], start=plan["baseline"], way=way, share=most)
-        for start in (name for name in plan["starts"] if name != plan["baseline"]):
-            for share in sorted(plan["shares"]):
-                own = figures.values_of(found["cells"], start=start, way=way, share=share)
-                same = figures.values_of(found["cells"], start=plan["baseline"], way=way, share=share)
-                if share == most or not own or not goal or not same:
+    for tuning in plan["tune"]:
+        most = max(plan["fractions"])
+        goal = figures.values_of(found["trials"], init=plan["baseline"], tuning=tuning, fraction=most)
+        for init in (name for name in plan["inits"] if name != plan["baseline"]):
+            for fraction in sorted(plan["fractions"]):
+                own = figures.values_of(found["trials"], init=init, tuning=tuning, fraction=fraction)
+                same = figures.values_of(found["trials"], init=plan["baseline"], tuning=tuning, fraction=fraction)
+                if fraction == most or not own or not goal or not same:
                     continue
                 sign = 1 if found["higher_is_better"] else -1
                 if sign * np.mean(same) >= sign * np.mean(goal):
                     continue
                 if sign * np.mean(own) >= sign * np.mean(goal):
                     lines.append(
-                        f"{start}, {WAYS[way]}: with **{percent(share)} of the labels** its mean ({np.mean(own):.3f}) "
-                        f"is at least that of {plan['baseline']} with {percent(most)} of them ({np.mean(goal):.3f})"
+                        f"{init}, {TUNINGS[tuning]}: with **{percent(fraction)} of the labels** its mean "
+                        f"({np.mean(own):.3f}) is at least that of {plan['baseline']} with {percent(most)} of them "
+                        f"({np.mean(goal):.3f})"
                     )
                     break
     return lines
@@ -124,7 +125,7 @@ def label_savings(found: Found) -> list[str]:
 def _curve_caption(found: Found) -> str:
     seeds = found["plan"]["seeds"]
     return (
-        f"{metric_name(found)} over the share of the labels that were learned from. Lines: means of {seeds} "
+        f"{metric_name(found)} over the fraction of the labels that were learned from. Lines: means of {seeds} "
         f"seed{'s' if seeds > 1 else ''}; each dot is one seed, the band reaches over all of them and is no interval."
     )
 
@@ -141,11 +142,11 @@ def _gains(page: Report, found: Found) -> None:
             change += f" ({_ends(gain['bootstrap'])})"
         over_images = [f"{_ends(images['interval'])} (n = {images['images']})" if images else "–"] if by_images else []
         wins = f"{gain['wins']} of {gain['pairs']}"
-        about = [gain["start"], SHORT[gain["way"]], percent(gain["share"]), gain["before"], gain["after"], change]
+        about = [gain["init"], SHORT[gain["tuning"]], percent(gain["fraction"]), gain["before"], gain["after"], change]
         rows.append([*about, _whole(gain["verdict"]), _ends(gain["student"]), *over_images, wins])
         if gain["verdict"] == "clear gain":
             marked.append(number)
-    headers = ["start", "backbone", "labels", plan["baseline"], "this start", "gain (bootstrap)", "verdict", "Student"]
+    headers = ["init", "backbone", "labels", plan["baseline"], "this init", "gain (bootstrap)", "verdict", "Student"]
     headers += ["seeds and images"] if by_images else []
     page.text("## Gains").table(
         [*headers, "better"], rows, marked,
@@ -166,10 +167,10 @@ def _slices(page: Report, found: Found) -> None:
     plan = found["plan"]
     if not found["slices"]:
         return
-    share, way = min(plan["shares"]), plan["ways"][-1]
-    rows = [r for r in found["slices"] if r["share"] == share and r["way"] == way and r["mean"] is not None]
+    fraction, tuning = min(plan["fractions"]), plan["tune"][-1]
+    rows = [r for r in found["slices"] if r["fraction"] == fraction and r["tuning"] == tuning and r["mean"] is not None]
     classes = [name for name in class_metrics(found) if any(row["metric"] == name for row in rows)]
-    where = f"{percent(share)} of the labels, {WAYS[way]}"
+    where = f"{percent(fraction)} of the labels, {TUNINGS[tuning]}"
     if len(classes) > 1:
         page.text("## Class by class").figure(
             figures.gains_by_slice(rows, classes[:MOST_CLASSES], plan["baseline"]),
@@ -180,23 +181,23 @@ def _slices(page: Report, found: Found) -> None:
     sizes = [row for row in rows if row["metric"].rpartition("/")[2] in SIZES]
     if sizes:
         shown = [
-            [SIZES[row["metric"].rpartition("/")[2]], row["metric"].partition("/")[2], row["start"], row["before"],
+            [SIZES[row["metric"].rpartition("/")[2]], row["metric"].partition("/")[2], row["init"], row["before"],
              row["after"], f"{row['mean']:+.4f}", _ends(row["student"]), _whole(row["verdict"])]
             for row in sizes
         ]  # fmt: skip
-        headers = ["objects", "metric", "start", plan["baseline"], "this start", "gain", "Student", "verdict"]
+        headers = ["objects", "metric", "init", plan["baseline"], "this init", "gain", "Student", "verdict"]
         page.text("## By size of the objects").table(headers, shown, caption=f"At {where}; COCO's sizes, in pixels")
 
 
 def _robustness(page: Report, found: Found) -> None:
-    robust = {name: one for name, one in found["robustness"].items() if one.get("cells")}
+    robust = {name: one for name, one in found["robustness"].items() if one.get("trials")}
     if not robust:
         return
-    cells = {cell["name"]: cell for cell in found["cells"]}
-    labels = {name: f"{cells[name]['start']}, {WAYS[cells[name]['way']]}" for name in robust}
+    trials = {trial["name"]: trial for trial in found["trials"]}
+    labels = {name: f"{trials[name]['init']}, {TUNINGS[trials[name]['tuning']]}" for name in robust}
     rows = []
     for name, one in robust.items():
-        values = [cell["value"] for cell in one["cells"] if cell["value"] is not None]
+        values = [trial["value"] for trial in one["trials"] if trial["value"] is not None]
         mean = float(np.mean(values)) if values else None
         drop = None if mean is None or not one["clean"] else mean - one["clean"]
         relative = None if drop is None else f"{drop / one['clean']:+.1%}"
@@ -204,7 +205,7 @@ def _robustness(page: Report, found: Found) -> None:
     page.text("## Robustness").table(
         ["model", "clean", "mean under corruptions", "change", "of clean"],
         rows,
-        caption="The same models on the same data, corrupted at graded severity; the largest share, seed 0",
+        caption="The same models on the same data, corrupted at graded severity; the largest fraction, seed 0",
     )
     page.figure(figures.damage(robust, labels), f"{metric_name(found)} by corruption and severity")
     left_out = {kind: why for one in robust.values() for kind, why in one.get("left_out", {}).items()}
@@ -215,41 +216,41 @@ def _robustness(page: Report, found: Found) -> None:
 def _training(page: Report, found: Found, root: Path) -> None:
     figure = figures.learning_curves(found, root)
     if figure is not None:
-        share = max(found["plan"]["shares"])
+        fraction = max(found["plan"]["fractions"])
         page.text("## How they learned").figure(
-            figure, f"Every seed's run at {percent(share)} of the labels; losses as moving averages."
+            figure, f"Every seed's run at {percent(fraction)} of the labels; losses as moving averages."
         )
 
 
 def _pictures(page: Report, found: Found, root: Path) -> None:
     plan = found["plan"]
-    share, way, evaluation = max(plan["shares"]), plan["ways"][-1], found["metric"].partition("/")[0]
-    chosen = [c for c in found["cells"] if c["share"] == share and c["way"] == way]
+    fraction, tuning, evaluation = max(plan["fractions"]), plan["tune"][-1], found["metric"].partition("/")[0]
+    chosen = [c for c in found["trials"] if c["fraction"] == fraction and c["tuning"] == tuning]
     shown = False
-    for cell in (c for c in chosen if c["seed"] == 0):
-        picture = root / cell["run"] / "samples" / f"predictions_{evaluation}.png"
+    for trial in (c for c in chosen if c["seed"] == 0):
+        picture = root / trial["run"] / "samples" / f"predictions_{evaluation}.png"
         if picture.is_file():
             if not shown:
-                page.text("## What it looks like\n\nThe same samples from every start, seed 0.")
+                page.text("## What it looks like\n\nThe same samples from every init, seed 0.")
                 shown = True
-            page.figure(picture, f"**{cell['start']}**, {WAYS[way]}, {percent(share)} of the labels")
-    confusions = {start: _confusion(root, chosen, start, evaluation) for start in plan["starts"]}
-    known = {start: one for start, one in confusions.items() if one is not None}
+            page.figure(picture, f"**{trial['init']}**, {TUNINGS[tuning]}, {percent(fraction)} of the labels")
+    confusions = {init: _confusion(root, chosen, init, evaluation) for init in plan["inits"]}
+    known = {init: one for init, one in confusions.items() if one is not None}
     if known:
         from vistruct.reports.confusion import confusion_figure
 
         page.text("## What is taken for what")
-        for start, (matrix, names) in known.items():
-            caption = f"**{start}**, {WAYS[way]}, {percent(share)} of the labels, all seeds"
+        for init, (matrix, names) in known.items():
+            caption = f"**{init}**, {TUNINGS[tuning]}, {percent(fraction)} of the labels, all seeds"
             page.figure(confusion_figure(matrix, names), caption)
 
 
 def _confusion(
-    root: Path, cells: Sequence[Mapping[str, Any]], start: str, evaluation: str
+    root: Path, trials: Sequence[Mapping[str, Any]], init: str, evaluation: str
 ) -> tuple[np.ndarray, list[str]] | None:
     total, names = None, []
-    for cell in (c for c in cells if c["start"] == start):
-        path = root / cell["run"] / "evaluations" / f"{evaluation}.json"
+    for trial in (c for c in trials if c["init"] == init):
+        path = root / trial["run"] / "evaluations" / f"{evaluation}.json"
         details = json.loads(path.read_text()).get("details", {}) if path.is_file() else {}
         if details and details.get("confusion"):
             matrix, names = np.array(details["confusion"]), list(details["class_names"])
@@ -259,10 +260,12 @@ def _confusion(
 
 def _cost(page: Report, found: Found) -> None:
     plan, rows = found["plan"], []
-    for way in plan["ways"]:
-        for start in plan["starts"]:
-            for share in plan["shares"]:
-                own = [c for c in found["cells"] if (c["way"], c["start"], c["share"]) == (way, start, share)]
+    for tuning in plan["tune"]:
+        for init in plan["inits"]:
+            for fraction in plan["fractions"]:
+                own = [
+                    c for c in found["trials"] if (c["tuning"], c["init"], c["fraction"]) == (tuning, init, fraction)
+                ]
 
                 def mean(key: str, own: list[Mapping[str, Any]] = own) -> float | None:
                     values = [c["cost"][key] for c in own if c["cost"].get(key) is not None]
@@ -273,25 +276,28 @@ def _cost(page: Report, found: Found) -> None:
                 part = "–" if trainable is None or not total else f"{trainable / total:.1%}"
                 seen = int(mean("samples") or 0)
                 times = [mean("seconds"), mean("step_seconds")]
-                rows.append([start, SHORT[way], percent(share), *times, seen, number, part, mean("peak_memory_mb")])
-    headers = ["start", "backbone", "labels", "seconds", "a step (s)", "samples", "trainable", "of all"]
+                rows.append(
+                    [init, SHORT[tuning], percent(fraction), *times, seen, number, part, mean("peak_memory_mb")]
+                )
+    headers = ["init", "backbone", "labels", "seconds", "a step (s)", "samples", "trainable", "of all"]
     page.text("## What it cost").table(
         [*headers, "peak memory (MB)"], rows,
         caption="Means over seeds of single runs that ran beside each other: seconds with evaluation and pictures; "
-        "what a start cost before is not in here.",
+        "what an init cost before is not in here.",
     )  # fmt: skip
 
 
 def _method(page: Report, found: Found) -> None:
     plan = found["plan"]
-    scratch = [name for name in plan["starts"] if plan["starts"][name].partition(":")[0] == "random"]
+    scratch = [name for name in plan["inits"] if plan["inits"][name].partition(":")[0] == "random"]
     text = (
         "## How it was measured\n\n"
-        f"One recipe, `{plan['recipe']}`, {len(found['cells'])} runs: {len(plan['starts'])} starts, "
-        f"{len(plan['shares'])} share{'s' if len(plan['shares']) > 1 else ''} of the labels, {plan['seeds']} "
-        f"seed{'s' if plan['seeds'] > 1 else ''}, and {_listed([WAYS[way] for way in plan['ways']])}. A seed has the "
-        "same labels, the same order of samples and, where the architecture is the same, the same first weights of the "
-        "head for every start; a larger share contains the smaller. All runs have the same steps, whatever the share."
+        f"One recipe, `{plan['recipe']}`, {len(found['trials'])} runs: {len(plan['inits'])} initialisations, "
+        f"{len(plan['fractions'])} fraction{'s' if len(plan['fractions']) > 1 else ''} of the labels, {plan['seeds']} "
+        f"seed{'s' if plan['seeds'] > 1 else ''}, and {_listed([TUNINGS[tuning] for tuning in plan['tune']])}. A seed "
+        "has the same labels, the same order of samples and, where the architecture is the same, the same first "
+        "weights of the head for every initialisation; a larger fraction contains the smaller. All runs have "
+        "the same steps, whatever the fraction."
     )
     if scratch:
         text += f" {_listed(scratch)} has the architecture of the others and random weights."
@@ -305,13 +311,15 @@ def _method(page: Report, found: Found) -> None:
 
 
 def _runs(found: Found) -> str:
-    wide = max(len(cell["name"]) for cell in found["cells"])
-    return "\n".join(f"{cell['name']:<{wide}}  {_number(cell['value']):>8}  {cell['run']}" for cell in found["cells"])
+    wide = max(len(trial["name"]) for trial in found["trials"])
+    return "\n".join(
+        f"{trial['name']:<{wide}}  {_number(trial['value']):>8}  {trial['run']}" for trial in found["trials"]
+    )
 
 
 def _from_scratch(found: Found) -> bool:
     plan = found["plan"]
-    return plan["starts"][plan["baseline"]].partition(":")[0] == "random" and len(plan["starts"]) > 1
+    return plan["inits"][plan["baseline"]].partition(":")[0] == "random" and len(plan["inits"]) > 1
 
 
 def _number(value: float | None) -> str:

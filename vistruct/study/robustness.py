@@ -35,7 +35,7 @@ from vistruct.engine.evaluate import evaluate
 from vistruct.engine.run import for_classes
 from vistruct.errors import UserError, closest
 from vistruct.study.corrupted import corrupted, why_not
-from vistruct.study.outcome import usual_number
+from vistruct.study.results import usual_number
 from vistruct.transforms.corruptions import CORRUPTIONS, SEVERITIES, check
 
 Numbers = dict[str, float | None]  # of an evaluation, by name; None: not finite

@@ -28,7 +28,7 @@ class Interval:
     high: float
 
     @property
-    def leaves_zero_out(self) -> bool:
+    def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
 
@@ -60,7 +60,7 @@ class Gain:
         """`clear gain`, `clear loss`, `not clear`, or `one pair` / `no pair`, of which nothing can be said."""
         if self.bootstrap is None or self.student is None:
             return "one pair" if self.pairs else "no pair"
-        if not (self.bootstrap.leaves_zero_out and self.student.leaves_zero_out):
+        if not (self.bootstrap.excludes_zero and self.student.excludes_zero):
             return "not clear"
         return "clear gain" if self.mean > 0 else "clear loss"
 

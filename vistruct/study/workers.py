@@ -1,8 +1,8 @@
-"""Worker processes that run one cell after another: both ends of the pipe.
+"""Worker processes that run one job after another: both ends of the pipe.
 
-The parent sends a `Job`; the worker answers with any number of `Progressed` and then `Finished` or `Failed`.
+The parent sends a `Request`; the worker answers with any number of `Progressed` and then `Finished` or `Failed`.
 Each worker has its own pipe: one that is killed in the middle of a message harms no other. This file imports
-nothing heavy, so that a worker costs what its cells import.
+nothing heavy, so that a worker costs what its jobs import.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from typing import Any, Self
 from vistruct.errors import UserError
 
 POLL_S = 1.0  # how often a worker is asked whether it lives, beside listening to it
-REPORT_EVERY_S = 0.1  # a cell may report every step; more often than this nobody can see it
+REPORT_EVERY_S = 0.1  # a job may report every step; more often than this nobody can see it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One cell as a worker gets it."""
+class Request:
+    """One job as a worker gets it."""
 
     name: str
     call: str  # module:function
     arguments: dict[str, Any]
-    results: dict[str, dict[str, Any]]  # of the cells it needs, by name
-    log: Path  # what the cell prints, and its traceback
+    results: dict[str, dict[str, Any]]  # of the jobs it needs, by name
+    log: Path  # what the job prints, and its traceback
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progressed:
-    """The cell is at `done` of `total`."""
+    """The job is at `done` of `total`."""
 
     done: float
     total: float
@@ -52,7 +52,7 @@ class Progressed:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The cell's result, as JSON gives it back."""
+    """The job's result, as JSON gives it back."""
 
     result: dict[str, Any]
     seconds: float
@@ -60,7 +60,7 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The three lines about a cell that raised, or whose process ended."""
+    """The three lines about a job that raised, or whose process ended."""
 
     what: str
     where: str
@@ -68,7 +68,7 @@ class Failed:
 
 
 Message = Progressed | Finished | Failed
-_GO_ON = "then start again: finished cells are kept"
+_GO_ON = "then start again: finished jobs are kept"
 
 
 # --- the worker's end
@@ -77,14 +77,14 @@ _GO_ON = "then start again: finished cells are kept"
 def serve(link: Connection, threads: int, device: str | None = None) -> None:
     """Run jobs until the link closes or the parent is gone; on an accelerator, if one is named."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    # Read when torch and numpy are imported, which the first cell does.
+    # Read when torch and numpy are imported, which the first job does.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            job: Job | None = link.recv()
+            job: Request | None = link.recv()
         except EOFError:
             return
         if job is None:
@@ -94,7 +94,7 @@ def serve(link: Connection, threads: int, device: str | None = None) -> None:
         link.send(answer)
 
 
-def _run(job: Job, link: Connection, threads: int) -> Finished | Failed:
+def _run(job: Request, link: Connection, threads: int) -> Finished | Failed:
     start = time.monotonic()
     try:
         module, _, function = job.call.partition(":")
@@ -103,19 +103,19 @@ def _run(job: Job, link: Connection, threads: int) -> Finished | Failed:
             sys.modules["torch"].set_num_threads(threads)
         result = call(**job.arguments, results=job.results, report=_reporter(link))
         if not isinstance(result, dict):
-            raise TypeError(f"a cell gives a dict, {job.call} gave {type(result).__name__}")
-        # The way through JSON now, so that a cell's result is the same today and when read back tomorrow.
+            raise TypeError(f"a job gives a dict, {job.call} gave {type(result).__name__}")
+        # The way through JSON now, so that a job's result is the same today and when read back tomorrow.
         return Finished(result=json.loads(json.dumps(result)), seconds=time.monotonic() - start)
     except UserError as error:
         traceback.print_exc()
         return Failed(
-            what=f"cell {job.name!r}: {error.what}",
+            what=f"job {job.name!r}: {error.what}",
             where=error.where or str(job.log),
             fix=error.fix or f"mend it; {_GO_ON}",
         )
-    except Exception as error:  # noqa: BLE001  # whatever a cell raises is the parent's to tell
+    except Exception as error:  # noqa: BLE001  # whatever a job raises is the parent's to tell
         traceback.print_exc()
-        what = f"cell {job.name!r} failed: {type(error).__name__}: {error}"
+        what = f"job {job.name!r} failed: {type(error).__name__}: {error}"
         return Failed(what=what, where=str(job.log), fix=f"read the traceback there; {_GO_ON}")
 
 
@@ -123,7 +123,7 @@ def _reporter(link: Connection) -> Callable[..., None]:
     last = -REPORT_EVERY_S
 
     def report(done: float, total: float, text: str = "") -> None:
-        """Tell how far the cell is; from its main thread."""
+        """Tell how far the job is; from its main thread."""
         nonlocal last
         now = time.monotonic()
         if now - last >= REPORT_EVERY_S or done >= total:
@@ -152,7 +152,7 @@ def _end_with_parent() -> None:
     parent = mp.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    os._exit(1)  # at once, in the middle of whatever cell: nobody is left to hear of it
+    os._exit(1)  # at once, in the middle of whatever job: nobody is left to hear of it
 
 
 # --- the parent's end
@@ -168,8 +168,8 @@ class _Worker:
     def __post_init__(self) -> None:
         context = mp.get_context("spawn")  # a fork would carry the parent's threads and locks, and its torch
         self.link, theirs = context.Pipe()
-        # Not a daemon: a cell may have loader processes of its own.
-        self.process = context.Process(target=serve, args=(theirs, self.threads, self.device), name="vistruct-cell")
+        # Not a daemon: a job may have loader processes of its own.
+        self.process = context.Process(target=serve, args=(theirs, self.threads, self.device), name="vistruct-job")
         self.process.start()
         theirs.close()  # else the link would never close when the worker dies
 
@@ -183,7 +183,7 @@ class _Worker:
 
 
 class Pool:
-    """At most `size` workers, started when there is work for them and kept for the next cell.
+    """At most `size` workers, started when there is work for them and kept for the next job.
 
     With `devices` each sees one of them: the one that fewest workers have.
     """
@@ -191,7 +191,7 @@ class Pool:
     def __init__(self, size: int, threads: int, devices: Sequence[str] = ()) -> None:
         self.size, self.threads, self.devices = size, threads, tuple(devices)
         self._idle: list[_Worker] = []
-        self._busy: dict[str, _Worker] = {}  # by the name of the cell
+        self._busy: dict[str, _Worker] = {}  # by the name of the job
         self._logs: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
@@ -209,7 +209,7 @@ class Pool:
     def has_room(self) -> bool:
         return len(self._busy) < self.size
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Request) -> None:
         """Hand a job to an idle worker, or to a new one."""
         job.log.unlink(missing_ok=True)  # an earlier try's
         self._logs[job.name] = job.log
@@ -218,7 +218,7 @@ class Pool:
             if _sent(worker, job):
                 self._busy[job.name] = worker
                 return
-            worker.end(at_once=True)  # it died while it had nothing to do; no cell is lost
+            worker.end(at_once=True)  # it died while it had nothing to do; no job is lost
         worker = self._busy[job.name] = _Worker(self.threads, self._free_device())
         _sent(worker, job)  # a worker that is dead already is found so by `messages`
 
@@ -227,7 +227,7 @@ class Pool:
         return min(self.devices, key=used.count, default=None)
 
     def messages(self) -> list[tuple[str, Message]]:
-        """What the busy workers say, by the name of the cell; waits until one speaks, a second at most."""
+        """What the busy workers say, by the name of the job; waits until one speaks, a second at most."""
         ears = [ear for w in self._busy.values() for ear in (w.link, w.process.sentinel)]
         wait(ears, timeout=POLL_S)
         said: list[tuple[str, Message]] = []
@@ -254,12 +254,12 @@ class Pool:
             fix = f"look there; {_GO_ON}"
             if by == "SIGKILL":
                 fix = f"the machine may be out of memory: use fewer workers; {_GO_ON}"
-            return Failed(what=f"cell {name!r}: its process was ended by {by}", where=str(log), fix=fix)
+            return Failed(what=f"job {name!r}: its process was ended by {by}", where=str(log), fix=fix)
         fix = f"look there; {_GO_ON}" if log.exists() else "a script guards its start with __name__ == '__main__'"
-        return Failed(what=f"cell {name!r}: its process ended with exit code {exitcode}", where=str(log), fix=fix)
+        return Failed(what=f"job {name!r}: its process ended with exit code {exitcode}", where=str(log), fix=fix)
 
 
-def _sent(worker: _Worker, job: Job) -> bool:
+def _sent(worker: _Worker, job: Request) -> bool:
     try:
         worker.link.send(job)
     except (BrokenPipeError, ConnectionResetError):

@@ -6,15 +6,13 @@ Slices of one patient are nearly copies of each other, so that a model that has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vistruct.contracts import Record
 from vistruct.data.chat.records import Records
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
-from vistruct.ops.seeds import derive
 
 
 def check_groups(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any]]) -> None:
@@ -55,41 +53,6 @@ def _check_groups(train: Any, evals: Mapping[str, Any]) -> None:
         where = f"{known[first].id} ({known[first].images[0]}), {own[first].id} ({own[first].images[0]})"
         fix = 'split by patient (or scene): no group may be in both; an evaluation on training data is called "train"'
         raise UserError(what, where=where, fix=fix)
-
-
-def drawn_split(groups: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, set[str]]:
-    """Groups drawn into splits; a new group moves few of the others.
-
-    Args:
-        shares: part of the groups for each split, at most 1 together.
-
-    Returns:
-        the groups of every split; each has at least one.
-
-    Raises:
-        UserError: fewer groups than splits.
-    """
-    ranked = sorted(groups, key=lambda group: derive(seed, "split", group))
-    if len(ranked) < len(shares):
-        what = f"{len(ranked)} patients (or groups) for {len(shares)} splits"
-        raise UserError(what, where="data.shares", fix="fewer splits, or more patients")
-    found: dict[str, set[str]] = {}
-    at, passed = 0, 0.0
-    names = list(shares)
-    for number, name in enumerate(names):
-        passed += shares[name]
-        later = len(names) - number - 1
-        end = min(max(round(passed * len(ranked)), at + 1), len(ranked) - later)
-        found[name] = set(ranked[at:end])
-        at = end
-    return found
-
-
-def straddles(group: str, names: Sequence[str], splits: Sequence[str], root: Path) -> UserError:
-    """What to say of a group that is in several splits of one data set."""
-    places = ", ".join(f"{name} in {split or 'no split'}" for name, split in zip(names, splits, strict=True))
-    fix = "keep each patient in one split"
-    return UserError(f"patient {group} is in several splits: {places}", where=root, fix=fix)
 
 
 def _groups(dataset: Any) -> dict[str, Record]:

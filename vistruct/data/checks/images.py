@@ -48,7 +48,10 @@ def decoded_rasters(
             errors.append(error)
     if not told:
         return sizes, []
-    fix = "say it in training: --bands 3,2,1 --low 0 --high 3000 (or --percentiles 1,99); in a run file data.intake"
+    fix = (
+        "say it in training: --bands 3,2,1 --low 0 --high 3000 (or --percentiles 1,99), "
+        "or --dtype float32 for values as they are; in a run file data.intake"
+    )
     places = tuple(str(path) for path in rasters)
     what = f"{NO_PICTURE}: {told}"
     return sizes, [Problem(what=what, effect="stops training", count=len(rasters), places=places, fix=fix)]

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vistruct.data.checks.groups import straddles
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats import find_format
 from vistruct.data.formats.format import VolumeCase
-from vistruct.data.formats.volumes.cases import in_split, straddling
+from vistruct.data.formats.volumes.cases import in_split, straddles, straddling
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.volumes import APART, ELSEWHERE
 from vistruct.errors import UserError
@@ -38,7 +37,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         more = f": {'; '.join(parts.report.lines())}" if parts.report.counts else ""
         raise UserError(f"no volumes of format {format} here{more}", where=path, fix="name the folder that holds them")
     for patient, own in straddling(cases).items():
-        parts.errors.append(straddles(patient, [case.name for case in own], [case.split for case in own], path))
+        parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
     seen = _Seen(find_format(format, "volumes").coding(path), _is_ct(format, path))
     for number, case in enumerate(cases):

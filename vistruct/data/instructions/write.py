@@ -79,7 +79,7 @@ def write_instructions(
     An image that is asked about as it is stays where it lies; the jsonl names it relative to `out`.
 
     Args:
-        source: boxes in any format of `registry.FORMATS`; `images` is its image folder (the format's own if None).
+        source: boxes in any format of `formats.FORMATS`; `images` is its image folder (the format's own if None).
         crops: random crops, spread over the images by their area. None: every image once, whole up to 1024
             pixels, larger ones under overlapping crops of the largest size.
         crop_size: smallest and largest side of a crop, in pixels; None: 1.5 to 3 times the median object

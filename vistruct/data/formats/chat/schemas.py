@@ -5,7 +5,7 @@
 
 `image` is a path, a list of paths, or empty or absent for text alone; `id` is optional; `families` may name the kind
 of each answered question; other keys are not looked at. An object with `messages` in place of `conversations` is
-read by `chat_messages`. Objects stand one on a line (jsonl), or all in one list (LLaVA's json).
+read by `messages.py`. Objects stand one on a line (jsonl), or all in one list (LLaVA's json).
 """
 
 from __future__ import annotations

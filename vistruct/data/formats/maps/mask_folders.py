@@ -5,7 +5,7 @@
     JPEGImages/a.jpg      SegmentationClass/a.png    ImageSets/Segmentation/train.txt    (VOC)
     train/a_sat.jpg       train/a_mask.png           (one folder, ends of names)
 
-Which folders and names are found without being told: `map_files`. What the values mean: `map_coding`, or `coding`.
+Which folders and names are found without being told: `files.py`. What the values mean: `coding.py`, or `Ask.coding`.
 """
 
 from __future__ import annotations

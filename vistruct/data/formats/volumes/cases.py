@@ -24,6 +24,13 @@ def straddling(cases: Sequence[VolumeCase]) -> dict[str, list[VolumeCase]]:
     return {patient: list(found.values()) for patient, found in splits.items() if len(found) > 1}
 
 
+def straddles(patient: str, cases: Sequence[VolumeCase], root: Path) -> UserError:
+    """What to say of a patient who is in several splits of one data set."""
+    places = ", ".join(f"{case.name} in {case.split or 'no split'}" for case in cases)
+    what = f"patient {patient} is in several splits: {places}"
+    return UserError(what, where=root, fix="keep each patient in one split")
+
+
 def in_split(cases: Sequence[VolumeCase], split: str | None, root: Path) -> list[VolumeCase]:
     """The cases of a split (or several, with a plus).
 

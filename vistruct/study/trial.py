@@ -1,4 +1,4 @@
-"""One cell of a study: train a run in a directory of its own, and hand back what it measured and what it cost."""
+"""One trial of a study: train a run in a directory of its own, and hand back what it measured and what it cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_and_measure(
 
     Args:
         run: as json.
-        data, weights: fingerprints of what it reads, so that with them the cell is another one.
+        data, weights: fingerprints of what it reads, so that with them the trial is another one.
 
     Returns:
         `run` the directory, `numbers` by `evaluation/metric` (None where a number is not finite), and `cost`.
@@ -56,7 +56,7 @@ def train_and_measure(
 
 
 def corrupted(*, of: str, metric: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Measure a finished cell's model under corruptions, by `evaluation/metric`."""
+    """Measure a finished trial's model under corruptions, by `evaluation/metric`."""
     from vistruct.study.robustness import robustness
 
     place, (evaluation, _, number) = Path(results[of]["run"]), metric.partition("/")
@@ -86,7 +86,7 @@ def cost_of(run_dir: Path, *, seconds: float, samples: int) -> dict[str, float |
 
     Returns:
         `seconds`, `step_seconds` (the median), `samples`, `peak_memory_mb` (of a process on the CPU that it shares
-        with cells before it, an upper bound), `trainable` and `parameters` (numbers that train, and all); None
+        with jobs before it, an upper bound), `trainable` and `parameters` (numbers that train, and all); None
         where the run has not noted it.
     """
     series = read_metrics(run_dir / "metrics.jsonl")

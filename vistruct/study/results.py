@@ -5,15 +5,15 @@ plan        the study (study.yaml), with `baseline`
 data        fingerprints: train, and each evaluation's
 metric      `val/mIoU`
 higher_is_better
-cells       name, start, share, seed, way, value (of the metric; null: not finite), numbers (all, by
-            `evaluation/metric`), cost (see cell.cost_of), run (directory, relative to the file where it is below it)
-gains       start, against, share, way, before and after (mean over seeds), mean, differences, wins, ties, pairs,
+trials       name, init, fraction, seed, tuning, value (of the metric; null: not finite), numbers (all, by
+            `evaluation/metric`), cost (see trial.cost_of), run (directory, relative to the file where it is below it)
+gains       init, against, fraction, tuning, before and after (mean over seeds), mean, differences, wins, ties, pairs,
             bootstrap [low, high], student [low, high], p, p_holm (for all gains of the study), verdict,
             images: null, or {mean, interval [low, high], images}: seeds and images drawn anew
-classes     start, against, share, way, metric, before, after, mean, bootstrap, student, verdict: the same of every
+classes     init, against, fraction, tuning, metric, before, after, mean, bootstrap, student, verdict: the same of every
             other number of the same evaluation (per class, per size)
-robustness  by cell: what study.robustness gives
-notes       what is not the same for all starts, and what could not be said
+robustness  by trial: what study.robustness gives
+notes       what is not the same for all inits, and what could not be said
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import numpy as np
 from vistruct.config import Eval, Run
 from vistruct.errors import UserError, closest
 from vistruct.study.images import Measured, image_gain, read_measured
-from vistruct.study.plan import Study
-from vistruct.study.planned import Plan, Planned
+from vistruct.study.plan import Plan, Trial
 from vistruct.study.statistics import Gain, Interval, holm, paired_gain
+from vistruct.study.study import Study
 
 FORMAT = 1
 IMAGE_DRAWS = 2000
 
 
 def chosen_metric(study: Study, run: Run) -> str:
-    """The metric that the starts are compared by, as `evaluation/metric`."""
+    """The metric that the inits are compared by, as `evaluation/metric`."""
     first, measured = next(iter(run.evals.items()))
     chosen = study.metric or usual_number(measured)
     return chosen if chosen.partition("/")[0] in run.evals else f"{first}/{chosen}"
@@ -58,24 +58,24 @@ def is_higher_better(study: Study, run: Run, name: str) -> bool | None:
     return metric.higher_is_better(number)
 
 
-def outcome(
+def results_of(
     study: Study, plan: Plan, results: Mapping[str, Mapping[str, Any]], out: Path, data: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that is known of a finished study, as plain json.
 
     Args:
-        results: of each cell by name, as `cell.train_and_measure` gives them.
+        results: of each trial by name, as `trial.train_and_measure` gives them.
         out: the study's directory.
         data: fingerprints by name.
 
     Raises:
         UserError: the metric was not measured, or is a count, of which neither more nor less is better.
     """
-    metric = chosen_metric(study, plan.runs[0].run)
-    known = results[plan.runs[0].name]["numbers"]
+    metric = chosen_metric(study, plan.trials[0].run)
+    known = results[plan.trials[0].name]["numbers"]
     if metric not in known:
         raise UserError(f"no metric {metric!r} was measured", where="metric", fix=closest(metric, known))
-    higher = is_higher_better(study, plan.runs[0].run, metric)
+    higher = is_higher_better(study, plan.trials[0].run, metric)
     if higher is None:
         fix = "another --metric, or higher_is_better: true (or false) in study.yaml"
         raise UserError("neither more nor less of it is better", where=f"metric {metric}", fix=fix)
@@ -88,7 +88,7 @@ def outcome(
         "data": dict(data),
         "metric": metric,
         "higher_is_better": higher,
-        "cells": [_cell(one, results[one.name], metric, out) for one in plan.runs],
+        "trials": [_trial(one, results[one.name], metric, out) for one in plan.trials],
         "gains": gains,
         "slices": slices,
         "robustness": robust,
@@ -97,10 +97,10 @@ def outcome(
 
 
 def of_group(
-    plan: Plan, results: Mapping[str, Mapping[str, Any]], metric: str, start: str, share: float, way: str
+    plan: Plan, results: Mapping[str, Mapping[str, Any]], metric: str, init: str, fraction: float, tuning: str
 ) -> list[float]:
     """A metric's value of each seed in order; NaN where it is not finite."""
-    chosen = [one for one in plan.runs if (one.start, one.share, one.way) == (start, share, way)]
+    chosen = [one for one in plan.trials if (one.init, one.fraction, one.tuning) == (init, fraction, tuning)]
     values = [results[one.name]["numbers"].get(metric) for one in chosen]
     return [math.nan if value is None else float(value) for value in values]
 
@@ -112,9 +112,9 @@ def mean_of(values: Sequence[float]) -> float | None:
 
 
 def _groups(study: Study) -> list[tuple[str, float, str]]:
-    """(start, share, way) of everything that is compared with the baseline."""
-    others = [name for name in study.starts if name != study.baseline]
-    return [(start, share, way) for way in study.ways for share in study.shares for start in others]
+    """(init, fraction, tuning) of everything that is compared with the baseline."""
+    others = [name for name in study.inits if name != study.baseline]
+    return [(init, fraction, tuning) for tuning in study.tune for fraction in study.fractions for init in others]
 
 
 def _gains(
@@ -123,14 +123,14 @@ def _gains(
     evaluation, _, name = metric.partition("/")
     counts: dict[str, Measured | None] = {}
     tests: list[float | None] = []
-    for one in plan.runs:
+    for one in plan.trials:
         result = results[one.name]
         counts[one.name] = read_measured(Path(result["run"]), evaluation, name, result["numbers"].get(metric))
     rows: list[dict[str, Any]] = []
-    for start, share, way in _groups(study):
-        sides = [of_group(plan, results, metric, s, share, way) for s in (start, study.baseline)]
+    for init, fraction, tuning in _groups(study):
+        sides = [of_group(plan, results, metric, s, fraction, tuning) for s in (init, study.baseline)]
         gain = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=study.draws)
-        named = {"start": start, "against": study.baseline, "share": share, "way": way}
+        named = {"init": init, "against": study.baseline, "fraction": fraction, "tuning": tuning}
         tests.append(gain.p)
         images = _images(study, plan, counts, named, name, higher)
         rows.append({**named, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **as_json(gain), **images})
@@ -143,8 +143,12 @@ def _images(
     study: Study, plan: Plan, counts: Mapping[str, Measured | None], named: Mapping[str, Any], name: str, higher: bool
 ) -> dict[str, Any]:
     sides = []
-    for start in (named["start"], named["against"]):
-        chosen = [one for one in plan.runs if (one.start, one.share, one.way) == (start, named["share"], named["way"])]
+    for init in (named["init"], named["against"]):
+        chosen = [
+            one
+            for one in plan.trials
+            if (one.init, one.fraction, one.tuning) == (init, named["fraction"], named["tuning"])
+        ]
         sides.append([counts[one.name] for one in chosen])
     pairs = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
     if len(pairs) < len(sides[0]):
@@ -168,19 +172,20 @@ def _slices(
 ) -> list[dict[str, Any]]:
     """The other numbers of the same evaluation of which more or less is better, compared likewise."""
     evaluation = metric.partition("/")[0]
-    plain, run = study.model_copy(update={"higher_is_better": None}), plan.runs[0].run
-    known = results[plan.runs[0].name]["numbers"]
+    plain, run = study.model_copy(update={"higher_is_better": None}), plan.trials[0].run
+    known = results[plan.trials[0].name]["numbers"]
     others = [name for name in known if name.startswith(f"{evaluation}/") and name != metric]
     better = {name: higher for name in others if (higher := is_higher_better(plain, run, name)) is not None}
     rows = []
     for gain in gains:
         for name, higher in better.items():
             sides = [
-                of_group(plan, results, name, s, gain["share"], gain["way"]) for s in (gain["start"], gain["against"])
+                of_group(plan, results, name, s, gain["fraction"], gain["tuning"])
+                for s in (gain["init"], gain["against"])
             ]
             found = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=min(study.draws, 2000))
             short = {k: v for k, v in as_json(found).items() if k in ("mean", "bootstrap", "student", "verdict")}
-            named = {key: gain[key] for key in ("start", "against", "share", "way")}
+            named = {key: gain[key] for key in ("init", "against", "fraction", "tuning")}
             rows.append({**named, "metric": name, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **short})
     return rows
 
@@ -204,14 +209,14 @@ def as_json(gain: Gain) -> dict[str, Any]:
     }
 
 
-def _cell(one: Planned, result: Mapping[str, Any], metric: str, out: Path) -> dict[str, Any]:
+def _trial(one: Trial, result: Mapping[str, Any], metric: str, out: Path) -> dict[str, Any]:
     run = Path(result["run"])
     return {
         "name": one.name,
-        "start": one.start,
-        "share": one.share,
+        "init": one.init,
+        "fraction": one.fraction,
         "seed": one.seed,
-        "way": one.way,
+        "tuning": one.tuning,
         "value": result["numbers"].get(metric),
         "numbers": dict(result["numbers"]),
         "cost": dict(result["cost"]),

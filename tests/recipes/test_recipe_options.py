@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from vistruct.cli.recipe_options import describe_type, help_rows, parse
 from vistruct.errors import UserError
+from vistruct.recipes.options import describe_type, help_rows, parse
 
 
 def recipe(

@@ -10,11 +10,11 @@ from typing import Any
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.config import Run
 from vistruct.errors import UserError
-from vistruct.study.cells import Cell, run_cells
 from vistruct.study.display import Display
-from vistruct.study.outcome import chosen_metric, outcome
-from vistruct.study.plan import Study, read_study, study_to_yaml
-from vistruct.study.planned import ROBUST, TRAIN, Plan, data_fingerprints, plan_runs, study_cells
+from vistruct.study.jobs import Job, run_jobs
+from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs
+from vistruct.study.results import chosen_metric, results_of
+from vistruct.study.study import Study, read_study, study_to_yaml
 
 
 def run_study(
@@ -28,37 +28,37 @@ def run_study(
     robust: str = ROBUST,
     show: Display | None = None,
 ) -> dict[str, Any]:
-    """Train and measure every cell that has no result yet, and report.
+    """Train and measure every job that has no result yet, and report.
 
-    The directory may hold an earlier state of the same study, or one with fewer seeds, shares, starts or ways: what it
-    has is kept.
+    The directory may hold an earlier state of the same study, or one with fewer seeds, fractions, inits or tuning
+    modes: what it has is kept.
 
     Args:
         out: the study's directory.
-        workers: cells at a time; None: one for each accelerator, or on a CPU one for each core.
+        workers: jobs at a time; None: one for each accelerator, or on a CPU one for each core.
         threads: of each worker.
         make: the recipe's function; None: by its name.
-        train, robust: functions of the cells.
+        train, robust: functions of the jobs.
         show: how to tell what goes on.
 
     Returns:
         what study.json says.
 
     Raises:
-        UserError: whatever keeps the plan from being run, or a cell that failed.
+        UserError: whatever keeps the plan from being run, or a job that failed.
     """
     from vistruct.study.report import write_study_report
 
     out = out.resolve()
     devices = accelerators()
-    plan = plan_runs(study, make)
-    metric = chosen_metric(study, plan.runs[0].run)  # what cannot be compared is refused before hours of training
+    plan = plan_trials(study, make)
+    metric = chosen_metric(study, plan.trials[0].run)  # what cannot be compared is refused before hours of training
     _enter(study, out)
-    fingerprints = data_fingerprints(plan.runs, out / "index")
-    cells = study_cells(study, plan, out, fingerprints, metric, train=train, robust=robust)
+    fingerprints = data_fingerprints(plan.trials, out / "index")
+    jobs = study_jobs(study, plan, out, fingerprints, metric, train=train, robust=robust)
     many = workers or len(devices) or cores()
-    results = run_cells(cells, out, workers=min(many, len(cells)), threads=threads, devices=devices, show=show)
-    found = outcome(study, plan, results, out, fingerprints)
+    results = run_jobs(jobs, out, workers=min(many, len(jobs)), threads=threads, devices=devices, show=show)
+    found = results_of(study, plan, results, out, fingerprints)
     write_json(out / "study.json", found)
     write_study_report(out / "report.html", found, out)
     return found
@@ -91,15 +91,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(study: Study, plan: Plan, cells: list[Cell], out: Path) -> list[tuple[str, ...]]:
-    """Rows for a person: of each cell its name, steps, samples and whether its result is there already."""
+def describe(study: Study, plan: Plan, jobs: list[Job], out: Path) -> list[tuple[str, ...]]:
+    """Rows for a person: of each job its name, steps, samples and whether its result is there already."""
     rows: list[tuple[str, ...]] = []
-    by_name = {cell.name: cell for cell in cells}
-    for one in plan.runs:
-        there = (out / "cells" / f"{one.name}.json").exists()
+    by_name = {job.name: job for job in jobs}
+    for one in plan.trials:
+        there = (out / "jobs" / f"{one.name}.json").exists()
         samples = f"{one.run.steps * one.run.only.batch:,}"
         rate = f"{one.run.optim.lr:g}"
         rows.append((one.name, f"{one.run.steps:,}", samples, rate, "done" if there else "to do"))
-    extra = [cell.name for cell in cells if cell.name not in {one.name for one in plan.runs}]
+    extra = [job.name for job in jobs if job.name not in {one.name for one in plan.trials}]
     rows += [(name, "", "", "", "after " + ", ".join(by_name[name].needs)) for name in extra]
     return rows

@@ -1,4 +1,4 @@
-"""Cells for the tests of the runner; they import nothing heavy, so that a worker starts in no time."""
+"""Jobs for the tests of the runner; they import nothing heavy, so that a worker starts in no time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vistruct.errors import UserError
 
 
 def add(*, a: float, b: float = 0, results: dict, report, journal: str = "") -> dict:
-    """a + b + the sums of the needed cells; notes its start and end, so that order can be seen."""
+    """a + b + the sums of the needed jobs; notes its start and end, so that order can be seen."""
     _note(journal, f"start {a}")
     report(1, 1, "added")
     _note(journal, f"end {a}")
@@ -31,7 +31,7 @@ def count(*, total: int, results: dict, report, wait_s: float = 0.0) -> dict:
 
 
 def meet(*, folder: str, name: str, others: list, results: dict, report) -> dict:
-    """Ends only once every other cell has started too: cells that run one after another never do."""
+    """Ends only once every other job has started too: jobs that run one after another never do."""
     Path(folder, name).touch()
     wait_for(lambda: all(Path(folder, other).exists() for other in others))
     return {}
@@ -54,7 +54,7 @@ def mistake(*, results: dict, report) -> dict:
 
 
 def boom_beside(*, folder: str, results: dict, report) -> dict:
-    """Fails once the slow cell runs, and lets it end only then."""
+    """Fails once the slow job runs, and lets it end only then."""
     wait_for(lambda: Path(folder, "slow").exists())
     Path(folder, "failed").touch()
     raise ValueError("boom")

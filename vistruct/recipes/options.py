@@ -6,9 +6,11 @@ import inspect
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 from vistruct.errors import UserError, closest
+
+Named = NewType("Named", str)  # NAME=VALUE, about one of several things; an option that takes them is repeated
 
 
 def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequence[str] = ()) -> dict[str, Any]:
@@ -46,6 +48,9 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
             if not rest:
                 raise UserError(f"{flag} needs a value", fix=f"{flag} {describe_type(hints[name])}")
             text = rest.pop(0)
+        if Named in typing.get_args(hints[name]):
+            kwargs[name] = (*kwargs.get(name, ()), Named(text))
+            continue
         kwargs[name] = convert(text, hints[name], flag)
     missing = [option(n) for n, p in parameters.items() if p.default is p.empty and n not in kwargs]
     if missing:
@@ -103,6 +108,8 @@ def describe_type(hint: Any) -> str:
     arguments = [a for a in typing.get_args(hint) if a not in (type(None), Ellipsis)]
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(map(str, arguments))
+    if Named in arguments:
+        return "NAME=VALUE (repeatable)"
     if typing.get_origin(hint) in (tuple, list):
         return ",".join([describe_type(a) for a in arguments] + ["..."] * (len(arguments) == 1))
     if arguments:  # a union, most often with None

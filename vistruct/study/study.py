@@ -1,0 +1,123 @@
+"""A study as data: one recipe from several initial weights, on fractions of its labels, with several seeds and modes.
+
+`vistruct study` writes it as study.yaml, which is a valid input again. `plan.py` makes runs and trials of it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from vistruct.config import Lora, Part, explain, from_yaml
+from vistruct.errors import UserError, closest
+
+Tuning = Literal["probe", "lora", "full"]
+TUNINGS: dict[str, str] = {
+    "probe": "frozen backbone",
+    "lora": "adapters (LoRA)",
+    "full": "fine-tuned whole",
+}
+SHORT = {"probe": "frozen", "lora": "LoRA", "full": "fine\u2011tuned"}  # for tables, where it must not break
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # no dash: names of trials have them between their parts
+
+
+class Study(Part):
+    """What is compared, and how often."""
+
+    recipe: str  # a name from `vistruct recipes`
+    options: dict[str, Any] = Field({})  # of the recipe, but for what the study varies: backbone, fraction, seed, lr
+    settings: tuple[str, ...] = ()  # a.b=c, applied to every run
+    # Starting points by name: `random`, `random:NAME` (the architecture of that init without its weights), or the
+    # path of a run, a backbone directory or a file of weights.
+    inits: dict[str, str] = Field(min_length=1)
+    against: str | None = None  # the init that the others are compared with; None: a random one, else the first
+    fractions: tuple[float, ...] = (1.0,)  # of the training data
+    seeds: int = Field(3, ge=1)  # repetitions: 0, 1, ...; a seed decides the head's weights, the order and the fraction
+    tune: tuple[Tuning, ...] = ("full",)  # probe: frozen backbone; lora: adapters in it; full: everything trains
+    lr: dict[Tuning, float] = Field({})  # peak learning rate of a tuning mode; one that is not named has the recipe's
+    backbone_lr: float = Field(1.0, gt=0)  # of the tuning mode `full`: the backbone's rate as a part of the head's
+    lora: Lora = Lora()
+    # Layer-wise rates are made for weights worth keeping; None: a random init has them like the others.
+    scratch_layer_decay: float | None = Field(1.0, gt=0, le=1)
+    metric: str | None = None  # of an evaluation, `val/mIoU` or `mIoU`; None: the usual one of the task
+    higher_is_better: bool | None = None  # None: true but for losses and distances
+    level: float = Field(0.95, gt=0, lt=1)  # of the intervals
+    draws: int = Field(10_000, ge=100)  # of the bootstrap
+    robust: bool = False  # also measure the first seed's models on the largest fraction under corruptions
+
+    @field_validator("inits")
+    @classmethod
+    def _named(cls, inits: dict[str, str]) -> dict[str, str]:
+        for name in inits:
+            if not _NAME.fullmatch(name):
+                raise UserError(f"{name!r} cannot name an init", where="inits", fix="letters, digits, '_' and '.'")
+        return inits
+
+    @field_validator("fractions", "tune")
+    @classmethod
+    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"none, or one of them twice: {list(values)}", where="study", fix="name each once")
+        for value in values:
+            if isinstance(value, float) and not 0 < value <= 1:
+                raise UserError(f"a fraction of {value:g}", where="fractions", fix="fractions lie above 0 and up to 1")
+        return values
+
+    @model_validator(mode="after")
+    def _known(self) -> Study:
+        names = [self.against] if self.against is not None else []
+        for name, source in self.inits.items():
+            kind, _, of = source.partition(":")
+            if kind == "random" and of:
+                names.append(of)
+                if self.inits.get(of, "random").partition(":")[0] == "random":
+                    fix = "random:NAME wants the name of an init that has weights"
+                    raise UserError(f"the init {name!r} takes the architecture of {of!r}", where="inits", fix=fix)
+        for name in names:
+            if name not in self.inits:
+                raise UserError(f"no init {name!r}", where="study", fix=closest(name, self.inits))
+        return self
+
+    @property
+    def baseline(self) -> str:
+        """The init that the others are compared with."""
+        scratch = (name for name in self.inits if self.is_random(name))
+        return self.against or next(scratch, next(iter(self.inits)))
+
+    def is_random(self, init: str) -> bool:
+        """Whether an init has no weights."""
+        return self.inits[init].partition(":")[0] == "random"
+
+
+def read_study(path: Path) -> Study:
+    """Read a study.yaml.
+
+    Raises:
+        UserError: not there, no YAML, an unknown key, a value that does not fit.
+    """
+    try:
+        values = from_yaml(path.read_text())
+    except FileNotFoundError:
+        raise UserError("no such study file", where=path, fix="give the path of a study.yaml") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
+    if not isinstance(values, dict):
+        raise UserError("a study file holds keys and values", where=path, fix="`vistruct study RECIPE ... --dry-run`")
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, Study, path) from error
+
+
+def study_to_yaml(study: Study) -> str:
+    """The YAML that `read_study` reads back to an equal study."""
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def percent(fraction: float) -> str:
+    """0.1 -> 10%, 0.001 -> 0.1%."""
+    return f"{100 * fraction:.4g}%"
