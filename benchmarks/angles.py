@@ -38,7 +38,8 @@ from vistruct.necks.fpn import FpnConfig
 from vistruct.pictures.objects import draw_prediction
 from vistruct.recipes import oriented
 from vistruct.samples import trees
-from vistruct.transforms.rotate import MEAN_COLOUR, rotate
+from vistruct.transforms.fill import MEAN_COLOUR
+from vistruct.transforms.rotate import rotate
 
 ANGLES = tuple(range(0, 180, 15))  # degrees, clockwise
 MARGIN = 40  # pixels on both sides of the circle's rim, where objects need not be found

@@ -85,11 +85,13 @@ def prediction(image: str, boxes: np.ndarray, scores: np.ndarray, labels: np.nda
     return BoxPrediction(
         id=image,
         image_id=image,
-        boxes_xyxy=cxcywha_to_xyxy(oriented_boxes),
-        scores=torch.from_numpy(scores),
-        labels=torch.from_numpy(labels),
+        objects=Objects(
+            boxes_xyxy=cxcywha_to_xyxy(oriented_boxes),
+            scores=torch.from_numpy(scores),
+            labels=torch.from_numpy(labels),
+            boxes_cxcywha=oriented_boxes,
+        ),
         class_names=NAMES,
-        boxes_cxcywha=oriented_boxes,
     )
 
 
@@ -124,10 +126,10 @@ def plain_class(
         )
         number += int((~record.objects.is_difficult[mine]).sum())
     for one in predictions:
-        assert one.boxes_cxcywha is not None
-        mine = (one.labels == label).nonzero().squeeze(1)
-        corners = cxcywha_to_quads(one.boxes_cxcywha[mine].double()).numpy()
-        rows += [(s, one.image_id, c) for s, c in zip(one.scores[mine].tolist(), corners, strict=True)]
+        assert one.objects.boxes_cxcywha is not None
+        mine = (one.objects.labels == label).nonzero().squeeze(1)
+        corners = cxcywha_to_quads(one.objects.boxes_cxcywha[mine].double()).numpy()
+        rows += [(s, one.image_id, c) for s, c in zip(one.objects.scores[mine].tolist(), corners, strict=True)]
     rows.sort(key=lambda row: -row[0])
     hits, alarms = np.zeros(len(rows)), np.zeros(len(rows))
     for d, (_, image, corners) in enumerate(rows):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from whole_loss import head_loss
 
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget
+from vistruct.contracts import BoxTarget, FeatureSpec
 from vistruct.ops.oriented import cxcywha_to_xyxy, normalize_le90
 from vistruct.ops.oriented_iou import oriented_iou
 

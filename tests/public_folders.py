@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from toy_vlm import QWEN, tokenizer
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
+from vistruct.checkpoint.layouts import Architecture, instruct_config
 from vistruct.checkpoint.load import MODEL_FORMAT
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.config import Run
@@ -20,7 +21,6 @@ from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine.run_dir import info_to_dict
 from vistruct.tasks.instruct import Instruct, InstructConfig
 from vistruct.vlm.batch import ChatBatch
-from vistruct.vlm.layouts import Architecture, instruct_config
 
 GOLDEN_CONFIG = {
     "architectures": ["InternVLChatModel"], "model_type": "internvl_chat",

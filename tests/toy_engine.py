@@ -82,7 +82,7 @@ def collate(samples: list[Sample]) -> ToyBatch:
     return ToyBatch(
         ids=[s.id for s in samples],
         images=torch.stack([adaptive_avg_pool2d(s.images[0].float(), 4).flatten() / 255 for s in samples]),
-        counts=torch.tensor([float(len(s.objects.labels) + len(s.turns) // 2) for s in samples]),
+        counts=torch.tensor([float(len(s.objects) + len(s.turns) // 2) for s in samples]),
         poison=torch.stack([s.objects.boxes_xyxy.sum() * 0 for s in samples]),
     )
 

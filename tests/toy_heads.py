@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 from whole_loss import head_loss
 
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget, Detections
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec
 
 SIZE = 128
 STRIDES = (8, 16, 32)

@@ -92,6 +92,10 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For peft, which asks every model's `config` for it."""
+        return self.model_dump(mode="json")
+
 
 def all_kinds() -> list[str]:
     """Where every part of this package lives."""

@@ -28,7 +28,7 @@ from vistruct.engine.train import started, train_steps
 from vistruct.inference.kind import kind_of
 from vistruct.ops.seeds import derive
 from vistruct.pictures.objects import contact_sheet
-from vistruct.pictures.run_samples import draw_case, draw_samples, is_volume
+from vistruct.pictures.samples import draw_case, draw_samples, is_volume
 from vistruct.reports.measured import Evaluation, image_scores, read_evaluations
 from vistruct.reports.run_report import write_run_report
 

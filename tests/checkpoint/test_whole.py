@@ -10,10 +10,10 @@ from torch.testing import assert_close
 from toy_vlm import build, logits, sample, tokenizer
 from whole_loss import task_loss
 
+from vistruct.checkpoint.layouts import instruct_config
 from vistruct.checkpoint.shards import INDEX, write_shards
 from vistruct.checkpoint.whole import load_start, load_whole
 from vistruct.errors import UserError
-from vistruct.vlm.layouts import instruct_config
 
 
 def in_shards(folder):

@@ -37,7 +37,7 @@ def test_the_sample_converts_and_links_its_pictures(capsys: pytest.CaptureFixtur
     code, _, _ = run_main(capsys, "convert", trees().test, out, "--to", "dota", "--images", "link")
     assert code == 0
     (record,), names, _ = read_boxes(out)
-    assert (len(record.objects.labels), names) == (279, ("tree",))
+    assert (len(record.objects), names) == (279, ("tree",))
     assert record.images[0].is_symlink()
 
 

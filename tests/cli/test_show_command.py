@@ -12,7 +12,7 @@ from PIL import Image
 from vistruct.cli import show
 from vistruct.cli.main import main
 from vistruct.contracts import DataInfo, Record, Sample
-from vistruct.pictures import run_samples as pictures
+from vistruct.pictures import samples as pictures
 
 
 class Data:

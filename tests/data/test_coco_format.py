@@ -14,7 +14,7 @@ from box_sets import read_coco
 from PIL import Image
 from pycocotools.coco import COCO
 
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.errors import UserError
@@ -111,9 +111,11 @@ def test_written_predictions_load_as_coco_results(saved: Saved, tmp_path: Path) 
     prediction = BoxPrediction(
         id="a.png",
         image_id="a.png",
-        boxes_xyxy=torch.tensor([[1.0, 2, 5, 8], [0, 0, 3, 3]]),
-        scores=torch.tensor([0.75, 0.5]),
-        labels=torch.tensor([1, 0]),
+        objects=Objects(
+            boxes_xyxy=torch.tensor([[1.0, 2, 5, 8], [0, 0, 3, 3]]),
+            scores=torch.tensor([0.75, 0.5]),
+            labels=torch.tensor([1, 0]),
+        ),
         class_names=("car", "ship"),
     )
     coco.write_predictions(tmp_path / "found.json", [prediction], image_ids, category_ids)
@@ -156,7 +158,7 @@ def test_the_same_box_of_another_class_is_no_duplicate(saved: Saved) -> None:
     content = document()
     content["annotations"].append({"id": 44, "image_id": 3, "category_id": 2, "bbox": [1, 2, 10.5, 4]})
     records, _, report = read_coco(saved(content))
-    assert len(records[1].objects.labels) == 2
+    assert len(records[1].objects) == 2
     assert not report.counts
 
 

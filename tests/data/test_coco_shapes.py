@@ -101,7 +101,7 @@ def test_objects_of_one_hull_with_different_outlines_are_two(tmp_path: Path) -> 
     (record,), _, report = read_coco(
         saved(tmp_path, *({"bbox": [0, 0, 10, 10], "segmentation": half} for half in halves))
     )
-    assert len(record.objects.labels) == 2
+    assert len(record.objects) == 2
     assert not report.counts
 
 
@@ -150,7 +150,7 @@ def test_a_shape_that_cannot_be_understood_stops_with_its_place(
     assert caught.value.where == f"{path}, annotation 2"
     errors: list[UserError] = []
     (record,), _ = walk_boxes(path, "coco", errors.append)
-    assert len(errors) == len(record.objects.labels) == 1  # the other one is still read
+    assert len(errors) == len(record.objects) == 1  # the other one is still read
 
 
 def test_key_points_read_back_the_same_and_bad_ones_are_counted(tmp_path: Path) -> None:

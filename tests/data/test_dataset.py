@@ -31,10 +31,10 @@ def test_windows_of_the_sample_hold_its_trees() -> None:
     dataset = BoxDataConfig(annotation=trees().test, tiles=TILES).build()
     assert dataset.info.class_names == ("tree",)
     assert dataset.info.num_records == len(dataset) == len(dataset.records) == 20
-    assert dataset.info.counts["tree"] == sum(len(record.objects.labels) for record in dataset.records) > 279
+    assert dataset.info.counts["tree"] == sum(len(record.objects) for record in dataset.records) > 279
     assert len(dataset.info.fingerprint) == 64
     assert dataset.info.corpus is None
-    assert [len(record.objects.labels) for record in dataset.whole_records] == [279]
+    assert [len(record.objects) for record in dataset.whole_records] == [279]
 
 
 def test_boxes_of_every_window_map_back_onto_the_scene() -> None:

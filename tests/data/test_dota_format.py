@@ -239,7 +239,7 @@ def test_a_line_is_read_however_it_is_spelled(one: Path, text: str, is_difficult
 def test_an_empty_file_is_an_image_without_objects(one: Path) -> None:
     for text in ("", "\n\n", "imagesource:GoogleEarth\ngsd:0.1\n"):
         record, names, _ = read(one, text)
-        assert (len(record.objects.labels), names) == (0, ())
+        assert (len(record.objects), names) == (0, ())
         assert record.objects.quads is not None
         assert record.objects.quads.shape == (0, 4, 2)
 

@@ -14,7 +14,7 @@ from box_sets import HEIGHT, WIDTH, assert_drawn, make_fair1m, make_voc, read_bo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import fair1m, published
 from vistruct.data.formats.boxes.objects import CROSSED, DUPLICATE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.data.formats.boxes.per_image import TURNED_SIZE
@@ -108,11 +108,13 @@ def prediction(image_id: str, names: tuple[str, ...], boxes: list[list[float]]) 
     return BoxPrediction(
         id=image_id,
         image_id=image_id,
-        boxes_xyxy=torch.zeros(len(turned), 4),
-        scores=torch.linspace(0.9, 0.1, len(turned)),
-        labels=torch.arange(len(turned)) % len(names),
+        objects=Objects(
+            boxes_xyxy=torch.zeros(len(turned), 4),
+            scores=torch.linspace(0.9, 0.1, len(turned)),
+            labels=torch.arange(len(turned)) % len(names),
+            boxes_cxcywha=turned,
+        ),
         class_names=names,
-        boxes_cxcywha=turned,
     )
 
 
@@ -157,10 +159,8 @@ def test_a_submission_is_read_back_as_annotations(tmp_path: Path) -> None:
 
 
 def test_horizontal_predictions_are_written_by_their_corners(tmp_path: Path) -> None:
-    found = BoxPrediction(
-        id="8", image_id="8", boxes_xyxy=torch.tensor([[1.0, 2, 5, 6]]), scores=torch.ones(1),
-        labels=torch.zeros(1, dtype=torch.int64), class_names=("Bus",),
-    )  # fmt: skip
+    objects = Objects(boxes_xyxy=torch.tensor([[1.0, 2, 5, 6]]), labels=torch.zeros(1, dtype=torch.int64))
+    found = BoxPrediction(id="8", image_id="8", objects=objects, class_names=("Bus",))
     (file,) = fair1m.write_predictions(tmp_path, [found], {"8": (10, 10)})
     points = [point.text for point in ElementTree.parse(file).iter("point")]
     assert points == ["1.0,2.0", "5.0,2.0", "5.0,6.0", "1.0,6.0", "1.0,2.0"]
@@ -207,7 +207,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
         item(("50,50", "60,60", "60,50", "50,60")),
     )
     assert report.counts == {DUPLICATE: 1, NOT_FINITE: 1, NO_AREA: 1, OUTSIDE: 1, CROSSED: 1}
-    assert len(record.objects.labels) == 2
+    assert len(record.objects) == 2
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: 
     path = save(one, item(), bad)
     errors: list[UserError] = []
     (record,), _ = walk_boxes(one, "fair1m", errors.append)
-    assert (len(errors), len(record.objects.labels)) == (1, 1)
+    assert (len(errors), len(record.objects)) == (1, 1)
     assert what in errors[0].what
     assert errors[0].where in (f"{path}, line 5", f"{path}, line 6")
     with pytest.raises(UserError):

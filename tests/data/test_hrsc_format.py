@@ -93,7 +93,7 @@ def test_an_image_without_ships_is_kept(one: Path) -> None:
     for text in ("<HRSC_Image/>", "<HRSC_Image><HRSC_Objects/></HRSC_Image>"):
         (one / "Annotations" / "a.xml").write_text(text)
         (record,), names, _ = read_boxes(one)
-        assert (len(record.objects.labels), names, record.size_hw) == (0, (), (HEIGHT, WIDTH))
+        assert (len(record.objects), names, record.size_hw) == (0, (), (HEIGHT, WIDTH))
 
 
 def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:

@@ -124,7 +124,7 @@ def test_objects_are_painted_small_over_large_and_crowds_do_not_count(tmp_path: 
     assert dataset.info.class_names == ("background", "roof", "car")
     np.testing.assert_array_equal(dataset.truth(0).numpy(), expected)
     sample = dataset.sample(0, seed=0)
-    assert len(sample.objects.labels) == 0  # objects have become pixels
+    assert len(sample.objects) == 0  # objects have become pixels
     cut = MapDataConfig(root=path, format="objects", fill=fill, tiles=Tiles(size=8, overlap=2)).build()
     for number, record in enumerate(cut.records):
         x0, y0, x1, y1 = record.window_xyxy or (0, 0, 0, 0)

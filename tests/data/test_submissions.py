@@ -13,7 +13,7 @@ from box_sets import read_coco
 from PIL import Image
 from pycocotools.coco import COCO
 
-from vistruct.contracts import BoxPrediction, MaskPatch
+from vistruct.contracts import BoxPrediction, MaskPatch, Objects
 from vistruct.data.formats.boxes.submissions import check_dota_names, write_coco, write_dota
 from vistruct.errors import UserError
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy
@@ -30,14 +30,16 @@ def prediction(
     return BoxPrediction(
         id=image,
         image_id=image,
-        boxes_xyxy=cxcywha_to_xyxy(boxes),
-        scores=table[:, 5],
-        labels=table[:, 6].long(),
+        objects=Objects(
+            boxes_xyxy=cxcywha_to_xyxy(boxes),
+            scores=table[:, 5],
+            labels=table[:, 6].long(),
+            boxes_cxcywha=boxes if oriented else None,
+            masks=tuple(MaskPatch(pixels=np.eye(4, dtype=bool), x=3 + i, y=2) for i in range(len(table)))
+            if masks
+            else None,
+        ),
         class_names=CLASSES,
-        boxes_cxcywha=boxes if oriented else None,
-        masks=tuple(MaskPatch(pixels=np.eye(4, dtype=bool), x=3 + i, y=2) for i in range(len(table)))
-        if masks
-        else None,
     )
 
 
@@ -60,7 +62,7 @@ def test_task_1_has_a_file_for_every_class_best_first_with_four_corners(tmp_path
     assert [line[0] for line in lines] == ["P0006", "P0007", "P0006"]  # by score, without folder and ending
     assert [float(line[1]) for line in lines] == pytest.approx([0.8, 0.3, 0.1234567], abs=1e-7)
     corners = np.array(lines[0][2:], float).reshape(4, 2)
-    expected = cxcywha_to_quads(FOUND[1].boxes_cxcywha[:1])[0].numpy()
+    expected = cxcywha_to_quads(FOUND[1].objects.boxes_cxcywha[:1])[0].numpy()
     np.testing.assert_allclose(corners, expected, atol=0.0051)
 
 
@@ -118,12 +120,12 @@ def test_pycocotools_reads_boxes_polygons_and_masks(tmp_path: Path) -> None:
         entries = document.loadAnns(document.getAnnIds(imgIds=[1]))
         assert [entry["score"] for entry in entries] == pytest.approx([0.3, 0.9])
         boxes = np.array([entry["bbox"] for entry in entries])
-        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], found[0].boxes_xyxy[:, 2:], atol=1e-3)
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], found[0].objects.boxes_xyxy[:, 2:], atol=1e-3)
         if masks:
             pixels = document.annToMask(entries[1])
             assert np.argwhere(pixels).tolist() == [[2 + i, 4 + i] for i in range(4)]
         elif oriented:
-            quads = cxcywha_to_quads(found[0].boxes_cxcywha).flatten(1).tolist()
+            quads = cxcywha_to_quads(found[0].objects.boxes_cxcywha).flatten(1).tolist()
             assert [entry["segmentation"][0] for entry in entries] == quads
             assert [entry["area"] for entry in entries] == pytest.approx([300, 32])
             assert json.loads((tmp_path / "a.json").read_text())["info"] == {"segmentation": "oriented boxes"}

@@ -312,7 +312,7 @@ def test_a_bad_object_stops_and_is_named_by_its_line(one: Path, bad: str, what: 
     assert caught.value.where == f"{one / 'Annotations' / 'a.xml'}, line 5"
     errors: list[UserError] = []
     (record,), _ = walk_boxes(one, "voc", errors.append)
-    assert (len(record.objects.labels), len(errors)) == (1, 1)  # the good one stays
+    assert (len(record.objects), len(errors)) == (1, 1)  # the good one stays
 
 
 def test_listed_files_that_are_not_there_stop(tmp_path: Path) -> None:

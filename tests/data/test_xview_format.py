@@ -44,7 +44,7 @@ def test_boxes_are_read_by_image_with_the_names_of_the_published_table(tmp_path:
 def test_classes_without_a_name_and_boxes_without_a_size_are_counted(tmp_path: Path) -> None:
     saved(tmp_path, feature("1,2,11,12", 75), feature("1,2,11,12", 82), feature("3,4,3,6"), feature("1,1,9,9"))
     records, _, report = read_boxes(tmp_path / "xView_train.geojson")
-    assert len(records[0].objects.labels) == 1
+    assert len(records[0].objects) == 1
     assert dict(report.counts) == {xview.NO_CLASS: 2, NO_AREA: 1, UNANNOTATED: 2}
     assert report.examples[NO_AREA] == ["5.tif: feature 2"]
 
@@ -69,7 +69,7 @@ def test_a_bad_feature_is_an_error_with_its_number(tmp_path: Path, bad: Any, wor
     assert caught.value.where == f"{path}, feature 1"
     errors: list[UserError] = []
     records, _ = walk_boxes(tmp_path, "xview", errors.append)
-    assert (len(errors), len(records[0].objects.labels)) == (1, 1)
+    assert (len(errors), len(records[0].objects)) == (1, 1)
 
 
 def test_missing_images_stop_or_drop(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_row_is_class_centre_and_sides_in_shares_of_the_image(tmp_path: Path) 
     data_set(tmp_path, {"a": "1 0.5 0.5 0.25 0.2\n\n0 0.1 0.1 0.2 0.2\n", "b": ""})
     (a, b), names, report = read_boxes(tmp_path)
     np.testing.assert_allclose(a.objects.boxes_xyxy, [[15, 12, 25, 18], [0, 0, 8, 6]], atol=1e-5)
-    assert (a.objects.labels.tolist(), len(b.objects.labels), names) == ([1, 0], 0, NAMES)
+    assert (a.objects.labels.tolist(), len(b.objects), names) == ([1, 0], 0, NAMES)
     assert (a.id, a.objects.quads, a.objects.masks, b.id) == ("a.png", None, None, "b.png")
     assert not report.counts
 
@@ -104,7 +104,7 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(tmp_path: Pat
     errors: list[UserError] = []
     records, _ = walk_boxes(tmp_path, "yolo", errors.append)
     assert len(errors) == 1
-    assert [len(record.objects.labels) for record in records] == [1, 1]  # all others are still read
+    assert [len(record.objects) for record in records] == [1, 1]  # all others are still read
 
 
 DOUBTFUL = [
@@ -128,7 +128,7 @@ def test_a_doubtful_box_is_counted_with_file_and_line(tmp_path: Path, reason: st
 def test_a_shape_that_is_not_finite_is_left_out(tmp_path: Path, line: str) -> None:
     data_set(tmp_path, {"a": line})
     (a,), _, report = read_boxes(tmp_path)
-    assert len(a.objects.labels) == 0
+    assert len(a.objects) == 0
     assert dict(report.counts) == {NOT_FINITE: 1}
 
 
@@ -169,7 +169,7 @@ def test_splits_are_found_in_every_layout(tmp_path: Path, name: str) -> None:
     for split in ("train", "val"):
         (record,), _, _ = read_boxes(tmp_path, split=split)
         assert record.id == f"{split}.png"
-        assert len(record.objects.labels) == 1
+        assert len(record.objects) == 1
     both, _, _ = read_boxes(tmp_path, split="train+val")
     assert [record.id for record in both] == ["train.png", "val.png"]
     with pytest.raises(UserError, match="several splits") as caught:
@@ -186,7 +186,7 @@ def test_a_text_file_may_list_the_images(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("./images/val/val.png\nimages/train/train.png\n")
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({"train": "train.txt", "names": ["ship"]}))
     records, _, _ = read_boxes(tmp_path)
-    assert [len(record.objects.labels) for record in records] == [1, 1]
+    assert [len(record.objects) for record in records] == [1, 1]
 
 
 @pytest.mark.parametrize("file", ["classes.txt", "obj.names", "labels/classes.txt"])

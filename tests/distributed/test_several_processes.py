@@ -54,8 +54,8 @@ def test_what_a_spread_model_ships_has_its_adapters_merged(tmp_path):
     run = toy_run(task=CALM, move=moves)
     assert train_in_ranks(1, run, tmp_path / "one") == [0]
     assert train_in_ranks(2, run.model_copy(update={"parallel": "fsdp"}), tmp_path / "two") == [0, 0]
-    for part in ("model", "backbone"):
-        one, two = (read_tensors(tmp_path / d / part / f"{part}.safetensors") for d in ("one", "two"))
+    for part in ("model/model", "backbone/backbone", "adapters/adapter_model"):
+        one, two = (read_tensors(tmp_path / d / f"{part}.safetensors") for d in ("one", "two"))
         assert one.keys() == two.keys()
         for name in one.keys() - {"seen"}:
             torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)

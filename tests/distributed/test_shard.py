@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import toy_vlm
 from several_processes import in_ranks
 from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
+from vistruct.config import Lora, Move
 from vistruct.contracts import StepOutput, TaskTraits
 from vistruct.distributed.ranks import setup
 from vistruct.distributed.shard import blocks_of, gathered, local, on_main, reach_all, shard
 from vistruct.engine.evaluate import eval_mode
+from vistruct.engine.lora import merged_state
+from vistruct.engine.trainable import apply_moves
 
 
 class Branches(nn.Module):
@@ -85,6 +89,52 @@ def test_gradients_are_sums_over_ranks_that_use_different_heads(tmp_path, has_bl
     for name, p in task.named_parameters():
         expected = torch.zeros_like(p) if p.grad is None else p.grad
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+class Bare(nn.Module):
+    """A block that takes the weight of its layer past the layer, as some attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, 4)).sum(-2)
+
+
+def adapted() -> Branches:
+    task = Branches()
+    task.blocks = nn.ModuleList(Bare() for _ in range(3))
+    lora = Lora(rank=1, parts=("q", "v"))  # of rank 1: rows that some ranks do not have at all
+    apply_moves(task, [Move(pattern="blocks", mode="lora", lora=lora), Move(pattern="left", mode="lora")])
+    for block in task.blocks:
+        nn.init.normal_(block.qkv.lora_B)
+    return task
+
+
+def spread_adapters(out: str) -> None:
+    ranks, task = setup(), adapted()
+    shard(task, ranks.device, None)
+    for batch in batches(ranks.rank):
+        reach_all(task, task(batch).terms["square"]).backward()
+    gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    kept = on_main(gradients) | {f"merged.{k}": v for k, v in merged_state(task, on_main(task.state_dict())).items()}
+    if ranks.is_main:
+        write_tensors(Path(out), kept)
+
+
+def test_adapters_of_a_weight_that_is_read_are_spread_as_others_are(tmp_path):
+    assert in_ranks(2, spread_adapters, str(tmp_path / "x")) == [0, 0]
+    found, task = read_tensors(tmp_path / "x"), adapted()
+    for rank in range(2):
+        for batch in batches(rank):
+            task(batch).terms["square"].backward()
+    gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    assert sum(".lora_" in name for name in gradients) == 8
+    for name, value in gradients.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+    for name, value in merged_state(task).items():
+        torch.testing.assert_close(found[f"merged.{name}"], value)
 
 
 def chats(rank: int) -> list[list[str]]:

@@ -12,10 +12,11 @@ from torchvision.ops import MultiScaleRoIAlign
 from toy_heads import SIZE, STRIDES, Given, maps, shaken, specs, target
 from whole_loss import head_loss
 
-from vistruct.heads.boxes import BoxTarget, covered_share
+from vistruct.contracts import BoxTarget
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import RpnConfig
+from vistruct.ops.window_area import covered_share
 
 ALL_SAMPLES = 100_000  # nothing left to chance
 RPN = RpnConfig(anchor_scale=3.0, samples=ALL_SAMPLES, candidates_train=50, proposals_train=60, proposals_test=40)

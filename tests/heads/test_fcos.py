@@ -13,8 +13,7 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.ops import box_iou, remove_small_boxes
 from whole_loss import head_loss
 
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget
+from vistruct.contracts import BoxTarget, FeatureSpec
 from vistruct.heads.fcos import Fcos, FcosConfig, FcosOutput, cells_of, match_locations, size_ranges
 
 SIZE = 128

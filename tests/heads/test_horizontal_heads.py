@@ -11,7 +11,7 @@ from toy_heads import SIZE, LargestTensor, average_precision, learn, maps, specs
 from whole_loss import head_loss
 
 from vistruct.config import Part
-from vistruct.heads.boxes import BoxTarget
+from vistruct.contracts import BoxTarget
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig

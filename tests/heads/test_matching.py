@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-from vistruct.heads.boxes import covered_share
 from vistruct.heads.matching import BACKGROUND, UNUSED, draw_samples, ignore_crowds, match_boxes
+from vistruct.ops.window_area import covered_share
 
 
 def boxes(num: int, seed: int) -> Tensor:

@@ -12,8 +12,7 @@ from shapely import affinity, geometry
 from torch import Tensor
 from whole_loss import head_loss
 
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget
+from vistruct.contracts import BoxTarget, FeatureSpec
 from vistruct.heads.fcos import Fcos, FcosConfig, FcosOutput, cells_of, match_locations, size_ranges
 from vistruct.heads.oriented_fcos import OrientedFcosConfig, OrientedFcosOutput, centerness_of
 from vistruct.heads.oriented_points import match_oriented, within_any

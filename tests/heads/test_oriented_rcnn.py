@@ -13,8 +13,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 from whole_loss import head_loss
 
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget
+from vistruct.contracts import BoxTarget, FeatureSpec
 from vistruct.heads.faster_rcnn import FasterRcnn
 from vistruct.heads.oriented_coders import MidpointOffsets, OrientedDeltas
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig

@@ -12,8 +12,7 @@ from torchvision.ops import remove_small_boxes, sigmoid_focal_loss
 from toy_heads import CHANNELS, SIZE, STRIDES, Given, maps, shaken, specs, target
 from whole_loss import head_loss
 
-from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget
+from vistruct.contracts import BoxTarget, FeatureSpec
 from vistruct.heads.retina import Retina, RetinaConfig
 
 SIZES = tuple(tuple(3.0 * stride * 2 ** (k / 3) for k in range(3)) for stride in STRIDES)

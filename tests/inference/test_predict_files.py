@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 import torch
 from box_sets import read_coco
 from PIL import Image
+from tables import assert_same
 from torch import Tensor, nn
 
 from vistruct.checkpoint.load import ModelCard
-from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Sample, TaskTraits
+from vistruct.contracts import BoxPrediction, DataInfo, MaskPatch, Objects, Sample, TaskTraits
 from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.inference.boxes import BOXES, places
@@ -90,12 +92,14 @@ class ColourFinder(nn.Module):
         return BoxPrediction(
             id=sample.id,
             image_id=sample.image_id,
-            boxes_xyxy=cxcywha_to_xyxy(boxes),
-            scores=torch.tensor(scores).float(),
-            labels=torch.tensor(labels, dtype=torch.int64),
+            objects=Objects(
+                boxes_xyxy=cxcywha_to_xyxy(boxes),
+                scores=torch.tensor(scores).float(),
+                labels=torch.tensor(labels, dtype=torch.int64),
+                boxes_cxcywha=boxes if self.kind == "oriented" else None,
+                masks=tuple(masks) if self.kind == "masks" else None,
+            ),
             class_names=CLASSES,
-            boxes_cxcywha=boxes if self.kind == "oriented" else None,
-            masks=tuple(masks) if self.kind == "masks" else None,
             window_xyxy=(*sample.origin_xy, origin[0] + width, origin[1] + height),
         )
 
@@ -141,21 +145,21 @@ def test_every_object_of_a_large_image_comes_out_once(tmp_path: Path, kind: str)
     model = finder(boxes, kind)
     found = model.predict(file, batch=5)
     assert model.task.asked == len(places(model, (2000, 3000))) > 40
-    assert len(found.scores) == len(boxes) == 90
-    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    assert len(found.objects.scores) == len(boxes) == 90
+    assert found.objects.scores.tolist() == sorted(found.objects.scores.tolist(), reverse=True)
     if kind == "oriented":
-        iou = oriented_iou(found.boxes_cxcywha, boxes)
+        iou = oriented_iou(found.objects.boxes_cxcywha, boxes)
         best = iou.amax(dim=0)
         assert best.min() > 0.95
         assert sorted(iou.argmax(dim=1).tolist()) == list(range(90))
     else:
         pixels = np.asarray(Image.open(file)).any(axis=2)
-        for mask in found.masks:  # whole: everything painted in its place and nothing beside
+        for mask in found.objects.masks:  # whole: everything painted in its place and nothing beside
             height, width = mask.pixels.shape
             area = mask.pixels.sum()
             assert area > 1000
             assert pixels[mask.y : mask.y + height, mask.x : mask.x + width][mask.pixels].all()
-        assert sum(mask.pixels.sum() for mask in found.masks) == pixels.sum()
+        assert sum(mask.pixels.sum() for mask in found.objects.masks) == pixels.sum()
 
 
 def test_memory_is_that_of_a_row_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +174,7 @@ def test_memory_is_that_of_a_row_of_windows(tmp_path: Path, monkeypatch: pytest.
     boxes = place(90, (6000, 640), seed=2)
     model = finder(boxes)
     found = model.predict(paint(tmp_path / "strip.png", boxes, (6000, 640)), batch=3)
-    assert len(found.scores) == 90
+    assert len(found.objects.scores) == 90
     assert held[0] < model.task.seen / 3
 
 
@@ -227,7 +231,7 @@ def test_another_model_other_windows_or_another_image_are_looked_at_anew(
     repainted = finder(boxes)
     found = predict_files(repainted, images, tmp_path / "out")
     assert repainted.task.asked == len(places(repainted, (700, 600)))
-    assert len(found.done[0].read().scores) == 3
+    assert len(found.done[0].read().objects.scores) == 3
     other = finder(boxes)
     other.card.values["sha256"] = "b"
     capsys.readouterr()
@@ -275,11 +279,9 @@ def test_a_part_gives_back_what_was_put_in_bit_for_bit(tmp_path: Path) -> None:
         assert parts.has(name, [file])
         assert parts.read(name)["size_hw"] == [700, 900]
         back = BOXES.unpack(finder(boxes, kind), case, parts.read(name), {})
-        for field in ("boxes_xyxy", "scores", "labels", "boxes_cxcywha"):
-            one, other = getattr(found, field), getattr(back, field)
-            assert one is other is None or torch.equal(one, other)
+        assert_same(*(replace(one.objects, masks=None).arrays() for one in (found, back)))
         if kind == "masks":
-            for one, other in zip(found.masks, back.masks, strict=True):
+            for one, other in zip(found.objects.masks, back.objects.masks, strict=True):
                 assert (one.x, one.y) == (other.x, other.y)
                 assert np.array_equal(one.pixels, other.pixels)
         parts.file(name).write_text("{broken")

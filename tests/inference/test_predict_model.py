@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import ModelCard
-from vistruct.contracts import AnswerPrediction, DataInfo, HeadTraits, Sample, TaskTraits
+from vistruct.contracts import AnswerPrediction, DataInfo, Detections, HeadTraits, Sample, TaskTraits
 from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
-from vistruct.heads.boxes import Detections
 from vistruct.heads.fcos import FcosConfig
 from vistruct.inference.model import Model, load
 from vistruct.inference.scenes import as_pixels
@@ -82,16 +81,16 @@ def test_an_object_that_several_windows_see_comes_back_once_and_in_its_place() -
     assert len(windows((150, 230), tiles)) > 20
     for batch in (1, 7, 100):
         found = finder(tiles).predict(scene(), batch=batch)
-        order = found.boxes_xyxy[:, 0].argsort()
-        assert found.boxes_xyxy[order].tolist() == [[50, 40, 80, 70], [190, 110, 210, 140]]
+        order = found.objects.boxes_xyxy[:, 0].argsort()
+        assert found.objects.boxes_xyxy[order].tolist() == [[50, 40, 80, 70], [190, 110, 210, 140]]
         assert found.window_xyxy is None
 
 
 def test_the_training_datas_resize_is_undone() -> None:
     found = finder(Tiles(size=64, overlap=32), resize=2.0).predict(scene())
-    order = found.boxes_xyxy[:, 0].argsort()
+    order = found.objects.boxes_xyxy[:, 0].argsort()
     expected = torch.tensor([[50.0, 40, 80, 70], [190, 110, 210, 140]])
-    torch.testing.assert_close(found.boxes_xyxy[order], expected, rtol=0, atol=1.0)
+    torch.testing.assert_close(found.objects.boxes_xyxy[order], expected, rtol=0, atol=1.0)
 
 
 def test_every_kind_of_picture_gives_the_same_boxes(tmp_path: Path) -> None:
@@ -100,13 +99,13 @@ def test_every_kind_of_picture_gives_the_same_boxes(tmp_path: Path) -> None:
     Image.fromarray(array).save(tmp_path / "a.png")
     pictures = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), array, pixels]
     expected = model.predict(pixels)
-    assert len(expected.scores) > 0
+    assert len(expected.objects.scores) > 0
     found = model.predict(pictures)
     assert isinstance(found, list)
     assert [p.id for p in found] == [*[str(tmp_path / "a.png")] * 2, "image 2", "image 3", "image 4"]
     for prediction in found:
-        assert torch.equal(prediction.boxes_xyxy, expected.boxes_xyxy)
-        assert torch.equal(prediction.scores, expected.scores)
+        assert torch.equal(prediction.objects.boxes_xyxy, expected.objects.boxes_xyxy)
+        assert torch.equal(prediction.objects.scores, expected.objects.scores)
     assert model.predict([]) == []
     assert len(model.predict([pixels])) == 1
 
@@ -121,7 +120,7 @@ def test_grey_and_palette_pil_images_become_rgb_and_a_rotated_array_view_is_read
 
 def test_an_image_of_one_pixel_is_looked_at() -> None:
     found = build(Tiles(size=64, overlap=8)).predict(torch.zeros(3, 1, 1, dtype=torch.uint8))
-    assert (found.boxes_xyxy <= 1).all()
+    assert (found.objects.boxes_xyxy <= 1).all()
 
 
 @pytest.mark.parametrize(

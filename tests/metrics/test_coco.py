@@ -54,9 +54,11 @@ def prediction(image: str, boxes: np.ndarray, scores: np.ndarray, labels: np.nda
     return BoxPrediction(
         id=fields.pop("id", image),
         image_id=image,
-        boxes_xyxy=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores=torch.as_tensor(scores, dtype=torch.float32),
-        labels=torch.as_tensor(labels, dtype=torch.int64),
+        objects=Objects(
+            boxes_xyxy=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            scores=torch.as_tensor(scores, dtype=torch.float32),
+            labels=torch.as_tensor(labels, dtype=torch.int64),
+        ),
         class_names=NAMES,
         **fields,
     )
@@ -94,7 +96,11 @@ def by_pycocotools(truths: list[Record], predictions: list[BoxPrediction], limit
     found = [
         {**row, "score": float(score)}
         for p in predictions
-        for row, score in zip(rows(numbers[p.image_id], p.boxes_xyxy.numpy(), p.labels.numpy()), p.scores, strict=True)
+        for row, score in zip(
+            rows(numbers[p.image_id], p.objects.boxes_xyxy.numpy(), p.objects.labels.numpy()),
+            p.objects.scores,
+            strict=True,
+        )
     ]
     evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
     evaluation.params.maxDets = [1, 10, limit]
@@ -149,9 +155,7 @@ def test_the_default_figures_are_those_that_pycocotools_prints(capsys) -> None:
 def test_finding_every_object_where_it_is_gives_one_and_a_class_without_truth_is_unknown() -> None:
     truths, _ = scene(0)
     metric = CocoBoxes(truths, NAMES)
-    metric.update(
-        [prediction(t.id, t.objects.boxes_xyxy, np.ones(len(t.objects.labels)), t.objects.labels) for t in truths]
-    )
+    metric.update([prediction(t.id, t.objects.boxes_xyxy, np.ones(len(t.objects)), t.objects.labels) for t in truths])
     figures = metric.compute()
     assert figures["AP"] == figures["AR"] == figures["AP50/ship"] == pytest.approx(1)
     assert math.isnan(figures["AP/never seen"])
@@ -216,7 +220,7 @@ def test_windows_are_measured_as_the_whole_image() -> None:
 def test_an_image_seen_in_one_piece_keeps_its_detections_as_they_are() -> None:
     twice = np.array([[0, 0, 10, 10], [0, 0, 10, 10.5]])
     (kept,) = joined([prediction("a", twice, np.array([0.9, 0.8]), np.zeros(2))])
-    assert len(kept.scores) == 2
+    assert len(kept.objects) == 2
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,13 @@ def found(image: str, patches: list[MaskPatch], scores: Any, labels: Any, **fiel
     return BoxPrediction(
         id=fields.pop("id", image),
         image_id=image,
-        boxes_xyxy=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores=torch.as_tensor(scores, dtype=torch.float32),
-        labels=torch.as_tensor(labels, dtype=torch.int64),
+        objects=Objects(
+            boxes_xyxy=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            scores=torch.as_tensor(scores, dtype=torch.float32),
+            labels=torch.as_tensor(labels, dtype=torch.int64),
+            masks=tuple(patches),
+        ),
         class_names=NAMES,
-        masks=tuple(patches),
         **fields,
     )
 
@@ -113,7 +115,7 @@ def by_pycocotools(truths: list[Record], predictions: list[BoxPrediction]) -> CO
                 "image_id": numbers[one.image_id], "category_id": int(label) + 1, "score": float(score),
                 "segmentation": coco_mask.encode(raster(patch.pixels, patch.x, patch.y)),
             }
-            for patch, score, label in zip(one.masks or (), one.scores, one.labels, strict=True)
+            for patch, score, label in zip(one.objects.masks or (), one.objects.scores, one.objects.labels, strict=True)
         ]  # fmt: skip
     truth.dataset = {
         "info": {},
@@ -170,7 +172,7 @@ def test_a_perfect_mask_in_a_box_that_is_off_is_told_from_a_perfect_box_with_a_m
         ),
 
     )  # fmt: skip
-    off_box = replace(found("a", [patch], [0.9], [0]), boxes_xyxy=torch.tensor([[0.0, 0, 9, 9]]))
+    off_box = found("a", [patch], [0.9], [0]).with_columns(boxes_xyxy=torch.tensor([[0.0, 0, 9, 9]]))
     off_mask = found("a", [MaskPatch(pixels=np.eye(20, dtype=bool), x=10, y=10)], [0.9], [0])
     for prediction, box_ap, mask_ap in ((off_box, 0, 1), (off_mask, 1, 0)):
         metric = CocoMasks([truth], NAMES)
@@ -211,7 +213,7 @@ def test_condensed_predictions_give_the_same_figures_and_hold_no_pixels() -> Non
     small = [condensed.condense(one) for one in predictions]
     condensed.update(small)
     assert condensed.compute() == pytest.approx(plain.compute(), abs=0, nan_ok=True)
-    assert all(isinstance(runs["counts"], bytes) for one in small for runs in one.masks or ())
+    assert all(isinstance(runs["counts"], bytes) for one in small for runs in one.columns["masks"])
 
 
 def test_an_object_or_a_prediction_without_a_mask_is_refused() -> None:
@@ -219,6 +221,6 @@ def test_an_object_or_a_prediction_without_a_mask_is_refused() -> None:
     with pytest.raises(UserError, match="without a mask"):
         CocoMasks([truths[1].with_columns(masks=None)], NAMES)
     with pytest.raises(UserError, match="without masks"):
-        CocoMasks(truths, NAMES).update([replace(predictions[0], masks=None)])
+        CocoMasks(truths, NAMES).update([predictions[0].with_columns(masks=None)])
     with pytest.raises(UserError, match="does not have"):
         CocoMasks(truths[1:], NAMES).update(predictions[:1])

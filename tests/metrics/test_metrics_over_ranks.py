@@ -110,9 +110,9 @@ def test_what_is_sent_of_a_detection_is_a_few_bytes_even_where_it_is_part_of_som
     room = torch.zeros(100_000)
     sliced = []
     for one in predictions:
-        room[: len(one.scores)] = one.scores.float()
-        sliced.append(replace(one, scores=room[: len(one.scores)]))
+        room[: len(one.objects)] = one.objects.scores.float()
+        sliced.append(one.with_columns(scores=room[: len(one.objects)]))
     sent = len(pickle.dumps([metric.condense(one) for one in sliced]))
-    detections = sum(len(one.scores) for one in predictions)
+    detections = sum(len(one.objects) for one in predictions)
     assert sent < most * detections + 1000 * IMAGES
     assert sent < len(pickle.dumps(sliced)) / 20

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import shapely
 import torch
+from tables import with_objects
 
 from vistruct.config import Eval
 from vistruct.contracts import BoxPrediction, Objects, Record
@@ -43,10 +44,14 @@ def predicted(image: str, boxes: torch.Tensor, scores: list[float], labels: list
     values: dict[str, Any] = {"class_names": CLASSES, "id": image, "boxes_cxcywha": boxes} | fields
     return BoxPrediction(
         image_id=image,
-        boxes_xyxy=cxcywha_to_xyxy(boxes),
-        scores=torch.tensor(scores, dtype=torch.float64),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        **values,
+        **with_objects(
+            {
+                "boxes_xyxy": cxcywha_to_xyxy(boxes),
+                "scores": torch.tensor(scores, dtype=torch.float64),
+                "labels": torch.tensor(labels, dtype=torch.int64),
+                **values,
+            }
+        ),
     )
 
 
@@ -135,15 +140,15 @@ def by_loop(truths: list[Record], predictions: list[BoxPrediction], label: int, 
     objects, rows = {}, []
     for truth in truths:
         assert truth.objects.quads is not None
-        mine = [i for i in range(len(truth.objects.labels)) if truth.objects.labels[i] == label]
+        mine = [i for i in range(len(truth.objects)) if truth.objects.labels[i] == label]
         shapes = {i: shapely.Polygon(truth.objects.quads[i].astype(float)) for i in mine}
         objects[truth.id] = (truth, [i for i in mine if not truth.objects.is_crowd[i]], shapes)
     for one in predictions:
-        assert one.boxes_cxcywha is not None
-        corners = cxcywha_to_quads(one.boxes_cxcywha).numpy()
+        assert one.objects.boxes_cxcywha is not None
+        corners = cxcywha_to_quads(one.objects.boxes_cxcywha).numpy()
         rows += [
             (score, one.image_id, shapely.Polygon(corner))
-            for score, corner, k in zip(one.scores.tolist(), corners, one.labels.tolist(), strict=True)
+            for score, corner, k in zip(one.objects.scores.tolist(), corners, one.objects.labels.tolist(), strict=True)
             if k == label
         ]
     taken, hits, alarms = set(), [], []
@@ -196,7 +201,7 @@ def test_figures_are_those_of_a_plain_loop_over_polygons(seed: int) -> None:
 def test_figures_do_not_depend_on_the_order_of_images_or_detections(seed: int) -> None:
     truths, predictions = scene(seed)
     rng = torch.Generator().manual_seed(seed)
-    shuffled = [one.keep(torch.randperm(len(one.scores), generator=rng)) for one in predictions[::-1]]
+    shuffled = [one.keep(torch.randperm(len(one.objects), generator=rng)) for one in predictions[::-1]]
     figures = []
     for some, found in ((truths, predictions), (truths[::-1], shuffled)):
         metric = OrientedBoxes(some, CLASSES)
@@ -270,10 +275,8 @@ def test_the_devkit_measures_on_the_annotated_quad_and_mmrotate_on_the_rectangle
 
 def test_hulls_are_compared_in_whole_pixels_by_the_devkit_and_as_they_are_by_mmrotate() -> None:
     truth = record("a", [[[10.7, 10], [14, 10], [14, 14], [10.7, 14]]], [0])  # to the devkit 10 to 14, 25 px^2
-    found = BoxPrediction(
-        id="a", image_id="a", boxes_xyxy=torch.tensor([[10.0, 10.0, 13.0, 13.0]]), scores=torch.ones(1),
-        labels=torch.zeros(1, dtype=torch.int64), class_names=CLASSES,
-    )  # fmt: skip
+    objects = Objects(boxes_xyxy=torch.tensor([[10.0, 10.0, 13.0, 13.0]]), labels=torch.zeros(1, dtype=torch.int64))
+    found = BoxPrediction(id="a", image_id="a", objects=objects, class_names=CLASSES)
     by_devkit, plain = 16 / 25, 2.3 * 3 / (9 + 3.3 * 4 - 2.3 * 3)
     for iou, rules in ((by_devkit, "devkit"), (plain, "mmrotate")):
         for level, expected in ((iou - 1e-6, 1), (iou + 1e-6, 0)):

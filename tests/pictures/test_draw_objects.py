@@ -31,9 +31,11 @@ def predicted(boxes: list[list[float]], scores: list[float], labels: list[int] |
     return BoxPrediction(
         id="a",
         image_id="a",
-        boxes_xyxy=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        scores=torch.tensor(scores),
-        labels=torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
+        objects=Objects(
+            boxes_xyxy=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            scores=torch.tensor(scores),
+            labels=torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
+        ),
         class_names=("tree", "car"),
     )
 

@@ -35,7 +35,8 @@ def sample(boxes: torch.Tensor, **fields: Any) -> Sample:
 def predicted(boxes: torch.Tensor, **fields: Any) -> BoxPrediction:
     labels, scores = torch.zeros(len(boxes), dtype=torch.int64), torch.full((len(boxes),), 0.9)
     values: dict[str, Any] = {"labels": labels, "scores": scores, "boxes_cxcywha": boxes} | fields
-    return BoxPrediction(id="a", image_id="a", boxes_xyxy=cxcywha_to_xyxy(boxes), class_names=("ship", "car"), **values)
+    values |= {"boxes_xyxy": cxcywha_to_xyxy(boxes), "class_names": ("ship", "car")}
+    return BoxPrediction(id="a", image_id="a", **with_objects(values))
 
 
 def has_colour(picture: Image.Image, colour: tuple[int, int, int], height: int = 600) -> np.ndarray:
@@ -214,7 +215,7 @@ def test_turned_boxes_and_masks_in_the_whole_image_are_drawn_where_they_are_in_t
     expected = draw.draw_prediction(window.images[0], predicted(BOX), window.objects)
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
     patch = MaskPatch(pixels=np.eye(10, dtype=bool), x=130, y=50)
-    masks = boxes_in_sample(predicted(whole, masks=(patch,)), window).masks
+    masks = boxes_in_sample(predicted(whole, masks=(patch,)), window).objects.masks
     assert masks is not None
     (mask,) = masks
     assert (mask.x, mask.y, mask.pixels.shape) == (60, 20, (20, 20))
@@ -224,6 +225,6 @@ def test_turned_boxes_and_masks_in_the_whole_image_are_drawn_where_they_are_in_t
 def test_a_turned_box_in_a_window_of_unequal_scales_is_the_rectangle_around_what_it_becomes() -> None:
     window = sample(BOX, origin_xy=(0.0, 0.0), scale_xy=(2.0, 1.0))
     upright = torch.tensor([[50.0, 60.0, 40.0, 20.0, 0.0]])
-    turned = boxes_in_sample(predicted(upright), window).boxes_cxcywha
+    turned = boxes_in_sample(predicted(upright), window).objects.boxes_cxcywha
     assert turned is not None
     assert turned[0].tolist() == pytest.approx([100, 60, 80, 20, 0], abs=1e-4)

@@ -24,6 +24,7 @@ from vistruct.contracts import DataInfo, Sample
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.files.volume_files import VolumeFile
+from vistruct.inference.pixels import open_case, slices_of
 from vistruct.recipes import segment
 from vistruct.recipes.small import small_vit
 from vistruct.runs import train_and_report
@@ -208,8 +209,11 @@ def test_a_ct_through_training_evaluation_and_prediction(tmp_path: Path, setting
     assert np.dtype("float32" if "dtype" in settings else "uint16") in copies
     out = train_and_report(run, tmp_path / "run")
     model = vistruct.load(out, device="cpu")
-    volume = root / "val" / "images" / "b.nii.gz"
-    assert model.predict_volume(volume).shape == (3, SIDE, SIDE)
+    opened = open_case(model, [root / "val" / "images" / "b.nii.gz"])
+    plane = np.asarray(nibabel.load(root / "val" / "images" / "b.nii.gz").dataobj)[:, :, 1].T.astype(np.float64)
+    wanted = plane if "dtype" in settings else ((plane + 160) / 400).clip(0, 1) * 65535
+    assert np.abs(opened.slice(1).numpy() - wanted).max() <= (0 if "dtype" in settings else 0.51)
+    assert torch.stack([rows.label_map for rows in slices_of(model, opened)]).shape == (3, SIDE, SIDE)
     assert "val/mDice" in (out / "metrics.jsonl").read_text()
 
 

@@ -42,8 +42,8 @@ def test_the_tiny_twin_trains_measures_and_predicts(name: str, tmp_path: Path) -
     assert ("test/mask/AP" in figures) == (name == "vitp.ssdd")
     model = load(out)
     found: Any = model.predict(scenes(("ship",))[2].pixels)
-    assert (found.boxes_cxcywha is not None) == (run.only.task.head.kind.startswith("oriented"))
-    assert (found.masks is not None) == (name == "vitp.ssdd")
+    assert (found.objects.boxes_cxcywha is not None) == (run.only.task.head.kind.startswith("oriented"))
+    assert (found.objects.masks is not None) == (name == "vitp.ssdd")
     assert read_run(out / "run.yaml") == run
 
 

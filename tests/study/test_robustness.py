@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vistruct.cli.robust import command
 from vistruct.config import Eval, Run
-from vistruct.contracts import BoxPrediction, DataInfo, Record, Turn
+from vistruct.contracts import BoxPrediction, DataInfo, Objects, Record, Turn
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.maps import MapDataConfig
 from vistruct.engine.train import train
@@ -121,9 +121,9 @@ def test_perfect_predictions_of_moved_boxes_are_perfect(picture: Path) -> None:
                     BoxPrediction(
                         id="a",
                         image_id="a",
-                        boxes_xyxy=sample.objects.boxes_xyxy,
-                        scores=torch.ones(1),
-                        labels=torch.zeros(1).long(),
+                        objects=Objects(
+                            boxes_xyxy=sample.objects.boxes_xyxy, scores=torch.ones(1), labels=torch.zeros(1).long()
+                        ),
                         class_names=("thing",),
                     )
                 ]

@@ -106,8 +106,8 @@ def test_a_copy_and_one_that_was_sent_elsewhere_find_the_same(head: parts.Part) 
     for other in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
         assert other.head.traits == task.head.traits
         for one, found in zip(expected, other.predict(batch), strict=True):
-            assert torch.equal(one.scores, found.scores)
-            assert torch.equal(one.boxes_xyxy, found.boxes_xyxy)
+            assert torch.equal(one.objects.scores, found.objects.scores)
+            assert torch.equal(one.objects.boxes_xyxy, found.objects.boxes_xyxy)
 
 
 def sample(height: int, width: int, boxes: list[list[float]] | None = None, **fields: object) -> Sample:
@@ -215,13 +215,13 @@ def test_loss_and_predictions_come_for_images_of_any_size_and_number_of_objects(
         assert prediction.class_names == NAMES
         assert prediction.window_xyxy == (0, 0, width, height)
         edges = torch.tensor([width, height])
-        if prediction.boxes_cxcywha is None:
-            assert (prediction.boxes_xyxy >= 0).all()
-            assert (prediction.boxes_xyxy[:, 2:] <= edges).all()
+        if prediction.objects.boxes_cxcywha is None:
+            assert (prediction.objects.boxes_xyxy >= 0).all()
+            assert (prediction.objects.boxes_xyxy[:, 2:] <= edges).all()
         else:  # kept as they are where they reach over the border, left out where they are beyond it
-            assert (prediction.boxes_xyxy[:, 2:] > 0).all()
-            assert (prediction.boxes_xyxy[:, :2] < edges).all()
-        assert (prediction.scores[:-1] >= prediction.scores[1:]).all()
+            assert (prediction.objects.boxes_xyxy[:, 2:] > 0).all()
+            assert (prediction.objects.boxes_xyxy[:, :2] < edges).all()
+        assert (prediction.objects.scores[:-1] >= prediction.objects.scores[1:]).all()
 
 
 def test_the_sum_over_micro_batches_is_the_batch() -> None:
@@ -254,9 +254,9 @@ def test_oriented_predictions_of_a_stretched_window_are_the_smallest_rectangles_
     with torch.inference_mode():
         (here,) = task.predict(task.collator([sample(40, 60)]))
         (there,) = task.predict(task.collator([sample(40, 60, origin_xy=(10.0, 20.0), scale_xy=(2.0, 0.5))]))
-    assert here.boxes_cxcywha is not None
-    assert there.boxes_cxcywha is not None
-    for before, after in zip(cxcywha_to_quads(here.boxes_cxcywha), there.boxes_cxcywha, strict=True):
+    assert here.objects.boxes_cxcywha is not None
+    assert there.objects.boxes_cxcywha is not None
+    for before, after in zip(cxcywha_to_quads(here.objects.boxes_cxcywha), there.objects.boxes_cxcywha, strict=True):
         stretched = (before / torch.tensor([2.0, 0.5]) + torch.tensor([10.0, 20.0])).numpy()
         (cx, cy), sides, _ = cv2.minAreaRect(stretched)
         assert after[:2].tolist() == pytest.approx((cx, cy), abs=1e-2)
@@ -271,10 +271,10 @@ def test_predictions_of_a_scaled_window_come_back_in_pixels_of_the_whole_image(h
     with torch.inference_mode():
         (here,) = task.predict(task.collator([plain]))
         (there,) = task.predict(task.collator([moved]))
-    assert len(here.scores) > 0
-    x1, y1, x2, y2 = here.boxes_xyxy.unbind(dim=1)
+    assert len(here.objects) > 0
+    x1, y1, x2, y2 = here.objects.boxes_xyxy.unbind(dim=1)
     expected = torch.stack([x1 / 2 + 100, y1 / 0.5 + 200, x2 / 2 + 100, y2 / 0.5 + 200], dim=1)
-    torch.testing.assert_close(there.boxes_xyxy, expected)
+    torch.testing.assert_close(there.objects.boxes_xyxy, expected)
     assert there.window_xyxy == (100.0, 200.0, 130.0, 280.0)
 
 
@@ -399,11 +399,11 @@ def test_one_plain_view_is_no_view_and_a_second_one_is_joined_with_the_first() -
         task.eval()
     batch = plain.collator([sample(20, 24), sample(30, 40)])
     for a, b, c in zip(plain.predict(batch), one.predict(batch), both.predict(batch), strict=True):
-        assert len(a.scores) > 0
-        torch.testing.assert_close(a.boxes_xyxy, b.boxes_xyxy)
-        torch.testing.assert_close(a.scores, b.scores)
-        assert (c.scores.diff() <= 0).all()
+        assert len(a.objects) > 0
+        torch.testing.assert_close(a.objects.boxes_xyxy, b.objects.boxes_xyxy)
+        torch.testing.assert_close(a.objects.scores, b.objects.scores)
+        assert (c.objects.scores.diff() <= 0).all()
         height, width = c.window_xyxy[3], c.window_xyxy[2]
-        assert (c.boxes_xyxy[:, 2] <= width + 1).all()
-        assert (c.boxes_xyxy[:, 3] <= height + 1).all()
-        assert c.scores[0] >= a.scores.max() - 1e-6  # the best of all views stays
+        assert (c.objects.boxes_xyxy[:, 2] <= width + 1).all()
+        assert (c.objects.boxes_xyxy[:, 3] <= height + 1).all()
+        assert c.objects.scores[0] >= a.objects.scores.max() - 1e-6  # the best of all views stays

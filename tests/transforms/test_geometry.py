@@ -76,7 +76,7 @@ def test_a_crop_moves_a_box_with_its_paint_or_removes_both(before: Sample, data:
         assert after.objects.boxes_xyxy[0].tolist() == paint(after.images[0])
         assert after.objects.labels.tolist() == [0]
     else:
-        assert len(after.objects.boxes_xyxy) == len(after.objects.labels) == len(after.objects.is_crowd) == 0
+        assert len(after.objects.boxes_xyxy) == len(after.objects) == len(after.objects.is_crowd) == 0
 
 
 @settings(max_examples=30, deadline=None)

@@ -97,7 +97,7 @@ SMOOTH: dict[str, Move] = {
 @given(before=scenes())
 def test_quad_mask_and_paint_stay_one_thing(name: str, before: Sample) -> None:
     after = (EXACT | SMOOTH)[name](before)
-    if len(after.objects.labels) == 0:  # turned out of view
+    if len(after.objects) == 0:  # turned out of view
         assert name.startswith("turned")
         return
     assert after.objects.quads is not None
@@ -194,7 +194,7 @@ def test_a_horizontal_box_rotates_to_the_hull_of_its_mask(before: Sample, angle:
     if angle == 0:  # nothing moves
         return
     after = rotate(before, angle, min_kept=1e-6)
-    if len(after.objects.labels) and after.objects.masks.any():
+    if len(after.objects) and after.objects.masks.any():
         assert after.objects.boxes_xyxy.tolist() == mask_hulls(after.objects.masks).float().tolist()
 
 
@@ -203,7 +203,7 @@ def test_a_horizontal_box_rotates_to_the_hull_of_its_mask(before: Sample, angle:
 def test_a_horizontal_box_without_a_mask_grows_and_still_covers_its_paint(before: Sample, angle: float) -> None:
     after = rotate(before, angle, fill=(0, 0, 0), min_kept=1e-6)
     rows, columns = (after.images[0][0] > 200).nonzero(as_tuple=True)
-    if len(rows) and len(after.objects.labels):
+    if len(rows) and len(after.objects):
         x0, y0, x1, y1 = after.objects.boxes_xyxy[0].tolist()
         slack = 0.5 + 0.75**0.5  # centre of a pixel; paint that is whole pixels, turned
         assert x0 <= columns.min() + slack
@@ -227,8 +227,8 @@ def test_a_crop_keeps_quads_whole_by_the_share_of_them_that_shows(before: Sample
     if abs(share - min_kept) < 1e-4:
         return
     after = crop(before, window, min_kept)
-    assert len(after.objects.labels) == (share > min_kept)
-    if len(after.objects.labels):
+    assert len(after.objects) == (share > min_kept)
+    if len(after.objects):
         moved = before.objects.quads - torch.tensor([x0, y0])
         torch.testing.assert_close(after.objects.quads, moved, atol=1e-4, rtol=0)
         assert torch.equal(after.objects.masks, before.objects.masks[:, window[1] : window[3], window[0] : window[2]])
@@ -253,7 +253,7 @@ def test_a_box_with_a_mask_is_cut_to_the_mask_that_shows_and_gone_without_any() 
     half = crop(before, (0, 0, 18, 40))
     assert half.objects.boxes_xyxy.tolist() == mask_hulls(half.objects.masks).float().tolist()
     corner = crop(before, (0, 0, 12, 12), min_kept=0.01)  # in the box, and none of the mask
-    assert len(corner.objects.labels) == 0
+    assert len(corner.objects) == 0
 
 
 def test_an_object_cut_too_short_can_be_ignored_instead_of_being_background() -> None:
@@ -298,6 +298,6 @@ def test_a_random_crop_of_oriented_objects_stays_inside_and_maps_back() -> None:
     before = scene(torch.tensor([[40.0, 32, 20, 8, 0.7]]), (64, 80))
     for seed in range(10):
         after = random_crop(before, (40, 50), torch.Generator().manual_seed(seed), min_kept=0.01)
-        if len(after.objects.labels):
+        if len(after.objects):
             back = after.objects.quads + torch.tensor(after.origin_xy)
             torch.testing.assert_close(back, before.objects.quads, atol=1e-4, rtol=0)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vistruct.contracts import BoxPrediction, MaskPatch
+from vistruct.contracts import BoxPrediction, MaskPatch, Objects
 from vistruct.ops.oriented import cxcywha_to_xyxy
 from vistruct.ops.oriented_iou import oriented_iou
 from vistruct.windows.merge import WindowMerger, merge_windows
@@ -26,9 +26,11 @@ def seen_in(window: tuple[int, int, int, int], boxes: Sequence[Sequence[float]],
     return BoxPrediction(
         id=f"s@{window}",
         image_id="s",
-        boxes_xyxy=torch.from_numpy(clipped[shown]),
-        scores=torch.tensor(scores)[torch.from_numpy(shown)],
-        labels=torch.zeros(int(shown.sum()), dtype=torch.int64),
+        objects=Objects(
+            boxes_xyxy=torch.from_numpy(clipped[shown]),
+            scores=torch.tensor(scores)[torch.from_numpy(shown)],
+            labels=torch.zeros(int(shown.sum()), dtype=torch.int64),
+        ),
         class_names=("tree", "car"),
         window_xyxy=window,
     )
@@ -50,8 +52,8 @@ def test_joining_the_windows_gives_back_a_scene_of_objects_exactly(data: st.Data
     scores = [data.draw(st.floats(0.5, 1.0, width=32)) for _ in boxes]
     parts = [seen_in(window, boxes, scores) for window in windows((height, width), tiles)]
     (merged,) = merge_windows(data.draw(st.permutations(parts)))
-    assert sorted(merged.boxes_xyxy.tolist()) == sorted([float(edge) for edge in box] for box in boxes)
-    assert merged.scores.tolist() == sorted(merged.scores.tolist(), reverse=True)
+    assert sorted(merged.objects.boxes_xyxy.tolist()) == sorted([float(edge) for edge in box] for box in boxes)
+    assert merged.objects.scores.tolist() == sorted(merged.objects.scores.tolist(), reverse=True)
     assert (merged.id, merged.image_id, merged.window_xyxy) == ("s", "s", None)
 
 
@@ -61,58 +63,58 @@ LEFT, RIGHT = (0, 0, 100, 100), (60, 0, 160, 100)
 @pytest.mark.parametrize("cut_score", [0.5, 0.9])
 def test_a_half_that_scores_higher_still_gives_way_to_the_whole(cut_score: float) -> None:
     whole, half = seen_in(RIGHT, [[70, 10, 110, 50]], [0.6]), seen_in(LEFT, [[70, 10, 110, 50]], [cut_score])
-    assert half.boxes_xyxy.tolist() == [[70, 10, 100, 50]]
+    assert half.objects.boxes_xyxy.tolist() == [[70, 10, 100, 50]]
     (merged,) = merge_windows([half, whole])
-    assert merged.boxes_xyxy.tolist() == [[70, 10, 110, 50]]
+    assert merged.objects.boxes_xyxy.tolist() == [[70, 10, 110, 50]]
 
 
 def test_a_half_is_not_given_up_for_a_box_of_much_lower_score_or_another_class() -> None:
     half = seen_in(LEFT, [[90, 10, 110, 50]], [0.9])
     weak = seen_in(RIGHT, [[90, 10, 140, 50]], [0.1])
     other = seen_in(RIGHT, [[90, 10, 110, 50]], [0.9])
-    other.labels[:] = 1
+    other.objects.labels[:] = 1
     for rival in (weak, other):
         (merged,) = merge_windows([half, rival])
-        assert [90, 10, 100, 50] in merged.boxes_xyxy.tolist()
-        assert len(merged.scores) == 2
+        assert [90, 10, 100, 50] in merged.objects.boxes_xyxy.tolist()
+        assert len(merged.objects) == 2
 
 
 def test_two_objects_of_one_window_that_both_reach_its_edge_stay_two() -> None:
     seen = seen_in(LEFT, [[85, 10, 100, 30], [60, 5, 100, 60]], [0.9, 0.8])
     (merged,) = merge_windows([seen, seen_in(RIGHT, [], [])])
-    assert len(merged.scores) == 2
+    assert len(merged.objects) == 2
 
 
 def test_a_box_at_the_border_of_the_image_is_not_taken_for_a_half() -> None:
     small, large = seen_in(LEFT, [[0, 40, 20, 60]], [0.9]), seen_in(RIGHT, [], [])
     whole_scene = seen_in((0, 0, 160, 100), [[0, 30, 60, 70]], [0.9])
     (merged,) = merge_windows([small, large, whole_scene])
-    assert len(merged.scores) == 2
+    assert len(merged.objects) == 2
 
 
 def test_duplicates_of_two_windows_become_the_better_one() -> None:
     one, other = seen_in(LEFT, [[65, 10, 85, 30]], [0.7]), seen_in(RIGHT, [[66, 10, 86, 30]], [0.8])
     (merged,) = merge_windows([one, other])
-    assert merged.boxes_xyxy.tolist() == [[66, 10, 86, 30]]
+    assert merged.objects.boxes_xyxy.tolist() == [[66, 10, 86, 30]]
 
 
 def test_one_look_at_an_image_comes_out_as_it_went_in_best_first() -> None:
     part = seen_in(LEFT, [[0, 0, 50, 50], [1, 1, 50, 50], [60, 60, 100, 100]], [0.2, 0.8, 0.5])
     (merged,) = merge_windows([part])
-    assert merged.scores.tolist() == pytest.approx([0.8, 0.5, 0.2])
-    assert merged.boxes_xyxy.tolist() == [[1, 1, 50, 50], [60, 60, 100, 100], [0, 0, 50, 50]]
+    assert merged.objects.scores.tolist() == pytest.approx([0.8, 0.5, 0.2])
+    assert merged.objects.boxes_xyxy.tolist() == [[1, 1, 50, 50], [60, 60, 100, 100], [0, 0, 50, 50]]
 
 
 def test_windows_without_detections_and_no_windows_at_all() -> None:
     (merged,) = merge_windows([seen_in(LEFT, [], []), seen_in(RIGHT, [], [])])
-    assert merged.boxes_xyxy.shape == (0, 4)
+    assert merged.objects.boxes_xyxy.shape == (0, 4)
     assert merge_windows([]) == []
 
 
 def test_images_are_joined_apart_from_each_other_in_order() -> None:
     a = seen_in(LEFT, [[65, 10, 85, 30]], [0.7])
     b = dataclasses.replace(a, image_id="t")
-    assert [(m.image_id, len(m.scores)) for m in merge_windows([b, a, a])] == [("t", 1), ("s", 1)]
+    assert [(m.image_id, len(m.objects)) for m in merge_windows([b, a, a])] == [("t", 1), ("s", 1)]
 
 
 def test_different_class_names_cannot_be_joined() -> None:
@@ -135,12 +137,14 @@ def looked_at(
     return BoxPrediction(
         id=f"s@{window}",
         image_id="s",
-        boxes_xyxy=cxcywha_to_xyxy(seen),
-        scores=torch.from_numpy(noise.uniform(0.3, 1, len(seen))).float(),
-        labels=is_in.nonzero().squeeze(1) % 3,
+        objects=Objects(
+            boxes_xyxy=cxcywha_to_xyxy(seen),
+            scores=torch.from_numpy(noise.uniform(0.3, 1, len(seen))).float(),
+            labels=is_in.nonzero().squeeze(1) % 3,
+            boxes_cxcywha=seen,
+            masks=patches if masks else None,
+        ),
         class_names=("a", "b", "c"),
-        boxes_cxcywha=seen,
-        masks=patches if masks else None,
         window_xyxy=window,
     )
 
@@ -165,14 +169,14 @@ def test_oriented_objects_come_out_once_each_in_its_place(seed: int, size: int, 
     tiles = Tiles(size=size, overlap=size // 2)
     parts = [looked_at(boxes, window, noise, masks) for window in windows((300, 400), tiles)]
     (merged,) = merge_windows(parts)
-    iou = oriented_iou(merged.boxes_cxcywha, boxes)
-    assert len(merged.scores) == len(boxes)
+    iou = oriented_iou(merged.objects.boxes_cxcywha, boxes)
+    assert len(merged.objects) == len(boxes)
     assert iou.amax(dim=0).min() > 0.5
     assert len(set(iou.argmax(dim=1).tolist())) == len(boxes)
-    torch.testing.assert_close(merged.boxes_xyxy, cxcywha_to_xyxy(merged.boxes_cxcywha))
+    torch.testing.assert_close(merged.objects.boxes_xyxy, cxcywha_to_xyxy(merged.objects.boxes_cxcywha))
     if masks:  # each goes with its box
-        assert [(mask.x, mask.y) for mask in merged.masks] == [
-            (int(box[0]), int(box[1])) for box in merged.boxes_cxcywha
+        assert [(mask.x, mask.y) for mask in merged.objects.masks] == [
+            (int(box[0]), int(box[1])) for box in merged.objects.boxes_cxcywha
         ]
 
 
@@ -191,10 +195,12 @@ def as_rows(predictions: Sequence[BoxPrediction]) -> list[tuple[float, ...]]:
     """Detections as plain numbers, in one order."""
     rows = []
     for one in predictions:
-        boxes = one.boxes_xyxy if one.boxes_cxcywha is None else one.boxes_cxcywha
+        boxes = one.objects.boxes_xyxy if one.objects.boxes_cxcywha is None else one.objects.boxes_cxcywha
         rows += [
             (*box, score, label)
-            for box, score, label in zip(boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True)
+            for box, score, label in zip(
+                boxes.tolist(), one.objects.scores.tolist(), one.objects.labels.tolist(), strict=True
+            )
         ]
     return sorted(rows)
 
@@ -217,18 +223,20 @@ def test_row_by_row_gives_what_all_at_once_gives_also_where_everything_overlaps(
             BoxPrediction(
                 id="w",
                 image_id="s",
-                boxes_xyxy=hulls,
-                scores=torch.from_numpy(random.choice([0.2, 0.5, 0.9], count)).float(),
-                labels=torch.from_numpy(random.integers(0, 2, count)),
+                objects=Objects(
+                    boxes_xyxy=hulls,
+                    scores=torch.from_numpy(random.choice([0.2, 0.5, 0.9], count)).float(),
+                    labels=torch.from_numpy(random.integers(0, 2, count)),
+                    boxes_cxcywha=boxes if oriented else None,
+                ),
                 class_names=("a", "b"),
-                boxes_cxcywha=boxes if oriented else None,
                 window_xyxy=window,
             )
         )
     (whole,) = merge_windows(parts)
     taken, _ = in_rows(parts, size_hw)
     assert as_rows(taken) == as_rows([whole])
-    assert whole.scores.tolist() == sorted(whole.scores.tolist(), reverse=True)
+    assert whole.objects.scores.tolist() == sorted(whole.objects.scores.tolist(), reverse=True)
 
 
 def test_a_long_scene_holds_no_more_than_a_short_one() -> None:
@@ -239,7 +247,7 @@ def test_a_long_scene_holds_no_more_than_a_short_one() -> None:
         noise = np.random.default_rng(0)
         parts = [looked_at(boxes, window, noise) for window in windows((height, 400), tiles)]
         taken, merger = in_rows(parts, (height, 400))
-        assert sum(len(one.scores) for one in taken) == len(boxes)
+        assert sum(len(one.objects) for one in taken) == len(boxes)
         most[height] = merger.most_held
         assert merger.num_held == 0
     assert most[4000] <= 1.5 * most[600]
@@ -249,28 +257,28 @@ def test_a_long_scene_holds_no_more_than_a_short_one() -> None:
 def test_the_whole_view_of_an_object_wins_over_a_cut_one_that_scores_higher() -> None:
     left = looked_at(torch.tensor([[97.0, 50, 30, 10, 0.0]]), LEFT, np.random.default_rng(0))
     right = looked_at(torch.tensor([[98.0, 50, 28, 10, 0.0]]), RIGHT, np.random.default_rng(0))
-    left = dataclasses.replace(left, scores=torch.tensor([0.9]))  # reaches over the edge of its window
-    right = dataclasses.replace(right, scores=torch.tensor([0.6]))
+    left = left.with_columns(scores=torch.tensor([0.9]))  # reaches over the edge of its window
+    right = right.with_columns(scores=torch.tensor([0.6]))
     (merged,) = merge_windows([left, right])
-    assert torch.equal(merged.boxes_cxcywha, right.boxes_cxcywha)
+    assert torch.equal(merged.objects.boxes_cxcywha, right.objects.boxes_cxcywha)
 
 
 def test_crossing_oriented_boxes_whose_hulls_are_alike_stay_two() -> None:
     one = looked_at(torch.tensor([[80.0, 50, 40, 4, 0.785]]), LEFT, np.random.default_rng(0))
     other = looked_at(torch.tensor([[80.0, 50, 40, 4, -0.785]]), RIGHT, np.random.default_rng(0))
     (merged,) = merge_windows([one, other])
-    assert len(merged.scores) == 2
+    assert len(merged.objects) == 2
 
 
 def test_within_one_window_nothing_is_suppressed() -> None:
     twins = seen_in(LEFT, [[10, 10, 50, 50], [11, 10, 50, 50]], [0.9, 0.8])
     (merged,) = merge_windows([twins, seen_in(RIGHT, [], [])])
-    assert len(merged.scores) == 2
+    assert len(merged.objects) == 2
 
 
 def test_windows_of_different_kinds_cannot_be_joined() -> None:
     plain = seen_in(LEFT, [], [])
-    oriented = dataclasses.replace(plain, boxes_cxcywha=torch.zeros(0, 5))
+    oriented = plain.with_columns(boxes_cxcywha=torch.zeros(0, 5))
     with pytest.raises(ValueError, match="oriented boxes"):
         merge_windows([plain, oriented])
     with pytest.raises(ValueError, match="no windows"):
@@ -278,10 +286,8 @@ def test_windows_of_different_kinds_cannot_be_joined() -> None:
 
 
 def test_what_is_not_a_number_comes_out_and_suppresses_nothing() -> None:
-    odd = dataclasses.replace(
-        seen_in(LEFT, [[65, 10, 85, 30], [0, 0, 5, 5]], [0.9, 0.5]),
-        boxes_xyxy=torch.tensor([[float("nan")] * 4, [65.0, 10, 85, 30]]),
-    )
+    boxes = torch.tensor([[float("nan")] * 4, [65.0, 10, 85, 30]])
+    odd = seen_in(LEFT, [[65, 10, 85, 30], [0, 0, 5, 5]], [0.9, 0.5]).with_columns(boxes_xyxy=boxes)
     taken, merger = in_rows([odd, seen_in(RIGHT, [[65, 10, 85, 30]], [0.8])], (100, 160))
-    assert sum(len(one.scores) for one in taken) == 2
+    assert sum(len(one.objects) for one in taken) == 2
     assert merger.num_held == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from vistruct.heads.boxes import Detections
+from vistruct.contracts import Detections
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha
 from vistruct.windows.views import Views, joined, undo, view
 

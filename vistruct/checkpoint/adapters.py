@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistruct.checkpoint.save import write_json
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
 from vistruct.errors import UserError, closest
 
@@ -88,17 +89,20 @@ def write_adapters(
     ranks = {name: len(adapter.a) for name, adapter in adapters.items()}
     alphas = {name: _whole(adapter.scale * ranks[name]) for name, adapter in adapters.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    targets = _targets(set(adapters), set(modules))
     config = LoraConfig(
         base_model_name_or_path=base,
         inference_mode=True,
         r=rank,
         lora_alpha=alpha,  # ty: ignore[invalid-argument-type]  # only ever divided by the rank
         lora_dropout=dropout,
-        target_modules=_targets(set(adapters), set(modules)),
+        target_modules=targets,
         rank_pattern={f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank},
         alpha_pattern={f"^{re.escape(name)}": a for name, a in alphas.items() if a != alpha},
     )
     config.save_pretrained(str(folder))
+    values = json.loads((folder / CONFIG).read_text())
+    write_json(folder / CONFIG, values | {"target_modules": targets})  # peft has them in any order
 
 
 def read_adapters(source: Path) -> dict[str, LowRank]:
@@ -169,6 +173,17 @@ def placed(model: nn.Module, adapters: Mapping[str, LowRank], source: Path) -> d
             what = f"the adapter of {name} is for a weight of {list(wanted)}, and here it is {list(shapes[name])}"
             raise UserError(what, where=source, fix="use the model they were made for")
     return mine
+
+
+def merge_adapters(model: nn.Module, source: Path) -> list[str]:
+    """Add the adapters of a folder or run into the weights of a model that has none itself, in place; to which layers.
+
+    Raises:
+        UserError: as `read_adapters`, `placed` and `add_adapters`.
+    """
+    adapters = placed(model, read_adapters(source), source)
+    add_adapters(model, adapters, source)
+    return list(adapters)
 
 
 def add_adapters(model: nn.Module, adapters: Mapping[str, LowRank], source: Path) -> None:

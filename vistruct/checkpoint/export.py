@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vistruct.backbones.intern_vit import InternVit
+from vistruct.checkpoint.adapters import merge_adapters
+from vistruct.checkpoint.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.checkpoint.load import BACKBONE_FORMAT, load_model
 from vistruct.checkpoint.public import write_backbone, write_whole
 from vistruct.checkpoint.save import fsync_dir, write_json, write_text
@@ -24,7 +26,6 @@ from vistruct.checkpoint.tensors import no_room, write_tensors
 from vistruct.checkpoint.verify import DTYPES, Verified, rounded, verify_backbone, verify_whole
 from vistruct.errors import UserError, closest
 from vistruct.tasks.instruct import Instruct
-from vistruct.vlm.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.vlm.names import Layout
 
 Format = Literal["transformers", "original", "backbone-transformers", "backbone-original", "backbone-plain"]
@@ -47,6 +48,7 @@ def export(
     format: str,
     dtype: str = "float32",
     max_bytes: int = 5 * 10**9,
+    adapters: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Exported:
     """Write a model in a public layout, read it back, compare, and put it in place.
@@ -57,10 +59,11 @@ def export(
         format: one of `Format`.
         dtype: of the file: float32, bf16 or fp16.
         max_bytes: of one safetensors file.
+        adapters: a run, or a folder of peft's: adapters (LoRA) that are added into the weights first.
 
     Raises:
-        UserError: no model there; `out` exists; a model that the layout cannot hold; weights that the type cannot
-            hold; an export that is not the same model when it is read back.
+        UserError: no model there; adapters of another model; `out` exists; a model that the layout cannot hold;
+            weights that the type cannot hold; an export that is not the same model when it is read back.
     """
     if format not in get_args(Format):
         raise UserError(f"no format {format!r}", fix=closest(format, get_args(Format)))
@@ -71,6 +74,8 @@ def export(
     task, card = load_model(source)
     only_backbone = format.startswith("backbone-")
     notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
+    if adapters is not None:
+        say(f"{len(merge_adapters(task, adapters))} adapters of {adapters} added into the weights")
     partial = out.with_name(f".{out.name}.partial-export")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was cut short
     try:

@@ -19,12 +19,12 @@ from transformers import InternVLForConditionalGeneration
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from vistruct.backbones.intern_vit import InternVit
+from vistruct.checkpoint.layouts import Architecture, instruct_config
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.checkpoint.whole import load_whole
 from vistruct.contracts import DataInfo, Sample, Turn
 from vistruct.errors import UserError
-from vistruct.vlm.layouts import Architecture, instruct_config
 from vistruct.vlm.names import LanguageNames, Layout, to_ours
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

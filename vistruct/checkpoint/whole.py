@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.downstream import load_downstream
+from vistruct.checkpoint.layouts import layout_of
 from vistruct.checkpoint.load import is_ours, load_exactly, read_card
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.weights import Coverage, fill
 from vistruct.errors import UserError
-from vistruct.vlm.layouts import layout_of
 from vistruct.vlm.names import LanguageNames, to_ours
 
 
@@ -56,7 +56,7 @@ def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Cover
     Source: the published training code starts the output rows of added tokens so.
 
     Args:
-        task: Instruct, of the folder's size (`vlm.layouts.instruct_config`).
+        task: Instruct, of the folder's size (`checkpoint.layouts.instruct_config`).
         folder: an InternVL in the original or in `transformers`' layout.
         allow_missing: leave tensors that the folder lacks as they are, instead of refusing.
 

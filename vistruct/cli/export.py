@@ -26,6 +26,9 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
     dtype: Annotated[str, typer.Option(help="float32, bf16 or fp16.")] = "float32",
     max_shard: Annotated[str, typer.Option(help="Largest size of one file, such as 5GB.")] = "5GB",
+    adapters: Annotated[
+        Path | None, typer.Option(help="LoRA adapters to merge first: a run, or a folder in peft's format.")
+    ] = None,
 ) -> None:
     """Write a model for others; it is read back and compared before it is there.
 
@@ -37,7 +40,7 @@ def command(
     from vistruct.checkpoint.export import export
 
     logging.disable_progress_bar()
-    made(export(run, out, format=format, dtype=dtype, max_bytes=max_bytes, say=note).path)
+    made(export(run, out, format=format, dtype=dtype, max_bytes=max_bytes, adapters=adapters, say=note).path)
 
 
 def size(text: str) -> int:

@@ -19,7 +19,7 @@ SHOWN = 40  # tensors in the table; --tensors shows all
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A run, model or backbone directory, or a .safetensors file.")],
+    path: Annotated[Path, typer.Argument(help="A run, model, backbone or adapters directory, or a .safetensors file.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For a program; all tensors.")] = False,
 ) -> None:
@@ -63,6 +63,8 @@ def gather(path: Path) -> dict[str, Any]:
                 **card,
                 **(_tensors(weights) if weights.is_file() else {"weights": "missing"}),
             }
+    if (path / "adapter_config.json").is_file():
+        return _adapters(path)
     if not (path / "run.yaml").is_file():
         raise UserError("not a run, model or backbone", where=path, fix="give a directory with run.yaml or model.json")
     facts: dict[str, Any] = {"what": "run", **_run(path)}
@@ -72,7 +74,25 @@ def gather(path: Path) -> dict[str, Any]:
     else:
         steps = sorted(p.name for p in (path / "checkpoints").glob("step_*"))
         facts["state"] = f"unfinished, {steps[-1] if steps else 'no checkpoint yet'}"
+    if (path / "adapters" / "adapter_config.json").is_file():
+        facts["adapters"] = f"LoRA, in {path / 'adapters'}"
     return facts
+
+
+def _adapters(path: Path) -> dict[str, Any]:
+    config = _json(path / "adapter_config.json")
+    weights = path / "adapter_model.safetensors"
+    held = _tensors(weights) if weights.is_file() else {"weights": "missing"}
+    layers = sorted({name.rpartition(".lora_")[0] for name in (t["name"] for t in held.get("tensors", ()))})
+    return {
+        "what": f"adapters ({config.get('peft_type')}, peft's format)",
+        "base": config.get("base_model_name_or_path"),
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "layers": len(layers),
+        "config": config,
+        **held,
+    }
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -92,11 +112,15 @@ def _run(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _card(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, Any]:
     try:
-        values = json_.loads(file.read_text())
+        return json_.loads(file.read_text())
     except json_.JSONDecodeError as error:
-        raise UserError(f"not valid json: {error}", where=file, fix="copy the model again") from error
+        raise UserError(f"not valid json: {error}", where=file, fix="copy it again") from error
+
+
+def _card(file: Path) -> dict[str, Any]:
+    values = _json(file)
     info = values.get("info") or {}
     facts: dict[str, Any] = {"config": values}
     if info.get("class_names"):

@@ -24,7 +24,7 @@ def command(
     the slices of one case."""
     from vistruct.ops.seeds import derive
     from vistruct.pictures.objects import contact_sheet
-    from vistruct.pictures.run_samples import columns_for, draw_case, draw_one, is_volume
+    from vistruct.pictures.samples import columns_for, draw_case, draw_one, is_volume
 
     dataset = data_of(path, tile, split).build()
     if len(dataset) == 0:

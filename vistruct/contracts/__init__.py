@@ -4,6 +4,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
                                                             Batch --task.predict--> Prediction --metric--> numbers
 """
 
+from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss
 from vistruct.contracts.objects import (
     Column,
     Objects,
@@ -57,4 +58,5 @@ from vistruct.contracts.truth import (
     Role,
     Sample,
     Turn,
+    Window,
 )

@@ -28,17 +28,20 @@ class Objects(Generic[C]):
     is_crowd: C = _FILLED  # bool[N]: many objects in one box
     is_difficult: C = _FILLED  # bool[N]: need not be found
     is_ignored: C = _FILLED  # bool[N]: in training neither an object nor background
+    scores: C = _FILLED  # float32[N] in [0, 1]: how sure; 1 where nobody says
+    boxes_cxcywha: C | None = None  # float32[N, 5], le90; None: horizontal boxes only
     quads: C | None = None  # float32[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
     keypoints: C | None = None  # float32[N, K, 3]: x, y, COCO's visibility (0 not annotated, 1 hidden, 2 seen)
-    masks: Any = None  # N COCO segmentations (tuple; pixels of the *whole* image), or bool[N, H, W]; None: no masks
+    masks: Any = (
+        None  # N COCO segmentations or MaskPatch (tuple; pixels of the *whole* image), or [N, H, W]; None: none
+    )
     extra: Mapping[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        labels = np.zeros(0, np.int64) if self.labels is None else self.labels
-        boxes = _filled(labels, (4,), "float32") if self.boxes_xyxy is None else self.boxes_xyxy
-        flags = {name: getattr(self, name) for name in ("is_crowd", "is_difficult", "is_ignored")}
-        filled = {name: _filled(labels, (), "bool") if flag is None else flag for name, flag in flags.items()}
-        self.__dict__.update(labels=labels, boxes_xyxy=boxes, **filled)
+        labels = self.__dict__["labels"] = np.zeros(0, np.int64) if self.labels is None else self.labels
+        for name, (shape, value, dtype) in _DEFAULTS.items():
+            if self.__dict__[name] is None:
+                self.__dict__[name] = _full(labels, shape, value, dtype)
         for name, column in self.columns().items():
             if len(column) != len(labels):
                 raise ValueError(f"{len(column)} {name} for {len(labels)} labels")
@@ -94,6 +97,13 @@ class Objects(Generic[C]):
         return type(self).of({name: change(column) for name, column in self.columns().items()})
 
 
+_DEFAULTS = {
+    "boxes_xyxy": ((4,), 0, torch.float32),
+    "is_crowd": ((), False, torch.bool),
+    "is_difficult": ((), False, torch.bool),
+    "is_ignored": ((), False, torch.bool),
+    "scores": ((), 1, torch.float32),
+}
 _KNOWN = tuple(one.name for one in fields(Objects) if one.name != "extra")
 
 
@@ -111,11 +121,12 @@ def cat(tables: Sequence[Objects[C]]) -> Objects[C]:
     return Objects.of({name: _joined([one[name] for one in columns]) for name in columns[0]})
 
 
-def _filled(labels: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    """Zeros, a row for each of `labels`."""
+def _full(labels: Any, shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Any:
+    """One value everywhere, a row for each of `labels`."""
+    rows = (len(labels), *shape)
     if isinstance(labels, Tensor):
-        return torch.zeros(len(labels), *shape, dtype=getattr(torch, dtype), device=labels.device)
-    return np.zeros((len(labels), *shape), dtype)
+        return torch.full(rows, value, dtype=dtype, device=labels.device)
+    return torch.full(rows, value, dtype=dtype).numpy()
 
 
 def _rows_of(column: Any, rows: Any) -> Any:

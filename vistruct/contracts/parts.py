@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
+from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss
 from vistruct.contracts.step import Costs, Measurer, StepOutput
 from vistruct.contracts.truth import RGB, Pixels, Record, Sample
 
@@ -189,16 +190,16 @@ class BoxHead(Protocol):
 
     def __call__(self, features: list[Tensor]) -> Any: ...
 
-    def loss(self, output: Any, targets: Any) -> Any:
-        """`heads.boxes`: BoxTargets, one for each image -> HeadLoss."""
+    def loss(self, output: Any, targets: list[BoxTarget]) -> HeadLoss:
+        """One target for each image; class indices count from 0, background is not a class."""
         ...
 
-    def units(self, targets: Any, size_hw: tuple[int, int]) -> Mapping[str, float | Tensor]:
+    def units(self, targets: list[BoxTarget], size_hw: tuple[int, int]) -> Mapping[str, float | Tensor]:
         """How many units each term of the loss is summed over; `size_hw` is that of the padded images."""
         ...
 
-    def decode(self, output: Any, sizes_hw: list[tuple[int, int]]) -> list[Any]:
-        """Sizes of the images before padding -> Detections of each, in pixels of the padded batch."""
+    def decode(self, output: Any, sizes_hw: list[tuple[int, int]]) -> list[Detections]:
+        """Sizes of the images before padding -> what was found in each, in pixels of the padded batch."""
         ...
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from vistruct.contracts.objects import Objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +26,17 @@ class BoxPrediction:
 
     id: str
     image_id: str
-    boxes_xyxy: Tensor  # float[N, 4]; of an oriented detector the hulls
-    scores: Tensor  # float[N], in [0, 1]
-    labels: Tensor  # int64[N], indices into class_names
+    objects: Objects[Tensor]  # with their scores; masks as MaskPatch
     class_names: tuple[str, ...]
-    boxes_cxcywha: Tensor | None = None  # float[N, 5], le90; None: the detector gives horizontal boxes
-    masks: tuple[MaskPatch, ...] | None = None  # N of them; None: the detector gives none
     window_xyxy: tuple[float, float, float, float] | None = None  # the part of the whole image that was looked at
 
     def keep(self, kept: Tensor) -> Self:
         """The same with some of its detections, in the order asked for: bool[N] or int64[K]."""
-        numbers = kept.nonzero().squeeze(1) if kept.dtype == torch.bool else kept
-        return replace(
-            self,
-            boxes_xyxy=self.boxes_xyxy[numbers],
-            scores=self.scores[numbers],
-            labels=self.labels[numbers],
-            boxes_cxcywha=None if self.boxes_cxcywha is None else self.boxes_cxcywha[numbers],
-            masks=None if self.masks is None else tuple(self.masks[i] for i in numbers.tolist()),
-        )
+        return replace(self, objects=self.objects.keep(kept))
+
+    def with_columns(self, **columns: Any) -> Self:
+        """The same with other columns of objects in the place of its own."""
+        return replace(self, objects=replace(self.objects, **columns))
 
 
 @dataclass(frozen=True, kw_only=True)

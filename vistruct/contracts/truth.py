@@ -14,6 +14,7 @@ from vistruct.contracts.objects import Objects
 
 Role = Literal["system", "user", "assistant"]
 RGB = tuple[int, int, int]  # 0 to 255
+Window = tuple[int, int, int, int]  # xyxy in pixels, right and bottom exclusive
 Pixels = Literal["uint8", "uint16", "float32", "raw"]  # 1 is 255, 65535, 1; raw: float32 in the unit of the files
 IGNORED = -1  # in a label map: a pixel that is neither learned nor counted
 

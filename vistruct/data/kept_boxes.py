@@ -19,6 +19,8 @@ from vistruct.contracts import Column, Objects, Record
 from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
 from vistruct.issues import IssueCounter
 
+_JSON = (str, int, float, list, dict, type(None))  # what comes back as it was; a tuple would be a list
+
 Reading = tuple[list[Record], tuple[str, ...], IssueCounter]
 
 
@@ -70,22 +72,21 @@ def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCo
     arrays: dict[str, np.ndarray] = {}
     tuples: dict[str, list[Any]] = {}
     for name in sorted(set().union(*tables)):
-        parts = [table.get(name) for table in tables]
-        if all(part is None or isinstance(part, tuple) for part in parts):
-            tuples[name] = parts
+        there = [table[name] for table in tables if name in table]
+        if all(isinstance(part, tuple) and all(isinstance(row, _JSON) for row in part) for part in there):
+            tuples[name] = [table.get(name) for table in tables]
             continue
-        there = [part for part in parts if isinstance(part, np.ndarray)]
-        if len({(part.shape[1:], part.dtype) for part in there}) > 1:
+        own = [part for part in there if isinstance(part, np.ndarray)]
+        if len(own) < len(there) or len({(part.shape[1:], part.dtype) for part in own}) > 1:
             return None
-        arrays[name] = np.concatenate(there)
-        arrays[f"has_{name}"] = np.array([part is not None for part in parts], bool)
+        arrays[f"column {name}"] = np.concatenate(own)
+        arrays[f"has {name}"] = np.array([name in table for table in tables], bool)
     words = {
         "class_names": class_names,
         "counts": report.counts,
         "examples": report.examples,
         "effects": report.effects,
         "records": [[record.id, str(record.images[0]), record.size_hw, dict(record.notes)] for record in records],
-        "columns": [name for name in arrays if not name.startswith("has_")],
         "tuples": tuples,
     }
     try:
@@ -106,11 +107,14 @@ def _unpacked(columns: dict[str, np.ndarray]) -> Reading:
     report.effects.update(words["effects"])
     report.examples.update({reason: list(places) for reason, places in words["examples"].items()})
     tables: list[dict[str, Column]] = [{} for _ in words["records"]]
-    for name in words["columns"]:
-        has = columns[f"has_{name}"]
-        ends = np.where(has, columns["num"], 0).cumsum()
+    for key in columns:
+        kind, _, name = key.partition(" ")
+        if kind != "column":
+            continue
+        has, num = columns[f"has {name}"], columns["num"]
+        ends = np.where(has, num, 0).cumsum()
         for number in np.flatnonzero(has):
-            tables[number][name] = columns[name][ends[number] - columns["num"][number] : ends[number]]
+            tables[number][name] = columns[key][ends[number] - num[number] : ends[number]]
     for name, parts in words["tuples"].items():
         for table, part in zip(tables, parts, strict=True):
             if part is not None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vistruct.contracts import IGNORED, RGB, Record
+from vistruct.contracts import IGNORED, RGB, Record, Window
 from vistruct.errors import UserError
 from vistruct.files.decode import UnreadableImage, max_pixels
 from vistruct.files.intake import Intake
@@ -39,7 +39,6 @@ from vistruct.files.raster_files import (
     sample_values,
     stamp_of,
 )
-from vistruct.windows.tiles import Window
 
 Raster = Path | Sequence[Path]
 

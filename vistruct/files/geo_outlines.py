@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.raster_files import opened_raster, rasterio_
-from vistruct.windows.tiles import Window
 
 
 def paint_outlines(

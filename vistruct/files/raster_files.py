@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.decode import UnreadableImage, unreadable
-from vistruct.windows.tiles import Window
 
 Bands = Sequence[tuple[int, int]]  # number of the file from 0, and of the band in it from 1
 Stamp = tuple[str, int, int]  # a path, and when it was written and how large: a file that changed is another one

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_images
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.heads.boxes import add_images, count_images, split
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes, select_detections
@@ -92,7 +92,7 @@ class CascadeRcnn(nn.Module):
         return HeadLoss(terms=add_images(parts, self.terms))
 
     def _image_loss(self, output: RpnOutput, i: int, target: BoxTarget) -> list[Tensor]:
-        boxes, labels, crowds = target.split()
+        boxes, labels, crowds = split(target)
         losses = [*self.rpn.loss(output, i, boxes, crowds)]
         proposals = self.rpn.proposals(output, i, output.size_hw, train=True)
         for stage, config in zip(self.looks, self.config.stages, strict=True):

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_images
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.oriented_roi import OrientedRoiStage
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput

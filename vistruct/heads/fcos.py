@@ -31,8 +31,8 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits, Ratio
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio
+from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.selection import best_of_levels, select_detections
 
 CENTER_RADIUS = 1.5  # strides around an object's centre that count as the object; paper, section 4.1
@@ -270,7 +270,7 @@ def _output(*, cls_logits: Tensor, bbox_regression: Tensor, bbox_ctrness: Tensor
 
 HORIZONTAL = Points(
     output=_output,
-    split=BoxTarget.split,
+    split=split,
     match=match_locations,
     inside=inside_any,
     box_loss=generalized_box_iou_loss,

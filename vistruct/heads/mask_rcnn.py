@@ -23,8 +23,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_images
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.roi_stage import RoiSample, pool_rois
 from vistruct.heads.rpn import RpnOutput
@@ -86,7 +86,7 @@ class MaskRcnn(nn.Module):
             return logits.sum()  # of nothing: the layers stay part of the graph
         if target.masks is None:
             raise ValueError("the target of a head with masks has no masks")
-        numbers = (~target.is_crowd).nonzero().squeeze(1)[sample.matched]
+        numbers = (target.is_single).nonzero().squeeze(1)[sample.matched]
         # An object that was annotated as a box alone has no pixels. One by one: together they may be gigabytes.
         which, back = numbers.unique(return_inverse=True)
         drawn = torch.stack([target.masks[i].any() for i in which])[back]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from vistruct.heads.boxes import covered_share
+from vistruct.ops.window_area import covered_share
 
 BACKGROUND = -1
 UNUSED = -2  # neither object nor background: no evidence for either

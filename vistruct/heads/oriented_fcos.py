@@ -29,7 +29,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead
 
 from vistruct.config import Part
 from vistruct.contracts import FeatureSpec
-from vistruct.heads.boxes import BoxTarget
+from vistruct.heads.boxes import split_oriented
 from vistruct.heads.fcos import Fcos, Points, norm_of
 from vistruct.heads.oriented_points import box_frames, half_sides, match_oriented, within_any
 from vistruct.heads.oriented_selection import select_oriented
@@ -55,7 +55,7 @@ class OrientedFcosConfig(Part):
         """Build on levels with the same number of channels, finest first."""
         points = Points(
             output=OrientedFcosOutput,
-            split=BoxTarget.split_oriented,
+            split=split_oriented,
             match=match_oriented,
             inside=within_any,
             box_loss=_one_minus_iou if self.box_loss == "iou" else LOSSES[self.box_loss],

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vistruct.config import Part
 from vistruct.heads.anchors import Anchors
-from vistruct.heads.boxes import BoxTarget
+from vistruct.heads.boxes import split_oriented
 from vistruct.heads.oriented_coders import MidpointOffsets
 from vistruct.heads.oriented_regions import ignore_regions
 from vistruct.heads.oriented_selection import select_oriented
@@ -59,7 +59,7 @@ class OrientedRpnConfig(Part):
         return Proposals(
             numbers=6,
             anchors=ExactAnchors,
-            split=BoxTarget.split_oriented,
+            split=split_oriented,
             sampler=sampler_of,
             hulls=cxcywha_to_xyxy,
             encode=coder.encode,

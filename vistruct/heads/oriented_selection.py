@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vistruct.heads.boxes import Detections
+from vistruct.contracts import Detections
 from vistruct.ops.oriented import cxcywha_to_xyxy, normalize_le90
 from vistruct.ops.oriented_nms import oriented_batched_nms
 

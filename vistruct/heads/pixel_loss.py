@@ -19,9 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from vistruct.config import Part
-from vistruct.contracts import IGNORED
+from vistruct.contracts import IGNORED, HeadLoss
 from vistruct.errors import UserError
-from vistruct.heads.boxes import HeadLoss
 
 
 class Dice(Part):

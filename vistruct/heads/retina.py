@@ -25,9 +25,9 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead, 
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.anchors import Anchors
-from vistruct.heads.boxes import BoxTarget, Detections, HeadLoss, add_images, count_matched
+from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
 from vistruct.heads.selection import best_of_levels, select_detections
 
@@ -103,7 +103,7 @@ class Retina(nn.Module):
         """
         parts: list[Sequence[Tensor]] = []  # classification, box
         for i, target in enumerate(targets):
-            boxes, labels, crowds = target.split()
+            boxes, labels, crowds = split(target)
             matched = ignore_crowds(self._matched(output.anchors, boxes), output.anchors, crowds)
             positive = (matched >= 0).nonzero().squeeze(1)
             own = matched[positive]
@@ -118,7 +118,7 @@ class Retina(nn.Module):
     def units(self, targets: Sequence[BoxTarget], size_hw: tuple[int, int]) -> dict[str, Tensor]:
         """Matched anchors of images of `size_hw`, padding included: of each term."""
         anchors = torch.cat(self.anchors.over(size_hw, targets[0].labels.device))
-        matched = [self._matched(anchors, target.split()[0]) for target in targets]
+        matched = [self._matched(anchors, split(target)[0]) for target in targets]
         return dict.fromkeys(self.terms, count_matched(matched))
 
     def _matched(self, anchors: Tensor, boxes: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec
 from vistruct.heads.anchors import Anchors
-from vistruct.heads.boxes import BoxTarget, Detections
+from vistruct.heads.boxes import split
 from vistruct.heads.matching import draw_samples, ignore_crowds, match_boxes
 from vistruct.heads.selection import select_detections
 
@@ -100,7 +100,7 @@ _CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))
 HORIZONTAL = Proposals(
     numbers=4,
     anchors=Anchors,
-    split=BoxTarget.split,
+    split=split,
     sampler=_unseeded,
     hulls=_hulls,
     encode=_encoded,

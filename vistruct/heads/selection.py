@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from vistruct.heads.boxes import Detections
+from vistruct.contracts import Detections
 
 
 def best_of_levels(

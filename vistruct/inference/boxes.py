@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vistruct.contracts import RGB, BoxPrediction, MaskPatch, Sample
+from vistruct.contracts import RGB, BoxPrediction, Column, MaskPatch, Objects, Sample, Window
 from vistruct.files.images import image_size, read_image
 from vistruct.inference.files import flat_files
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
@@ -24,7 +24,7 @@ from vistruct.inference.scenes import Case
 from vistruct.progress import tracking
 from vistruct.transforms.sizing import sized
 from vistruct.windows.merge import WindowMerger, join
-from vistruct.windows.tiles import Tiles, Window, windows
+from vistruct.windows.tiles import Tiles, windows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,19 +69,19 @@ def _found(model: Model, case: Case, asked: Asked) -> BoxPrediction:
             show(done, "windows")
     finished.append(merger.finish())
     prediction = join(finished)
-    return prediction.keep(prediction.scores.argsort(descending=True, stable=True))
+    return prediction.keep(prediction.objects.scores.argsort(descending=True, stable=True))
 
 
 def _pack(case: Case, prediction: BoxPrediction) -> dict[str, Any]:
-    oriented, masks = prediction.boxes_cxcywha, prediction.masks
-    return {
-        "size_hw": list(image_size(case.files[0])),
-        "boxes_xyxy": prediction.boxes_xyxy.tolist(),
-        "scores": prediction.scores.tolist(),
-        "labels": prediction.labels.tolist(),
-        "boxes_cxcywha": None if oriented is None else oriented.tolist(),
-        "masks": None if masks is None else [_packed_mask(mask) for mask in masks],
-    }
+    tensors: dict[str, list[Any]] = {}
+    tuples: dict[str, list[Any]] = {}
+    for name, column in prediction.objects.columns().items():
+        if isinstance(column, tuple):
+            tuples[name] = [_packed_mask(row) if isinstance(row, MaskPatch) else row for row in column]
+        else:
+            tensors[name] = [str(column.dtype).removeprefix("torch."), list(column.shape), column.tolist()]
+    size_hw, num = list(image_size(case.files[0])), len(prediction.objects)
+    return {"size_hw": size_hw, "num": num, "tensors": tensors, "tuples": tuples}
 
 
 def _packed_mask(mask: MaskPatch) -> dict[str, Any]:
@@ -93,17 +93,13 @@ def _packed_mask(mask: MaskPatch) -> dict[str, Any]:
 
 
 def _unpack(model: Model, case: Case, values: Values, _: Any) -> BoxPrediction:
-    oriented, masks = values["boxes_cxcywha"], values["masks"]
-    return BoxPrediction(
-        id=case.name,
-        image_id=case.name,
-        boxes_xyxy=torch.tensor(values["boxes_xyxy"], dtype=torch.float32).reshape(-1, 4),
-        scores=torch.tensor(values["scores"], dtype=torch.float32),
-        labels=torch.tensor(values["labels"], dtype=torch.int64),
-        class_names=model.class_names,
-        boxes_cxcywha=None if oriented is None else torch.tensor(oriented, dtype=torch.float32).reshape(-1, 5),
-        masks=None if masks is None else tuple(_unpacked_mask(mask) for mask in masks),
-    )
+    columns: dict[str, Column] = {
+        name: torch.tensor(rows, dtype=getattr(torch, dtype)).reshape(shape)
+        for name, (dtype, shape, rows) in values["tensors"].items()
+    }
+    for name, rows in values["tuples"].items():
+        columns[name] = tuple(_unpacked_mask(row) if name == "masks" else row for row in rows)
+    return BoxPrediction(id=case.name, image_id=case.name, objects=Objects.of(columns), class_names=model.class_names)
 
 
 def _unpacked_mask(values: Values) -> MaskPatch:
@@ -114,7 +110,7 @@ def _unpacked_mask(values: Values) -> MaskPatch:
 
 
 def _tell(model: Model, done: Sequence[Done]) -> Told:
-    number = sum(len(one.values["scores"]) for one in done)
+    number = sum(one.values["num"] for one in done)
     return Told(values={"detections": number}, lines=[f"{number} detections in {len(done)} images"])
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.volume_files import VolumeFile
 from vistruct.inference.scenes import Scene
 from vistruct.transforms.sizing import sized_hw
 from vistruct.windows.slide import Slide, num_windows, slide
-from vistruct.windows.tiles import Window
 
 if TYPE_CHECKING:
     from vistruct.inference.model import Model

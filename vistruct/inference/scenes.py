@@ -16,11 +16,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
 from vistruct.transforms.geometry import resized
-from vistruct.windows.tiles import Window
 
 # Arrays: uint8[H, W, C]; tensors: uint8[C, H, W]; 3 are RGB. Of other number types: the values that files would have.
 Picture = str | Path | Image.Image | np.ndarray | Tensor

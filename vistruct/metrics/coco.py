@@ -139,12 +139,12 @@ class CocoMasks:
             UserError: a prediction without masks, or about an image that is not in the data set.
         """
         number = self.images.numbers.get(prediction.image_id)
-        if prediction.masks is None or number is None:
+        if prediction.objects.masks is None or number is None:
             what = "boxes without masks" if number is not None else "about an image that the data set does not have"
             fix = "use a head with masks, or the metric coco_boxes" if number is not None else "predict on its images"
             raise UserError(f"a prediction {what}", where=prediction.id, fix=fix)
         size_hw = self.sizes_hw[number]
-        return condense(prediction, tuple(encode_patch(m.pixels, m.x, m.y, size_hw) for m in prediction.masks))
+        return condense(prediction, tuple(encode_patch(m.pixels, m.x, m.y, size_hw) for m in prediction.objects.masks))
 
     def update(self, predictions: Sequence[BoxPrediction | Condensed]) -> None:
         """Add predictions; the windows of an image may come in any order and batch.
@@ -254,11 +254,11 @@ def mask_rows(record: Record, number: int, size_hw: tuple[int, int]) -> list[dic
 
 def found_rows(prediction: BoxPrediction, number: int, with_masks: bool = False) -> list[dict[str, Any]]:
     """The detections in image `number` in COCO's form, with their masks (run lengths) where asked for."""
-    boxes, scores = prediction.boxes_xyxy.numpy(), prediction.scores.double().tolist()
-    labels = prediction.labels.tolist()
+    boxes, scores = prediction.objects.boxes_xyxy.numpy(), prediction.objects.scores.double().tolist()
+    labels = prediction.objects.labels.tolist()
     rows = [{**_row(number, label, box), "score": s} for label, box, s in zip(labels, boxes, scores, strict=True)]
     if with_masks:
-        masks: list[Any] = list(prediction.masks or ())  # run lengths: see `CocoMasks.condense`
+        masks: list[Any] = list(prediction.objects.masks or ())  # run lengths: see `CocoMasks.condense`
         for row, runs in zip(rows, masks, strict=True):
             row |= {"segmentation": runs, "area": run_area(runs)}
     return rows

@@ -99,8 +99,9 @@ class OrientedBoxes:
             UserError: a prediction about an image that is not in the data set, with other classes, or of horizontal
                 boxes where oriented ones are measured.
         """
-        for prediction in predictions:
-            if self.config.boxes == "oriented" and prediction.boxes_cxcywha is None and len(prediction.scores):
+        for prediction in map(condense, predictions):
+            columns = prediction.columns
+            if self.config.boxes == "oriented" and "boxes_cxcywha" not in columns and len(columns["labels"]):
                 raise UserError(
                     "the model gives horizontal boxes, and oriented ones are to be measured",
                     where=prediction.id,
@@ -169,18 +170,18 @@ class OrientedBoxes:
         """All detections, windows joined, in the form that the rules ask for."""
         boxes, scores, labels, numbers = [np.zeros((0, 5))], [], [], []
         for number, prediction in self.images.joined():
-            oriented = prediction.boxes_cxcywha
+            oriented = prediction.objects.boxes_cxcywha
             if self.config.boxes == "hulls" or oriented is None:
-                hulls = prediction.boxes_xyxy.double().numpy()
+                hulls = prediction.objects.boxes_xyxy.double().numpy()
                 if self.config.boxes == "hulls" and self.config.rules == "devkit":
                     hulls = hulls + LAST_PIXEL
                 low, high = hulls[:, :2], hulls[:, 2:]
                 boxes.append(np.concatenate([(low + high) / 2, high - low, np.zeros((len(hulls), 1))], axis=1))
             else:
                 boxes.append(oriented.double().numpy())
-            scores.append(prediction.scores.double().numpy())
-            labels.append(prediction.labels.numpy())
-            numbers.append(np.full(len(prediction.scores), number))
+            scores.append(prediction.objects.scores.double().numpy())
+            labels.append(prediction.objects.labels.numpy())
+            numbers.append(np.full(len(prediction.objects), number))
         return _Found(
             boxes=np.concatenate(boxes),
             images=_joined(numbers, np.int64),

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vistruct.contracts import BoxPrediction, Record
+from vistruct.contracts import BoxPrediction, Column, Objects, Record
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.selection import BEYOND_SHARE
 from vistruct.errors import UserError
 from vistruct.windows.merge import merge_windows
 from vistruct.windows.tiles import EMPTY_WINDOW
+
+FLAGS = ("is_crowd", "is_difficult", "is_ignored")  # of the truth alone
 
 
 def whole_truths(dataset: RecordDataset) -> list[Record]:
@@ -49,47 +50,37 @@ class Condensed:
     image_id: str
     class_names: tuple[str, ...]
     window_xyxy: tuple[float, float, float, float] | None
-    boxes_xyxy: np.ndarray  # float[N, 4]
-    boxes_cxcywha: np.ndarray | None  # float[N, 5]
-    scores: np.ndarray  # float[N]
-    labels: np.ndarray  # int32[N]
-    masks: tuple[Any, ...] | None  # whatever the metric makes of each
+    columns: dict[str, Column]  # of the objects; labels are int32, masks whatever the metric makes of each
 
 
 def condense(prediction: BoxPrediction | Condensed, masks: tuple[Any, ...] | None = None) -> Condensed:
     """The arrays of a prediction, on the CPU; with `masks` in the place of its own."""
     if isinstance(prediction, Condensed):
         return prediction
-    oriented = prediction.boxes_cxcywha
+    columns = replace(prediction.objects, masks=masks, labels=prediction.objects.labels.int()).columns()
     return Condensed(
         id=prediction.id,
         image_id=prediction.image_id,
         class_names=prediction.class_names,
         window_xyxy=prediction.window_xyxy,
-        boxes_xyxy=_array(prediction.boxes_xyxy),
-        boxes_cxcywha=None if oriented is None else _array(oriented),
-        scores=_array(prediction.scores),
-        labels=prediction.labels.cpu().numpy().astype(np.int32),
-        masks=masks,
+        columns={name: _array(column) for name, column in columns.items() if name not in FLAGS},
     )
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor if tensor.dtype == torch.float64 else tensor.float()).cpu().numpy()
+def _array(column: Column) -> Column:
+    if not isinstance(column, Tensor):
+        return column
+    column = column.detach()
+    return (column.float() if column.dtype in (torch.bfloat16, torch.float16) else column).cpu().numpy()
 
 
 def _expand(condensed: Condensed) -> BoxPrediction:
-    oriented = condensed.boxes_cxcywha
+    objects = Objects.of(condensed.columns).tensors()
     return BoxPrediction(
         id=condensed.id,
         image_id=condensed.image_id,
-        boxes_xyxy=torch.from_numpy(condensed.boxes_xyxy),
-        scores=torch.from_numpy(condensed.scores),
-        labels=torch.from_numpy(condensed.labels).long(),
+        objects=replace(objects, labels=objects.labels.long()),
         class_names=condensed.class_names,
-        boxes_cxcywha=None if oriented is None else torch.from_numpy(oriented),
-        masks=condensed.masks,
         window_xyxy=condensed.window_xyxy,
     )
 

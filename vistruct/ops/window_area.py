@@ -1,4 +1,4 @@
-"""How much of a polygon lies in a window, in closed form: no clipping, no branches, any number at once."""
+"""How much of a polygon lies in a window, or of a box in regions, in closed form: no clipping, any number at once."""
 
 from __future__ import annotations
 
@@ -49,6 +49,25 @@ def area_in_window(polygons: Tensor, windows_xyxy: Tensor) -> Tensor:
     above_top = _mean_positive(from_y - top, to_y - top)
     above_bottom = _mean_positive(from_y - bottom, to_y - bottom)
     return ((to_x - from_x) * (above_top - above_bottom)).sum(dim=-1).abs()
+
+
+def covered_share(boxes: Tensor, regions: Tensor) -> Tensor:
+    """The largest part of each box's area that lies in one of the regions.
+
+    Args:
+        boxes: float[N, 4], xyxy.
+        regions: float[K, 4], xyxy.
+
+    Returns:
+        float[N] in [0, 1]; 0 where there is no region or the box has no area.
+    """
+    if len(regions) == 0:
+        return boxes.new_zeros(len(boxes))
+    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])  # [N, K, 2]
+    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=2)  # [N, K], px^2
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)  # [N], px^2
+    return (shared / area.clamp(min=1e-9)[:, None]).amax(dim=1)
 
 
 def _mean_positive(a: Tensor, b: Tensor) -> Tensor:

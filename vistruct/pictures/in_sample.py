@@ -19,22 +19,22 @@ def boxes_in_sample(prediction: BoxPrediction, sample: Sample) -> BoxPrediction:
     def moved(points: Tensor) -> Tensor:
         return (points - points.new_tensor(sample.origin_xy)) * points.new_tensor(sample.scale_xy)
 
-    corners = prediction.boxes_xyxy.float().cpu().reshape(-1, 2, 2)
-    oriented = prediction.boxes_cxcywha
+    found = prediction.objects.to(torch.device("cpu"))
+    corners, oriented, masks = found.boxes_xyxy.float().reshape(-1, 2, 2), found.boxes_cxcywha, found.masks
     if oriented is not None and sample.scale_xy[0] == sample.scale_xy[1]:
-        boxes = oriented.float().cpu()
+        boxes = oriented.float()
         sides = boxes[:, 2:4] * sample.scale_xy[0]
         oriented = torch.cat([moved(boxes[:, :2]), sides, boxes[:, 4:]], dim=1)
     elif oriented is not None:  # a rectangle becomes a parallelogram: the smallest rectangle around it
-        oriented = quads_to_cxcywha(moved(cxcywha_to_quads(oriented.float().cpu())))
-    masks = prediction.masks
+        oriented = quads_to_cxcywha(moved(cxcywha_to_quads(oriented.float())))
     return replace(
         prediction,
-        boxes_xyxy=moved(corners).reshape(-1, 4),
-        scores=prediction.scores.cpu(),
-        labels=prediction.labels.cpu(),
-        boxes_cxcywha=oriented,
-        masks=None if masks is None else tuple(_mask_in_sample(mask, sample) for mask in masks),
+        objects=replace(
+            found,
+            boxes_xyxy=moved(corners).reshape(-1, 4),
+            boxes_cxcywha=oriented,
+            masks=None if masks is None else tuple(_mask_in_sample(mask, sample) for mask in masks),
+        ),
     )
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from vistruct.contracts import BoxPrediction, MaskPatch, Objects, Sample
-from vistruct.heads.boxes import covered_share
 from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha, xyxy_to_cxcywha
 from vistruct.ops.oriented_iou import oriented_iou
+from vistruct.ops.window_area import covered_share
 from vistruct.pictures.chat import draw_conversation as draw_conversation
 from vistruct.pictures.primitives import (
     FAINT,
@@ -104,15 +104,15 @@ def draw_prediction(
         min_score: in [0, 1].
         min_iou: overlap from which a detection of the right class counts as found.
     """
-    is_shown = prediction.scores.cpu() >= min_score
+    is_shown = prediction.objects.scores.cpu() >= min_score
     below = int((~is_shown).sum())
-    shown = prediction.keep(is_shown.to(prediction.scores.device))
+    shown = prediction.keep(is_shown.to(prediction.objects.scores.device))
     note = f"{below} below score {min_score:g}" if below else ""
     image = image if isinstance(image, Image.Image) else to_pil(image)
-    names = [_name(prediction.class_names, label) for label in shown.labels.tolist()]
-    texts = [f"{n} {s:.2f}" for n, s in zip(names, shown.scores.tolist(), strict=True)]
+    names = [_name(prediction.class_names, label) for label in shown.objects.labels.tolist()]
+    texts = [f"{n} {s:.2f}" for n, s in zip(names, shown.objects.scores.tolist(), strict=True)]
     if truth is None:
-        colours = [PALETTE[label % len(PALETTE)] for label in shown.labels.tolist()]
+        colours = [PALETTE[label % len(PALETTE)] for label in shown.objects.labels.tolist()]
         picture, skipped = draw_shapes(image, _found_shapes(shown, colours, texts))
         rest = len(set(names)) - 12
         more = f"{rest} more classes" if rest > 0 else ""
@@ -145,14 +145,14 @@ def _judge(shown: BoxPrediction, truth: Objects[Tensor], min_iou: float) -> tupl
     """int64[N], the object that each detection has found, -1 for none; bool[N], detections that do not count, because
     that object is difficult or because they lie in a crowd."""
     labels, crowd, hulls = truth.labels, ~truth.is_single, truth.boxes_xyxy.float()
-    found_hulls, classes = shown.boxes_xyxy.float().cpu(), shown.labels.cpu()
+    found_hulls, classes = shown.objects.boxes_xyxy.float().cpu(), shown.objects.labels.cpu()
     boxes, true_boxes = found_hulls, hulls
-    if shown.boxes_cxcywha is not None:
-        boxes, true_boxes = shown.boxes_cxcywha.float().cpu(), xyxy_to_cxcywha(hulls)
+    if shown.objects.boxes_cxcywha is not None:
+        boxes, true_boxes = shown.objects.boxes_cxcywha.float().cpu(), xyxy_to_cxcywha(hulls)
         if truth.quads is not None:
             true_boxes = quads_to_cxcywha(truth.quads.float())
     single = labels.masked_fill(crowd, -1)  # no detection is one of a crowd
-    owner = match(boxes, shown.scores.cpu(), classes, true_boxes, single, min_iou=min_iou)
+    owner = match(boxes, shown.objects.scores.cpu(), classes, true_boxes, single, min_iou=min_iou)
     spared = owner >= 0
     spared[spared.clone()] = truth.is_difficult[owner[spared]]
     for label in classes[owner < 0].unique():
@@ -201,7 +201,7 @@ def patch_of(mask: Tensor) -> MaskPatch:
 
 
 def _found_shapes(shown: BoxPrediction, colours: Sequence[Colour], texts: Sequence[str]) -> list[Shape]:
-    oriented = shown.boxes_cxcywha
+    oriented = shown.objects.boxes_cxcywha
     quads = None if oriented is None else cxcywha_to_quads(oriented.float().cpu()).tolist()
     return [
         Shape(
@@ -209,10 +209,10 @@ def _found_shapes(shown: BoxPrediction, colours: Sequence[Colour], texts: Sequen
             colour=colours[i],
             quad=None if quads is None else quads[i],
             front=BOX_FRONT,
-            mask=None if shown.masks is None else shown.masks[i],
+            mask=None if shown.objects.masks is None else shown.objects.masks[i],
             text=texts[i],
         )
-        for i, box in enumerate(shown.boxes_xyxy.float().tolist())
+        for i, box in enumerate(shown.objects.boxes_xyxy.float().tolist())
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from contextlib import suppress
 from types import ModuleType
 
 from vistruct.errors import UserError, closest
@@ -38,11 +40,18 @@ RECIPES = {
 
 
 def find(name: str) -> ModuleType:
-    """The module of a recipe.
+    """The module of a recipe: one of these, or any other by the name that Python imports it by, `my_parts.recipe`.
 
     Raises:
         UserError: no recipe has this name.
     """
-    if name not in RECIPES:
-        raise UserError(f"no recipe {name!r}", fix=closest(name, RECIPES))
-    return importlib.import_module(RECIPES[name])
+    if name in RECIPES:
+        return importlib.import_module(RECIPES[name])
+    package = name.partition(".")[0]
+    if "." in name and package.isidentifier() and importlib.util.find_spec(package) is not None:
+        with suppress(ModuleNotFoundError):
+            module = importlib.import_module(name)
+            if {"recipe", "tiny"} <= vars(module).keys():
+                return module
+            raise UserError("a recipe is a module with recipe() and tiny()", where=name, fix="name such a module")
+    raise UserError(f"no recipe {name!r}", fix=closest(name, RECIPES))

@@ -168,7 +168,7 @@ def draw_scene(run_dir: Path, annotation: Path) -> Path:
     scene, image = _scene(annotation)
     prediction = load(run_dir).predict(image)
     assert isinstance(prediction, BoxPrediction)
-    ranked = prediction.scores.sort(descending=True).values
+    ranked = prediction.objects.scores.sort(descending=True).values
     at = min(len(scene.objects), len(ranked)) - 1
     picture = draw_prediction(image, prediction, scene.objects, min_score=float(ranked[at]) if at >= 0 else 1.0)
     path = run_dir / "samples" / "test_scene.png"

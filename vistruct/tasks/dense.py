@@ -23,9 +23,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import Backbone, BoxPrediction, DataInfo, MaskPatch, Sample, StepOutput, TaskTraits
+from vistruct.contracts import (
+    Backbone,
+    BoxPrediction,
+    BoxTarget,
+    DataInfo,
+    Detections,
+    MaskPatch,
+    Sample,
+    StepOutput,
+    TaskTraits,
+)
 from vistruct.errors import UserError
-from vistruct.heads.boxes import BoxTarget, Detections
 from vistruct.kinds import BackbonePart, BoxHeadPart, NeckPart
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
 from vistruct.tasks.features import check_in_place, features
@@ -144,9 +153,7 @@ class DetectCollator:
             masks = torch.zeros(len(labels), *padded_hw, dtype=torch.bool)
             if drawn is not None:
                 masks[:, : drawn.shape[1], : drawn.shape[2]] = drawn
-        return BoxTarget(
-            boxes_xyxy=boxes, labels=labels, is_crowd=~objects.is_single, boxes_cxcywha=turned, masks=masks
-        )
+        return replace(objects, boxes_xyxy=boxes, boxes_cxcywha=turned, masks=masks)
 
 
 class Detect(nn.Module):
@@ -206,23 +213,25 @@ class Detect(nn.Module):
         return [joined(one, traits.nms_iou, traits.max_detections) for one in found]
 
     def _prediction(self, batch: DetectBatch, i: int, found: Detections) -> BoxPrediction:
+        found = found.to(torch.device("cpu"))
         origin_xy, scale_xy = batch.origins_xy[i], batch.scales_xy[i]
-        boxes = _to_whole(found.boxes_xyxy.cpu(), origin_xy, scale_xy)
+        boxes = _to_whole(found.boxes_xyxy, origin_xy, scale_xy)
         turned = found.boxes_cxcywha
         if turned is not None:
-            quads = cxcywha_to_quads(turned.cpu().double())  # sides scaled differently make it no rectangle
+            quads = cxcywha_to_quads(turned.double())  # sides scaled differently make it no rectangle
             turned = quads_to_cxcywha(quads / quads.new_tensor(scale_xy) + quads.new_tensor(origin_xy)).float()
             boxes = cxcywha_to_xyxy(turned)
         window = _window(batch.sizes_hw[i], origin_xy, scale_xy)
         return BoxPrediction(
             id=batch.ids[i],
             image_id=batch.image_ids[i],
-            boxes_xyxy=boxes,
-            scores=found.scores.cpu(),
-            labels=found.labels.cpu(),
+            objects=replace(
+                found,
+                boxes_xyxy=boxes,
+                boxes_cxcywha=turned,
+                masks=None if found.masks is None else patches(found.masks.float(), boxes, window),
+            ),
             class_names=self.class_names,
-            boxes_cxcywha=turned,
-            masks=None if found.masks is None else patches(found.masks.float().cpu(), boxes, window),
             window_xyxy=window,
         )
 

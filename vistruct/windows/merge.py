@@ -18,7 +18,6 @@ about one row of windows beside its result.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vistruct.contracts import BoxPrediction
+from vistruct.contracts import BoxPrediction, cat
 from vistruct.windows.merge_rules import Pile, explained, furthest, greedy, overlaps, ranks
 
 EDGE_PX = 0.5  # rounding of a window's place
@@ -98,10 +97,10 @@ class WindowMerger:
             raise ValueError(f"{self.image_id}: predictions with different class names cannot be merged")
         if _kind(prediction) != _kind(first):
             raise ValueError(f"{self.image_id}: predictions with {_kind(prediction)} and with {_kind(first)}")
-        if prediction.window_xyxy is not None and prediction.boxes_cxcywha is not None:
+        if prediction.window_xyxy is not None and prediction.objects.boxes_cxcywha is not None:
             height = prediction.window_xyxy[3] - prediction.window_xyxy[1]
             self._reach_px = max(self._reach_px, REACH * height)
-        count = len(prediction.scores)
+        count = len(prediction.objects)
         window = torch.full((count,), self.num_windows)
         self._piles.append(Pile(found=_on_cpu(prediction), window=window, is_cut=self._is_cut(prediction)))
         self.num_windows += 1
@@ -124,7 +123,7 @@ class WindowMerger:
         parts = explained(pile, a, b, iou, shared)
         is_same = iou > self._iou(pile)
 
-        bottom = pile.found.boxes_xyxy[:, 3].double().nan_to_num(nan=-torch.inf)
+        bottom = pile.found.objects.boxes_xyxy[:, 3].double().nan_to_num(nan=-torch.inf)
         linked = is_same | parts[0] | parts[1]
         is_finished = furthest(bottom, a[linked], b[linked]) <= next_y - self._reach_px - 1
         is_part = torch.zeros(len(bottom), dtype=torch.bool)
@@ -161,11 +160,11 @@ class WindowMerger:
     def _iou(self, pile: Pile) -> float:
         if self.overlap_iou is not None:
             return self.overlap_iou
-        return OVERLAP_IOU if pile.found.boxes_cxcywha is None else OVERLAP_IOU_ORIENTED
+        return OVERLAP_IOU if pile.found.objects.boxes_cxcywha is None else OVERLAP_IOU_ORIENTED
 
     def _is_cut(self, part: BoxPrediction) -> Tensor:
         """bool[N], true where a box reaches an edge of its window beyond which the image goes on."""
-        boxes = part.boxes_xyxy.cpu()
+        boxes = part.objects.boxes_xyxy.cpu()
         is_cut = torch.zeros(len(boxes), dtype=torch.bool)
         if part.window_xyxy is None:
             return is_cut
@@ -183,17 +182,7 @@ class WindowMerger:
 
 def join(parts: Sequence[BoxPrediction]) -> BoxPrediction:
     """The detections of all parts behind each other, of the kind and with the names of the first."""
-    first = parts[0]
-    oriented = [part.boxes_cxcywha for part in parts if part.boxes_cxcywha is not None]
-    masks = [part.masks for part in parts if part.masks is not None]
-    return dataclasses.replace(
-        first,
-        boxes_xyxy=torch.cat([part.boxes_xyxy for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        boxes_cxcywha=torch.cat(oriented) if oriented else None,
-        masks=tuple(mask for some in masks for mask in some) if masks else None,
-    )
+    return replace(parts[0], objects=cat([part.objects for part in parts]))
 
 
 def _keep(pile: Pile, kept: Tensor) -> Pile:
@@ -201,16 +190,9 @@ def _keep(pile: Pile, kept: Tensor) -> Pile:
 
 
 def _kind(prediction: BoxPrediction) -> str:
-    boxes = "horizontal boxes" if prediction.boxes_cxcywha is None else "oriented boxes"
-    return boxes if prediction.masks is None else f"{boxes} and masks"
+    boxes = "horizontal boxes" if prediction.objects.boxes_cxcywha is None else "oriented boxes"
+    return boxes if prediction.objects.masks is None else f"{boxes} and masks"
 
 
 def _on_cpu(prediction: BoxPrediction) -> BoxPrediction:
-    oriented = prediction.boxes_cxcywha
-    return dataclasses.replace(
-        prediction,
-        boxes_xyxy=prediction.boxes_xyxy.cpu(),
-        scores=prediction.scores.cpu(),
-        labels=prediction.labels.cpu(),
-        boxes_cxcywha=None if oriented is None else oriented.cpu(),
-    )
+    return replace(prediction, objects=prediction.objects.to(torch.device("cpu")))

@@ -31,14 +31,14 @@ class Pile:
 def overlaps(pile: Pile, overlap_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pairs of one class and different windows that a rule could be about: both numbers (int64[P], the first smaller),
     IoU and shared area (float64[P])."""
-    hulls = pile.found.boxes_xyxy.double()
-    oriented = None if pile.found.boxes_cxcywha is None else pile.found.boxes_cxcywha.double()
+    hulls = pile.found.objects.boxes_xyxy.double()
+    oriented = None if pile.found.objects.boxes_cxcywha is None else pile.found.objects.boxes_cxcywha.double()
     area = _area(pile)
     least = min(overlap_iou, SAME_IOU)
     least = least / (1 + least)  # IoU above t needs a shared area above t / (1 + t) of both together
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for label in pile.found.labels.unique().tolist():
-        members = (pile.found.labels == label).nonzero().squeeze(1)
+    for label in pile.found.objects.labels.unique().tolist():
+        members = (pile.found.objects.labels == label).nonzero().squeeze(1)
         for rows in members.split(_ROWS):
             i, j = overlapping_hulls(hulls[rows], hulls[members])
             a, b = rows[i], members[j]
@@ -65,7 +65,7 @@ def overlaps(pile: Pile, overlap_iou: float) -> tuple[Tensor, Tensor, Tensor, Te
 
 def explained(pile: Pile, a: Tensor, b: Tensor, iou: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
     """bool[P] twice: where `a` is a cut-off part that `b` explains, and the other way round (rule 1)."""
-    area, scores, is_cut = _area(pile), pile.found.scores.double(), pile.is_cut
+    area, scores, is_cut = _area(pile), pile.found.objects.scores.double(), pile.is_cut
 
     def explains(part: Tensor, whole: Tensor) -> Tensor:
         is_larger = (area[whole] > area[part]) & (shared >= 0.5 * area[part])  # strictly: never each the other
@@ -77,9 +77,9 @@ def explained(pile: Pile, a: Tensor, b: Tensor, iou: Tensor, shared: Tensor) -> 
 
 def _area(pile: Pile) -> Tensor:
     """float64[N], px^2."""
-    if pile.found.boxes_cxcywha is None:
-        return box_area(pile.found.boxes_xyxy.double())
-    return pile.found.boxes_cxcywha[:, 2:4].double().prod(dim=1)
+    if pile.found.objects.boxes_cxcywha is None:
+        return box_area(pile.found.objects.boxes_xyxy.double())
+    return pile.found.objects.boxes_cxcywha[:, 2:4].double().prod(dim=1)
 
 
 def _shared_hull(a: Tensor, b: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def ranks(pile: Pile) -> Tensor:
     """int64[N], 0 the best: by score; of equal ones those that are not cut, then the larger, then as they came."""
     order = _area(pile).nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
     order = order[pile.is_cut[order].to(torch.int8).argsort(stable=True)]
-    scores = pile.found.scores.double().nan_to_num(nan=-torch.inf)
+    scores = pile.found.objects.scores.double().nan_to_num(nan=-torch.inf)
     order = order[scores[order].argsort(descending=True, stable=True)]
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))

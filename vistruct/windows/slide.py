@@ -26,10 +26,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vistruct.config import Part
+from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.ops.values import flipped
 from vistruct.transforms.geometry import resized
-from vistruct.windows.tiles import Window, starts
+from vistruct.windows.tiles import starts
 from vistruct.windows.views import Flip, Views
 
 Read = Callable[[Window], Tensor]  # xyxy in pixels of the file -> number[T, C, h, w]

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from vistruct.config import Part
-from vistruct.contracts import Record
+from vistruct.contracts import Record, Window
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
 from vistruct.issues import IssueCounter
@@ -22,8 +22,6 @@ from vistruct.transforms.crop import MIN_IGNORED_PX2
 
 NOWHERE_WHOLE = "box left out: no window shows enough of it"
 EMPTY_WINDOW = "window left out: no objects in it"
-
-Window = tuple[int, int, int, int]
 
 
 class Tiles(Part):

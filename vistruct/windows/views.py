@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from vistruct.config import Part
-from vistruct.heads.boxes import Detections
+from vistruct.contracts import Detections, cat
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha
 from vistruct.ops.oriented_nms import oriented_batched_nms
 
@@ -97,21 +97,9 @@ def undo(found: Detections, seen: View, size_hw: tuple[int, int]) -> Detections:
 
 def joined(views: Sequence[Detections], nms_iou: float, max_detections: int) -> Detections:
     """What several views of one image found, by the same suppression as within one view; best score first."""
-    boxes, scores, labels = (
-        torch.cat([getattr(one, name) for one in views]) for name in ("boxes_xyxy", "scores", "labels")
-    )
-    oriented = [one.boxes_cxcywha for one in views if one.boxes_cxcywha is not None]
-    masks = [one.masks for one in views if one.masks is not None]
-    if oriented:
-        turned = torch.cat(oriented)
-        keep = oriented_batched_nms(turned, scores, labels, nms_iou)[:max_detections]
+    every = cat(views)
+    if every.boxes_cxcywha is not None:
+        keep = oriented_batched_nms(every.boxes_cxcywha, every.scores, every.labels, nms_iou)
     else:
-        turned = None
-        keep = batched_nms(boxes, scores, labels, nms_iou)[:max_detections]
-    return Detections(
-        boxes_xyxy=boxes[keep],
-        scores=scores[keep],
-        labels=labels[keep],
-        boxes_cxcywha=None if turned is None else turned[keep],
-        masks=torch.cat(masks)[keep] if masks else None,
-    )
+        keep = batched_nms(every.boxes_xyxy, every.scores, every.labels, nms_iou)
+    return every.keep(keep[:max_detections])

@@ -16,10 +16,10 @@ from typing import overload
 import numpy as np
 
 from vistruct.contracts import Record
+from vistruct.data.chat.image_facts import ImageFacts
 from vistruct.data.chat.index import Index
 from vistruct.data.formats.chat.turns import Defect
 from vistruct.errors import UserError
-from vistruct.files.image_facts import ImageFacts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 
 from vistruct.data.account import Account
+from vistruct.data.chat.image_facts import MISSING, UNREADABLE, ImageFacts, open_facts
 from vistruct.data.chat.index import OK, Index, open_index
 from vistruct.data.chat.records import Source
 from vistruct.data.formats.chat.turns import LEFT_OUT, PREPENDED, REASONS
 from vistruct.errors import UserError
-from vistruct.files.image_facts import MISSING, UNREADABLE, ImageFacts, open_facts
 from vistruct.issues import Effect, IssueCounter
 from vistruct.ops.seeds import derive
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vistruct.contracts import Record
 from vistruct.data.account import Account
+from vistruct.data.chat.image_facts import FOUND
 from vistruct.data.chat.mix import read_mix
 from vistruct.data.chat.records import Records, Source
 from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source
@@ -18,7 +19,6 @@ from vistruct.data.checks.problem import Problem, counted
 from vistruct.data.formats.chat.turns import Defect
 from vistruct.data.formats.detect import Family
 from vistruct.errors import UserError
-from vistruct.files.image_facts import FOUND
 from vistruct.issues import IssueCounter
 
 

@@ -16,9 +16,8 @@ from typing import Any
 from vistruct.config import Run
 from vistruct.data.checks.parts import Findings, walk_parts
 from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats import Kind
 from vistruct.data.formats.detect import family_of
-from vistruct.data.formats.format import Ask
+from vistruct.data.formats.format import Ask, Kind
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vistruct.errors import UserError, closest
 
 if TYPE_CHECKING:
-    from vistruct.data.formats.format import Format
-
-Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes"]
+    from vistruct.data.formats.format import Format, Kind
 
 _XML = (".xml",)
 _YAML = (".yaml", ".yml")

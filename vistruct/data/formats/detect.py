@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vistruct.data.formats import FORMATS, Kind, find_format, names_of
+from vistruct.data.formats import FORMATS, find_format, names_of
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.errors import UserError
+
+if TYPE_CHECKING:
+    from vistruct.data.formats.format import Kind
 
 _JSON = (".json", ".jsonl")
 _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, where nothing of a family is found

@@ -18,12 +18,12 @@ from typing import Literal
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats import Kind
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 
+Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes"]
 Stop = Callable[[UserError], None]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vistruct.data.formats import Kind, find_format
+from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect
-from vistruct.data.formats.format import Ask, Stop, VolumeCase, Walked
+from vistruct.data.formats.format import Ask, Kind, Stop, VolumeCase, Walked
 from vistruct.data.formats.maps.sizes import with_sizes
 from vistruct.data.formats.order import recoded, renumbered, stop_here
 from vistruct.errors import UserError

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vistruct.contracts import Record
+from vistruct.contracts import Record, Window
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
 from vistruct.issues import IssueCounter
-from vistruct.windows.tiles import Tiles, Window, windows
+from vistruct.windows.tiles import Tiles, windows
 
 WHOLE_UP_TO = 1024  # pixels, longer side: up to here an image is one picture
 OBJECTS_WIDE = (1.5, 3.0)  # side of a crop in median object sides, smallest and largest

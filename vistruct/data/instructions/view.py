@@ -6,9 +6,8 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from vistruct.contracts import Record
+from vistruct.contracts import Record, Window
 from vistruct.data.instructions.scene import CROWD, Scene
-from vistruct.windows.tiles import Window
 
 WHOLE, GONE = (
     0.5,

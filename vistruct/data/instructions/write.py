@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vistruct.contracts import Record
+from vistruct.contracts import Record, Window
 from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
@@ -25,7 +25,6 @@ from vistruct.errors import UserError, closest
 from vistruct.files.images import read_image
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
-from vistruct.windows.tiles import Window
 
 SILENT = "picture left out: nothing could be asked about it"
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.checkpoint.layouts import MODELS, instruct_config
 from vistruct.checkpoint.load import is_ours
 from vistruct.config import MAIN, AdamW, Eval, Move, Pack, Part, Run, Schedule, Stream, with_values
 from vistruct.data.chat.mix import MixDataConfig
@@ -40,7 +41,6 @@ from vistruct.samples import trees
 from vistruct.samples.made_scenes import kept_by_content
 from vistruct.tasks.instruct import InstructConfig
 from vistruct.vlm.language import LanguageConfig
-from vistruct.vlm.layouts import MODELS, instruct_config
 from vistruct.vlm.tiling import Tiling
 
 WARMUP = 0.2  # of the steps

@@ -128,9 +128,9 @@ def write_predictions(
     results = []
     for prediction in predictions:
         rows = zip(
-            prediction.boxes_xyxy.tolist(),
-            prediction.scores.tolist(),
-            prediction.labels.tolist(),
+            prediction.objects.boxes_xyxy.tolist(),
+            prediction.objects.scores.tolist(),
+            prediction.objects.labels.tolist(),
             strict=True,
         )
         for (x0, y0, x1, y1), score, label in rows:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_images, find_json
 from vistruct.data.formats.boxes.coco_shapes import Orientation
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Told
 from vistruct.data.formats.format import Ask, Stop, Walked
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
@@ -51,8 +51,8 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     kept = [image for image in found.values() if image is not None]
     _refuse_relative(kept, annotation, stop)
     means_boxes = where == "segmentation" and coco_shapes.means_boxes(content)
-    most = max((len(points) // 3 for image in kept for points in image.keypoints), default=0)
-    has_masks = not means_boxes and any(any(image.masks) for image in kept)
+    most = max((len(row.told.keypoints) // 3 for image in kept for row in image.rows), default=0)
+    has_masks = not means_boxes and any(row.told.mask for image in kept for row in image.rows)
     if has_masks:
         _count_maskless(kept, report)
     records = [image.record(is_oriented=where != "none", has_masks=has_masks, num_keypoints=most) for image in kept]
@@ -188,18 +188,19 @@ def _add_object(
         stop(UserError(reason, where=where, fix="correct or remove this annotation"))
         return
     here = f"{image.record_id}: annotation {number}"
-    label, is_crowd = label_of[entry["category_id"]], bool(entry.get("iscrowd", 0))
-    is_difficult = bool(entry.get("ignore", 0))
-    mask = coco_shapes.mask(entry, here, report)
-    keypoints = coco_shapes.key_points(entry, here, report)
-    corners = coco_shapes.corners(entry, oriented_by)
-    more = {"is_crowd": is_crowd, "is_difficult": is_difficult, "mask": mask, "keypoints": keypoints}
+    label, corners = label_of[entry["category_id"]], coco_shapes.corners(entry, oriented_by)
+    told = Told(
+        is_crowd=bool(entry.get("iscrowd", 0)),
+        is_difficult=bool(entry.get("ignore", 0)),
+        mask=coco_shapes.mask(entry, here, report),
+        keypoints=coco_shapes.key_points(entry, here, report),
+    )
     if corners is not None:
-        image.add_quad(corners, label, here, report, **more)
+        image.add_quad(corners, label, here, report, told)
         return
     x, y, width, height = (float(value) for value in entry["bbox"])
     edges: Edges = (x, y, x + width, y + height)
-    image.add_box(edges, label, here, report, **more)
+    image.add_box(edges, label, here, report, told)
 
 
 def _faults(
@@ -222,10 +223,10 @@ def _faults(
 def _refuse_relative(images: Sequence[ImageObjects], annotation: Path, stop: Stop) -> None:
     """Boxes between 0 and 1 are parts of the image, not pixels; trained on, they would teach nothing at
     all."""
-    with_boxes = [image for image in images if image.boxes]
+    with_boxes = [image for image in images if image.rows]
     if not with_boxes or min(min(image.size_hw) for image in with_boxes) < 8:  # here a box may be one pixel
         return
-    if max(edge for image in with_boxes for box in image.boxes for edge in box) <= 1:
+    if max(edge for image in with_boxes for row in image.rows for edge in row.box) <= 1:
         what = "every box lies between 0 and 1, so these are shares of the image and not pixels"
         stop(
             UserError(
@@ -239,8 +240,8 @@ def _refuse_relative(images: Sequence[ImageObjects], annotation: Path, stop: Sto
 def _count_maskless(images: Sequence[ImageObjects], report: IssueCounter) -> None:
     """In a data set of masks, an object without one is a box that must not teach an empty mask."""
     for image in images:
-        for number, (mask, is_crowd) in enumerate(zip(image.masks, image.is_crowd, strict=True)):
-            if not mask and not is_crowd:
+        for number, row in enumerate(image.rows):
+            if not row.told.mask and not row.told.is_crowd:
                 report.note(NO_MASK, f"{image.record_id}: object {number}", "kept")
 
 

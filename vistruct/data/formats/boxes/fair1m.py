@@ -112,7 +112,7 @@ def write_predictions(
         if image_id in rows_of:
             raise UserError(f"two predictions for {image_id!r}", where=out, fix="merge the windows of an image first")
         names = [official_name(name) for name in prediction.class_names]
-        scores, labels = prediction.scores.tolist(), prediction.labels.tolist()
+        scores, labels = prediction.objects.scores.tolist(), prediction.objects.labels.tolist()
         quads = _quads(prediction)
         rows_of[image_id] = [
             (names[label], quad, f"{score:.6f}") for quad, score, label in zip(quads, scores, labels, strict=True)
@@ -180,9 +180,9 @@ def _corners(node: Node) -> tuple[tuple[float, float], ...]:
 
 def _quads(prediction: BoxPrediction) -> np.ndarray:
     """float[N, 4, 2], pixels."""
-    if prediction.boxes_cxcywha is not None:
-        return cxcywha_to_quads(prediction.boxes_cxcywha.double()).cpu().numpy()
-    x0, y0, x1, y1 = prediction.boxes_xyxy.cpu().numpy().T
+    if prediction.objects.boxes_cxcywha is not None:
+        return cxcywha_to_quads(prediction.objects.boxes_cxcywha.double()).cpu().numpy()
+    x0, y0, x1, y1 = prediction.objects.boxes_xyxy.cpu().numpy().T
     return np.stack([x0, y0, x1, y0, x1, y1, x0, y1], axis=1).reshape(-1, 4, 2)
 
 

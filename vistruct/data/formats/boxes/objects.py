@@ -36,6 +36,30 @@ Edges = tuple[float, float, float, float]
 Corners = Sequence[Sequence[float]]  # four of (x, y), one after the other
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a format says of an object beside its place and its class."""
+
+    is_crowd: bool = False
+    is_difficult: bool = False
+    mask: Any = ()  # COCO's segmentation, pixels
+    keypoints: Sequence[float] = ()  # x, y, visibility, x, ...
+    extra: Mapping[str, Any] = field(default_factory=dict)  # whatever else, by the name of its column
+
+
+PLAIN = Told()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An object that is usable."""
+
+    box: Edges
+    quad: Corners
+    label: int
+    told: Told
+
+
 @dataclass
 class ImageObjects:
     """One image with the objects found for it so far."""
@@ -44,34 +68,15 @@ class ImageObjects:
     path: Path
     size_hw: tuple[int, int]  # pixels
     notes: Mapping[str, str] = field(default_factory=dict)
-    boxes: list[Edges] = field(default_factory=list)
-    quads: list[Corners] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    is_crowd: list[bool] = field(default_factory=list)
-    is_difficult: list[bool] = field(default_factory=list)
-    masks: list[Any] = field(default_factory=list)  # [] where an object has none
-    keypoints: list[Sequence[float]] = field(default_factory=list)  # x, y, visibility, x, ...; () where it has none
+    rows: list[Row] = field(default_factory=list)
     seen: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)  # by label and outline: the masks
 
-    def add_box(
-        self,
-        edges: Edges,
-        label: int,
-        here: str,
-        report: IssueCounter,
-        *,
-        is_crowd: bool = False,
-        is_difficult: bool = False,
-        mask: Any = (),
-        keypoints: Sequence[float] = (),
-    ) -> bool:
+    def add_box(self, edges: Edges, label: int, here: str, report: IssueCounter, told: Told = PLAIN) -> bool:
         """Take a horizontal box, clipped to the image.
 
         Args:
             edges: x0, y0, x1, y1 in pixels, as annotated.
             here: where it is written, for the report.
-            mask: COCO's segmentation, pixels.
-            keypoints: x, y, visibility of each.
 
         Returns:
             Whether it is usable; if not, the report says why.
@@ -81,7 +86,7 @@ class ImageObjects:
         x0, y0, x1, y1 = edges
         if x1 <= x0 or y1 <= y0:
             return _left_out(NO_AREA, here, report)
-        if not self._is_new((label, is_crowd, edges), mask):
+        if not self._is_new((label, told.is_crowd, edges), told.mask):
             return _left_out(DUPLICATE, here, report)
         box = _clip(edges, self.size_hw)
         if box[2] <= box[0] or box[3] <= box[1]:
@@ -89,26 +94,15 @@ class ImageObjects:
         if max(abs(a - b) for a, b in zip(box, edges, strict=True)) > ROUNDING_PX:
             report.note(CLIPPED, here, "repaired")
         corners = [(box[0], box[1]), (box[2], box[1]), (box[2], box[3]), (box[0], box[3])]
-        self._take(box, corners, label, is_crowd, is_difficult, mask, keypoints)
+        self.rows.append(Row(box=box, quad=corners, label=label, told=told))
         return True
 
-    def add_quad(
-        self,
-        corners: Corners,
-        label: int,
-        here: str,
-        report: IssueCounter,
-        *,
-        is_crowd: bool = False,
-        is_difficult: bool = False,
-        mask: Any = (),
-        keypoints: Sequence[float] = (),
-    ) -> bool:
+    def add_quad(self, corners: Corners, label: int, here: str, report: IssueCounter, told: Told = PLAIN) -> bool:
         """Take an oriented box by its four corners (x, y), one after the other; else as `add_box`."""
         flat = [float(value) for corner in corners for value in corner]
         if not all(abs(value) <= _MOST for value in flat):  # also false of NaN
             return _left_out(NOT_FINITE, here, report)
-        if not self._is_new((label, is_crowd, *flat), mask):
+        if not self._is_new((label, told.is_crowd, *flat), told.mask):
             return _left_out(DUPLICATE, here, report)
         quad = [(flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]), (flat[6], flat[7])]
         is_crossed = crosses(quad)
@@ -122,7 +116,7 @@ class ImageObjects:
             return _left_out(OUTSIDE, here, report)
         if is_crossed:
             report.note(CROSSED, here, "repaired")
-        self._take(hull, quad, label, is_crowd, is_difficult, mask, keypoints)
+        self.rows.append(Row(box=hull, quad=quad, label=label, told=told))
         return True
 
     def record(self, *, is_oriented: bool = False, has_masks: bool = False, num_keypoints: int = 0) -> Record:
@@ -131,25 +125,23 @@ class ImageObjects:
         Args:
             num_keypoints: of each object; those that have fewer get ones that are not annotated. 0: none at all.
         """
-        quads = np.asarray(self.quads, np.float32).reshape(-1, 4, 2) if is_oriented else None
-        keypoints = np.zeros((len(self.labels), num_keypoints, 3), np.float32)
-        for row, given in zip(keypoints, self.keypoints, strict=True) if num_keypoints else ():
-            row[: len(given) // 3] = np.asarray(given, np.float32).reshape(-1, 3)
-        return Record(
-            id=self.record_id,
-            images=(self.path,),
-            size_hw=self.size_hw,
-            objects=Objects(
-                boxes_xyxy=np.asarray(self.boxes, np.float32).reshape(-1, 4),
-                labels=np.asarray(self.labels, np.int64),
-                is_crowd=np.asarray(self.is_crowd, bool),
-                is_difficult=np.asarray(self.is_difficult, bool),
-                quads=quads,
-                masks=tuple(self.masks) if has_masks else None,
-                keypoints=keypoints if num_keypoints else None,
-            ),
-            notes=dict(self.notes),
+        told = [row.told for row in self.rows]
+        keypoints = np.zeros((len(told), num_keypoints, 3), np.float32)
+        for row, given in zip(keypoints, told, strict=True) if num_keypoints else ():
+            row[: len(given.keypoints) // 3] = np.asarray(given.keypoints, np.float32).reshape(-1, 3)
+        names = sorted({name for one in told for name in one.extra})
+        objects = Objects(
+            boxes_xyxy=np.asarray([row.box for row in self.rows], np.float32).reshape(-1, 4),
+            labels=np.asarray([row.label for row in self.rows], np.int64),
+            is_crowd=np.asarray([one.is_crowd for one in told], bool),
+            is_difficult=np.asarray([one.is_difficult for one in told], bool),
+            quads=np.asarray([row.quad for row in self.rows], np.float32).reshape(-1, 4, 2) if is_oriented else None,
+            masks=tuple(one.mask if one.mask != () else [] for one in told) if has_masks else None,
+            keypoints=keypoints if num_keypoints else None,
+            extra={name: tuple(one.extra.get(name) for one in told) for name in names},
         )
+        notes = dict(self.notes)
+        return Record(id=self.record_id, images=(self.path,), size_hw=self.size_hw, objects=objects, notes=notes)
 
     def _is_new(self, key: tuple[object, ...], mask: Any) -> bool:
         """Whether nothing like it is there yet; two masks may have one hull."""
@@ -158,24 +150,6 @@ class ImageObjects:
             return False
         masks.append(mask)
         return True
-
-    def _take(
-        self,
-        box: Edges,
-        corners: Corners,
-        label: int,
-        is_crowd: bool,
-        is_difficult: bool,
-        mask: Any,
-        keypoints: Sequence[float],
-    ) -> None:
-        self.boxes.append(box)
-        self.quads.append(corners)
-        self.labels.append(label)
-        self.is_crowd.append(is_crowd)
-        self.is_difficult.append(is_difficult)
-        self.masks.append(mask if mask != () else [])
-        self.keypoints.append(keypoints)
 
 
 def area(corners: Corners) -> float:

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Told
 from vistruct.data.formats.boxes.places import AnnotationFile, Layout, find_sources, splits_in
 from vistruct.data.formats.format import Ask, Format, Stop, Walked, Writer, never
 from vistruct.data.formats.order import class_order
@@ -161,9 +161,9 @@ class _Told:
 def _add(shape: ToldShape, found: ImageObjects, label: int, annotation: Path, report: IssueCounter) -> None:
     here = f"{annotation}, line {shape.line}"
     if shape.corners:
-        found.add_quad(shape.corners, label, here, report, is_difficult=shape.is_difficult)
+        found.add_quad(shape.corners, label, here, report, Told(is_difficult=shape.is_difficult))
     else:
-        found.add_box(shape.edges, label, here, report, is_difficult=shape.is_difficult)
+        found.add_box(shape.edges, label, here, report, Told(is_difficult=shape.is_difficult))
 
 
 def _find_images(

@@ -63,7 +63,7 @@ def write_coco(
     info = {}
     if first is not None:
         rest = itertools.chain([first], rest)
-        if first.boxes_cxcywha is not None and first.masks is None:
+        if first.objects.boxes_cxcywha is not None and first.objects.masks is None:
             info = {"info": {"segmentation": ORIENTED}}
     count = 0
 
@@ -84,18 +84,18 @@ def write_coco(
 
 def coco_annotations(prediction: BoxPrediction, size_hw: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """What a COCO json says of each detection in an image of this (height, width), but its own and the image's id."""
-    boxes = prediction.boxes_xyxy.tolist()
+    boxes = prediction.objects.boxes_xyxy.tolist()
     quads = None
-    if prediction.boxes_cxcywha is not None:
-        quads = cxcywha_to_quads(prediction.boxes_cxcywha).flatten(1).tolist()
-    rows = zip(boxes, prediction.scores.tolist(), prediction.labels.tolist(), strict=True)
+    if prediction.objects.boxes_cxcywha is not None:
+        quads = cxcywha_to_quads(prediction.objects.boxes_cxcywha).flatten(1).tolist()
+    rows = zip(boxes, prediction.objects.scores.tolist(), prediction.objects.labels.tolist(), strict=True)
     for number, ((x0, y0, x1, y1), score, label) in enumerate(rows):
         shape: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
-        if quads is not None and prediction.boxes_cxcywha is not None:
-            area = float(prediction.boxes_cxcywha[number, 2:4].prod())
+        if quads is not None and prediction.objects.boxes_cxcywha is not None:
+            area = float(prediction.objects.boxes_cxcywha[number, 2:4].prod())
             shape |= {"segmentation": [quads[number]], "area": area}
-        if prediction.masks is not None:
-            patch = prediction.masks[number]
+        if prediction.objects.masks is not None:
+            patch = prediction.objects.masks[number]
             runs = encode_patch(patch.pixels, patch.x, patch.y, size_hw)
             shape |= {"segmentation": {**runs, "counts": runs["counts"].decode()}, "area": float(patch.pixels.sum())}
             if quads is not None:
@@ -105,7 +105,7 @@ def coco_annotations(prediction: BoxPrediction, size_hw: tuple[int, int]) -> Ite
 
 def dota_task(prediction: BoxPrediction) -> str:
     """`Task1` for oriented boxes, `Task2` for horizontal ones."""
-    return "Task2" if prediction.boxes_cxcywha is None else "Task1"
+    return "Task2" if prediction.objects.boxes_cxcywha is None else "Task1"
 
 
 def check_dota_names(image_names: Iterable[str], class_names: Sequence[str], where: Path) -> None:
@@ -154,11 +154,13 @@ def write_dota(folder: Path, predictions: Iterable[BoxPrediction], class_names: 
         tasks.add(dota_task(prediction))
         names.append(prediction.image_id)
         stem = Path(prediction.image_id).stem
-        if prediction.boxes_cxcywha is None:
-            corners = prediction.boxes_xyxy
+        if prediction.objects.boxes_cxcywha is None:
+            corners = prediction.objects.boxes_xyxy
         else:
-            corners = cxcywha_to_quads(prediction.boxes_cxcywha).flatten(1)
-        rows = zip(corners.tolist(), prediction.scores.tolist(), prediction.labels.tolist(), strict=True)
+            corners = cxcywha_to_quads(prediction.objects.boxes_cxcywha).flatten(1)
+        rows = zip(
+            corners.tolist(), prediction.objects.scores.tolist(), prediction.objects.labels.tolist(), strict=True
+        )
         for number, (places, score, label) in enumerate(rows):
             text = " ".join(f"{value:.2f}" for value in places)
             # Nine digits tell any two float32 apart, so that writing makes no scores equal.

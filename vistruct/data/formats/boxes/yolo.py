@@ -56,7 +56,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     _count_lonely_labels(places, listed, report)
     class_names = layout.class_names
     if class_names is None:
-        used = sorted({label for one in files for label in one.objects.labels})
+        used = sorted({row.label for one in files for row in one.objects.rows})
         class_names = tuple(str(number) for number in range(max(used, default=-1) + 1))
         for number in used:
             report.note(NO_NAMES, f"{path}: class {number}", "repaired")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.data.formats.boxes.coco_shapes import key_points
-from vistruct.data.formats.boxes.objects import NOT_FINITE, ImageObjects
+from vistruct.data.formats.boxes.objects import NOT_FINITE, ImageObjects, Told
 from vistruct.data.formats.boxes.yolo_find import YoloLayout
 from vistruct.data.formats.format import Stop
 from vistruct.errors import UserError
@@ -118,7 +118,9 @@ def add(one: Labels, row: YoloRow, kind: Kind, layout: YoloLayout, report: Issue
         )
         points = _key_points(row, layout.keypoint_shape, one.objects.size_hw)
         kept = key_points({"keypoints": points}, here, report)
-        one.objects.add_box((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), row.label, here, report, keypoints=kept)
+        one.objects.add_box(
+            (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), row.label, here, report, Told(keypoints=kept)
+        )
         return
     flat = [value * (height if place % 2 else width) for place, value in enumerate(row.values)]
     if kind == "oriented box":
@@ -130,7 +132,7 @@ def add(one: Labels, row: YoloRow, kind: Kind, layout: YoloLayout, report: Issue
         report.note(NOT_FINITE, here)
         return
     xs, ys = flat[0::2], flat[1::2]
-    one.objects.add_box((min(xs), min(ys), max(xs), max(ys)), row.label, here, report, mask=[flat])
+    one.objects.add_box((min(xs), min(ys), max(xs), max(ys)), row.label, here, report, Told(mask=[flat]))
 
 
 def _key_points(row: YoloRow, shape: tuple[int, int] | None, size_hw: tuple[int, int]) -> list[float]:

@@ -12,11 +12,11 @@ from vistruct.contracts import (
     Record,
     Sample,
 )
-from vistruct.pictures import run_samples as pictures
+from vistruct.pictures import samples as pictures
 from vistruct.pictures.classes import draw_classes
 from vistruct.pictures.in_sample import map_in_sample
 from vistruct.pictures.maps import draw_map, draw_pair
-from vistruct.pictures.run_samples import draw_case, draw_one
+from vistruct.pictures.samples import draw_case, draw_one
 
 
 def mapped(label_map: torch.Tensor, name: str = "a", **fields) -> MapPrediction:

@@ -11,9 +11,9 @@ from public_folders import original_folder, transformers_folder
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.checkpoint.layouts import MODELS, instruct_config, layout_of
 from vistruct.errors import UserError
 from vistruct.tasks.instruct import InstructConfig
-from vistruct.vlm.layouts import MODELS, instruct_config, layout_of
 from vistruct.vlm.names import LanguageNames, to_public
 from vistruct.vlm.projector import Projector
 from vistruct.vlm.tiling import Tiling

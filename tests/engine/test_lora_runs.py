@@ -1,0 +1,148 @@
+"""Whole runs with adapters: what is shipped, what begins from it, what goes on after a cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from timm.models import register_model
+from timm.models.eva import Eva
+from torch.testing import assert_close
+from toy_engine import ToyDataConfig, ToyTaskConfig, toy_run
+
+from vistruct.backbones.timm_model import TimmConfig
+from vistruct.checkpoint.load import load_model
+from vistruct.checkpoint.restore import read_weights
+from vistruct.checkpoint.save import steps
+from vistruct.checkpoint.tensors import sha256
+from vistruct.config import Lora, Move, Run, Stream, with_values
+from vistruct.engine.lora import adapted_layers
+from vistruct.engine.run import build
+from vistruct.engine.train import train
+from vistruct.errors import UserError
+from vistruct.recipes import classify
+from vistruct.recipes.small import small_vit
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@register_model
+def toy_eva(pretrained: bool = False, **settings: Any) -> Eva:
+    model = Eva(
+        img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=2, qkv_fused=True, global_pool="avg",
+        num_classes=settings.get("num_classes", 10),
+    )  # fmt: skip
+    model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return model
+
+
+BACKBONES = {"intern_vit": small_vit(), "vit": TimmConfig(name="test_vit"), "eva": TimmConfig(name="toy_eva")}
+
+
+def run_of(backbone: Any, **changes: Any) -> Run:
+    run = classify.tiny()
+    task = run.only.task.model_copy(update={"backbone": backbone})
+    optim = run.optim.model_copy(update={"lr": 3e-2})
+    rules = (Move(pattern="backbone", mode="lora", lora=Lora(rank=2, parts=("q", "v"))),)
+    return with_values(run, task=task, evals={}, optim=optim, **{"move": rules} | changes)
+
+
+def features(task: Any) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return list(task.backbone.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_was_trained_is_shipped_and_is_the_base_with_the_adapters(tmp_path, name):
+    run = run_of(BACKBONES[name])
+    out = train(run, tmp_path / "run")
+    shipped, _ = load_model(out)
+    trained: Any = build(run, tmp_path / "trained").model
+    trained.load_state_dict(read_weights(steps(out / "checkpoints")[0]))
+    expected = features(trained)
+    assert len(adapted_layers(trained)) in (2, 6)
+    assert_close(features(shipped), expected, rtol=1e-4, atol=2e-5)
+
+    base = build(run, tmp_path / "base")
+    assert (features(base.model)[0] - expected[0]).abs().max() > 2e-3
+    added = build(run.model_copy(update={"adapters": out, "move": ()}), tmp_path / "added")
+    assert_close(features(added.model), expected, rtol=1e-4, atol=2e-5)
+    assert "were added into the weights" in "\n".join(added.coverages()[-1].lines())
+    onward = build(run.model_copy(update={"adapters": out / "adapters"}), tmp_path / "onward")
+    assert_close(features(onward.model), expected, rtol=1e-4, atol=2e-5)
+    assert "go on training, 0 were added" in "\n".join(onward.coverages()[-1].lines())
+
+
+def test_a_run_from_adapters_says_so_and_leaves_none_where_it_trains_none(tmp_path):
+    first = train(toy_run(steps=3, move=(Move(pattern="backbone.blocks", mode="lora"),)), tmp_path / "first")
+    out = train(toy_run(steps=2, adapters=first), tmp_path / "second")
+    log = (out / "train.log").read_text()
+    assert f"adapters from {first}: 2 of 2" in log
+    assert f"and the adapters of {first}" in (out / "model" / "README.md").read_text()
+    assert not (out / "adapters").exists()
+    assert json.loads((first / "adapters" / "adapter_config.json").read_text())["r"] == 8
+
+
+def test_a_run_that_was_cut_off_ends_bit_identical_with_adapters(tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    def at(stop: int) -> Any:
+        def on_step(step: int, _: dict[str, float]) -> None:
+            if step == stop:
+                raise Interrupted
+
+        return on_step
+
+    run = toy_run(move=(Move(pattern="backbone", mode="lora", lora=Lora(rank=2, dropout=0.3)),))
+    train(run, tmp_path / "whole")
+    for step in (6, 11):
+        with pytest.raises(Interrupted):
+            train(run, tmp_path / "cut", on_step=at(step))
+    train(run, tmp_path / "cut")
+    for part in ("model/model.safetensors", "adapters/adapter_model.safetensors"):
+        assert sha256(tmp_path / "cut" / part) == sha256(tmp_path / "whole" / part)
+
+
+def streams(**changes: Any) -> Run:
+    run = toy_run(**changes)
+    both = {
+        name: Stream(task=ToyTaskConfig(), data=ToyDataConfig(size=size), batch=4)
+        for name, size in (("near", 24), ("far", 10))
+    }
+    return run.model_copy(update={"streams": both})
+
+
+@pytest.mark.parametrize("draw", ["every", "one"])
+def test_tasks_over_one_adapted_backbone_are_each_shipped_with_it(tmp_path, draw):
+    rules = (Move(pattern="tasks", mode="lora"), Move(pattern="backbone", mode="lora", lora=Lora(rank=2)))
+    run = streams(draw=draw, move=rules)
+    out = train(run, tmp_path / "run")
+    trained: Any = build(run, tmp_path / "again").model
+    trained.load_state_dict(read_weights(steps(out / "checkpoints")[0]))
+    images, backbones = torch.randn(5, 48), []
+    for name in run.streams:
+        shipped, _ = load_model(out, task=name)
+        own = trained.tasks[name].eval()
+        assert_close(shipped.head(shipped.backbone(images)), own.head(own.backbone(images)), rtol=1e-4, atol=1e-5)
+        backbones.append(shipped.backbone.state_dict())
+    assert all(torch.equal(value, backbones[1][key]) for key, value in backbones[0].items())
+    kept = {key.split(".lora_")[0] for key in load_file(out / "adapters" / "adapter_model.safetensors")}
+    assert kept == {
+        f"base_model.model.{name}"
+        for name in ("backbone.embed", "backbone.blocks.0", "backbone.blocks.1", "tasks.near.head", "tasks.far.head")
+    }
+
+
+def test_a_run_whose_adapters_have_no_share_in_the_loss_ends_with_an_error(tmp_path, monkeypatch):
+    from toy_engine import ToyBackbone
+
+    monkeypatch.setattr(ToyBackbone, "forward", lambda self, x: self.embed(x).detach())
+    run = toy_run(steps=4, move=(Move(pattern="backbone", mode="lora"),))
+    with pytest.raises(UserError, match="3 of 3 adapters"):
+        train(run, tmp_path / "run")
+    assert not (Path(tmp_path) / "run" / "model" / "model.json").exists()
