@@ -72,7 +72,7 @@ def test_a_dry_run_prints_a_run_file_and_writes_nothing(
     code, out = run_main(capsys, "train", "detect", "--tiny", *SMALL, "--dry-run")
     assert code == 0
     assert list(tmp_path.iterdir()) == []
-    assert "parameters move" in out
+    assert "parameters trainable" in out
     (tmp_path / "run.yaml").write_text(out)
     assert read_run(tmp_path / "run.yaml") == resolve("detect", None, [], SMALL[1::2], tiny=True)
 

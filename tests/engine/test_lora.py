@@ -176,7 +176,7 @@ def test_queries_and_values_of_eva_are_what_visft_computes(golden):
 
     assert_close(features(), expected["out_without_adapter"], rtol=0, atol=1e-4)
     plan = apply_moves(model, [lora(rank=64, scale=1 / 64, parts=("q", "v"))])
-    assert plan.moving == 2 * (128 * 32 + 64 * 64)
+    assert plan.trainable == 2 * (128 * 32 + 64 * 64)
     with torch.no_grad():
         for name, layer in adapted_layers(model).items():
             theirs = name.replace("backbone", "visual")
@@ -194,7 +194,7 @@ def test_parts_are_of_the_fused_layers_alone():
     plan = apply_moves(model, [lora(parts=("q", "v"))])
     assert list(adapted_layers(model)) == [f"backbone.encoder.layers.{i}.attn.qkv" for i in range(3)]
     assert "adapters on 3 linear layers" in plan.lines()[0]
-    assert plan.moving == 3 * 2 * (2 * 64 + 64 * 2)
+    assert plan.trainable == 3 * 2 * (2 * 64 + 64 * 2)
 
 
 def test_parts_where_nothing_is_fused_or_it_is_fused_by_heads_are_refused():

@@ -116,6 +116,7 @@ def test_weights_of_streams_and_terms_are_factors_on_the_loss(tmp_path):
     assert all(weighed[f"boxes.loss_{name}"] == pytest.approx(plain[f"boxes.loss_{name}"]) for name in names)
     terms = [factor * plain[f"boxes.loss_{name}"] for name, factor in zip(names, (2, 10, 2), strict=True)]
     assert weighed["loss"] == pytest.approx(sum(terms) + plain["fields.loss_pixels"], rel=1e-5)
+    assert weighed["boxes.loss"] == pytest.approx(sum(terms), rel=1e-5)
 
 
 def lines(out_dir: Path) -> list[dict[str, float]]:

@@ -25,7 +25,7 @@ def moving(task: nn.Module) -> set[str]:
 def test_without_rules_everything_trains(task):
     plan = apply_moves(task, [])
     assert moving(task) == set(plan.lr_factors) == dict(task.named_parameters()).keys()
-    assert plan.moving == plan.total == sum(p.numel() for p in task.parameters())
+    assert plan.trainable == plan.total == sum(p.numel() for p in task.parameters())
 
 
 def test_a_name_means_all_below_it_and_nothing_beside(task):
@@ -56,9 +56,9 @@ def test_the_last_rule_that_matches_holds(task):
 def test_the_plan_counts_what_each_rule_holds(task):
     plan = apply_moves(task, [Move(pattern="head", mode="frozen"), Move(pattern="head.bias", mode="full")])
     everything, head, bias = plan.rules
-    assert (head.moving, head.frozen, bias.moving, bias.frozen) == (0, 8, 1, 0)
-    assert everything.moving == plan.total - 9
-    assert f"{plan.moving:,} of {plan.total:,} parameters move" in plan.lines()[-1]
+    assert (head.trainable, head.frozen, bias.trainable, bias.frozen) == (0, 8, 1, 0)
+    assert everything.trainable == plan.total - 9
+    assert f"{plan.trainable:,} of {plan.total:,} parameters trainable" in plan.lines()[-1]
 
 
 def test_a_rule_that_later_rules_cover_is_said_to_hold_nothing(task):
@@ -103,7 +103,7 @@ def test_lora_trains_adapters_of_the_matched_linear_layers_only(task):
     trained = {n for n in plan.lr_factors if "lora_" in n}
     assert {n.split(".lora_")[0] for n in trained} == {"backbone.blocks.0", "backbone.blocks.1"}
     assert set(plan.lr_factors) - trained == {"backbone.embed.weight", "backbone.embed.bias", "scale"}
-    assert plan.rules[1].moving == 2 * (2 * 8 + 8 * 2)  # two layers, A and B of rank 2 and width 8
+    assert plan.rules[1].trainable == 2 * (2 * 8 + 8 * 2)  # two layers, A and B of rank 2 and width 8
     assert moving(task) == set(plan.lr_factors)
 
 

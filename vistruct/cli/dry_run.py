@@ -69,7 +69,7 @@ def _memory(state: State, devices: int) -> list[str]:
     parts = devices if run.parallel == "fsdp" else 1  # that weights and optimiser are cut into
     own = {t.data_ptr(): t.numel() * t.element_size() for t in state.model.state_dict().values()}  # shared ones once
     weights = sum(own.values()) // parts
-    optimiser = state.plan.moving * ADAM_BYTES // parts
+    optimiser = state.plan.trainable * ADAM_BYTES // parts
     sizes = {name: source.stream.batch // (devices * run.accumulate) for name, source in state.sources.items()}
     bytes_of = {name: activation_bytes(state, source) for name, source in state.sources.items()}
     largest = max(sizes, key=lambda name: sizes[name] * bytes_of[name])  # one micro-batch after the other

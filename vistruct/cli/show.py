@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vistruct.cli.output import made, note
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the random variation, where the run has one.")] = 0,
     tile: Annotated[int | None, typer.Option(min=1, help="Cut large images into windows of so many pixels.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of a folder: train, val, ...")] = None,
+    task: Annotated[str, typer.Option(help="Of a run with several tasks: whose data.")] = "",
     out: Annotated[Path | None, typer.Option(help="The picture; by default show-NAME.png here.")] = None,
 ) -> None:
     """Draw samples as a model gets them: boxes and label maps on images, pairs and conversations in rows; of volumes
@@ -26,7 +27,7 @@ def command(
     from vistruct.pictures.objects import contact_sheet
     from vistruct.pictures.samples import columns_for, draw_case, draw_one, is_volume
 
-    dataset = data_of(path, tile, split).build()
+    dataset = data_of(path, tile, split, task).build()
     if len(dataset) == 0:
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
@@ -51,7 +52,7 @@ def command(
     made(target)
 
 
-def data_of(path: Path, tile: int | None = None, split: str | None = None) -> Any:
+def data_of(path: Path, tile: int | None = None, split: str | None = None, task: str = "") -> Any:
     """The data set that a path means, as a part of a run (`build()` gives the data set).
 
     Raises:
@@ -70,7 +71,10 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None) -> An
 
     run_file = path / "run.yaml" if path.is_dir() else path
     if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):
-        return read_run(run_file).only.data
+        run = read_run(run_file)
+        if task and task not in run.streams:
+            raise UserError(f"no task {task!r} in this run", where=run_file, fix=closest(task, run.streams))
+        return run.streams[task].data if task else run.only.data
     family = family_of(path)
     where: dict[str, Any] = {"root": family.path, "format": family.format, "split": split}
     tiles = Tiles(size=tile, overlap=0) if tile else None

@@ -28,7 +28,7 @@ def command(
     tiny: Annotated[bool, typer.Option("--tiny", help="The recipe's small twin: seconds, on a CPU.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show the resolved run, what moves and the memory; train nothing."),
+        typer.Option("--dry-run", help="Show the resolved run, what is trainable and the memory; train nothing."),
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
     out: Annotated[

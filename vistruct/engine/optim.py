@@ -26,7 +26,7 @@ UNDECAYED = (
 
 
 def build_optimizer(model: nn.Module, optim: AdamW, plan: Plan) -> torch.optim.AdamW:
-    """AdamW over what moves, in groups that share a rate and a decay.
+    """AdamW over what is trainable, in groups that share a rate and a decay.
 
     Not decayed: tensors of at most one dimension (biases, norms, layer scales), anything called `bias`, and
     position, class and mask embeddings. Each group keeps `lr_scale`, its factor on the run's rate: the rule's

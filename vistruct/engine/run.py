@@ -91,7 +91,7 @@ class State:
 
 
 def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
-    """Read the data, make the tasks, load their starting weights, decide what moves. The run's seed decides the
+    """Read the data, make the tasks, load their starting weights, decide what is trainable. The run's seed decides the
     weights.
 
     Args:

@@ -101,12 +101,12 @@ def note_plan(plan: Plan, out_dir: Path, ranks: Ranks) -> None:
                 "mode": rule.mode,
                 "lr_factor": rule.lr_factor,
                 "tensors": rule.tensors,
-                "trainable": rule.moving,
+                "trainable": rule.trainable,
                 "frozen": rule.frozen,
             }
             for rule in plan.rules
         ]
-        write_json(out_dir / "plan.json", {"trainable": plan.moving, "parameters": plan.total, "rules": rules})
+        write_json(out_dir / "plan.json", {"trainable": plan.trainable, "parameters": plan.total, "rules": rules})
 
 
 def info_to_dict(info: DataInfo) -> dict[str, Any]:

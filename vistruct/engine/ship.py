@@ -148,7 +148,7 @@ def card(state: State, source: Source) -> str:
         f"- Left out or repaired: {dropped}",
         f"- {in_words(info).capitalize()}",
         *([f"- Classes: {classes}"] if classes else []),
-        f"- Moved in training: {state.plan.lines()[-1]}",
+        f"- Trained: {state.plan.lines()[-1]}",
         f"- Licence of the weights: {licence_of(state)}",
         "",
         "Results are in `metrics.jsonl` and `report.html` of the run directory. The whole run:",

@@ -115,7 +115,7 @@ def gradient_norms(gradients: Sequence[Tensor], *, spread: bool) -> list[float]:
 
 
 def without_gradient(state: State) -> list[str]:
-    """Names of parameters that are meant to move and got no gradient in the last step."""
+    """Names of parameters that are trainable and got no gradient in the last step."""
     return [
         name
         for group in state.optimizer.param_groups
@@ -166,7 +166,8 @@ def loss_name(term: str) -> str:
 def step_figures(
     outs: Sequence[StepOutput], units: Mapping[str, float], weights: Mapping[str, float], reached: bool
 ) -> tuple[dict[str, float], bool]:
-    """`loss`, `loss_TERM` where there are several, and the task's own metrics, over all micro-batches and ranks.
+    """`loss`, `loss_TERM` where there are several, what each of several streams adds to it (`STREAM.loss`), and the
+    tasks' own metrics, over all micro-batches and ranks.
 
     Args:
         reached: whether the backward pass came to something that trains; on any rank, as the second of what comes back.
@@ -184,6 +185,10 @@ def step_figures(
     found = {"loss": sum(weights.get(name, 1.0) * value for name, value in terms.items())}
     if len(terms) > 1:
         found |= {loss_name(name): value for name, value in terms.items()}
+    for name, value in terms.items():
+        stream, point, _ = name.rpartition(".")
+        if point:  # what the stream adds to the loss
+            found[f"{stream}.loss"] = found.get(f"{stream}.loss", 0.0) + weights.get(name, 1.0) * value
     for name in dict.fromkeys(name for _, own, _ in everyone for name in own):
         pairs = [own[name] for _, own, _ in everyone if name in own]
         found[name] = sum(total for total, _ in pairs) / (sum(count for _, count in pairs) or 1.0)

@@ -164,7 +164,7 @@ def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
 
 
 def introduce(state: State, say: Callable[[str], None]) -> None:
-    """Say what is about to train: the data and what was left out of it, the starting weights, what moves."""
+    """Say what is about to train: the data and what was left out of it, the starting weights, what is trainable."""
     for name, source in state.sources.items():
         info = source.dataset.info
         say(
@@ -183,7 +183,7 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
         say(f"to be measured{when}, as {name}: {asked_of(measured, state.eval_datasets[name])}")
     for coverage in state.coverages():
         say("\n".join(coverage.lines()))
-    say("\n".join(["what moves:", *state.plan.lines()]))
+    say("\n".join(["trainable parameters:", *state.plan.lines()]))
     spread = ", spread over them" if is_sharded(state.model) else ""
     say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}{spread}")
 
@@ -202,12 +202,12 @@ def drawn_in_words(run: Run) -> str:
 
 
 def tell_unused(state: State, say: Callable[[str], None]) -> None:
-    """Say which parts were meant to move and had no share in the first step's loss."""
+    """Say which parts are trainable and had no share in the first step's loss."""
     # Of a fresh adapter B is zero, and so is the first gradient of A.
     names = [name for name in without_gradient(state) if not name.endswith(".lora_A")]
     if names:
         rest = ", ..." if len(names) > 4 else ""
-        say(f"{len(names)} moving tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")
+        say(f"{len(names)} trainable tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")
 
 
 def tell_replaced(loader: Streams, say: Callable[[str], None]) -> None:

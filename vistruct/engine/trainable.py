@@ -1,6 +1,6 @@
-"""What moves: an ordered list of rules over dotted names, of which the last that matches holds.
+"""What is trainable and what is frozen: an ordered list of rules over names, of which the last that matches holds.
 
-`backbone` matches that name and everything below it; `backbone.blocks.*.attn` and the like are shell
+`backbone` matches that dotted name and everything below it; `backbone.blocks.*.attn` and the like are shell
 patterns. Without rules everything trains in full.
 """
 
@@ -25,7 +25,7 @@ class RuleCount:
     mode: str
     lr_factor: float
     tensors: int  # parameter tensors it holds, adapters included
-    moving: int  # numbers that train
+    trainable: int  # numbers that train
     frozen: int  # numbers that do not
     adapted: int = 0  # linear layers that got an adapter (LoRA)
     notes: tuple[str, ...] = ()  # what it matches and leaves as it is
@@ -40,28 +40,28 @@ class Plan:
     rules: tuple[RuleCount, ...] = ()
 
     @property
-    def moving(self) -> int:
+    def trainable(self) -> int:
         """Numbers that train."""
-        return sum(rule.moving for rule in self.rules)
+        return sum(rule.trainable for rule in self.rules)
 
     @property
     def total(self) -> int:
         """All numbers."""
-        return sum(rule.moving + rule.frozen for rule in self.rules)
+        return sum(rule.trainable + rule.frozen for rule in self.rules)
 
     def lines(self) -> list[str]:
-        """What moves, a line for each rule and one for the sum."""
+        """A line for each rule and one for the sum."""
         lines: list[str] = []
         for rule in self.rules:
             if not rule.tensors and rule.pattern == EVERYTHING.pattern:
                 continue
-            said = f"{rule.pattern:<28} {rule.mode:<7} {rule.moving:>13,} move {rule.frozen:>13,} stay"
+            said = f"{rule.pattern:<28} {rule.mode:<7} {rule.trainable:>13,} trainable {rule.frozen:>13,} frozen"
             said += f"   rate x {rule.lr_factor:g}" if rule.lr_factor != 1 else ""
             said += f"   adapters on {rule.adapted} linear layers" if rule.adapted else ""
             said += "   (later rules hold here)" if rule.tensors == 0 else ""
             lines += [said, *(f"  {note}" for note in rule.notes)]
-        share = self.moving / max(self.total, 1)
-        return [*lines, f"{self.moving:,} of {self.total:,} parameters move ({share:.1%})"]
+        share = self.trainable / max(self.total, 1)
+        return [*lines, f"{self.trainable:,} of {self.total:,} parameters trainable ({share:.1%})"]
 
 
 EVERYTHING = Move(pattern="*")
@@ -104,7 +104,7 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
             holder |= dict.fromkeys(new, i)
 
     factors: dict[str, float] = {}
-    counts = [[0, 0, 0] for _ in rules]  # tensors, moving, frozen
+    counts = [[0, 0, 0] for _ in rules]  # tensors, trainable, frozen
     for name, parameter in model.named_parameters():
         held = holder[id(parameter)]
         trains = rules[held].mode == "full" or id(parameter) in adapters
@@ -125,7 +125,7 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
         rules=tuple(
             RuleCount(
                 pattern=rule.pattern, mode=rule.mode, lr_factor=rule.lr_factor,
-                tensors=counts[i][0], moving=counts[i][1], frozen=counts[i][2],
+                tensors=counts[i][0], trainable=counts[i][1], frozen=counts[i][2],
                 adapted=adapted[i], notes=notes[i],
             )
             for i, rule in enumerate(rules)

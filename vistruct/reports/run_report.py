@@ -118,8 +118,13 @@ def curves(metrics_jsonl: Path) -> Figure:
             steps, values = zip(*series[name], strict=True)
             if name == "loss":
                 axis.set_title("loss")
-                axis.plot(steps, values, alpha=0.35, linewidth=1)
-                axis.plot(steps, smooth(values), color=COLOURS[0])
+                streams = {one.removesuffix(".loss"): points for one, points in series.items() if one.endswith(".loss")}
+                for colour, (label, points) in zip(COLOURS, (streams or {"": series[name]}).items(), strict=False):
+                    own_steps, own = zip(*points, strict=True)
+                    axis.plot(own_steps, own, alpha=0.35, linewidth=1, color=colour)
+                    axis.plot(own_steps, smooth(own), color=colour, label=label)
+                if streams:
+                    axis.legend()
                 finite = [v for v in values if math.isfinite(v) and v > 0]
                 if finite and max(finite) > 30 * min(finite):
                     axis.set_yscale("log")
