@@ -134,7 +134,8 @@ class Ways:
         def take() -> float:
             self.ours.config, self.ours.vrl = config, PRESETS[vrl] if isinstance(vrl, str) else vrl
             with autocast(self.dtype, self.device):
-                loss = self.ours(self.batch).loss
+                answers = self.ours(self.batch).terms["answers"]
+                loss = answers / max(1.0, self.ours.units(self.batch)["answers"])
             return self.finish(loss, self.optimizer("ours", fused=fused))
 
         return take

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 
 from vistruct.contracts import DataInfo, Record, Sample
+from vistruct.files.coding import Coding
+from vistruct.samples.made_maps import scene
+from vistruct.samples.made_scenes import kept_by_content
 
 NAMES = ("background", "tree")
 
@@ -44,3 +50,17 @@ def volume(slices: int = 40, cases: str = "ab") -> Data:
         for name in names
     ]  # fmt: skip
     return Data(samples, [Record(id=name, image_id=name[0], images=(), slice=int(name[3:])) for name in names])
+
+
+def mask_folder(coding: Coding, *, size_hw: tuple[int, int]) -> Path:
+    """`img_dir` and `ann_dir` as MMSegmentation has them, with the labels in a coding of one's own."""
+
+    def write(folder: Path) -> None:
+        for number, split in enumerate(("train", "train", "val")):
+            pixels, label_map = scene(number, size_hw, len(coding.classes))
+            files = {f"img_dir/{split}/{number}.jpg": pixels, f"ann_dir/{split}/{number}.png": coding.encode(label_map)}
+            for name, values in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(folder / name, quality=95)
+
+    return kept_by_content(write)

@@ -90,6 +90,19 @@ def test_what_is_taken_apart_is_put_together_again() -> None:
     assert_same(cat([one.tensors() for one in apart]).arrays(), seven)
 
 
+def test_tables_are_the_same_where_every_column_is() -> None:
+    assert table(3) == table(3)
+    assert table(3).tensors() == table(3).tensors()
+    others = [
+        table(3).tensors(),
+        replace(table(3), masks=None),
+        replace(table(3), is_crowd=~table(3).is_crowd),
+        replace(table(3), labels=table(3).labels.astype(np.int32)),
+        replace(table(3), extra={**table(3).extra, "phrase": ("a", "b", "c")}),
+    ]
+    assert all(table(3) != other for other in others)
+
+
 def test_tables_with_other_columns_are_no_one_table() -> None:
     with pytest.raises(ValueError, match="keypoints"):
         cat([table(2), replace(table(2), keypoints=None)])

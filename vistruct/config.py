@@ -7,6 +7,7 @@ file is itself a valid input. Unknown keys are errors that name the closest know
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,9 +113,12 @@ class Stream(Part):
     pack: Pack | None = None  # None: micro-batches of equally many samples
     start: Path | None = None  # a run or public model to start the task from as a whole, heads and language model too
     loss_weights: dict[str, float] = Field({})  # factors on terms of the task's loss, by name; 1 where nothing is said
-    weight: float = Field(1.0, gt=0)  # beside other streams: factor on its loss, or how often it is drawn
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False
+    )  # beside other streams: factor on its loss, or how often it is drawn
 
 
+STREAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 MAIN = "main"  # the stream of a run that has one, whose fields then stand in the run itself
 _FLAT = tuple(name for name in Stream.model_fields if name != "weight")
 
@@ -171,7 +175,7 @@ class Run(Part):
     @model_validator(mode="after")
     def _names_are_known(self) -> Run:
         for name in self.streams:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            if not STREAM_NAME.fullmatch(name):
                 what = f"a stream called {name!r}"
                 raise UserError(what, where="streams", fix="small letters, digits and _, a letter first")
         for name, measured in self.evals.items():
@@ -235,7 +239,7 @@ def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> set[str]:
     for step in loc:
         child = model.model_fields.get(str(step))
         kinds = [child.annotation] if child is not None else []
-        kinds += [a for k in kinds for a in getattr(k, "__args__", ())]
+        kinds += [a for k in kinds for a in typing.get_args(k)]
         found = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         model = found[0] if found else model
     return set(model.model_fields)
@@ -312,7 +316,7 @@ def run_to_yaml(run: Run) -> str:
 
 
 def with_settings(run: Run, settings: list[str]) -> Run:
-    """Apply `a.b=c` settings; the value is read as YAML.
+    """Apply `a.b=c` settings; the value is read as YAML. A mapping by name takes new names, a part has its fields.
 
     Raises:
         UserError: a path that does not exist (with the closest one), or a value that does not fit.
@@ -323,11 +327,13 @@ def with_settings(run: Run, settings: list[str]) -> Run:
         if not sep:
             raise UserError(f"--set wants a.b=c, got {setting!r}", fix=f"--set {setting}=VALUE")
         at: Any = values
+        own: Any = run if len(run.streams) > 1 else {**vars(run.only), **vars(run)}  # the same place, in parts
         *parents, last = path.split(".")
         for depth, key in enumerate([*parents, last]):
             if isinstance(at, list) and key.isdigit() and int(key) < len(at):
                 key = int(key)
-            elif not isinstance(at, dict) or key not in at:
+            is_new_name = 0 < depth == len(parents) and isinstance(own, dict)
+            if isinstance(key, str) and not (isinstance(at, dict) and (key in at or is_new_name)):
                 known = list(at) if isinstance(at, dict) else []
                 raise UserError(
                     f"no setting {path!r}: {'.'.join(path.split('.')[:depth]) or 'the run'} has no {key!r}",
@@ -335,9 +341,15 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                     fix=closest(str(key), [str(k) for k in known]),
                 )
             if depth == len(parents):
-                at[key] = from_yaml(text)
+                try:
+                    at[key] = from_yaml(text)
+                except yaml.YAMLError as error:
+                    what = f"a value that is no YAML: {text}"
+                    raise UserError(what, where=f"--set {path}", fix="close every bracket and quote") from error
             else:
                 at = at[key]
+                inside: Any = vars(own) if isinstance(own, Part) else own
+                own = inside.get(key) if isinstance(inside, dict) else None
     return run_from_dict(values, "--set")
 
 

@@ -197,6 +197,8 @@ if TYPE_CHECKING:
 
     class MetricPart(AnyPart, Protocol):
         def build(self, dataset: Any) -> contracts.Metric: ...
+        def usual(self, data: Any) -> str: ...  # the number to compare by, on data of this config
+        def higher_is_better(self, number: str) -> bool | None: ...  # None: a count, of which neither is
 
 else:
 

@@ -207,6 +207,16 @@ def test_a_public_model_brings_its_tokenizer(tmp_path):
     assert f"task.language.tokenizer={folder}" in caught.value.fix
 
 
+def test_a_start_from_a_model_of_other_sizes_says_where_its_sizes_stand(tmp_path):
+    model = ship_task(tmp_path / "model", build())
+    other = build()
+    other.language.lm_head = torch.nn.Linear(3, 4)
+    with pytest.raises(UserError, match="not the weights of this model") as caught:
+        load_start(other, model)
+    assert str(model / "model.json") in caught.value.fix
+    assert "--backbone" in caught.value.fix
+
+
 def test_a_start_from_our_own_model_is_accounted_for_with_its_licence(tmp_path):
     source = build()
     model = ship_task(tmp_path / "model", source)

@@ -18,6 +18,7 @@ from vistruct.cli import main as main_module
 from vistruct.cli.inspect import gather, read_header
 from vistruct.cli.main import VERBS, main
 from vistruct.errors import UserError
+from vistruct.recipes import detect
 from vistruct.samples import trees
 
 
@@ -98,8 +99,7 @@ def test_a_mistake_is_three_lines_and_exit_code_two(
 
 def test_an_unknown_key_in_a_run_file_names_the_closest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = tmp_path / "run.yaml"
-    data = {"kind": "boxes", "annotation": str(trees().train)}
-    run.write_text(json.dumps({"task": data, "data": data, "steps": 1, "bacth": 2, "batch": 2}))
+    run.write_text(json.dumps({**detect.tiny().model_dump(mode="json"), "bacth": 2}))
     code, _, err = run_main(capsys, "train", "-c", str(run))
     assert code == 2
     assert err.splitlines()[0] == "error: unknown key 'bacth'"

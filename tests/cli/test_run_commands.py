@@ -114,8 +114,8 @@ def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each
     records, names, _ = read_coco(target / "predictions.json", pictures)
     assert names == ("tree",)
     direct = load(run_dir).predict(pictures / "a.png")
-    assert len(records[0].objects) == len(direct.labels) > 0
-    assert records[0].objects.boxes_xyxy == pytest.approx(direct.boxes_xyxy.numpy(), abs=1e-3)
+    assert len(records[0].objects) == len(direct.objects) > 0
+    assert records[0].objects.boxes_xyxy == pytest.approx(direct.objects.boxes_xyxy.numpy(), abs=1e-3)
 
 
 def test_predict_in_windows_and_every_format_and_then_again_without_looking(

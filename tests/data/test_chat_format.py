@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tables import assert_same
 
-from vistruct.contracts import Record, Turn
+from vistruct.contracts import Objects, Record, Turn
 from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.formats.chat.schemas import Talk, parse
 from vistruct.data.formats.chat.turns import (
@@ -19,6 +21,8 @@ from vistruct.data.formats.chat.turns import (
     MALFORMED,
     MISMATCH,
     NOT_JSON,
+    OBJECTS,
+    POINTS,
     REASONS,
     VIDEO,
     Defect,
@@ -123,6 +127,18 @@ def test_parts_without_a_path_take_the_next_of_the_list() -> None:
 # --- what is wrong
 
 GOOD = line(("human", "Q"), ("gpt", "A"))
+TWO = [[10, 20, 50, 60], [70, 20, 90, 60]]
+
+
+def about(
+    points: object, objects: object, question: str = "<image>What is <region>?", **more: object
+) -> dict[str, Any]:
+    """A line whose question points at objects."""
+    entry = line(("human", question), ("gpt", "A tree"), **{"image": "a.png", "objects": objects, **more})
+    entry["conversations"][0]["points"] = points
+    return entry
+
+
 DEFECTS: list[tuple[object, str, str]] = [
     (b'{"image": "a.png", ', NOT_JSON, "not valid json"),
     (b'\xff\xfe{"a": 1}', NOT_JSON, "UTF-8"),
@@ -174,6 +190,35 @@ DEFECTS: list[tuple[object, str, str]] = [
     (messages(("user", "<image>"), ("assistant", "A"), images=[{}]), MALFORMED, "list of paths"),
     (messages(("user", "Q"), ("assistant", "<image>"), images=["a"]), MISMATCH, "outside a human turn"),
     (messages(("user", "Q"), ("assistant", [])), EMPTY_ANSWER, "answer"),
+    (about([[0], [1]], {"boxes": TWO}, "<region> <region> <region>?"), POINTS, "turn 1: 3 x <region> in the text"),
+    (about([[0]], {"boxes": TWO}, "where?"), POINTS, "turn 1: 0 x <region>"),
+    (about(None, {"boxes": TWO}, "<region>?"), POINTS, "turn 1: 1 x <region>"),
+    (about([[0]], {"boxes": TWO}, "<REF>?"), POINTS, "turn 1: 0 x <region>"),
+    (about([[2]], {"boxes": TWO}), POINTS, "turn 1 points at object 2, and there are 2"),
+    (about([[-1]], {"boxes": TWO}), POINTS, "turn 1 points at object -1"),
+    (about([[0]], None), POINTS, "turn 1 points at object 0, and there are 0"),
+    (about([0], {"boxes": TWO}), POINTS, "a list of lists of object numbers"),
+    (about([[]], {"boxes": TWO}), POINTS, "a list of lists of object numbers"),
+    (about([[True]], {"boxes": TWO}), POINTS, "a list of lists of object numbers"),
+    (about([[0]], TWO), OBJECTS, "objects is a set of lists"),
+    (about([[0]], {"boxes": 3}), OBJECTS, "objects is a set of lists"),
+    (about([[0]], {"boxes": TWO, "labels": ["a"]}), OBJECTS, "different lengths: {'boxes': 2, 'labels': 1}"),
+    (about([[0]], {"boxes": [[1, 2, 3]]}), OBJECTS, "boxes: an entry is x0, y0, x1, y1"),
+    (about([[0]], {"boxes": [[1, 2, 3, 1e999]]}), OBJECTS, "boxes: an entry is"),
+    (about([[0]], {"boxes": [[1, 2, 3, 10**400]]}), OBJECTS, "boxes: an entry is"),
+    (about([[0]], {"boxes": [[1, 2, 1, 9]]}), OBJECTS, "a box without an area: [1, 2, 1, 9]"),
+    (about([[0]], {"quads": [[1, 2, 3, 4]]}), OBJECTS, "quads: an entry is the x and y of four corners"),
+    (about([[0]], {"keypoints": [[1, 2]]}), OBJECTS, "keypoints: an entry is x, y, visibility"),
+    (about([[0]], {"masks": [[[1, 2, 3]]]}), OBJECTS, "a polygon is a list of x, y"),
+    (about([[0]], {"masks": [[]]}), OBJECTS, "a mask without a pixel"),
+    (about([[0]], {"masks": [{"size": [2, 2], "counts": [1]}]}), OBJECTS, "do not add up"),
+    (about([[0]], {"masks": [{"size": [2, "a"], "counts": [1]}]}), OBJECTS, "size is [height, width]"),
+    (about([[0]], {"phrases": ["a tree"]}), OBJECTS, "objects that are nowhere"),
+    (about([[0]], {"boxes": TWO, "labels": ["a", 3]}), OBJECTS, "labels are words"),
+    (about([[0]], {"boxes": TWO, "is_crowd": [0, 2]}), OBJECTS, "is_crowd is true or false"),
+    (about([[0]], {"boxes": TWO, "boxes_xyxy": TWO}), OBJECTS, "boxes_xyxy is no list"),
+    (about([[0]], {"boxes": TWO}, "<image><image><region>", image=["a", "b"]), OBJECTS, "one of 2 images"),
+    (about([[0]], {"boxes": TWO, "images": [0, 1]}), OBJECTS, "images has numbers of the 1 images"),
 ]
 
 
@@ -190,12 +235,27 @@ def test_every_reason_has_a_case_above() -> None:
     assert {reason for _, reason, _ in DEFECTS} == set(REASONS)
 
 
+KEYS = ["conversations", "messages", "from", "value", "role", "content", "type", "image", "text", "points"]
+OBJECT_KEYS = [
+    "boxes",
+    "quads",
+    "masks",
+    "keypoints",
+    "labels",
+    "scores",
+    "images",
+    "phrases",
+    "is_crowd",
+    "size",
+    "counts",
+]
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["conversations", "messages", "from", "value", "role", "content", "type", "image", "text"]),
+            st.sampled_from(KEYS),
             inner,
             max_size=4,
         )
@@ -212,6 +272,33 @@ def test_no_json_value_ends_in_anything_but_a_talk_or_a_defect(value: object) ->
     except Defect as defect:
         outcome = defect.reason
     assert outcome in ("assistant", *REASONS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(OBJECT_KEYS),
+        st.lists(
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=2),
+                lambda inner: (
+                    st.lists(inner, max_size=8) | st.dictionaries(st.sampled_from(OBJECT_KEYS), inner, max_size=3)
+                ),
+                max_leaves=12,
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+        max_size=3,
+    )
+)
+def test_no_value_of_objects_ends_in_anything_but_a_talk_or_a_defect(objects: dict[str, Any]) -> None:
+    try:
+        found = of(about([[0]], objects)).objects
+    except Defect:
+        return
+    assert np.isfinite(found.boxes_xyxy).all()
+    assert len(found.boxes_xyxy) == len(found) > 0
 
 
 # --- there and back
@@ -240,6 +327,78 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, chats: list[Any], n
     assert [(t.own_id, tuple(tmp_path / name for name in t.images), t.turns, t.families) for t in again] == [
         (r.id, r.images, r.turns, r.families) for r in records
     ]
+
+
+@pytest.mark.parametrize("kind", ["conversations", "messages"])
+def test_what_turns_point_at_is_read(kind: str) -> None:
+    rle = {"size": [40, 60], "counts": [40 * 10 + 5, 20, 20, 20, 40 * 48 + 15]}  # columns 10 and 11, rows 5 to 24
+    asked = [("user", "<image>Is <region> beside <region>? <REF>"), ("assistant", "No, but <REF> and <REF>. <region>")]
+    points = [[[0], [1, 2]], [[2], [0, 1]]]
+    listed = [
+        {
+            "from": {"user": "human", "assistant": "gpt"}[role],
+            "role": role,
+            "value": text,
+            "content": text,
+            "points": own,
+        }
+        for (role, text), own in zip(asked, points, strict=True)
+    ]
+    objects = {
+        "masks": [[[1, 2, 9, 2, 5, 30]], rle, []],
+        "boxes": None,
+        "labels": ["roof", "tree", "car"],
+        "phrases": ["the roof", None, "a car"],
+        "scores": [1, 0.25, 0.5],
+        "is_crowd": [False, True, False],
+    }
+    objects["masks"][2] = [[50, 30, 58.5, 30, 58.5, 39]]
+    del objects["boxes"]
+    talk = of({"image": "a.png", "objects": objects, kind: listed})
+    assert [turn.points for turn in talk.turns] == [((0,), (1, 2)), ((2,), (0, 1))]
+    assert talk.objects.boxes_xyxy.tolist() == [[1, 2, 9, 30], [10, 5, 12, 25], [50, 30, 58.5, 39]]
+    assert talk.objects.masks == tuple(objects["masks"])
+    assert talk.objects.extra == {"names": ("roof", "tree", "car"), "phrases": ("the roof", None, "a car")}
+    assert talk.objects.scores.tolist() == [1, 0.25, 0.5]
+    assert talk.objects.is_crowd.tolist() == [False, True, False]
+
+
+def test_hulls_are_of_quads_or_of_the_key_points_that_are_seen() -> None:
+    turned = of(about([[0]], {"quads": [[[10, 0], [20, 10], [10, 20], [0, 10]]]})).objects
+    assert turned.boxes_xyxy.tolist() == [[0, 0, 20, 20]]
+    for points in ([[5, 6, 2, 0, 0, 0, 9, 8, 1]], [[[5, 6, 2], [0, 0, 0], [9, 8, 1]]]):
+        found = of(about([[0]], {"keypoints": points})).objects
+        assert found.boxes_xyxy.tolist() == [[5, 6, 9, 8]]
+        assert found.keypoints is not None
+        assert found.keypoints.shape == (1, 3, 3)
+
+
+def test_marks_are_words_where_a_line_has_no_objects() -> None:
+    talk = of(line(("human", "What does <region> mean?"), ("gpt", "<REF> or <ref>?")))
+    assert [turn.points for turn in talk.turns] == [(), ()]
+
+
+def test_what_turns_point_at_is_written_and_reads_back_the_same(tmp_path: Path) -> None:
+    objects = Objects(
+        boxes_xyxy=np.array([[0.1, 2, 9.7, 30], [10, 5, 12, 25]], np.float32),
+        labels=np.array([-1, -1]),
+        quads=np.random.default_rng(0).random((2, 4, 2), np.float32),
+        keypoints=np.array([[[1, 2, 2], [0, 0, 0]], [[10, 11, 1], [3, 4, 2]]], np.float32),
+        masks=([[1.5, 2, 9, 2, 5, 30]], {"size": [2, 2], "counts": [1, 3]}),
+        is_difficult=np.array([True, False]),
+        extra={"names": ("roof", "tree"), "unit": ("box", "mask")},
+    )
+    turns = (
+        Turn(role="user", text="<image><region>?", points=((1, 0),)),
+        Turn(role="assistant", text="<REF>, <REF>", points=((0,), (1,))),
+    )
+    record = Record(id="c", images=(tmp_path / "a.png",), turns=turns, objects=objects)
+    chat.write(tmp_path / "out.jsonl", [chat.row(record, tmp_path)])
+    again = parse((tmp_path / "out.jsonl").read_bytes())
+    assert again.turns == turns
+    assert_same(again.objects, objects)
+    with pytest.raises(ValueError, match="words"):
+        chat.row(record.with_columns(labels=np.array([0, 1])), tmp_path)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import class_folders
 import numpy as np
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_torchgeos_lists_of_bare_names_find_their_images() -> None:
 
 
 def test_numbers_in_a_list_count_in_the_sorted_names_of_the_folders() -> None:
-    root = made_classes.resisc45_folder()
+    root = class_folders.resisc45_folder()
     dataset = opened(root, lists="mtp/{split}_labels_28_mtp.txt", split="valid")
     assert len(dataset) == 9
     assert all(id.startswith(f"{names[0]}/") for id, names in classes_of(dataset).items())
@@ -321,7 +322,7 @@ def test_a_share_keeps_every_class_and_grows_by_itself(tmp_path: Path) -> None:
 
 
 def test_bands_of_sixteen_bits_come_through_the_intake_and_travel_to_workers() -> None:
-    root = made_classes.eurosat_ms_folder()
+    root = class_folders.eurosat_ms_folder()
     settings = {"shares": {"train": 0.8, "val": 0.2}, "split": "val"}
     dataset = opened(root, intake=Intake(dtype="uint8", bands=(4, 3, 2), low=(0.0,), high=(255.0 * 12,)), **settings)
     assert dataset.info.channels == 3
@@ -352,11 +353,11 @@ def test_the_part_is_found_by_its_kind_and_round_trips(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "format"),
     [
-        (made_classes.class_folder, "folders"),
+        (class_folders.class_folder, "folders"),
         (made_classes.eurosat_folder, "list"),
-        (made_classes.eurosat_ms_folder, "folders"),
-        (made_classes.resisc45_folder, "list"),
-        (made_classes.labelled_csv, "csv"),
+        (class_folders.eurosat_ms_folder, "folders"),
+        (class_folders.resisc45_folder, "list"),
+        (class_folders.labelled_csv, "csv"),
     ],
 )
 def test_check_knows_every_layout_and_finds_nothing_wrong_with_it(made: Any, format: str) -> None:
@@ -366,7 +367,7 @@ def test_check_knows_every_layout_and_finds_nothing_wrong_with_it(made: Any, for
     assert result.format == format
     assert sum(result.classes.values()) >= 12
     # Of many bands somebody has to say which are meant: training would stop until then.
-    of_bands = ["image that is no 8-bit colours and needs an intake"] if made is made_classes.eurosat_ms_folder else []
+    of_bands = ["image that is no 8-bit colours and needs an intake"] if made is class_folders.eurosat_ms_folder else []
     assert [problem.what.partition(":")[0] for problem in result.problems] == of_bands
     assert result.ok == (not of_bands)
 

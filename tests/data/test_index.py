@@ -138,7 +138,7 @@ def chats(tmp_path: Path) -> Path:
 def test_many_processes_find_what_one_finds(chats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = open_index(chats)
     monkeypatch.setattr(index_, "_JOB_LINES", 9)
-    monkeypatch.setattr("vistruct.data.loading.parallel._cores", lambda: 2)
+    monkeypatch.setattr("vistruct.data.loading.parallel.cores", lambda: 2)
     assert columns_of(open_index(chats)) == columns_of(alone)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from map_samples import mask_folder
 from PIL import Image, ImageDraw
 
 from vistruct.contracts import IGNORED
@@ -25,7 +26,7 @@ THREE = Coding(classes=("a", "b", "c"))
 
 
 def test_windows_together_are_the_whole_label_map_and_image() -> None:
-    root = made_maps.mask_folder(THREE, size_hw=(50, 70))
+    root = mask_folder(THREE, size_hw=(50, 70))
     whole = MapDataConfig(root=root, split="val", coding=THREE).build().sample(0, seed=0)
     cut = MapDataConfig(root=root, split="val", coding=THREE, tiles=Tiles(size=32, overlap=8)).build()
     assert whole.label_map is not None

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from vistruct.distributed.launch import is_launched, launch
+from vistruct.distributed.launch import launch
 
 
 def run(code: str, devices: int) -> int:
@@ -109,10 +109,3 @@ time.sleep(60)
         time.sleep(0.01)
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait(timeout=30) == 43
-
-
-def test_a_plain_process_is_not_launched(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert not is_launched()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert is_launched()

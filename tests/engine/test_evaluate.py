@@ -113,13 +113,13 @@ def measure_in_a_rank(folder: str) -> None:
 
 
 def test_a_metric_of_a_few_samples_gets_the_same_ones_in_order_whatever_the_batch(task, monkeypatch):
-    monkeypatch.setattr(ToyMetricConfig, "most", 4, raising=False)
     monkeypatch.setattr(ToyMetricConfig, "build", lambda self, dataset: Kept())
-    names = [name for name, _ in evaluate(task, toy_eval(), CPU, batch=3)["got"]]
+    of_four = toy_eval().model_copy(update={"metric": ToyMetricConfig(most=4)})
+    names = [name for name, _ in evaluate(task, of_four, CPU, batch=3)["got"]]
     assert len(set(names)) == 4
     assert names == sorted(names)
-    assert [name for name, _ in evaluate(task, toy_eval(), CPU, batch=1)["got"]] == names
-    assert "4 samples of 7" in asked_of(toy_eval(), ToyDataConfig(size=7).build())
+    assert [name for name, _ in evaluate(task, of_four, CPU, batch=1)["got"]] == names
+    assert "4 samples of 7" in asked_of(of_four, ToyDataConfig(size=7).build())
 
 
 def test_a_few_of_less_are_all_and_a_few_of_many_are_spread_over_them():

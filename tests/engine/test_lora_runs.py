@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from kept_weights import read_weights
 from safetensors.torch import load_file
 from timm.models import register_model
 from timm.models.eva import Eva
@@ -16,7 +17,6 @@ from toy_engine import ToyDataConfig, ToyTaskConfig, toy_run
 
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.load import load_model
-from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import sha256
 from vistruct.config import Lora, Move, Run, Stream, with_values

@@ -189,6 +189,11 @@ def test_a_drawn_stream_comes_as_often_as_its_weight_says():
     assert turns_before(two_toys(), 9) == {"near": 9, "far": 9}
 
 
+def test_a_stream_that_was_not_drawn_yet_is_no_part_without_a_gradient(tmp_path):
+    out = train(two_toys(draw="one", steps=1, evals={}), tmp_path / "run")
+    assert "had no gradient" not in (out / "train.log").read_text()
+
+
 def test_each_task_is_left_alone_with_the_backbone_and_asked_by_its_own_evaluations(tmp_path):
     out = train(two_toys(), tmp_path / "run")
     backbone = read_tensors(out / "backbone" / "backbone.safetensors")

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from torchvision.ops import roi_align
 
 from vistruct.ops import roi_align_rotated as module
-from vistruct.ops.roi_align_rotated import level_of, roi_align_rotated
+from vistruct.ops.roi_align_rotated import roi_align_rotated
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,6 @@ def test_the_original_operator_gives_the_same(golden, name, size, settings):
     io = golden("obb/roi_align_rotated.safetensors")
     got = roi_align_rotated(io["feat"], io["rois"], size, spatial_scale=0.25, **settings)
     assert_close(got, io[f"out.{name}"], atol=2e-5, rtol=0)
-
-
-def test_levels_are_those_of_the_original(golden):
-    io = golden("obb/roi_align_rotated.safetensors")
-    assert torch.equal(level_of(io["level_rois"]), io["level_of_4"].long())
-
-
-def test_levels_change_at_powers_of_two_of_the_finest_scale():
-    sides = torch.tensor([0.0, 1.0, 111.0, 112.0, 223.0, 224.0, 448.0, 1e6, float("nan")])
-    rois = torch.zeros(len(sides), 6)
-    rois[:, 3] = rois[:, 4] = sides
-    assert level_of(rois).tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 0]
 
 
 def boxes(num, *, images=2, size=32.0, seed=0):

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from vistruct.checkpoint.load import model_dir
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.config import read_run, run_to_yaml
+from vistruct.cli.show import data_of
+from vistruct.config import MAIN, read_run, run_to_yaml, with_settings
 from vistruct.contracts import BoxPrediction, MapPrediction
 from vistruct.errors import UserError
 from vistruct.files.images import read_image
 from vistruct.inference.model import load
-from vistruct.recipes import joint
+from vistruct.recipes import detect, joint
 from vistruct.recipes.options import parse
 from vistruct.runs import train_and_report
 from vistruct.samples import trees
@@ -41,6 +44,32 @@ def test_both_tasks_are_measured_drawn_and_asked_alone_and_the_backbone_is_one(r
     page = (run_dir / "report.html").read_text()
     assert "train boxes" in page
     assert "train fields" in page
+
+
+def test_what_a_task_learned_from_is_shown_by_its_name_or_its_model(run_dir):
+    own = read_run(run_dir / "run.yaml").streams["fields"].data
+    assert data_of(run_dir, task="fields") == data_of(run_dir / "model" / "fields") == own
+    with pytest.raises(UserError, match="several tasks: boxes, fields") as caught:
+        data_of(run_dir)
+    assert caught.value.fix == "--task boxes"
+
+
+def test_who_needs_one_task_of_several_is_told_all_of_them(run_dir):
+    with pytest.raises(UserError) as caught:
+        model_dir(run_dir, MAIN)
+    assert caught.value.what == "this run has several tasks: boxes, fields"
+    assert all(str(run_dir / "model" / name) in caught.value.fix for name in ("boxes", "fields"))
+
+
+def test_a_setting_may_name_a_term_of_the_loss_and_no_field_that_a_part_lacks():
+    run = with_settings(joint.tiny(), ["streams.boxes.loss_weights.box=2", "streams.boxes.loss_weights.class=3"])
+    assert run.streams["boxes"].loss_weights == {"box": 2.0, "class": 3.0}
+    assert with_settings(detect.tiny(), ["loss_weights.box=2"]).only.loss_weights == {"box": 2.0}
+    for wrong, near in (("streams.box.batch=2", "boxes"), ("streams.boxes.bach=2", "batch"), ("stps=2", "steps")):
+        with pytest.raises(UserError, match=f"did you mean '{near}'"):
+            with_settings(joint.tiny(), [wrong])
+    with pytest.raises(UserError, match="no YAML"):
+        with_settings(joint.tiny(), ["move=[{pattern: backbone"])
 
 
 def test_its_file_is_its_own_input(run_dir):
@@ -74,7 +103,10 @@ def test_a_command_line_says_tasks_and_their_own_options(tmp_path):
         (["--option", "boxes.bach=4"], "did you mean 'batch'"),
         (["--option", "boxes.lr=4"], "is the whole run's"),
         (["--option", "boxes.batch=many"], "boxes.batch"),
+        (["--option", "boxes.batch=many"], "\n--option boxes.batch=INT"),
         (["--weight", "boxes=heavy"], "--weight"),
+        (["--weight", "boxes"], "--weight boxes=FLOAT"),
+        (["--task", f"../x=detect:{trees().train}", "--task", "b=detect:y"], "small letters"),
     ],
 )
 def test_words_that_do_not_fit_are_answered_with_what_would(words, said):
@@ -82,3 +114,15 @@ def test_words_that_do_not_fit_are_answered_with_what_would(words, said):
     with pytest.raises(UserError) as caught:
         joint.recipe(**asked(*(words if "--task" in words else [*both, *words])))  # ty: ignore[invalid-argument-type]
     assert said in str(caught.value)
+
+
+def test_a_weight_without_end_is_refused_and_no_evaluation_takes_the_place_of_another(tmp_path):
+    both = ("--task", f"boxes=detect:{trees().train}", "--task", f"cells=detect:{trees().train}")
+    with pytest.raises(ValidationError, match="finite"):
+        joint.recipe(**asked(*both, "--weight", "boxes=inf"))  # ty: ignore[invalid-argument-type]
+    talk = tmp_path / "talk.jsonl"
+    talk.touch()
+    tasks = ("--task", f"talk=instruct:{talk}", "--task", f"talk_answers=detect:{trees().train}")
+    vals = ("--option", f"talk.val={talk}", "--option", f"talk_answers.val={trees().test}")
+    with pytest.raises(UserError, match="two evaluations are called 'talk_answers'"):
+        joint.recipe(**asked(*tasks, *vals))  # ty: ignore[invalid-argument-type]

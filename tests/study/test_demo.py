@@ -1,8 +1,9 @@
-"""The demo's plan and report; the demo itself runs in CI as `vistruct demo --quick`."""
+"""The demo's study and report; the demo itself runs in CI as `vistruct demo --quick`."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -13,77 +14,74 @@ import pytest
 from headless import LAPTOP, PHONE, Browser, assert_sound
 from PIL import Image
 
+from vistruct.errors import UserError
 from vistruct.metrics.answers import FamilyScore, by_family
 from vistruct.recipes import detect
-from vistruct.study import demo_answers, demo_report
-from vistruct.study.demo import BUDGETS, STARTS, plan, study_of
-from vistruct.study.demo_answers import differences
+from vistruct.samples import trees
+from vistruct.study import answers_report, demo_report
+from vistruct.study.answers_report import differences
+from vistruct.study.demo import BUDGETS, TEST, TRAIN, data_jobs, split_target, study_of
 from vistruct.study.demo_report import write_demo_report
 from vistruct.study.plan import Plan, Trial, plan_trials
+from vistruct.study.pretraining import pretraining_jobs
+from vistruct.study.questions import UNTRAINED, question_jobs
 from vistruct.study.results import results_of
+from vistruct.study.study import read_study, study_to_yaml
 
 BUDGET = BUDGETS["default"]
+TAUGHT = ("instructions", "VRL")
+INITS = ("random", *TAUGHT, "shuffled")
 
 
-def results(tmp_path, lift: float) -> dict:
-    """Made-up results in which pretraining adds `lift` to every number."""
-    rng = np.random.default_rng(0)
-    picture = tmp_path / "scene.png"
-    Image.new("RGB", (64, 48), "green").save(picture)
-    run = tmp_path / "run"
-    (run / "samples").mkdir(parents=True)
-    Image.new("RGB", (64, 48), "blue").save(run / "samples" / "first_batch.png")
-    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 5, "loss": 1.0}\n')
-    out: dict = {
-        "data": {"true": "x.jsonl", "families": [["presence", 10, "yes 50 %"]], "line": "10 questions"},
-        "align": {"run": str(run)},
+def made(tmp_path: Path) -> dict:
+    """What the jobs before the study would give."""
+    return {
+        "instructions": {
+            "true": str(tmp_path / "true.jsonl"),
+            "shuffled": str(tmp_path / "shuffled.jsonl"),
+            "families": [["presence", 10, "yes 50 %"]],
+            "line": "10 questions",
+        },
         "target": {"num_labelled": 90, "num_tested": 189, "labelled": "labelled.json", "tested": "tested.json"},
+        "questions": {"test": "test.jsonl", "train": "train.jsonl"},
     }
-    noise = rng.normal(0, 0.01, 8)
-    out["questions"] = {scene: {"line": "90 questions", "jsonl": "y.jsonl"} for scene in ("test", "train")}
-    out["answers-untrained"] = {"test": answers(0.0), "train": answers(0.0)}
-    for start, cell in STARTS.items():
-        out[cell] = {"run": str(run)}
-        taught = 3 * lift if start in ("plain", "vrl") else 0.0
-        out[f"answers-{start}"] = {"train": answers(0.5 + taught), "test": answers(0.5)}
-        more = lift if start in ("plain", "vrl") else 0.0
-        values = (0.7 + more + noise + rng.normal(0, 0.004, 8)).tolist()
-        patch = dict.fromkeys(("5", "20", "50"), values)
-        out[f"probe-{start}"] = {
-            "patch": patch, "patch_control": patch, "dense": dict.fromkeys(("2", "8", "32"), values),
-        }  # fmt: skip
-    return out
 
 
-def study_found(made: dict, lift: float) -> dict:
-    """What the study of detectors would find: the made-up results' `lift` for the starts that were taught."""
+def study_found(tmp_path: Path, lift: float) -> dict:
+    """What the study would find: a `lift` of every number for the inits that were taught."""
     rng = np.random.default_rng(1)
-    study = study_of(BUDGET, made)
-    run = detect.tiny()
-    planned, numbers = [], {}
+    study, run = study_of(BUDGET, made(tmp_path)), detect.tiny()
+    place = tmp_path / "study" / "run"
+    (place / "samples").mkdir(parents=True)
+    Image.new("RGB", (64, 48), "blue").save(place / "samples" / "first_batch.png")
+    (place / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 5, "loss": 1.0}\n')
+    trials, results = [], {}
     for tuning in study.tune:
         for seed in range(study.seeds):
             noise = rng.normal(0, 0.01)
-            for start in study.inits:
-                one = Trial(init=start, fraction=BUDGET.shares[0], seed=seed, tuning=tuning, run=run)
-                more = lift if start in ("plain", "vrl") else 0.0
-                value = 0.2 + more + noise + rng.normal(0, 0.002)
-                planned.append(one)
-                cost = {
-                    "seconds": 1.0,
-                    "step_seconds": 0.1,
-                    "samples": 8,
-                    "peak_memory_mb": 9,
-                    "trainable": 1,
-                    "parameters": 2,
-                }
-                place = Path(made["align"]["run"])
-                numbers[one.name] = {"run": str(place), "numbers": {"val/AP50": value, "val/AP": 0.02}, "cost": cost}
-    return results_of(study, Plan(trials=planned), numbers, Path(made["align"]["run"]).parent, {"train": "x"})
+            for init in study.inits:
+                one = Trial(init=init, fraction=BUDGET.fractions[0], seed=seed, tuning=tuning, run=run)
+                value = 0.2 + (lift if init in TAUGHT else 0.0) + noise + rng.normal(0, 0.002)
+                cost = {"seconds": 1.0, "step_seconds": 0.1, "samples": 8, "peak_memory_mb": 9}
+                counts = {"trainable": 1, "parameters": 2}
+                trials.append(one)
+                numbers = {"val/AP50": value, "val/AP": 0.02}
+                results[one.name] = {"run": str(place), "numbers": numbers, "cost": cost | counts}
+    noise = rng.normal(0, 0.01, 8)
+    for init in study.inits:
+        more = lift if init in TAUGHT else 0.0
+        values = (0.7 + more + noise + rng.normal(0, 0.004, 8)).tolist()
+        patch, dense = dict.fromkeys(("5", "20", "50"), values), dict.fromkeys(("2", "8", "32"), values)
+        probed = {"patch": patch, "standardised": patch, "dense": dense}
+        results[f"few_labels-{init}"] = {"what": "tree", "values": probed}
+        results[f"answers-{init}"] = {TRAIN: answers(0.5 + 3 * more), TEST: answers(0.5)}
+    results[f"answers-{UNTRAINED}"] = {TRAIN: answers(0.0), TEST: answers(0.0)}
+    places = dict.fromkeys(study.pretrain, place)
+    return results_of(study, Plan(trials=trials), results, tmp_path / "study", {"train": "x"}, places)
 
 
 def answers(score: float) -> dict:
-    """What `answer` gives: a family of short answers, one of boxes, one of captions; the constant answers have 0.55."""
+    """What a model answers: a family of short answers, one of boxes, one of captions; constant answers have 0.55."""
     return {
         "questions": 90.0, "accuracy": score, "accuracy_macro": score, "constant": 0.55,
         "questions/presence": 30.0, "accuracy/presence": score, "constant/presence": 0.55, "error/presence": 0.09,
@@ -106,12 +104,11 @@ class Text(HTMLParser):
 
 
 def read(tmp_path, monkeypatch, lift: float, name="default") -> Text:
-    monkeypatch.setattr(demo_report, "draw_conversations", lambda *_: [])
-    monkeypatch.setattr(demo_report, "draw_scene", lambda *_: tmp_path / "scene.png")
-    (tmp_path / "study" / "run" / "samples").mkdir(parents=True)
-    Image.new("RGB", (64, 48), "blue").save(tmp_path / "study" / "run" / "samples" / "first_batch.png")
-    made = results(tmp_path, lift)
-    path = write_demo_report(tmp_path / "report.html", made, study_found(made, lift), BUDGET, tmp_path, name)
+    picture = Image.new("RGB", (64, 48), "green")
+    monkeypatch.setattr(demo_report, "draw_conversations", lambda *_: [picture])
+    monkeypatch.setattr(demo_report, "draw_scene", lambda *_: picture)
+    found = study_found(tmp_path, lift)
+    path = write_demo_report(tmp_path / "report.html", made(tmp_path), found, BUDGET, tmp_path / "study", name)
     page = Text()
     page.feed(path.read_text())
     return page
@@ -119,11 +116,17 @@ def read(tmp_path, monkeypatch, lift: float, name="default") -> Text:
 
 def test_report_says_gain_where_there_is_one_and_names_no_file_outside(tmp_path, monkeypatch):
     page = read(tmp_path, monkeypatch, 0.1)
-    assert page.text.count("a clear gain") >= 3
+    for against in ("random", "shuffled"):
+        said = page.text.split(f"Against {against}, paired by seed")[1].split("Against")[0]
+        assert re.search(r"instructions, tree or ground, accuracy with 20 labels a class: a clear gain, \+0\.", said)
+        assert re.search(r"VRL, tree at this cell, average precision with 32 labelled crops: a clear gain", said)
+        assert re.search(r"instructions, 25% of the labels, frozen backbone: a clear gain", said)
     assert page.tables >= 7
     assert "What the models themselves answer" in page.text
     assert page.links == []
     assert "mean nothing" not in page.text
+    for honest in ("Read with care", "narrow side", "One pretraining of each kind", "not over pretrainings", "Holm"):
+        assert honest in page.text
 
 
 def test_report_says_loss_where_there_is_one(tmp_path, monkeypatch):
@@ -134,7 +137,7 @@ def test_report_says_loss_where_there_is_one(tmp_path, monkeypatch):
 
 def test_report_claims_nothing_where_there_is_nothing(tmp_path, monkeypatch):
     page = read(tmp_path, monkeypatch, 0.0)
-    assert re.search(r"AP50 of the detector on the frozen backbone, 25% of the windows: no clear difference", page.text)
+    assert re.search(r"instructions, 25% of the labels, frozen backbone: no clear difference", page.text)
     assert "a clear gain, +0.1" not in page.text
 
 
@@ -143,43 +146,82 @@ def test_quick_report_says_that_its_numbers_mean_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", list(BUDGETS))
-def test_every_start_is_probed_and_detected_with_the_same_budget(tmp_path, name):
+def test_every_init_is_pretrained_with_the_same_budget_and_asked_the_same(tmp_path, name):
     budget = BUDGETS[name]
-    cells = {cell.name: cell for cell in plan(budget, tmp_path)}
-    for made_by in STARTS.values():
-        assert cells[made_by].arguments["out"] == str(tmp_path)
-    for start, made_by in STARTS.items():
-        assert cells[f"probe-{start}"].needs == (made_by,)
-    trained = [c.arguments["steps"] for c in cells.values() if c.name.startswith("pretrain-")]
-    assert trained == [budget.pretrain_steps] * 3
-    study = study_of(budget, results(tmp_path, 0.0))
-    assert (study.fractions, study.seeds, study.tune) == (budget.shares, budget.seeds, budget.tune)
-    assert list(study.inits) == list(STARTS)
+    study = study_of(budget, made(tmp_path))
+    taught = {init: one for init, one in study.pretrain.items() if init != "aligned"}
+    assert set(taught) == {*TAUGHT, "shuffled"}
+    assert {one.start for one in taught.values()} == {"aligned"}
+    assert {one.options["steps"] for one in taught.values()} == {budget.pretrain_steps}
+    assert [one.options["vrl"] for one in taught.values()] == ["off", "paper", "off"]
+    told = {init: Path(one.options["data"]).stem for init, one in taught.items()}
+    assert told == {"instructions": "true", "VRL": "true", "shuffled": "shuffled"}
+    assert (study.fractions, study.seeds, study.tune) == (budget.fractions, budget.seeds, budget.tune)
+    assert tuple(study.inits) == INITS
     assert study.baseline == "random"
+    assert study.pairs == [(init, other) for other in ("random", "shuffled") for init in TAUGHT]
+    assert [job.name for job in data_jobs(budget, tmp_path)] == ["instructions", "questions", "target"]
 
 
-def test_the_study_trains_the_same_detector_from_every_start_frozen_and_whole(tmp_path, monkeypatch):
+def test_the_demos_study_is_a_file_that_vistruct_study_takes(tmp_path):
+    study = study_of(BUDGET, made(tmp_path))
+    (tmp_path / "study.yaml").write_text(study_to_yaml(study))
+    assert read_study(tmp_path / "study.yaml") == study
+
+
+def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_path):
+    data = made(tmp_path)
+    line = {"id": "a", "image": "a.png", "width": 8, "height": 8, "conversations": [
+        {"from": "human", "value": "<image>\nAny tree?"}, {"from": "gpt", "value": "yes"}]}  # fmt: skip
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name in ("true", "shuffled"):
+        Path(data["instructions"][name]).write_text(json.dumps(line) + "\n")
+    study = study_of(BUDGET, data)
+    jobs, places = pretraining_jobs(study, tmp_path / "out")
+    by_name = {job.name: job for job in jobs}
+    assert by_name["pretrain-aligned"].needs == ()
+    assert {job.needs for name, job in by_name.items() if name != "pretrain-aligned"} == {("pretrain-aligned",)}
+    assert by_name["pretrain-VRL"].arguments["run"]["start"] == str(places["aligned"])
+    longer = study_of(BUDGET.model_copy(update={"align_steps": 151}), data)
+    _, others = pretraining_jobs(longer, tmp_path / "out")
+    assert not set(others.values()) & set(places.values())  # what starts from another one is another one too
+    assert set(study.with_weights(places).inits.values()) == {str(place) for place in places.values()}
+    with pytest.raises(UserError, match="no earlier pretraining"):
+        study.model_validate(study.model_dump() | {"pretrain": {"late": dict(recipe="vitp.pretrain", start="later")}})
+
+
+def test_the_study_trains_the_same_detector_from_every_init_frozen_and_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("vistruct.study.plan.weights_of", lambda study, init: None)
     monkeypatch.setattr("vistruct.study.plan.TypeAdapter.validate_python", lambda self, value: value)
-    study = study_of(BUDGET, results(tmp_path, 0.0))
-    runs = plan_trials(study).trials
-    assert len(runs) == len(STARTS) * BUDGET.seeds * 2
-    for one in runs:
+    trials = plan_trials(study_of(BUDGET, made(tmp_path))).trials
+    assert len(trials) == len(INITS) * BUDGET.seeds * 2
+    for one in trials:
         (move,) = one.run.move
         assert (move.pattern, move.mode, move.lr_factor) == (
             ("backbone", "frozen", 1.0) if one.tuning == "probe" else ("backbone", "full", 0.2)
         )
-        assert (one.run.steps, one.run.only.batch, one.run.optim.lr) == (BUDGET.detect_steps, 8, 3e-3)
-        assert one.run.only.task.head.nms_iou == 0.35
-        assert one.run.only.task.neck.strides == (16, 32)
+        stream = one.run.only
+        assert (one.run.steps, stream.batch, one.run.optim.lr) == (BUDGET.detect_steps, 8, 3e-3)
+        assert stream.task.head.nms_iou == 0.35
+        assert stream.task.neck.strides == (16, 32)
         assert one.run.evals["val"].data.augment is None
         assert str(one.run.evals["val"].data.annotation) == "tested.json"
-        assert str(one.run.only.data.annotation) == "labelled.json"
+        assert str(stream.data.annotation) == "labelled.json"
+
+
+def test_every_crown_of_the_test_scene_is_learned_from_or_measured_on(tmp_path):
+    parts = split_target(out=str(tmp_path), results={}, report=lambda *_: None)
+    assert parts["num_labelled"] + parts["num_tested"] == 279
+    widths = [Image.open(Path(parts[name]).with_suffix(".png")).width for name in ("labelled", "tested")]
+    assert (
+        sum(widths)
+        == Image.open(trees().test.parent / json.loads(trees().test.read_text())["images"][0]["file_name"]).width
+    )
 
 
 def test_default_demo_has_three_seeds():
     assert BUDGETS["default"].seeds >= 3
-    assert len(BUDGETS["full"].shares) > len(BUDGETS["default"].shares)
+    assert len(BUDGETS["full"].fractions) > len(BUDGETS["default"].fractions)
 
 
 @pytest.mark.parametrize(
@@ -191,18 +233,10 @@ def test_default_demo_has_three_seeds():
     ],
 )
 def test_the_report_says_what_answers_gain_over_shuffled_ones(tmp_path, lift, said):
-    made = results(tmp_path, lift)
-    sentences = demo_answers._sentences(made, lines_of(made), demo_report.NAMES)
-    assert f"the training scene, other crops, instructions against shuffled answers: {said}" in sentences
+    sentences = answers_report.sentences(study_found(tmp_path, lift))
+    assert f"{TRAIN}, instructions against shuffled: {said}" in sentences
     nothing = "clearly better in **none**, clearly worse in **none**"
-    assert f"the test scene, instructions, VRL against shuffled answers: {nothing}" in sentences
-
-
-def lines_of(made: dict) -> dict:
-    return {
-        scene: {start: by_family(made[f"answers-{start}"][scene]) for start in ("untrained", *STARTS)}
-        for scene in ("train", "test")
-    }
+    assert f"{TEST}, VRL against shuffled: {nothing}" in sentences
 
 
 def test_a_difference_is_clear_beyond_two_standard_errors():
@@ -217,17 +251,25 @@ def test_a_difference_is_clear_beyond_two_standard_errors():
 
 
 def test_only_scores_above_the_constant_answer_and_the_control_are_marked(tmp_path):
-    made = lines_of(results(tmp_path, 0.1))
-    assert demo_answers._best(made["test"]) == []
-    assert demo_answers._best(made["train"]) == [(row, column) for row in (1, 2, 3) for column in (5, 6)]
+    asked = study_found(tmp_path, 0.1)["questions"]
+    scores = {
+        about: {name: by_family({k: math.nan if v is None else v for k, v in one.items()}) for name, one in own.items()}
+        for about, own in asked.items()
+    }
+    assert answers_report._best(scores[TEST], "shuffled") == []
+    expected = [(row, column) for row in (1, 2, 3) for column in (5, 6)]
+    assert answers_report._best(scores[TRAIN], "shuffled") == answers_report._best(scores[TRAIN], None) == expected
 
 
 def test_every_model_is_asked_the_same_questions_and_one_of_them_untrained(tmp_path):
-    cells = {cell.name: cell for cell in plan(BUDGET, tmp_path)}
-    asked = {name: cell for name, cell in cells.items() if name.startswith("answers-")}
-    assert set(asked) == {"answers-untrained", *(f"answers-{start}" for start in STARTS)}
-    assert all("questions" in cell.needs for cell in asked.values())
-    assert [name for name, cell in asked.items() if not cell.arguments["trained"]] == ["answers-untrained"]
+    study = study_of(BUDGET, made(tmp_path))
+    for name in ("test", "train"):
+        (tmp_path / f"{name}.jsonl").write_text("")
+    study = study.model_copy(update={"questions": {a: tmp_path / p.name for a, p in study.questions.items()}})
+    jobs = question_jobs(study, dict.fromkeys(study.inits, "digest"))
+    assert {job.name for job in jobs} == {f"answers-{name}" for name in (UNTRAINED, *INITS)}
+    assert len({json.dumps(job.arguments["questions"]) for job in jobs}) == 1
+    assert [job.name for job in jobs if not job.arguments["trained"]] == [f"answers-{UNTRAINED}"]
 
 
 def test_the_report_is_whole_and_within_its_window(tmp_path, monkeypatch, browser: Browser):

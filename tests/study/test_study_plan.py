@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 from toy_study import first_head, recipe
 
-from vistruct.config import AdamW, Move, with_values
+from vistruct.config import AdamW, Move, Run, with_values
 from vistruct.engine.run import build
 from vistruct.engine.ship import ship
 from vistruct.errors import UserError
@@ -46,6 +47,18 @@ def test_a_plan_has_every_start_share_seed_and_way_once(pretrained):
             one.seed,
         )
         assert one.run.init == (pretrained if one.init == "ours" else None)
+
+
+def test_runs_of_several_tasks_are_not_compared():
+    @functools.wraps(recipe)
+    def several(**changes) -> Run:
+        run = recipe(**changes)
+        (stream,) = run.streams.values()
+        return run.model_copy(update={"streams": {"near": stream, "far": stream}})
+
+    with pytest.raises(UserError, match="several: near, far") as caught:
+        plan_trials(study(), several)
+    assert "--init joint=RUN" in caught.value.fix
 
 
 def test_ways_say_what_moves(pretrained):
@@ -160,7 +173,7 @@ def test_mistakes_are_told_before_anything_runs(pretrained):
     assert "needs data" in refused(adapter_recipe)
     assert "twice" in refused(fractions=(0.5, 0.5))
     assert "0 and up to 1" in refused(fractions=(1.5,))
-    assert "no init 'our'" in refused(against="our")
+    assert "no init 'our'" in refused(against=("our",))
     assert "has weights" in refused(inits={"a": "random", "b": "random:a"})
     assert "cannot name" in refused(inits={"a-b": "random"})
     with pytest.raises(UserError, match="did you mean 'detect'"):
@@ -186,7 +199,7 @@ def test_a_study_is_its_own_input_and_unknown_keys_are_named(pretrained, tmp_pat
 def test_the_baseline_is_the_random_start_unless_told():
     assert Study(recipe="x", inits={"a": "a.pt", "scratch": "random:a"}).baseline == "scratch"
     assert Study(recipe="x", inits={"a": "a.pt", "b": "b.pt"}).baseline == "a"
-    assert Study(recipe="x", inits={"a": "a.pt", "random": "random"}, against="a").baseline == "a"
+    assert Study(recipe="x", inits={"a": "a.pt", "random": "random"}, against=("a",)).baseline == "a"
 
 
 def test_the_metric_is_the_usual_one_or_the_one_asked_for(pretrained):

@@ -186,6 +186,7 @@ class TimmModel(nn.Module):
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """timm's own filter: names of the original repositories, positions and kernels of another size."""
+        # Not every module of timm has one.
         convert: Any = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         if convert is None:
             return state, []
@@ -223,7 +224,7 @@ def _create(config: TimmConfig) -> Any:
             where="backbone",
             fix="leave image_size, drop_path and channels at their defaults",
         )
-    if not hasattr(model, "forward_intermediates"):
+    if not hasattr(model, "forward_intermediates"):  # some of timm's families
         raise UserError(
             f"timm {timm.__version__} does not give the inner maps of {config.name}",
             where="backbone.name",
@@ -254,7 +255,7 @@ def _layers(model: Any) -> tuple[dict[str, int], int]:
     """The layer of every parameter by name, from 0 (timm's rule for layer-wise decay), and the last below the head."""
     from timm.models import group_parameters
 
-    if not hasattr(model, "group_matcher"):
+    if not hasattr(model, "group_matcher"):  # some of timm's families
         return {}, 0
     layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     has_head = model.num_classes > 0  # some are defined without one, and then nothing is above the last block

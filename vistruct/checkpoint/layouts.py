@@ -167,8 +167,7 @@ def _transformers(values: Mapping[str, Any], folder: Path) -> Architecture:
     _refuse(file, "vision_config.num_channels", vision.num_channels, 3)
     _refuse(file, "vision_config.use_mean_pooling", vision.use_mean_pooling, True)  # else it has a norm at its end
     _refuse(file, "vision_config.use_absolute_position_embeddings", vision.use_absolute_position_embeddings, True)
-    for name in ("image_size", "patch_size"):
-        height, width = getattr(vision, name)
+    for name, (height, width) in {"image_size": vision.image_size, "patch_size": vision.patch_size}.items():
         _refuse(file, f"vision_config.{name}", [height, width], [height, height])
     processor = _processor(folder)
     size = processor.get("size") or {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Run, of_one_task, run_from_dict, task_from_dict
+from vistruct.config import MAIN, Run, of_one_task, run_from_dict, task_from_dict
 from vistruct.contracts import BackboneTraits, DataInfo, Described
 from vistruct.data.input import Input, read_input
 from vistruct.errors import UserError
@@ -23,10 +23,16 @@ MODEL_FORMAT, BACKBONE_FORMAT = 2, 1
 Shape = tuple[int, ...]
 
 
-def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> None:
+OTHER_VERSION = "use the version of vistruct that wrote them"
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path, fix: str = OTHER_VERSION) -> None:
     """Load a state dict that must cover the model name for name and shape for shape.
 
     A backbone first becomes the variant that its weights are of.
+
+    Args:
+        fix: what to try where it does not.
 
     Raises:
         UserError: naming the first tensors that are missing, unexpected or of another shape.
@@ -37,11 +43,13 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path) -> Non
             own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
             traits.match_state(own)
     own = model.state_dict()
-    refuse_others({k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in state.items()}, where)
+    refuse_others(
+        {k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in state.items()}, where, fix
+    )
     model.load_state_dict(state)
 
 
-def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: Path) -> None:
+def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: Path, fix: str = OTHER_VERSION) -> None:
     """Raise unless the tensors found, by name and shape, are exactly a model's own.
 
     Raises:
@@ -58,7 +66,7 @@ def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: P
         raise UserError(
             f"these are not the weights of this model: {'; '.join(wrong)}",
             where=where,
-            fix="use the version of vistruct that wrote them",
+            fix=fix,
         )
 
 
@@ -103,8 +111,9 @@ def model_dir(path: Path, task: str = "") -> Path:
     for directory in (path / "model", path):
         several = sorted(file.parent.name for file in directory.glob("*/model.json"))
         if several:
-            what = f"this run has several tasks: {', '.join(several)}" + (f", and no {task!r}" if task else "")
-            raise UserError(what, where=path, fix=f"give one of them: {directory / several[0]}")
+            lacks = f", and no {task!r}" if task not in ("", MAIN) else ""
+            what = f"this run has several tasks: {', '.join(several)}{lacks}"
+            raise UserError(what, where=path, fix=f"give one of them: {', '.join(str(directory / s) for s in several)}")
     if (path / "run.yaml").is_file():
         raise UserError(
             "this run has not finished: it has no model yet",

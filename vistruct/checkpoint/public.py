@@ -138,6 +138,7 @@ def _original_language(language: Any, dtype: str) -> dict[str, Any]:
     if kind != "default" and kind not in OLD_ROPE:
         what = f"the original layout has no rotary positions of type {kind}"
         raise UserError(what, fix="--format transformers")
+    # Of transformers: only some families say the width of a head.
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head * config.num_attention_heads != config.hidden_size:
         what = f"the original layout has no heads of {head} numbers in a width of {config.hidden_size}"

@@ -57,7 +57,7 @@ def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -
             files.read(manifest.aliases.get(name, name), tensor)
         for name, _, what in states:
             parameter, entry = named[name], manifest.tensors[f"{name}/{what}"]
-            dtype = getattr(torch, entry.dtype)
+            dtype = vars(torch)[entry.dtype]
             if entry.shape == tuple(parameter.shape):
                 state = torch.zeros_like(parameter, dtype=dtype)  # spread as the parameter is
             else:
@@ -65,22 +65,6 @@ def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -
             files.read(f"{name}/{what}", state)
             optimizer.state[parameter][what] = state
     return manifest.step
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """All weights of a checkpoint by name, whole, on the CPU.
-
-    Raises:
-        UserError: no checkpoint, or a damaged one.
-    """
-    manifest, weights = read_manifest(path), {}
-    with Files(path, manifest) as files:
-        for name, entry in manifest.tensors.items():
-            if name.startswith("model/"):
-                weights[name] = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
-                files.read(name, weights[name])
-    weights |= {name: weights[kept] for name, kept in manifest.aliases.items()}
-    return {name.removeprefix("model/"): tensor for name, tensor in weights.items()}
 
 
 class Files:

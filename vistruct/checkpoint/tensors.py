@@ -82,7 +82,7 @@ def sha256(path: Path) -> str:
 
 def no_room(error: Exception, path: Path) -> UserError:
     """The three lines for a write that failed; the reason decides the way out."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     full = full or any(f"os error {code})" in str(error) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
     if full:
         fix = "free some space and run the same command again: it goes on from the last checkpoint"

@@ -33,7 +33,8 @@ def load_start(task: Any, source: Path, name: str = "") -> Coverage:
     if is_ours(source):
         card = read_card(source, name)
         state = read_tensors(card.path / "model.safetensors")
-        load_exactly(task, state, card.path)
+        fix = f"give it the sizes in {card.path / 'model.json'}, or only its backbone: --backbone in place of --start"
+        load_exactly(task, state, card.path, fix)
         licence = str(card.values.get("licence", "unknown"))
         return Coverage(source=source, what="model", matched=tuple(sorted(state)), licence=licence)
     layout_of(source)  # before anything else is said of it

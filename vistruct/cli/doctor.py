@@ -49,6 +49,7 @@ def examine() -> dict[str, Any]:
     """Everything that the command shows, as plain values."""
     import torch
 
+    from vistruct.data.loading.parallel import cores
     from vistruct.engine.environment import has_native_bf16
 
     cuda = torch.cuda.is_available()
@@ -58,7 +59,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": cores(),
         "threads": torch.get_num_threads(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else ["cpu"],
         "native_bf16": has_native_bf16(device),

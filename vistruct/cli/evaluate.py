@@ -153,7 +153,6 @@ _ALL: dict[str, dict[str, object]] = {"answers": {"most": None}}  # a run asks a
 
 def _at_most(one: Eval, most: int) -> Eval:
     """With fewer samples where the metric takes a part of them."""
-    metric: Any = one.metric
-    return (
-        one.model_copy(update={"metric": metric.model_copy(update={"most": most})}) if hasattr(metric, "most") else one
-    )
+    if "most" not in vars(one.metric):
+        return one
+    return one.model_copy(update={"metric": one.metric.model_copy(update={"most": most})})

@@ -32,6 +32,10 @@ def command(
     turned: Annotated[
         bool, typer.Option("--turned", help="Also turn and mirror the pictures: for those without an up.")
     ] = False,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the same conversations, each moved to another picture: teaches nothing."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
 ) -> None:
     """Turn annotated boxes into conversations, the jsonl that pretraining reads.
@@ -40,7 +44,7 @@ def command(
     that cover it. The side of a crop is 1.5 to 3 times the median object side unless --crop-size says
     otherwise.
     """
-    from vistruct.data.instructions.write import write_instructions
+    from vistruct.data.instructions.write import write_control, write_instructions
     from vistruct.progress import tracking
 
     asked = {"images": images, "questions": questions, "families": family, "always": always}
@@ -61,6 +65,8 @@ def command(
     for reason, count in summary.dropped.items():
         note(f"{count} x {reason}")
     made(summary.path)
+    if control is not None:
+        made(write_control(summary.path, control, seed))
 
 
 def sides(text: str) -> tuple[int, int]:

@@ -157,9 +157,9 @@ def _tell(error: UserError, args: Sequence[str], code: int = 2) -> NoReturn:
 
 def _usage(error: Any) -> UserError:
     """A wrong option or argument, as a user's mistake with the closest right one."""
-    context = getattr(error, "ctx", None)
+    context = vars(error).get("ctx")
     verb = context.command_path if context is not None else "vistruct"
-    if name := getattr(error, "option_name", None):
+    if name := vars(error).get("option_name"):
         known = [option for parameter in context.command.params for option in parameter.opts] if context else []
         if name not in known:
             return UserError(f"no option {name!r}", where=verb, fix=closest(name, [*known, "--help"]))

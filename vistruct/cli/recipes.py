@@ -54,7 +54,7 @@ def write_mix(recipe: str | None, path: Path) -> None:
     from vistruct.recipes import find
     from vistruct.recipes.vitp.mixes import write_template
 
-    published = None if recipe is None else getattr(find(recipe), "MIX", None)
+    published = None if recipe is None else vars(find(recipe)).get("MIX")
     if published is None:
         having = "vitp.remote_sensing, vitp.medical and vitp.general"
         raise UserError("no recipe with a published mix is named", where="--mix", fix=f"{having} have one")

@@ -12,7 +12,7 @@ from vistruct.errors import UserError, closest
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A data set, a run.yaml, or a run directory (its training data).")],
+    path: Annotated[Path, typer.Argument(help="A data set, a run.yaml, or a run or model (its training data).")],
     count: Annotated[int, typer.Option(min=1, help="Samples to draw.")] = 9,
     start: Annotated[int | None, typer.Option(min=0, help="The first sample; without it, spread over all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random variation, where the run has one.")] = 0,
@@ -56,8 +56,9 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None, task:
     """The data set that a path means, as a part of a run (`build()` gives the data set).
 
     Raises:
-        UserError: nothing there that can be read; tiles for conversations.
+        UserError: nothing there that can be read; tiles for conversations; several tasks, and none is named.
     """
+    from vistruct.checkpoint.load import read_card
     from vistruct.config import read_run
     from vistruct.data.boxes import BoxDataConfig
     from vistruct.data.chat.mix import MixDataConfig
@@ -69,11 +70,16 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None, task:
     from vistruct.data.volumes import VolumeDataConfig
     from vistruct.windows.tiles import Tiles
 
+    if (path / "model.json").is_file():
+        return read_card(path).run.only.data
     run_file = path / "run.yaml" if path.is_dir() else path
     if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):
         run = read_run(run_file)
         if task and task not in run.streams:
             raise UserError(f"no task {task!r} in this run", where=run_file, fix=closest(task, run.streams))
+        if not task and len(run.streams) > 1:
+            names = list(run.streams)
+            raise UserError(f"this run has several tasks: {', '.join(names)}", where=path, fix=f"--task {names[0]}")
         return run.streams[task].data if task else run.only.data
     family = family_of(path)
     where: dict[str, Any] = {"root": family.path, "format": family.format, "split": split}

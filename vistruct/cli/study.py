@@ -40,8 +40,8 @@ def command(
     ] = None,
     metric: Annotated[str | None, typer.Option(help="What is compared; by default the usual one of the task.")] = None,
     against: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Init that the others are compared with; by default the random one."),
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Init to compare with, by default the random one; repeatable."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value of every run; repeatable.")
@@ -75,7 +75,7 @@ def command(
         "tune": tune or None,
         "lr": None if not lr else rates(lr, tune or ["full"]),
         "metric": metric,
-        "against": against,
+        "against": against or None,
         "settings": settings or None,
         "robust": robust or None,
     }
@@ -159,12 +159,12 @@ def show(found: dict[str, Any]) -> None:
         ends = gain["bootstrap"]
         interval = "" if ends is None else f"[{ends[0]:+.4f}, {ends[1]:+.4f}]"
         wins = f"{gain['wins']} of {gain['pairs']}"
-        about = [gain[key] for key in ("init", "fraction", "tuning", "before", "after", "mean")]
+        about = [gain[key] for key in ("init", "against", "fraction", "tuning", "before", "after", "mean")]
         rows.append([*about, interval, wins, gain["verdict"]])
     level = f"{found['plan']['level']:.0%} interval"
-    headers = ["init", "fraction", "tuning", "before", "after", "gain", level, "better", "verdict"]
+    headers = ["init", "against", "fraction", "tuning", "before", "after", "gain", level, "better", "verdict"]
     if rows:
-        table(headers, rows, title=f"{found['metric']} against {found['plan']['baseline']}")
+        table(headers, rows, title=found["metric"])
     else:
         pairs = [[trial["name"], trial["value"]] for trial in found["trials"]]
         table(["run", found["metric"]], pairs)
@@ -174,13 +174,15 @@ def show(found: dict[str, Any]) -> None:
 
 def _describe(study: Study, out: Path, *, json: bool) -> None:
     from vistruct.study.plan import plan_trials, study_jobs
+    from vistruct.study.pretraining import pretraining_jobs
     from vistruct.study.results import chosen_metric
     from vistruct.study.runner import describe
     from vistruct.study.study import study_to_yaml
 
-    plan = plan_trials(study)
+    plan = plan_trials(study.unpretrained)
     metric = chosen_metric(study, plan.trials[0].run)
-    rows = describe(study, plan, study_jobs(study, plan, out, {}, metric), out)
+    first, _ = pretraining_jobs(study, out)
+    rows = describe(plan, [*first, *study_jobs(study.unpretrained, plan, out, {}, metric)], out)
     if json:
         names = ("name", "steps", "samples", "lr", "state")
         listed = [dict(zip(names, row, strict=True)) for row in rows]
@@ -189,7 +191,7 @@ def _describe(study: Study, out: Path, *, json: bool) -> None:
     typer.echo(study_to_yaml(study), nl=False)
     samples = sum(one.run.steps * one.run.only.batch for one in plan.trials)
     table(["trial", "steps", "samples", "rate", "state"], rows)
-    note(f"{len(rows)} trials, {samples:,} training samples; compared by {metric}")
+    note(f"{len(plan.trials)} trials, {samples:,} training samples; compared by {metric}")
     for line in plan.notes:
         note(line)
 

@@ -6,6 +6,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
 
 from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss
 from vistruct.contracts.objects import (
+    NO_OBJECTS,
     Column,
     Objects,
     cat,
@@ -21,7 +22,6 @@ from vistruct.contracts.parts import (
     Head,
     HeadTraits,
     Metric,
-    MetricConfig,
     Neck,
     NeckTraits,
     State,
@@ -52,6 +52,10 @@ from vistruct.contracts.step import (
 )
 from vistruct.contracts.truth import (
     IGNORED,
+    IMAGE_MARK,
+    OBJECT_MARK,
+    POINT_MARKS,
+    REGION_MARK,
     RGB,
     Pixels,
     Record,

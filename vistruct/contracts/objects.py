@@ -32,9 +32,7 @@ class Objects(Generic[C]):
     boxes_cxcywha: C | None = None  # float32[N, 5], le90; None: horizontal boxes only
     quads: C | None = None  # float32[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
     keypoints: C | None = None  # float32[N, K, 3]: x, y, COCO's visibility (0 not annotated, 1 hidden, 2 seen)
-    masks: Any = (
-        None  # N COCO segmentations or MaskPatch (tuple; pixels of the *whole* image), or [N, H, W]; None: none
-    )
+    masks: Any = None  # tuple of COCO segmentations or MaskPatch, pixels of the *whole* image; or bool[N, H, W]
     extra: Mapping[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,6 +46,12 @@ class Objects(Generic[C]):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Objects):
+            return NotImplemented
+        ours, theirs = self.columns(), other.columns()
+        return ours.keys() == theirs.keys() and all(_is_same(column, theirs[name]) for name, column in ours.items())
 
     @classmethod
     def of(cls, columns: Mapping[str, Column]) -> Self:
@@ -98,11 +102,11 @@ class Objects(Generic[C]):
 
 
 _DEFAULTS = {
-    "boxes_xyxy": ((4,), 0, torch.float32),
-    "is_crowd": ((), False, torch.bool),
-    "is_difficult": ((), False, torch.bool),
-    "is_ignored": ((), False, torch.bool),
-    "scores": ((), 1, torch.float32),
+    "boxes_xyxy": ((4,), 0, "float32"),
+    "is_crowd": ((), False, "bool"),
+    "is_difficult": ((), False, "bool"),
+    "is_ignored": ((), False, "bool"),
+    "scores": ((), 1, "float32"),
 }
 _KNOWN = tuple(one.name for one in fields(Objects) if one.name != "extra")
 
@@ -121,12 +125,19 @@ def cat(tables: Sequence[Objects[C]]) -> Objects[C]:
     return Objects.of({name: _joined([one[name] for one in columns]) for name in columns[0]})
 
 
-def _full(labels: Any, shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Any:
+def _full(labels: Any, shape: tuple[int, ...], value: float, dtype: str) -> Any:
     """One value everywhere, a row for each of `labels`."""
     rows = (len(labels), *shape)
     if isinstance(labels, Tensor):
-        return torch.full(rows, value, dtype=dtype, device=labels.device)
-    return torch.full(rows, value, dtype=dtype).numpy()
+        # torch has a dtype by its name in no other way
+        return torch.full(rows, value, dtype=getattr(torch, dtype), device=labels.device)
+    return np.full(rows, value, dtype)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) or type(one) is not type(other) or one.dtype != other.dtype:
+        return isinstance(one, tuple) and one == other
+    return torch.equal(one, other) if isinstance(one, Tensor) else np.array_equal(one, other)
 
 
 def _rows_of(column: Any, rows: Any) -> Any:
@@ -137,3 +148,6 @@ def _joined(parts: Sequence[Any]) -> Any:
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else tuple(row for part in parts for row in part)
+
+
+NO_OBJECTS: Objects[np.ndarray] = Objects()

@@ -240,22 +240,6 @@ class Metric(Protocol):
     def compute(self) -> dict[str, float]: ...
 
 
-class MetricConfig(Protocol):
-    """A metric's settings, and what may be said of its numbers before one is computed."""
-
-    kind: str
-
-    def build(self, dataset: Any) -> Metric: ...
-
-    def usual(self, data: Any) -> str:
-        """The number that models are compared by unless told otherwise, on data of this config."""
-        ...
-
-    def higher_is_better(self, number: str) -> bool | None:
-        """None: a count or a setting, of which neither is better."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """What a task must know of its data before it is built, and what `data.json` keeps."""

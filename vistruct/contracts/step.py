@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -40,7 +40,7 @@ class Costs:
     def of(self, indices: Sequence[int]) -> Costs:
         """Those of some samples."""
         at = np.asarray(indices, dtype=np.int64)
-        return Costs(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
+        return Costs(**{name: column[at] for name, column in vars(self).items()})
 
 
 class Measurer(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from torch import Tensor
 
-from vistruct.contracts.objects import Objects
+from vistruct.contracts.objects import NO_OBJECTS, Objects
 
 Role = Literal["system", "user", "assistant"]
 RGB = tuple[int, int, int]  # 0 to 255
@@ -19,12 +19,18 @@ Pixels = Literal["uint8", "uint16", "float32", "raw"]  # 1 is 255, 65535, 1; raw
 IGNORED = -1  # in a label map: a pixel that is neither learned nor counted
 
 
+IMAGE_MARK = "<image>"  # in a question: an image goes here
+REGION_MARK, OBJECT_MARK = "<region>", "<REF>"  # in a question, in an answer: what stands for objects
+POINT_MARKS: Mapping[Role, str] = {"user": REGION_MARK, "assistant": OBJECT_MARK}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One turn of a conversation; `<image>` in a user's text marks where an image goes."""
+    """One turn of a conversation."""
 
     role: Role
     text: str
+    points: tuple[tuple[int, ...], ...] = ()  # of each region or object mark, in order: rows of the sample's objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class Record:
     size_hw: tuple[int, int] | None = None  # pixels, of the window if there is one; None: not known before decoding
     window_xyxy: tuple[int, int, int, int] | None = None  # the part of images[0] that this record is about
     image_id: str = ""  # the whole image's record id; equal to `id` unless this is a window
-    objects: Objects[np.ndarray] = field(default_factory=Objects)  # pixels of the window, of the image without one
+    objects: Objects[np.ndarray] = field(default_factory=lambda: NO_OBJECTS)  # pixels of the window, else the image
     label_map: Path | None = None  # raster with the class of every pixel, on the grid of images[0]
     slice: int | None = None  # of a volume: which, from 0
     image_labels: tuple[int, ...] | None = None  # classes of the image as a whole: one, or any number (multi-label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from vistruct.config import Part
-from vistruct.contracts import DataInfo, Record
-from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.contracts import Record
+from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input, Windows
@@ -73,28 +72,20 @@ class BoxDataConfig(Part):
         if self.tiles is not None:
             records, dropped = tile_records(records, self.tiles)
             report.merge(dropped)
-        id_of = attrgetter("id")
-        records = shared(records, self.share, self.share_seed, report, unit=id_of, name=id_of)
+        records = shared(records, self.share, self.share_seed, report)
         labels = Counter(int(label) for record in records for label in record.objects.labels)
         if not labels:
             what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
             raise UserError(what, where=self.annotation, fix="`vistruct check` says more")
-        info = DataInfo(
+        return as_dataset(
+            records,
+            report,
+            self,
+            self._input(),
             class_names=class_names,
-            input=self._input().model_dump(mode="json"),
-            num_records=len(records),
             fingerprint=self._fingerprint(whole_records, class_names),
             counts={name: labels[number] for number, name in enumerate(class_names)},
-            dropped=dict(report.counts),
-        )
-        return RecordDataset(
-            records,
-            info,
-            report,
-            self.resize,
-            self.augment,
-            whole_records,
-            on_broken=self.on_broken,
+            whole_records=whole_records,
             with_masks=self.masks,
         )
 
@@ -105,11 +96,10 @@ class BoxDataConfig(Part):
 
     def _fingerprint(self, records: Sequence[Record], class_names: Sequence[str]) -> str:
         """Of the annotation file where it is one; of what was read where it is a folder of thousands."""
-        base = self.annotation.parent if self.annotation.is_file() else self.annotation
-        images = [record.images[0] for record in records]
+        images, root = [record.images[0] for record in records], self.images or self.annotation
         if self.annotation.is_file():
-            return fingerprint([self.annotation], images, self.images or base)
-        return fingerprint([], images, self.images or base, _contents(records, class_names))
+            return fingerprint([self.annotation], images, root)
+        return fingerprint([], images, root, _contents(records, class_names))
 
 
 def _contents(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[bytes]:

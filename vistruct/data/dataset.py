@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic import model_validator
+from pydantic import AfterValidator
 
 from vistruct.config import Part
-from vistruct.contracts import DataInfo, Record, Sample
+from vistruct.contracts import RGB, DataInfo, Record, Sample
 from vistruct.data.account import COUNTED, Account
 from vistruct.data.chat.records import Records
 from vistruct.data.chat.sources import Opened, Wanted, joined_fingerprint, open_source
+from vistruct.data.input import Input
 from vistruct.errors import UserError
+from vistruct.files.geo import read_images
 from vistruct.files.images import UnreadableImage, read_image
 from vistruct.files.masks import rasterise
 from vistruct.issues import IssueCounter
@@ -77,6 +79,7 @@ class RecordDataset:
             height, width = images[0].shape[1:]
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
             raise UnreadableImage(what, where=record.images[0], fix="the image changed meanwhile: start again")
+        is_drawn = self.with_masks or (record.turns != () and record.objects.masks is not None)
         x0, y0 = record.window_xyxy[:2] if record.window_xyxy is not None else (0, 0)
         sample = Sample(
             id=record.id,
@@ -85,7 +88,7 @@ class RecordDataset:
             images=images,
             objects=replace(
                 record.objects.tensors(),
-                masks=self._masks(record, tuple(images[0].shape[1:])) if self.with_masks else None,
+                masks=self._masks(record, tuple(images[0].shape[1:])) if is_drawn else None,
             ),
             label_map=self._label_map(record, tuple(images[0].shape[1:]) if images else ()),
             image_labels=record.image_labels,
@@ -131,20 +134,89 @@ class RecordDataset:
         return torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
 
 
+class Showing(Protocol):
+    """What a data config says of how its records are shown."""
+
+    @property
+    def resize(self) -> float | Size | None: ...
+
+    @property
+    def augment(self) -> Augment | None: ...
+
+    @property
+    def on_broken(self) -> OnBroken: ...
+
+
+def as_dataset(
+    records: Sequence[Record],
+    report: IssueCounter,
+    showing: Showing,
+    shown: Input,
+    *,
+    class_names: tuple[str, ...],
+    fingerprint: str,
+    counts: Mapping[str, int],
+    palette: tuple[RGB, ...] | None = None,
+    read: Callable[[Record], list[torch.Tensor]] | None = None,
+    read_label_map: Callable[[Record], torch.Tensor] | None = None,
+    whole_records: Sequence[Record] = (),
+    with_masks: bool = False,
+) -> RecordDataset:
+    """The data set of records that a data config has found and chosen.
+
+    Args:
+        read: images of a record; None: files, as `shown` takes them in.
+    """
+    info = DataInfo(
+        class_names=class_names,
+        palette=palette,
+        channels=shown.channels,
+        pixels="uint8" if shown.intake is None else shown.intake.pixels,
+        input=shown.model_dump(mode="json"),
+        num_records=len(records),
+        fingerprint=fingerprint,
+        counts=counts,
+        dropped=dict(report.counts),
+    )
+    if read is None and shown.intake is not None:
+        read = functools.partial(read_images, intake=shown.intake)  # a partial travels to worker processes
+    return RecordDataset(
+        records,
+        info,
+        report,
+        showing.resize,
+        showing.augment,
+        whole_records,
+        on_broken=showing.on_broken,
+        with_masks=with_masks,
+        read_images=read,
+        read_label_map=read_label_map,
+    )
+
+
+def _words_stay_true(augment: Augment) -> Augment:
+    """Refuse variation that would make words about an image false."""
+    if augment.moves_things:
+        raise UserError(
+            "flips, turns and changes of scale would make 'left', 'top' and the boxes in the text false",
+            where="augment of a chat data set",
+            fix="use photometric alone",
+        )
+    return augment
+
+
+ColourAugment = Annotated[Augment, AfterValidator(_words_stay_true)]  # of data whose words say where something is
+
+
 class ChatDataConfig(Part):
     """Conversations about images from one or more files, jsonl or a json list."""
 
     kind: Literal["chat"] = "chat"
     jsonl: Path | tuple[Path, ...]
     root: Path | None = None  # folder that image paths start from; None: that of each file
-    augment: Augment | None = None  # of colour only
+    augment: ColourAugment | None = None
     checksums: bool = True  # read every image once before training, so that a damaged one is found
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
-
-    @model_validator(mode="after")
-    def _words_stay_true(self) -> Self:
-        check_augment(self.augment)
-        return self
 
     def build(self, cache: Path | None = None) -> RecordDataset:
         """Find out about every conversation and image; no image is decoded yet.
@@ -163,20 +235,6 @@ class ChatDataConfig(Part):
         ]
         opened = [open_source(one, checksums=self.checksums, cache=cache) for one in wanted]
         return conversations(opened, ", ".join(map(str, paths)), augment=self.augment, on_broken=self.on_broken)
-
-
-def check_augment(augment: Augment | None) -> None:
-    """Refuse variation that would make words about an image false.
-
-    Raises:
-        UserError: it moves things.
-    """
-    if augment is not None and augment.moves_things:
-        raise UserError(
-            "flips, turns and changes of scale would make 'left', 'top' and the boxes in the text false",
-            where="augment of a chat data set",
-            fix="use photometric alone",
-        )
 
 
 def conversations(

@@ -7,18 +7,16 @@ first.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from vistruct.config import Part
-from vistruct.contracts import DataInfo, Record
-from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.contracts import Record
+from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.classes.lines import chosen_splits
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask
@@ -27,7 +25,7 @@ from vistruct.data.input import Input
 from vistruct.data.selection import check_shares, drawn, shared
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
-from vistruct.files.geo import num_channels, read_images
+from vistruct.files.geo import num_channels
 from vistruct.files.intake import Intake
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.sizing import Size
@@ -75,37 +73,22 @@ class ClassDataConfig(Part):
             format = "folders"  # the splits are drawn, whatever was published
         found, report = read(self.root, "image_classes", format=format, ask=self._ask())
         records, class_names = found.records, found.class_names
-        id_of = attrgetter("id")
         if self.shares is not None:
             names = chosen_splits(self.split, list(self.shares), self.root)
-            stratum = _class_of(records)
-            records = drawn(records, self.shares, self.split_seed, names, unit=id_of, stratum=stratum)
-        stratum = _class_of(records)
-        records = shared(records, self.share, self.share_seed, report, unit=id_of, name=id_of, stratum=stratum)
+            records = drawn(records, self.shares, self.split_seed, names, stratum=_class_of(records))
+        records = shared(records, self.share, self.share_seed, report, stratum=_class_of(records))
         counts = Counter(label for record in records for label in record.image_labels or ())
         if not records:
             told = f": {'; '.join(report.lines())}" if report.counts else ""
             raise UserError(f"no images are left{told}", where=self.root, fix="`vistruct check` says more")
-        top = self.root.parent if self.root.is_file() else self.root
-        channels = num_channels(records[0], self.intake)
-        info = DataInfo(
-            class_names=class_names,
-            channels=channels,
-            pixels="uint8" if self.intake is None else self.intake.pixels,
-            input=Input(channels=channels, intake=self.intake, resize=self.resize).model_dump(mode="json"),
-            num_records=len(records),
-            fingerprint=fingerprint(found.annotations, [record.images[0] for record in records], top),
-            counts={name: counts[number] for number, name in enumerate(class_names)},
-            dropped=dict(report.counts),
-        )
-        return RecordDataset(
+        return as_dataset(
             records,
-            info,
             report,
-            self.resize,
-            self.augment,
-            on_broken=self.on_broken,
-            read_images=None if self.intake is None else functools.partial(read_images, intake=self.intake),
+            self,
+            Input(channels=num_channels(records[0], self.intake), intake=self.intake, resize=self.resize),
+            class_names=class_names,
+            fingerprint=fingerprint(found.annotations, [record.images[0] for record in records], self.root),
+            counts={name: counts[number] for number, name in enumerate(class_names)},
         )
 
     def _ask(self) -> Ask:

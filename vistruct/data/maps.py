@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from vistruct.config import Part
-from vistruct.contracts import DataInfo, Record
-from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.contracts import Record
+from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input, Windows
@@ -23,8 +22,7 @@ from vistruct.data.selection import shared
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
-from vistruct.files.geo import FILES_AN_IMAGE, num_channels, read_images
-from vistruct.files.images import read_image
+from vistruct.files.geo import FILES_AN_IMAGE, num_channels
 from vistruct.files.intake import Intake
 from vistruct.files.rasters import read_raster
 from vistruct.transforms.augment import PlacedAugment
@@ -72,29 +70,17 @@ class MapDataConfig(Part):
                 fix = "leave skip_empty out: every pixel of a window has its class"
                 raise UserError("label maps have no empty windows", where="tiles.skip_empty", fix=fix)
             records, _ = tile_records(records, self.tiles)
-        id_of = attrgetter("id")
-        records = shared(records, self.share, self.share_seed, report, unit=id_of, name=id_of)
-        intake = self.intake or found.intake
-        info = DataInfo(
+        records = shared(records, self.share, self.share_seed, report)
+        return as_dataset(
+            records,
+            report,
+            self,
+            self._input(records[0], self.intake or found.intake),
             class_names=coding.classes,
             palette=coding.shown,
-            channels=num_channels(records[0], intake),
-            pixels="uint8" if intake is None else intake.pixels,
-            input=self._input(records[0], intake).model_dump(mode="json"),
-            num_records=len(records),
             fingerprint=self._fingerprint(found.records, coding),
             counts={"images": len({record.image_id for record in records}), "windows": len(records)},
-            dropped=dict(report.counts),
-        )
-        return RecordDataset(
-            records,
-            info,
-            report,
-            self.resize,
-            self.augment,
-            found.records,
-            on_broken=self.on_broken,
-            read_images=ImageReader(intake),
+            whole_records=found.records,
             read_label_map=LabelReader(coding, found.raster),
         )
 
@@ -117,8 +103,7 @@ class MapDataConfig(Part):
     def _fingerprint(self, records: Sequence[Record], coding: Coding) -> str:
         """Of the names and sizes in bytes of all files, and of the coding."""
         files = [file for record in records for file in (*record.images, record.label_map) if file is not None]
-        base = self.root if self.root.is_dir() else self.root.parent
-        return fingerprint([], files, base, [coding.model_dump_json().encode()])
+        return fingerprint([], files, self.root, [coding.model_dump_json().encode()])
 
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""
@@ -133,23 +118,6 @@ class MapDataConfig(Part):
             fill=self.fill,
             missing=self.missing,
         )
-
-
-@dataclass(frozen=True)
-class ImageReader:
-    """Images of a record, one or a pair; can travel to a worker process."""
-
-    intake: Intake | None
-
-    def __call__(self, record: Record) -> list[Tensor]:
-        """number[C, H, W] each.
-
-        Raises:
-            UserError: an image that cannot be read, or whose bands nobody has said what to do with.
-        """
-        if self.intake is None:
-            return [read_image(path, record.window_xyxy) for path in record.images]
-        return read_images(record, self.intake)
 
 
 @dataclass(frozen=True)

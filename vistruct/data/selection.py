@@ -8,6 +8,7 @@ another split. torch's `random_split` and scikit-learn's `train_test_split` draw
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 from vistruct.errors import UserError
@@ -15,6 +16,7 @@ from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 
 BEYOND_SHARE = "left out: beyond the share asked for"
+ID = attrgetter("id")  # of records
 
 Item = TypeVar("Item")
 
@@ -35,8 +37,8 @@ def shared(
     seed: int,
     report: IssueCounter,
     *,
-    unit: Callable[[Item], str],
-    name: Callable[[Item], str],
+    unit: Callable[[Item], str] = ID,
+    name: Callable[[Item], str] = ID,
     stratum: Callable[[Item], Hashable] = lambda item: None,
 ) -> list[Item]:
     """The items of so large a part of the units, in their old order.
@@ -64,7 +66,7 @@ def drawn(
     seed: int,
     names: Iterable[str],
     *,
-    unit: Callable[[Item], str],
+    unit: Callable[[Item], str] = ID,
     stratum: Callable[[Item], Hashable] = lambda item: None,
 ) -> list[Item]:
     """The items of the splits of these names, in their old order; every stratum is split apart from the others."""

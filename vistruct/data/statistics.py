@@ -19,6 +19,7 @@ from vistruct.contracts import DataInfo, Dataset
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 from vistruct.files.images import UnreadableImage
+from vistruct.files.whole import whole_file
 from vistruct.ops.seeds import derive
 from vistruct.ops.values import full_scale
 from vistruct.progress import tracking
@@ -47,10 +48,8 @@ def with_statistics_of_pixels(dataset: Dataset, cache: Path | None = None) -> Re
     else:
         found = _measure(dataset, chosen)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f".{file.name}.partial")
-            partial.write_text(json.dumps(found))
-            partial.replace(file)
+            with whole_file(file, "partial") as partial:
+                partial.write_text(json.dumps(found))
     for number, std in enumerate(found["std"]):
         if std == 0:
             what = f"channel {number + 1} is {found['mean'][number]:g} everywhere: it has no standard deviation"

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vistruct.config import Part
-from vistruct.contracts import DataInfo, Record
-from vistruct.data.dataset import OnBroken, RecordDataset
+from vistruct.contracts import Record
+from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import VolumeCase
@@ -159,28 +159,18 @@ class VolumeDataConfig(Part):
             records = _without_empty(records, self, coding, copies, report)
         if not records:
             raise UserError("no slices are left", where=self.root, fix="`vistruct check` says more")
-        channels = len(modalities) * (2 * self.neighbours + 1)
         counts = {"volumes": len(cases), "patients": len({case.patient for case in cases}), "slices": len(records)}
         counts |= {"megabytes of unpacked copies, once all are read": packed_bytes // 10**6} if packed_bytes else {}
-        info = DataInfo(
+        return as_dataset(
+            records,
+            report,
+            self,
+            self._input(modalities, intake, coding),
             class_names=coding.classes,
             palette=coding.shown,
-            channels=intake.channels_of(channels),
-            pixels=intake.pixels,
-            input=self._input(modalities, intake, coding).model_dump(mode="json"),
-            num_records=len(records),
             fingerprint=fingerprint([], _files(cases, modalities), self.root),
             counts=counts,
-            dropped=dict(report.counts),
-        )
-        return RecordDataset(
-            records,
-            info,
-            report,
-            self.resize,
-            self.augment,
-            on_broken=self.on_broken,
-            read_images=SliceReader(self.axis, self.neighbours, intake, copies),
+            read=SliceReader(self.axis, self.neighbours, intake, copies),
             read_label_map=SliceLabelReader(self.axis, coding, copies),
         )
 

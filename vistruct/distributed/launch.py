@@ -22,11 +22,6 @@ LOST = 3  # exit code of a process that failed only because it lost another one
 GRACE_S = 10.0  # from a polite end to a hard one
 
 
-def is_launched() -> bool:
-    """Whether this process is already one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None = None) -> int:
     """Run `python *argv` in `devices` processes on this machine and wait for all of them.
 

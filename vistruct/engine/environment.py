@@ -32,10 +32,10 @@ _CPU_BF16 = {"avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16"}
 
 def cpu_capabilities() -> frozenset[str]:
     """The instruction sets that torch finds on this processor, by name; empty where it cannot tell."""
-    if hasattr(torch.cpu, "get_capabilities"):
+    if hasattr(torch.cpu, "get_capabilities"):  # torch >= 2.11
         return frozenset(name for name, value in torch.cpu.get_capabilities().items() if value is True)
     asked = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_tile": "_is_amx_tile_supported"}  # torch < 2.11
-    return frozenset(name for name, f in asked.items() if getattr(torch.cpu, f, lambda: False)())
+    return frozenset(name for name, f in asked.items() if vars(torch.cpu).get(f, bool)())
 
 
 def amp_dtype(amp: Literal["auto", "bf16", "off"], device: torch.device) -> torch.dtype | None:

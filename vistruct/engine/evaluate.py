@@ -86,12 +86,13 @@ def measure(
             "nothing to evaluate on: the data set has no samples", where="evals", fix="check its annotations"
         )
     metric = metric_part.build(dataset)
+    # A metric needs two verbs, `update` and `compute`; what else it has is asked for here, and nowhere else.
     needs_loss = getattr(metric, "needs_loss", False)
-    condense = getattr(metric, "condense", lambda prediction: prediction)
+    condense = getattr(metric, "condense", lambda prediction: prediction)  # what it keeps of each, on its rank
     torch.manual_seed(derive(0, "eval"))
     # Some tasks are asked otherwise than trained: without the answers.
     collator = task.collator if needs_loss else task.traits.predict_collator or task.collator
-    among = few(len(dataset), getattr(metric_part, "most", None))
+    among = few(len(dataset), vars(metric_part).get("most"))
     found: list[tuple[int, Any]] = []  # by index of the (first) sample
     with eval_mode(task):
         for indices, samples in eval_batches(dataset, collator, batch, ranks.rank, ranks.world, workers, among):
@@ -102,6 +103,7 @@ def measure(
                 units = {name: float(number) for name, number in task.units(moved).items()}
                 found.append((indices[0], (_on_cpu(answer), units)))
             else:
+                # Only batches of conversations have several rows of one sample.
                 owners = getattr(samples, "owners", range(len(indices)))
                 if len(answer) != len(owners) or set(owners) != set(range(len(indices))):
                     raise ValueError(
@@ -113,7 +115,8 @@ def measure(
     if ranks.is_main:
         metric.update([answer for _, answer in everything])
         numbers = metric.compute()
-        measured = Measured(numbers=numbers, details=metric.details() if hasattr(metric, "details") else {})
+        details = metric.details() if hasattr(metric, "details") else {}  # some have more to say than numbers
+        measured = Measured(numbers=numbers, details=details)
     return from_main(measured)
 
 
@@ -132,7 +135,7 @@ def keep_measured(path: Path, metric: str, step: int | None, measured: Measured)
 def asked_of(eval: Eval, dataset: Dataset) -> str:
     """In words: how many of a data set's samples an evaluation takes."""
     metric: Any = eval.metric
-    taken = len(few(len(dataset), getattr(metric, "most", None)))
+    taken = len(few(len(dataset), vars(metric).get("most")))
     share = "" if taken == len(dataset) else f" of {len(dataset):,}, drawn once and for all"
     return f"{metric.kind} on {taken:,} samples{share}"
 

@@ -280,12 +280,13 @@ def resume(state: State, say: Callable[[str], None]) -> None:
 def for_classes(part: Any, class_names: tuple[str, ...]) -> Any:
     """Data read with a model's classes in their order, where it does not say its own: a part of a data set need not
     have an object of every class."""
-    if getattr(part, "classes", ()) is not None or not class_names:
+    if vars(part).get("classes", ()) is not None or not class_names:
         return part
     return part.model_copy(update={"classes": class_names})
 
 
 def _data(part: Any, cache: Path, max_left_out: float) -> Dataset:
     dataset = part.build(cache=cache)
+    # Of conversations alone; a data set from outside has none.
     check_left_out(getattr(dataset, "accounts", ()), max_left_out)
     return dataset

@@ -6,7 +6,6 @@ they lie in `adapters/`.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from vistruct.distributed.shard import on_main
 from vistruct.engine.lora import adapters_of, merged_state, plain_name
 from vistruct.engine.run import Source, State, model_place
 from vistruct.engine.run_dir import info_to_dict
+from vistruct.files.whole import whole_file
 
 
 def ship(state: State) -> None:
@@ -163,15 +163,10 @@ def card(state: State, source: Source) -> str:
 
 def _kind(part: Any) -> str:
     """The `kind` of a part."""
-    return str(getattr(part, "kind", type(part).__name__))
+    return str(vars(part).get("kind", type(part).__name__))
 
 
 def _write_weights(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write beside and rename into place; the sha256."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        digest = write_tensors(partial, tensors)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
+    with whole_file(path, "partial") as partial:
+        return write_tensors(partial, tensors)

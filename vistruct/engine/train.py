@@ -14,7 +14,7 @@ from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
-from vistruct.data.loading.streams import Streams, seed_of, turns_before
+from vistruct.data.loading.streams import Streams, seed_of, streams_of, turns_before
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
@@ -202,9 +202,11 @@ def drawn_in_words(run: Run) -> str:
 
 
 def tell_unused(state: State, say: Callable[[str], None]) -> None:
-    """Say which parts are trainable and had no share in the first step's loss."""
+    """Say which parts are trainable and had no share in the first step's loss, whose streams had their turn in it."""
+    drawn = streams_of(state.run, state.step - 1)
+    waiting = tuple(f"tasks.{name}." for name in state.run.streams if name not in drawn)
     # Of a fresh adapter B is zero, and so is the first gradient of A.
-    names = [name for name in without_gradient(state) if not name.endswith(".lora_A")]
+    names = [n for n in without_gradient(state) if not n.endswith(".lora_A") and not n.startswith(waiting)]
     if names:
         rest = ", ..." if len(names) > 4 else ""
         say(f"{len(names)} trainable tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")

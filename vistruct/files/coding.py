@@ -29,8 +29,7 @@ class Coding(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Coding:
-        for name in ("values", "colours", "palette"):
-            given = getattr(self, name)
+        for name, given in {"values": self.values, "colours": self.colours, "palette": self.palette}.items():
             if given is not None and len(given) != len(self.classes):
                 what = f"{len(given)} {name} for {len(self.classes)} classes"
                 raise UserError(what, where="coding", fix="one for each class, in their order")

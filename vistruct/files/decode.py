@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -54,6 +55,11 @@ class UnreadableImage(UserError):
     """An image that is not there, is damaged, or has changed: the fault of one file, and not of the settings."""
 
 
+def pillow_says(image: Image.Image, name: str, otherwise: Any) -> Any:
+    """What Pillow gives with images of some file formats only: how many there are, tags of TIFF, layout of PNG."""
+    return getattr(image, name, otherwise)  # an attribute of some formats alone
+
+
 def decode(data: bytes, name: object) -> Tensor:
     """Decode the bytes of an image file; `name` is said in errors.
 
@@ -66,7 +72,7 @@ def decode(data: bytes, name: object) -> Tensor:
     """
     with opened(io.BytesIO(data), name) as image:
         is_preview = image.format == "MPO"  # a phone's JPEG with a small copy behind it
-        if getattr(image, "n_frames", 1) > 1 and not is_preview:
+        if pillow_says(image, "n_frames", 1) > 1 and not is_preview:
             raise UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
         pixels = _decode_jpeg(data, image, name) if image.format in ("JPEG", "MPO") else None
         if pixels is None:
@@ -166,8 +172,8 @@ def _refuse(image: Image.Image, name: object, eight_bit: bool) -> None:
         return
     if image.mode not in _EIGHT_BIT_MODES:
         raise _not_eight_bit(name, f"pixels of type {image.mode}")
-    tags = getattr(image, "tag_v2", {})  # TIFF only
-    layout = str(getattr(image, "tile", "")) if image.format == "PNG" else ""
+    tags = pillow_says(image, "tag_v2", {})  # TIFF only
+    layout = str(pillow_says(image, "tile", "")) if image.format == "PNG" else ""
     if ";16" in layout or max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:  # Pillow would drop the lower bits
         raise _not_eight_bit(name, "16 bits a channel")
     extra = tags.get(_EXTRA_SAMPLES, ())

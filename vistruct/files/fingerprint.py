@@ -15,6 +15,7 @@ def fingerprint(annotations: Sequence[Path], images: Iterable[Path], root: Path,
     that is exchanged for one of the same name and size in bytes goes unnoticed.
 
     Args:
+        root: the data set's folder, or a file in it.
         more: what else says what the data are, where no annotation file does.
 
     Returns:
@@ -23,6 +24,7 @@ def fingerprint(annotations: Sequence[Path], images: Iterable[Path], root: Path,
     Raises:
         OSError: a file is not there.
     """
+    root = root.parent if root.is_file() else root
     digest = hashlib.sha256()
     for annotation in annotations:
         content = Path(annotation).read_bytes()

@@ -12,7 +12,6 @@ files of one band each (Landsat, Sentinel-2): then a sequence of paths stands fo
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from vistruct.files.raster_files import (
     sample_values,
     stamp_of,
 )
+from vistruct.files.whole import whole_file
 
 Raster = Path | Sequence[Path]
 
@@ -210,13 +210,16 @@ def write_geotiff(
     if profile is not None:
         affine = rasterio.Affine(*profile.transform)
         settings |= {"transform": affine, "crs": rasterio.crs.CRS.from_wkt(profile.crs) if profile.crs else None}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     written = 0
     # GDAL keeps tiles that are not full yet: two rows of them, or it would write (and compress) them several times.
     cache_mb = 16 + 4 * _BLOCK * width * np.dtype(number_type).itemsize // 2**20
     try:
-        with quiet(), rasterio.Env(GDAL_CACHEMAX=cache_mb), rasterio.open(temporary, "w", **settings) as file:
+        with (
+            whole_file(path) as temporary,
+            quiet(),
+            rasterio.Env(GDAL_CACHEMAX=cache_mb),
+            rasterio.open(temporary, "w", **settings) as file,
+        ):
             if palette is not None and number_type is np.uint8:
                 colours = {number: (*colour, 255) for number, colour in enumerate(palette)}
                 file.write_colormap(1, colours | {nodata: (0, 0, 0, 0)})
@@ -227,13 +230,10 @@ def write_geotiff(
                 window = rasterio.windows.Window(0, y0, width, len(rows))
                 file.write(np.where(rows < 0, nodata, rows).astype(number_type), 1, window=window)
                 written += len(rows)
-        if written != height:
-            raise ValueError(f"{written} of {height} rows were written")
-        os.replace(temporary, path)
+            if written != height:
+                raise ValueError(f"{written} of {height} rows were written")
     except rasterio.errors.RasterioError as error:
         raise OSError(f"{path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _paths(path: Raster) -> tuple[Path, ...]:

@@ -9,7 +9,6 @@ is what it advises for palettes.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vistruct.contracts import RGB
+from vistruct.files.whole import whole_file
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _LARGEST = 2**31 - 1  # pixels of a side
@@ -41,17 +41,10 @@ def write_png(
     height, width = size_hw
     if not (0 < height <= _LARGEST and 0 < width <= _LARGEST):
         raise ValueError(f"{width} x {height} pixels make no PNG")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            rows = _write(file, strips, size_hw, palette)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        rows = _write(file, strips, size_hw, palette)
         if rows != height:
             raise ValueError(f"{rows} rows for a PNG of {height}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(

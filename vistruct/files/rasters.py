@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vistruct.files.decode import UnreadableImage, opened, upright_size
+from vistruct.files.decode import UnreadableImage, opened, pillow_says, upright_size
 from vistruct.files.images import DecodedCache
 
 Window = tuple[int, int, int, int]
@@ -68,20 +68,14 @@ def raster_size(path: Path) -> tuple[int, int]:
 def decode_raster(data: bytes, name: object) -> np.ndarray:
     """As `read_raster`, of the bytes of a file; `name` is said in errors."""
     with opened(io.BytesIO(data), name, eight_bit=False) as image:
-        if getattr(image, "n_frames", 1) > 1:
+        if pillow_says(image, "n_frames", 1) > 1:
             raise UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
-        if ";16" in str(getattr(image, "tile", "")) and image.mode in ("RGB", "RGBA"):  # Pillow drops the lower bits
+        if ";16" in str(pillow_says(image, "tile", "")) and image.mode in ("RGB", "RGBA"):  # the lower 8 are dropped
             raise UnreadableImage("labels in colours of 16 bits", where=name, fix="write them in 8 bits")
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBa", "RGBX"):
             image = image.convert("RGB")
         return _numbers(image, name)
-
-
-def is_palette(path: Path) -> bool:
-    """Whether a raster's numbers stand for colours that the file has a table of."""
-    with opened(path, path, eight_bit=False) as image:
-        return image.mode in ("P", "PA")
 
 
 def clear_raster_cache() -> None:

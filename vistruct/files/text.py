@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vistruct.errors import UserError
+from vistruct.files.whole import whole_file
 
 
 def read_text(path: Path, *, may_be_empty: bool = False) -> str:
@@ -64,16 +65,8 @@ def write_text(path: Path, pieces: Iterable[str], *, wait_for_disk: bool = True)
     Raises:
         OSError: the folder cannot be made or the disk is full; a file that was there before is untouched.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(pieces)
-            if wait_for_disk:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # also an interrupt: leave no half file behind
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(pieces)
+        if wait_for_disk:
+            file.flush()
+            os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vistruct.contracts import RGB, AnswerPrediction, Sample, Turn
+from vistruct.contracts import IMAGE_MARK, RGB, AnswerPrediction, Sample, Turn
 from vistruct.errors import UserError
 from vistruct.files.text import write_text
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
@@ -22,8 +22,6 @@ from vistruct.inference.scenes import Case, as_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
-
-PLACE = "<image>"  # in a question, where an image goes
 
 
 @torch.inference_mode()
@@ -44,19 +42,19 @@ def with_places(ask: str, num_images: int, where: str) -> str:
     Raises:
         UserError: the question has marks, and not as many as there are images.
     """
-    marks = ask.count(PLACE)
+    marks = ask.count(IMAGE_MARK)
     if marks == 0:
-        names = [PLACE] if num_images == 1 else [f"Image-{i}: {PLACE}" for i in range(1, num_images + 1)]
+        names = [IMAGE_MARK] if num_images == 1 else [f"Image-{i}: {IMAGE_MARK}" for i in range(1, num_images + 1)]
         return "\n".join([*names, ask])
     if marks != num_images:
-        what = f"{marks} {PLACE} marks in the question for {num_images} images"
-        raise UserError(what, where=where, fix=f"write one {PLACE} for every image, or none at all")
+        what = f"{marks} {IMAGE_MARK} marks in the question for {num_images} images"
+        raise UserError(what, where=where, fix=f"write one {IMAGE_MARK} for every image, or none at all")
     return ask
 
 
 def _check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
     question = asked.question or ""
-    if not question.replace(PLACE, "").strip():
+    if not question.replace(IMAGE_MARK, "").strip():
         raise UserError("the question is empty", where=f"ask={question!r}", fix='ask="How many trees are there?"')
     for case in cases:
         with_places(question, len(case.pictures), case.name)

@@ -94,7 +94,7 @@ def _packed_mask(mask: MaskPatch) -> dict[str, Any]:
 
 def _unpack(model: Model, case: Case, values: Values, _: Any) -> BoxPrediction:
     columns: dict[str, Column] = {
-        name: torch.tensor(rows, dtype=getattr(torch, dtype)).reshape(shape)
+        name: torch.tensor(rows, dtype=vars(torch)[dtype]).reshape(shape)
         for name, (dtype, shape, rows) in values["tensors"].items()
     }
     for name, rows in values["tuples"].items():

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from vistruct.data.instructions.families import MAP_CELLS, NOTHING
+from vistruct.data.instructions.exchange import NOTHING
+from vistruct.data.instructions.families import MAP_CELLS
 from vistruct.metrics.captions import words
 from vistruct.metrics.grounding import boxes_in, is_boxes
 

@@ -91,23 +91,6 @@ def roi_align_rotated(
     return out.permute(0, 3, 1, 2).contiguous().to(features.dtype)
 
 
-def level_of(rois: Tensor, finest_scale: float = 56.0, levels: int = 4) -> Tensor:
-    """The pyramid level that each oriented box is pooled from, by the square root of its area.
-
-    Source: Lin et al., arXiv:1612.03144, equation 1, with a floor at `finest_scale` instead of the 224 of level 4.
-
-    Args:
-        rois: float[K, 6] as above.
-        finest_scale: pixels; boxes below twice this are of level 0.
-
-    Returns:
-        int64[K] in [0, levels).
-    """
-    scale = (rois[:, 3] * rois[:, 4]).clamp(min=0).sqrt()  # pixels
-    level = (scale / finest_scale + 1e-6).log2().floor().nan_to_num(0.0)
-    return level.clamp(0, levels - 1).long()
-
-
 def _pool(
     table: Tensor, geometry: Tensor, samples_hw: Tensor, output_size: tuple[int, int], size_hw: tuple[int, int]
 ) -> Tensor:

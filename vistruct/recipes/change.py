@@ -18,10 +18,9 @@ from vistruct.files.coding import Coding
 from vistruct.files.intake import PixelType
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
-from vistruct.recipes.segment import HeadName, evaluated, intake_of, is_raw, made_tiny, segmenter
+from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, segmenter, varied
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
-from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
 
 
@@ -62,15 +61,7 @@ def recipe(
         coding=None if values is None else Coding(classes=("unchanged", "changed"), values=values),
         intake=intake,
         tiles=Tiles(size=size, overlap=0),
-        augment=Augment(
-            hflip=True,
-            vflip=turns,
-            turns90=turns,
-            exchange=exchange,
-            photometric=0.0 if is_raw(intake) else 0.2,
-            scale=(0.8, 1.25),
-            crop=(size, size),
-        ),
+        augment=varied(size, intake, flips=True, turns=turns, exchange=exchange),
         share=share,
         share_seed=seed,
     )
@@ -91,7 +82,7 @@ def recipe(
         seed=seed,
         channels=channels,
         dice=dice,
-        normalise=normalise or ("data" if is_raw(intake) else "backbone"),
+        normalise=normalise,
     )
 
 

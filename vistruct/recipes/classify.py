@@ -13,13 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
+from vistruct.config import Eval, Run
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.files.intake import PixelType
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
-from vistruct.recipes.detect import Normalisation, architecture
-from vistruct.recipes.segment import intake_of, is_raw
+from vistruct.recipes.detect import Normalisation, architecture, is_raw, one_task
+from vistruct.recipes.segment import intake_of
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -85,25 +85,11 @@ def recipe(
     )
     wanted = "val" if shares else val_split
     val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
-    parts, mean_std = architecture(backbone, timm, normalise or ("data" if is_raw(intake) else "backbone"))
-    return Run(
-        recipe="classify",
-        streams={
-            MAIN: Stream(
-                task=ClassifyConfig(
-                    backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std
-                ),
-                data=train,
-                batch=batch,
-            )
-        },
-        evals={} if wanted is None else {"val": Eval(data=val, metric=ClassesConfig())},
-        init=backbone,
-        steps=steps,
-        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.9),
-        schedule=Schedule(warmup_steps=min(250, steps // 10)),
-        seed=seed,
-        workers=2,
+    parts, mean_std = architecture(backbone, timm, normalise, intake)
+    task = ClassifyConfig(backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std)
+    evals = {} if wanted is None else {"val": Eval(data=val, metric=ClassesConfig())}
+    return one_task(
+        "classify", task, train, evals, backbone=backbone, steps=steps, batch=batch, lr=lr, seed=seed, layer_decay=0.9
     )
 
 

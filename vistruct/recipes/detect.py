@@ -138,15 +138,31 @@ def detector(
         if len(strides) > 1
         else SimplePyramidConfig(channels=channels, strides=pyramid_strides(strides[0]))
     )
+    task = DetectConfig(backbone=parts, neck=neck, head=head, **mean_std)
+    return one_task(name, task, data, evals, backbone=backbone, steps=steps, batch=batch, lr=lr, seed=seed)
+
+
+def one_task(
+    name: str,
+    task: Part,
+    data: Part,
+    evals: dict[str, Eval],
+    *,
+    backbone: Path | None,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    layer_decay: float = 0.8,
+) -> Run:
+    """How the generic recipes learn a task: layer-wise rates where the backbone knows something already."""
     return Run(
         recipe=name,
-        streams={
-            MAIN: Stream(task=DetectConfig(backbone=parts, neck=neck, head=head, **mean_std), data=data, batch=batch)
-        },
+        streams={MAIN: Stream(task=task, data=data, batch=batch)},
         evals=evals,
         init=backbone,
         steps=steps,
-        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.8),
+        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else layer_decay),
         schedule=Schedule(warmup_steps=min(250, steps // 10)),
         seed=seed,
         workers=2,
@@ -167,11 +183,17 @@ def measured_on(data: Path, val: Path | None, val_split: str | None) -> tuple[Pa
 
 
 def architecture(
-    backbone: Path | None, timm: str | None = None, normalise: Normalisation = "backbone"
+    backbone: Path | None,
+    timm: str | None = None,
+    normalise: Normalisation | None = None,
+    intake: Intake | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The backbone's config, and the mean and std that it was trained with where its directory says so; with
-    `normalise="data"` those of the training data."""
-    if normalise == "data":
+    """The backbone's config, and the mean and std that it was trained with where its directory says so.
+
+    Args:
+        normalise: "data": mean and std of the training data; None: those of the backbone, unless values stay raw.
+    """
+    if normalise == "data" or (normalise is None and is_raw(intake)):
         return architecture(backbone, timm)[0], {"mean": "data", "std": "data"}
     if timm is not None:
         model = TimmConfig(name=timm)
@@ -186,6 +208,11 @@ def architecture(
     if known.get("intake") and Intake.model_validate(known["intake"]).pixels == "raw":  # in the unit of other files
         return config, {}
     return config, {name: known[name] for name in ("mean", "std") if known.get(name)}
+
+
+def is_raw(intake: Intake | None) -> bool:
+    """Whether values stay in the unit of their files: there is no black and white, and no usual mean."""
+    return intake is not None and intake.pixels == "raw"
 
 
 def pyramid_strides(patch: int) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import Eval, Run, Schedule, Stream
+from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
 from vistruct.errors import UserError, closest
 from vistruct.recipes import change, classify, detect, oriented, segment
 from vistruct.recipes.options import Named, convert, option
@@ -52,7 +52,9 @@ def recipe(
     """Several tasks over one backbone, each with the data, head and evaluations of its own recipe."""
     asked = _tasks(task)
     own = _options(option, {name: kind for name, (kind, _) in asked.items()})
-    factors = {name: convert(value, float, "--weight") for name, value in _split(weight, "=", asked, "--weight")}
+    factors = {
+        name: convert(value, float, f"--weight {name}=") for name, value in _split(weight, "=", asked, "--weight")
+    }
     runs = {name: _alone(kind, path, own[name], backbone, timm, seed) for name, (kind, path) in asked.items()}
     first: Any = next(iter(runs.values())).only.task
     streams, evals = {}, {}
@@ -67,6 +69,9 @@ def recipe(
         )
         for measured, one in run.evals.items():
             called = name if measured == "val" else f"{name}_{measured}"
+            if called in evals:
+                what, fix = f"two evaluations are called {called!r}", f"another name for the task {name!r}"
+                raise UserError(what, where="--task", fix=fix)
             evals[called] = Eval(data=one.data, metric=one.metric, task=name, at_end=one.at_end)
     base = next(iter(runs.values()))
     return base.model_copy(
@@ -108,7 +113,7 @@ def _tasks(given: Sequence[str]) -> dict[str, tuple[str, Path]]:
     """Kind and path of each task, by its name.
 
     Raises:
-        UserError: one task alone, no such kind or path, a name twice.
+        UserError: one task alone, no such kind or path, a name twice or one that no stream can have.
     """
     found: dict[str, tuple[str, Path]] = {}
     for text in given:
@@ -116,6 +121,9 @@ def _tasks(given: Sequence[str]) -> dict[str, tuple[str, Path]]:
         kind, has_path, place = rest.partition(":")
         if not (has_kind and has_path and name and place):
             raise UserError(f"--task {text}", where="--task", fix="--task NAME=KIND:PATH, as boxes=detect:boxes.json")
+        if not STREAM_NAME.fullmatch(name):
+            fix = "small letters, digits and _, a letter first"
+            raise UserError(f"a task called {name!r}", where=f"--task {text}", fix=fix)
         if kind not in TASKS:
             raise UserError(f"no task of kind {kind!r}", where=f"--task {text}", fix=closest(kind, TASKS))
         if name in found:
@@ -142,7 +150,7 @@ def _options(given: Sequence[str], kinds: dict[str, str]) -> dict[str, dict[str,
         if key not in known:
             fix = f"{option(key)} is the whole run's" if key in OF_ALL else closest(key, known)
             raise UserError(f"{kinds[name]} has no option {key!r} of its own", where=f"--option {name}.{text}", fix=fix)
-        found[name][key] = convert(value, typing.get_type_hints(made)[key], f"--option {name}.{key}")
+        found[name][key] = convert(value, typing.get_type_hints(made)[key], f"--option {name}.{key}=")
     return found
 
 

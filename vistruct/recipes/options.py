@@ -62,6 +62,9 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
 def convert(text: str, hint: Any, flag: str) -> Any:
     """A word of the command line as the type that is wanted; lists may be written 1,2,3.
 
+    Args:
+        flag: what stands before the word: an option, or `--option NAME=` where the word is a part of its value.
+
     Raises:
         UserError: it does not fit, or it names a file that is not there.
     """
@@ -76,10 +79,10 @@ def convert(text: str, hint: Any, flag: str) -> Any:
             is_list = "[" not in text and ("," in text or _takes_a_list(hint))
             value = adapter.validate_python(yaml.safe_load(f"[{text}]" if is_list else text))
         except (ValidationError, yaml.YAMLError):
-            what = f"{flag}: {first.errors()[0]['msg']}, got {text!r}"
-            raise UserError(what, fix=f"{flag} {describe_type(hint)}") from None
+            what = f"{flag.removesuffix('=')}: {first.errors()[0]['msg']}, got {text!r}"
+            raise UserError(what, fix=f"{flag}{'' if flag.endswith('=') else ' '}{describe_type(hint)}") from None
     if isinstance(value, Path) and not value.exists():  # the paths that recipes take are all read
-        raise UserError(f"{flag}: no such file or directory", where=value, fix=_nearby(value))
+        raise UserError(f"{flag.removesuffix('=')}: no such file or directory", where=value, fix=_nearby(value))
     return value
 
 
@@ -114,7 +117,7 @@ def describe_type(hint: Any) -> str:
         return ",".join([describe_type(a) for a in arguments] + ["..."] * (len(arguments) == 1))
     if arguments:  # a union, most often with None
         return "|".join(dict.fromkeys(describe_type(a) for a in arguments))
-    return {bool: "true|false", str: "TEXT"}.get(hint, getattr(hint, "__name__", str(hint)).upper())
+    return {bool: "true|false", str: "TEXT"}.get(hint, (hint.__name__ if isinstance(hint, type) else str(hint)).upper())
 
 
 def _nearby(path: Path) -> str:

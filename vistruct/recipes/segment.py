@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
+from vistruct.config import Eval, Part, Run
 from vistruct.data.formats.detect import matching
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.volumes import VolumeDataConfig
@@ -30,7 +30,7 @@ from vistruct.kinds import BackbonePart
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.metrics.volumes import VolumesConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
-from vistruct.recipes.detect import Normalisation, architecture, measured_on, pyramid_strides
+from vistruct.recipes.detect import Normalisation, architecture, is_raw, measured_on, one_task, pyramid_strides
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
@@ -81,14 +81,7 @@ def recipe(
         size=size,
         share=share,
         seed=seed,
-        augment=Augment(
-            hflip=flips,
-            vflip=turns,
-            turns90=turns,
-            photometric=0.0 if is_raw(intake) else 0.2,
-            scale=(0.8, 1.25),
-            crop=(size, size),
-        ),
+        augment=varied(size, intake, flips=flips, turns=turns),
         coding=None if classes is None else Coding(classes=classes, values=values, ignored=ignored),
         intake=intake,
         fill=fill,
@@ -111,7 +104,7 @@ def recipe(
         seed=seed,
         channels=channels,
         dice=dice,
-        normalise=normalise or ("data" if is_raw(intake) else "backbone"),
+        normalise=normalise,
     )
 
 
@@ -154,9 +147,17 @@ def intake_of(
     return None if asked == Intake() else asked
 
 
-def is_raw(intake: Intake | None) -> bool:
-    """Whether values stay in the unit of their files: there is no black and white, and no usual mean."""
-    return intake is not None and intake.pixels == "raw"
+def varied(size: int, intake: Intake | None, *, flips: bool, turns: bool, exchange: float = 0.0) -> Augment:
+    """How the training images of the generic recipes for pixels are varied."""
+    return Augment(
+        hflip=flips,
+        vflip=turns,
+        turns90=turns,
+        exchange=exchange,
+        photometric=0.0 if is_raw(intake) else 0.2,
+        scale=(0.8, 1.25),
+        crop=(size, size),
+    )
 
 
 def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | None] | None) -> Part | None:
@@ -171,7 +172,7 @@ def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | No
 def segmenter(
     name: str,
     *,
-    train: Part,
+    train: MapDataConfig | VolumeDataConfig,
     val: Part | None,
     metric: Part,
     head: HeadName,
@@ -186,36 +187,22 @@ def segmenter(
     channels: int,
     dice: float = 0.0,
     fusion: Fusion | None = None,
-    normalise: Normalisation = "backbone",
+    normalise: Normalisation | None = None,
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
-    parts, mean_std = architecture(backbone, timm, normalise)
-    return Run(
-        recipe=name,
-        streams={
-            MAIN: Stream(
-                task=SegmentConfig(
-                    kind="segment" if fusion is None else "change",
-                    backbone=parts,
-                    neck=neck_of(parts, channels, head),
-                    head=head_of(head, channels),
-                    fusion=fusion,
-                    loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
-                    slide=Slide(size=size, overlap=min(overlap, size // 2)),
-                    **mean_std,
-                ),
-                data=train,
-                batch=batch,
-            )
-        },
-        evals={} if val is None else {"val": Eval(data=val, metric=metric)},
-        init=backbone,
-        steps=steps,
-        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else 0.8),
-        schedule=Schedule(warmup_steps=min(250, steps // 10)),
-        seed=seed,
-        workers=2,
+    parts, mean_std = architecture(backbone, timm, normalise, train.intake)
+    task = SegmentConfig(
+        kind="segment" if fusion is None else "change",
+        backbone=parts,
+        neck=neck_of(parts, channels, head),
+        head=head_of(head, channels),
+        fusion=fusion,
+        loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
+        slide=Slide(size=size, overlap=min(overlap, size // 2)),
+        **mean_std,
     )
+    evals = {} if val is None else {"val": Eval(data=val, metric=metric)}
+    return one_task(name, task, train, evals, backbone=backbone, steps=steps, batch=batch, lr=lr, seed=seed)
 
 
 def neck_of(backbone: BackbonePart, channels: int, head: HeadName) -> Part | None:

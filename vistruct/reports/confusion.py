@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vistruct.reports.page import AXES, COLOURS, house_style
+from vistruct.reports.page import AXES, COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,6 @@ def confusion_figure(
     Raises:
         ValueError: no class, or another number of names than of rows or columns.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     counts = np.asarray(confusion, np.int64)
@@ -48,7 +45,7 @@ def confusion_figure(
     names = [_short(name) for name in class_names]
     side = number * (1.0 if number <= WITH_COUNTS else 0.56 if number <= WITH_SHARES else 0.34)
     margin = 0.6 + 0.09 * max(map(len, names))
-    with mpl.rc_context(house_style()):
+    with styled():
         figure, axis = plt.subplots(figsize=(max(side, 1.8) + margin + 0.4, max(side, 1.8) + margin))
         plt.close(figure)  # out of pyplot's keeping: it lives as long as its user
         axis.imshow(share, cmap=_fading(), vmin=0, vmax=1, interpolation="nearest")
@@ -76,14 +73,11 @@ def class_bars(class_names: Sequence[str], values: Sequence[float | None], what:
         values: K, in [0, 1].
         what: the name of the number.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     known = [None if value is None or np.isnan(value) else float(value) for value in values]
     order = sorted(range(len(known)), key=lambda i: (known[i] is None, -(known[i] or 0.0)))
-    with mpl.rc_context(house_style()):
+    with styled():
         figure, axis = plt.subplots(figsize=(7.0, 0.7 + 0.3 * max(2, len(order))))
         plt.close(figure)
         for row, i in enumerate(order):

@@ -157,7 +157,7 @@ class Report:
 
 
 def house_style() -> Any:
-    """matplotlib settings of every plot; use as `with matplotlib.rc_context(house_style()):`.
+    """matplotlib settings of every plot.
 
     The ground is transparent and text and axes have the colour `AXES`, which the report turns into its own.
     """
@@ -174,6 +174,14 @@ def house_style() -> Any:
         "axes.axisbelow": True,
         "lines.linewidth": 2.0, "lines.markersize": 5, "legend.frameon": False,
     }  # fmt: skip
+
+
+def styled() -> Any:
+    """The context in which every plot is drawn, without a window."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    return mpl.rc_context(house_style())
 
 
 def figure_to_svg(figure: Figure) -> str:

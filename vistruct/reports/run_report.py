@@ -14,7 +14,7 @@ from PIL import Image
 from vistruct.config import from_yaml
 from vistruct.reports.evaluations import write_evaluations
 from vistruct.reports.measured import Evaluation, parted, read_evaluations
-from vistruct.reports.page import COLOURS, Report, house_style, literal
+from vistruct.reports.page import COLOURS, Report, literal, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,16 +94,13 @@ def _finals(series: Series, kept: Sequence[Evaluation]) -> dict[str, tuple[int |
 
 def curves(metrics_jsonl: Path) -> Figure:
     """Loss and learning rate over the steps, and the evaluations where there were several."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     series = read_metrics(metrics_jsonl)
     several = {n: p for n, p in evaluations(series).items() if len(p) > 1 and parted(n.split("/", 1)[1])[1] is None}
     wanted = [name for name in ("loss", "lr") if name in series] + (["evaluation"] if several else [])
-    with mpl.rc_context(house_style()):
+    with styled():
         figure, axes = plt.subplots(1, max(1, len(wanted)), squeeze=False, figsize=(max(5.2, 4.4 * len(wanted)), 3.3))
         plt.close(figure)  # out of pyplot's keeping: it lives as long as its user
         for axis, name in zip(axes[0], wanted, strict=False):

@@ -6,14 +6,12 @@ light differs and bright blocks come. Two scenes are for training, one for each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from vistruct.data.formats.maps import isaid, loveda, uavid
-from vistruct.files.coding import Coding
 from vistruct.samples.made_scenes import kept_by_content
 
 SIDE = 64  # pixels of a scene
@@ -140,20 +138,6 @@ def whu_folder() -> Path:
             place = folder / "list" / f"{split}.txt"
             place.parent.mkdir(exist_ok=True)
             place.write_text("".join(f"{name}\n" for name in names))
-
-    return kept_by_content(write)
-
-
-def mask_folder(
-    coding: Coding, *, size_hw: tuple[int, int] = (SIDE, SIDE), splits: Sequence[str] = ("train", "train", "val")
-) -> Path:
-    """`img_dir` and `ann_dir` as MMSegmentation has them, with the labels in a coding of one's own."""
-
-    def write(folder: Path) -> None:
-        for number, split in enumerate(splits):
-            pixels, label_map = scene(number, size_hw, len(coding.classes))
-            _save(folder / "img_dir" / split / f"{number}.jpg", pixels)
-            _save(folder / "ann_dir" / split / f"{number}.png", coding.encode(label_map))
 
     return kept_by_content(write)
 

@@ -151,7 +151,8 @@ def _xml(path: Path, scene: Scene, objects: Sequence[str]) -> None:
 
 def kept_by_content(write: Callable[[Path], object]) -> Path:
     """A temporary folder that is named by what is in it, so that the same run names the same files."""
-    root = Path(tempfile.gettempdir()) / f"vistruct-tiny-{getattr(os, 'getuid', int)()}"  # one for each user
+    user = getattr(os, "getuid", int)()  # not on Windows
+    root = Path(tempfile.gettempdir()) / f"vistruct-tiny-{user}"
     root.mkdir(exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=root))
     write(fresh)

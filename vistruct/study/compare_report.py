@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vistruct.reports.page import COLOURS, Report
+from vistruct.reports.measured import parted
+from vistruct.reports.page import COLOURS, Report, styled
 from vistruct.reports.run_report import smooth
 from vistruct.study.compare import Comparison, Number
-from vistruct.study.figures import plots, styled
+from vistruct.study.figures import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ def write_comparison(path: Path, found: Comparison) -> Path:
     page = Report(f"{a} and {b}", f"Two {found.kind}: **A** is `{found.a}`, **B** is `{found.b}`")
     for warning in found.warnings:
         page.callout(f"**{warning}**")
-    overall = [number for number in found.numbers if not is_of_class(number.name)]
+    overall = [number for number in found.numbers if _is_overall(number.name)]
     page.key_numbers(
         [(f"{_shown(n.a)} → {_shown(n.b)}", n.name, n.said) for n in overall[:4] if n.difference is not None]
     )
@@ -65,18 +66,12 @@ def cautions(found: Comparison) -> list[str]:
     return lines
 
 
-def is_of_class(name: str) -> bool:
-    """Whether a metric is that of a single class: `val/IoU/road`, and not `val/mask/AP50`."""
-    parts = name.split("/")
-    return len(parts) > 2 and not (len(parts) == 3 and parts[1] == "mask")
-
-
 def curves(found: Comparison) -> Figure | None:
     """Loss and evaluations of both over their steps; None where nothing was logged twice."""
     names = [
         name
         for name in dict.fromkeys([*found.series[0], *found.series[1]])
-        if (name == "loss" or ("/" in name and not is_of_class(name)))
+        if (name == "loss" or ("/" in name and _is_overall(name)))
         and any(len(one.get(name, ())) > 1 for one in found.series)
     ][: 1 + MOST_CURVES]
     if not names:
@@ -93,6 +88,11 @@ def curves(found: Comparison) -> Figure | None:
             axis.set_xlabel("step")
         axes[0].legend()
     return figure
+
+
+def _is_overall(name: str) -> bool:
+    """Whether a number is of all classes together: `val/mask/AP50`, and not `val/IoU/road`."""
+    return parted(name.partition("/")[2])[1] is None
 
 
 def _numbers(page: Report, title: str, numbers: Sequence[Number]) -> None:

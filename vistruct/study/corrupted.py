@@ -71,7 +71,7 @@ def corrupted(dataset: RecordDataset, name: str, severity: int) -> RecordDataset
         dataset,
         records=records,
         whole_records=whole,
-        read_images=_Images(name=name, severity=severity, read=dataset.read_images),
+        read_images=_Images(name=name, severity=severity, read=dataset.read_images or (_colours if read else None)),
         read_label_map=read and _Labels(name=name, severity=severity, read=read),
     )
 
@@ -115,7 +115,7 @@ class _Images:
 
     name: str
     severity: int
-    read: Callable[[Record], list[Tensor]] | None  # None: 8-bit colour images
+    read: Callable[[Record], list[Tensor]] | None  # None: 8-bit colours, where boxes may move
 
     def __call__(self, record: Record) -> list[Tensor]:
         if self.read is None and record.window_xyxy is not None and CORRUPTIONS[self.name].moves:

@@ -1,31 +1,26 @@
 """The demo: from annotated images to a measured answer to "what did pretraining buy?".
 
-One comparison on real data. Every backbone starts from the same random weights; what differs is what it learned
-before the test. The test scene is another place than the training scene and is never pretrained on; the few labels
-that probes and detectors learn from lie in its left third or are drawn at random, and are never tested on.
-
-It makes the starts, probes them, and hands them to `vistruct study`: the detectors are a study like any other, in
-`study/` of the demo's directory, and `vistruct study -c study/study.yaml` would run it again.
+A preset of `vistruct study` on real data, and what it reads: instructions about one aerial scene, and another scene,
+another place, that is never pretrained on. The few labels that probes and detectors learn from lie in its left third
+or are drawn at random, and are never tested on. `vistruct study -c study.yaml` in its directory runs it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import Part
+from vistruct.data.loading.parallel import cores
 from vistruct.study.jobs import Job, run_jobs
-from vistruct.study.runner import cores, run_study
-from vistruct.study.study import Study, Tuning
+from vistruct.study.runner import run_study
+from vistruct.study.study import Pretraining, Probes, Study, Tuning
+from vistruct.study.workers import Report
 
-# Starting points of the comparison: what each is called, and the job that makes it.
-STARTS = {
-    "random": "align",  # the aligned run's backbone was frozen: it is the random weights that all others start from
-    "plain": "pretrain-plain",
-    "vrl": "pretrain-vrl",
-    "shuffled": "pretrain-shuffled",
-}
+CROP = (72, 144)  # pixels at 10 cm: one to several crowns
+TRAIN, TEST = "the training scene, other crops", "the test scene"
 
 
 class Budget(Part):
@@ -36,7 +31,7 @@ class Budget(Part):
     align_steps: int
     pretrain_steps: int
     detect_steps: int
-    shares: tuple[float, ...]  # of the windows of the test scene's labelled third, for the detector
+    fractions: tuple[float, ...]  # of the windows of the test scene's labelled third, for the detector
     seeds: int  # of the detector
     draws: int  # of labels, for the probes
     window: int = 128  # pixels, the detector's
@@ -50,7 +45,7 @@ BUDGETS = {
         align_steps=3,
         pretrain_steps=3,
         detect_steps=2,
-        shares=(0.25,),
+        fractions=(0.25,),
         seeds=1,
         draws=2,
         window=256,
@@ -62,7 +57,7 @@ BUDGETS = {
         align_steps=150,
         pretrain_steps=300,
         detect_steps=60,
-        shares=(0.25,),
+        fractions=(0.25,),
         seeds=3,
         draws=8,
     ),
@@ -72,7 +67,7 @@ BUDGETS = {
         align_steps=200,
         pretrain_steps=900,
         detect_steps=150,
-        shares=(0.1, 0.25, 1.0),
+        fractions=(0.1, 0.25, 1.0),
         seeds=5,
         draws=20,
     ),
@@ -94,83 +89,37 @@ def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "defaul
     chosen = BUDGETS[budget]
     folder = (out / budget).resolve()
     many = workers or max(1, min(cores(), 16))
-    results = run_jobs(plan(chosen, folder), folder, workers=many)
-    found = run_study(study_of(chosen, results), folder / "study", workers=many)
-    return write_demo_report(out / "report.html", results, found, chosen, folder, budget)
+    made = run_jobs(data_jobs(chosen, folder / "data"), folder / "data", workers=many)
+    found = run_study(study_of(chosen, made), folder / "study", workers=many)
+    return write_demo_report(out / "report.html", made, found, chosen, folder / "study", budget)
 
 
-def plan(budget: Budget, folder: Path) -> list[Job]:
-    """What is made and probed before the study: data, starts, answers."""
-    here = "vistruct.study.demo_cells"
-    out = {"out": str(folder)}
-    train = {**out, "steps": budget.pretrain_steps, "seed": 0}
-    jobs = [
-        Job(name="data", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
-        Job(
-            name="align",
-            call=f"{here}:align",
-            arguments={**out, "steps": budget.align_steps},
-            needs=("data",),
-            cost=40,
-        ),
-        Job(name="target", call=f"{here}:split_target", arguments=out, cost=2),
-        Job(
-            name="questions",
-            call=f"{here}:write_questions",
-            arguments={**out, "pictures": budget.questions},
-            cost=1,
-        ),
-        Job(
-            name="answers-untrained",
-            call=f"{here}:answer",
-            arguments={"start": "align", "trained": False},
-            needs=("align", "questions"),
-            cost=2,
-        ),
+def data_jobs(budget: Budget, folder: Path) -> list[Job]:
+    """What the study reads."""
+    here, out = __name__, {"out": str(folder)}
+    return [
+        Job(name="instructions", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
+        Job(name="questions", call=f"{here}:write_questions", arguments={**out, "pictures": budget.questions}),
+        Job(name="target", call=f"{here}:split_target", arguments=out),
     ]
-    for name, answers, vrl in (
-        ("pretrain-plain", "true", "off"),
-        ("pretrain-vrl", "true", "paper"),
-        ("pretrain-shuffled", "shuffled", "off"),
-    ):
-        jobs.append(
-            Job(
-                name=name,
-                call=f"{here}:pretrain",
-                arguments={**train, "answers": answers, "vrl": vrl},
-                needs=("data", "align"),
-                cost=110,
-            )
-        )
-    for start, job in STARTS.items():
-        jobs.append(
-            Job(
-                name=f"answers-{start}",
-                call=f"{here}:answer",
-                arguments={"start": job, "trained": True},
-                needs=(job, "questions"),
-                cost=2,
-            )
-        )
-        jobs.append(
-            Job(
-                name=f"probe-{start}",
-                call=f"{here}:probe",
-                arguments={"start": job, "draws": budget.draws},
-                needs=(job,),
-                cost=5,
-            )
-        )
-    return jobs
 
 
-def study_of(budget: Budget, results: Mapping[str, Mapping[str, Any]]) -> Study:
-    """The detectors: from each start, on shares of the test scene's labelled third, measured on the rest.
+def study_of(budget: Budget, made: Mapping[str, Mapping[str, Any]]) -> Study:
+    """One ViT from random weights, and after instructions without VRL, with it, and with shuffled answers; detectors
+    from each on a fraction of the test scene's labelled third, measured on the rest; probes and questions beside them.
 
     Args:
-        results: of the jobs of `plan`.
+        made: results of `data_jobs`.
     """
-    target = results["target"]
+    from vistruct.samples import trees
+
+    true, shuffled, target = made["instructions"]["true"], made["instructions"]["shuffled"], made["target"]
+
+    def taught(data: str, vrl: str) -> Pretraining:
+        options = {"data": data, "size": "small", "vrl": vrl, "steps": budget.pretrain_steps}
+        return Pretraining(recipe="vitp.pretrain", options=options, settings=("log_every=5",), start="aligned")
+
+    aligned = {"data": true, "size": "small", "vrl": "off", "steps": budget.align_steps, "freeze_backbone": True}
     return Study(
         recipe="detect",
         options={
@@ -193,12 +142,90 @@ def study_of(budget: Budget, results: Mapping[str, Mapping[str, Any]]) -> Study:
             "workers=0",
             "log_every=5",
         ),
-        inits={start: str(results[job]["run"]) for start, job in STARTS.items()},
-        against="random",
-        fractions=budget.shares,
+        pretrain={
+            # Projector and language model learn to read a backbone that stays as it is: the random weights that all
+            # others start from.
+            "aligned": Pretraining(recipe="vitp.pretrain", options=aligned),
+            "instructions": taught(true, "off"),
+            "VRL": taught(true, "paper"),
+            "shuffled": taught(shuffled, "off"),
+        },
+        inits={"random": "aligned", "instructions": "instructions", "VRL": "VRL", "shuffled": "shuffled"},
+        against=("random", "shuffled"),
+        fractions=budget.fractions,
         seeds=budget.seeds,
         tune=budget.tune,
         lr=dict.fromkeys(budget.tune, 3e-3),
         backbone_lr=0.2,
         metric="val/AP50",
+        probes=Probes(scene=trees().test, elsewhere=trees().train, draws=budget.draws),
+        questions={TRAIN: made["questions"]["train"], TEST: made["questions"]["test"]},
     )
+
+
+def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Instructions about the training scene, and their control."""
+    from vistruct.data.instructions.write import write_control, write_instructions
+    from vistruct.samples import trees
+
+    summary = write_instructions(
+        trees().train, Path(out) / "instructions", crops=crops, crop_size=CROP, questions=3, always=("grid_map",),
+        turned=True, seed=0, progress=lambda done, total: report(done, total, "pictures"),
+    )  # fmt: skip
+    return {
+        "true": str(summary.path),
+        "shuffled": str(write_control(summary.path, Path(out) / "shuffled")),
+        "families": [list(row) for row in summary.rows()],
+        "line": summary.line(),
+    }
+
+
+def write_questions(*, out: str, pictures: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Questions of every family about the test scene, and about other crops of the training scene than those taught."""
+    from vistruct.data.instructions.write import write_instructions
+    from vistruct.samples import trees
+
+    said: dict[str, Any] = {}
+    for scene, source in (("test", trees().test), ("train", trees().train)):
+        summary = write_instructions(
+            source, Path(out) / "questions" / scene, crops=pictures, crop_size=CROP, questions=8, turned=True, seed=1,
+            progress=lambda done, total: report(done, total, "pictures"),
+        )  # fmt: skip
+        said[scene] = str(summary.path)
+    return said
+
+
+def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """The test scene in two: its left third may be learned from, the rest is measured on; COCO json and PNG each."""
+    import numpy as np
+    from PIL import Image
+
+    from vistruct.data.formats.boxes import coco
+    from vistruct.data.formats.read import read
+    from vistruct.files.images import read_image
+    from vistruct.samples import trees
+
+    (scene,) = read(trees().test, "boxes")[0].records
+    image = read_image(scene.images[0])
+    folder = Path(out) / "target"
+    folder.mkdir(parents=True, exist_ok=True)
+    height, width = image.shape[1:]
+    middle = (scene.objects.boxes_xyxy[:, 0] + scene.objects.boxes_xyxy[:, 2]) / 2
+    parts: dict[str, Any] = {}
+    for name, left, right in (("labelled", 0, width // 3), ("tested", width // 3, width)):
+        picture = folder / f"{name}.png"
+        Image.fromarray(image[:, :, left:right].permute(1, 2, 0).numpy()).save(picture)
+        own = (middle >= left) & (middle < right)  # a crown on the border belongs to the side of its middle
+        boxes = scene.objects.boxes_xyxy[own] - np.array([left, 0, left, 0], np.float32)
+        boxes[:, [0, 2]] = boxes[:, [0, 2]].clip(0, right - left)
+        part = replace(
+            scene,
+            id=picture.name,
+            image_id=picture.name,
+            images=(picture,),
+            size_hw=(height, right - left),
+            objects=replace(scene.objects.keep(own), boxes_xyxy=boxes),
+        )
+        coco.write(folder / f"{name}.json", [part], ("tree",))
+        parts |= {name: str(folder / f"{name}.json"), f"num_{name}": int(own.sum())}
+    return parts

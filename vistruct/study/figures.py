@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vistruct.reports.page import AXES, COLOURS, house_style
+from vistruct.reports.page import AXES, COLOURS, styled
 from vistruct.reports.run_report import read_metrics, smooth
 from vistruct.study.study import TUNINGS, percent
 
@@ -41,14 +41,6 @@ def plots(number: int, *, height: float = 3.5, wide: float = 4.2, columns: int =
     for axis in axes.flat[number:]:
         axis.set_axis_off()
     return figure, list(axes.flat[:number])
-
-
-def styled() -> Any:
-    """The context of every plot."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    return mpl.rc_context(house_style())
 
 
 def values_of(trials: Iterable[Mapping[str, Any]], **wanted: Any) -> list[float]:
@@ -123,6 +115,23 @@ def learning_curves(found: Mapping[str, Any], root: Path) -> Figure | None:
             axis.set_title(f"{name.partition('/')[2] or name}, {TUNINGS[tuning]}")
             axis.set_xlabel("step")
         _legend(figure, axes[0], len(inits))
+    return figure
+
+
+def pretraining_losses(found: Mapping[str, Any], root: Path) -> Figure:
+    """Loss of every pretraining over its steps."""
+    colours = ink(list(found["plan"]["inits"]), found["plan"]["baseline"])
+    of = {source: init for init, source in found["plan"]["inits"].items()}
+    with styled():
+        figure, (axis,) = plots(1, wide=7.5, height=3.4)
+        for name, run in found["pretrained"].items():
+            points = read_metrics(root / run / "metrics.jsonl").get("loss", [])
+            if points:
+                steps, values = zip(*points, strict=True)
+                axis.plot(steps, smooth(list(values), span=12), color=colours.get(of.get(name, ""), AXES), label=name)
+        axis.set_xlabel("step")
+        axis.set_title("loss")
+        axis.legend()
     return figure
 
 

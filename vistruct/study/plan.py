@@ -68,10 +68,10 @@ def plan_trials(study: Study, make: Callable[..., Run] | None = None) -> Plan:
 
     Raises:
         UserError: an unknown recipe or option, an option that the study varies, an init that is not there, a recipe
-            without a fraction, a run without an evaluation.
+            without a fraction or with several tasks, a run without an evaluation.
     """
     function = find(study.recipe).recipe if make is None else make
-    options = checked_options(function, study.options)
+    options = checked_options(function, study.options, VARIED)
     sources = {name: weights_of(study, name) for name in study.inits}
     plan = Plan(trials=[])
     made: dict[str, set[str]] = {}  # inits by the architecture of their backbone
@@ -83,7 +83,8 @@ def plan_trials(study: Study, make: Callable[..., Run] | None = None) -> Plan:
                     plan.trials.append(Trial(init=init, fraction=fraction, seed=seed, tuning=tuning, run=run))
     for one in plan.trials:
         task: Any = one.run.only.task
-        kind = task.backbone.model_dump_json() if hasattr(task, "backbone") else ""
+        backbone = vars(task).get("backbone")
+        kind = "" if backbone is None else backbone.model_dump_json()
         made.setdefault(kind, set()).add(one.init)
     if not plan.trials[0].run.evals:
         fix = "give the recipe data to measure on, for example --val PATH"
@@ -105,8 +106,13 @@ def plan_trials(study: Study, make: Callable[..., Run] | None = None) -> Plan:
     return plan
 
 
-def checked_options(function: Callable[..., Run], options: Mapping[str, Any]) -> dict[str, Any]:
+def checked_options(
+    function: Callable[..., Run], options: Mapping[str, Any], varied: Mapping[str, str]
+) -> dict[str, Any]:
     """A recipe's options with their types.
+
+    Args:
+        varied: options that the study sets itself, and where it is told them.
 
     Raises:
         UserError: an unknown one (with the closest), one that the study varies, a value that does not fit.
@@ -115,8 +121,8 @@ def checked_options(function: Callable[..., Run], options: Mapping[str, Any]) ->
     known = set(inspect.signature(function).parameters)
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name in VARIED:
-            raise UserError(f"a study varies {name!r} itself", where=f"options.{name}", fix=f"use {VARIED[name]}")
+        if name in varied:
+            raise UserError(f"a study varies {name!r} itself", where=f"options.{name}", fix=f"use {varied[name]}")
         if name not in known:
             raise UserError(f"the recipe has no option {name!r}", where="options", fix=closest(name, known))
         try:
@@ -125,10 +131,22 @@ def checked_options(function: Callable[..., Run], options: Mapping[str, Any]) ->
             what = f"{name}: {error.errors()[0]['msg']}, got {value!r}"
             raise UserError(what, where="options", fix="correct this value") from error
     needed = inspect.signature(function).parameters.items()
-    missing = [name for name, p in needed if p.default is p.empty and name not in values and name not in VARIED]
+    missing = [name for name, p in needed if p.default is p.empty and name not in values and name not in varied]
     if missing:
         raise UserError(f"the recipe needs {', '.join(missing)}", where="options", fix=f"--{missing[0]} VALUE")
     return values
+
+
+def made_by(recipe: str, function: Callable[..., Run], options: Mapping[str, Any]) -> Run:
+    """What a recipe makes of its options.
+
+    Raises:
+        UserError: they make no run.
+    """
+    try:
+        return function(**options)
+    except ValidationError as error:
+        raise explain(error, Run, f"recipe {recipe}") from error
 
 
 def weights_of(study: Study, init: str) -> Path | None:
@@ -161,10 +179,10 @@ def _one(
     parameters = inspect.signature(function).parameters
     own: dict[str, Any] = {"backbone": sources[init], "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
-    try:
-        run = function(**options, **given)
-    except ValidationError as error:
-        raise explain(error, Run, f"recipe {study.recipe}") from error
+    run = made_by(study.recipe, function, {**options, **given})
+    if len(run.streams) > 1:
+        what = f"a study compares runs of one task, and these would have several: {', '.join(run.streams)}"
+        raise UserError(what, where=study.recipe, fix="study one task's recipe, from the joint run: --init joint=RUN")
     changes: dict[str, Any] = {"recipe": run.recipe or study.recipe, "seed": seed}
     if "lr" not in parameters and tuning in study.lr:
         changes["optim"] = run.optim.model_copy(update={"lr": study.lr[tuning]})
@@ -183,17 +201,19 @@ def _one(
 
 
 def _shared(data: Any, fraction: float, seed: int) -> Any:
-    if not hasattr(data, "share"):
+    settings = vars(data)
+    if "share" not in settings:
         if fraction == 1:
             return data
-        what = f"data of kind {getattr(data, 'kind', '?')} cannot be used in part"
+        what = f"data of kind {settings.get('kind', '?')} cannot be used in part"
         raise UserError(what, where="fractions", fix="leave fractions out")
-    return data.model_copy(update={"share": fraction, **({"share_seed": seed} if hasattr(data, "share_seed") else {})})
+    return data.model_copy(update={"share": fraction, **({"share_seed": seed} if "share_seed" in settings else {})})
 
 
 def _move(task: Any, study: Study, tuning: Tuning) -> Move:
     """What a tuning mode trains. Of an adapter backbone only the ViT inside has weights to keep: the rest is a head."""
-    inner = getattr(getattr(task, "backbone", None), "kind", "") == "vit_adapter"
+    backbone = vars(task).get("backbone")
+    inner = backbone is not None and vars(backbone).get("kind") == "vit_adapter"
     pattern = "backbone.vit" if inner else "backbone"
     if tuning == "full":
         return Move(pattern=pattern, lr_factor=study.backbone_lr)
@@ -221,12 +241,11 @@ def study_jobs(
         train, robust: the functions that are called.
     """
     trials = []
-    weights = {name: init_digest(None if study.is_random(name) else Path(study.inits[name])) for name in study.inits}
+    weights = weight_digests(study)
     for one in plan.trials:
         values = one.run.model_dump(mode="json")
         asked = {"run": values, "data": dict(fingerprints), "weights": weights[one.init]}
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-        directory = str(out / "runs" / f"{one.name}-{digest}")
+        directory = str(out / "runs" / f"{one.name}-{digest_of(asked)}")
         trials.append(
             Job(
                 name=one.name,
@@ -240,6 +259,16 @@ def study_jobs(
             asked = {"of": one.name, "metric": metric}
             trials.append(Job(name=f"robust-{one.name}", call=robust, needs=(one.name,), arguments=asked))
     return trials
+
+
+def digest_of(asked: Mapping[str, Any]) -> str:
+    """Names a directory by what is asked for in it, so that a run of other settings is another directory."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def weight_digests(study: Study) -> dict[str, str]:
+    """What tells the weights of each init from others."""
+    return {name: init_digest(None if study.is_random(name) else Path(study.inits[name])) for name in study.inits}
 
 
 def init_digest(source: Path | None) -> str:
@@ -263,6 +292,6 @@ def data_fingerprints(trials: Sequence[Trial], cache: Path) -> dict[str, str]:
     """Of the training data and of each evaluation's, read once; as the fractions have them, whole."""
     run = trials[0].run
     train: Any = run.only.data
-    parts = {"train": _shared(train, 1.0, 0) if hasattr(train, "share") else train}
+    parts = {"train": _shared(train, 1.0, 0)}
     parts |= {name: measured.data for name, measured in run.evals.items()}
     return {name: part.build(cache=cache).info.fingerprint for name, part in parts.items()}

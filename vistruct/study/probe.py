@@ -30,10 +30,9 @@ from vistruct.study.linear import (
     statistics,
 )
 from vistruct.study.patches import cell_labels, cut, dense_crops, generator
+from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 RGB = tuple[float, float, float]
-IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)  # of pixels in [0, 1]
-IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()

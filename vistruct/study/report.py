@@ -13,6 +13,8 @@ import yaml
 
 from vistruct.reports.page import Report
 from vistruct.study import figures
+from vistruct.study.answers_report import write_answers
+from vistruct.study.few_labels_report import UNITS, comparison, measured, shown_gains, write_few_labels
 from vistruct.study.study import SHORT, TUNINGS, percent
 
 Found = Mapping[str, Any]  # what study.json says; see outcome.py
@@ -45,10 +47,20 @@ def write_study_report(path: Path, found: Found, root: Path) -> Path:
 def add_study(page: Report, found: Found, root: Path) -> None:
     """All sections of a study; for reports that have more of their own."""
     _headline(page, found)
+    if found["few_labels"] is not None:
+        draws, seeds = found["plan"]["probes"]["draws"], found["plan"]["seeds"]
+        page.figure(
+            comparison(found),
+            f"Frozen backbone with a few labels (left, middle; mean and standard deviation over {draws} draws of the "
+            f"labels), and trials on the smallest fraction of the labels (right; each dot is one of {seeds} seeds).",
+        )
     page.figure(figures.by_fraction(found), _curve_caption(found))
     _gains(page, found)
+    write_few_labels(page, found)
+    write_answers(page, found)
     _slices(page, found)
     _robustness(page, found)
+    _pretraining(page, found, root)
     _training(page, found, root)
     _pictures(page, found, root)
     _cost(page, found)
@@ -71,26 +83,45 @@ def sentence(gain: Found, level: float) -> str:
     return text
 
 
+def few_labels_sentence(gain: Found, found: Found) -> str:
+    """What is found of one gain of a probe, in words."""
+    interval = "" if gain["student"] is None else f" ({_ends(gain['student'])})"
+    what = f"{measured(found, gain['kind'])} with {gain['labels']} {UNITS[gain['kind']]}"
+    wins = f"better in {gain['wins']} of {gain['pairs']} draws"
+    return f"{gain['init']}, {what}: {VERDICTS[gain['verdict']]}, {gain['mean']:+.3f}{interval}, {wins}"
+
+
 def _headline(page: Report, found: Found) -> None:
     plan, gains = found["plan"], found["gains"]
-    smallest, largest = min(plan["fractions"]), max(plan["fractions"])
-    ends = [g for g in gains if g["fraction"] in (smallest, largest)]
+    ends = [g for g in gains if g["fraction"] in (min(plan["fractions"]), max(plan["fractions"]))]
+    first = [(gain, gain["init"]) for gain in shown_gains(found, plan["baseline"])]
     numbers = [
         (
             f"{_number(gain['before'])} → {_number(gain['after'])}",
-            f"{metric_name(found)}, {TUNINGS[gain['tuning']]}",
-            f"{plan['baseline']} → {gain['init']}, {percent(gain['fraction'])} of the labels",
+            measured(found, gain["kind"]),
+            f"{plan['baseline']} → {init}, frozen, {gain['labels']} {UNITS[gain['kind']]}",
         )
-        for gain in ends[:8]
+        for gain, init in first
+        if init == first[0][1]
+    ]
+    numbers += [
+        (
+            f"{_number(gain['before'])} → {_number(gain['after'])}",
+            f"{metric_name(found)}, {TUNINGS[gain['tuning']]}",
+            f"{gain['against']} → {gain['init']}, {percent(gain['fraction'])} of the labels",
+        )
+        for gain in ends[: 8 - len(numbers)]
+        if gain["against"] == plan["baseline"]
     ]
     if numbers:
         page.key_numbers(numbers)
     else:
         page.callout("One init alone: there is nothing to compare it with. `--init random` adds random weights.")
-    lines = [sentence(gain, plan["level"]) for gain in ends]
-    lines += label_savings(found)
-    if lines:
-        page.text(f"Against **{plan['baseline']}**, paired by seed:\n\n" + "\n".join(f"- {line}" for line in lines))
+    for against in dict.fromkeys(gain["against"] for gain in gains):
+        lines = [few_labels_sentence(gain, found) for gain in shown_gains(found, against)]
+        lines += [sentence(gain, plan["level"]) for gain in ends if gain["against"] == against]
+        lines += label_savings(found) if against == plan["baseline"] else []
+        page.text(f"Against **{against}**, paired by seed:\n\n" + "\n".join(f"- {line}" for line in lines))
 
 
 def label_savings(found: Found) -> list[str]:
@@ -135,6 +166,8 @@ def _gains(page: Report, found: Found) -> None:
     if not found["gains"]:
         return
     by_images = any(gain["images"] for gain in found["gains"])
+    against = list(dict.fromkeys(gain["against"] for gain in found["gains"]))
+    several = len(against) > 1
     for number, gain in enumerate(found["gains"]):
         images = gain["images"]
         change = "–" if gain["mean"] is None else f"{gain['mean']:+.3f}"
@@ -142,16 +175,19 @@ def _gains(page: Report, found: Found) -> None:
             change += f" ({_ends(gain['bootstrap'])})"
         over_images = [f"{_ends(images['interval'])} (n = {images['images']})" if images else "–"] if by_images else []
         wins = f"{gain['wins']} of {gain['pairs']}"
-        about = [gain["init"], SHORT[gain["tuning"]], percent(gain["fraction"]), gain["before"], gain["after"], change]
-        rows.append([*about, _whole(gain["verdict"]), _ends(gain["student"]), *over_images, wins])
+        other = [gain["against"]] if several else []
+        about = [gain["init"], *other, SHORT[gain["tuning"]], percent(gain["fraction"]), gain["before"], gain["after"]]
+        rows.append([*about, change, _whole(gain["verdict"]), _ends(gain["student"]), *over_images, wins])
         if gain["verdict"] == "clear gain":
             marked.append(number)
-    headers = ["init", "backbone", "labels", plan["baseline"], "this init", "gain (bootstrap)", "verdict", "Student"]
+    sides = ["that init", "this init"] if several else [plan["baseline"], "this init"]
+    headers = ["init", *(["against"] if several else []), "backbone", "labels", *sides]
+    headers += ["gain (bootstrap)", "verdict", "Student"]
     headers += ["seeds and images"] if by_images else []
     page.text("## Gains").table(
         [*headers, "better"], rows, marked,
-        caption=f"{metric_name(found)} against {plan['baseline']}, paired over {plan['seeds']} seeds; intervals of "
-        f"{plan['level']:.0%}. *Clear* where both the bootstrap's and Student's interval leave zero out.",
+        caption=f"{metric_name(found)} against {_listed(against)}, paired over {plan['seeds']} seeds; intervals "
+        f"of {plan['level']:.0%}. *Clear* where both the bootstrap's and Student's interval leave zero out.",
     )  # fmt: skip
 
 
@@ -168,7 +204,10 @@ def _slices(page: Report, found: Found) -> None:
     if not found["slices"]:
         return
     fraction, tuning = min(plan["fractions"]), plan["tune"][-1]
-    rows = [r for r in found["slices"] if r["fraction"] == fraction and r["tuning"] == tuning and r["mean"] is not None]
+    chosen = (plan["baseline"], fraction, tuning)
+    rows = [
+        r for r in found["slices"] if (r["against"], r["fraction"], r["tuning"]) == chosen and r["mean"] is not None
+    ]
     classes = [name for name in class_metrics(found) if any(row["metric"] == name for row in rows)]
     where = f"{percent(fraction)} of the labels, {TUNINGS[tuning]}"
     if len(classes) > 1:
@@ -211,6 +250,15 @@ def _robustness(page: Report, found: Found) -> None:
     left_out = {kind: why for one in robust.values() for kind, why in one.get("left_out", {}).items()}
     if left_out:
         page.text("Not measured: " + "; ".join(f"{kind} ({why})" for kind, why in left_out.items()) + ".")
+
+
+def _pretraining(page: Report, found: Found, root: Path) -> None:
+    if found["pretrained"]:
+        page.text("## How they were pretrained").figure(
+            figures.pretraining_losses(found, root),
+            "Loss of each pretraining, as moving averages. Where answers are hidden from each other or visual tokens "
+            "are dropped it stays high; shuffled answers can only teach how often each answer occurs.",
+        )
 
 
 def _training(page: Report, found: Found, root: Path) -> None:

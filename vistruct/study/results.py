@@ -12,6 +12,10 @@ gains       init, against, fraction, tuning, before and after (mean over seeds),
             images: null, or {mean, interval [low, high], images}: seeds and images drawn anew
 classes     init, against, fraction, tuning, metric, before, after, mean, bootstrap, student, verdict: the same of every
             other number of the same evaluation (per class, per size)
+few_labels  null, or: what (the objects are), values (kind of probe -> number of labels -> init -> value of each draw),
+            gains (kind, labels, init, against, before, after, and as above, paired by draw)
+questions   null, or: about -> init, and `untrained` -> figures of metrics.answers
+pretrained  directory of each pretraining's run
 robustness  by trial: what study.robustness gives
 notes       what is not the same for all inits, and what could not be said
 """
@@ -21,15 +25,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from vistruct.config import Eval, Run
 from vistruct.errors import UserError, closest
+from vistruct.study.few_labels import found_by_probes
 from vistruct.study.images import Measured, image_gain, read_measured
 from vistruct.study.plan import Plan, Trial
-from vistruct.study.statistics import Gain, Interval, holm, paired_gain
+from vistruct.study.questions import found_by_questions
+from vistruct.study.statistics import Interval, holm, paired_gain
 from vistruct.study.study import Study
 
 FORMAT = 1
@@ -45,8 +52,7 @@ def chosen_metric(study: Study, run: Run) -> str:
 
 def usual_number(measured: Eval) -> str:
     """The number of an evaluation that people compare by."""
-    metric: Any = measured.metric
-    return metric.usual(measured.data)
+    return measured.metric.usual(measured.data)
 
 
 def is_higher_better(study: Study, run: Run, name: str) -> bool | None:
@@ -54,12 +60,16 @@ def is_higher_better(study: Study, run: Run, name: str) -> bool | None:
     evaluation, _, number = name.partition("/")
     if study.higher_is_better is not None and study.metric in (None, name, number):
         return study.higher_is_better
-    metric: Any = run.evals[evaluation].metric
-    return metric.higher_is_better(number)
+    return run.evals[evaluation].metric.higher_is_better(number)
 
 
 def results_of(
-    study: Study, plan: Plan, results: Mapping[str, Mapping[str, Any]], out: Path, data: Mapping[str, str]
+    study: Study,
+    plan: Plan,
+    results: Mapping[str, Mapping[str, Any]],
+    out: Path,
+    data: Mapping[str, str],
+    pretrained: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """All that is known of a finished study, as plain json.
 
@@ -67,6 +77,7 @@ def results_of(
         results: of each trial by name, as `trial.train_and_measure` gives them.
         out: the study's directory.
         data: fingerprints by name.
+        pretrained: directories of the study's own pretrainings.
 
     Raises:
         UserError: the metric was not measured, or is a count, of which neither more nor less is better.
@@ -91,6 +102,9 @@ def results_of(
         "trials": [_trial(one, results[one.name], metric, out) for one in plan.trials],
         "gains": gains,
         "slices": slices,
+        "pretrained": {name: str(place.relative_to(out)) for name, place in pretrained.items()},
+        "few_labels": found_by_probes(study, results),
+        "questions": found_by_questions(study, results),
         "robustness": robust,
         "notes": [*plan.notes, *_caveats(study, gains)],
     }
@@ -111,10 +125,14 @@ def mean_of(values: Sequence[float]) -> float | None:
     return float(np.mean(finite)) if finite else None
 
 
-def _groups(study: Study) -> list[tuple[str, float, str]]:
-    """(init, fraction, tuning) of everything that is compared with the baseline."""
-    others = [name for name in study.inits if name != study.baseline]
-    return [(init, fraction, tuning) for tuning in study.tune for fraction in study.fractions for init in others]
+def _groups(study: Study) -> list[tuple[str, str, float, str]]:
+    """(init, against, fraction, tuning) of everything that is compared."""
+    return [
+        (init, other, fraction, tuning)
+        for tuning in study.tune
+        for fraction in study.fractions
+        for init, other in study.pairs
+    ]
 
 
 def _gains(
@@ -127,13 +145,13 @@ def _gains(
         result = results[one.name]
         counts[one.name] = read_measured(Path(result["run"]), evaluation, name, result["numbers"].get(metric))
     rows: list[dict[str, Any]] = []
-    for init, fraction, tuning in _groups(study):
-        sides = [of_group(plan, results, metric, s, fraction, tuning) for s in (init, study.baseline)]
+    for init, other, fraction, tuning in _groups(study):
+        sides = [of_group(plan, results, metric, s, fraction, tuning) for s in (init, other)]
         gain = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=study.draws)
-        named = {"init": init, "against": study.baseline, "fraction": fraction, "tuning": tuning}
+        named = {"init": init, "against": other, "fraction": fraction, "tuning": tuning}
         tests.append(gain.p)
         images = _images(study, plan, counts, named, name, higher)
-        rows.append({**named, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **as_json(gain), **images})
+        rows.append({**named, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **gain.as_json(), **images})
     for row, adjusted in zip(rows, holm(tests), strict=True):
         row["p_holm"] = adjusted
     return rows
@@ -184,29 +202,10 @@ def _slices(
                 for s in (gain["init"], gain["against"])
             ]
             found = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=min(study.draws, 2000))
-            short = {k: v for k, v in as_json(found).items() if k in ("mean", "bootstrap", "student", "verdict")}
+            short = {k: v for k, v in found.as_json().items() if k in ("mean", "bootstrap", "student", "verdict")}
             named = {key: gain[key] for key in ("init", "against", "fraction", "tuning")}
             rows.append({**named, "metric": name, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **short})
     return rows
-
-
-def as_json(gain: Gain) -> dict[str, Any]:
-    """A gain as plain json."""
-
-    def ends(interval: Interval | None) -> list[float] | None:
-        return None if interval is None else [interval.low, interval.high]
-
-    return {
-        "mean": gain.mean if math.isfinite(gain.mean) else None,
-        "differences": list(gain.differences),
-        "wins": gain.wins,
-        "ties": gain.ties,
-        "pairs": gain.pairs,
-        "bootstrap": ends(gain.bootstrap),
-        "student": ends(gain.student),
-        "p": gain.p,
-        "verdict": gain.verdict,
-    }
 
 
 def _trial(one: Trial, result: Mapping[str, Any], metric: str, out: Path) -> dict[str, Any]:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.checkpoint.save import write_json, write_text
-from vistruct.config import Run
+from vistruct.config import Run, run_from_dict
+from vistruct.data.loading.parallel import cores
 from vistruct.errors import UserError
 from vistruct.study.display import Display
+from vistruct.study.few_labels import probe_jobs
 from vistruct.study.jobs import Job, run_jobs
-from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs
+from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs, weight_digests
+from vistruct.study.pretraining import PRETRAIN, pretraining_jobs
+from vistruct.study.questions import question_jobs
 from vistruct.study.results import chosen_metric, results_of
 from vistruct.study.study import Study, read_study, study_to_yaml
 
@@ -51,14 +55,24 @@ def run_study(
 
     out = out.resolve()
     devices = accelerators()
-    plan = plan_trials(study, make)
-    metric = chosen_metric(study, plan.trials[0].run)  # what cannot be compared is refused before hours of training
-    _enter(study, out)
-    fingerprints = data_fingerprints(plan.trials, out / "index")
-    jobs = study_jobs(study, plan, out, fingerprints, metric, train=train, robust=robust)
     many = workers or len(devices) or cores()
-    results = run_jobs(jobs, out, workers=min(many, len(jobs)), threads=threads, devices=devices, show=show)
-    found = results_of(study, plan, results, out, fingerprints)
+
+    def run(jobs: list[Job]) -> dict[str, dict[str, Any]]:
+        return run_jobs(jobs, out, workers=min(many, len(jobs)), threads=threads, devices=devices, show=show)
+
+    plan = plan_trials(study.unpretrained, make)  # what cannot be run or compared is refused before hours of training
+    chosen_metric(study, plan.trials[0].run)
+    _enter(study, out)
+    first, places = pretraining_jobs(study, out)
+    if first:
+        run(first)
+    ready = study.with_weights(places)
+    plan = plan_trials(ready, make)
+    metric = chosen_metric(study, plan.trials[0].run)
+    fingerprints, weights = data_fingerprints(plan.trials, out / "index"), weight_digests(ready)
+    jobs = study_jobs(ready, plan, out, fingerprints, metric, train=train, robust=robust)
+    results = run([*jobs, *probe_jobs(study, plan, weights), *question_jobs(ready, weights)])
+    found = results_of(study, plan, results, out, fingerprints, places)
     write_json(out / "study.json", found)
     write_study_report(out / "report.html", found, out)
     return found
@@ -86,20 +100,16 @@ def accelerators() -> list[str]:
     return named[:number] if len(named) >= number else [str(i) for i in range(number)]
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def describe(study: Study, plan: Plan, jobs: list[Job], out: Path) -> list[tuple[str, ...]]:
-    """Rows for a person: of each job its name, steps, samples and whether its result is there already."""
+def describe(plan: Plan, jobs: list[Job], out: Path) -> list[tuple[str, ...]]:
+    """Rows for a person: of each job its name, steps, samples, rate and whether its result is there already."""
+    runs = {one.name: one.run for one in plan.trials}
     rows: list[tuple[str, ...]] = []
-    by_name = {job.name: job for job in jobs}
-    for one in plan.trials:
-        there = (out / "jobs" / f"{one.name}.json").exists()
-        samples = f"{one.run.steps * one.run.only.batch:,}"
-        rate = f"{one.run.optim.lr:g}"
-        rows.append((one.name, f"{one.run.steps:,}", samples, rate, "done" if there else "to do"))
-    extra = [job.name for job in jobs if job.name not in {one.name for one in plan.trials}]
-    rows += [(name, "", "", "", "after " + ", ".join(by_name[name].needs)) for name in extra]
+    for job in jobs:
+        run = runs.get(job.name) or (run_from_dict(job.arguments["run"], job.name) if job.call == PRETRAIN else None)
+        there = (out / "jobs" / f"{job.name}.json").exists()
+        after = f" after {', '.join(job.needs)}" if job.needs else ""
+        size = ("", "", "") if run is None else (
+            f"{run.steps:,}", f"{run.steps * run.only.batch:,}", f"{run.optim.lr:g}"
+        )  # fmt: skip
+        rows.append((job.name, *size, "done" if there else f"to do{after}"))
     return rows

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
@@ -63,6 +64,24 @@ class Gain:
         if not (self.bootstrap.excludes_zero and self.student.excludes_zero):
             return "not clear"
         return "clear gain" if self.mean > 0 else "clear loss"
+
+    def as_json(self) -> dict[str, Any]:
+        """As study.json has it."""
+        return {
+            "mean": self.mean if math.isfinite(self.mean) else None,
+            "differences": list(self.differences),
+            "wins": self.wins,
+            "ties": self.ties,
+            "pairs": self.pairs,
+            "bootstrap": _ends(self.bootstrap),
+            "student": _ends(self.student),
+            "p": self.p,
+            "verdict": self.verdict,
+        }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
 
 
 def paired_gain(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,16 +26,40 @@ SHORT = {"probe": "frozen", "lora": "LoRA", "full": "fine\u2011tuned"}  # for ta
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # no dash: names of trials have them between their parts
 
 
+class Pretraining(Part):
+    """Initial weights that the study makes itself, before its trials."""
+
+    recipe: str  # a name from `vistruct recipes`
+    options: dict[str, Any] = Field({})  # of the recipe
+    settings: tuple[str, ...] = ()  # a.b=c
+    start: str | None = None  # an earlier pretraining that this one starts from: the recipe's option `start`
+
+
+class Probes(Part):
+    """Few-label probes of each init's frozen backbone on one annotated scene, before any trial."""
+
+    scene: Path  # boxes of one image: some of them are learned from, the rest is tested on
+    elsewhere: Path | None = None  # another scene: a control in which all backbones are standardised by it
+    patch: int = Field(64, gt=0)  # pixels, a patch that is an object or ground
+    patch_shots: tuple[int, ...] = (5, 20, 50)  # labelled patches of each of the two
+    crop: int = Field(96, gt=0)  # pixels, a crop of which each cell is an object or ground
+    crop_shots: tuple[int, ...] = (2, 8, 32)  # labelled crops
+    draws: int = Field(8, ge=1)  # of the labels
+
+
 class Study(Part):
     """What is compared, and how often."""
 
     recipe: str  # a name from `vistruct recipes`
     options: dict[str, Any] = Field({})  # of the recipe, but for what the study varies: backbone, fraction, seed, lr
     settings: tuple[str, ...] = ()  # a.b=c, applied to every run
-    # Starting points by name: `random`, `random:NAME` (the architecture of that init without its weights), or the
-    # path of a run, a backbone directory or a file of weights.
+    pretrain: dict[str, Pretraining] = Field({})  # by name; those that start from another after it
+    # Initial weights by name: `random`, `random:NAME` (the architecture of that init without its weights), a name of
+    # `pretrain`, or the path of a run, a backbone directory or a file of weights.
     inits: dict[str, str] = Field(min_length=1)
-    against: str | None = None  # the init that the others are compared with; None: a random one, else the first
+    # Inits that the others are compared with, such as random weights and a control that learned nothing of the kind;
+    # the first is the baseline. None: a random one, else the first.
+    against: tuple[str, ...] = ()
     fractions: tuple[float, ...] = (1.0,)  # of the training data
     seeds: int = Field(3, ge=1)  # repetitions: 0, 1, ...; a seed decides the head's weights, the order and the fraction
     tune: tuple[Tuning, ...] = ("full",)  # probe: frozen backbone; lora: adapters in it; full: everything trains
@@ -44,9 +69,11 @@ class Study(Part):
     # Layer-wise rates are made for weights worth keeping; None: a random init has them like the others.
     scratch_layer_decay: float | None = Field(1.0, gt=0, le=1)
     metric: str | None = None  # of an evaluation, `val/mIoU` or `mIoU`; None: the usual one of the task
-    higher_is_better: bool | None = None  # None: true but for losses and distances
+    higher_is_better: bool | None = None  # None: as the metric says
     level: float = Field(0.95, gt=0, lt=1)  # of the intervals
     draws: int = Field(10_000, ge=100)  # of the bootstrap
+    probes: Probes | None = None
+    questions: dict[str, Path] = Field({})  # jsonl by what it is about: inits that are whole models are asked
     robust: bool = False  # also measure the first seed's models on the largest fraction under corruptions
 
     @field_validator("inits")
@@ -69,7 +96,7 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _known(self) -> Study:
-        names = [self.against] if self.against is not None else []
+        names = list(self.against)
         for name, source in self.inits.items():
             kind, _, of = source.partition(":")
             if kind == "random" and of:
@@ -77,6 +104,13 @@ class Study(Part):
                 if self.inits.get(of, "random").partition(":")[0] == "random":
                     fix = "random:NAME wants the name of an init that has weights"
                     raise UserError(f"the init {name!r} takes the architecture of {of!r}", where="inits", fix=fix)
+        if any(name.partition(":")[0] == "random" for name in self.pretrain):
+            raise UserError("a pretraining called random", where="pretrain", fix="`random` means no weights: rename it")
+        for at, (name, one) in enumerate(self.pretrain.items()):
+            earlier = list(self.pretrain)[:at]
+            if one.start is not None and one.start not in earlier:
+                fix = closest(one.start, earlier) if earlier else "name one that stands before it"
+                raise UserError(f"{name!r} starts from {one.start!r}, which is no earlier pretraining", fix=fix)
         for name in names:
             if name not in self.inits:
                 raise UserError(f"no init {name!r}", where="study", fix=closest(name, self.inits))
@@ -86,7 +120,23 @@ class Study(Part):
     def baseline(self) -> str:
         """The init that the others are compared with."""
         scratch = (name for name in self.inits if self.is_random(name))
-        return self.against or next(scratch, next(iter(self.inits)))
+        return next(iter(self.against), None) or next(scratch, next(iter(self.inits)))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Who is compared with whom: every other init with each of `against`."""
+        fixed = self.against or (self.baseline,)
+        return [(init, other) for other in fixed for init in self.inits if init not in fixed]
+
+    def with_weights(self, places: Mapping[str, Path | str]) -> Study:
+        """The same with the runs of its pretrainings, by name, in place of their names."""
+        found = {init: str(places.get(source, source)) for init, source in self.inits.items()}
+        return self.model_copy(update={"inits": found})
+
+    @property
+    def unpretrained(self) -> Study:
+        """The same with random weights where its pretrainings' are to be: for what is known before they are there."""
+        return self.with_weights(dict.fromkeys(self.pretrain, "random"))
 
     def is_random(self, init: str) -> bool:
         """Whether an init has no weights."""

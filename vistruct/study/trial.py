@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from vistruct.config import run_from_dict
 from vistruct.errors import UserError
 from vistruct.reports.run_report import evaluations, read_metrics
 from vistruct.runs import train_and_report
+from vistruct.study.workers import Report
 
-Report = Callable[..., None]
 COST = "cost.json"
 
 

@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from vistruct.errors import UserError
 
+Report = Callable[..., None]  # what a job tells how far it is with: report(done, total, text="")
 POLL_S = 1.0  # how often a worker is asked whether it lives, beside listening to it
 REPORT_EVERY_S = 0.1  # a job may report every step; more often than this nobody can see it
 
@@ -98,7 +99,7 @@ def _run(job: Request, link: Connection, threads: int) -> Finished | Failed:
     start = time.monotonic()
     try:
         module, _, function = job.call.partition(":")
-        call = getattr(importlib.import_module(module), function)
+        call = vars(importlib.import_module(module))[function]
         if "torch" in sys.modules:  # the main module may have imported it before the variables were set
             sys.modules["torch"].set_num_threads(threads)
         result = call(**job.arguments, results=job.results, report=_reporter(link))

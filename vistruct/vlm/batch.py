@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from vistruct.contracts import Measure, Record, Sample, Turn
+from vistruct.contracts import IMAGE_MARK, Measure, Objects, Record, Sample, Turn
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.vlm import chat
@@ -23,7 +23,7 @@ from vistruct.vlm.tiling import Tiling, num_tiles, tile
 
 TOO_LONG = "left out: an image or every answer lies beyond the longest row"
 CUT = "cut to the longest row"
-_MARKS_AROUND = re.compile(rf"\A(?:{chat.IMAGE_PLACE}\n?)+|(?:\n?{chat.IMAGE_PLACE})+\Z")
+_MARKS_AROUND = re.compile(rf"\A(?:{IMAGE_MARK}\n?)+|(?:\n?{IMAGE_MARK})+\Z")
 
 
 @dataclass(kw_only=True)
@@ -46,6 +46,10 @@ class ChatBatch:
     labels: Tensor  # int64[N]
     questions: list[str]  # the last user turn of each row, without image marks before or behind it
     truths: list[str]  # the answer after it, "" if there is none
+    # Of each row, for what a decoder is to find or a region shows: of each of its region and object marks in order the
+    # rows of its sample's objects, which stay where they are; a row that is cut shows the first of its marks.
+    points: list[tuple[tuple[int, ...], ...]]
+    objects: list[Objects[Tensor]]  # of each of the batch's samples
 
     def to(self, device: torch.device) -> Self:
         return dataclasses.replace(self, tiles=send(self.tiles, device))
@@ -72,6 +76,7 @@ class Asked:
     is_cut: bool = False
     truth: str = ""
     family: str = ""
+    points: tuple[tuple[int, ...], ...] = ()  # see ChatBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,8 @@ class ChatCollator:
             labels=torch.tensor([i for r in rows for i in r.row.labels], dtype=torch.int64),
             questions=[r.question for r in rows],
             truths=[r.truth for r in rows],
+            points=[r.points for r in rows],
+            objects=[sample.objects for sample in samples],
         )
 
     def rows(self, turns: Sequence[Turn], families: Sequence[str], tiles: Sequence[int]) -> list[Asked] | str:
@@ -156,7 +163,7 @@ class ChatCollator:
                 answer = before + _answers(asked)
                 if self.generate and shown and shown[-1].role == "assistant":
                     truth = shown.pop().text
-                marks = sum(turn.text.count(chat.IMAGE_PLACE) for turn in shown if turn.role == "user")
+                marks = sum(turn.text.count(IMAGE_MARK) for turn in shown if turn.role == "user")
                 row = whole_row = chat.encode(shown, counts[:marks], self.tokenizer, answer=self.generate)
                 if self.max_tokens is not None and len(row.input_ids) > self.max_tokens and not self.generate:
                     row = row.cut(self.max_tokens, self.image_token)
@@ -170,6 +177,7 @@ class ChatCollator:
                         is_cut=row is not whole_row,
                         question=_MARKS_AROUND.sub("", last),
                         truth=truth,
+                        points=tuple(point for turn in shown for point in turn.points),
                         family=families[answer - 1] if _answers(asked) and answer <= len(families) else "",
                     )
                 )

@@ -9,16 +9,15 @@ the backbone pays for all of them and none can be answered from the answer to an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from vistruct.contracts import Turn
+from vistruct.contracts import IMAGE_MARK, Turn
 from vistruct.errors import UserError
 
 IGNORE = -100  # torch's cross-entropy leaves these labels out
 START, END = "<|im_start|>", "<|im_end|>"
 OPEN = f"{START}assistant\n"  # an answer follows
-IMAGE_PLACE = "<image>"  # in a user's text
 IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
 ADDED_TOKENS = (
     IMAGE_START, IMAGE_END, IMAGE_TOKEN, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>",
@@ -82,7 +81,7 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
             continue
         # The pieces around an image end and begin with added tokens, so that they can be encoded apart; hundreds of
         # image tokens in a text are slow to find again.
-        pieces = turn.text.split(IMAGE_PLACE) if turn.role == "user" else [turn.text]
+        pieces = turn.text.split(IMAGE_MARK) if turn.role == "user" else [turn.text]
         for number, piece in enumerate(pieces):
             before = f"{START}{turn.role}\n" if number == 0 else IMAGE_END
             after = IMAGE_START if number < len(pieces) - 1 else f"{END}\n"
@@ -119,10 +118,10 @@ def with_marks(turns: Sequence[Turn], num_images: int) -> list[Turn]:
     Raises:
         UserError: the number of `<image>` marks is not the number of images.
     """
-    marks = sum(turn.text.count(IMAGE_PLACE) for turn in turns if turn.role == "user")
+    marks = sum(turn.text.count(IMAGE_MARK) for turn in turns if turn.role == "user")
     first = next((turn for turn in turns if turn.role == "user"), None)
     if marks == 0 and num_images == 1 and first is not None:
-        marked = Turn(role="user", text=f"{IMAGE_PLACE}\n{first.text}")
+        marked = replace(first, text=f"{IMAGE_MARK}\n{first.text}")
         return [marked if turn is first else turn for turn in turns]
     if marks != num_images:
         raise UserError(f"{marks} <image> marks for {num_images} images", fix="write one <image> for every image")
@@ -139,13 +138,13 @@ def apart(turns: Sequence[Turn], *, image_last: bool = False) -> list[tuple[Turn
             answer is then the same for every question, which a small language model learns much sooner.
     """
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]
-    if not users or any(IMAGE_PLACE in turns[i].text for i in users[1:]):
+    if not users or any(IMAGE_MARK in turns[i].text for i in users[1:]):
         return [tuple(turns)]
     system = tuple(turns[: users[0]])
-    marks = [IMAGE_PLACE] * turns[users[0]].text.count(IMAGE_PLACE)
+    marks = [IMAGE_MARK] * turns[users[0]].text.count(IMAGE_MARK)
     out = []
     for start, end in zip(users, [*users[1:], len(turns)], strict=True):
-        question = turns[start].text.replace(IMAGE_PLACE, "").strip("\n") if start == users[0] else turns[start].text
+        question = turns[start].text.replace(IMAGE_MARK, "").strip("\n") if start == users[0] else turns[start].text
         lines = [question, *marks] if image_last else [*marks, question]
-        out.append((*system, Turn(role="user", text="\n".join(lines)), *turns[start + 1 : end]))
+        out.append((*system, replace(turns[start], text="\n".join(lines)), *turns[start + 1 : end]))
     return out

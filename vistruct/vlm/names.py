@@ -42,6 +42,7 @@ class LanguageNames:
             body=f"{model.base_model_prefix}.",
             head=next(f"{name}." for name, module in model.named_modules() if module is head),
             heads=config.num_attention_heads,
+            # Of transformers: a family without grouped queries has no such setting.
             kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         )
 

@@ -9,8 +9,10 @@ import plain_answers
 import pytest
 from plain_answers import PLURALS, WITH_ARTICLE, Thing
 
+from vistruct.data.instructions.boxed import empty_box
 from vistruct.data.instructions.converse import AT_MOST, FIRST_FEW, Tally, converse
-from vistruct.data.instructions.families import FAMILIES, Exchange, empty_box
+from vistruct.data.instructions.exchange import Exchange
+from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.scene import CROWD, HALVES, REGIONS, Scene
 
 NAMES = tuple(PLURALS)

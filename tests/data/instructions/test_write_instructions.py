@@ -19,7 +19,7 @@ from vistruct.data.instructions.crops import TOO_SMALL, cover, crop_side, cut
 from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.scene import CROWD
 from vistruct.data.instructions.view import turn_boxes, turn_image, view
-from vistruct.data.instructions.write import Summary, shuffle_answers, write_instructions
+from vistruct.data.instructions.write import Summary, shuffle_answers, write_control, write_instructions
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.samples import trees
@@ -304,6 +304,19 @@ def test_shuffled_answers_move_every_conversation_and_lose_none(written):
         assert len(row["families"]) == len(row["conversations"]) / 2
     with pytest.raises(UserError, match="alone"):
         shuffle_answers(rows[:1], seed=0)
+
+
+def test_the_control_lies_in_a_folder_of_its_own_and_finds_its_pictures(written, tmp_path):
+    control = write_control(written["test"].path, tmp_path / "elsewhere" / "control")
+    dataset = ChatDataConfig(jsonl=control).build()
+    truth = {row["image"]: row["conversations"] for row in rows_of(written["test"])}
+    rows = rows_of(Summary(path=control))
+    assert len(rows) == len(truth)
+    for index, row in enumerate(rows):
+        picture = (control.parent / row["image"]).resolve()
+        own = truth[picture.relative_to(written["test"].path.parent.resolve()).as_posix()]
+        assert row["conversations"] != own
+        assert dataset.sample(index, 0).images
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def _measured(source: Source, measurer: Measurer, cache: Path | None, processes:
         words=tuple(words),
     )
     if file is not None and header is not None:
-        columns = {name: getattr(measured, name) for name in ("costs", "reasons", "is_left_out")}
+        columns = {name: vars(measured)[name] for name in ("costs", "reasons", "is_left_out")}
         keep_columns(file, header, {**columns, "words": np.array(measured.words)})
     return measured
 
@@ -111,7 +111,7 @@ def _measure(shared: tuple[Source, Measurer], rows: np.ndarray) -> list[tuple[tu
     found = []
     for row in rows.tolist():
         one = measurer(source.record(row), source.sizes_hw(row))
-        found.append((tuple(getattr(one, name) for name in COSTS), one.reason, one.is_left_out))
+        found.append((tuple(vars(one)[name] for name in COSTS), one.reason, one.is_left_out))
     return found
 
 

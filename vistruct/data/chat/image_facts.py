@@ -10,7 +10,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ def open_facts(
     if len(due):
         facts = _looked_at(facts, index, root, due, checksums)
         if file is not None:
-            keep_columns(file, header, {f.name: getattr(facts, f.name) for f in fields(facts)})
+            keep_columns(file, header, vars(facts))
     return facts
 
 
@@ -93,7 +93,7 @@ def _looked_at(facts: ImageFacts, index: Index, root: Path, due: np.ndarray, che
     jobs = [[index.name(image) for image in due[at : at + _JOB_IMAGES]] for at in range(0, len(due), _JOB_IMAGES)]
     label = f"images of {index.offsets.path.name}, x {_JOB_IMAGES}"
     found = [one for part in in_parallel(_look_at, (root, checksums), jobs, label=label) for one in part]
-    new = ImageFacts(**{f.name: getattr(facts, f.name).copy() for f in fields(facts)})
+    new = ImageFacts(**{name: column.copy() for name, column in vars(facts).items()})
     for image, one in zip(due, found, strict=True):
         new.status[image], new.sizes_hw[image], new.num_bytes[image], new.crc32[image], new.digests[image] = one
     return new

@@ -108,7 +108,7 @@ def build_index(annotation: Path) -> Index:
     image_ids = [names.setdefault(name, len(names)) for part in parts for name in part.names]
 
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
+        return np.concatenate([vars(part)[name] for part in parts])
 
     keep = joined("status") != BLANK if parts else np.zeros(0, bool)
     if not keep.any():
@@ -189,7 +189,7 @@ def _to_columns(index: Index) -> dict[str, np.ndarray]:
     offsets = index.offsets
     own = {"starts": offsets.starts, "lengths": offsets.lengths, "numbers": offsets.numbers}
     facts = {"is_list": np.array(offsets.is_list), "digest": np.array(index.digest)}
-    return {**own, **facts, **{name: getattr(index, name) for name in _COLUMNS}}
+    return {**own, **facts, **{name: vars(index)[name] for name in _COLUMNS}}
 
 
 def _from_columns(columns: Mapping[str, np.ndarray], annotation: Path, size: int, mtime_ns: int) -> Index:

@@ -14,17 +14,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
-
-from pydantic import model_validator
+from typing import Any, Literal
 
 from vistruct.config import Part
 from vistruct.data.chat.sources import ShareOf, Wanted, open_source
-from vistruct.data.dataset import OnBroken, RecordDataset, check_augment, conversations
+from vistruct.data.dataset import ColourAugment, OnBroken, RecordDataset, conversations
 from vistruct.errors import UserError, closest
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
-from vistruct.transforms.augment import Augment
 from vistruct.transforms.jpeg import JpegReencode
 
 KEYS = ("root", "annotation", "repeat_time", "max_dynamic_patch", "data_augment")
@@ -45,13 +42,8 @@ class MixDataConfig(Part):
     missing: Literal["count", "stop"] = "count"  # what a listed image does that is not on disk
     checksums: bool = True  # read every image once before training, so that a damaged one is found
     obey_data_augment: bool = True  # random JPEG compression where the file asks for it; off for evaluation
-    augment: Augment | None = None  # of colour only
+    augment: ColourAugment | None = None
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
-
-    @model_validator(mode="after")
-    def _words_stay_true(self) -> Self:
-        check_augment(self.augment)
-        return self
 
     def build(self, cache: Path | None = None) -> RecordDataset:
         """Find out about every conversation and image; no image is decoded yet.

@@ -140,7 +140,8 @@ def _list_entries(data: bytes, skip: int, path: Path) -> tuple[np.ndarray, np.nd
         try:
             end = decoder.raw_decode(text, at)[1]
         except (json.JSONDecodeError, RecursionError) as error:
-            raise broken(f"entry {len(starts) + 1} of the list cannot be read", getattr(error, "pos", at)) from error
+            place = error.pos if isinstance(error, json.JSONDecodeError) else at
+            raise broken(f"entry {len(starts) + 1} of the list cannot be read", place) from error
         starts.append(at)
         ends.append(end)
         at = skip_white(end)

@@ -57,6 +57,7 @@ class Source:
             id=(f"{self.name}/" if self.name else "") + own_id + (f"~{repeat + 1}" if repeat else ""),
             images=tuple(self.root / name for name in talk.images),
             size_hw=sizes[0] if sizes else None,
+            objects=talk.objects,
             turns=talk.turns,
             families=talk.families,
             max_tiles=self.max_tiles,

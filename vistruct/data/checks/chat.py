@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from vistruct.contracts import Record
 from vistruct.data.account import Account
 from vistruct.data.chat.image_facts import FOUND
@@ -16,6 +18,7 @@ from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, 
 from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings
 from vistruct.data.checks.problem import Problem, counted
+from vistruct.data.formats.boxes.objects import ROUNDING_PX
 from vistruct.data.formats.chat.turns import Defect
 from vistruct.data.formats.detect import Family
 from vistruct.errors import UserError
@@ -46,15 +49,17 @@ def look(
         problems.append(Problem(what="no conversations are left", effect="stops training", count=1))
     records = Records([replace(one.source, repeats=1) for one in opened])
     seen: dict[Path, None] = {}
-    for record in records:
+    beyond: list[str] = []
+    for number, record in enumerate(records):
         seen |= dict.fromkeys(record.images)
+        beyond += _beyond(records, number, record) if len(record.objects) else []
     paths = list(seen)
     sizes = decoded(paths[:decode_at_most], errors)
     return Findings(
         counts={"images": len(paths), **count_turns(records), "images decoded": len(paths[:decode_at_most])},
         data_sets={one.account.name: in_numbers(one.account) for one in opened if one.account.name},
         sizes=sizes_in_words(sizes.values()),
-        problems=[*problems, *counted(report), *tiny_images(sizes)],
+        problems=[*problems, *counted(report), *_hint(beyond), *tiny_images(sizes)],
     )
 
 
@@ -89,6 +94,22 @@ def _defect_of(source: Source, row: int) -> str:
     return ""
 
 
+def _beyond(records: Records, number: int, record: Record) -> list[str]:
+    """Where objects that turns point at lie outside their image."""
+    source, row, _ = records.at(number)
+    sizes = np.array(source.sizes_hw(row), np.float64).reshape(-1, 2)
+    boxes, of = record.objects.boxes_xyxy, list(record.objects.extra.get("images", [0] * len(record.objects)))
+    if not len(sizes):
+        return []
+    is_out = (boxes[:, 2:] > sizes[of, ::-1] + ROUNDING_PX).any(axis=1) | (boxes[:, :2] < -ROUNDING_PX).any(axis=1)
+    return [f"{source.index.offsets.whole_place(row)}: object {at}" for at in np.flatnonzero(is_out)]
+
+
+def _hint(beyond: list[str]) -> list[Problem]:
+    what = "object that a conversation points at, over the border of its image"
+    return [Problem(what=what, effect="kept", count=len(beyond), places=tuple(beyond))] if beyond else []
+
+
 def in_numbers(account: Account) -> dict[str, int]:
     """An account without its reasons."""
     numbers = {"lines": account.lines, "used": account.used, "beyond the share asked for": account.beyond}
@@ -97,12 +118,14 @@ def in_numbers(account: Account) -> dict[str, int]:
 
 def count_turns(records: Sequence[Record]) -> dict[str, int]:
     """What all conversations have together."""
-    turns = without = several = 0
+    turns = without = several = objects = pointed = 0
     answers: Counter[str] = Counter()
     for record in records:
         turns += len(record.turns)
         without += not record.images
         several += len(record.images) > 1
+        objects += len(record.objects)
+        pointed += sum(len(turn.points) for turn in record.turns)
         answers.update(turn.text for turn in record.turns if turn.role == "assistant")
     return {
         "conversations": len(records),
@@ -111,4 +134,5 @@ def count_turns(records: Sequence[Record]) -> dict[str, int]:
         "different answers": len(answers),
         "without an image": without,
         "with several images": several,
+        **({"objects": objects, "marks that point at them": pointed} if objects else {}),
     }

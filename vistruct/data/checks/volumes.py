@@ -18,6 +18,7 @@ from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.volumes import APART, ELSEWHERE
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
+from vistruct.files.dicom_series import Series
 from vistruct.files.volume_files import label_values, open_volume
 from vistruct.issues import IssueCounter
 
@@ -77,7 +78,7 @@ class _Seen:
         self.shapes.append(grid.stack_shape)
         self.spacings.append(grid.spacing)
         self.codes[grid.code] += 1
-        self.is_ct = self.is_ct or getattr(volumes[0], "modality", "") == "CT"
+        self.is_ct = self.is_ct or (isinstance(volumes[0], Series) and volumes[0].modality == "CT")
         others = [*volumes[1:], *([open_volume(case.label)] if case.label is not None else [])]
         if case.label is None:
             report.note(WITHOUT_LABELS, case.name)

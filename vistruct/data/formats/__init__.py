@@ -101,7 +101,7 @@ def find_format(name: str, kind: Kind | None = None) -> Format:
     if name not in known:
         raise UserError(f"no {'format' if kind is None else _WORDS[kind]} {name!r}", fix=closest(name, known))
     module, _, value = FORMATS[name].at.partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), value)
+    return vars(importlib.import_module(f"{__name__}.{module}"))[value]
 
 
 def _from_outside(name: str, kind: Kind | None) -> Format:

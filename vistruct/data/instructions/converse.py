@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vistruct.data.instructions.families import FAMILIES, Exchange
+from vistruct.data.instructions.exchange import Exchange
+from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.scene import Scene
 
 CANDIDATES = 4  # drawn for each question; the one with the rarest answer is asked

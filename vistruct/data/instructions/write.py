@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.instructions.converse import Tally, converse
 from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, size_of
-from vistruct.data.instructions.families import FAMILIES, Exchange
+from vistruct.data.instructions.exchange import Exchange
+from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.view import turn_image, view
 from vistruct.errors import UserError, closest
 from vistruct.files.images import read_image
@@ -173,6 +175,19 @@ def _row(name: str, image: str, hw: tuple[int, int], exchanges: Sequence[Exchang
         "id": name, "image": image, "width": hw[1], "height": hw[0],
         "conversations": turns, "families": [e.family for e in exchanges],
     }  # fmt: skip
+
+
+def write_control(jsonl: Path, out: Path, seed: int = 0) -> Path:
+    """Write the control of what instructions teach to `out/instructions.jsonl`: see `shuffle_answers`.
+
+    The pictures stay where they are. A folder of its own, as a data set's folder holds one annotation file.
+    """
+    rows = shuffle_answers([json.loads(line) for line in jsonl.read_text().splitlines()], seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        row["image"] = Path(os.path.relpath((jsonl.parent / row["image"]).resolve(), out.resolve())).as_posix()
+    chat.write(out / jsonl.name, rows)
+    return out / jsonl.name
 
 
 def shuffle_answers(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vistruct.errors import UserError
+from vistruct.files.whole import whole_file
 from vistruct.progress import notice
 
 VERSION = 1  # of what is in the caches; another one makes them stale
@@ -71,18 +72,11 @@ def write_columns(path: Path, header: Mapping[str, Any], columns: Mapping[str, n
     text = json.dumps({**header, "version": VERSION})
     arrays: dict[str, Any] = {_HEADER: np.frombuffer(text.encode(), np.uint8), **columns}
     np.savez(data, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")  # the same each time: what a kill leaves is written over
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data.getbuffer())
-            file.write(zlib.crc32(data.getbuffer()).to_bytes(_TAIL, "little"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # also an interrupt: leave no half file behind
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path, "partial") as temporary, open(temporary, "wb") as file:
+        file.write(data.getbuffer())
+        file.write(zlib.crc32(data.getbuffer()).to_bytes(_TAIL, "little"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_columns(path: Path, header: Mapping[str, Any]) -> dict[str, np.ndarray] | None:

@@ -21,8 +21,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from types import FrameType
-from typing import Any, Self
+from types import FrameType, FunctionType
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,11 +57,15 @@ class Fetched:
         return dataclasses.replace(self, value=_pinned(self.value))
 
 
+_SIGCHLD = getattr(signal, "SIGCHLD", None)  # not on Windows
+
+
 class Fetch:
     """Makes samples from keys and batches from samples; what happens to a sample depends on its key alone."""
 
     def __init__(self, dataset: Dataset, collator: Collator, seed: int) -> None:
         self.dataset, self.collator, self.seed = dataset, collator, seed
+        # What becomes of broken images is said in the settings of our own data sets; one from outside need not say it.
         self.replaces = getattr(dataset, "on_broken", "stop") == "replace"
 
     def __getitem__(self, key: Key) -> Fetched:
@@ -134,7 +138,7 @@ def batches_of(
 
 
 def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Generator[Fetched]:
-    outer = getattr(signal, "SIGCHLD", None) and signal.getsignal(signal.SIGCHLD)
+    outer = _SIGCHLD and signal.getsignal(_SIGCHLD)
     loader = DataLoader(
         fetch,  # ty: ignore[invalid-argument-type]  # anything with __getitem__ will do
         batch_sampler=_Once(keys),  # without a length, and none is needed
@@ -146,7 +150,7 @@ def _from_workers(fetch: Fetch, keys: Iterator[list[Key]], workers: int) -> Gene
         generator=torch.Generator().manual_seed(0),  # leaves the global generator alone
     )
     batches = iter(loader)
-    processes = list(getattr(batches, "_workers", ()))
+    processes = list(getattr(batches, "_workers", ()))  # torch gives them nowhere else
     # An error elsewhere may hold on to this loop until the process ends, which would then wait for them for ever.
     end = Finalize(None, _kill, args=(processes,), exitpriority=0)
     atexit.register(end)
@@ -203,15 +207,15 @@ class _Deaths:
     @classmethod
     def watch(cls, outer: Any) -> _Deaths:
         """Stand before torch's handler, which the first loader of a process installs; `outer` was there before."""
-        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        if _SIGCHLD is None or threading.current_thread() is not threading.main_thread():
             return cls(None, None)
         now = signal.getsignal(signal.SIGCHLD)
         if isinstance(now, cls):
             return now
-        if not callable(now) or not (getattr(now, "__module__", None) or "").startswith("torch.utils.data"):
+        if not isinstance(now, FunctionType) or not now.__module__.startswith("torch.utils.data"):
             return cls(None, None)
         deaths = cls(now, outer if outer is not now else None)  # the same: a loader that is not ours came first
-        signal.signal(signal.SIGCHLD, deaths)
+        signal.signal(_SIGCHLD, deaths)
         return deaths
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
@@ -255,27 +259,33 @@ def _worker_lost(error: Exception, processes: Sequence[BaseProcess]) -> UserErro
     """Likewise about one whose connections are gone already, while the system still calls it alive."""
     if str(error).startswith("Caught "):  # what a living worker says of its own work
         return None
-    multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2.0)
+    ended = multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2.0)
+    for process in processes:
+        if process.sentinel in ended:  # its files are closed; on a busy machine its end still takes a moment
+            process.join(timeout=10.0)
     codes = {process.pid: process.exitcode for process in processes if process.exitcode is not None}
     if not codes:
         return None
-    ended = [f"was killed by signal {-code}" if code < 0 else f"exited with code {code}" for code in codes.values()]
+    how = [f"was killed by signal {-code}" if code < 0 else f"exited with code {code}" for code in codes.values()]
     return UserError(
-        f"a loader worker {ended[0]}",
+        f"a loader worker {how[0]}",
         where=f"worker process {', '.join(map(str, codes))}",
         fix="fewer workers (--set workers=...), or more memory",
     )
 
 
+@runtime_checkable
+class _Pins(Protocol):
+    def pin_memory(self) -> Any: ...
+
+
 def _pinned(value: Any) -> Any:
     """The same with the tensors of a batch in page-locked memory, from where a copy to the device does not wait."""
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if hasattr(value, "pin_memory"):
+    if isinstance(value, _Pins):  # tensors, and batches that know better
         return value.pin_memory()
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    tensors = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    tensors = {f.name: vars(value)[f.name] for f in dataclasses.fields(value) if f.init}
     return dataclasses.replace(value, **{k: v.pin_memory() for k, v in tensors.items() if isinstance(v, Tensor)})
 
 

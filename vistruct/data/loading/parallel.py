@@ -38,7 +38,7 @@ def in_parallel(
     if len(jobs) < 2:
         yield from (function(shared, job) for job in jobs)
         return
-    processes = min(MOST_PROCESSES, len(jobs), _cores()) if processes is None else processes
+    processes = min(MOST_PROCESSES, len(jobs), cores()) if processes is None else processes
     with tracking(label, 0, len(jobs)) as show:
         if processes < 2:
             results: Iterator[Result] = (function(shared, job) for job in jobs)
@@ -64,5 +64,7 @@ def _do(function: Callable[[Any, Job], Result], job: Job) -> Result:
     return function(_held, job)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> int:
+    """Those that this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux alone
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

@@ -13,14 +13,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Eval, Run
-from vistruct.data.maps import MapDataConfig
-from vistruct.metrics.pixels import PixelsConfig
+from vistruct.config import Run
 from vistruct.recipes.vitp import segmentation
 from vistruct.samples.made_maps import loveda_folder
-from vistruct.transforms.augment import Augment
-from vistruct.transforms.distort import Distort
-from vistruct.windows.slide import Slide
 
 
 def recipe(
@@ -34,34 +29,19 @@ def recipe(
     seed: int = 0,
 ) -> Run:
     """UPerNet on LoveDA."""
-    train = MapDataConfig(
-        root=data,
+    return segmentation.scenes(
+        "vitp.loveda",
+        data=data,
         format="loveda",
         split=split,
-        # The published scale of 512 halves the images of 1024 before their size is varied.
-        augment=Augment(
-            fit=(size, size),
-            scale=(0.5, 2.0),
-            scale_draw="even",
-            crop=(size, size),
-            crop_max_share=0.75,
-            hflip=True,
-            distort=Distort(),
-        ),
-    )
-    val = train.model_copy(update={"split": "val", "augment": None})
-    return segmentation.published(
-        "vitp.loveda",
-        train=train,
-        evals={} if "val" in split.split("+") else {"val": Eval(data=val, metric=PixelsConfig())},
         backbone=backbone,
-        image_size=size,
+        fit=size,  # the published 512 halves the images of 1024 before their size is varied
+        size=size,
+        overlap=size // 4,
         lr=lr,
         steps=steps,
-        batch=8,
         weight_decay=0.1,
         seed=seed,
-        slide=Slide(size=size, overlap=size // 4),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,32 +20,33 @@ from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.tiling import Tiling
 
 
-def published(
-    name: str,
-    *,
-    data: Path,
-    root: Path | None,
-    start: Path | None,
-    val: Path | None,
-    size: Literal["1b", "2b"],
-    vrl: Literal["off", "paper", "published-code"],
-    share_of: Literal["random", "first-lines"],
-    steps: int | None,
-    seed: int,
-) -> Run:
-    """`vitp.pretrain` with the published settings, on a mix file."""
-    run = pretrain.recipe(data=data, root=root, start=start, val=val, size=size, vrl=vrl, steps=steps, seed=seed)
-    mix = MixDataConfig(mix=data, root=root, share_of=share_of, seed=seed)
-    return with_values(run, recipe=name, data=mix, save_every=500, keep=4)
+def recipe_for(name: str) -> Callable[..., Run]:
+    """`vitp.pretrain` with the published settings, on a mix file: the recipe of this name."""
+
+    def recipe(
+        *,
+        data: Path,  # mix file, in the published format
+        root: Path | None = None,  # folder that relative paths in it start from; None: that of the file
+        start: Path | None = None,  # folder of InternVL2.5-1B, in either public layout; None: random weights
+        val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
+        size: Literal["1b", "2b"] = "1b",  # only matters without `start`
+        vrl: Literal["off", "paper", "published-code"] = "paper",
+        share_of: Literal["random", "first-lines"] = "random",
+        steps: int | None = None,  # None: 8000
+        seed: int = 0,
+    ) -> Run:
+        """A backbone pretrained by answering about the images of a mix."""
+        run = pretrain.recipe(data=data, root=root, start=start, val=val, size=size, vrl=vrl, steps=steps, seed=seed)
+        mix = MixDataConfig(mix=data, root=root, share_of=share_of, seed=seed)
+        return with_values(run, recipe=name, data=mix, save_every=500, keep=4)
+
+    return recipe
 
 
 def tiny(name: str, mix: Sequence[Entry]) -> Run:
     """A few steps on made-up pictures, in the true format: a mix of three files, each in a schema of its own."""
     folder = kept_by_content(lambda out: write_mix(out, mix))
-    run = published(
-        name, data=folder / "mix.json", root=None, start=None, val=folder / "grounding.jsonl", size="1b",
-        vrl="paper", share_of="random", steps=4, seed=0,
-    )  # fmt: skip
+    run = recipe_for(name)(data=folder / "mix.json", val=folder / "grounding.jsonl", steps=4)
     usual: Any = run.only.task
     task = usual.model_copy(
         update={

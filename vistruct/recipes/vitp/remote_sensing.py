@@ -14,33 +14,10 @@ Differs:  as `vitp.pretrain`. `repeat_time` below 1 draws lines; the published c
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+import functools
 
-from vistruct.config import Run
 from vistruct.recipes.vitp import published
 from vistruct.recipes.vitp.mixes import REMOTE_SENSING as MIX
 
-
-def recipe(
-    *,
-    data: Path,  # mix file, in the published format
-    root: Path | None = None,  # folder that relative paths in it start from; None: that of the file
-    start: Path | None = None,  # folder of InternVL2.5-1B, in either public layout; None: random weights
-    val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
-    size: Literal["1b", "2b"] = "1b",  # only matters without `start`
-    vrl: Literal["off", "paper", "published-code"] = "paper",
-    share_of: Literal["random", "first-lines"] = "random",
-    steps: int | None = None,  # None: 8000
-    seed: int = 0,
-) -> Run:
-    """A backbone pretrained by answering about remote sensing."""
-    return published.published(
-        "vitp.remote_sensing", data=data, root=root, start=start, val=val, size=size, vrl=vrl, share_of=share_of,
-        steps=steps, seed=seed,
-    )  # fmt: skip
-
-
-def tiny() -> Run:
-    """A few steps on made-up pictures in the true format."""
-    return published.tiny("vitp.remote_sensing", MIX)
+recipe = published.recipe_for("vitp.remote_sensing")
+tiny = functools.partial(published.tiny, "vitp.remote_sensing", MIX)

@@ -95,6 +95,53 @@ def published(
     )
 
 
+def scenes(
+    name: str,
+    *,
+    data: Path,
+    format: str,
+    split: str,
+    backbone: Path | None,
+    fit: int,
+    size: int,
+    overlap: int,
+    lr: float,
+    steps: int,
+    seed: int,
+    weight_decay: float = 0.05,
+) -> Run:
+    """A published segmenter of scenes from above: learned from `split`, measured on val where that leaves it out.
+
+    Args:
+        fit: pixels that an image's longer side is brought to before it is varied.
+        size: pixels of a crop, and of a window; windows overlap by `overlap`.
+    """
+    augment = Augment(
+        fit=(fit, fit),
+        scale=(0.5, 2.0),
+        scale_draw="even",
+        crop=(size, size),
+        crop_max_share=0.75,
+        hflip=True,
+        distort=Distort(),
+    )
+    train = MapDataConfig(root=data, format=format, split=split, augment=augment)
+    val = train.model_copy(update={"split": "val", "augment": None})
+    return published(
+        name,
+        train=train,
+        evals={} if "val" in split.split("+") else {"val": Eval(data=val, metric=PixelsConfig())},
+        backbone=backbone,
+        image_size=size,
+        lr=lr,
+        steps=steps,
+        batch=8,
+        weight_decay=weight_decay,
+        seed=seed,
+        slide=Slide(size=size, overlap=overlap),
+    )
+
+
 def change(
     name: str,
     *,

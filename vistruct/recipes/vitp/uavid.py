@@ -14,14 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Eval, Run
-from vistruct.data.maps import MapDataConfig
-from vistruct.metrics.pixels import PixelsConfig
+from vistruct.config import Run
 from vistruct.recipes.vitp import segmentation
 from vistruct.samples.made_maps import uavid_folder
-from vistruct.transforms.augment import Augment
-from vistruct.transforms.distort import Distort
-from vistruct.windows.slide import Slide
 
 
 def recipe(
@@ -36,32 +31,18 @@ def recipe(
     seed: int = 0,
 ) -> Run:
     """UPerNet on UAVid."""
-    train = MapDataConfig(
-        root=data,
+    return segmentation.scenes(
+        "vitp.uavid",
+        data=data,
         format="uavid",
         split=split,
-        augment=Augment(
-            fit=(base, base),
-            scale=(0.5, 2.0),
-            scale_draw="even",
-            crop=(size, size),
-            crop_max_share=0.75,
-            hflip=True,
-            distort=Distort(),
-        ),
-    )
-    val = train.model_copy(update={"split": "val", "augment": None})
-    return segmentation.published(
-        "vitp.uavid",
-        train=train,
-        evals={} if "val" in split.split("+") else {"val": Eval(data=val, metric=PixelsConfig())},
         backbone=backbone,
-        image_size=size,
+        fit=base,
+        size=size,
+        overlap=size // 3,
         lr=lr,
         steps=steps,
-        batch=8,
         seed=seed,
-        slide=Slide(size=size, overlap=size // 3),
     )
 
 

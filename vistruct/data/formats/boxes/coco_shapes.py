@@ -70,16 +70,7 @@ def faults(entry: dict[str, Any], where: Orientation, size_hw: tuple[int, int], 
     """
     if where == "quad" and not (are_numbers(entry.get("quad")) and len(entry["quad"]) == 8):
         yield f"quad is [x1, y1, ..., x4, y4] in pixels, this is {entry.get('quad')!r}"
-    segmentation = entry.get("segmentation")
-    if isinstance(segmentation, dict):
-        yield from _run_faults(segmentation, size_hw)
-    elif segmentation is not None and not isinstance(segmentation, list):
-        yield f"segmentation is a list of polygons, or run lengths with size and counts, this is {segmentation!r:.60}"
-    else:
-        for polygon in segmentation or ():
-            if not are_numbers(polygon) or len(polygon) % 2:
-                yield f"a polygon is a list of x, y, x, y, ... in pixels, this is {polygon!r:.60}"
-                break
+    yield from segmentation_faults(entry.get("segmentation"), size_hw)
     points = entry.get("keypoints")
     if points is not None and points != []:
         if not are_numbers(points) or len(points) % 3 or not all(value in (0, 1, 2) for value in points[2::3]):
@@ -126,6 +117,19 @@ def mask_area(segmentation: Any) -> float:
     return total
 
 
+def segmentation_faults(segmentation: Any, size_hw: tuple[int, int] | None) -> Iterator[str]:
+    """Why a mask cannot be understood, if so; None as its image's size: not known."""
+    if isinstance(segmentation, dict):
+        yield from _run_faults(segmentation, size_hw)
+    elif segmentation is not None and not isinstance(segmentation, list):
+        yield f"segmentation is a list of polygons, or run lengths with size and counts, this is {segmentation!r:.60}"
+    else:
+        for polygon in segmentation or ():
+            if not are_numbers(polygon) or len(polygon) % 2:
+                yield f"a polygon is a list of x, y, x, y, ... in pixels, this is {polygon!r:.60}"
+                break
+
+
 def run_lengths(counts: list[int] | str | bytes) -> list[int]:
     """Lengths of the runs, column by column, the first being of background.
 
@@ -156,11 +160,13 @@ def run_lengths(counts: list[int] | str | bytes) -> list[int]:
     return numbers.tolist()
 
 
-def _run_faults(segmentation: dict[str, Any], size_hw: tuple[int, int]) -> Iterator[str]:
+def _run_faults(segmentation: dict[str, Any], size_hw: tuple[int, int] | None) -> Iterator[str]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list) or not isinstance(counts, list | str):
         yield f"run lengths have size and counts, these have {', '.join(segmentation) or 'nothing'}"
-    elif size != list(size_hw):
+    elif len(size) != 2 or {*map(type, size)} != {int}:
+        yield f"size is [height, width] in pixels, this is {size!r:.60}"
+    elif size_hw is not None and size != list(size_hw):
         yield f"run lengths of {size[::-1]} pixels (width, height) on an image of {list(size_hw)[::-1]}"
     elif isinstance(counts, list) and not all(isinstance(one, int) for one in counts):
         yield f"counts are whole numbers, these are {counts!r:.60}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from vistruct.data.formats.boxes.coco_shapes import ORIENTED
 from vistruct.data.formats.boxes.dota import refuse_twins
 from vistruct.errors import UserError
 from vistruct.files.text import write_text
+from vistruct.files.whole import whole_file
 from vistruct.ops.mask_runs import encode_patch
 from vistruct.ops.oriented import cxcywha_to_quads
 
@@ -178,17 +178,11 @@ def write_dota(folder: Path, predictions: Iterable[BoxPrediction], class_names: 
 
 def zip_files(path: Path, files: Sequence[Path], folder: str = "") -> Path:
     """A zip of files, in their order and inside `folder`; equal files give equal bytes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in files:
-                name = f"{folder}/{file.name}" if folder else file.name
-                entry = zipfile.ZipInfo(name, date_time=_EPOCH)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, file.read_bytes())
-        os.replace(temporary, path)
-    except BaseException:  # also an interrupt: leave no half file behind
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            name = f"{folder}/{file.name}" if folder else file.name
+            entry = zipfile.ZipInfo(name, date_time=_EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, file.read_bytes())
     return path

@@ -118,7 +118,7 @@ def _of_yaml(file: Path) -> YoloLayout:
     try:
         content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         where = f"{file}, line {mark.line + 1}" if mark else file
         raise UserError("not valid yaml", where=where, fix="correct this line") from error
     if not isinstance(content, dict) or "names" not in content:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vistruct.contracts import Role, Turn
-from vistruct.data.formats.chat.turns import MALFORMED, MISMATCH, PLACEHOLDER, VIDEO, Defect, check_order
+from vistruct.contracts import IMAGE_MARK, Role, Turn
+from vistruct.data.formats.chat.turns import MALFORMED, MISMATCH, VIDEO, Defect, check_order
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _NAMES = {role: name for name, role in ROLES.items()}
@@ -44,7 +44,7 @@ def parse(entry: Mapping[str, Any]) -> tuple[list[Turn], list[str]]:
     if not any(shown):
         return turns, listed
     if shown.count(None) != len(listed):
-        what = f"{shown.count(None)} x {PLACEHOLDER} without a path, but {len(listed)} images in the list"
+        what = f"{shown.count(None)} x {IMAGE_MARK} without a path, but {len(listed)} images in the list"
         raise Defect(MISMATCH, what, "name each image once: with its part, or in the list")
     rest = iter(listed)
     return turns, [path or next(rest) for path in shown]
@@ -52,7 +52,7 @@ def parse(entry: Mapping[str, Any]) -> tuple[list[Turn], list[str]]:
 
 def _content(value: object, number: int) -> tuple[str, list[str | None]]:
     if isinstance(value, str):
-        return value, [None] * value.count(PLACEHOLDER)
+        return value, [None] * value.count(IMAGE_MARK)
     if not isinstance(value, list):
         raise Defect(MALFORMED, f"turn {number} has no text: a turn is {{'role': ..., 'content': ...}}")
     text = ""
@@ -62,9 +62,9 @@ def _content(value: object, number: int) -> tuple[str, list[str | None]]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += "\n" * after_image + part["text"]  # an image stands on a line of its own
-            paths += [None] * part["text"].count(PLACEHOLDER)
+            paths += [None] * part["text"].count(IMAGE_MARK)
         elif kind in ("image", "image_url"):
-            text += "\n" * bool(text) + PLACEHOLDER
+            text += "\n" * bool(text) + IMAGE_MARK
             paths.append(_path(part, number))
         elif isinstance(kind, str) and kind.startswith("video"):
             raise Defect(VIDEO, "video is not read", "take single frames as images")

@@ -4,8 +4,9 @@
                                          {"from": "gpt", "value": "Three."}]}
 
 `image` is a path, a list of paths, or empty or absent for text alone; `id` is optional; `families` may name the kind
-of each answered question; other keys are not looked at. An object with `messages` in place of `conversations` is
-read by `messages.py`. Objects stand one on a line (jsonl), or all in one list (LLaVA's json).
+of each answered question; what turns point at is read by `objects.py`; other keys are not looked at. An object with
+`messages` in place of `conversations` is read by `messages.py`. Objects stand one on a line (jsonl), or all in one
+list (LLaVA's json).
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistruct.contracts import Record, Role, Turn
+import numpy as np
+
+from vistruct.contracts import IMAGE_MARK, NO_OBJECTS, Objects, Record, Role, Turn
 from vistruct.data.formats.chat import messages as chat_messages
-from vistruct.data.formats.chat.turns import MALFORMED, NOT_JSON, PLACEHOLDER, VIDEO, Defect, check_marks, check_order
+from vistruct.data.formats.chat.objects import parse_objects, pointed, written
+from vistruct.data.formats.chat.turns import MALFORMED, NOT_JSON, VIDEO, Defect, check_marks, check_order
 from vistruct.data.formats.format import Format
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.files.text import write_text
@@ -34,6 +38,7 @@ class Talk:
 
     turns: tuple[Turn, ...]
     images: tuple[str, ...] = ()  # paths as they are written
+    objects: Objects[np.ndarray] = field(default_factory=lambda: NO_OBJECTS)  # what the turns point at, pixels
     families: tuple[str, ...] = ()  # of each answer; empty: not given
     own_id: str | None = None
     is_prepended: bool = False  # a single image was put before the first question
@@ -58,16 +63,21 @@ def parse(line: bytes) -> Talk:
         raise Defect(VIDEO, "video is not read", "take single frames as images")
     if "messages" in entry and "conversations" not in entry:
         turns, images = chat_messages.parse(entry)
+        said = entry["messages"]
     else:
         turns, images = _turns(entry.get("conversations")), _image_names(entry.get("image"))
+        said = entry["conversations"]
+    objects = parse_objects(entry.get("objects"), len(images))
+    turns = pointed(turns, said, len(objects) if "objects" in entry else None)
     is_prepended = check_marks(turns, len(images))
     if is_prepended:
         first = next(number for number, turn in enumerate(turns) if turn.role == "user")
-        turns[first] = Turn(role="user", text=f"{PLACEHOLDER}\n{turns[first].text}")
+        turns[first] = replace(turns[first], text=f"{IMAGE_MARK}\n{turns[first].text}")
     own_id = entry.get("id")
     return Talk(
         turns=tuple(turns),
         images=tuple(images),
+        objects=objects,
         families=_families(entry.get("families"), sum(turn.role == "assistant" for turn in turns)),
         own_id=None if own_id is None else str(own_id),
         is_prepended=is_prepended,
@@ -77,10 +87,14 @@ def parse(line: bytes) -> Talk:
 def row(record: Record, root: Path) -> dict[str, Any]:
     """The json object of a record, with image paths relative to `root`; `parse` gives its content back."""
     images = [Path(os.path.relpath(image, root)).as_posix() for image in record.images]
-    turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} for turn in record.turns]
+    turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} | _points(turn) for turn in record.turns]
     image: dict[str, Any] = {} if not images else {"image": images[0] if len(images) == 1 else images}
     families: dict[str, Any] = {"families": list(record.families)} if record.families else {}
-    return {"id": record.id, **image, "conversations": turns, **families}
+    return {"id": record.id, **image, **written(record.objects), "conversations": turns, **families}
+
+
+def _points(turn: Turn) -> dict[str, Any]:
+    return {"points": [list(point) for point in turn.points]} if turn.points else {}
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

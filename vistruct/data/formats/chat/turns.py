@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vistruct.contracts import Role, Turn
+from vistruct.contracts import IMAGE_MARK, Role, Turn
 
-PLACEHOLDER = "<image>"  # where an image goes in a human turn
 LEFT_OUT = "conversation left out: "
 
 NOT_JSON = f"{LEFT_OUT}not json"
@@ -16,7 +15,9 @@ MISMATCH = f"{LEFT_OUT}<image> marks and images differ in number"
 EMPTY_ANSWER = f"{LEFT_OUT}an answer is empty"
 EMPTY_QUESTION = f"{LEFT_OUT}a question is empty"
 VIDEO = f"{LEFT_OUT}it shows a video"
-REASONS = (NOT_JSON, MALFORMED, MISMATCH, EMPTY_ANSWER, EMPTY_QUESTION, VIDEO)
+OBJECTS = f"{LEFT_OUT}its objects cannot be read"
+POINTS = f"{LEFT_OUT}marks and the objects they stand for do not match"
+REASONS = (NOT_JSON, MALFORMED, MISMATCH, EMPTY_ANSWER, EMPTY_QUESTION, VIDEO, OBJECTS, POINTS)
 PREPENDED = "image put before the first question, which did not say where"
 
 
@@ -57,9 +58,9 @@ def check_marks(turns: Sequence[Turn], num_images: int) -> bool:
     """
     num_marks = 0
     for turn in turns:
-        marks = turn.text.count(PLACEHOLDER)
+        marks = turn.text.count(IMAGE_MARK)
         if marks and turn.role != "user":
-            raise Defect(MISMATCH, f"{PLACEHOLDER} stands outside a human turn", "only a human turn can show an image")
+            raise Defect(MISMATCH, f"{IMAGE_MARK} stands outside a human turn", "only a human turn can show an image")
         num_marks += marks
     is_unplaced = num_images == 1 and num_marks == 0
     for turn in turns:
@@ -68,6 +69,6 @@ def check_marks(turns: Sequence[Turn], num_images: int) -> bool:
         if turn.role == "user" and not turn.text.strip() and not is_unplaced:
             raise Defect(EMPTY_QUESTION, "a question is empty")
     if not is_unplaced and num_marks != num_images:
-        fix = f"write {PLACEHOLDER} once for each image, in the order of the list"
-        raise Defect(MISMATCH, f"{num_marks} x {PLACEHOLDER} in the text, but {num_images} images", fix)
+        fix = f"write {IMAGE_MARK} once for each image, in the order of the list"
+        raise Defect(MISMATCH, f"{num_marks} x {IMAGE_MARK} in the text, but {num_images} images", fix)
     return is_unplaced

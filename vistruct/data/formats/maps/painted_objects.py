@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vistruct.contracts import Objects, Record
+from vistruct.contracts import NO_OBJECTS, Record
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect, splits_of
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
@@ -110,7 +110,7 @@ def _hull(mask: Any) -> tuple[float, float, float, float]:
 
 
 def _bare(record: Record) -> Record:
-    return replace(record, objects=Objects())
+    return replace(record, objects=NO_OBJECTS)
 
 
 FORMAT = Format(kind="maps", splits=splits, walk=walk)  # always named: annotations of boxes are boxes

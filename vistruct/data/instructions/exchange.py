@@ -1,0 +1,50 @@
+"""One question with its answer, and how a family draws what it asks about from a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vistruct.data.instructions.scene import HALVES, REGIONS, Scene
+
+NOTHING = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One question with its answer, and what balancing looks at."""
+
+    family: str
+    question: str
+    answer: str
+    answer_class: str  # the answer, or its kind
+    about: str = ""  # what of the question could give the answer away, such as the class it names
+    varies: bool = False  # answers of this kind are all different, so that a common kind is not easy to guess
+
+
+Family = Callable[[Scene, np.random.Generator], Exchange | None]
+
+
+def pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[rng.integers(len(options))]
+
+
+def any_class(scene: Scene, rng: np.random.Generator, *, present: bool = False) -> int | None:
+    """A class: one in the scene every second time (every time if `present`), else any; None if there is none."""
+    seen = sorted(set(scene.labels.tolist()))
+    options = seen if present or (seen and rng.random() < 0.5) else list(range(len(scene.names)))
+    return options[rng.integers(len(options))] if options else None
+
+
+def any_place(scene: Scene, boxes: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """The picture, a half or a region: its name, the boxes with their centre in it, its pixels (None: all)."""
+    draw = rng.random()
+    if draw < 0.4:
+        return "the image", boxes, None
+    if draw < 0.7:
+        half = int(rng.integers(4))
+        return f"the {HALVES[half]} of the image", boxes[scene.in_half(boxes, half)], scene.half_xyxy(half)
+    at = int(rng.integers(9))
+    return f"the {REGIONS[at]} of the image", boxes[scene.region_of(boxes) == at], scene.region_xyxy(at)

@@ -1,0 +1,93 @@
+"""What the models behind a study's inits answer themselves: those that are whole, language and all, are asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vistruct.checkpoint.load import load_model
+from vistruct.config import Eval
+from vistruct.data.dataset import ChatDataConfig
+from vistruct.engine.evaluate import evaluate
+from vistruct.metrics.answers import AnswersConfig
+from vistruct.ops.seeds import derive
+from vistruct.study.jobs import Job
+from vistruct.study.plan import init_digest
+from vistruct.study.study import Study
+from vistruct.study.workers import Report
+
+ASK = f"{__name__}:ask"
+UNTRAINED = "untrained"  # the baseline's model with fresh random weights; no init may be called so where it is asked
+
+
+def question_jobs(study: Study, weights: Mapping[str, str]) -> list[Job]:
+    """One for each init, and one for the baseline's model without its training.
+
+    Args:
+        study: its inits are paths.
+        weights: digest of each init's weights.
+    """
+    if not study.questions:
+        return []
+    data = {about: str(path) for about, path in study.questions.items()}
+    digests = {about: init_digest(path) for about, path in study.questions.items()}
+    asked = {"questions": data, "data": digests}
+    sources = {UNTRAINED: study.baseline, **{init: init for init in study.inits}}
+    return [
+        Job(
+            name=f"answers-{name}",
+            call=ASK,
+            arguments={**asked, "model": study.inits[init], "weights": weights[init], "trained": name != UNTRAINED},
+            cost=100,
+        )
+        for name, init in sources.items()
+    ]
+
+
+def ask(
+    *,
+    model: str,
+    questions: dict[str, str],
+    trained: bool,
+    weights: str,
+    data: Mapping[str, str],
+    results: Mapping[str, Any],
+    report: Report,
+) -> dict[str, Any]:
+    """Answer everything.
+
+    Args:
+        model: a run with a whole model that answers.
+        questions: jsonl of conversations, by what they are about.
+        trained: False asks the same model with fresh random weights.
+        weights, data: digests, so that with others the job is another one.
+
+    Returns:
+        the figures of `metrics.answers` by what the questions are about; None where a number is not finite.
+
+    Raises:
+        UserError: no model there, or one that does not answer.
+    """
+    task, card = load_model(Path(model))
+    if not trained:
+        torch.manual_seed(derive(0, "init"))
+        task = card.task.build(card.info, card.path)
+    figures: dict[str, Any] = {}
+    for number, (about, path) in enumerate(questions.items()):
+        report(number, len(questions), about)
+        asked = Eval(data=ChatDataConfig(jsonl=Path(path)), metric=AnswersConfig())
+        found = evaluate(task, asked, torch.device("cpu"), batch=32)
+        figures[about] = {name: value if math.isfinite(value) else None for name, value in found.items()}
+    return figures
+
+
+def found_by_questions(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What study.json says of them: about -> init (and `untrained`) -> figures; None: nothing was asked."""
+    if not study.questions:
+        return None
+    names = (UNTRAINED, *study.inits)
+    return {about: {name: results[f"answers-{name}"][about] for name in names} for about in study.questions}
