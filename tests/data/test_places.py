@@ -24,7 +24,7 @@ from box_sets import (
 )
 
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.boxes.places import Layout, find_places, find_sources, split_lists
+from vistruct.data.formats.boxes.places import HULLS, Layout, find_places, find_sources, split_lists
 from vistruct.data.formats.boxes.published import DOTA_1_0, DOTA_2_0, RSAR
 from vistruct.data.formats.detect import detect, matching
 from vistruct.data.formats.order import class_order
@@ -187,3 +187,102 @@ def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
         find_sources(tmp_path / "x", None, None, LAYOUT)
     with pytest.raises(UserError, match=r"no folder of \*.txt annotations here"):
         find_sources(tmp_path, None, None, LAYOUT)
+
+
+def test_images_beside_their_annotations_come_before_a_neighbour(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.txt", "set/a.png", "set/crops/a.png", "images/a.png", "images-old/a.png")
+    (source,), _ = find_sources(tmp_path / "set", None, None, LAYOUT)
+    assert source.images == (tmp_path / "set",)
+
+
+def test_images_below_their_annotations_come_before_a_neighbour(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.txt", "set/images/a.png", "images/a.png")
+    (source,), _ = find_sources(tmp_path / "set", None, None, LAYOUT)
+    assert source.images == (tmp_path / "set" / "images",)
+
+
+def test_annotations_in_a_folder_of_the_images(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.png", "set/labels/a.txt", "images/a.png")
+    (source,), _ = find_sources(tmp_path / "set", None, None, LAYOUT)
+    assert source.images == (tmp_path / "set",)
+
+
+@pytest.mark.parametrize("format_", ["dota", "voc"])
+def test_the_neighbour_of_a_whole_set_is_not_read(tmp_path: Path, format_: str) -> None:
+    made = make_dota(tmp_path) if format_ == "dota" else make_voc(tmp_path)
+    home = tmp_path / "set"
+    home.mkdir()
+    files = [file for file in tmp_path.rglob("*") if file.suffix in (".png", ".jpg", ".xml") or "labelTxt" in str(file)]
+    for file in files if format_ == "voc" else [file for file in files if "train" in file.parts]:
+        if file.is_file():
+            shutil.copy(file, home / file.name)
+    images = sorted(home.glob("*.[pj][np]g"))
+    (tmp_path / "images").mkdir()
+    for image in images:
+        shutil.copy(image, tmp_path / "images" / image.name)
+    records, _, report = read_boxes(home)
+    assert [record.images[0] for record in records] == images
+    assert not report.counts or format_ == "voc"
+    assert made.class_names
+
+
+def test_two_candidates_are_a_question_and_the_named_folder_answers_it(tmp_path: Path) -> None:
+    made = make_voc(tmp_path)
+    shutil.copytree(tmp_path / "JPEGImages", tmp_path / "images")
+    with pytest.raises(UserError, match=r"several images could be meant.*\n.*JPEGImages.*images.*\n.*--images FOLDER"):
+        read_boxes(tmp_path, split="train")
+    records, _, _ = read_boxes(tmp_path, tmp_path / "images", split="train")
+    assert {record.images[0].parent for record in records} == {tmp_path / "images"}
+    assert len(records) == len(made.truth["train"])
+
+
+def test_annotations_beside_images_in_a_folder_a_split(tmp_path: Path) -> None:
+    made = make_voc(tmp_path / "all")
+    for split, stems in made.truth.items():
+        (tmp_path / split).mkdir()
+        for stem in stems:
+            for file in (tmp_path / "all").rglob(f"{stem}.*"):
+                shutil.copy(file, tmp_path / split)
+                (tmp_path / split / f"{stem}.jpg.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    shutil.rmtree(tmp_path / "all")
+    assert detect(tmp_path, "boxes") == "voc"
+    for split, images in made.truth.items():
+        records, names, report = read_boxes(tmp_path, split=split)
+        assert [record.id for record in records] == [f"{stem}.jpg" for stem in images]
+        assert not report.counts
+        assert names == ("car", "dog")
+
+
+@pytest.mark.parametrize(
+    ("oriented", "hulls"),
+    [
+        ("{}/labelTxt-v2.0/DOTA-v2.0_{}", "{}/labelTxt-v2.0/DOTA-v2.0_{}_hbb"),
+        ("{}/labelTxt", "{}/{}set_reclabelTxt"),
+        ("{}/labelTxt", "{}/labelTxt_hbb"),
+    ],
+)
+def test_of_the_published_dota_the_oriented_boxes_are_taken(tmp_path: Path, oriented: str, hulls: str) -> None:
+    made = make_dota(tmp_path)
+    for split in made.truth:
+        labels, other = tmp_path / oriented.format(split, split), tmp_path / hulls.format(split, split)
+        (tmp_path / split / "labelTxt").rename(tmp_path / split / "moved")
+        labels.parent.mkdir(exist_ok=True)
+        (tmp_path / split / "moved").rename(labels)
+        other.mkdir()
+        for file in labels.iterdir():
+            (other / file.name).write_text("0 0 9 0 9 9 0 9 plane 0\n")
+    for split, images in made.truth.items():
+        records, names, report = read_boxes(tmp_path, split=split)
+        assert_drawn(records, names, images, kind="oriented")
+        assert dict(report.counts) == {HULLS: 1}
+    records, _, _ = read_boxes(tmp_path, split="train+val")
+    assert len(records) == 6
+
+
+def test_two_versions_of_labels_are_a_question(tmp_path: Path) -> None:
+    make_dota(tmp_path)
+    shutil.copytree(tmp_path / "train" / "labelTxt", tmp_path / "train" / "labelTxt-v1.5")
+    with pytest.raises(UserError, match="two folders of annotations for the same images") as caught:
+        read_boxes(tmp_path, split="train")
+    assert caught.value.fix.endswith("train/labelTxt-v1.5")
+    assert len(read_boxes(tmp_path / "train" / "labelTxt-v1.5")[0]) == 3

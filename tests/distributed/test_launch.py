@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from vistruct.distributed.launch import launch
 
@@ -109,3 +112,52 @@ time.sleep(60)
         time.sleep(0.01)
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait(timeout=30) == 43
+
+
+RANK = """
+import os, signal, sys, time
+from pathlib import Path
+from vistruct.distributed.launch import end_with_launcher
+end_with_launcher()
+signal.signal(signal.SIGHUP, lambda *_: sys.exit(44))
+place = Path({place!r}, os.environ["RANK"])
+place.with_suffix(".new").write_text(str(os.getpid()))
+place.with_suffix(".new").rename(place)
+time.sleep(60)
+"""
+
+
+def launched(place: Path, devices: int) -> tuple[subprocess.Popen[bytes], list[int]]:
+    child = RANK.format(place=str(place))
+    code = f"import sys; from vistruct.distributed.launch import launch; sys.exit(launch(['-c', {child!r}], {devices}))"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    files = [place / str(rank) for rank in range(devices)]
+    while not all(file.exists() for file in files):
+        time.sleep(0.01)
+    return parent, [int(file.read_text()) for file in files]
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
+    parent, ranks = launched(tmp_path, 2)
+    assert all(map(is_alive, ranks))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 15
+    while any(map(is_alive, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, ranks))
+
+
+def test_a_closed_terminal_reaches_the_processes_and_several_of_its_signals_kill_none(tmp_path):
+    parent, _ = launched(tmp_path, 1)
+    for _ in range(3):
+        os.kill(parent.pid, signal.SIGHUP)
+    assert parent.wait(timeout=30) == 44

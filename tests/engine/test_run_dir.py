@@ -29,8 +29,11 @@ def enter(run_file: str, out_dir: str, late_s: float) -> None:
         return found
 
     try:
-        with mock.patch.object(Path, "exists", look_slowly):
-            open_run_dir(read_run(Path(run_file)), Path(out_dir), ranks)
+        with (
+            mock.patch.object(Path, "exists", look_slowly),
+            open_run_dir(read_run(Path(run_file)), Path(out_dir), ranks),
+        ):
+            pass
     except UserError as error:
         Path(f"{out_dir}.{os.environ['RANK']}.err").write_text(error.what)
         sys.exit(2)
@@ -54,9 +57,10 @@ def test_every_rank_is_refused_alike(tmp_path):
 
 def test_a_run_that_never_began_may_be_corrected_in_place(tmp_path):
     out, ranks = tmp_path / "out", Ranks()
-    open_run_dir(toy_run(steps=4), out, ranks)  # and then its data could not be read
-    open_run_dir(toy_run(steps=5), out, ranks)
+    for steps in (4, 5):
+        with open_run_dir(toy_run(steps=steps), out, ranks):
+            pass  # and then its data could not be read
     assert read_run(out / "run.yaml").steps == 5
     (out / "data.json").write_text("{}")
-    with pytest.raises(UserError, match=r"steps: 5 -> 6"):
-        open_run_dir(toy_run(steps=6), out, ranks)
+    with pytest.raises(UserError, match=r"steps: 5 -> 6"), open_run_dir(toy_run(steps=6), out, ranks):
+        pass

@@ -25,7 +25,16 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix
 STEPS = 24
 
 
-def inside(out_dir: Path, rank: int, step: int, metrics: dict[str, float], *, place: str, at_rank: int) -> None:
+def inside(
+    out_dir: Path,
+    rank: int,
+    step: int,
+    metrics: dict[str, float],
+    *,
+    place: str,
+    at_rank: int,
+    by: int = signal.SIGTERM,
+) -> None:
     """From step 5 on, the next step (or the next file of a checkpoint) is interrupted in its middle."""
     if step != 5 or rank != at_rank:
         return
@@ -37,7 +46,7 @@ def inside(out_dir: Path, rank: int, step: int, metrics: dict[str, float], *, pl
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         setattr(target, name, function)
         value = function(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), by)
         time.sleep(0.05)  # in a save: training goes on meanwhile
         return value
 
@@ -66,5 +75,15 @@ def test_the_step_ends_the_state_is_saved_and_every_sample_is_seen_once(tmp_path
         seen = [sample for step, samples in taken if (step - 1) // 3 == epoch for sample in samples]
         assert sorted(seen) == sorted(f"s{index}" for index in range(24))
     assert train_in_ranks(world, run, tmp_path / "whole") == [0] * world
+    model = Path("model", "model.safetensors")
+    assert sha256(cut / model) == sha256(tmp_path / "whole" / model)
+
+
+def test_a_closed_terminal_saves_as_well(tmp_path):
+    run, cut = toy_run(steps=STEPS, save_every=4), tmp_path / "cut"
+    inject = functools.partial(inside, place="step", at_rank=0, by=signal.SIGHUP)
+    assert train_in_ranks(1, run, cut, inject) == [EXIT_CODE]
+    assert "SIGHUP: saved at step 6" in (cut / "train.log").read_text()
+    assert train_in_ranks(1, run, cut) == train_in_ranks(1, run, tmp_path / "whole") == [0]
     model = Path("model", "model.safetensors")
     assert sha256(cut / model) == sha256(tmp_path / "whole" / model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 
 from vistruct.cli.output import made, note
 from vistruct.errors import UserError
+from vistruct.files.in_use import check_free
 
 if TYPE_CHECKING:
     from vistruct.config import Run
@@ -45,6 +47,8 @@ def command(
     if help:
         _help(context, recipe)
         return
+    if out is not None and not dry_run and not {"RANK", "SLURM_PROCID"} & os.environ.keys():  # rank 0 has it by then
+        check_free(out)
     run = resolve(recipe, config, context.args, settings or [], tiny)
     if dry_run:
         from vistruct.cli.dry_run import describe

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,14 +21,16 @@ from typing import IO
 
 LOST = 3  # exit code of a process that failed only because it lost another one
 GRACE_S = 10.0  # from a polite end to a hard one
+LAUNCHER = "VISTRUCT_LAUNCHER"  # environment: number of the process that started this one as a rank
+ALIVE_EVERY_S = 0.5  # how often a rank looks whether its launcher is there
 
 
 def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None = None) -> int:
     """Run `python *argv` in `devices` processes on this machine and wait for all of them.
 
     Rank 0 speaks; what another rank said on stderr is shown only where that one is the reason. When one
-    process fails the others are ended; a SIGTERM or SIGINT to this process goes to all of them, and a second one
-    kills them.
+    process fails the others are ended; a SIGTERM, SIGINT or SIGHUP to this process goes to all of them, and a second
+    one kills them, but for SIGHUP: a terminal that is closed may send several. If this process is killed, they end too.
 
     Args:
         argv: what follows the interpreter, such as ["-m", "vistruct.cli.main", "train", "detect"].
@@ -37,7 +40,7 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
     Returns:
         0, or the exit code of a process that failed (128 + signal number if one ended it).
     """
-    environment = {**os.environ, **(env or {}), "WORLD_SIZE": str(devices)}
+    environment = {**os.environ, **(env or {}), "WORLD_SIZE": str(devices), LAUNCHER: str(os.getpid())}
     environment.setdefault("MASTER_ADDR", "127.0.0.1")
     environment.setdefault("MASTER_PORT", str(_free_port()))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
@@ -47,12 +50,14 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
     signals: list[int] = []
 
     def forward(signum: int, _frame: FrameType | None) -> None:
+        is_hangup = signal.Signals(signum).name == "SIGHUP"
+        again = not is_hangup and any(signal.Signals(one).name != "SIGHUP" for one in signals)
         signals.append(signum)
         for process in processes:
             if process.poll() is None:
-                process.send_signal(signum if len(signals) == 1 else signal.SIGKILL)
+                process.send_signal(signal.SIGKILL if again else signum)
 
-    before = {s: signal.signal(s, forward) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: signal.signal(s, forward) for s in (*stop_signals(), signal.SIGINT)}
     try:
         for rank in range(devices):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -89,6 +94,33 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
             signal.signal(signum, handler)
         for file in quiet:
             file.close()
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What ends a run in good order; a SIGHUP that is ignored, as `nohup` has it, stays so."""
+    if sys.platform == "win32" or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, signal.SIGHUP]
+
+
+def end_with_launcher() -> None:
+    """End this process at once when the one that launched it (`launch`, torchrun) is gone; without one do nothing.
+
+    Nobody could stop it any more, and the same command again would be a second run in its directory.
+    """
+    if LAUNCHER in os.environ:
+        launcher = int(os.environ[LAUNCHER])
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        launcher = os.getppid()
+    else:
+        return
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(ALIVE_EVERY_S)
+        os._exit(LOST)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:

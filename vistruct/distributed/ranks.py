@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from vistruct.distributed import slurm
+from vistruct.distributed.launch import end_with_launcher
 from vistruct.errors import UserError
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ def setup() -> Ranks:
     """
     global _words
     rank, world, local = _place()
+    if world > 1 and not dist.is_initialized():
+        end_with_launcher()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", _device_index(local, torch.cuda.device_count()))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vistruct.distributed.ranks import Ranks, from_main
 from vistruct.engine.environment import describe
 from vistruct.engine.trainable import Plan
 from vistruct.errors import UserError
+from vistruct.files.in_use import in_use, is_empty
 
 # What may differ between the run that began and the run that goes on: none of it touches the weights, but for rounding
 # where a batch is cut otherwise. That has to be possible: a run may go on with fewer devices.
@@ -23,30 +25,35 @@ FREE = (
 )
 
 
-def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> None:
-    """Make `out_dir` this run's directory, or check that it already is.
+@contextmanager
+def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> Generator[None]:
+    """Make `out_dir` this run's directory, or check that it already is; meanwhile no other process trains in it.
 
     Rank 0 looks and makes it alone: another rank could come to a directory that is half made.
 
     Raises:
-        UserError: on every rank; the directory is another run's (with the first differences), or holds other things.
+        UserError: on every rank; the directory is another run's (with the first differences), holds other things, or
+            is in use.
     """
     refused = None
-    if ranks.is_main:
-        try:
-            _enter(run, out_dir)
-            write_json(out_dir / "env.json", describe(ranks.device, ranks.world))
-        except UserError as error:
-            refused = error
-    refused = from_main(refused)
-    if refused is not None:
-        raise refused
+    with ExitStack() as held:
+        if ranks.is_main:
+            try:
+                if out_dir.exists() and not out_dir.is_dir():
+                    raise UserError("this is a file", where=out_dir, fix="choose another --out")
+                held.enter_context(in_use(out_dir, "this run is being trained"))
+                _enter(run, out_dir)
+                write_json(out_dir / "env.json", describe(ranks.device, ranks.world))
+            except UserError as error:
+                refused = error
+        refused = from_main(refused)
+        if refused is not None:
+            raise refused
+        yield
 
 
 def _enter(run: Run, out_dir: Path) -> None:
     file = out_dir / "run.yaml"
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError("this is a file", where=out_dir, fix="choose another --out")
     if file.exists():
         differences = changed(read_run(file), run)
         if differences and (out_dir / "data.json").exists():  # else it never got beyond reading its data
@@ -56,9 +63,8 @@ def _enter(run: Run, out_dir: Path) -> None:
                 where=out_dir,
                 fix=f"choose another --out, or go on with that run: vistruct train -c {file} --out {out_dir}",
             )
-    elif out_dir.exists() and any(not name.name.endswith(".partial") for name in out_dir.iterdir()):
+    elif not is_empty(out_dir):
         raise UserError("not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out")
-    out_dir.mkdir(parents=True, exist_ok=True)
     for orphan in out_dir.rglob(".*.partial"):  # of a start that was killed
         orphan.unlink()
     write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory

@@ -58,7 +58,7 @@ def train(
 
     Raises:
         UserError: whatever the user can mend; NonFiniteGradient is one.
-        SystemExit: a SIGTERM came; the state is saved.
+        SystemExit: a SIGTERM or SIGHUP came; the state is saved.
     """
     with started(run, out_dir, progress=progress) as training:
         train_steps(training, on_step)
@@ -73,8 +73,11 @@ def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Gen
         UserError: as `train`.
     """
     ranks = setup()
-    open_run_dir(run, out_dir, ranks)
-    with RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log, StopRequest() as stop:
+    with (
+        open_run_dir(run, out_dir, ranks),
+        RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log,
+        StopRequest() as stop,
+    ):
         state = build(run, out_dir, ranks)
         note_data(
             {name: source.dataset.info for name, source in state.sources.items()},
@@ -127,7 +130,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 saver.save(state.step, state.model, state.optimizer)
     tell_replaced(loader, log.say)
     if state.step < run.steps:
-        log.say(f"SIGTERM: saved at step {state.step}; the same command goes on from there")
+        log.say(f"{stop.name}: saved at step {state.step}; the same command goes on from there")
         raise SystemExit(EXIT_CODE)
     log.flush()
     ship(state)

@@ -11,6 +11,7 @@ from vistruct.checkpoint.save import write_json, write_text
 from vistruct.config import Run, run_from_dict
 from vistruct.data.loading.parallel import cores
 from vistruct.errors import UserError
+from vistruct.files.in_use import in_use, is_empty
 from vistruct.study.display import Display
 from vistruct.study.few_labels import probe_jobs
 from vistruct.study.jobs import Job, run_jobs
@@ -49,10 +50,8 @@ def run_study(
         what study.json says.
 
     Raises:
-        UserError: whatever keeps the plan from being run, or a job that failed.
+        UserError: whatever keeps the plan from being run, a job that failed, or another process runs it.
     """
-    from vistruct.study.report import write_study_report
-
     out = out.resolve()
     devices = accelerators()
     many = workers or len(devices) or cores()
@@ -62,7 +61,16 @@ def run_study(
 
     plan = plan_trials(study.unpretrained, make)  # what cannot be run or compared is refused before hours of training
     chosen_metric(study, plan.trials[0].run)
-    _enter(study, out)
+    with in_use(out, "this study is being run"):
+        _enter(study, out)
+        return _run(study, out, run, make, train, robust)
+
+
+def _run(
+    study: Study, out: Path, run: Callable[[list[Job]], Any], make: Callable[..., Run] | None, train: str, robust: str
+) -> dict[str, Any]:
+    from vistruct.study.report import write_study_report
+
     first, places = pretraining_jobs(study, out)
     if first:
         run(first)
@@ -85,9 +93,8 @@ def _enter(study: Study, out: Path) -> None:
         if before.recipe != study.recipe:
             what = f"this directory holds a study of {before.recipe!r}"
             raise UserError(what, where=out, fix="choose another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif not is_empty(out):
         raise UserError("not empty, and not a study", where=out, fix="choose a new or empty --out")
-    out.mkdir(parents=True, exist_ok=True)
     write_text(file, study_to_yaml(study))
 
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vistruct.contracts import Dataset, Sample
+from vistruct.distributed.launch import stop_signals
 from vistruct.errors import UserError
 from vistruct.files.decode import UnreadableImage
 from vistruct.issues import IssueCounter
@@ -188,11 +189,13 @@ def _kill(processes: Sequence[BaseProcess]) -> None:
 
 
 def _begin_worker(_worker: int) -> None:
-    """A scheduler's SIGTERM goes to every process of a run: the first one answers it, and needs its workers till then.
+    """A scheduler's SIGTERM and a closed terminal's SIGHUP go to every process of a run: the first one answers, and
+    needs its workers till then.
 
     Torch has given the worker a single thread before this is called.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Deaths:

@@ -30,7 +30,7 @@ from vistruct.issues import IssueCounter
 
 LAYOUT = Layout(
     suffix=".txt",
-    annotations=re.compile(r"labeltxt.*|annfiles?|labels?|annotations?", re.IGNORECASE),
+    annotations=re.compile(r"labeltxt.*|(train|val)set_reclabeltxt|annfiles?|labels?|annotations?", re.IGNORECASE),
     images=re.compile(r"images?|imgs?|jpegimages|pngimages", re.IGNORECASE),
 )
 PUBLISHED = (DOTA_1_0, DOTA_1_5, DOTA_2_0, RSAR)

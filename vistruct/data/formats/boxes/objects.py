@@ -27,6 +27,8 @@ DUPLICATE = "box left out: duplicate"
 CROSSED = "oriented box whose sides crossed: corners put in order"
 MISSING_IMAGE = "image left out: file missing"
 
+WHERE_IMAGES = "name the folder that they are in: --images FOLDER"  # the way out where images are not on disk
+
 _FINE = 0.1  # pixels; float32 tells edges apart that differ by more, in images of up to a million pixels a side
 ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + width, and no news
 

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from vistruct.contracts import Record
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Told
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, WHERE_IMAGES, Edges, ImageObjects, Told
 from vistruct.data.formats.boxes.places import AnnotationFile, Layout, find_sources, splits_in
 from vistruct.data.formats.format import Ask, Format, Stop, Walked, Writer, never
 from vistruct.data.formats.order import class_order
@@ -82,7 +82,7 @@ def per_image(
 
     def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         root = top(path)
-        sources, is_all = find_sources(root, ask.images, ask.split, layout)
+        sources, is_all = find_sources(root, ask.images, ask.split, layout, report)
         pages = _pages(sources, root, is_all, ask, report, stop, read=read, size_may_be_turned=size_may_be_turned)
         class_names = class_order(pages.numbers, published=published)
         to = np.array([class_names.index(name) for name in pages.numbers] or [0], np.int64)
@@ -184,23 +184,26 @@ def _find_images(
         stem = source.annotation.stem
         alike = indices[source.images].get(stem.lower(), [])
         fitting = [path for path in alike if path.stem == stem] or alike
+        if source.images == (source.annotation.parent,):  # at home, before what lies in folders in it
+            fitting = [path for path in fitting if path.parent == source.annotation.parent] or fitting
         if len(fitting) > 1:
-            what = f"{len(fitting)} images could be meant: {', '.join(str(path) for path in fitting[:3])}"
-            stop(UserError(what, where=source.annotation, fix="keep one of them"))
+            where = f"{source.annotation}: {', '.join(str(path) for path in fitting[:3])}"
+            fix = "name the folder that is meant: --images FOLDER; or keep one of them"
+            stop(UserError("several images could be meant", where=where, fix=fix))
         elif fitting:
             found[source.annotation] = fitting[0]
         else:
             absent.append(source)
     if absent and missing == "stop":
         shown = ", ".join(str(source.annotation) for source in absent[:3]) + (", ..." if len(absent) > 3 else "")
-        what = f"{len(absent)} of {len(sources)} annotation files have no image on disk: {shown}"
-        where = ", ".join(str(folder) for folder in absent[0].images)
-        stop(UserError(what, where=where, fix="say where the image folder is, or leave missing images out"))
+        folders = ", ".join(str(folder) for folder in absent[0].images)
+        where = f"{len(absent)} of {len(sources)} have none in {folders}: {shown}"
+        stop(UserError("annotation files without an image on disk", where=where, fix=WHERE_IMAGES))
     for source in absent if missing == "drop" else ():
         report.note(MISSING_IMAGE, str(source.annotation))
     if absent and missing == "drop" and not found:
         where = ", ".join(str(folder) for folder in absent[0].images)
-        stop(UserError("none of the images is on disk", where=where, fix="say where the image folder is"))
+        stop(UserError("none of the images is on disk", where=where, fix=WHERE_IMAGES))
     if is_all:
         annotated = {source.annotation.stem.lower() for source in sources}
         for index in indices.values():
@@ -219,7 +222,7 @@ def _by_stem(folders: Sequence[Path]) -> dict[str, list[Path]]:
                 stem, end = os.path.splitext(name)
                 if end.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                     index.setdefault(stem.lower(), []).append(Path(folder, name))
-    return index
+    return {stem: list(dict.fromkeys(paths)) for stem, paths in index.items()}  # a folder may lie in another one
 
 
 def _size(path: Path) -> tuple[int, int] | UserError:
@@ -238,11 +241,12 @@ def _size_agrees(
     if may_be_turned and page.size_hw == size_hw[::-1]:
         report.note(TURNED_SIZE, str(annotation), "repaired")
         return True
-    what = f"it says {page.size_hw[1]} x {page.size_hw[0]} pixels, the image has {size_hw[1]} x {size_hw[0]}"
+    what = "an annotation file for an image of another size"
+    told = f"it says {page.size_hw[1]} x {page.size_hw[0]} pixels, the image has {size_hw[1]} x {size_hw[0]}"
     fix = "its boxes would be wrong: use the image that was annotated, or correct the size"
     if page.size_hw == size_hw[::-1]:
         fix = "its boxes may belong to the image before its EXIF rotation: save the image without one and check"
-    stop(UserError(what, where=annotation, fix=fix))
+    stop(UserError(what, where=f"{annotation}: {told}", fix=fix))
     return False
 
 
