@@ -295,6 +295,18 @@ def from_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
+def run_file_at(path: Path) -> Path | None:
+    """The run file that a path means: itself, or that of a run directory; None: it is something else."""
+    file = path / "run.yaml" if path.is_dir() else path
+    if file.suffix not in (".yaml", ".yml") or not file.is_file():
+        return None
+    try:
+        values = from_yaml(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return file if file.name == "run.yaml" else None  # its reader says what is wrong
+    return file if isinstance(values, dict) and ("task" in values or "streams" in values) else None
+
+
 def read_run(path: Path) -> Run:
     """Read a `run.yaml`."""
     try:

@@ -6,6 +6,7 @@ Shown as three lines and never as a traceback: what is wrong, where (file and li
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -24,10 +25,20 @@ def _rebuild(cls: type[UserError], what: str, where: str, fix: str) -> UserError
     return cls(what, where=where, fix=fix)
 
 
+def typed(flag: str, values: Iterable[object]) -> str:
+    """`--classes 'small vehicle,ship'`: an option as it can be typed, for a `fix`."""
+    return f"{flag} {shlex.quote(','.join(map(str, values)))}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may be a typo of; None: none is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)), None)
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A `fix` sentence that names the known name nearest to `name`, or lists the known ones."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {near[0]!r}?"
+    near = nearest(name, known)
+    if near is not None:
+        return f"did you mean {near!r}?"
     return f"known: {', '.join(known)}" if known else "nothing is known here"

@@ -34,7 +34,7 @@ def test_convert_says_what_is_lost_and_ends_with_the_path(capsys: pytest.Capture
 
 def test_the_sample_converts_and_links_its_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, _, _ = run_main(capsys, "convert", trees().test, out, "--to", "dota", "--images", "link")
+    code, _, _ = run_main(capsys, "convert", trees().test, out, "--to", "dota", "--pictures", "link")
     assert code == 0
     (record,), names, _ = read_boxes(out)
     assert (len(record.objects), names) == (279, ("tree",))
@@ -43,11 +43,11 @@ def test_the_sample_converts_and_links_its_pictures(capsys: pytest.CaptureFixtur
 
 WRONG = [
     (["--to", "doto"], "no box format 'doto'", "dota"),
-    (["--to", "dota", "--from", "vocc"], "no box format 'vocc'", "voc"),
+    (["--to", "dota", "--format", "vocc"], "no box format 'vocc'", "voc"),
     (["--to", "dota", "--split", "trian"], "trian", "train"),
-    (["--to", "dota"], "several splits", "split="),
+    (["--to", "dota"], "several splits", "--split"),
     ([], "Missing option", "--help"),
-    (["--to", "dota", "--split", "train", "--images", "move"], "move", "--help"),
+    (["--to", "dota", "--split", "train", "--pictures", "move"], "move", "--help"),
 ]
 
 

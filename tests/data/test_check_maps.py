@@ -11,6 +11,7 @@ from PIL import Image
 from vistruct.data.checks.check import CheckResult, check
 from vistruct.data.checks.problem import Problem
 from vistruct.data.maps import MapDataConfig
+from vistruct.data.reading import Reading
 from vistruct.errors import UserError
 from vistruct.samples import made_maps
 
@@ -77,7 +78,7 @@ def test_pixels_are_counted_by_class_in_all_splits_or_in_one(tmp_path: Path) -> 
 def test_a_mask_of_0_and_255_read_as_classes_is_named(tmp_path: Path) -> None:
     put(tmp_path, {"masks/a.png": (LABELS > 0).astype(np.uint8) * 255}, classes=2)
     found = problem(check(tmp_path), "a mask of 0 and 255 read as classes")
-    assert found.fix == "coding.values=[0,255], coding.ignored=[]"
+    assert found.fix == "--classes 'class 0,class 1' --values 0,255"
     assert found.places[0].endswith("a.png")
 
 
@@ -85,7 +86,7 @@ def test_a_0_that_should_not_count_is_named(tmp_path: Path) -> None:
     put(tmp_path, {"masks/a.png": LABELS, "masks/b.png": LABELS}, classes=2)
     result = check(tmp_path)
     found = problem(result, "values 0 to 2 for 2 classes: does 0 mean 'no class'?")
-    assert found.fix == "coding.values=[1, 2], coding.ignored=[0]"
+    assert found.fix == "--classes 'class 0,class 1' --values 1,2 --ignored 0"
     assert not result.ok  # 2 is no class
     assert problem(result, "labels of no class: 2").count == 2
 
@@ -194,5 +195,5 @@ def test_what_is_checked_is_told_by_its_content(tmp_path: Path) -> None:
         save(tmp_path / "kinds" / kind / "0.png", np.full((4, 4, 3), len(kind), np.uint8))
     assert check(tmp_path / "kinds").format == "folders"
     with pytest.raises(UserError, match="no format 'mask_folder'") as caught:
-        check(tmp_path / "maps", format="mask_folder")
+        check(tmp_path / "maps", Reading(format="mask_folder"))
     assert "mask_folders" in caught.value.fix

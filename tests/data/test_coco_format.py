@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 
 from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import coco
+from vistruct.data.formats.boxes.coco_walk import FOREIGN_NAME, GROUPING
 from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
 from vistruct.errors import UserError
 from vistruct.samples import trees
@@ -209,8 +210,8 @@ def broken(change: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("image id", "no image has the id 77"),
-        ("category id", "no category has the id 77"),
+        ("image id", "no image has the id(.|\n)*image_id 77"),
+        ("category id", "no category has the id(.|\n)*category_id 77"),
         ("three numbers", r"\[1, 2, 3\]"),
         ("no bbox", "bbox is"),
         ("text in bbox", "bbox is"),
@@ -236,7 +237,7 @@ def test_what_would_make_training_wrong_is_an_error_with_its_place(saved: Saved,
 def test_an_unknown_id_names_the_annotation(saved: Saved) -> None:
     with pytest.raises(UserError) as caught:
         read_coco(saved(broken("category id")))
-    assert caught.value.where.endswith("annotation 1")
+    assert ", annotation 1: " in caught.value.where
 
 
 def test_missing_images_are_counted_and_the_first_three_named(saved: Saved) -> None:
@@ -244,7 +245,7 @@ def test_missing_images_are_counted_and_the_first_three_named(saved: Saved) -> N
     content["images"] += [{"id": 100 + n, "file_name": f"gone{n}.png"} for n in range(5)]
     content["annotations"].append({"id": 9, "image_id": 102, "category_id": 2, "bbox": [0, 0, 5, 5]})
     path = saved(content)
-    with pytest.raises(UserError, match=r"5 of 8 .*gone0.*gone1.*gone2\.png, \.\.\.") as caught:
+    with pytest.raises(UserError, match=r"5 of 8: .*gone0.*gone1.*gone2\.png, \.\.\.") as caught:
         read_coco(path)
     assert "gone3" not in str(caught.value)
     records, _, report = read_coco(path, missing="drop")
@@ -314,3 +315,84 @@ def test_one_pixel_images_and_an_empty_list_of_annotations_read(tmp_path: Path) 
         (record,), _, report = read_coco(tmp_path / "a.json")
         assert record.objects.boxes_xyxy.shape == (len(listed), 4)
         assert not report.counts
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["/home/u/data/train/a.png", "/home/u/data/train/b.png"], ["a.png", "b.png"]),
+        (["C:\\u\\data\\a.png", "C:\\u\\data\\b.png"], ["a.png", "b.png"]),
+        (["https://h.org/up/a%2Epng?x=1", "https://h.org/up/b.png"], ["a.png", "b.png"]),
+        (["../../up/1/a.png", "../../up/2/b.png"], ["1/a.png", "2/b.png"]),
+        (["x\\a.png", "x\\sub\\b.png"], ["a.png", "sub/b.png"]),
+    ],
+)
+def test_paths_of_another_machine_are_looked_up_by_their_end(tmp_path: Path, names: list[str], ids: list[str]) -> None:
+    for image in ("a.png", "b.png"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "pictures" / image)
+    content = document()
+    content["images"] = [{"id": number, "file_name": name} for number, name in zip((7, 3), names, strict=True)]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="--images FOLDER"):
+        read_coco(tmp_path / "a.json")
+    records, _, report = read_coco(tmp_path / "a.json", tmp_path / "pictures")
+    assert [record.id for record in records] == ids
+    assert [record.images[0] for record in records] == [tmp_path / "pictures" / name for name in ("a.png", "b.png")]
+    assert dict(report.counts) == {FOREIGN_NAME: 2}
+    assert list(coco.read_ids(tmp_path / "a.json")[0]) == ids
+
+
+def test_the_longest_end_that_is_there_is_meant_and_two_of_one_name_are_a_question(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / folder / "a.png")
+    content = document() | {"annotations": []}
+    content["images"] = [{"id": 1, "file_name": "/d/x/a.png"}, {"id": 2, "file_name": "/d/y/a.png"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    records, _, _ = read_coco(tmp_path / "a.json", tmp_path / "images")
+    assert [record.images[0].parent.name for record in records] == ["x", "y"]
+    content["images"] = [{"id": 1, "file_name": "/d/a.png"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="several images could be meant"):
+        read_coco(tmp_path / "a.json", tmp_path / "images")
+    content["images"] = [{"id": 1, "file_name": "/d/z/a.png"}, {"id": 2, "file_name": "/e/z/a.png"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="shares its id or its file with another"):
+        read_coco(tmp_path / "a.json", tmp_path / "images" / "x")
+
+
+def test_images_beside_the_json_come_first_and_two_other_folders_are_a_question(saved: Saved, tmp_path: Path) -> None:
+    path = saved(document())
+    for folder, colour in (("images", "red"), ("JPEGImages", "blue")):
+        for name in ("a.png", "b.png", "sub/c.png"):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), colour).save(tmp_path / folder / name)
+    assert read_coco(path)[0][0].images == (tmp_path / "b.png",)
+    for name in ("a.png", "b.png", "sub/c.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"two folders(.|\n)*--images .*images"):
+        read_coco(path)
+    assert read_coco(path, tmp_path / "JPEGImages")[0][0].images == (tmp_path / "JPEGImages" / "b.png",)
+
+
+def test_a_category_that_only_groups_the_others_is_left_out(saved: Saved) -> None:
+    content = document()
+    content["categories"] = [{"id": 0, "name": "trees-v3", "supercategory": "none"}] + [
+        one | {"supercategory": "trees-v3"} for one in content["categories"]
+    ]
+    _, names, report = read_coco(saved(content))
+    assert (names, dict(report.counts)) == (("car", "ship"), {GROUPING: 1})
+    assert coco.read_ids(saved(content))[1] == (2, 9)
+    content["annotations"][0]["category_id"] = 0  # it has an object: then it is a class
+    assert read_coco(saved(content))[1] == ("trees-v3", "car", "ship")
+    content = document()
+    content["categories"].append({"id": 1, "name": "vehicle", "supercategory": ""})  # an empty class of its own
+    assert read_coco(saved(content))[1] == ("vehicle", "car", "ship")
+
+
+def test_two_annotations_of_one_id_are_an_error(saved: Saved) -> None:
+    content = document()
+    content["annotations"][2]["id"] = 1
+    with pytest.raises(UserError, match="has the id of another one"):
+        read_coco(saved(content))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from box_sets import read_coco, walk_boxes
+from box_sets import read_boxes, read_coco, walk_boxes
 from PIL import Image
 from pycocotools import mask as peer
 from pycocotools.coco import COCO
@@ -134,7 +135,7 @@ BROKEN = [
     ({"segmentation": {"size": [30, 40], "counts": "0"}}, "do not add up"),
     ({"keypoints": [1, 2]}, "visibility"),
     ({"keypoints": [1, 2, 7]}, "visibility"),
-    ({"keypoints": [1, 2, 2, 3, 3, 2]}, "their category has 1"),
+    ({"keypoints": [1, 2, 2, 3, 3, 2]}, "key points than their category has"),
     ({"iscrowd": "no"}, "0 or 1"),
 ]
 
@@ -147,7 +148,8 @@ def test_a_shape_that_cannot_be_understood_stops_with_its_place(
     path = saved(tmp_path, {"bbox": [1, 1, 5, 5]}, {"bbox": [2, 2, 5, 5]} | change, categories=categories)
     with pytest.raises(UserError, match=words) as caught:
         read_coco(path)
-    assert caught.value.where == f"{path}, annotation 2"
+    assert caught.value.where.startswith(f"{path}, annotation 2: ")
+    assert not re.search(r"\d{2}", caught.value.what)  # what is the same for all of a kind
     errors: list[UserError] = []
     (record,), _ = walk_boxes(path, "coco", errors.append)
     assert len(errors) == len(record.objects) == 1  # the other one is still read
@@ -213,7 +215,7 @@ def test_boxes_of_four_and_of_five_numbers_do_not_mix(tmp_path: Path) -> None:
     path = saved(tmp_path, {"bbox": [20, 15, 10, 4, 30]}, {"bbox": [1, 1, 5, 5]})
     with pytest.raises(UserError, match="degrees") as caught:
         read_coco(path)
-    assert caught.value.where.endswith("annotation 2")
+    assert ", annotation 2: " in caught.value.where
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -365,3 +367,66 @@ def test_json_made_to_hurt_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError):
         read_coco(tmp_path / "a.json")
+
+
+def rotated_box(degrees: object, **more: Any) -> dict[str, Any]:
+    return {"bbox": [10, 8, 12, 6], "segmentation": [], "attributes": {"occluded": False, "rotation": degrees}} | more
+
+
+@pytest.mark.parametrize("degrees", [30.0, 300, "90.0"])
+def test_the_rotation_of_an_annotation_tool_turns_its_box_clockwise(tmp_path: Path, degrees: object) -> None:
+    upright = rotated_box(0.0, bbox=[1, 2, 3, 4])
+    (record,), _, report = read_coco(saved(tmp_path, rotated_box(degrees), upright))
+    angle = math.radians(float(str(degrees)))
+    corners = [(-6, -3), (6, -3), (6, 3), (-6, 3)]
+    by_hand = [(16 + x * math.cos(angle) - y * math.sin(angle), 11 + x * math.sin(angle) + y * math.cos(angle))
+               for x, y in corners]  # fmt: skip
+    assert record.objects.quads is not None
+    np.testing.assert_allclose(record.objects.quads[0], by_hand, atol=1e-4)
+    np.testing.assert_allclose(record.objects.quads[1], [[1, 2], [4, 2], [4, 6], [1, 6]], atol=1e-6)
+    assert (record.objects.masks, dict(report.counts)) == (None, {})
+
+
+def test_rotations_of_nothing_and_rotations_that_mean_nothing_leave_boxes_upright(tmp_path: Path) -> None:
+    (record,), _, _ = read_coco(saved(tmp_path, rotated_box(0.0)))
+    assert record.objects.quads is None
+    (record,), _, _ = read_boxes(saved(tmp_path, rotated_box(30)), format="coco-upright")
+    assert record.objects.quads is None
+
+
+def test_an_outline_beside_a_rotation_is_its_box_before_or_after_the_turn(tmp_path: Path) -> None:
+    before = rotated_box(90, segmentation=[[10, 8, 22, 8, 22, 14, 10, 14]])
+    after = rotated_box(90, segmentation=[[19, 5, 19, 17, 13, 17, 13, 5]])
+    turned = [[19, 5], [19, 17], [13, 17], [13, 5]]
+    for one in (before, after):
+        (record,), _, _ = read_coco(saved(tmp_path, one, rotated_box(0, bbox=[1, 1, 3, 3])))
+        assert record.objects.quads is not None
+        np.testing.assert_allclose(record.objects.quads[0], turned, atol=1e-4)
+        assert not any(record.objects.masks or ()) or one is after  # a mask that is not turned would be wrong
+    with pytest.raises(UserError, match="one of them is wrong"):
+        read_coco(saved(tmp_path, rotated_box(30, segmentation=[[10, 8, 22, 8, 16, 14]])))
+
+
+@pytest.mark.parametrize("more", [{"angle": 30}, {"rotation": 30.5}, {"attributes": {"theta": 0.4}}])
+def test_an_angle_under_another_name_is_a_question(tmp_path: Path, more: dict[str, Any]) -> None:
+    path = saved(tmp_path, {"bbox": [10, 8, 12, 6]} | more)
+    with pytest.raises(UserError, match=r"nothing says how to read(.|\n)*--format coco-upright"):
+        read_coco(path)
+    assert len(read_boxes(path, format="coco-upright")[0]) == 1
+
+
+def test_five_numbers_that_look_like_radians_are_a_question_and_every_answer_is_read(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"bbox": [20, 15, 10, 4, math.pi / 6]}, {"bbox": [10, 15, 10, 4, 0.0]})
+    with pytest.raises(UserError, match=r"look like radians(.|\n)*--format coco-radians, coco-radians-cw"):
+        read_coco(path)
+    clockwise = {"coco-radians": -1.0, "coco-radians-cw": 1.0, "coco-degrees": -math.pi / 180,
+                 "coco-degrees-cw": math.pi / 180}  # fmt: skip
+    for name, factor in clockwise.items():
+        (record,), _, _ = read_boxes(path, format=name)
+        assert record.objects.quads is not None
+        side = record.objects.quads[0, 1] - record.objects.quads[0, 0]
+        np.testing.assert_allclose(math.atan2(side[1], side[0]), factor * math.pi / 6, atol=1e-5)
+
+
+def test_boxes_of_five_numbers_that_are_all_upright_are_no_question(tmp_path: Path) -> None:
+    assert len(read_coco(saved(tmp_path, {"bbox": [20, 15, 10, 4, 0]}))[0]) == 1

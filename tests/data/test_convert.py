@@ -191,12 +191,12 @@ def test_there_and_on_keeps_what_both_hold(tmp_path: Path, through: str, to: str
 
 def test_pictures_are_copied_linked_to_or_left(tmp_path: Path) -> None:
     source = rich(tmp_path / "in")
-    convert(source, tmp_path / "link", "dota", images="link")
+    convert(source, tmp_path / "link", "dota", pictures="link")
     linked = tmp_path / "link" / "images" / "a.png"
     assert linked.is_symlink()
     assert linked.resolve() == (source / "a.png").resolve()
     assert len(read_boxes(tmp_path / "link")[0]) == 2
-    convert(source, tmp_path / "none", "dota", images="none")
+    convert(source, tmp_path / "none", "dota", pictures="none")
     assert not (tmp_path / "none" / "images").exists()
     assert len(read_boxes(tmp_path / "none", source)[0]) == 2
 
@@ -242,11 +242,20 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypat
 def test_a_picture_whose_name_leads_out_of_the_folder_stops_before_anything_is_written(tmp_path: Path, to: str) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    (tmp_path / "in" / "train.txt").write_text("../a.png\n")
+    (tmp_path / "in" / "data.yaml").write_text("train: train.txt\nnames: [x]\n")
+    with pytest.raises(UserError, match="leads out"):
+        convert(tmp_path / "in", tmp_path / "out", to, pictures="none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "in"]
+
+
+def test_coco_names_that_lead_out_of_the_folder_are_written_into_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
     record = Record(id="../a.png", images=(tmp_path / "a.png",), size_hw=(HEIGHT, WIDTH))
     coco.write(tmp_path / "in" / "a.json", [record], ["x"])
-    with pytest.raises(UserError, match="leads out"):
-        convert(tmp_path / "in", tmp_path / "out", to, images="none")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "in"]
+    convert(tmp_path / "in", tmp_path / "out", "coco")
+    assert (tmp_path / "out" / "images" / "a.png").is_file()
 
 
 @pytest.mark.parametrize("to", ["doto", "xview", "coc"])

@@ -17,6 +17,7 @@ from vistruct.data.checks.problem import counted
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.chat import turns as chat_turns
 from vistruct.data.formats.detect import detect_annotation
+from vistruct.data.reading import Reading
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.samples import trees
@@ -127,7 +128,7 @@ def test_corners_in_place_of_width_and_height_are_suspected(tmp_path: Path) -> N
         annotation["bbox"] = [x, y, x + width, y + height]
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    result = check(path, trees().test.parent, decode_at_most=0)
+    result = check(path, Reading(images=str(trees().test.parent)), decode_at_most=0)
     assert any("corners instead" in problem.what for problem in result.problems)
 
 
@@ -213,12 +214,12 @@ def test_a_folder_of_several_coco_files_is_one_data_set_of_splits(tmp_path: Path
     text = trees().test.read_text()
     for split in ("train", "val"):
         (tmp_path / f"{split}.json").write_text(text)
-    images = trees().test.parent
-    result = check(tmp_path, images, decode_at_most=0)
+    images = str(trees().test.parent)
+    result = check(tmp_path, Reading(images=images), decode_at_most=0)
     assert (result.annotation, result.format, result.splits) == (tmp_path, "coco", ("train", "val"))
     assert result.counts["objects"] == 279  # one image, in both
     assert any("second split" in problem.what for problem in result.problems)
-    assert check(tmp_path, images, split="val", decode_at_most=0).splits == ("val",)
+    assert check(tmp_path, Reading(images=images), split="val", decode_at_most=0).splits == ("val",)
 
 
 def test_a_folder_may_keep_its_file_in_annotations(tmp_path: Path) -> None:

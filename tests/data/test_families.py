@@ -72,7 +72,7 @@ def test_a_run_of_label_maps_is_measured_on_others_whole_and_with_its_own_settin
     assert name == "Val"
     assert one.data == MapDataConfig(root=other, format="loveda")
     assert one.metric == PixelsConfig()
-    with pytest.raises(UserError, match="the run was trained on maps"):
+    with pytest.raises(UserError, match="the run was trained on label maps"):
         on_other_data(run, _classes(), ())
 
 

@@ -62,7 +62,7 @@ def test_a_published_data_set_is_found_by_itself_with_its_splits(tmp_path: Path,
         assert_drawn(records, names, images, kind=kind, names=names_of, atol=0.2)
     with pytest.raises(UserError, match=r"several") as caught:
         read_boxes(tmp_path)
-    assert "split=" in caught.value.fix
+    assert "--split" in caught.value.fix
 
 
 def test_a_file_of_one_data_set_has_no_splits() -> None:
@@ -91,7 +91,7 @@ def test_two_formats_in_one_folder_are_an_error_that_lists_them(tmp_path: Path) 
     make_dior_r(tmp_path)
     with pytest.raises(UserError, match="dior, dior_r") as caught:
         read_boxes(tmp_path, split="train")
-    assert "format=dior" in caught.value.fix
+    assert "--format dior" in caught.value.fix
     assert read_boxes(tmp_path, split="train", format="dior_r")[0][0].objects.quads is not None
 
 

@@ -152,3 +152,9 @@ def test_nothing_but_a_user_error_comes_of_any_text(one: Path, body: str) -> Non
     for name in ("hrsc", "hrsc_classes"):
         records, names = walk_boxes(one, name, errors.append)
         assert all(0 <= label < len(names) for record in records for label in record.objects.labels)
+
+
+def test_an_angle_beyond_a_turn_is_no_radian(one: Path) -> None:
+    save(one, item("40 30 20 10 45"))
+    with pytest.raises(UserError, match="looks like degrees"):
+        read_boxes(one)

@@ -17,6 +17,7 @@ from vistruct.data.convert import convert
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import family_of, matching
 from vistruct.data.maps import MapDataConfig
+from vistruct.data.reading import Reading
 from vistruct.errors import UserError
 from vistruct.recipes import detect
 
@@ -93,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_boxes_of_an_outside_format_are_checked_and_trained_on(folder: Path) -> None:
-    found = check(folder, format="my_formats:BOXES")
+    found = check(folder, Reading(format="my_formats:BOXES"))
     effects = {problem.what: (problem.effect, problem.count) for problem in found.problems}
     assert effects["four edges"] == ("stops training", 1)
     assert effects["box clipped to its image"] == ("repaired", 1)
@@ -111,7 +112,7 @@ def test_boxes_of_an_outside_format_are_checked_and_trained_on(folder: Path) -> 
 
 def test_an_outside_format_is_converted_to_and_from(folder: Path, tmp_path: Path) -> None:
     (folder / "boxes.table").write_text("a.jpg ship 1 2 9 12\nb.jpg car 5 5 7 9\n")
-    convert(folder, tmp_path / "coco", "coco", format="my_formats:BOXES")
+    convert(folder, tmp_path / "coco", "coco", Reading(format="my_formats:BOXES"))
     convert(tmp_path / "coco", tmp_path / "again", "my_formats:BOXES")
     before = BoxDataConfig(annotation=folder, format="my_formats:BOXES").build()
     after = BoxDataConfig(annotation=tmp_path / "again", format="my_formats:BOXES").build()
@@ -124,7 +125,7 @@ def test_label_maps_of_an_outside_format_are_read_and_checked(folder: Path) -> N
     data = MapDataConfig(root=folder, format="my_formats:MAPS").build()
     assert data.info.class_names == ("sea", "land")
     assert [data.truth(index).unique().tolist() for index in range(2)] == [[0], [1]]
-    found = check(folder, format="my_formats:MAPS")
+    found = check(folder, Reading(format="my_formats:MAPS"))
     assert found.ok
     assert found.classes == {"sea": 600, "land": 600}
     turned = MapDataConfig(root=folder, format="my_formats:MAPS", classes=("land", "sea")).build()

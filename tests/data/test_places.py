@@ -149,7 +149,7 @@ def test_splits_are_chosen_by_name(split: str, names: list[str]) -> None:
 
 def test_the_only_split_needs_no_name(tmp_path: Path) -> None:
     assert chosen(None, ["train"], "here") == ["train"]
-    with pytest.raises(UserError, match=r"several splits are here: train, val, test\nhere\nsay which: split='train'"):
+    with pytest.raises(UserError, match=r"several splits are here: train, val, test\nhere\nsay which: --split train"):
         chosen(None, ["test", "val", "train"], "here")
     with pytest.raises(UserError, match="leave the split out"):
         chosen("val", [""], "here")

@@ -185,6 +185,54 @@ def test_rolabelimgs_angle_turns_clockwise(one: Path) -> None:
     np.testing.assert_allclose(record.objects.quads[1], [[30, 25], [50, 25], [50, 35], [30, 35]], atol=1e-4)
 
 
+def test_an_angle_beyond_a_turn_is_no_radian_and_can_be_said_to_be_degrees(one: Path) -> None:
+    box = "<robndbox><cx>40</cx><cy>30</cy><w>20</w><h>10</h><angle>90</angle></robndbox>"
+    with pytest.raises(UserError, match=r"looks like degrees(.*\n)*.*--format voc-degrees"):
+        read(one, item(box))
+    (record,), _, _ = read_boxes(one, format="voc-degrees")
+    assert record.objects.quads is not None
+    np.testing.assert_allclose(record.objects.quads[0], [[45, 20], [45, 40], [35, 40], [35, 20]], atol=1e-4)
+
+
+def turned_attribute(name: str, value: object) -> str:
+    return f"<attributes><attribute><name>{name}</name><value>{value}</value></attribute></attributes>"
+
+
+def test_the_rotation_of_an_annotation_tool_turns_the_box_about_its_centre(one: Path) -> None:
+    box = bndbox("40.0", "20.0", "70.0", "44.0")
+    upright = item(box, more=turned_attribute("occluded", "False"))
+    record, _, _ = read(one, item(box, more=turned_attribute("rotation", "30.0")), upright)
+    assert record.objects.quads is not None
+    cos, sin = math.cos(math.pi / 6), math.sin(math.pi / 6)
+    corners = [
+        (55 + cos * x - sin * y, 32 + sin * x + cos * y) for x, y in ((-15, -12), (15, -12), (15, 12), (-15, 12))
+    ]
+    np.testing.assert_allclose(record.objects.quads[0], corners, atol=1e-4)
+    record, _, _ = read(one, item(box, more=turned_attribute("rotation", "0.0")))
+    assert (record.objects.quads, record.objects.boxes_xyxy.tolist()) == (None, [[40, 20, 70, 44]])
+
+
+@pytest.mark.parametrize("more", [turned_attribute("angle", 30), "<angle>0.5</angle>", "<rotation>12</rotation>"])
+def test_an_angle_in_another_place_is_a_question(one: Path, more: str) -> None:
+    with pytest.raises(UserError, match="an angle that nothing says how to read"):
+        read(one, item(bndbox(40, 20, 70, 44), more=more))
+
+
+def test_edges_that_count_from_0_are_said_so_and_stay_what_they_are(one: Path) -> None:
+    save(one, item(bndbox("0", "0", "20.0", "16.5")))
+    (record,), _, report = read_boxes(one)
+    assert (record.objects.boxes_xyxy.tolist(), dict(report.counts)) == ([[0, 0, 20, 16.5]], {voc.FROM_ZERO: 1})
+    assert "--format voc-from-0" in voc.FROM_ZERO
+    save(one, item(bndbox("10.0", "8.0", "20.0", "16.5")))
+    (record,), _, report = read_boxes(one, format="voc-from-0")
+    assert (record.objects.boxes_xyxy.tolist(), dict(report.counts)) == ([[10, 8, 20, 16.5]], {})
+
+
+def test_an_outline_beside_a_box_is_counted(one: Path) -> None:
+    outline = "<polygon><x1>1</x1><y1>2</y1><x2>9</x2><y2>2</y2><x3>5</x3><y3>7</y3></polygon>"
+    assert dict(read(one, item(bndbox(2, 3, 9, 7), more=outline))[2].counts) == {voc.OUTLINE: 1}
+
+
 def test_horizontal_objects_among_oriented_ones_get_corners_too(one: Path) -> None:
     box = "<robndbox><cx>40</cx><cy>30</cy><w>20</w><h>10</h><angle>0.3</angle></robndbox>"
     record, _, _ = read(one, GOOD, item(box))
@@ -286,7 +334,7 @@ def test_what_training_does_without_is_counted_by_its_reason(one: Path) -> None:
         item(bndbox(0, 50, 30, 60)),  # counts from 0?
     )
     assert report.counts == {
-        DUPLICATE: 1, NOT_FINITE: 1, NO_AREA: 1, OUTSIDE: 1, CLIPPED: 2, voc.FROM_ZERO: 1,
+        DUPLICATE: 1, NOT_FINITE: 1, NO_AREA: 1, OUTSIDE: 1, CLIPPED: 1, voc.FROM_ZERO: 1,
     }  # fmt: skip
     assert record.objects.boxes_xyxy.tolist() == [[10, 20, 30, 40], [99, 20, 128, 40], [0, 49, 30, 60]]
     assert report.examples[DUPLICATE] == [f"{one / 'Annotations' / 'a.xml'}, line 5"]
@@ -333,7 +381,7 @@ def test_lists_of_one_class_are_no_splits(tmp_path: Path) -> None:
 
 def test_other_xml_is_not_taken_for_it(one: Path) -> None:
     for text, what in {
-        "<HRSC_Image/>": "VOC's xml is an <annotation>, this is a <HRSC_Image>",
+        "<HRSC_Image/>": "VOC's xml is an <annotation>, this is another\n.*: <HRSC_Image>",
         "<annotation><objects/></annotation>": "this is FAIR1M's",  # read as VOC's it would have no objects
         "<a>": "not valid XML",
         "": "not valid XML",

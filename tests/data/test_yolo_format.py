@@ -174,7 +174,7 @@ def test_splits_are_found_in_every_layout(tmp_path: Path, name: str) -> None:
     assert [record.id for record in both] == ["train.png", "val.png"]
     with pytest.raises(UserError, match="several splits") as caught:
         read_boxes(tmp_path)
-    assert "split=" in caught.value.fix
+    assert "--split" in caught.value.fix
     with pytest.raises(UserError, match="no split 'tset'"):
         read_boxes(tmp_path, split="tset")
     if content is not None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from vistruct.cli.groups import grouped
 from vistruct.cli.output import as_json
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.errors import UserError
+
+ALL = 10**9
 
 
+@grouped
 def command(
-    path: Annotated[Path, typer.Argument(help="A data set of any kind: a folder, an annotation file, a mix file.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
-    format: Annotated[str, typer.Option(help="Which format, or module:NAME; found by itself.")] = "auto",
+    path: Annotated[
+        Path, typer.Argument(help="A data set of any kind: a folder, an annotation file, a mix file; or a run.yaml.")
+    ],
+    reading: Reading,
+    values: PixelValues,
     split: Annotated[str | None, typer.Option(help="Only this part of a folder: train, val, ...")] = None,
     decode: Annotated[int | None, typer.Option(min=0, help="Decode only so many images; by default all.")] = None,
     max_left_out: Annotated[
@@ -27,15 +35,24 @@ def command(
     Boxes as COCO, DOTA, VOC, DIOR, DIOR-R, FAIR1M, HRSC2016, YOLO or xView; masks, oriented boxes and key points too.
     Label maps as folders of masks, iSAID, LoveDA, UAVid, Potsdam, Vaihingen, SpaceNet; pairs as LEVIR-CD, WHU-CD, SVCD,
     S2Looking, OSCD. Volumes as NIfTI or DICOM. Classes as a folder for each, lists or csv.
-    Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. Ends with 1 where
-    training would stop at a problem.
+    Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. What training is
+    told of the data, this is told in the same words; a run.yaml (`vistruct train ... --dry-run` writes one) has said
+    it already. Ends with 1 where training would stop at a problem.
     """
-    from vistruct.data.checks.check import MAX_LEFT_OUT, check
+    from vistruct.config import read_run, run_file_at
+    from vistruct.data.checks.check import MAX_LEFT_OUT, PLACES, check, check_run
 
-    limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
-    result = check(path, images, format=format, split=split, decode_at_most=decode, max_left_out=limit)
-    if json:
-        as_json(result.to_dict())
+    run_file = run_file_at(path)
+    if run_file is not None:
+        if reading != AS_FOUND or values != AS_THEY_ARE or split is not None or max_left_out is not None:
+            raise UserError("a run.yaml says itself how its data are read", where=path, fix=f"vistruct check {path}")
+        found = check_run(read_run(run_file), decode_at_most=decode)
     else:
-        typer.echo(result.text(None if every else 3))
-    raise typer.Exit(0 if result.ok else 1)
+        limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
+        found = {"": check(path, reading, values, split=split, decode_at_most=decode, max_left_out=limit)}
+    if json:
+        told: dict[str, Any] = {name: result.to_dict() for name, result in found.items()}
+        as_json(told.get("", told))
+    for name, result in found.items() if not json else ():
+        typer.echo("\n".join([*([f"[{name}]"] if name else []), result.text(ALL if every else PLACES)]))
+    raise typer.Exit(0 if all(result.ok for result in found.values()) else 1)

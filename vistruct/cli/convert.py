@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from vistruct.cli.groups import grouped
 from vistruct.cli.output import made, note
+from vistruct.data.reading import Reading
 
 
-class Images(StrEnum):
+class Pictures(StrEnum):
     """What happens to the pictures."""
 
     copy = "copy"
@@ -19,15 +21,14 @@ class Images(StrEnum):
     none = "none"
 
 
+@grouped
 def command(
     source: Annotated[Path, typer.Argument(help="The data set: its annotation file or its folder.")],
     out: Annotated[Path, typer.Argument(help="The folder to make; never one that is there already.")],
     to: Annotated[str, typer.Option(help="The format to write, see the table.")],
-    from_: Annotated[str, typer.Option("--from", help="Its format, or module:NAME; found by itself.")] = "auto",
+    reading: Reading,
     split: Annotated[str | None, typer.Option(help="Which part: train, val, ...; several as train+val.")] = None,
-    images: Annotated[Images, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Images.copy,
-    image_folder: Annotated[Path | None, typer.Option(help="Where the pictures are, if not where expected.")] = None,
-    drop_missing: Annotated[bool, typer.Option(help="Leave out images that are not on disk.")] = False,
+    pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
 ) -> None:
     """Write a data set of boxes in another format.
 
@@ -49,11 +50,9 @@ def command(
         source,
         out,
         to,
-        format=from_,
-        images_folder=image_folder,
+        reading,
         split=split,
-        images=images.value,
-        missing="drop" if drop_missing else "stop",
+        pictures=pictures.value,
     )
     note(f"{done.images:,} images, {done.objects:,} objects")
     for line in (*done.read.lines(), *done.lost.lines()):

@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vistruct.cli.groups import grouped
 from vistruct.cli.output import as_json, made, note, table
 from vistruct.cli.predict import FlipOption, ScaleOption, views_of
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
     from vistruct.config import Eval, Run
-    from vistruct.data.formats.detect import Family
 
 TALK = {"chat": "jsonl", "mix": "mix"}  # kinds of conversations, and what they call their file
 
 
+@grouped
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
+    reading: Reading,
+    values: PixelValues,
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of --data: train, val, test, ...")] = None,
     most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
@@ -45,7 +50,13 @@ def command(
     kind = kind_of(task, card.input)
     if views is not None:
         task.config = config_seen_in(kind, task.config, views)
-    evals = on_other_data(card.run, data, kind.metrics(task)) if data is not None else list(card.run.evals.items())
+    if data is None and (reading != AS_FOUND or values != AS_THEY_ARE or split is not None):
+        what = "what is said of other data, and no data"
+        raise UserError(what, where="--split, --classes, ...", fix=f"vistruct eval {run} --data PATH --split NAME")
+    if data is not None:
+        evals = on_other_data(card.run, data, kind.metrics(task), reading, values, split)
+    else:
+        evals = list(card.run.evals.items())
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
     place = card.path.parent if card.path.name == "model" else card.path
@@ -95,10 +106,19 @@ def _error(value: float) -> float | str:
     return "" if value != value else value  # NaN: the score is no mean over questions
 
 
-def on_other_data(run: Run, path: Path, usual: Sequence[str]) -> list[tuple[str, Eval]]:
+def on_other_data(
+    run: Run,
+    path: Path,
+    usual: Sequence[str],
+    reading: Reading = AS_FOUND,
+    values: PixelValues = AS_THEY_ARE,
+    split: str | None = None,
+) -> list[tuple[str, Eval]]:
     """Evaluations on other annotations, cut and measured like the run's own; without random variation.
 
     Args:
+        reading, values: what is said of these data; what is not said is as the run has it.
+        split: which part; None: the run's own split, where there is one of its name.
         usual: kinds of metrics, beside what the run itself measures.
 
     Returns:
@@ -107,47 +127,65 @@ def on_other_data(run: Run, path: Path, usual: Sequence[str]) -> list[tuple[str,
     Raises:
         UserError: nothing at the path, or data of another kind than the run's.
     """
-    from vistruct.config import run_from_dict
-    from vistruct.data.formats.detect import family_of
+    from vistruct.config import Eval
+    from vistruct.data.at_path import WORDS, part_at
+    from vistruct.data.maps import MapDataConfig
+    from vistruct.kinds import part_class
 
-    family = family_of(path)
-    values = run.model_dump(mode="json")
-    own = list(values["evals"].values())
-    source = own[0]["data"] if own else values["data"]
-    wanted = "talk" if source["kind"] in TALK else source["kind"]
-    if wanted == "maps" and family.kind == "boxes":
-        family = dataclasses.replace(family, kind="maps", format="objects")  # masks of objects can be painted
-    if family.kind != wanted:
-        what = f"these are {family.format}, the run was trained on {source['kind']}"
-        raise UserError(what, where=family.path, fix="other data")
-    metrics: dict[str, dict[str, Any]] = {name: {"kind": name} for name in usual}
-    metrics |= {one["metric"]["kind"]: {**one["metric"], **_ALL.get(one["metric"]["kind"], {})} for one in own}
-    data = _put_elsewhere(source, family)
-    values["evals"] = {name: {"data": data, "metric": metric} for name, metric in metrics.items()}
-    return [(path.stem, one) for one in run_from_dict(values, family.path).evals.values()]
+    own = list(run.evals.values())
+    source: Any = own[0].data if own else run.only.data
+    format = vars(source).get("format", "auto")
+    if reading.format == "auto" and ":" in format:  # a format from outside is never found by looking
+        reading = dataclasses.replace(reading, format=format)
+    part: Any = part_at(path, reading, values, split=split)
+    wanted = "talk" if source.kind in TALK else source.kind
+    if wanted == "maps" and part.kind == "boxes":
+        # masks of objects can be painted
+        place: dict[str, Any] = {"root": part.annotation, "images": part.images, "format": "objects"}
+        part = MapDataConfig(**place, split=split, **{name: vars(part)[name] for name in _CHOICE})
+    if ("talk" if part.kind in TALK else part.kind) != wanted:
+        what = f"these are {WORDS[part.kind]}, the run was trained on {WORDS.get(source.kind, source.kind)}"
+        raise UserError(what, where=path, fix="vistruct eval RUN --data PATH, with data of that kind")
+    metrics: dict[str, Any] = {name: part_class(name, "metric")() for name in usual}
+    for one in own:
+        kind = one.metric.kind
+        metrics[kind] = one.metric.model_copy(update=_ALL[kind]) if kind in _ALL else one.metric
+    data = part if wanted == "talk" else _read_as(source, part)
+    return [(path.stem, Eval(data=data, metric=metric)) for metric in metrics.values()]
 
 
-def _put_elsewhere(source: dict[str, Any], family: Family) -> dict[str, Any]:
-    """The part of a run that reads other data the way it read its own: whole, and without random variation."""
+def _read_as(source: Any, part: Any) -> Any:
+    """Other data read the way a run reads its own: whole, without random variation; what is said of them decides."""
     from vistruct.data.formats.detect import splits_of
+    from vistruct.data.formats.read import format_of
 
-    root = str(family.path)
-    if family.kind == "talk":
-        extra = {"obey_data_augment": False} if family.format == "mix" else {}
-        return {"kind": family.format, TALK[family.format]: root, **extra}
-    split = source["split"] if source["split"] in splits_of(family.path, family.format) else None
-    place: dict[str, Any] = {"format": family.format, "split": split, "share": 1.0, "augment": None}
-    if family.kind == "boxes":
-        return {**source, **place, "annotation": root, "images": None}
+    told = {name: value for name, value in vars(part).items() if value != type(part).model_fields[name].default}
+    fields = set(type(source).model_fields)
+    whole = {
+        "split": None,
+        "share": 1.0,
+        "augment": None,
+        "shares": None,
+        "lists": None,
+        "empty": 1.0,
+        "format": "auto",
+    }
+    whole |= {"images": None, "labels": None}
+    whole |= {"tiles": None} if part.kind != "boxes" else {}
+    if told.get("coding") is not None:
+        whole |= {"classes": None, "others": "stop"}
+    path = part.annotation if part.kind == "boxes" else part.root
+    update = {name: value for name, value in whole.items() if name in fields}
+    update["format"] = format_of(path, part.kind, part.format, part.ask())
+    if part.split is None and source.split in splits_of(path, update["format"]):
+        update["split"] = source.split
     for name in ("images", "labels"):  # folders below the root, where they are called the same
-        if source.get(name) is not None and not (family.path / source[name]).is_dir():
-            place[name] = None
-    place |= {name: None for name in ("tiles", "shares", "lists") if name in source}
-    if family.kind == "volumes":
-        place["empty"] = 1.0
-    return {**source, **place, "root": root}
+        if part.kind != "boxes" and vars(source).get(name) is not None and (path / vars(source)[name]).is_dir():
+            update[name] = vars(source)[name]
+    return source.model_copy(update=update | told)
 
 
+_CHOICE = ("classes", "others", "join", "drop", "missing")
 _ALL: dict[str, dict[str, object]] = {"answers": {"most": None}}  # a run asks a few at its end; here all are wanted
 
 

@@ -8,14 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from vistruct.cli.groups import grouped
 from vistruct.cli.output import made, note, table
+from vistruct.data.reading import Reading
 from vistruct.errors import UserError
 
 
+@grouped
 def command(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Annotated boxes in any known format.")],
     out: Annotated[Path, typer.Option(help="Directory for the pictures and the jsonl.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not the annotation's.")] = None,
+    reading: Reading,
+    split: Annotated[str | None, typer.Option(help="Which part: train, val, ...; several as train+val.")] = None,
     crops: Annotated[
         int | None,
         typer.Option(min=1, help="Random crops; by default every image once, whole up to 1024 px."),
@@ -47,7 +51,7 @@ def command(
     from vistruct.data.instructions.write import write_control, write_instructions
     from vistruct.progress import tracking
 
-    asked = {"images": images, "questions": questions, "families": family, "always": always}
+    asked = {"reading": reading, "split": split, "questions": questions, "families": family, "always": always}
     chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults
     if crop_size is not None:
         chosen["crop_size"] = sides(crop_size)

@@ -7,12 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
+from vistruct.cli.groups import grouped
 from vistruct.cli.output import made, note
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError, closest
 
 
+@grouped
 def command(
     path: Annotated[Path, typer.Argument(help="A data set, a run.yaml, or a run or model (its training data).")],
+    reading: Reading,
+    values: PixelValues,
     count: Annotated[int, typer.Option(min=1, help="Samples to draw.")] = 9,
     start: Annotated[int | None, typer.Option(min=0, help="The first sample; without it, spread over all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random variation, where the run has one.")] = 0,
@@ -27,7 +32,7 @@ def command(
     from vistruct.pictures.objects import contact_sheet
     from vistruct.pictures.samples import columns_for, draw_case, draw_one, is_volume
 
-    dataset = data_of(path, tile, split, task).build()
+    dataset = data_of(path, reading, values, tile=tile, split=split, task=task).build()
     if len(dataset) == 0:
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
@@ -52,28 +57,29 @@ def command(
     made(target)
 
 
-def data_of(path: Path, tile: int | None = None, split: str | None = None, task: str = "") -> Any:
+def data_of(
+    path: Path,
+    reading: Reading = AS_FOUND,
+    values: PixelValues = AS_THEY_ARE,
+    *,
+    tile: int | None = None,
+    split: str | None = None,
+    task: str = "",
+) -> Any:
     """The data set that a path means, as a part of a run (`build()` gives the data set).
 
     Raises:
         UserError: nothing there that can be read; tiles for conversations; several tasks, and none is named.
     """
     from vistruct.checkpoint.load import read_card
-    from vistruct.config import read_run
-    from vistruct.data.boxes import BoxDataConfig
-    from vistruct.data.chat.mix import MixDataConfig
-    from vistruct.data.dataset import ChatDataConfig
-    from vistruct.data.formats.boxes import yolo
-    from vistruct.data.formats.detect import family_of
-    from vistruct.data.image_classes import ClassDataConfig
-    from vistruct.data.maps import MapDataConfig
-    from vistruct.data.volumes import VolumeDataConfig
+    from vistruct.config import read_run, run_file_at
+    from vistruct.data.at_path import part_at
     from vistruct.windows.tiles import Tiles
 
     if (path / "model.json").is_file():
         return read_card(path).run.only.data
-    run_file = path / "run.yaml" if path.is_dir() else path
-    if run_file.suffix in (".yaml", ".yml") and run_file.is_file() and not yolo.looks_like(run_file):
+    run_file = run_file_at(path)
+    if run_file is not None:
         run = read_run(run_file)
         if task and task not in run.streams:
             raise UserError(f"no task {task!r} in this run", where=run_file, fix=closest(task, run.streams))
@@ -81,20 +87,9 @@ def data_of(path: Path, tile: int | None = None, split: str | None = None, task:
             names = list(run.streams)
             raise UserError(f"this run has several tasks: {', '.join(names)}", where=path, fix=f"--task {names[0]}")
         return run.streams[task].data if task else run.only.data
-    family = family_of(path)
-    where: dict[str, Any] = {"root": family.path, "format": family.format, "split": split}
-    tiles = Tiles(size=tile, overlap=0) if tile else None
-    if family.kind == "boxes":
-        return BoxDataConfig(annotation=family.path, format=family.format, split=split, tiles=tiles)
-    if family.kind == "maps":
-        return MapDataConfig(**where, tiles=tiles)
-    if tile:
-        what = f"{'conversations' if family.kind == 'talk' else family.format} are not cut into tiles"
-        raise UserError(what, where=family.path, fix="leave --tile out")
-    if family.kind == "volumes":
-        return VolumeDataConfig(**where)
-    if family.kind == "image_classes":
-        return ClassDataConfig(**where)
-    if family.format == "mix":
-        return MixDataConfig(mix=family.path, checksums=False)
-    return ChatDataConfig(jsonl=family.path, checksums=False)
+    part = part_at(path, reading, values, split=split)
+    if tile is None:
+        return part
+    if "tiles" not in type(part).model_fields:
+        raise UserError("these data are not cut into tiles", where=path, fix="leave --tile out")
+    return part.model_copy(update={"tiles": Tiles(size=tile, overlap=0)})

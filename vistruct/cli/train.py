@@ -82,7 +82,7 @@ def resolve(
 
     from vistruct.config import Run, explain, read_run, with_settings
     from vistruct.recipes import find
-    from vistruct.recipes.options import parse
+    from vistruct.recipes.options import called, parse
 
     if recipe is not None and recipe.startswith("-"):  # an option that train does not know came first
         options = [recipe, *options]
@@ -105,7 +105,7 @@ def resolve(
         own = ("--config", "--set", "--tiny", "--dry-run", "--devices", "--out")
         values = {} if tiny else parse(module.recipe, options, own)
         try:
-            run = module.tiny() if tiny else module.recipe(**values)
+            run = module.tiny() if tiny else called(module.recipe, values)
         except ValidationError as error:  # a value that a part of the run does not take
             raise explain(error, Run, " ".join(["vistruct train", recipe, *options])) from error
         if not run.recipe:

@@ -37,6 +37,9 @@ class BoxDataConfig(Part):
     format: str = "auto"  # name of the format; auto: what the files are
     split: str | None = None  # train, val, test, ... where a folder holds several; None: the only one
     classes: tuple[str, ...] | None = None  # names in order; None: the data's own
+    others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
+    join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
+    drop: tuple[str, ...] = ()  # classes that are left out
     oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
     masks: bool = False  # rasters of the objects too, for heads that learn them
     difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
@@ -59,11 +62,11 @@ class BoxDataConfig(Part):
         """
 
         def found() -> tuple[list[Record], tuple[str, ...], IssueCounter]:
-            ask = Ask(split=self.split, images=self.images, classes=self.classes, missing=self.missing)
-            walked, report = read(self.annotation, "boxes", format=self.format, ask=ask)
+            walked, report = read(self.annotation, "boxes", format=self.format, ask=self.ask())
             return walked.records, walked.class_names, report
 
-        settings = self.model_dump(mode="json", include={"images", "format", "split", "missing", "classes"})
+        decides = {"images", "format", "split", "missing", "classes", "others", "join", "drop"}
+        settings = self.model_dump(mode="json", include=decides)
         records, class_names, report = kept(found, cache, self.annotation, settings)
         if self.oriented:
             records = [with_corners(record) for record in records]
@@ -87,6 +90,18 @@ class BoxDataConfig(Part):
             counts={name: labels[number] for number, name in enumerate(class_names)},
             whole_records=whole_records,
             with_masks=self.masks,
+        )
+
+    def ask(self) -> Ask:
+        """What is asked of the reader of a format."""
+        return Ask(
+            split=self.split,
+            images=self.images,
+            classes=self.classes,
+            others=self.others,
+            join=self.join,
+            drop=self.drop,
+            missing=self.missing,
         )
 
     def _input(self) -> Input:

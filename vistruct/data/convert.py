@@ -14,9 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vistruct.contracts import Record
+from vistruct.data.at_path import boxes_at
 from vistruct.data.formats import find_format, names_of
-from vistruct.data.formats.format import Ask, Writer
+from vistruct.data.formats.format import Writer
 from vistruct.data.formats.read import read
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
 from vistruct.errors import UserError, closest
 from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
@@ -30,7 +32,7 @@ EXTRA_LOST = "further fact about objects lost: the format has no room for it"
 NOTES_LOST = "note on an image lost: the format has none"
 CLASS_LOST = "class without objects lost: the format has no list of classes"
 
-Images = Literal["copy", "link", "none"]
+Pictures = Literal["copy", "link", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,10 @@ def convert(
     path: Path,
     out: Path,
     to: str,
+    reading: Reading = AS_FOUND,
     *,
-    format: str = "auto",
-    images_folder: Path | None = None,
     split: str | None = None,
-    images: Images = "copy",
-    missing: Literal["stop", "drop"] = "stop",
+    pictures: Pictures = "copy",
 ) -> Conversion:
     """Read a data set and write it as a new folder in another format.
 
@@ -61,11 +61,9 @@ def convert(
         path: the annotation file or folder.
         out: the folder to make.
         to: a format of boxes that is written.
-        format: of `path`; "auto": found.
-        images_folder: where the images of `path` are; None: where its format has them.
+        reading: which files and classes; see `data/reading.py`.
         split: which part of `path`.
-        images: whether they are copied, linked to (symbolically), or left where they are.
-        missing: what an annotated image that is not on disk does.
+        pictures: whether they are copied, linked to (symbolically), or left where they are.
 
     Raises:
         UserError: `out` is there already, and all that `read` and the format's `write` raise.
@@ -75,8 +73,8 @@ def convert(
     form = writer(to)
     if out.exists() or out.is_symlink():
         raise UserError("this is there already, and is not overwritten", where=out, fix="name a new folder")
-    ask = Ask(split=split, images=images_folder, missing=missing)
-    walked, report = read(path, "boxes", format=format, ask=ask)
+    part = boxes_at(path, reading, AS_THEY_ARE, split=split)
+    walked, report = read(path, "boxes", format=part.format, ask=part.ask())
     records, class_names = walked.records, walked.class_names
     if not records:
         raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
@@ -92,8 +90,8 @@ def convert(
     try:
         unfinished.mkdir()
         lost.merge(form.write(unfinished, records, class_names))
-        if images != "none":
-            _bring_images(records, unfinished / form.images, images)
+        if pictures != "none":
+            _bring_images(records, unfinished / form.images, pictures)
         os.rename(unfinished, out)
     except BaseException:  # also an interrupt: leave no half data set behind
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -168,7 +166,7 @@ def _refuse_outside(records: Sequence[Record], where: Path) -> None:
             raise UserError(what, where=where, fix="rename it in the annotations, and give the folder of the images")
 
 
-def _bring_images(records: Sequence[Record], folder: Path, how: Images) -> None:
+def _bring_images(records: Sequence[Record], folder: Path, how: Pictures) -> None:
     with tracking("images", 0, len(records)) as show:
         for done, record in enumerate(records, start=1):
             target = folder / record.id

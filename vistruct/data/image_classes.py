@@ -43,6 +43,9 @@ class ClassDataConfig(Part):
     split_seed: int = 0  # which images fall to which share
     images: str | None = None  # folder of the images below the root; None: where the format has it
     classes: tuple[str, ...] | None = None  # names in order; None: the data's own
+    others: Literal["stop", "drop"] = "stop"  # what images of a class do that is none of `classes`
+    join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
+    drop: tuple[str, ...] = ()  # classes that are left out
     multi_label: bool = False  # any number of classes an image (csv)
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     augment: Augment | None = None  # random variation; None, as in evaluation: none
@@ -71,7 +74,7 @@ class ClassDataConfig(Part):
         format = self.format
         if format == "auto" and self.shares is not None and detect(self.root, "image_classes") == "list":
             format = "folders"  # the splits are drawn, whatever was published
-        found, report = read(self.root, "image_classes", format=format, ask=self._ask())
+        found, report = read(self.root, "image_classes", format=format, ask=self.ask())
         records, class_names = found.records, found.class_names
         if self.shares is not None:
             names = chosen_splits(self.split, list(self.shares), self.root)
@@ -91,12 +94,16 @@ class ClassDataConfig(Part):
             counts={name: counts[number] for number, name in enumerate(class_names)},
         )
 
-    def _ask(self) -> Ask:
+    def ask(self) -> Ask:
+        """What is asked of the reader of a format."""
         return Ask(
             split=None if self.shares is not None else self.split,
             images=None if self.images is None else Path(self.images),
             lists=self.lists,
             classes=self.classes,
+            others=self.others,
+            join=self.join,
+            drop=self.drop,
             multi_label=self.multi_label,
             missing=self.missing,
         )

@@ -43,6 +43,9 @@ class MapDataConfig(Part):
     label_suffix: str | None = None
     coding: Coding | None = None  # what the raster's values mean; None: the format's own
     classes: tuple[str, ...] | None = None  # names in order; None: those of the coding
+    others: Literal["stop", "drop"] = "stop"  # what pixels of a class do that is none of `classes`
+    join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
+    drop: tuple[str, ...] = ()  # classes that are left out: its pixels do not count
     fill: Literal["masks", "boxes"] = "masks"  # annotations of objects: paint their masks, or for want of them boxes
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     tiles: Tiles | None = None  # cut into windows, for training; None: whole images, as evaluations have them
@@ -115,6 +118,9 @@ class MapDataConfig(Part):
             label_suffix=self.label_suffix,
             coding=self.coding,
             classes=self.classes,
+            others=self.others,
+            join=self.join,
+            drop=self.drop,
             fill=self.fill,
             missing=self.missing,
         )

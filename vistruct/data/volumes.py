@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from vistruct.contracts import Record
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect
-from vistruct.data.formats.format import VolumeCase
-from vistruct.data.formats.order import recoded
+from vistruct.data.formats.format import Ask, VolumeCase
+from vistruct.data.formats.order import chosen_coding
 from vistruct.data.formats.read import read
 from vistruct.data.formats.volumes.cases import in_split, straddles, straddling, with_patients
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
@@ -56,6 +56,9 @@ class VolumeDataConfig(Part):
     patient: str | None = None  # regular expression: its first group is the patient in a case's name; None: see format
     coding: Coding | None = None  # what the label values mean; None: the format's own
     classes: tuple[str, ...] | None = None  # names in order; None: those of the coding
+    others: Literal["stop", "drop"] = "stop"  # what voxels of a class do that is none of `classes`
+    join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
+    drop: tuple[str, ...] = ()  # classes that are left out: its voxels do not count
     modalities: tuple[str, ...] | None = None  # of several volumes of one patient, the channels in order
     axis: Axis = "axial"  # across which it is sliced
     neighbours: int = Field(0, ge=0)  # slices on either side that become channels too
@@ -90,7 +93,12 @@ class VolumeDataConfig(Part):
             return Intake()
         return own.model_copy(update={"channels": None}) if self.neighbours else own
 
-    def coding_used(self) -> Coding:
+    def ask(self) -> Ask:
+        """What is asked of the reader of a format."""
+        choice: dict[str, Any] = {"classes": self.classes, "others": self.others, "join": self.join, "drop": self.drop}
+        return Ask(**choice, split=self.split, coding=self.coding, missing=self.missing)
+
+    def coding_used(self, report: IssueCounter | None = None) -> Coding:
         """What label values mean: also what predictions are written with.
 
         Raises:
@@ -101,9 +109,11 @@ class VolumeDataConfig(Part):
             return Coding(classes=self.classes, ignored=())
         if coding is None:
             what = "nothing says what the label values mean"
-            fix = "data.coding.classes=[background,NAME], with data.coding.values where they are not 0, 1, 2"
+            fix = "--classes background,NAME; and --values, where they are not 0, 1, 2"
             raise UserError(what, where=self.root, fix=fix)
-        return coding if self.classes is None else recoded(coding, self.classes, self.root)
+        if self.classes is None and not self.ask().chooses:
+            return coding
+        return chosen_coding(coding, self.ask(), where=self.root, report=report or IssueCounter())
 
     def cases(self, report: IssueCounter) -> list[VolumeCase]:
         """The cases of the split, by name alone: no file is opened but those of a DICOM series.
@@ -144,7 +154,7 @@ class VolumeDataConfig(Part):
             UserError: see `cases`; image and labels of different grids; no slice is left.
         """
         report = IssueCounter()
-        name, coding, intake = self.format_used(), self.coding_used(), self.intake_used()
+        name, coding, intake = self.format_used(), self.coding_used(report), self.intake_used()
         patient, case_name = attrgetter("patient"), attrgetter("name")
         cases = shared(self.cases(report), self.share, self.share_seed, report, unit=patient, name=case_name)
         usual = find_format(name, "volumes").modalities

@@ -21,6 +21,7 @@ class Coding(Part):
     classes: tuple[str, ...] = Field(min_length=1)
     values: tuple[int, ...] | None = None  # raster value of each class; None: 0, 1, 2, ... (unless colours say it)
     colours: tuple[RGB, ...] | None = None  # raster colour of each class, where it is written in colour
+    more: dict[str, tuple[int | RGB, ...]] = Field({})  # further values or colours of a class: classes that were joined
     ignored: tuple[int, ...] = (255,)  # values that are neither learned nor counted
     ignored_colours: tuple[RGB, ...] = ()
     others: str = "stop"  # what a value that nobody said does: stop, or ignored
@@ -62,13 +63,15 @@ class Coding(Part):
             raise UserError(f"labels written in {found}, and {meant} are meant", where=where, fix=f"coding.{found}")
         if is_colour:
             numbers = raster.astype(np.int64) @ np.array([65536, 256, 1])
-            values = [r << 16 | g << 8 | b for r, g, b in self.colours or ()]
-            ignored = [r << 16 | g << 8 | b for r, g, b in self.ignored_colours]
+            values = [_packed(colour) for colour in self.colours or ()]
+            ignored = [_packed(colour) for colour in self.ignored_colours]
         else:
             numbers, ignored = raster, list(self.ignored)
             values = list(self.values) if self.values is not None else list(range(len(self.classes)))
         found, inverse = np.unique(numbers, return_inverse=True)
         known = {value: IGNORED for value in ignored} | {value: number for number, value in enumerate(values)}
+        for name, more in self.more.items():
+            known |= {one if isinstance(one, int) else _packed(one): self.classes.index(name) for one in more}
         strange = [int(value) for value in found if int(value) not in known]
         if strange and self.others == "stop":
             text = ", ".join(f"#{value:06x}" if is_colour else str(value) for value in strange[:5])
@@ -95,3 +98,8 @@ class Coding(Part):
         table = np.array(entries)
         table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
         return table[np.where(label_map < 0, len(self.classes), label_map)]
+
+
+def _packed(colour: RGB) -> int:
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue

@@ -10,15 +10,15 @@ Differs:  before and after are exchanged half of the time; windows of large pair
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from vistruct.config import Run
-from vistruct.data.maps import MapDataConfig
-from vistruct.files.coding import Coding
-from vistruct.files.intake import PixelType
+from vistruct.data.at_path import intake_of, maps_at
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
-from vistruct.recipes.segment import HeadName, evaluated, intake_of, made_tiny, segmenter, varied
+from vistruct.recipes.segment import HeadName, evaluated, made_tiny, segmenter, varied
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
 from vistruct.windows.tiles import Tiles
@@ -45,23 +45,20 @@ def recipe(
     turns: bool = True,  # images from above have no up: turn them all ways
     exchange: float = 0.5,  # how often before and after are swapped; 0 where only one direction is a change
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where little changes
-    values: tuple[int, ...] | None = None,  # what the masks have where nothing and where something changed
-    bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
-    low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
-    high: tuple[float, ...] = (),  # value that becomes full scale
-    percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
-    dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
+    reading: Reading = AS_FOUND,  # how the data are read
+    values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A change detector for pairs of any size."""
-    intake = intake_of(bands, low, high, percentiles, None, dtype)
-    train = MapDataConfig(
-        root=data,
+    if reading.values is not None and reading.classes is None:
+        reading = replace(reading, classes=("unchanged", "changed"))
+    train = maps_at(
+        data,
+        reading,
+        values,
         split=split,
-        coding=None if values is None else Coding(classes=("unchanged", "changed"), values=values),
-        intake=intake,
         tiles=Tiles(size=size, overlap=0),
-        augment=varied(size, intake, flips=True, turns=turns, exchange=exchange),
+        augment=varied(size, intake_of(values), flips=True, turns=turns, exchange=exchange),
         share=share,
         share_seed=seed,
     )

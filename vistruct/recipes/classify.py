@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import Eval, Run
-from vistruct.data.image_classes import ClassDataConfig
-from vistruct.files.intake import PixelType
+from vistruct.data.at_path import classes_at, intake_of
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, one_task
-from vistruct.recipes.segment import intake_of
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -48,16 +47,13 @@ def recipe(
     seed: int = 0,  # of the weights, the order, the split and the choice of the share
     turns: bool = False,  # images from above have no up: turn them all ways
     strong: bool = True,  # crops, RandAugment (of 8 bits) and erasing; false: flips and small changes of colour
-    bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
-    low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
-    high: tuple[float, ...] = (),  # value that becomes full scale
-    percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
-    dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
+    reading: Reading = AS_FOUND,  # how the data are read
+    values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
-    intake = intake_of(bands, low, high, percentiles, None, dtype)
-    colours = intake is None or (intake.pixels == "uint8" and (bands is None or len(bands) == 3))
+    intake = intake_of(values)
+    colours = intake is None or (intake.pixels == "uint8" and (values.bands is None or len(values.bands) == 3))
     augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.0 if is_raw(intake) else 0.2)
     if strong:
         augment = Augment(
@@ -70,14 +66,15 @@ def recipe(
         )
     whole = Size(height=size, width=size, keep_aspect=False)
     shares = None if train_share is None else {"train": train_share, "val": 1 - train_share}
-    train = ClassDataConfig(
-        root=data,
+    train = classes_at(
+        data,
+        reading,
+        values,
         split="train" if shares else split,
         lists=lists,
         shares=shares,
         split_seed=seed,
         multi_label=multi_label,
-        intake=intake,
         augment=augment,
         resize=None if strong else whole,
         share=share,

@@ -23,7 +23,9 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.weights import backbone_dir
 from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
+from vistruct.data.at_path import boxes_at
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
@@ -70,6 +72,8 @@ def recipe(
     seed: int = 0,  # of the weights, the order and the choice of the share
     channels: int = 256,  # of pyramid and head
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    reading: Reading = AS_FOUND,  # how the data are read
+    values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """A detector for horizontal boxes, and masks with `--head mask_rcnn`.
 
@@ -79,8 +83,10 @@ def recipe(
     masks = head == "mask_rcnn"
     return detector(
         "detect",
-        data=BoxDataConfig(
-            annotation=data,
+        data=boxes_at(
+            data,
+            reading,
+            values,
             split=split,
             masks=masks,
             tiles=Tiles(size=size, overlap=overlap),
@@ -130,7 +136,8 @@ def detector(
     parts, mean_std = architecture(backbone, timm)
     evals = {}
     if val is not None:
-        whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0, "images": None}
+        whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0}
+        whole |= {} if val[0] == data.annotation else {"images": None}
         evals["val"] = Eval(data=data.model_copy(update=whole), metric=metric)
     strides = [spec.stride for spec in parts.outline().specs] if isinstance(parts, TimmConfig) else [parts.patch]
     neck = (

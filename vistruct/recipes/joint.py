@@ -11,16 +11,15 @@ Differs:  each term of the loss is divided by its own units over the whole step,
 
 from __future__ import annotations
 
-import inspect
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
+from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes import change, classify, detect, oriented, segment
-from vistruct.recipes.options import Named, convert, option
+from vistruct.recipes.options import called, convert, option, options_of
 from vistruct.recipes.small import small_vit
 from vistruct.recipes.vitp import pretrain
 from vistruct.samples import trees
@@ -146,11 +145,11 @@ def _options(given: Sequence[str], kinds: dict[str, str]) -> dict[str, dict[str,
         key, _, value = text.partition("=")
         key = key.replace("-", "_")
         made = TASKS[kinds[name]]
-        known = [one for one in inspect.signature(made).parameters if one not in OF_ALL]
+        known = {one: told for one, told in options_of(made).items() if one not in OF_ALL}
         if key not in known:
             fix = f"{option(key)} is the whole run's" if key in OF_ALL else closest(key, known)
             raise UserError(f"{kinds[name]} has no option {key!r} of its own", where=f"--option {name}.{text}", fix=fix)
-        found[name][key] = convert(value, typing.get_type_hints(made)[key], f"--option {name}.{key}=")
+        found[name][key] = convert(value, known[key].hint, f"--option {name}.{key}=")
     return found
 
 
@@ -177,4 +176,4 @@ def _alone(kind: str, path: Path, own: dict[str, Any], backbone: Path | None, ti
         shared |= {"size": "small"}
     else:
         shared |= {"timm": timm}
-    return TASKS[kind](**(shared | own))
+    return called(TASKS[kind], shared | own)

@@ -1,16 +1,58 @@
-"""A recipe's keyword arguments as command-line options: `recipe(*, data: Path)` takes `--data PATH`."""
+"""A recipe's keyword arguments as command-line options: `recipe(*, data: Path)` takes `--data PATH`.
+
+An argument that is a group of options (a dataclass, such as `reading: Reading`) stands for its fields: `--classes a,b`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any
 
+from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 
-Named = NewType("Named", str)  # NAME=VALUE, about one of several things; an option that takes them is repeated
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """One thing that a recipe can be told."""
+
+    hint: Any
+    default: Any  # `inspect.Parameter.empty`: it must be told
+    group: str | None = None  # the argument of which it is a field
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is no default."""
+        return self.default is inspect.Parameter.empty
+
+
+def options_of(recipe: Callable[..., Any]) -> dict[str, Option]:
+    """All that a recipe can be told, by name; groups by their fields."""
+    hints = typing.get_type_hints(recipe)
+    found: dict[str, Option] = {}
+    for name, parameter in inspect.signature(recipe).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            own = typing.get_type_hints(hints[name])
+            fields = dataclasses.fields(hints[name])
+            found |= {one.name: Option(hint=own[one.name], default=one.default, group=name) for one in fields}
+        else:
+            found[name] = Option(hint=hints[name], default=parameter.default)
+    return found
+
+
+def called(recipe: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """What a recipe gives for the values of its options, groups put together."""
+    options, hints = options_of(recipe), typing.get_type_hints(recipe)
+    grouped: dict[str, dict[str, Any]] = {}
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        group = options[name].group
+        (arguments if group is None else grouped.setdefault(group, {}))[name] = value
+    return recipe(**arguments, **{group: hints[group](**own) for group, own in grouped.items()})
 
 
 def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequence[str] = ()) -> dict[str, Any]:
@@ -25,8 +67,7 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
         UserError: an unknown option (with the closest one), a value that does not fit, a file that is not
             there, an option that is needed and missing.
     """
-    parameters = inspect.signature(recipe).parameters
-    hints = typing.get_type_hints(recipe)
+    known = options_of(recipe)
     kwargs: dict[str, Any] = {}
     rest = list(args)
     while rest:
@@ -35,27 +76,28 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
             raise UserError(f"{word!r} is not an option", fix="options are --name value")
         flag, has_value, text = word.partition("=")
         name = flag[2:].replace("-", "_")
-        if name.startswith("no_") and name not in parameters and hints.get(name[3:]) is bool:
+        if name.startswith("no_") and name not in known and name[3:] in known and known[name[3:]].hint is bool:
             kwargs[name[3:]] = False
             continue
-        if name not in parameters:
-            options = [option(n) for n in parameters] + list(known_elsewhere)
+        if name not in known:
+            options = [option(n) for n in known] + list(known_elsewhere)
             raise UserError(f"no option {flag!r}", fix=closest(flag, options))
-        if hints[name] is bool and not has_value:
+        hint = known[name].hint
+        if hint is bool and not has_value:
             kwargs[name] = True
             continue
         if not has_value:
             if not rest:
-                raise UserError(f"{flag} needs a value", fix=f"{flag} {describe_type(hints[name])}")
+                raise UserError(f"{flag} needs a value", fix=f"{flag} {describe_type(hint)}")
             text = rest.pop(0)
-        if Named in typing.get_args(hints[name]):
+        if Named in typing.get_args(hint):
             kwargs[name] = (*kwargs.get(name, ()), Named(text))
             continue
-        kwargs[name] = convert(text, hints[name], flag)
-    missing = [option(n) for n, p in parameters.items() if p.default is p.empty and n not in kwargs]
+        kwargs[name] = convert(text, hint, flag)
+    missing = [name for name, one in known.items() if one.is_needed and name not in kwargs]
     if missing:
-        fix = " ".join(f"{m} {describe_type(hints[m[2:].replace('-', '_')])}" for m in missing)
-        raise UserError(f"needs {', '.join(missing)}", fix=f"add {fix}")
+        fix = " ".join(f"{option(name)} {describe_type(known[name].hint)}" for name in missing)
+        raise UserError(f"needs {', '.join(map(option, missing))}", fix=f"add {fix}")
     return kwargs
 
 
@@ -94,10 +136,9 @@ def _takes_a_list(hint: Any) -> bool:
 
 def help_rows(recipe: Callable[..., Any]) -> list[tuple[str, str, str]]:
     """For each option: its name, its type, its default (`needed` where there is none)."""
-    hints = typing.get_type_hints(recipe)
     return [
-        (option(name), describe_type(hints[name]), "needed" if p.default is p.empty else f"{p.default}")
-        for name, p in inspect.signature(recipe).parameters.items()
+        (option(name), describe_type(one.hint), "needed" if one.is_needed else f"{one.default}")
+        for name, one in options_of(recipe).items()
     ]
 
 
@@ -109,6 +150,8 @@ def option(name: str) -> str:
 def describe_type(hint: Any) -> str:
     """How a value of this type is written: PATH, INT, a|b, ..."""
     arguments = [a for a in typing.get_args(hint) if a not in (type(None), Ellipsis)]
+    if hint is Named:
+        return "NAME=VALUE"
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(map(str, arguments))
     if Named in arguments:

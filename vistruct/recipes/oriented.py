@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.config import Part, Run
-from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.at_path import boxes_at
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
@@ -45,12 +46,16 @@ def recipe(
     channels: int = 256,  # of pyramid and head
     rotate: float = 0.5,  # how often a window is turned by any angle; 0 where images have an up
     difficult: Literal["learn", "ignore", "drop"] = "learn",
+    reading: Reading = AS_FOUND,  # how the data are read
+    values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """A detector for oriented boxes; of horizontal annotations it learns turned ones by turning the images."""
     return detector(
         "oriented",
-        data=BoxDataConfig(
-            annotation=data,
+        data=boxes_at(
+            data,
+            reading,
+            values,
             split=split,
             oriented=True,
             difficult=difficult,

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import torch
 
 from vistruct.config import Eval, Part, Run
+from vistruct.data.at_path import intake_of, maps_at, volumes_at
+from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import matching
 from vistruct.data.maps import MapDataConfig
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.data.volumes import VolumeDataConfig
-from vistruct.errors import UserError
-from vistruct.files.coding import Coding
-from vistruct.files.intake import Intake, PixelType
+from vistruct.files.intake import Intake
 from vistruct.heads.linear import LinearConfig
 from vistruct.heads.pixel_loss import Dice, PixelLoss
 from vistruct.heads.unet import UNetConfig
@@ -61,33 +62,21 @@ def recipe(
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
     flips: bool = True,  # left and right; false where sides matter, as in a body
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where objects are small
-    classes: tuple[str, ...] | None = None,  # names, in the order of their values
-    values: tuple[int, ...] | None = None,  # what the masks have at each class; None: 0, 1, 2, ...
-    ignored: tuple[int, ...] = (255,),  # values that are neither learned nor counted
-    fill: Literal["masks", "boxes"] = "masks",  # of annotated objects: paint masks, or for want of them boxes
-    bands: tuple[int, ...] | None = None,  # of files of many bands, from 1; None: all
-    low: tuple[float, ...] = (),  # value that becomes 0, of all bands or of each
-    high: tuple[float, ...] = (),  # value that becomes full scale
-    percentiles: tuple[float, float] | None = None,  # of each image or volume, in their place: 1,99
-    window: str | None = None,  # name of a CT window, in their place
-    dtype: PixelType = "uint16",  # what a range becomes; float32 without a range: values in the unit of the files
+    reading: Reading = AS_FOUND,  # how the data are read
+    values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
-    intake = intake_of(bands, low, high, percentiles, window, dtype)
     train = pixel_data(
         data,
+        reading,
+        values,
         split=split,
         size=size,
         share=share,
         seed=seed,
-        augment=varied(size, intake, flips=flips, turns=turns),
-        coding=None if classes is None else Coding(classes=classes, values=values, ignored=ignored),
-        intake=intake,
-        fill=fill,
+        augment=varied(size, intake_of(values), flips=flips, turns=turns),
     )
-    if classes is None and values is not None:
-        raise UserError("values without classes", where="--values", fix="--classes background,field")
     return segmenter(
         "segment",
         train=train,
@@ -116,35 +105,23 @@ def tiny() -> Run:
 
 def pixel_data(
     data: Path,
+    reading: Reading,
+    values: PixelValues,
     *,
     split: str | None,
     size: int,
     share: float,
     seed: int,
     augment: Augment,
-    coding: Coding | None,
-    intake: Intake | None,
-    fill: Literal["masks", "boxes"] = "masks",
 ) -> MapDataConfig | VolumeDataConfig:
     """Training data with the class of every pixel, as what lies at `data` asks for."""
-    shared: dict[str, Any] = {"root": data, "split": split, "coding": coding, "share": share, "share_seed": seed}
-    if matching(data, "volumes"):
-        return VolumeDataConfig(**shared, intake=intake, augment=augment, empty=1 / 3)
-    tiles = Tiles(size=size, overlap=0)
-    return MapDataConfig(**shared, intake=intake, augment=augment, tiles=tiles, fill=fill)
-
-
-def intake_of(
-    bands: tuple[int, ...] | None,
-    low: tuple[float, ...],
-    high: tuple[float, ...],
-    percentiles: tuple[float, float] | None,
-    window: str | None = None,
-    dtype: PixelType = "uint16",
-) -> Intake | None:
-    """How bands are taken in, where anything is said of it."""
-    asked = Intake(bands=bands, low=low, high=high, percentiles=percentiles, window=window, dtype=dtype)
-    return None if asked == Intake() else asked
+    shared: dict[str, Any] = {"split": split, "share": share, "share_seed": seed, "augment": augment}
+    format = reading.format
+    if reading.labels is None and (
+        matching(data, "volumes") if format == "auto" else find_format(format).kind == "volumes"
+    ):
+        return volumes_at(data, reading, values, empty=1 / 3, **shared)
+    return maps_at(data, reading, values, tiles=Tiles(size=size, overlap=0), **shared)
 
 
 def varied(size: int, intake: Intake | None, *, flips: bool, turns: bool, exchange: float = 0.0) -> Augment:

@@ -8,9 +8,7 @@ is noted, and the report says so.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from vistruct.checkpoint.weights import backbone_dir
 from vistruct.config import Move, Run, explain, with_settings, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
+from vistruct.recipes.options import called, options_of
 from vistruct.study.jobs import Job
 from vistruct.study.study import Study, Tuning
 
@@ -117,8 +116,7 @@ def checked_options(
     Raises:
         UserError: an unknown one (with the closest), one that the study varies, a value that does not fit.
     """
-    hints = typing.get_type_hints(function)
-    known = set(inspect.signature(function).parameters)
+    known = options_of(function)
     values: dict[str, Any] = {}
     for name, value in options.items():
         if name in varied:
@@ -126,12 +124,11 @@ def checked_options(
         if name not in known:
             raise UserError(f"the recipe has no option {name!r}", where="options", fix=closest(name, known))
         try:
-            values[name] = TypeAdapter(hints[name]).validate_python(value)
+            values[name] = TypeAdapter(known[name].hint).validate_python(value)
         except ValidationError as error:
             what = f"{name}: {error.errors()[0]['msg']}, got {value!r}"
             raise UserError(what, where="options", fix="correct this value") from error
-    needed = inspect.signature(function).parameters.items()
-    missing = [name for name, p in needed if p.default is p.empty and name not in values and name not in varied]
+    missing = [name for name, one in known.items() if one.is_needed and name not in values and name not in varied]
     if missing:
         raise UserError(f"the recipe needs {', '.join(missing)}", where="options", fix=f"--{missing[0]} VALUE")
     return values
@@ -144,7 +141,7 @@ def made_by(recipe: str, function: Callable[..., Run], options: Mapping[str, Any
         UserError: they make no run.
     """
     try:
-        return function(**options)
+        return called(function, options)
     except ValidationError as error:
         raise explain(error, Run, f"recipe {recipe}") from error
 
@@ -176,7 +173,7 @@ def _one(
     seed: int,
     tuning: Tuning,
 ) -> Run:
-    parameters = inspect.signature(function).parameters
+    parameters = options_of(function)
     own: dict[str, Any] = {"backbone": sources[init], "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
     run = made_by(study.recipe, function, {**options, **given})

@@ -14,7 +14,7 @@ from vistruct.data.checks.images import IN_TWO_SPLITS, decoded, sizes_in_words, 
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats.boxes.objects import CLIPPED, OUTSIDE, ROUNDING_PX
-from vistruct.data.formats.order import renumbered
+from vistruct.data.formats.format import Walked
 from vistruct.issues import IssueCounter
 
 MANY = 0.2  # part of all boxes clipped or outside above which their layout is doubted
@@ -30,10 +30,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     """Numbers, hints and doubtful objects of a data set of boxes."""
     lists = {part.class_names for part in parts.walked.values() if part.class_names}
     class_names = next(iter(lists)) if len(lists) == 1 else tuple(sorted({name for names in lists for name in names}))
-    walked = {
-        name: replace(part, records=renumbered(part.records, part.class_names, class_names, parts.family.path))
-        for name, part in parts.walked.items()
-    }
+    walked = {name: replace(part, records=_renumbered(part, class_names)) for name, part in parts.walked.items()}
     parts = replace(parts, walked=walked)
     records = parts.records()
     paths = [record.images[0] for record in records]
@@ -49,6 +46,12 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
             *tiny_images(sizes),
         ],
     )
+
+
+def _renumbered(part: Walked, class_names: Sequence[str]) -> list[Record]:
+    """Labels that count in the classes of all splits."""
+    to = np.array([class_names.index(name) for name in part.class_names] or [-1], np.int64)
+    return [record.with_columns(labels=to[record.objects.labels]) for record in part.records]
 
 
 def count_boxes(records: Sequence[Record], class_names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:

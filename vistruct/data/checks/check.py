@@ -13,11 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistruct.config import Run
+from vistruct.config import Part, Run
+from vistruct.data.at_path import part_at
+from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.checks.parts import Findings, walk_parts
 from vistruct.data.checks.problem import Problem, counted, stops
-from vistruct.data.formats.detect import family_of
-from vistruct.data.formats.format import Ask, Kind
+from vistruct.data.dataset import ChatDataConfig
+from vistruct.data.formats.detect import Family
+from vistruct.data.formats.format import Kind
+from vistruct.data.formats.read import format_of
+from vistruct.data.image_classes import ClassDataConfig
+from vistruct.data.maps import MapDataConfig
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -29,6 +38,9 @@ _LOOKS: dict[Kind, str] = {  # by family, where its `look(parts, decode_at_most)
     "image_classes": "vistruct.data.checks.classes",
 }
 
+PLACES = 3  # of each problem that are shown
+MOST_CLASSES = 40
+LONGEST = 300  # letters of a line that are shown
 MAX_LEFT_OUT: float = Run.model_fields["max_left_out"].default
 
 
@@ -57,30 +69,34 @@ class CheckResult:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, places: int | None = 3) -> str:
-        """The table, with so many places of each problem; None: all of them."""
+    def text(self, places: int = PLACES) -> str:
+        """The table, with so many places of each problem and as many classes; `to_dict` has all."""
         splits = {"splits": ", ".join(self.splits)} if self.splits else {}
         facts = {"file": str(self.annotation), "format": self.format, **splits, **self.counts, **self.sizes}
         lines = [f"{name:<22} {value}" for name, value in facts.items()]
-        lines += [f"  {name:<20} {count}" for name, count in self.classes.items()]
+        lines += _at_most([f"  {name:<20} {count}" for name, count in self.classes.items()], MOST_CLASSES)
         for name, numbers in self.data_sets.items():
             lines += [f"  {name:<20} {', '.join(f'{number} {what}' for what, number in numbers.items())}"]
         for problem in self.problems:
-            shown = problem.places[:places]
             lines += [f"{problem.effect}: {problem.count} x {problem.what}"]
-            lines += [f"  {place}" for place in shown] if places is None else []
-            more = "; ..." if problem.count > len(shown) and shown else ""
-            lines += [f"  {'; '.join(shown)}{more}"] if places is not None and shown else []
+            lines += _at_most([f"  {place}" for place in problem.places], places, problem.count)
             lines += [f"  try: {problem.fix}"] if problem.fix else []
         verdict = "nothing stops training" if self.ok else "training would stop at this"
         return "\n".join([*lines, f"{'verdict':<22} {verdict}"])
 
 
+def _at_most(lines: list[str], most: int, total: int = 0) -> list[str]:
+    """The first lines, each no longer than a screen or two, and how many more there are."""
+    shown = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in lines[:most]]
+    left = max(total, len(lines)) - len(shown)
+    return shown + [f"  and {left:,} more (--json has all)"] * (left > 0 and bool(shown))
+
+
 def check(
     path: Path,
-    images: Path | None = None,
+    reading: Reading = AS_FOUND,
+    values: PixelValues = AS_THEY_ARE,
     *,
-    format: str = "auto",
     split: str | None = None,
     decode_at_most: int | None = None,
     max_left_out: float = MAX_LEFT_OUT,
@@ -90,9 +106,8 @@ def check(
     Args:
         path: a data set of any family (see `formats`): boxes, label maps, volumes, classes of images, conversations
             as jsonl or json, a mix file; or a folder with one such file in it (or in its `annotations` folder).
-        images: the folder image paths start from; None: the folder of the annotation file, or where the format has
-            them. Of a mix file: the folder that all its paths start from.
-        format: "auto": told by the content.
+        reading: which files and classes, and what labels mean, as training is told.
+        values: what becomes of pixel values, as training is told.
         split: which part of a folder; None: all of them together.
         decode_at_most: how many images to decode in full, in order; None: all of them.
         max_left_out: part of a data set of conversations that training would do without, in [0, 1].
@@ -103,20 +118,50 @@ def check(
     Raises:
         UserError: nothing there to check, or several annotation files or formats in the folder.
     """
-    family = family_of(Path(path), format)
+    part: Any = part_at(Path(path), reading, values)
+    if isinstance(part, ClassDataConfig):
+        part = part.model_copy(update={"multi_label": True})  # both are looked at
+    return check_part(part, split=split, decode_at_most=decode_at_most, max_left_out=max_left_out)
+
+
+def check_run(run: Run, *, decode_at_most: int | None = None) -> dict[str, CheckResult]:
+    """Every data set of a run, as the run reads it: those of its streams and its evaluations, by their names; one that
+    is read alike in two places once.
+
+    Raises:
+        UserError: see `check`.
+    """
+    parts: dict[str, Any] = {name: stream.data for name, stream in run.streams.items()}
+    parts |= {name: one.data for name, one in run.evals.items()}
+    found: dict[str, CheckResult] = {}
+    seen: list[Any] = []
+    for name, part in parts.items():
+        bare = part.model_copy(update={key: None for key in ("tiles", "augment") if key in type(part).model_fields})
+        if bare in seen:
+            continue
+        seen.append(bare)
+        asked = vars(part).get("split") if "shares" not in vars(part) or vars(part)["shares"] is None else None
+        found[name] = check_part(part, split=asked, decode_at_most=decode_at_most, max_left_out=run.max_left_out)
+    return found
+
+
+def check_part(
+    part: Any, *, split: str | None, decode_at_most: int | None = None, max_left_out: float = MAX_LEFT_OUT
+) -> CheckResult:
+    """A data set as a part of a run says that it is read; see `check`."""
+    family = _family(part)
     look = importlib.import_module(_LOOKS[family.kind]).look
     errors: list[UserError] = []
     splits: tuple[str, ...] = ()
     report = IssueCounter()
     if family.kind == "talk":
-        found: Findings = look(family, images, max_left_out, decode_at_most, errors)
+        found: Findings = look(family, part.root, max_left_out, decode_at_most, errors)
     else:
-        # An image without labels is no reason to leave out the others: all places are wanted.
-        own = images if family.kind == "boxes" else None
-        asked = Ask(images=own, missing="drop" if family.kind == "maps" else "stop", multi_label=True)
-        parts = walk_parts(family, split, asked)
+        parts = walk_parts(family, split, part)
         found = look(parts, decode_at_most)
         errors, splits, report = parts.errors, parts.splits, parts.report
+        if part.missing == "drop":
+            found = replace(found, stopping={})
     return CheckResult(
         annotation=family.path,
         format=family.format,
@@ -127,6 +172,33 @@ def check(
         sizes=found.sizes,
         problems=(*stops(errors), *_counted(report, found.stopping), *found.problems),
     )
+
+
+def _family(part: Any) -> Family:
+    """
+    Raises:
+        UserError: data that nothing here looks at.
+    """
+    if isinstance(part, MixDataConfig):
+        return Family(kind="talk", format="mix", path=part.mix)
+    if isinstance(part, ChatDataConfig):
+        paths = part.jsonl if isinstance(part.jsonl, tuple) else (part.jsonl,)
+        if len(paths) > 1:
+            fix = f"vistruct check {paths[0]}"
+            raise UserError("several files of conversations: check each", where=paths[0], fix=fix)
+        return Family(kind="talk", format="chat", path=paths[0])
+    kinds: tuple[tuple[type[Part], Kind], ...] = (
+        (BoxDataConfig, "boxes"),
+        (MapDataConfig, "maps"),
+        (VolumeDataConfig, "volumes"),
+        (ClassDataConfig, "image_classes"),
+    )
+    for config, kind in kinds:
+        if isinstance(part, config):
+            path = part.annotation if isinstance(part, BoxDataConfig) else part.root
+            return Family(kind=kind, format=format_of(path, kind, part.format, part.ask()), path=path)
+    what = f"data of kind {part.kind!r} are not looked at"
+    raise UserError(what, where="check", fix="vistruct check PATH --format NAME, where a format reads them")
 
 
 def _counted(report: IssueCounter, stopping: Mapping[str, tuple[str, str]]) -> list[Problem]:

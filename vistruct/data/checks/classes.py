@@ -31,7 +31,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     classes: dict[str, int] = {name: counts[number] for number, name in enumerate(class_names)}
     several = sum(len(record.image_labels or ()) > 1 for record in records)
     some = list(dict.fromkeys(record.images[0] for record in records))[:decode_at_most]
-    sizes, of_bands = decoded_rasters(some, parts.errors)
+    sizes, of_bands = decoded_rasters(some, parts.errors) if parts.part.intake is None else ({}, [])
     return Findings(
         counts={
             "images": len(records),

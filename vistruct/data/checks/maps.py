@@ -22,13 +22,13 @@ from vistruct.data.formats.maps.coding import Seen
 from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.data.maps import LabelReader
-from vistruct.errors import UserError
+from vistruct.errors import UserError, typed
 from vistruct.files.coding import Coding
 from vistruct.files.rasters import read_raster
 
 _JOB_RECORDS = 50
 _JPEGS = (".jpg", ".jpeg")
-_FIX = "copy them; or image_suffix and label_suffix, if names differ; or missing=drop"
+_FIX = "copy them; or --image-suffix and --label-suffix, if names differ; or --missing drop"
 _PARTNERLESS = {NO_LABELS: ("image, no label map", _FIX), NO_IMAGE: ("label map, no image", _FIX)}
 
 Found = dict[str, list[str]]  # places by what is found
@@ -68,7 +68,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         tally.merge(_tallied([record for record in some if record.images in own], coding, part.raster))
     images = list(dict.fromkeys(image for record in records for image in record.images))
     sizes = {record.images[0]: record.size_hw for record in records if record.size_hw is not None}
-    has_bands = any(part.intake is not None for part in parts.walked.values())
+    has_bands = parts.part.intake is not None or any(part.intake is not None for part in parts.walked.values())
     of_bands: list[Problem] = []
     if not has_bands:
         of_bands = decoded_rasters([image for record in some for image in record.images], parts.errors)[1]
@@ -163,12 +163,15 @@ def _values(numbers: set[int], coding: Coding | None, tally: PixelTally, found: 
         return
     if numbers == {0, 255} and 255 in coding.ignored:
         what = "a mask of 0 and 255 read as classes: 255 does not count"
-        found[what], fixes[what] = [first[255]], "coding.values=[0,255], coding.ignored=[]"
+        found[what], fixes[what] = [first[255]], f"{typed('--classes', coding.classes[:2])} --values 0,255"
     many, values = len(coding.classes), coding.values or tuple(range(len(coding.classes)))
     plain = {value for value in numbers if value not in coding.ignored or value == 0}
     if 0 in values and many in plain and many not in values and plain <= set(range(many + 1)):
         what = f"values 0 to {many} for {many} classes: does 0 mean 'no class'?"
-        found[what], fixes[what] = [first[many]], f"coding.values={list(range(1, many + 1))}, coding.ignored=[0]"
+        found[what], fixes[what] = (
+            [first[many]],
+            (f"{typed('--classes', coding.classes)} {typed('--values', range(1, many + 1))} --ignored 0"),
+        )
 
 
 def _is_twice(record: Record) -> bool:

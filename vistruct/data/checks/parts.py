@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vistruct.contracts import Record
 from vistruct.data.checks.problem import Problem
@@ -21,6 +22,7 @@ class Parts:
     """What was found in the splits of a data set."""
 
     family: Family
+    part: Any  # the config that says how it is read
     asked: str | None  # the split that is looked at; None: all
     splits: tuple[str, ...]  # those that were looked at; empty where there are none
     walked: dict[str, Walked]  # by split, "" where there are none
@@ -52,28 +54,34 @@ class Findings:
     stopping: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # counted, and stops: words, what to try
 
 
-def walk_parts(family: Family, split: str | None, ask: Ask) -> Parts:
+def walk_parts(family: Family, split: str | None, part: Any) -> Parts:
     """Walk a split or all that there are, but for one that is made of others (trainval beside train and val).
 
     What a later split complains of in the words and at the place of an earlier one is said once; so is that nothing
     says what labels mean. A coding that is found out for one split is that of all.
+
+    Args:
+        part: the config of a data set that the family describes.
     """
+    ask: Ask = part.ask()
+    if family.kind == "maps":  # an image without labels is no reason to leave out the others: all places are wanted
+        ask = replace(ask, missing="drop")
     splits = (split,) if split is not None else _splits(family)
     errors: list[UserError] = []
     report = IssueCounter(keep=10**9)
     walked: dict[str, Walked] = {}
     for name in (None,) if family.kind == "volumes" else splits or (None,):  # volumes say themselves where they belong
         own: list[UserError] = []
-        part = walk(family.path, family.kind, family.format, replace(ask, split=name), report, own.append)
+        found = walk(family.path, family.kind, family.format, replace(ask, split=name), report, own.append)
         said = {(error.what, error.where) for error in errors}
         errors += [
             error
             for error in own
             if (error.what, error.where) not in said and not (walked and isinstance(error, CodingUnknown))
         ]
-        ask = replace(ask, coding=ask.coding or part.coding)
-        walked[name or ""] = part
-    return Parts(family=family, asked=split, splits=splits, walked=walked, errors=errors, report=report)
+        ask = replace(ask, coding=ask.coding or (None if ask.chooses else found.coding))
+        walked[name or ""] = found
+    return Parts(family=family, part=part, asked=split, splits=splits, walked=walked, errors=errors, report=report)
 
 
 def _splits(family: Family) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +24,21 @@ class Problem:
 
 
 def stops(errors: Sequence[UserError]) -> list[Problem]:
-    """Errors with the same words together, with every place."""
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Errors of one kind together, with every place: the words are the same but for numbers and names in quotes."""
+    groups: dict[str, list[UserError]] = defaultdict(list)
     for error in errors:
-        groups[error.what, error.fix].append(error.where)
-    return [
-        Problem(what=what, effect="stops training", count=len(places), places=tuple(places), fix=fix)
-        for (what, fix), places in groups.items()
-    ]
+        groups[_kind(error.what)].append(error)
+    found = []
+    for group in groups.values():
+        first = group[0]
+        is_same = all(error.what == first.what for error in group)
+        places = tuple(error.where if is_same else f"{error.where}: {error.what}" for error in group)
+        found.append(Problem(what=first.what, effect="stops training", count=len(group), places=places, fix=first.fix))
+    return found
+
+
+def _kind(what: str) -> str:
+    return re.sub(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.,]*(?:e[-+]?\d+)?", "#", what)
 
 
 def hints(found: Mapping[str, Sequence[str]], fixes: Mapping[str, str] | None = None) -> list[Problem]:

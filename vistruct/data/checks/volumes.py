@@ -40,7 +40,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     for patient, own in straddling(cases).items():
         parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
-    seen = _Seen(find_format(format, "volumes").coding(path), _is_ct(format, path))
+    seen = _Seen(_coding_of(parts), _is_ct(format, path))
     for number, case in enumerate(cases):
         try:
             seen.headers(case, parts.report)
@@ -55,6 +55,18 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         "volumes decoded": len(cases) if decode_at_most is None else min(decode_at_most, len(cases)),
     }
     return Findings(counts=counts, classes=dict(seen.classes), sizes=seen.sizes(), problems=seen.hints())
+
+
+def _coding_of(parts: Parts) -> Coding | None:
+    """What the part or its format says; None where nothing does, which `hints` tells."""
+    part = parts.part
+    if (
+        part.coding is None
+        and part.classes is None
+        and find_format(parts.family.format, "volumes").coding(part.root) is None
+    ):
+        return None
+    return part.coding_used(parts.report)
 
 
 class _Seen:
@@ -123,7 +135,7 @@ class _Seen:
         if strange:
             text = ", ".join(map(str, strange[:5])) + (", ..." if len(strange) > 5 else "")
             raise UserError(f"labels of no class: {text}", where=case.label or case.name,
-                            fix="say data.coding, or mend the labels")  # fmt: skip
+                            fix="--classes and --values name them all; or mend the labels")  # fmt: skip
 
     def hints(self) -> list[Problem]:
         """What training accepts and a person should look at; and what makes every figure wrong."""
@@ -145,7 +157,8 @@ class _Seen:
         problems = hints(self.found, {what: "keep one of each: in two splits, the test is part of the training"})
         if self.coding is None and self.classes:
             values = ",".join(name.removeprefix("value ") for name in self.classes)
-            fix = f"data.coding.values=[{values}] data.coding.classes=[background,NAME,...]"
+            names = ",".join(["background", *(f"class_{name}" for name in values.split(",")[1:])])
+            fix = f"--classes {names} --values {values}"
             what = "nothing says what label values mean"
             problems.append(Problem(what=what, effect="stops training", count=1, fix=fix))
         return problems

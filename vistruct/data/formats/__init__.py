@@ -20,6 +20,7 @@ from vistruct.errors import UserError, closest
 if TYPE_CHECKING:
     from vistruct.data.formats.format import Format, Kind
 
+_JSON = (".json", ".jsonl")
 _XML = (".xml",)
 _YAML = (".yaml", ".yml")
 _WORDS: dict[Kind, str] = {
@@ -44,9 +45,16 @@ class Listed:
 # Within a family from the particular to the general: of label maps, volumes and image classes that look like several,
 # the first is meant; of boxes, it is an error that names them all.
 FORMATS: dict[str, Listed] = {
-    "coco": Listed("boxes", "boxes.coco:FORMAT", (".json", ".jsonl")),
+    "coco": Listed("boxes", "boxes.coco:FORMAT", _JSON),
+    "coco-degrees": Listed("boxes", "boxes.coco:DEGREES", _JSON, is_guessed=False),
+    "coco-degrees-cw": Listed("boxes", "boxes.coco:DEGREES_CW", _JSON, is_guessed=False),
+    "coco-radians": Listed("boxes", "boxes.coco:RADIANS", _JSON, is_guessed=False),
+    "coco-radians-cw": Listed("boxes", "boxes.coco:RADIANS_CW", _JSON, is_guessed=False),
+    "coco-upright": Listed("boxes", "boxes.coco:UPRIGHT", _JSON, is_guessed=False),
     "dota": Listed("boxes", "boxes.dota:FORMAT", (".txt",)),
     "voc": Listed("boxes", "boxes.voc:FORMAT", _XML),
+    "voc-from-0": Listed("boxes", "boxes.voc:FROM_0", _XML, is_guessed=False),
+    "voc-degrees": Listed("boxes", "boxes.voc:DEGREES", _XML, is_guessed=False),
     "dior": Listed("boxes", "boxes.dior:DIOR", _XML),
     "dior_r": Listed("boxes", "boxes.dior:DIOR_R", _XML),
     "fair1m": Listed("boxes", "boxes.fair1m:FORMAT", _XML),

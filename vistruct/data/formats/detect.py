@@ -25,7 +25,7 @@ _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, whe
     ),
     "maps": (
         "no images with label maps are found here",
-        "say where both are: images=FOLDER labels=FOLDER (below it); or name the folder that holds both",
+        "say where both are: --images FOLDER --labels FOLDER; or name the folder that holds both",
     ),
     "volumes": (
         "no volumes are found here; known formats: {known}",
@@ -66,7 +66,7 @@ def family_of(path: Path, format: str = "auto") -> Family:
     found = _found(path)
     if len(found) > 1:
         names = ", ".join(f"{one.kind} ({one.format})" for one in found)
-        fix = f"say which is meant: format={found[0].format}; or name its file or folder"
+        fix = f"say which is meant: --format {found[0].format}; or name its file or folder"
         raise UserError(f"several kinds of data are here: {names}", where=path, fix=fix)
     if found:
         return found[0]
@@ -116,7 +116,7 @@ def detect(path: Path, kind: Kind) -> str:
         return found[0]
     if found:
         what = f"several annotation formats are here: {', '.join(found)}"
-        raise UserError(what, where=path, fix=f"say which is meant: format={found[0]}; or name its file or folder")
+        raise UserError(what, where=path, fix=f"say which is meant: --format {found[0]}; or name its file or folder")
     what, fix = _NOTHING[kind]
     raise UserError(what.format(known=", ".join(names_of(kind))), where=path, fix=fix)
 

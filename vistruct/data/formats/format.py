@@ -10,7 +10,7 @@ make training wrong goes to `stop` as a `UserError` with file and line, which ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,9 @@ class Ask:
     split: str | None = None  # by the name it has on disk, several with a plus; None: the only one there is
     images: Path | None = None  # folder of the images (of maps and classes below the root); None: where they belong
     classes: tuple[str, ...] | None = None  # names in order, such as those of a trained model; None: the data's own
+    others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
+    join: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # classes that become one, by its name
+    drop: tuple[str, ...] = ()  # classes that are left out
     missing: Literal["stop", "drop"] = "stop"  # what an annotated image that is not on disk does
     # Label maps:
     labels: str | None = None  # folder of the label rasters below the root
@@ -44,6 +47,11 @@ class Ask:
     # Image classes:
     lists: str | None = None  # a file below the root for each split, with {split} for its name
     multi_label: bool = False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether classes are joined, dropped or chosen; not only named or put in order."""
+        return bool(self.join or self.drop) or (self.classes is not None and self.others == "drop")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask, Kind, Stop, VolumeCase, Walked
 from vistruct.data.formats.maps.sizes import with_sizes
-from vistruct.data.formats.order import recoded, renumbered, stop_here
+from vistruct.data.formats.order import chosen_coding, chosen_images, chosen_objects, stop_here
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -40,10 +40,7 @@ def read(path: Path, kind: Kind, *, format: str = "auto", ask: Ask | None = None
             everything that would make training wrong, with file and line.
     """
     ask = ask or Ask()
-    if format == "auto":
-        said = kind == "maps" and (ask.images is not None or ask.labels is not None)
-        listed = kind == "image_classes" and ask.lists is not None and Path(path).exists()
-        format = "mask_folders" if said else "list" if listed else detect(path, kind)
+    format = format_of(path, kind, format, ask)
     report = IssueCounter()
     walked = walk(path, kind, format, ask, report, stop_here)
     if not (walked.records or walked.cases) and kind != "boxes":
@@ -54,6 +51,21 @@ def read(path: Path, kind: Kind, *, format: str = "auto", ask: Ask | None = None
     return walked, report
 
 
+def format_of(path: Path, kind: Kind, format: str, ask: Ask) -> str:
+    """The format that is meant; "auto": what was said of it decides, else what is found by looking.
+
+    Raises:
+        UserError: no format or several.
+    """
+    if format != "auto":
+        return format
+    if kind == "maps" and (ask.images is not None or ask.labels is not None):
+        return "mask_folders"
+    if kind == "image_classes" and ask.lists is not None and Path(path).exists():
+        return "list"
+    return detect(path, kind)
+
+
 def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     """What the walker of a format finds; where `stop` returns, what is faulty is left out."""
     path, one = Path(path), find_format(format, kind)
@@ -62,7 +74,9 @@ def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, st
         if kind != "boxes" and not (path.is_dir() if kind == "volumes" else path.exists()):
             what = "no such folder" if kind == "volumes" else "no such file or folder"
             raise UserError(what, where=path, fix="check the path")
-        walked = one.walk(path, ask, report, stop)
+        # A walker would stop at classes that are about to be joined or left out; those that paint objects choose them.
+        told = replace(ask, classes=None) if kind == "image_classes" and ask.chooses else ask
+        walked = one.walk(path, told, report, stop)
     except UserError as error:  # of the data set as a whole
         stop(error)
         return Walked()
@@ -70,20 +84,23 @@ def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, st
         walked = with_sizes(walked, stop)
     if kind == "volumes":
         walked = replace(walked, cases=_told_apart(walked.cases, stop))
-    if ask.classes is None:
+    return _chosen(walked, kind, ask, path, report, stop)
+
+
+def _chosen(walked: Walked, kind: Kind, ask: Ask, path: Path, report: IssueCounter, stop: Stop) -> Walked:
+    """With the classes that are wanted, in their order."""
+    if ask.classes is None and not ask.chooses:
         return walked
     try:
-        return _in_order(walked, kind, ask.classes, path)
+        if kind == "maps" and walked.coding is not None:
+            coding = chosen_coding(walked.coding, ask, where=path, report=report, stop=stop)
+            return replace(walked, coding=coding)
+        if kind == "boxes" or (kind == "image_classes" and ask.chooses):
+            take = chosen_objects if kind == "boxes" else chosen_images
+            found = take(walked.records, walked.class_names, ask, where=path, report=report, stop=stop)
+            return replace(walked, records=found[0], class_names=found[1])
     except UserError as error:
         stop(error)
-        return walked
-
-
-def _in_order(walked: Walked, kind: Kind, asked: tuple[str, ...], path: Path) -> Walked:
-    if kind == "boxes":
-        return replace(walked, records=renumbered(walked.records, walked.class_names, asked, path), class_names=asked)
-    if kind == "maps" and walked.coding is not None:
-        return replace(walked, coding=recoded(walked.coding, asked, path))
     return walked
 
 

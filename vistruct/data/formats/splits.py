@@ -25,7 +25,7 @@ def chosen(split: str | None, known: Iterable[str], where: object) -> list[str]:
             return known
         known.sort(key=lambda name: (not name.startswith("train"), not name.startswith("val")))  # as one would ask
         names = ", ".join(name or "(no name)" for name in known)
-        fix = f"say which: split={known[0]!r}; or several: split={'+'.join(known[:2])!r}"
+        fix = f"say which: --split {known[0]}; or several: --split {'+'.join(known[:2])}"
         raise UserError(f"several splits are here: {names}", where=where, fix=fix)
     by_name = {name.lower(): name for name in known}
     by_word = {_word(name): name for name in known}

@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from vistruct.contracts import Record, Window
+from vistruct.data.at_path import boxes_at
 from vistruct.data.formats.chat import schemas as chat
-from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.instructions.converse import Tally, converse
 from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, size_of
 from vistruct.data.instructions.exchange import Exchange
 from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.view import turn_image, view
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
 from vistruct.errors import UserError, closest
 from vistruct.files.images import read_image
 from vistruct.issues import IssueCounter
@@ -65,7 +66,8 @@ def write_instructions(
     source: Path,
     out: Path,
     *,
-    images: Path | None = None,
+    reading: Reading = AS_FOUND,
+    split: str | None = None,
     crops: int | None = None,
     crop_size: tuple[int, int] | None = None,
     questions: int = 8,
@@ -80,7 +82,9 @@ def write_instructions(
     An image that is asked about as it is stays where it lies; the jsonl names it relative to `out`.
 
     Args:
-        source: boxes in any format of `formats.FORMATS`; `images` is its image folder (the format's own if None).
+        source: boxes in any format of `formats.FORMATS`.
+        reading: which of its files and classes; see `data/reading.py`.
+        split: which part of it.
         crops: random crops, spread over the images by their area. None: every image once, whole up to 1024
             pixels, larger ones under overlapping crops of the largest size.
         crop_size: smallest and largest side of a crop, in pixels; None: 1.5 to 3 times the median object
@@ -103,7 +107,8 @@ def write_instructions(
     if questions < 1 or not families or (crops is not None and crops < 1):
         what = f"questions={questions} of {len(families)} families about {'all' if crops is None else crops} crops"
         raise UserError(what, fix="ask for at least one of each")
-    found, report = read(source, "boxes", ask=Ask(images=images))
+    part = boxes_at(source, reading, AS_THEY_ARE, split=split)
+    found, report = read(source, "boxes", format=part.format, ask=part.ask())
     records, names = found.records, found.class_names
     if not any(len(record.objects) for record in records):
         what = f"no objects to ask about in {len(records)} images"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import numpy as np
 from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_json, json_files
-from vistruct.data.formats.boxes.coco_walk import document, walk
-from vistruct.data.formats.format import Format, Writer
+from vistruct.data.formats.boxes.coco_names import record_ids
+from vistruct.data.formats.boxes.coco_walk import categories, document, walk
+from vistruct.data.formats.format import Format, Writer, never
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.files.text import write_text
 from vistruct.issues import IssueCounter
@@ -41,8 +44,9 @@ def read_ids(annotation: Path) -> tuple[dict[str, int], tuple[int, ...]]:
         UserError: no file, not json or not COCO.
     """
     content = document(find_json(Path(annotation), None))
-    image_ids = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
-    return image_ids, tuple(sorted(int(category["id"]) for category in content["categories"]))
+    ids = record_ids([str(image["file_name"]) for image in content["images"]])
+    image_ids = {record_id: int(image["id"]) for record_id, image in zip(ids, content["images"], strict=True)}
+    return image_ids, tuple(int(category["id"]) for category in categories(content)[0])
 
 
 def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
@@ -146,3 +150,10 @@ FORMAT = Format(
     walk=walk,
     writer=Writer(write=write, quads=True, masks=True, keypoints=True, is_crowd=True, is_difficult=True),
 )
+
+_NAMED = replace(FORMAT, looks_like=never, writer=None)  # the answers to a question about angles
+DEGREES = replace(_NAMED, walk=partial(walk, angles="degrees"))
+DEGREES_CW = replace(_NAMED, walk=partial(walk, angles="degrees-cw"))
+RADIANS = replace(_NAMED, walk=partial(walk, angles="radians"))
+RADIANS_CW = replace(_NAMED, walk=partial(walk, angles="radians-cw"))
+UPRIGHT = replace(_NAMED, walk=partial(walk, angles="upright"))

@@ -9,10 +9,12 @@ Known layouts, S being a split:
 
 from __future__ import annotations
 
+import filecmp
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vistruct.data.formats.boxes.coco_names import ImageFolder
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.errors import UserError
 
@@ -59,11 +61,15 @@ def find_json(path: Path, split: str | None) -> Path:
         what = f"no split {split!r}; there are: {', '.join(files)}"
         raise UserError(what, where=path, fix=f"for example split={next(iter(files))}")
     what = f"several annotation files are meant: {', '.join(str(file.relative_to(path)) for file in found.values())}"
-    raise UserError(what, where=path, fix=f"say which: split={next(iter(found))}, or name the file")
+    raise UserError(what, where=path, fix=f"say which: --split {next(iter(found))}, or name the file")
 
 
 def find_images(annotation: Path, names: Sequence[str]) -> Path:
-    """The folder that the names of images start from: of all that a layout knows, where most of them are."""
+    """The folder that the names of images start from: beside the json where all are, else of all that a layout knows.
+
+    Raises:
+        UserError: different files of the same names in two folders.
+    """
     base = annotation.parent
     words = _words(annotation.stem)
     tops = [base, base.parent] if base.name in _FOLDERS or base.name == "Main" else [base]
@@ -76,7 +82,26 @@ def find_images(annotation: Path, names: Sequence[str]) -> Path:
             places += [one for one in inner if _words(one.name) & words]
         places += [*holders, top]
     tried = names[:: max(1, len(names) // _TRIED)][:_TRIED]
-    return max(places, key=lambda place: sum((place / name).is_file() for name in tried))  # of equals the first
+    found = {place: _found(place, tried) for place in dict.fromkeys(places)}
+    best = max(found, key=lambda place: len(found[place]))  # of equals the first
+    if len(found[base]) == len(tried):
+        return base
+    for files in found.values():
+        other = next((name for name, file in files.items() if not _same(file, found[best].get(name, file))), None)
+        if other is not None:
+            where = f"{annotation}: {found[best][other]}, {files[other]}"
+            fix = f"name the folder that is meant: --images {best}"
+            raise UserError("images of the same names in two folders", where=where, fix=fix)
+    return best
+
+
+def _found(place: Path, names: Sequence[str]) -> dict[str, Path]:
+    folder = ImageFolder(place, is_named=False)
+    return {name: file for name in names if (file := folder.find(name)) is not None}
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one == other or one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def _is_coco(file: Path) -> bool:

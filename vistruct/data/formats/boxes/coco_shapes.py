@@ -2,7 +2,8 @@
 
 COCO itself has no oriented boxes. Of a whole data set they are taken from
 
-    bbox            [cx, cy, w, h, degrees counter-clockwise], as detectron2 writes them
+    bbox            [cx, cy, w, h, angle]; its unit and direction: `coco_angles`
+    rotation        in `attributes`: bbox before it is turned, see there
     quad            [x1, y1, ..., x4, y4], as `coco.write` writes them beside a mask
     segmentation    one polygon of four corners for every single object, not all of them upright: what SSDD, or DOTA
                     made into COCO, put there. They stay masks too, unless `info` says
@@ -17,6 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vistruct.data.formats.boxes import coco_angles
+from vistruct.data.formats.boxes.coco_angles import Angles
 from vistruct.data.formats.boxes.objects import ROUNDING_PX, Corners
 from vistruct.issues import IssueCounter
 
@@ -26,10 +29,11 @@ POINT_NOT_FINITE = "key point left out: NaN or infinite"
 
 ORIENTED = "oriented boxes"  # what `info` says of `segmentation`
 
-Orientation = Literal["none", "bbox", "quad", "segmentation"]
+Orientation = Literal["none", "bbox", "quad", "segmentation", "rotation"]
+Fault = tuple[str, str]  # what cannot be understood, in the same words for all of its kind; and the value
 
 
-def orientation(content: dict[str, Any]) -> Orientation:
+def orientation(content: dict[str, Any], angles: Angles = "auto") -> Orientation:
     """Where the oriented boxes of a data set are."""
     entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
     if means_boxes(content):
@@ -41,7 +45,7 @@ def orientation(content: dict[str, Any]) -> Orientation:
     single = [entry.get("segmentation") for entry in entries if not entry.get("iscrowd")]
     if single and all(map(_is_quad, single)) and any(not _is_upright(one[0]) for one in single):
         return "segmentation"
-    return "none"
+    return "rotation" if angles != "upright" and any(map(coco_angles.rotation, entries)) else "none"
 
 
 def means_boxes(content: dict[str, Any]) -> bool:
@@ -50,33 +54,33 @@ def means_boxes(content: dict[str, Any]) -> bool:
     return isinstance(info, dict) and info.get("segmentation") == ORIENTED
 
 
-def corners(entry: dict[str, Any], where: Orientation) -> Corners | None:
+def corners(entry: dict[str, Any], where: Orientation, angles: Angles = "auto") -> Corners | None:
     """The four corners of an annotation that `faults` finds nothing wrong with; None: it has only a bbox."""
     if where == "bbox":
-        cx, cy, width, height, degrees = map(float, entry["bbox"])
-        # Counter-clockwise on screen; y points down there.
-        cos, sin = math.cos(math.radians(degrees)), -math.sin(math.radians(degrees))
-        half = ((-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2))
-        return [(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in half]
+        return coco_angles.five_numbers(entry["bbox"], angles)
+    if where == "rotation":
+        return coco_angles.rotated(entry) if coco_angles.rotation(entry) else None
     flat = entry.get("quad") if where == "quad" else _only_polygon(entry) if where == "segmentation" else None
     return None if flat is None else [(flat[i], flat[i + 1]) for i in (0, 2, 4, 6)]
 
 
-def faults(entry: dict[str, Any], where: Orientation, size_hw: tuple[int, int], num_points: int) -> Iterator[str]:
+def faults(entry: dict[str, Any], where: Orientation, size_hw: tuple[int, int], num_points: int) -> Iterator[Fault]:
     """Why the shape of an annotation cannot be understood, if so.
 
     Args:
         num_points: key points that its category has; 0: any number.
     """
     if where == "quad" and not (are_numbers(entry.get("quad")) and len(entry["quad"]) == 8):
-        yield f"quad is [x1, y1, ..., x4, y4] in pixels, this is {entry.get('quad')!r}"
+        yield "quad is [x1, y1, ..., x4, y4] in pixels, this is another", f"{entry.get('quad')!r:.60}"
     yield from segmentation_faults(entry.get("segmentation"), size_hw)
+    if where == "rotation":
+        yield from coco_angles.rotation_faults(entry)
     points = entry.get("keypoints")
     if points is not None and points != []:
         if not are_numbers(points) or len(points) % 3 or not all(value in (0, 1, 2) for value in points[2::3]):
-            yield f"keypoints are x, y, visibility (0, 1 or 2) of each, this is {points!r:.60}"
+            yield "keypoints are x, y, visibility (0, 1 or 2) of each, these are not", f"{points!r:.60}"
         elif num_points and len(points) != 3 * num_points:
-            yield f"{len(points) // 3} key points, but their category has {num_points}"
+            yield "another number of key points than their category has", f"{len(points) // 3}, not {num_points}"
 
 
 def mask(entry: dict[str, Any], here: str, report: IssueCounter) -> Any:
@@ -117,16 +121,17 @@ def mask_area(segmentation: Any) -> float:
     return total
 
 
-def segmentation_faults(segmentation: Any, size_hw: tuple[int, int] | None) -> Iterator[str]:
+def segmentation_faults(segmentation: Any, size_hw: tuple[int, int] | None) -> Iterator[Fault]:
     """Why a mask cannot be understood, if so; None as its image's size: not known."""
     if isinstance(segmentation, dict):
         yield from _run_faults(segmentation, size_hw)
     elif segmentation is not None and not isinstance(segmentation, list):
-        yield f"segmentation is a list of polygons, or run lengths with size and counts, this is {segmentation!r:.60}"
+        what = "segmentation is a list of polygons, or run lengths with size and counts, this is neither"
+        yield what, f"{segmentation!r:.60}"
     else:
         for polygon in segmentation or ():
             if not are_numbers(polygon) or len(polygon) % 2:
-                yield f"a polygon is a list of x, y, x, y, ... in pixels, this is {polygon!r:.60}"
+                yield "a polygon is a list of x, y, x, y, ... in pixels, this is not", f"{polygon!r:.60}"
                 break
 
 
@@ -160,23 +165,23 @@ def run_lengths(counts: list[int] | str | bytes) -> list[int]:
     return numbers.tolist()
 
 
-def _run_faults(segmentation: dict[str, Any], size_hw: tuple[int, int] | None) -> Iterator[str]:
+def _run_faults(segmentation: dict[str, Any], size_hw: tuple[int, int] | None) -> Iterator[Fault]:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list) or not isinstance(counts, list | str):
-        yield f"run lengths have size and counts, these have {', '.join(segmentation) or 'nothing'}"
+        yield "run lengths have size and counts, these have others", ", ".join(segmentation) or "nothing"
     elif len(size) != 2 or {*map(type, size)} != {int}:
-        yield f"size is [height, width] in pixels, this is {size!r:.60}"
+        yield "size is [height, width] in pixels, this is another", f"{size!r:.60}"
     elif size_hw is not None and size != list(size_hw):
-        yield f"run lengths of {size[::-1]} pixels (width, height) on an image of {list(size_hw)[::-1]}"
+        yield "run lengths for an image of another size (width, height)", f"{size[::-1]}, not {list(size_hw)[::-1]}"
     elif isinstance(counts, list) and not all(isinstance(one, int) for one in counts):
-        yield f"counts are whole numbers, these are {counts!r:.60}"
+        yield "counts are whole numbers, these are not", f"{counts!r:.60}"
     else:
         try:
             runs = run_lengths(counts)
         except ValueError:
             runs = [-1]
         if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-            yield f"run lengths that do not add up to the {size[1]} x {size[0]} pixels of the image"
+            yield "run lengths that do not add up to the pixels of the image", f"{size[1]} x {size[0]}"
 
 
 def _is_quad(segmentation: Any) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.data.formats.boxes import coco_shapes
+from vistruct.data.formats.boxes import coco_angles, coco_shapes
+from vistruct.data.formats.boxes.coco_angles import Angles
 from vistruct.data.formats.boxes.coco_find import find_images, find_json
-from vistruct.data.formats.boxes.coco_shapes import Orientation
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects, Told
+from vistruct.data.formats.boxes.coco_names import ImageFolder, record_ids
+from vistruct.data.formats.boxes.coco_shapes import Fault, Orientation
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, WHERE_IMAGES, Edges, ImageObjects, Told
 from vistruct.data.formats.format import Ask, Stop, Walked
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
@@ -23,9 +25,12 @@ from vistruct.files.json_files import read_json
 from vistruct.issues import IssueCounter
 
 NO_MASK = "object without a mask: taken as a box only"
+GROUPING = "category left out: it groups all others and has no objects of its own"
+FOREIGN_NAME = "path of another machine: its end looked for in the folder of the images"
+BESIDE_TURNED = "box without a rotation among turned ones: taken as upright"
 
 
-def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
+def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, angles: Angles = "auto") -> Walked:
     """One record for each image in the order of the file, its id being `file_name`; also of those without boxes.
 
     Class names come in the order of their category ids. A box keeps what COCO calls a crowd in `is_crowd`, and `ignore`
@@ -33,21 +38,23 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     """
     parts = [None] if ask.split is None else ask.split.split("+")
     if len(parts) > 1:
-        return _joined([walk(path, replace(ask, split=part), report, stop) for part in parts], path)
+        return _joined([walk(path, replace(ask, split=part), report, stop, angles=angles) for part in parts], path)
     annotation = find_json(path, parts[0])
     content = document(annotation)
-    label_of, class_names = _categories(content["categories"], annotation, stop)
-    num_points = _points_of_categories(content["categories"])
+    label_of, class_names = _categories(content, annotation, report, stop)
     names = [entry["file_name"] for entry in content["images"] if _has_name(entry)]
     root = ask.images if ask.images is not None else find_images(annotation, names)
-    found = _images(content["images"], annotation, root, report, stop, ask.missing)
-    where = coco_shapes.orientation(content)
+    folder = ImageFolder(root, is_named=ask.images is not None)
+    found = _images(content["images"], annotation, folder, report, stop, ask.missing)
+    where = coco_shapes.orientation(content, angles)
+    entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
+    is_oriented = where in ("bbox", "quad", "segmentation")
+    question = coco_angles.angle_question(entries, is_oriented, angles, annotation)
+    if question is not None:
+        stop(question)
+    reader = _Reader(annotation, found, label_of, _points_of_categories(content["categories"]), where, angles, report)
     for position, entry in enumerate(content["annotations"]):
-        try:
-            _add_object(entry, position, annotation, found, label_of, num_points, where, report, stop)
-        except OverflowError:  # whole numbers of json have any length
-            place = f"{annotation}, annotation number {position}"
-            stop(UserError("a number that is no number of pixels", where=place, fix="correct this annotation"))
+        reader.add(entry, position, stop)
     kept = [image for image in found.values() if image is not None]
     _refuse_relative(kept, annotation, stop)
     means_boxes = where == "segmentation" and coco_shapes.means_boxes(content)
@@ -91,64 +98,94 @@ def document(annotation: Path) -> dict[str, Any]:
     return content
 
 
-def _categories(entries: list[Any], annotation: Path, stop: Stop) -> tuple[dict[int, int], tuple[str, ...]]:
-    names: dict[int, str] = {}
-    for position, entry in enumerate(entries):
+def categories(content: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The categories in the order of their ids, and the one that only groups: all others name it, no object does."""
+    entries = [entry for entry in content["categories"] if isinstance(entry, dict) and _is_int(entry.get("id"))]
+    used = [entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict)]
+    used = {category for category in used if _is_int(category)}
+    names = [entry.get("name") for entry in entries]
+    for root in entries if len(entries) > 1 else ():
+        others = [entry for entry in entries if entry is not root]
+        groups = all(entry.get("supercategory") == root.get("name") for entry in others)
+        if groups and root["id"] not in used and root.get("supercategory") not in names:
+            return sorted(others, key=lambda entry: entry["id"]), root
+    return sorted(entries, key=lambda entry: entry["id"]), None
+
+
+def _categories(
+    content: dict[str, Any], annotation: Path, report: IssueCounter, stop: Stop
+) -> tuple[dict[int, int], tuple[str, ...]]:
+    """The label of each category by its id, and the names of the classes."""
+    for position, entry in enumerate(content["categories"]):
         if not (isinstance(entry, dict) and _is_int(entry.get("id")) and isinstance(entry.get("name"), str)):
-            what = f"category {position} of the list has no whole-number id and name: {entry!r}"
-            stop(UserError(what, where=annotation, fix="correct this entry"))
-        elif entry["id"] in names or entry["name"] in names.values():
-            what = f"category {entry['name']!r} (id {entry['id']}) repeats an id or a name"
-            stop(UserError(what, where=annotation, fix="give each category its own"))
+            where = f"{annotation}, category {position} of the list: {entry!r:.60}"
+            stop(UserError("a category without a whole-number id and a name", where=where, fix="correct this entry"))
+    named, grouping = categories(content)
+    if grouping is not None:
+        report.note(GROUPING, f"{annotation}: {grouping['name']}")
+    names: dict[int, str] = {}
+    for entry in (entry for entry in named if isinstance(entry.get("name"), str)):
+        if entry["id"] in names or entry["name"] in names.values():
+            where = f"{annotation}: {entry['name']!r} (id {entry['id']})"
+            stop(UserError("a category repeats an id or a name", where=where, fix="give each category its own"))
         else:
             names[entry["id"]] = entry["name"]
-    order = sorted(names)
-    return {category: label for label, category in enumerate(order)}, tuple(names[category] for category in order)
+    return {category: label for label, category in enumerate(names)}, tuple(names.values())
 
 
 def _images(
     entries: list[Any],
     annotation: Path,
-    root: Path,
+    folder: ImageFolder,
     report: IssueCounter,
     stop: Stop,
     missing: Literal["stop", "drop"],
 ) -> dict[int, ImageObjects | None]:
     """Images by their id; None for one that is known but left out, so that its boxes are not called lost."""
     found: dict[int, ImageObjects | None] = {}
-    file_names: Counter[str] = Counter()
+    named = [entry for entry in entries if _has_name(entry)]
+    ids = dict(zip(map(id, named), record_ids([entry["file_name"] for entry in named]), strict=True))
+    owner: dict[Path | str, str] = {}  # of a name, or of a file
     absent: list[Path] = []
     for position, entry in enumerate(entries):
-        if not (isinstance(entry, dict) and _is_int(entry.get("id")) and isinstance(entry.get("file_name"), str)):
-            what = f"image {position} of the list has no whole-number id and file_name"
-            stop(UserError(what, where=annotation, fix="correct this entry"))
+        if not (_has_name(entry) and _is_int(entry.get("id"))):
+            where = f"{annotation}, image {position} of the list"
+            stop(UserError("an image without a whole-number id and file_name", where=where, fix="correct this entry"))
             continue
-        name = entry["file_name"]
-        file_names[name] += 1
-        if entry["id"] in found or file_names[name] > 1:
-            what = f"image {name!r} (id {entry['id']}) is listed twice, or shares its id with another"
-            stop(UserError(what, where=annotation, fix="list each image once, with its own id"))
+        name, record_id = entry["file_name"], ids[id(entry)]
+        try:
+            path = folder.find(name)
+        except UserError as error:
+            found[entry["id"]] = None
+            stop(error)
+            continue
+        if entry["id"] in found or name in owner or (path is not None and path in owner):
+            where = f"{annotation}: {name!r} (id {entry['id']})"
+            what = "an image is listed twice, or shares its id or its file with another"
+            stop(UserError(what, where=where, fix="list each image once, with its own id"))
             continue
         found[entry["id"]] = None
-        path = root / name
-        if not path.is_file():
-            absent.append(path)
+        owner |= {name: name} if path is None else {name: name, path: name}
+        if path is None:
+            absent.append(folder.root / name)
             continue
+        if record_id != name:
+            report.note(FOREIGN_NAME, name, "repaired")
         try:
             size_hw = image_size(path)
         except UserError as error:
             stop(error)
             continue
         if _size_agrees(entry, size_hw, annotation, stop):
-            found[entry["id"]] = ImageObjects(name, path, size_hw)
+            found[entry["id"]] = ImageObjects(record_id, path, size_hw)
     if absent and missing == "stop":
         shown = ", ".join(str(path) for path in absent[:3]) + (", ..." if len(absent) > 3 else "")
-        what = f"{len(absent)} of {len(entries)} images are not on disk: {shown}"
-        stop(UserError(what, where=annotation, fix="say where the image folder is, or leave missing images out"))
+        where = f"{annotation}: {len(absent)} of {len(entries)}: {shown}"
+        stop(UserError("images that are not on disk", where=where, fix=WHERE_IMAGES))
     for path in absent if missing == "drop" else ():
         report.note(MISSING_IMAGE, str(path))
     if absent and missing == "drop" and not any(found.values()):
-        stop(UserError("none of the images is on disk", where=annotation, fix="say where the image folder is"))
+        stop(UserError("none of the images is on disk", where=annotation, fix=WHERE_IMAGES))
     return found
 
 
@@ -157,67 +194,84 @@ def _size_agrees(entry: dict[str, Any], size_hw: tuple[int, int], annotation: Pa
     told = entry.get("height"), entry.get("width")
     if told == (None, None) or told == size_hw:
         return True
-    what = f"the json says {told[1]} x {told[0]} pixels, the file has {size_hw[1]} x {size_hw[0]}"
+    sizes = f"the json says {told[1]} x {told[0]} pixels, the file has {size_hw[1]} x {size_hw[0]}"
     fix = "its boxes would be wrong: use the image that was annotated, or correct width and height"
     if told == size_hw[::-1]:
         fix = "its boxes may belong to the image before its EXIF rotation: save the image without one and check"
-    stop(UserError(what, where=f"{annotation}, image {entry['file_name']}", fix=fix))
+    where = f"{annotation}, image {entry['file_name']}: {sizes}"
+    stop(UserError("an image of another size than the json says", where=where, fix=fix))
     return False
 
 
-def _add_object(
-    entry: Any,
-    position: int,
-    annotation: Path,
-    images: dict[int, ImageObjects | None],
-    label_of: dict[int, int],
-    num_points: dict[int, int],
-    oriented_by: Orientation,
-    report: IssueCounter,
-    stop: Stop,
-) -> None:
-    number = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
-    where = f"{annotation}, annotation {number}"
-    for reason in _faults(entry, images, label_of, oriented_by):
-        stop(UserError(reason, where=where, fix="correct or remove this annotation"))
-        return
-    image = images[entry["image_id"]]
-    if image is None:  # already said
-        return
-    for reason in coco_shapes.faults(entry, oriented_by, image.size_hw, num_points.get(entry["category_id"], 0)):
-        stop(UserError(reason, where=where, fix="correct or remove this annotation"))
-        return
-    here = f"{image.record_id}: annotation {number}"
-    label, corners = label_of[entry["category_id"]], coco_shapes.corners(entry, oriented_by)
-    told = Told(
-        is_crowd=bool(entry.get("iscrowd", 0)),
-        is_difficult=bool(entry.get("ignore", 0)),
-        mask=coco_shapes.mask(entry, here, report),
-        keypoints=coco_shapes.key_points(entry, here, report),
-    )
-    if corners is not None:
-        image.add_quad(corners, label, here, report, told)
-        return
-    x, y, width, height = (float(value) for value in entry["bbox"])
-    edges: Edges = (x, y, x + width, y + height)
-    image.add_box(edges, label, here, report, told)
+@dataclass
+class _Reader:
+    """Takes annotations, one after the other."""
 
+    annotation: Path
+    images: dict[int, ImageObjects | None]
+    label_of: dict[int, int]
+    num_points: dict[int, int]
+    oriented_by: Orientation
+    angles: Angles
+    report: IssueCounter
+    seen: set[object] = field(default_factory=set)  # ids
 
-def _faults(
-    entry: Any, images: dict[int, ImageObjects | None], label_of: dict[int, int], oriented_by: Orientation
-) -> Iterator[str]:
-    """Why an annotation cannot be understood at all, if so."""
-    if not isinstance(entry, dict):
-        yield f"an annotation is an object, this is {entry!r}"
-    elif not _is_int(entry.get("image_id")) or entry["image_id"] not in images:
-        yield f"no image has the id {entry.get('image_id')!r}"
-    elif not _is_int(entry.get("category_id")) or entry["category_id"] not in label_of:
-        yield f"no category has the id {entry.get('category_id')!r}; known: {sorted(label_of)[:20]}"
-    elif not coco_shapes.are_numbers(entry.get("bbox")) or len(entry["bbox"]) != (5 if oriented_by == "bbox" else 4):
-        what = "[cx, cy, width, height, degrees]" if oriented_by == "bbox" else "[x, y, width, height]"
-        yield f"bbox is {what} in pixels, this is {entry.get('bbox')!r}"
-    elif not isinstance(entry.get("iscrowd", 0), int) or not isinstance(entry.get("ignore", 0), int):
-        yield f"iscrowd and ignore are 0 or 1, these are {entry.get('iscrowd')!r} and {entry.get('ignore')!r}"
+    def add(self, entry: Any, position: int, stop: Stop) -> None:
+        number = entry.get("id", f"number {position}") if isinstance(entry, dict) else f"number {position}"
+        where = f"{self.annotation}, annotation {number}"
+        try:
+            for what, told in self._faults(entry, number):
+                stop(UserError(what, where=f"{where}: {told}", fix="correct or remove this annotation"))
+                return
+            image = self.images[entry["image_id"]]
+            if image is not None:  # else already said
+                self._take(entry, image, f"{image.record_id}: annotation {number}")
+        except OverflowError:  # whole numbers of json have any length
+            stop(UserError("a number that is no number of pixels", where=where, fix="correct this annotation"))
+
+    def _take(self, entry: dict[str, Any], image: ImageObjects, here: str) -> None:
+        label = self.label_of[entry["category_id"]]
+        corners = coco_shapes.corners(entry, self.oriented_by, self.angles)
+        if self.oriented_by == "rotation" and not coco_angles.says_rotation(entry):
+            self.report.note(BESIDE_TURNED, here, "kept")
+        is_turned_rectangle = self.oriented_by == "rotation" and corners and coco_angles.is_plain_box(entry)
+        told = Told(
+            is_crowd=bool(entry.get("iscrowd", 0)),
+            is_difficult=bool(entry.get("ignore", 0)),
+            mask=[] if is_turned_rectangle else coco_shapes.mask(entry, here, self.report),
+            keypoints=coco_shapes.key_points(entry, here, self.report),
+        )
+        if corners is not None:
+            image.add_quad(corners, label, here, self.report, told)
+            return
+        x, y, width, height = (float(value) for value in entry["bbox"])
+        edges: Edges = (x, y, x + width, y + height)
+        image.add_box(edges, label, here, self.report, told)
+
+    def _faults(self, entry: Any, number: object) -> Iterator[Fault]:
+        """Why an annotation cannot be understood, if so."""
+        if not isinstance(entry, dict):
+            yield "an annotation is an object, this is not", f"{entry!r:.60}"
+            return
+        if "id" in entry and isinstance(number, int | str):
+            if number in self.seen:
+                yield "an annotation has the id of another one", f"image {entry.get('image_id')!r}"
+            self.seen.add(number)
+        five = self.oriented_by == "bbox"
+        if not _is_int(entry.get("image_id")) or entry["image_id"] not in self.images:
+            yield "no image has the id that an annotation names", f"image_id {entry.get('image_id')!r}"
+        elif not _is_int(entry.get("category_id")) or entry["category_id"] not in self.label_of:
+            known = sorted(self.label_of)[:20]
+            told = f"category_id {entry.get('category_id')!r}; known: {known}"
+            yield "no category has the id that an annotation names", told
+        elif not coco_shapes.are_numbers(entry.get("bbox")) or len(entry["bbox"]) != (5 if five else 4):
+            what = "[cx, cy, width, height, degrees]" if five else "[x, y, width, height]"
+            yield f"bbox is {what} in pixels, this is another", f"{entry.get('bbox')!r:.60}"
+        elif not isinstance(entry.get("iscrowd", 0), int) or not isinstance(entry.get("ignore", 0), int):
+            yield "iscrowd and ignore are 0 or 1, these are not", f"{entry.get('iscrowd')!r}, {entry.get('ignore')!r}"
+        elif (image := self.images[entry["image_id"]]) is not None:
+            num_points = self.num_points.get(entry["category_id"], 0)
+            yield from coco_shapes.faults(entry, self.oriented_by, image.size_hw, num_points)
 
 
 def _refuse_relative(images: Sequence[ImageObjects], annotation: Path, stop: Stop) -> None:

@@ -16,13 +16,15 @@ named, since the files are the same.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
+from vistruct.data.formats.boxes.objects import MOST_RADIANS, turned
 from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout, split_lists
 from vistruct.data.formats.boxes.published import HRSC
-from vistruct.data.formats.boxes.voc import first_root, flag, told_size, turned
+from vistruct.data.formats.boxes.voc import first_root, flag, told_size
 from vistruct.data.formats.format import Format, Stop, never
 from vistruct.errors import UserError
 from vistruct.files.xml_nodes import Node, read_xml
@@ -72,7 +74,10 @@ def _read(path: Path, stop: Stop, kinds: bool) -> Page:
     objects = root.find("HRSC_Objects")
     for node in objects.all("HRSC_Object") if objects is not None else ():
         try:
-            box = (node.number(f"mbox_{key}") for key in ("cx", "cy", "w", "h", "ang"))
+            box = [node.number(f"mbox_{key}") for key in ("cx", "cy", "w", "h", "ang")]
+            if MOST_RADIANS < abs(box[4]) < math.inf:
+                fix = "write <mbox_ang> in radians, clockwise, as HRSC2016 does"
+                raise UserError("an angle that looks like degrees", where=node.need("mbox_ang").where, fix=fix)
             name, is_difficult = _kind(node) if kinds else "ship", flag(node, "difficult")
             shapes.append(ToldShape(name=name, line=node.line, corners=turned(*box), is_difficult=is_difficult))
         except UserError as error:

@@ -32,6 +32,8 @@ WHERE_IMAGES = "name the folder that they are in: --images FOLDER"  # the way ou
 _FINE = 0.1  # pixels; float32 tells edges apart that differ by more, in images of up to a million pixels a side
 ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + width, and no news
 
+MOST_RADIANS = 2 * math.pi + 0.01  # an angle beyond a whole turn is in degrees
+
 _MOST = float(np.finfo(np.float32).max)  # more is infinite in a record
 
 Edges = tuple[float, float, float, float]
@@ -152,6 +154,13 @@ class ImageObjects:
             return False
         masks.append(mask)
         return True
+
+
+def turned(cx: float, cy: float, w: float, h: float, angle_rad: float) -> tuple[tuple[float, float], ...]:
+    """The corners of a box turned clockwise on screen about its centre, from (-w/2, -h/2) on."""
+    cos, sin = (math.cos(angle_rad), math.sin(angle_rad)) if math.isfinite(angle_rad) else (math.nan, math.nan)
+    offsets = ((-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2))
+    return tuple((cx + cos * x - sin * y, cy + sin * x + cos * y) for x, y in offsets)
 
 
 def area(corners: Corners) -> float:

@@ -8,14 +8,18 @@
     </annotation>
 
 **Pixels.** VOC counts pixels from 1 and a box contains its last one, so the box above is the whole image: it becomes
-0, 0, 500, 375 (xmin - 1, ymin - 1, xmax, ymax). Many tools write edges that count from 0 instead; an edge at 0 shows
-it, and is counted. SSDD's boxes have a `<bbox_w>` equal to xmax - xmin and are taken as they stand.
+0, 0, 500, 375 (xmin - 1, ymin - 1, xmax, ymax). Many tools write edges that count from 0 instead, as decimal numbers
+too; an edge below 1 shows it, and is counted. As the format `voc-from-0`, which must be named since the files are the
+same, all edges are taken as they stand. So are SSDD's, which have a `<bbox_w>` equal to xmax - xmin.
 
 Oriented boxes are taken as they stand, in pixels from the top left corner: `<robndbox>` with eight coordinates
-(DIOR-R) or cx, cy, w, h, angle (roLabelImg; radians, clockwise), `<rotated_bndbox>` with x1 ... y4 or with
-rotated_bbox_cx ... _theta (SSDD; degrees, clockwise). Where any object has one, all records have quads.
+(DIOR-R) or cx, cy, w, h, angle (roLabelImg; radians, clockwise; `voc-degrees` where they are degrees),
+`<rotated_bndbox>` with x1 ... y4 or with rotated_bbox_cx ... _theta (SSDD; degrees, clockwise). CVAT writes the box
+before it is turned, its edges from 0, and an attribute `rotation` in degrees, clockwise about its centre. Where any
+object has one of these, all records have quads.
 
-Read over: `<truncated>`, `<pose>`, `<filename>`, parts and segmentations. No `<size>`, or one of 0 x 0, is no error.
+Read over: `<truncated>`, `<pose>`, `<filename>` and parts; outlines are counted. No `<size>`, or one of 0 x 0, is no
+error.
 """
 
 from __future__ import annotations
@@ -29,10 +33,10 @@ from typing import Literal
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.dota import refuse_twins, shortest
-from vistruct.data.formats.boxes.objects import Edges
+from vistruct.data.formats.boxes.objects import MOST_RADIANS, Edges, turned
 from vistruct.data.formats.boxes.per_image import Page, ToldShape, per_image
 from vistruct.data.formats.boxes.places import Layout, first_files
-from vistruct.data.formats.format import Stop, Writer
+from vistruct.data.formats.format import Format, Stop, Writer, never
 from vistruct.errors import UserError
 from vistruct.files.text import write_text
 from vistruct.files.xml_nodes import Node, read_xml, xml_text
@@ -44,7 +48,8 @@ LAYOUT = Layout(
     images=re.compile(r"(jpegimages|images?|imgs?)([-_](?P<split>.+))?", re.IGNORECASE),
 )
 
-FROM_ZERO = "edge at 0 taken as VOC's, which count pixels from 1 (do these count from 0?)"
+FROM_ZERO = "edge below 1 put at the border: VOC counts from 1; where all edges count from 0: --format voc-from-0"
+OUTLINE = "outline left out: of VOC xml the boxes are read"
 
 _CORNER_NAMES = (
     ("x_left_top", "y_left_top"), ("x_right_top", "y_right_top"), ("x_right_bottom", "y_right_bottom"),
@@ -102,13 +107,15 @@ def read_page(
     counts_from: Literal[0, 1] = 1,
     only: Literal["bndbox", "robndbox"] | None = None,
     lower: bool = False,
+    degrees: bool = False,
 ) -> Page:
-    """What a VOC xml says; edges at 0 where they count from 1 are counted.
+    """What a VOC xml says; edges below 1 where they count from 1 are counted.
 
     Args:
         counts_from: 1: VOC's pixels, from 1 to the last one inclusive; 0: edges in pixels from the border.
         only: the one kind of box that there must be; None: an oriented one if there is one.
         lower: class names in small letters.
+        degrees: what the angle of a `<robndbox>` is in; by default radians.
 
     Raises:
         UserError: no xml, or not VOC's.
@@ -116,7 +123,7 @@ def read_page(
     root = read_xml(path)
     if root.tag != "annotation":
         raise UserError(
-            f"VOC's xml is an <annotation>, this is a <{root.tag}>", where=root.where, fix="name the format"
+            "VOC's xml is an <annotation>, this is another", where=f"{root.where}: <{root.tag}>", fix="name the format"
         )
     others = root.find("objects")
     if others is not None:
@@ -129,13 +136,9 @@ def read_page(
             name = node.need("name").text
             if not name:
                 raise UserError("an object without the name of a class", where=node.where, fix="name it")
-            shape = _shape(node, name.lower() if lower else name, counts_from, only)
+            shapes.append(_shape(node, name.lower() if lower else name, counts_from, only, degrees, report))
         except UserError as error:
             stop(error)
-            continue
-        if not shape.corners and counts_from == 1 and -1.0 in shape.edges[:2]:
-            report.note(FROM_ZERO, f"{path}, line {node.line}", "kept")
-        shapes.append(shape)
     return Page(shapes=shapes, size_hw=told_size(root.find("size"), "width", "height"))
 
 
@@ -177,34 +180,61 @@ def flag(node: Node, tag: str) -> bool:
     raise UserError(f"<{tag}> is 0 or 1, this is {found.text!r}", where=found.where, fix="correct it")
 
 
-def turned(cx: float, cy: float, w: float, h: float, angle_rad: float) -> tuple[tuple[float, float], ...]:
-    """The corners of a box turned clockwise on screen about its centre, from (-w/2, -h/2) on."""
-    cos, sin = (math.cos(angle_rad), math.sin(angle_rad)) if math.isfinite(angle_rad) else (math.nan, math.nan)
-    offsets = ((-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2))
-    return tuple((cx + cos * x - sin * y, cy + sin * x + cos * y) for x, y in offsets)
-
-
-def _shape(node: Node, name: str, counts_from: Literal[0, 1], only: str | None) -> ToldShape:
+def _shape(
+    node: Node, name: str, counts_from: Literal[0, 1], only: str | None, degrees: bool, report: IssueCounter
+) -> ToldShape:
     is_difficult = flag(node, "difficult")
-    if only != "bndbox":
-        for tag, corners in (("robndbox", _robndbox), ("rotated_bndbox", _rotated_bndbox)):
-            box = node.find(tag)
-            if box is not None:
-                return ToldShape(name=name, line=node.line, corners=corners(box), is_difficult=is_difficult)
-    box = node.need(only or "bndbox")
-    return ToldShape(name=name, line=node.line, edges=_edges(box, counts_from), is_difficult=is_difficult)
+    if node.find("polygon") is not None or node.find("segm") is not None:
+        report.note(OUTLINE, node.where, "repaired")
+    corners: tuple[tuple[float, float], ...] = ()
+    edges: Edges = (0.0, 0.0, 0.0, 0.0)
+    if only != "bndbox" and (box := node.find("robndbox")) is not None:
+        corners = _robndbox(box, degrees)
+    elif only != "bndbox" and (box := node.find("rotated_bndbox")) is not None:
+        corners = _rotated_bndbox(box)
+    else:
+        box, rotation = node.need(only or "bndbox"), _rotation(node) if only is None else None
+        x0, y0, x1, y1 = edges = _edges(box, counts_from if rotation is None else 0, report)
+        if rotation:
+            corners = turned((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, math.radians(rotation))
+    return ToldShape(name=name, line=node.line, corners=corners, edges=edges, is_difficult=is_difficult)
 
 
-def _edges(box: Node, counts_from: Literal[0, 1]) -> Edges:
+def _rotation(node: Node) -> float | None:
+    """Degrees, clockwise: the attribute of CVAT; None: the object has no such attribute.
+
+    Raises:
+        UserError: no number; or an angle in a place for which nobody says what it is.
+    """
+    attributes = node.find("attributes")
+    said = {one.need("name").text: one for one in attributes.all("attribute")} if attributes is not None else {}
+    for tag in ("rotation", "angle", "theta"):
+        other = node.find(tag) or node.find("bndbox", tag) or (said[tag].find("value") if tag in said else None)
+        if tag == "rotation" and tag in said:
+            return said[tag].number("value")
+        if other is not None and other.text not in ("", "0", "0.0"):
+            fix = "write the attribute rotation (degrees, clockwise) as CVAT does; or remove it, if boxes are upright"
+            raise UserError("an angle that nothing says how to read", where=f"{other.where}: {tag}", fix=fix)
+    return None
+
+
+def _edges(box: Node, counts_from: Literal[0, 1], report: IssueCounter) -> Edges:
     x0, y0, x1, y1 = (box.number(tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    is_ssdd = box.find("bbox_w") is not None
-    return (x0, y0, x1, y1) if is_ssdd else (x0 - counts_from, y0 - counts_from, x1, y1)
+    if counts_from == 0 or box.find("bbox_w") is not None:  # SSDD's
+        return x0, y0, x1, y1
+    if 0 <= x0 < 1 or 0 <= y0 < 1:
+        report.note(FROM_ZERO, box.where, "kept")
+    return (0.0 if 0 <= x0 < 1 else x0 - 1), (0.0 if 0 <= y0 < 1 else y0 - 1), x1, y1
 
 
-def _robndbox(box: Node) -> tuple[tuple[float, float], ...]:
-    if box.find("cx") is not None:
-        return turned(*(box.number(tag) for tag in ("cx", "cy", "w", "h", "angle")))
-    return tuple((box.number(x), box.number(y)) for x, y in _CORNER_NAMES)
+def _robndbox(box: Node, degrees: bool) -> tuple[tuple[float, float], ...]:
+    if box.find("cx") is None:
+        return tuple((box.number(x), box.number(y)) for x, y in _CORNER_NAMES)
+    cx, cy, w, h, angle = (box.number(tag) for tag in ("cx", "cy", "w", "h", "angle"))
+    if not degrees and MOST_RADIANS < abs(angle) < math.inf:
+        fix = "if all angles are degrees: --format voc-degrees"
+        raise UserError("an angle that looks like degrees where radians are read", where=box.where, fix=fix)
+    return turned(cx, cy, w, h, math.radians(angle) if degrees else angle)
 
 
 def _rotated_bndbox(box: Node) -> tuple[tuple[float, float], ...]:
@@ -214,9 +244,15 @@ def _rotated_bndbox(box: Node) -> tuple[tuple[float, float], ...]:
     return turned(cx, cy, w, h, math.radians(degrees))
 
 
-FORMAT = per_image(
-    layout=LAYOUT,
-    looks_like=looks_like,
-    read=read_page,
-    writer=Writer(write=write, images="JPEGImages", is_difficult=True, empty_classes=False),
-)
+def _format(counts_from: Literal[0, 1] = 1, degrees: bool = False) -> Format:
+    def read(path: Path, report: IssueCounter, stop: Stop) -> Page:
+        return read_page(path, report, stop, counts_from=counts_from, degrees=degrees)
+
+    writer = Writer(write=write, images="JPEGImages", is_difficult=True, empty_classes=False)
+    is_plain = counts_from == 1 and not degrees
+    return per_image(
+        layout=LAYOUT, looks_like=looks_like if is_plain else never, read=read, writer=writer if is_plain else None
+    )
+
+
+FORMAT, FROM_0, DEGREES = _format(), _format(counts_from=0), _format(degrees=True)

@@ -136,8 +136,8 @@ def _column(key: str, rows: list[Any], num_images: int) -> dict[str, Column]:
         raise Defect(OBJECTS, f"images has numbers of the {num_images} images, from 0; these are {rows!r:.60}")
     if key == "labels" and not all(isinstance(row, str) for row in rows):
         raise Defect(OBJECTS, f"labels are words, these are {rows!r:.60}")
-    for fault in (fault for row in rows for fault in coco_shapes.segmentation_faults(row, None) if key == "masks"):
-        raise Defect(OBJECTS, fault)
+    for what, told in (fault for row in rows for fault in coco_shapes.segmentation_faults(row, None) if key == "masks"):
+        raise Defect(OBJECTS, f"{what}: {told}")
     return {NAMES if key == "labels" else key: tuple(rows)}
 
 

@@ -42,7 +42,7 @@ def records_of(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[R
     groups = said(path, ask) if ask.images is not None or ask.labels is not None else find_groups(path, MASKS)
     groups = groups or _one_folder(path)
     if not groups:
-        fix = "say where they are: images=FOLDER labels=FOLDER, below it"
+        fix = "say where they are: --images FOLDER --labels FOLDER"
         raise UserError("no folder of images beside one of label rasters", where=path, fix=fix)
     chosen, names = choose(path, groups, ask.split)
     return partners(path, chosen, ask, report, stop, names=names)

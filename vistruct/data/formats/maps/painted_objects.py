@@ -17,7 +17,7 @@ from vistruct.contracts import NO_OBJECTS, Record
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect, splits_of
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
-from vistruct.data.formats.order import renumbered
+from vistruct.data.formats.order import chosen_objects
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.masks import rasterise
@@ -39,9 +39,9 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     assert boxes.walk is not None
     found = boxes.walk(path, replace(ask, images=images), report, stop)
     records, class_names = found.records, found.class_names
-    if ask.classes is not None:  # a part of a data set need not have an object of every class
-        asked = tuple(name for name in ask.classes if name != BACKGROUND)
-        records, class_names = renumbered(records, class_names, asked, path), asked
+    asked = None if ask.classes is None else tuple(name for name in ask.classes if name != BACKGROUND)
+    wanted = replace(ask, classes=asked)
+    records, class_names = chosen_objects(records, class_names, wanted, where=path, report=report, stop=stop)
     if ask.coding is not None and ask.coding.classes != (BACKGROUND, *class_names):
         raise UserError("painted objects need no coding", where=path, fix="leave coding out; classes chooses an order")
     objects = {record.image_id: _objects(record, ask.fill) for record in records}

@@ -1,0 +1,190 @@
+"""The data set that lies at a path, as a part of a run: what every command that is given a path opens.
+
+Recipes that know their family ask for it (`boxes_at`, `maps_at`, ...); commands that take any data set ask `part_at`.
+An option that a family has no use for is an error, so that nothing that was said is passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vistruct.config import Part
+from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.chat.mix import MixDataConfig
+from vistruct.data.dataset import ChatDataConfig
+from vistruct.data.formats.detect import family_of
+from vistruct.data.formats.format import Kind
+from vistruct.data.image_classes import ClassDataConfig
+from vistruct.data.maps import MapDataConfig
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.volumes import VolumeDataConfig
+from vistruct.errors import UserError
+from vistruct.files.coding import Coding
+from vistruct.files.intake import Intake
+
+_CHOICE = {"format", "classes", "join", "drop", "missing"}
+_VALUES = {field.name for field in dataclasses.fields(PixelValues)}
+_TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
+    "boxes": _CHOICE | {"images"},
+    "maps": _CHOICE | _VALUES | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored", "fill"},
+    "volumes": _CHOICE | _VALUES | {"values", "ignored", "modalities"},
+    "image_classes": _CHOICE | _VALUES | {"images"},
+    "talk": {"format", "images"},
+}
+WORDS: dict[str, str] = {  # by family, and by kind of data set
+    "boxes": "annotated boxes",
+    "maps": "label maps",
+    "volumes": "volumes",
+    "image_classes": "image classes",
+    **dict.fromkeys(("talk", "chat", "mix"), "conversations"),
+}
+
+
+def part_at(
+    path: Path, reading: Reading = AS_FOUND, values: PixelValues = AS_THEY_ARE, *, split: str | None = None
+) -> Part:
+    """The data set at a path, whatever its family; whole, without windows or variation.
+
+    Raises:
+        UserError: nothing there, several families, or an option that means nothing for its family.
+    """
+    if reading.labels is not None and reading.format == "auto":
+        return maps_at(path, reading, values, split=split)
+    family = family_of(path, reading.format)
+    reading = dataclasses.replace(reading, format=family.format)
+    if family.kind == "boxes" and (reading.values is not None or reading.fill != "masks"):
+        return maps_at(family.path, dataclasses.replace(reading, format="objects"), values, split=split)
+    if family.kind == "boxes":
+        return boxes_at(family.path, reading, values, split=split)
+    if family.kind == "maps":
+        return maps_at(family.path, reading, values, split=split)
+    if family.kind == "volumes":
+        return volumes_at(family.path, reading, values, split=split)
+    if family.kind == "image_classes":
+        return classes_at(family.path, reading, values, split=split)
+    _fits("talk", reading, values, family.path)
+    root = None if reading.images is None else Path(reading.images)
+    if family.format == "mix":
+        return MixDataConfig(mix=family.path, root=root, checksums=False)
+    return ChatDataConfig(jsonl=family.path, root=root, checksums=False)
+
+
+def boxes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> BoxDataConfig:
+    """Annotated boxes.
+
+    Args:
+        more: other fields of the config.
+
+    Raises:
+        UserError: an option that means nothing for boxes; two folders that `--images` may mean.
+    """
+    _fits("boxes", reading, values, path)
+    images = None if reading.images is None else _folder(path, reading.images, "--images")
+    return BoxDataConfig(annotation=path, images=images, **_chosen(reading), **more)
+
+
+def maps_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> MapDataConfig:
+    """Label maps; see `boxes_at`."""
+    _fits("maps", reading, values, path)
+    folders = {"images": reading.images, "labels": reading.labels}
+    below: dict[str, Any] = {
+        name: None if said is None else str(_below(path, said, f"--{name}")) for name, said in folders.items()
+    }
+    return MapDataConfig(
+        root=path,
+        **below,
+        image_suffix=reading.image_suffix,
+        label_suffix=reading.label_suffix,
+        fill=reading.fill,
+        intake=intake_of(values),
+        **_coded(reading, (255,)),
+        **more,
+    )
+
+
+def volumes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> VolumeDataConfig:
+    """Volumes; see `boxes_at`."""
+    _fits("volumes", reading, values, path)
+    more = {"modalities": reading.modalities, **more}
+    return VolumeDataConfig(root=path, intake=intake_of(values), **_coded(reading, ()), **more)
+
+
+def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> ClassDataConfig:
+    """Images with classes; see `boxes_at`."""
+    _fits("image_classes", reading, values, path)
+    images = None if reading.images is None else str(_below(path, reading.images, "--images"))
+    return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
+
+
+def intake_of(values: PixelValues) -> Intake | None:
+    """How pixel values are taken in, where anything is said of it."""
+    asked = Intake(**vars(values))
+    return None if asked == Intake() else asked
+
+
+def _chosen(reading: Reading) -> dict[str, Any]:
+    """What all families are told alike."""
+    return {
+        "format": reading.format,
+        "classes": reading.classes,
+        "others": "stop" if reading.classes is None else "drop",
+        "join": reading.joined(),
+        "drop": reading.drop,
+        "missing": reading.missing,
+    }
+
+
+def _coded(reading: Reading, usual: tuple[int, ...]) -> dict[str, Any]:
+    """Of labels that are numbers: names alone are chosen or given; values make it a coding of one's own.
+
+    Args:
+        usual: values that do not count, where nothing is said of them and no class has them.
+    """
+    if reading.values is None and reading.ignored is None:
+        return _chosen(reading)
+    if reading.classes is None:
+        raise UserError("values without classes", where="--values", fix="--classes background,field")
+    ignored = reading.ignored
+    if ignored is None:
+        known = reading.values if reading.values is not None else range(len(reading.classes))
+        ignored = tuple(value for value in usual if value not in known)
+    coding = Coding(classes=reading.classes, values=reading.values, ignored=ignored)
+    return {**_chosen(reading), "coding": coding, "classes": None, "others": "stop"}
+
+
+def _fits(kind: Kind, reading: Reading, values: PixelValues, path: Path) -> None:
+    """
+    Raises:
+        UserError: something was said that means nothing for the family.
+    """
+    for group in (reading, values):
+        for field in dataclasses.fields(group):
+            if vars(group)[field.name] != field.default and field.name not in _TAKEN[kind]:
+                flag = f"--{field.name.replace('_', '-')}"
+                what = f"{flag} means nothing for {WORDS[kind]}"
+                raise UserError(what, where=path, fix=f"leave {flag} out, or name other data")
+
+
+def _below(root: Path, said: str, flag: str) -> Path:
+    """A folder relative to the data set's, where it is below it; else its absolute place."""
+    folder = _folder(root, said, flag)
+    top = root if root.is_dir() else root.parent
+    return folder.relative_to(top) if folder.is_relative_to(top) else folder.absolute()
+
+
+def _folder(root: Path, said: str, flag: str) -> Path:
+    """The folder that is meant: below the data set's own, or from where the command was typed.
+
+    Raises:
+        UserError: there is none; or both are there and are not the same.
+    """
+    top = root if root.is_dir() else root.parent
+    found = [place for place in (top / said, Path(said)) if place.is_dir()]
+    if not found:
+        raise UserError(f"no folder {said!r}", where=f"{flag} {said}", fix=f"a folder below {str(top)!r}, or its path")
+    if len({place.resolve() for place in found}) > 1:
+        what = f"two folders may be meant: {found[0]} and {found[1].absolute()}"
+        raise UserError(what, where=f"{flag} {said}", fix=f"{flag} {found[0].absolute()}")
+    return found[0]
