@@ -21,6 +21,10 @@ class UserError(Exception):
         return _rebuild, (type(self), self.what, self.where, self.fix)
 
 
+class LeftOut(UserError):
+    """All is done but for some items, which it names: another exit status than that of nothing done."""
+
+
 def _rebuild(cls: type[UserError], what: str, where: str, fix: str) -> UserError:
     return cls(what, where=where, fix=fix)
 

@@ -131,7 +131,7 @@ def test_predict_in_windows_and_every_format_and_then_again_without_looking(
     found = len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"])
     assert len(lines) == found > 0
     assert {line.split()[0] for line in lines} <= {"a", "b"}
-    part = next((tmp_path / "out" / "parts").glob("@*a.png.json"))
+    part = next((tmp_path / "out" / ".vistruct" / "parts").glob("@*a.png.json"))
     before = part.stat().st_mtime_ns
     value = json.loads(run_main(capsys, *args, "--json")[1])
     assert value["detections"] == found

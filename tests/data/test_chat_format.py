@@ -18,12 +18,19 @@ from vistruct.data.formats.chat.schemas import Talk, parse
 from vistruct.data.formats.chat.turns import (
     EMPTY_ANSWER,
     EMPTY_QUESTION,
+    FOREIGN,
     MALFORMED,
     MISMATCH,
     NOT_JSON,
     OBJECTS,
     POINTS,
+    PREPENDED,
     REASONS,
+    REMOTE,
+    RESERVED,
+    TOOLS,
+    UNREAD_IMAGE,
+    UNTAUGHT,
     VIDEO,
     Defect,
 )
@@ -74,8 +81,8 @@ def test_several_images_and_turns_keep_their_order() -> None:
 def test_a_single_image_without_a_placeholder_goes_before_the_first_question() -> None:
     talk = of(line(("system", "s"), ("human", "Q"), ("gpt", "A"), ("human", "R"), ("gpt", "B"), image="a.png"))
     assert texts(talk) == ["s", "<image>\nQ", "A", "R", "B"]
-    assert talk.is_prepended
-    assert not of(line(("human", "Q<image>"), ("gpt", "A"), image="a.png")).is_prepended
+    assert talk.notes == (PREPENDED,)
+    assert of(line(("human", "Q<image>"), ("gpt", "A"), image="a.png")).notes == ()
     assert of(line(("human", ""), ("gpt", "A"), image="a.png")).turns[0].text == "<image>\n"
 
 
@@ -139,6 +146,12 @@ def about(
     return entry
 
 
+def grounded(bbox: object, **more: object) -> dict[str, Any]:
+    """A line of ms-swift's that keeps its boxes apart."""
+    objects = {"ref": ["boat"], "bbox": bbox, **more}
+    return messages(("user", "<image>Find <ref-object>"), ("assistant", "<bbox>"), images=["a"], objects=objects)
+
+
 DEFECTS: list[tuple[object, str, str]] = [
     (b'{"image": "a.png", ', NOT_JSON, "not valid json"),
     (b'\xff\xfe{"a": 1}', NOT_JSON, "UTF-8"),
@@ -156,7 +169,7 @@ DEFECTS: list[tuple[object, str, str]] = [
     (line(("system", "s"), ("system", "s"), ("human", "Q"), ("gpt", "A")), MALFORMED, "turn 2 is from system"),
     (line(("human", "Q")), MALFORMED, "the last turn"),
     (line(("system", "s")), MALFORMED, "the last turn"),
-    (line(("user", "Q"), ("gpt", "A")), MALFORMED, "'user'"),
+    (line(("usr", "Q"), ("gpt", "A")), MALFORMED, "'usr'"),
     ({"conversations": [{"from": ["human"], "value": "Q"}]}, MALFORMED, "turn 1 is from"),
     ({"conversations": [{"from": "human"}]}, MALFORMED, "turn 1 has no text"),
     ({"conversations": [{"from": "human", "value": 3}]}, MALFORMED, "turn 1 has no text"),
@@ -174,8 +187,9 @@ DEFECTS: list[tuple[object, str, str]] = [
     (line(("human", "Q"), ("gpt", "A"), families=["a", "b"]), MALFORMED, "families"),
     (line(("human", "Q"), ("gpt", "A"), families=[3]), MALFORMED, "families"),
     (messages(), MALFORMED, "no conversation"),
-    (messages(("human", "Q"), ("assistant", "A")), MALFORMED, "turn 1 is from 'human'"),
-    (messages(("tool", "Q"), ("assistant", "A")), MALFORMED, "'tool'"),
+    (messages(("humans", "Q"), ("assistant", "A")), MALFORMED, "turn 1 is from 'humans'"),
+    (messages(("tool", "Q"), ("assistant", "A")), TOOLS, "'tool'"),
+    (line(("human", "Q"), ("function_call", "{}"), ("observation", "4"), ("gpt", "A")), TOOLS, "'function_call'"),
     (messages(("user", "Q"), ("user", "A")), MALFORMED, "turn 2 is from user"),
     (messages(("user", None), ("assistant", "A")), MALFORMED, "turn 1 has no text"),
     (messages(("user", [{"type": "audio"}]), ("assistant", "A")), MALFORMED, "part of type 'audio'"),
@@ -183,7 +197,8 @@ DEFECTS: list[tuple[object, str, str]] = [
     (messages(("user", [{"type": "text"}]), ("assistant", "A")), MALFORMED, "part of type 'text'"),
     (messages(("user", [{"type": "video", "video": "a"}]), ("assistant", "A")), VIDEO, "video"),
     (messages(("user", "Q"), ("assistant", "A"), videos=["a.mp4"]), VIDEO, "video"),
-    (messages(("user", [{"type": "image", "image": "https://a/b.png"}]), ("assistant", "A")), MALFORMED, "no file"),
+    (messages(("user", [{"type": "image", "image": "https://a/b.png"}]), ("assistant", "A")), REMOTE, "no file"),
+    (line(("human", "Q"), ("gpt", "A"), image="https://a/b.png"), REMOTE, "no file"),
     (messages(("user", [{"type": "image", "image": "a"}, {"type": "image"}]), ("assistant", "A")), MISMATCH, "1 x"),
     (messages(("user", "<image>"), ("assistant", "A")), MISMATCH, "1 x <image> in the text, but 0"),
     (messages(("user", "<image>"), ("assistant", "A"), images=[3]), MALFORMED, "list of paths"),
@@ -219,6 +234,30 @@ DEFECTS: list[tuple[object, str, str]] = [
     (about([[0]], {"boxes": TWO, "boxes_xyxy": TWO}), OBJECTS, "boxes_xyxy is no list"),
     (about([[0]], {"boxes": TWO}, "<image><image><region>", image=["a", "b"]), OBJECTS, "one of 2 images"),
     (about([[0]], {"boxes": TWO, "images": [0, 1]}), OBJECTS, "images has numbers of the 1 images"),
+    (line(("human", "<video>\nQ"), ("gpt", "A")), VIDEO, "<video>"),
+    (line(("human", "<|vision_start|><|video_pad|><|vision_end|>Q"), ("gpt", "A")), VIDEO, "video_pad"),
+    (line(("human", "<ImageHere>Q"), ("gpt", "A")), FOREIGN, "<ImageHere>"),
+    (line(("human", "<image>What is <image_00>?"), ("gpt", "A"), image="a"), FOREIGN, "<image_00>"),
+    (line(("human", "<image>Q"), ("gpt", "<|image_pad|>"), image="a"), FOREIGN, "<|image_pad|>"),
+    (line(("human", "<image_2> or <image_1>?"), ("gpt", "A"), image=["a", "b"]), MISMATCH, "do not rise"),
+    (line(("human", "<image_1>?"), ("gpt", "A"), image=["a", "b"]), MISMATCH, "1 marks (<image_1>, ...)"),
+    (line(("human", "What does <IMG_CONTEXT> mean?"), ("gpt", "A")), RESERVED, "<IMG_CONTEXT>"),
+    (line(("human", "Q"), ("gpt", "A<|im_end|>")), RESERVED, "<|im_end|>"),
+    (line(("human", "Q"), ("gpt", "A"), image_path="img/0.png"), UNREAD_IMAGE, "image_path"),
+    (line(("human", "Q"), ("gpt", "A"), meta={"file": "a.JPG"}), UNREAD_IMAGE, "meta"),
+    (
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", "loss": False}]},
+        UNTAUGHT,
+        "no answer",
+    ),
+    (messages(("user", "Find <ref-object>"), ("assistant", "<bbox>"), images=["a"]), POINTS, "no `objects`"),
+    (grounded([[1, 2, 3, 4], [1, 2, 3, 4]]), POINTS, "1 x <bbox> in the text, but 1 ref and 2 bbox"),
+    (grounded([[1, 2]]), OBJECTS, "no point"),
+    (grounded([[1, 2, 3, 4]], bbox_type="norm2"), OBJECTS, "norm2"),
+    (grounded([[1, 2, 3, 4]], bbox_type="norm1"), OBJECTS, "beyond"),
+    ({"prompt": "Q", "chosen": "A", "rejected": "B"}, MALFORMED, "chosen, rejected"),
+    ({"image": "a.png", "caption": "a port"}, MALFORMED, "no conversation: this line has the keys image, caption"),
+    (b'{"conversations": ' + b"9" * 5000 + b"}", NOT_JSON, "thousands of digits"),
 ]
 
 

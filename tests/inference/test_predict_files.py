@@ -271,7 +271,6 @@ def test_a_part_gives_back_what_was_put_in_bit_for_bit(tmp_path: Path) -> None:
     for kind in ("oriented", "masks", "plain"):
         found = finder(boxes, kind).predict(file)
         parts = Parts(tmp_path / kind, {})
-        parts.begin()
         name = "ein/lang" + "er/" * 90 + "näme?.png"
         case = Case(pictures=(file,), name=name)
         assert not parts.has(name, [file])

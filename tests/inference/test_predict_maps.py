@@ -262,7 +262,7 @@ def test_the_command_takes_windows_views_and_formats_for_maps(tmp_path: Path, mo
     value = json.loads(out)
     assert value["images"] == 2
     assert sum(value["shares"].values()) == pytest.approx(1)
-    settings = json.loads((tmp_path / "out" / "parts" / "settings.json").read_text())
+    settings = json.loads((tmp_path / "out" / ".vistruct" / "parts" / "settings.json").read_text())
     assert (settings["input"]["windows"]["size"], settings["input"]["windows"]["overlap"]) == (16, 3)
     assert settings["views"]["flips"] == ["none", "horizontal"]
     for more, why in (

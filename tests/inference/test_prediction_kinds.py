@@ -174,7 +174,7 @@ def test_one_unreadable_image_does_not_stop_the_others_and_is_named(
     with pytest.raises(SystemExit) as end:
         main(args)
     said = capsys.readouterr()
-    assert end.value.code == 2
+    assert end.value.code == 4
     assert "b.png is left out" in said.err
     assert "1 of 3 images are left out" in said.err
     assert (tmp_path / "out" / "counts.csv").read_text() == "image,number\na.png,1\nc.png,3\n"
@@ -212,10 +212,10 @@ def test_files_that_no_prediction_wrote_are_neither_overwritten_nor_removed(
     words.mkdir(parents=True)
     (words / "a.txt").write_text("by hand")
     cases = images_at([spots])
-    with pytest.raises(UserError, match="1 files would be overwritten that no prediction wrote"):
+    with pytest.raises(UserError, match="1 files would be overwritten that `vistruct predict` did not write"):
         predict_files(counter, cases, tmp_path / "set", formats=["words"])
     assert (words / "a.txt").read_text() == "by hand"
-    assert not (tmp_path / "set" / "parts").exists()
+    assert not (tmp_path / "set" / ".vistruct").exists()
     parts = tmp_path / "other" / "parts"
     parts.mkdir(parents=True)
     (parts / "mine.json").write_text("{}")
@@ -223,9 +223,9 @@ def test_files_that_no_prediction_wrote_are_neither_overwritten_nor_removed(
     replaced = dataclasses.replace(counter.card, values={"sha256": "1"})
     predict_files(dataclasses.replace(counter, card=replaced), cases, tmp_path / "other")
     assert (parts / "mine.json").read_text() == "{}"
-    (tmp_path / "third" / "parts").mkdir(parents=True)
-    (tmp_path / "third" / "parts" / "settings.json").write_text('{"theirs": 1}')
-    with pytest.raises(UserError, match="no prediction wrote"):
+    (tmp_path / "third" / ".vistruct").mkdir(parents=True)
+    (tmp_path / "third" / ".vistruct" / "notes.txt").write_text("theirs")
+    with pytest.raises(UserError, match="not a list of what vistruct wrote"):
         predict_files(counter, cases, tmp_path / "third")
 
 

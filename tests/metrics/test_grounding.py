@@ -10,12 +10,12 @@ from pycocotools import mask
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from vistruct.data.formats.chat.text_boxes import is_boxes
 from vistruct.data.instructions.scene import Scene
 from vistruct.metrics.grounding import (
     box_set_scores,
     boxes_in,
     iou,
-    is_boxes,
     num_matched,
     single_box_scores,
 )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vistruct.errors import UserError
 from vistruct.vlm.chat import ADDED_TOKENS, END, START
-from vistruct.vlm.language import LanguageConfig, train_tokenizer
+from vistruct.vlm.language import LanguageConfig, read_language, read_tokenizer, train_tokenizer
 
 
 def folder_of(tmp_path: Path, dtype=torch.bfloat16, **options) -> Path:
@@ -145,3 +145,37 @@ def test_no_tokenizer_is_three_lines(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not a tokenizer"):
         LanguageConfig(tokenizer=tmp_path / "empty").load_tokenizer(tmp_path, None)
+
+
+@pytest.mark.parametrize("left", [(), ("tokenizer_config.json",), ("tokenizer_config.json", "special_tokens_map.json")])
+def test_a_folder_without_a_tokenizer_says_which_files_one_is_made_of(tmp_path, left):
+    """`transformers` makes an empty one of it, which writes every text as nothing."""
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    for file in tmp_path.iterdir():
+        if file.name not in ("config.json", *left):
+            file.unlink()
+    with pytest.raises(UserError) as caught:
+        read_tokenizer(tmp_path)
+    assert "tokenizer.json" in caught.value.what
+    assert "merges.txt" in caught.value.what
+    assert "task.language.tokenizer=FOLDER" in caught.value.fix
+
+
+def test_a_tokenizer_that_writes_nothing_is_none(tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(UserError, match="tokenizer"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("front", ["module.", "_orig_mod.", "base_model.model."])
+def test_a_language_model_under_wrapped_names_is_the_model(tmp_path, front):
+    torch.manual_seed(0)
+    theirs = LanguageConfig(options=QWEN).build(tokenizer())
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({front + k: v for k, v in state.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ours = read_language(tmp_path).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.state_dict().items())

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.weights import Coverage, fill, fitted, read_source
 from vistruct.contracts import Described, HeadTraits
 from vistruct.errors import UserError
@@ -38,8 +39,9 @@ def load_downstream(task: Any, source: Path, *, allow_missing: bool = False) -> 
             where=source,
             fix="use init for its backbone",
         )
-    state, licence = read_source(source)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state, licence, notes = read_source(source)
+    names = tuple(state)
+    state, more = take_front(state, lambda part: (sum(map(_is_own, part)),), source, of_all=True)
     inner = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
     rest = {key: value for key, value in state.items() if not key.startswith(BACKBONE)}
     backbone, report = fitted(task.backbone, inner, source)
@@ -50,11 +52,17 @@ def load_downstream(task: Any, source: Path, *, allow_missing: bool = False) -> 
     report = Coverage(
         source=source,
         what="model",
+        names=names,
         licence=licence,
         resized=tuple(f"{BACKBONE}{name}" for name in report.resized),
         inflated=tuple(f"{BACKBONE}{name}" for name in report.inflated),
         fresh=tuple(f"{BACKBONE}{name}" for name in report.fresh),
         unexpected=tuple(sorted(key for key, value in rest.items() if id(value) not in taken)),
-        notes=report.notes,
+        notes=(*notes, *more, *report.notes),
     )
     return fill(task, own, report, allow_missing)
+
+
+def _is_own(key: str) -> bool:
+    """Whether a name begins as those of a downstream model do."""
+    return key.startswith((BACKBONE, "decode_head.", "neck.", "bbox_head.", "rpn_head.", "roi_head."))

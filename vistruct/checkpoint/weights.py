@@ -6,7 +6,6 @@ What a backbone can do with weights of other layouts, variants and sizes, its `t
 from __future__ import annotations
 
 import json
-import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vistruct.checkpoint.fronts import take_front
+from vistruct.checkpoint.pickled import is_pickled, read_pickled
 from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.contracts import Backbone, Weights
 from vistruct.errors import UserError
-
-PICKLED = {".pt", ".pth", ".bin", ".ckpt"}
+from vistruct.vlm.quantised import refuse_quantised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Coverage:
 
     source: Path
     what: str = "backbone"
+    names: tuple[str, ...] = ()  # of all tensors there, as the source has them
     matched: tuple[str, ...] = ()  # taken as they were
     resized: tuple[str, ...] = ()  # taken, after a change of shape
     inflated: tuple[str, ...] = ()  # kernels for three colours, taken for other channels; may be resized as well
@@ -72,23 +73,31 @@ def load_backbone(backbone: Backbone, source: Path, *, allow_missing: bool = Fal
         UserError: nothing there; a pickle that would run code; tensors of another shape; NaN among the
             weights; nothing in common; missing tensors.
     """
-    state, licence = read_source(source)
+    state, licence, notes = read_source(source)
     state, report = fitted(backbone, state, source)
-    return fill(backbone, state, replace(report, licence=licence), allow_missing)
+    return fill(backbone, state, replace(report, licence=licence, notes=(*notes, *report.notes)), allow_missing)
 
 
 def fitted(backbone: Backbone, state: dict[str, Tensor], source: Path) -> tuple[dict[str, Tensor], Coverage]:
     """A state dict of any layout that the backbone reads, in its own names and shapes; and what was done for it.
 
-    The backbone becomes the variant that the weights are of.
+    What stands before all of its names is taken off. The backbone becomes the variant that the weights are of.
     """
-    traits = backbone.traits
+    traits, names, own = backbone.traits, tuple(state), backbone.state_dict()
+
+    def fits(part: dict[str, Tensor]) -> tuple[int, int]:
+        found = traits.convert_keys(part)
+        shared = found.keys() & own.keys()
+        return len(shared), sum(found[name].shape == own[name].shape for name in shared)
+
+    state, notes = take_front(state, fits, source, of_all=False)
     state = traits.convert_keys(state)
-    notes = traits.match_state(state)
+    notes += traits.match_state(state)
     state, resized = traits.resize_state(state)
     state, inflated = inflate(backbone, state)
     return state, Coverage(
         source=source,
+        names=names,
         resized=tuple(resized),
         inflated=tuple(inflated),
         fresh=tuple(sorted(traits.fresh_parts(state))),
@@ -139,11 +148,20 @@ def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_m
     """
     own, source, what = module.state_dict(), report.source, report.what
     found = sorted(own.keys() & state.keys())
+    names = report.names or tuple(sorted(state))
     if not found:
         raise UserError(
-            f"none of its {len(state)} tensors is this {what}'s ({', '.join(sorted(state)[:3])}, ...)",
+            f"none of its {len(names)} tensors is this {what}'s: there are {', '.join(names[:3])}, ...; looked for "
+            f"were {', '.join(list(own)[:3])}, ... and what public layouts call these",
             where=source,
-            fix=f"check that the file holds this kind of {what}",
+            fix=f"see what is there: vistruct inspect {source}",
+        )
+    merged = next((name for name in state if ".lora_" in name or ".modules_to_save." in name), None)
+    if merged is not None:
+        raise UserError(
+            f"adapters (LoRA) that are not merged lie among these weights, such as {merged}",
+            where=source,
+            fix="merge them with peft: model = model.merge_and_unload(); model.save_pretrained(FOLDER)",
         )
     reshaped = [name for name in found if own[name].shape != state[name].shape]
     if reshaped:
@@ -171,6 +189,7 @@ def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_m
     return Coverage(
         source=source,
         what=what,
+        names=report.names,
         matched=tuple(sorted(own.keys() - {*report.resized, *report.inflated, *missing} - fresh)),
         resized=report.resized,
         inflated=report.inflated,
@@ -195,8 +214,8 @@ def _check_ties(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
             )
 
 
-def read_source(source: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors by name, and their licence.
+def read_source(source: Path) -> tuple[dict[str, Tensor], str, list[str]]:
+    """Tensors by name, their licence, and what else there is to be said of them.
 
     Raises:
         UserError: nothing there, or nothing that can be read.
@@ -204,39 +223,29 @@ def read_source(source: Path) -> tuple[dict[str, Tensor], str]:
     ours = backbone_dir(source)
     if ours is not None:
         card = json.loads((ours / "backbone.json").read_text())
-        return read_tensors(ours / "backbone.safetensors"), str(card.get("licence", "unknown"))
+        return read_tensors(ours / "backbone.safetensors"), str(card.get("licence", "unknown")), []
     if not source.exists():
         raise UserError("no such file or directory", where=source, fix="check the path of the starting weights")
     if (source / "run.yaml").is_file():
         raise UserError("this run has not finished: it has no backbone yet", where=source, fix="finish that run first")
-    unknown = f"unknown: that of {source.name} holds"
+    state, notes = read_public(source)
+    refuse_quantised([(name, str(value.dtype)) for name, value in state.items()], source)
+    return state, f"unknown: that of {source.name} holds", notes
+
+
+def read_public(source: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file or folder of others, whatever they are of; and what else is to be said of it.
+
+    Raises:
+        UserError: nothing that can be read.
+    """
     if source.is_dir():
-        if not has_tensors(source):
-            raise UserError(
-                "no backbone.json and no safetensors file here",
-                where=source,
-                fix="give a run directory or a file",
-            )
-        return read_folder(source), unknown
-    if source.suffix in PICKLED:
-        return _read_pickled(source), unknown
-    return read_tensors(source), unknown
-
-
-def _read_pickled(source: Path) -> dict[str, Tensor]:
-    try:
-        values = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"not read, because it is damaged or holds more than tensors and could run code: {reason}",
-            where=source,
-            fix="convert it to safetensors where you trust it",
-        ) from error
-    for key in ("state_dict", "model", "module"):
-        if isinstance(values, dict) and isinstance(values.get(key), dict):
-            values = values[key]
-    tensors = {str(k): v for k, v in values.items() if isinstance(v, Tensor)} if isinstance(values, dict) else {}
-    if not tensors:
-        raise UserError("no tensors by name in this file", where=source, fix="give a file with a state dict")
-    return tensors
+        if has_tensors(source):
+            return read_folder(source), []
+        pickled = [path for path in sorted(source.iterdir()) if path.suffix in (".bin", ".pth", ".pt", ".ckpt")]
+        if len(pickled) != 1:
+            what = "no backbone.json and no safetensors file here"
+            what += f", and {len(pickled)} others: {', '.join(path.name for path in pickled[:3])}" if pickled else ""
+            raise UserError(what, where=source, fix="give a run directory or a file")
+        (source,) = pickled
+    return read_pickled(source) if is_pickled(source) else (read_tensors(source), [])

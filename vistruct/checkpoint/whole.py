@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.downstream import load_downstream
+from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.layouts import layout_of
 from vistruct.checkpoint.load import is_ours, load_exactly, read_card
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.weights import Coverage, fill
 from vistruct.errors import UserError
-from vistruct.vlm.names import LanguageNames, to_ours
+from vistruct.vlm.names import LanguageNames, ours_of, to_ours
+from vistruct.vlm.quantised import refuse_quantised
 
 
 def load_start(task: Any, source: Path, name: str = "") -> Coverage:
@@ -66,7 +68,14 @@ def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Cover
             missing tensors.
     """
     layout = layout_of(folder)
-    state, strange = to_ours(read_folder(folder), layout, LanguageNames.of(task.language), folder)
+    held, names = read_folder(folder), LanguageNames.of(task.language)
+    refuse_quantised([(name, str(value.dtype)) for name, value in held.items()], folder)
+
+    def fits(part: dict[str, Tensor]) -> tuple[int]:
+        return (sum(1 for name in part if ours_of(name, layout, names)),)
+
+    public, notes = take_front(held, fits, folder, of_all=True)
+    state, strange = to_ours(public, layout, names, folder)
     backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     backbone, names = task.backbone.traits.resize_state(backbone)
     state |= {f"backbone.{name}": value for name, value in backbone.items()}
@@ -76,6 +85,8 @@ def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Cover
     report = Coverage(
         source=folder,
         what="model",
+        names=tuple(held),
+        notes=tuple(notes),
         resized=tuple(resized),
         unexpected=tuple(strange),
         licence=f"unknown: that of {folder.name} holds",

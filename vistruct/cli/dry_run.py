@@ -85,7 +85,10 @@ def _memory(state: State, devices: int) -> list[str]:
 
 
 def activation_bytes(state: State, source: Source) -> int:
-    """Bytes that the forward pass of one sample of a stream keeps for the backward pass, weights apart."""
+    """Bytes that the forward pass of one sample of a stream keeps for the backward pass, weights apart.
+
+    Two go through it where a batch has as many: norms over a batch know nothing of a single one.
+    """
     import torch
 
     from vistruct.engine.environment import autocast
@@ -102,12 +105,13 @@ def activation_bytes(state: State, source: Source) -> int:
 
     seed = derive(state.run.seed, 0, 0)
     torch.manual_seed(seed)
-    batch = source.task.collator([source.dataset.sample(0, seed)]).to(state.device)
+    samples = [source.dataset.sample(0, seed)] * min(2, source.stream.batch)
+    batch = source.task.collator(samples).to(state.device)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         autocast(state.amp, state.device),
     ):
         output = source.task(batch)  # held while counting, so that no address is used twice
-        size = sum(kept.values())
+        size = sum(kept.values()) // len(samples)
     del output
     return size

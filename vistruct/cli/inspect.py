@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vistruct.cli.output import as_json, out, table
+from vistruct.cli.output import as_json, made, out, table
 from vistruct.errors import UserError
 
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -19,11 +19,21 @@ SHOWN = 40  # tensors in the table; --tensors shows all
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="A run, model, backbone or adapters directory, or a .safetensors file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, model, backbone or adapters directory, or weights of others: folder or file.")
+    ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For a program; all tensors.")] = False,
+    take: Annotated[str, typer.Option(help="With --out: what stands before the names of the tensors to take.")] = "",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="A .safetensors file to make of weights of others, a .pth for example.")
+    ] = None,
 ) -> None:
     """Show tensors, parameters, configuration, classes, the input that a model expects, metrics and licence."""
+    if out_file is not None:
+        take_out(path, take, out_file)
+        made(out_file)
+        return
     facts = gather(path)
     if json:
         as_json(facts)
@@ -52,7 +62,7 @@ def gather(path: Path) -> dict[str, Any]:
         raise UserError("no such file or directory", where=path, fix="give a run directory or a safetensors file")
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise UserError("not a safetensors file", where=path, fix="give a run directory or a safetensors file")
+            return _public(path)
         return {"what": "weights", **_tensors(path)}
     for name, what in (("model.json", "model"), ("backbone.json", "backbone")):
         if (path / name).is_file():
@@ -65,6 +75,8 @@ def gather(path: Path) -> dict[str, Any]:
             }
     if (path / "adapter_config.json").is_file():
         return _adapters(path)
+    if (path / "config.json").is_file() or list(path.glob("*.safetensors")):
+        return _public(path)
     if not (path / "run.yaml").is_file():
         raise UserError("not a run, model or backbone", where=path, fix="give a directory with run.yaml or model.json")
     facts: dict[str, Any] = {"what": "run", **_run(path)}
@@ -77,6 +89,50 @@ def gather(path: Path) -> dict[str, Any]:
     if (path / "adapters" / "adapter_config.json").is_file():
         facts["adapters"] = f"LoRA, in {path / 'adapters'}"
     return facts
+
+
+def take_out(path: Path, take: str, file: Path) -> None:
+    """Write the tensors of others' weights whose names begin with `take`, without it, as one safetensors file.
+
+    Raises:
+        UserError: nothing that can be read, or nothing of that name; the file is there already.
+    """
+    from vistruct.checkpoint.tensors import write_tensors  # seconds to import
+    from vistruct.checkpoint.weights import read_public
+    from vistruct.files.whole import whole_file
+
+    if file.exists():
+        raise UserError("this exists already", where=file, fix="choose another --out")
+    state, _ = read_public(path)
+    front = f"{take.rstrip('.')}." if take else ""
+    found = {name.removeprefix(front): value for name, value in state.items() if name.startswith(front)}
+    if not found:
+        raise UserError(f"no tensor's name begins with {front!r}", where=path, fix=f"vistruct inspect {path} --tensors")
+    with whole_file(file, "partial") as partial:
+        write_tensors(partial, found)
+
+
+def _public(path: Path) -> dict[str, Any]:
+    """Weights of others, as they call them: a file or folder of safetensors, or a pickle, of which nothing is run."""
+    facts: dict[str, Any] = {"what": "weights of others"}
+    if path.is_dir():
+        config = _json(path / "config.json") if (path / "config.json").is_file() else {}
+        facts |= {key: config[key] for key in ("model_type", "quantization_config") if key in config}
+        files = sorted(path.glob("*.safetensors"))
+        if files:
+            held = [_tensors(file) for file in files]
+            tensors = [tensor for one in held for tensor in one["tensors"]]
+            parameters = sum(one["parameters"] for one in held)
+            return facts | {"files": len(files), "parameters": parameters, "config": config, "tensors": tensors}
+    from vistruct.checkpoint.weights import read_public  # seconds to import
+
+    state, notes = read_public(path)
+    tensors: list[dict[str, Any]] = [
+        {"name": name, "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for name, value in state.items()
+    ]
+    parameters = sum(math.prod(one["shape"]) for one in tensors)
+    return facts | {"note": "; ".join(notes), "parameters": parameters, "tensors": tensors}
 
 
 def _adapters(path: Path) -> dict[str, Any]:

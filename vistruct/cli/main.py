@@ -35,8 +35,9 @@ from vistruct.cli import (
     unpack,
 )
 from vistruct.distributed.launch import LOST
-from vistruct.errors import UserError, closest
+from vistruct.errors import LeftOut, UserError, closest
 
+LEFT_OUT = 4
 CTRL_C = 128 + signal.SIGINT
 # Some versions of typer carry their own copy of click, others use the package: find the class that it raises.
 UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
@@ -97,7 +98,8 @@ def vistruct(
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end the process: 0 done, 1 a fault of vistruct, 2 a user's mistake, 130 Ctrl-C.
 
-    3 says that another process of the same run has failed, and not this one.
+    3 says that another process of the same run has failed, and not this one; 4 that all is done but for some items (an
+    image that cannot be read), which are named.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         if debug:
             raise
-        _tell(error, args)
+        _tell(error, args, LEFT_OUT if isinstance(error, LeftOut) else 2)
     except UsageError as error:
         if debug:
             raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistruct.cli.output import as_json, made
-from vistruct.errors import UserError
+from vistruct.errors import LeftOut, UserError
 
 if TYPE_CHECKING:
     from vistruct.inference.model import Model
@@ -56,7 +56,8 @@ def command(
 ) -> None:
     """Run inference on images, pairs, volumes and folders: files of the usual formats and pictures, or answers.
 
-    What is done is kept in the results' folder: the same command goes on where it was stopped.
+    What is done is kept in the results' folder: the same command goes on where it was stopped. What cannot be read is
+    left out and named at the end (exit status 4). Files that are no earlier results are never overwritten.
     """
     if together and ask is None:
         raise UserError("--together is for a question", where="--together", fix='--ask "What has changed?"')
@@ -97,7 +98,7 @@ def command(
     if found.broken:
         names = ", ".join(case.name for case, _ in found.broken[:3])
         what = f"{len(found.broken)} of {len(cases)} {what} are left out; first: {found.broken[0][1].what}"
-        raise UserError(what, where=names, fix="mend or remove them; the same command looks at what is left")
+        raise LeftOut(what, where=names, fix="mend or remove them; the same command looks at what is left")
 
 
 def views_of(flip: list[str] | None, scale: list[float] | None) -> Views | None:

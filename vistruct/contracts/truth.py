@@ -30,6 +30,7 @@ class Turn:
 
     role: Role
     text: str
+    is_taught: bool = True  # an answer that is only read, and never learned or asked for, is not
     points: tuple[tuple[int, ...], ...] = ()  # of each region or object mark, in order: rows of the sample's objects
 
 

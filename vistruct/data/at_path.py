@@ -16,6 +16,7 @@ from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import family_of
 from vistruct.data.formats.format import Kind
+from vistruct.data.formats.maps.coding import TWO_CLASSES
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
@@ -28,7 +29,10 @@ _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
 _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
     "boxes": _CHOICE | {"images"},
-    "maps": _CHOICE | _VALUES | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored", "fill"},
+    "maps": _CHOICE
+    | _VALUES
+    | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored"}
+    | {"threshold", "fill"},
     "volumes": _CHOICE | _VALUES | {"values", "ignored", "modalities"},
     "image_classes": _CHOICE | _VALUES | {"images"},
     "talk": {"format", "images"},
@@ -142,15 +146,20 @@ def _coded(reading: Reading, usual: tuple[int, ...]) -> dict[str, Any]:
     Args:
         usual: values that do not count, where nothing is said of them and no class has them.
     """
+    if reading.threshold is not None:
+        coding = Coding(classes=reading.classes or TWO_CLASSES, threshold=reading.threshold)
+        return {**_chosen(reading), "coding": coding, "classes": None, "others": "stop"}
     if reading.values is None and reading.ignored is None:
         return _chosen(reading)
     if reading.classes is None:
         raise UserError("values without classes", where="--values", fix="--classes background,field")
+    known = reading.values if reading.values is not None else range(len(reading.classes))
     ignored = reading.ignored
-    if ignored is None:
-        known = reading.values if reading.values is not None else range(len(reading.classes))
+    if ignored is None and (not usual or any(value in known for value in usual)):
         ignored = tuple(value for value in usual if value not in known)
-    coding = Coding(classes=reading.classes, values=reading.values, ignored=ignored)
+    coding = Coding(classes=reading.classes, values=reading.values)
+    if ignored is not None:  # what is said is not doubted where few labels have it
+        coding = Coding(classes=reading.classes, values=reading.values, ignored=ignored)
     return {**_chosen(reading), "coding": coding, "classes": None, "others": "stop"}
 
 

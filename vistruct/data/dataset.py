@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ class RecordDataset:
     # Of files that are no 8-bit images. Both must be able to travel to a worker process.
     read_images: Callable[[Record], list[torch.Tensor]] | None = None  # number[C, H, W] each; None: 8-bit colours
     read_label_map: Callable[[Record], torch.Tensor] | None = None  # int16[H, W]; None: no class for every pixel
+    class_pixels: Counter[int] | None = None  # label maps only: by class, in all of them; None: not looked at
 
     def __post_init__(self) -> None:
         if self.augment is not None:

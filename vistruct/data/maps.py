@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,12 +60,12 @@ class MapDataConfig(Part):
         """Find the images and their labels; no pixel is decoded yet, but for a few labels where a coding is sought.
 
         Args:
-            cache: not used: finding files again takes no longer than reading what was found.
+            cache: folder that keeps which values the labels have; finding the files again takes no longer.
 
         Raises:
             UserError: see `formats.read.read`; tiles that can hold no image.
         """
-        found, report = read(self.root, "maps", format=self.format, ask=self.ask())
+        found, report = read(self.root, "maps", format=self.format, ask=replace(self.ask(), kept=cache))
         records, coding = found.records, found.coding
         assert coding is not None  # of records that are there
         if self.tiles is not None:
@@ -74,7 +74,7 @@ class MapDataConfig(Part):
                 raise UserError("label maps have no empty windows", where="tiles.skip_empty", fix=fix)
             records, _ = tile_records(records, self.tiles)
         records = shared(records, self.share, self.share_seed, report)
-        return as_dataset(
+        dataset = as_dataset(
             records,
             report,
             self,
@@ -86,6 +86,7 @@ class MapDataConfig(Part):
             whole_records=found.records,
             read_label_map=LabelReader(coding, found.raster),
         )
+        return replace(dataset, class_pixels=found.pixels)
 
     def _input(self, record: Record, intake: Intake | None) -> Input:
         windows = None

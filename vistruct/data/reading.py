@@ -36,6 +36,9 @@ class Reading:
     drop: tuple[str, ...] = _told((), "Classes that are left out.")
     values: tuple[int, ...] | None = _told(None, "Label maps: the mask value of each of --classes.")
     ignored: tuple[int, ...] | None = _told(None, "Label maps: mask values that are neither learned nor counted.")
+    threshold: int | None = _told(
+        None, "Label maps of two classes: the second from this value on, as JPEGs need it: 128."
+    )
     fill: Literal["masks", "boxes"] = _told("masks", "Label maps of annotated objects: what is painted.")
     modalities: tuple[str, ...] | None = _told(None, "Volumes: which become the channels, in order.")
     missing: Literal["stop", "drop"] = _told("stop", "What an image (or label) that is not on disk does.")

@@ -18,6 +18,7 @@ from vistruct.config import Run, Stream, flat
 from vistruct.contracts import Costs, Dataset, named_term
 from vistruct.data.account import check_left_out
 from vistruct.data.chat.costs import admit
+from vistruct.data.checks.counted import check_counted, is_named
 from vistruct.data.checks.groups import check_groups
 from vistruct.data.loading.loader import check_split
 from vistruct.data.statistics import with_statistics_of_pixels
@@ -111,7 +112,9 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
             name: _data(for_classes(e.data, datasets[run.task_of(e)].info.class_names), index, run.max_left_out)
             for name, e in run.evals.items()
         }
-        check_groups(datasets, {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()})
+        evals = {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()}
+        check_counted(datasets, evals, {name: is_named(stream.data) for name, stream in run.streams.items()})
+        check_groups(datasets, evals)
     with main_first(ranks):
         tasks = _tasks(run, datasets, out_dir)
     with main_first(ranks):

@@ -22,7 +22,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from vistruct.errors import UserError
+from vistruct.files.embedded import image_source, image_status
 
 MAX_PIXELS = 900_000_000  # 2.5 GiB decoded: DOTA has scenes of 806 million. More is taken for a decompression bomb
 MAX_PIXELS_VARIABLE = "VISTRUCT_MAX_IMAGE_PIXELS"
@@ -129,6 +130,32 @@ def _decode_jpeg(data: bytes, image: Image.Image, name: object) -> np.ndarray | 
     return np.ascontiguousarray(pixels)
 
 
+class _PixelsOfPng(PngImagePlugin.PngStream):
+    """Reads past texts and colour profiles that are longer than Pillow takes: nobody asks for them."""
+
+    def chunk_zTXt(self, pos: int, length: int) -> bytes:
+        return self._or_skip(super().chunk_zTXt, pos, length)
+
+    def chunk_iTXt(self, pos: int, length: int) -> bytes:
+        return self._or_skip(super().chunk_iTXt, pos, length)
+
+    def chunk_tEXt(self, pos: int, length: int) -> bytes:
+        return self._or_skip(super().chunk_tEXt, pos, length)
+
+    def chunk_iCCP(self, pos: int, length: int) -> bytes:
+        return self._or_skip(super().chunk_iCCP, pos, length)
+
+    def _or_skip(self, read: Callable[[int, int], bytes], pos: int, length: int) -> bytes:
+        file: Any = self.fp
+        start = file.tell()
+        try:
+            return read(pos, length)
+        except ValueError:
+            file.seek(start)
+            return ImageFile._safe_read(file, length)
+
+
+_png: Any = PngImagePlugin
 _pillow_limit = threading.Lock()
 _tiff_log = logging.getLogger("PIL.TiffImagePlugin")
 
@@ -145,9 +172,11 @@ def opened(source: Path | io.BytesIO, name: object, *, eight_bit: bool = True) -
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours, below, names the way out
             was_silent, _tiff_log.disabled = _tiff_log.disabled, True  # it prints what it then raises
+            png_stream, _png.PngStream = _png.PngStream, _PixelsOfPng
             try:
-                image = Image.open(source)
+                image = Image.open(image_source(source) if isinstance(source, Path) else source)
             finally:
+                _png.PngStream = png_stream
                 Image.MAX_IMAGE_PIXELS = pillow_limit
                 _tiff_log.disabled = was_silent
         with image:
@@ -201,7 +230,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _broken(name: object, error: Exception, source: Path | io.BytesIO) -> UnreadableImage:
-    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else source.stat().st_size
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else image_status(source).st_size
     if size == 0:
         return UnreadableImage("the image file is empty (0 bytes)", where=name, fix="copy or download it again")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

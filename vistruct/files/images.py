@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from torch import Tensor
 
 from vistruct.files.decode import UnreadableImage, decode, image_size, unreadable
+from vistruct.files.embedded import image_bytes, image_status
 
 __all__ = ["DecodedCache", "UnreadableImage", "clear_cache", "decode", "image_size", "read_image"]
 
@@ -83,13 +84,13 @@ class DecodedCache(Generic[Pixels]):
     def get(self, path: Path, crc32: int | None = None) -> Pixels:
         """The decoded file, which must not be changed; errors as in `read_image`."""
         try:
-            status = os.stat(path)
+            status = image_status(path)
             key = (os.fspath(path), status.st_mtime_ns, status.st_size)  # a file that changed is another image
             with self.lock:
                 if key in self.images:
                     self.images.move_to_end(key)
                     return self.images[key]
-            data = Path(path).read_bytes()
+            data = image_bytes(path)
         except OSError as error:
             raise unreadable(path, error) from error
         if crc32 is not None and zlib.crc32(data) != crc32:

@@ -70,3 +70,8 @@ def write_text(path: Path, pieces: Iterable[str], *, wait_for_disk: bool = True)
         if wait_for_disk:
             file.flush()
             os.fsync(file.fileno())
+
+
+def printable(text: str) -> str:
+    """A name of a file as text: bytes in it that are not UTF-8 are written as `%FF`."""
+    return "".join(f"%{ord(sign) - 0xDC00:02X}" if "\udc80" <= sign <= "\udcff" else sign for sign in text)

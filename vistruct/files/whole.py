@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ def whole_file(path: Path, ending: str | None = None) -> Generator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{ending or f'{os.getpid()}.tmp'}")
+    ending = ending or f"{os.getpid()}.tmp"
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    temporary = path.with_name(f".{name}.{ending}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -15,7 +15,7 @@ import torch
 
 from vistruct.contracts import IMAGE_MARK, RGB, AnswerPrediction, Sample, Turn
 from vistruct.errors import UserError
-from vistruct.files.text import write_text
+from vistruct.files.text import printable, write_text
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case, as_pixels
@@ -69,7 +69,7 @@ def _unpack(model: Model, case: Case, values: Values, _: Any) -> AnswerPredictio
 
 
 def _rows(done: Sequence[Done]) -> list[dict[str, Any]]:
-    files = [[str(file) for file in one.case.files] for one in done]
+    files = [[printable(str(file)) for file in one.case.files] for one in done]
     return [{"image": own[0] if len(own) == 1 else own, **one.values} for own, one in zip(files, done, strict=True)]
 
 

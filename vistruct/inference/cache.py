@@ -1,9 +1,9 @@
 """What was found in each image, kept on disk image by image, so that work that was cut short goes on.
 
-    predictions/parts/settings.json         what decides the results: the model and how it was asked
-    predictions/parts/@a%2Fport.png.json    one image (or pair, or volume): when its files were changed, what was found
+    OUT/.vistruct/parts/settings.json       what decides the results: the model and how it was asked
+    OUT/.vistruct/parts/@a%2Fport.png.json  one image (or pair, or volume): when its files were changed, what was found
 
-A part is there complete or not at all. Where the settings are others than those of the parts, all parts are removed.
+A part is there complete or not at all, and holds a sum of its settings: with others it is none.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vistruct.errors import UserError
 from vistruct.files.text import write_text
 
-FORMAT = 3
+FORMAT = 4
 _LONGEST_NAME = 180  # most file systems hold names of 255 bytes
 
 
@@ -26,40 +25,29 @@ class Parts:
     """The folder of parts for one model and one way to ask it."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Open, without a change on disk yet.
+        self.folder = Path(folder)
+        self.settings = json.loads(json.dumps({"format": FORMAT, **settings}))
+        self.sum = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
-        Raises:
-            UserError: a file where the settings belong that is not ours.
-        """
-        self.folder, self.settings = Path(folder), json.loads(json.dumps({"format": FORMAT, **settings}))
-        file = self.folder / "settings.json"
-        self.known = _read_json(file)
-        self.is_new = not file.is_file()
-        if not self.is_new and (self.known is None or "format" not in self.known):
-            what = "a file of this name that no prediction wrote"
-            raise UserError(what, where=file, fix="choose another --out, or remove it")
+    def is_noted(self, name: str, values: dict[str, Any]) -> bool:
+        """Whether `note` wrote this last."""
+        return _read_json(self.folder / f"{name}.json") == values
 
-    def begin(self) -> int:
-        """Make the folder these settings'; how many parts of others were removed."""
-        if self.known == self.settings:
-            return 0
-        stale = list(self.folder.glob("@*.json")) if not self.is_new else []
-        for part in stale:
-            part.unlink()
-        write_text(self.folder / "settings.json", [json.dumps(self.settings, indent=2), "\n"])
-        return len(stale)
+    def note(self, name: str, values: dict[str, Any]) -> None:
+        """Keep plain json about all images."""
+        write_text(self.folder / f"{name}.json", [json.dumps(values, indent=2), "\n"])
 
     def file(self, name: str) -> Path:
         """Where the part of an image of this name is; no two names share one."""
         flat = quote(name, safe=" ")
         if len(flat) > _LONGEST_NAME:
             flat = f"{flat[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        return self.folder / f"@{flat}.json"  # the sign keeps them apart from the settings
+        return self.folder / f"@{flat}.json"  # the sign keeps them apart from the notes
 
     def has(self, name: str, images: Sequence[Path]) -> bool:
         """Whether there is a part about this image (or pair, or volume of several files) as it is now."""
-        values = _read_json(self.file(name))
-        return values is not None and values["image"] == name and values["state"] == _state(images)
+        part = _read_json(self.file(name)) or {}
+        return (part.get("image"), part.get("settings"), part.get("state")) == (name, self.sum, _state(images))
 
     def read(self, name: str) -> dict[str, Any]:
         """What `write` was given."""
@@ -67,7 +55,7 @@ class Parts:
 
     def write(self, name: str, images: Sequence[Path], values: dict[str, Any]) -> None:
         """Keep plain json about an image, a pair or a volume."""
-        part = {"image": name, "state": _state(images), "values": values}
+        part = {"image": name, "settings": self.sum, "state": _state(images), "values": values}
         write_text(self.file(name), [json.dumps(part), "\n"])
 
     def remove(self, name: str) -> None:

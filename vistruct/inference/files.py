@@ -8,6 +8,7 @@ predictions did not write is changed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 from vistruct.errors import UserError, closest
-from vistruct.files.text import write_text
+from vistruct.files.owned import Owned, inside
+from vistruct.files.text import printable
 from vistruct.inference.cache import Parts
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, check_asked
 from vistruct.inference.model import Model
@@ -53,68 +55,89 @@ def predict_files(
         UserError: a format that this kind does not have, or that cannot hold these names or classes; a file in the
             way that is not ours; nothing that can be looked at.
     """
-    asked = replace(asked or Asked(), quiet=False, scratch=target / "parts")
-    work = _Work(model, cases, target, formats, asked)
-    work.begin()
-    ready = [case for case in cases if work.is_done(case)]
-    if ready:
-        notice(f"{target}: {len(ready)} of {len(cases)} {model.kind.what} were done before")
-    left = [case for case in cases if case not in ready]
-    broken: Broken = []
-    with tracking("predicting", done=len(ready), total=len(cases)) as show:
-        for case in ready:
-            work.complete(case)
-        for number, (case, found) in enumerate(_looked(model, left, asked), len(ready) + 1):
-            if isinstance(found, UserError):
-                notice(f"{case.name} is left out: {found.what}")
-                broken.append((case, found))
-            else:
-                work.keep(case, found)
-            show(number, case.name)
-    if broken and len(broken) == len(cases):
-        raise broken[0][1]
-    out = [case for case, _ in broken]
-    done = [work.done(case) for case in cases if case not in out]
-    files, made = work.written(done)
+    cases = [replace(case, name=printable(case.name)) for case in cases]
+    owned = Owned(target, "predict")
+    asked = replace(asked or Asked(), quiet=False, scratch=owned.home)
+    work = _Work(model, cases, owned, formats, asked)
+    work.check()
+    with owned.held():
+        broken = _all_done(work)
+        if broken and len(broken) == len(cases):
+            raise broken[0][1]
+        out = {case.name for case, _ in broken}
+        done = [work.done(case) for case in cases if case.name not in out]
+        files, made = work.written(done)
     return Results(done=done, broken=broken, told=model.kind.tell(model, done), files=files, made=made)
+
+
+def _all_done(work: _Work) -> Broken:
+    """Look at every case that is not done yet; the ones that could not be looked at."""
+    ready, total, broken = work.begin(), len(work.cases), []
+    if ready:
+        notice(f"{work.owned.folder}: {len(ready)} of {total} {work.model.kind.what} were done before")
+    left = [case for case in work.cases if case.name not in ready]
+    with tracking("predicting", done=len(ready), total=total) as show:
+        looked = _looked(work.model, left, work.asked)
+        every = itertools.chain(((case, None) for case in work.cases if case.name in ready), looked)
+        for number, (case, found) in enumerate(every, 1):
+            try:
+                if isinstance(found, UserError):
+                    raise found
+                if found is None:
+                    work.complete(case)
+                else:
+                    work.keep(case, found)
+            except UserError as error:
+                notice(f"{case.name} is left out: {error.what}")
+                broken.append((case, error))
+            show(number, case.name)
+    return broken
 
 
 class _Work:
     """What there is to do, and where everything goes."""
 
-    def __init__(self, model: Model, cases: Sequence[Case], target: Path, formats: Sequence[str], asked: Asked) -> None:
-        self.model, self.cases, self.target, self.asked = model, cases, target, asked
+    def __init__(self, model: Model, cases: Sequence[Case], owned: Owned, formats: Sequence[str], asked: Asked) -> None:
+        self.model, self.cases, self.owned, self.asked = model, cases, owned, asked
         check_asked(model.kind, model, cases, asked)
         self.chosen = chosen_formats(model.kind, formats, cases, model.class_names)
         self.each = [format for format in self.chosen if isinstance(format, EachFile)]
-        self.parts = Parts(target / "parts", settings(model, asked))
+        self.parts = Parts(owned.home / "parts", settings(model, asked))
         self.places: dict[str, dict[str, Path]] = {case.name: {} for case in cases}  # by case and format
         for format in self.each:
             for name, file in format.files(cases, bool(formats)).items():
-                self.places[name][format.name] = target / format.folder / file
+                self.places[name][format.name] = owned.folder / format.folder / file
 
-    def begin(self) -> None:
-        """Make the folder that of this work; what was written with other settings is removed.
-
-        Raises:
-            UserError: a file would be overwritten that no prediction into this folder wrote.
+    def check(self) -> None:
         """
-        files = [file for mine in self.places.values() for file in mine.values()]
-        files += [self.target / format.file for format in self.chosen if isinstance(format, OneFile)]
-        given = {file.resolve() for case in self.cases for file in case.files}
-        others = [file for file in files if file.resolve() in given or (self.parts.is_new and file.exists())]
-        if others:
-            what = f"{len(others)} files would be overwritten that no prediction wrote"
-            raise UserError(what, where=others[0], fix="choose another --out")
-        if self.parts.begin():
-            what = "another model or another way to ask it than last time"
-            notice(f"{self.target}: {what}; all {self.model.kind.what} are looked at again")
+        Raises:
+            UserError: a file would be written over that no prediction into this folder wrote.
+        """
+        others = {format.name for format in self.each if not self._is_current(format)}
+        files = [self.owned.folder / format.file for format in self.chosen if isinstance(format, OneFile)]
+        for case in self.cases:
+            is_done, mine = self.is_done(case), self.places[case.name].items()
+            files += [file for name, file in mine if not is_done or name in others or not file.is_file()]
+        self.owned.check(files, [file for case in self.cases for file in case.files])
+
+    def begin(self) -> set[str]:
+        """What was written with other settings is removed; the names of the cases that are done."""
+        if not self.parts.is_noted("settings", self.parts.settings):
+            if (self.parts.folder / "settings.json").exists():
+                what = "another model or another way to ask it than last time"
+                notice(f"{self.owned.folder}: {what}; all {self.model.kind.what} are looked at again")
+            self.parts.note("settings", self.parts.settings)
         for format in self.each:
-            own, note = dict(format.settings(self.asked)), self.parts.folder / f"{format.name}.json"
-            if own and not (note.is_file() and note.read_text() == json.dumps(own)):
+            if not self._is_current(format):
                 for mine in self.places.values():
-                    mine[format.name].unlink(missing_ok=True)
-                write_text(note, [json.dumps(own)])
+                    self.owned.remove(mine[format.name])
+                self.parts.note(format.name, dict(format.settings(self.asked)))
+        return {case.name for case in self.cases if self.is_done(case)}
+
+    def _is_current(self, format: EachFile) -> bool:
+        """Whether a format's files were written as they would be now."""
+        own = dict(format.settings(self.asked))
+        return not own or self.parts.is_noted(format.name, own)
 
     def is_done(self, case: Case) -> bool:
         kept = [self.places[case.name][format.name] for format in self.each if format.is_kept]
@@ -141,20 +164,22 @@ class _Work:
         for format in formats:
             file = self.places[case.name].get(format.name)
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                format.write(self.model, case, found, file, self.asked)
+                with self.owned.making(file) as place:
+                    format.write(self.model, case, found, place, self.asked)
 
     def written(self, done: Sequence[Done]) -> tuple[dict[str, Path], Path]:
         """What there is by format, the files about all cases being written now; and of these the one that there is, or
         that was asked for beside what is always written, else the folder of all."""
         names = {name for mine in self.places.values() for name in mine}
-        files = {format.name: self.target / format.folder for format in self.each if format.name in names}
+        files = {format.name: self.owned.folder / format.folder for format in self.each if format.name in names}
         for format in self.chosen:
             if isinstance(format, OneFile):
-                files[format.name] = format.write(self.model, done, self.target / format.file)
+                file = self.owned.folder / format.file
+                with self.owned.making(file) as place:
+                    files[format.name] = file / format.write(self.model, done, place).relative_to(place)
         asked = [format for format in self.chosen if format.use != "always"] or self.chosen
         is_one = len(asked) == 1 and isinstance(asked[0], OneFile)
-        return files, files[asked[0].name] if is_one else self.target
+        return files, files[asked[0].name] if is_one else self.owned.folder
 
 
 def _looked(model: Model, cases: Sequence[Case], asked: Asked) -> Iterator[tuple[Case, Any]]:
@@ -223,7 +248,7 @@ def flat_files(cases: Sequence[Case], _: bool = True) -> dict[str, Path]:
     flat = {case.name: case.name.strip("/").replace("/", "__") for case in cases}
     flat = {name: text if text.endswith(".jpg") else f"{text}.jpg" for name, text in flat.items()}
     number = Counter(flat.values())
-    return {name: Path(text if number[text] == 1 else f"{quote(name, safe='')}.jpg") for name, text in flat.items()}
+    return {name: inside(text if number[text] == 1 else f"{quote(name, safe='')}.jpg") for name, text in flat.items()}
 
 
 def own_files(ending: str, stem: Callable[[str], str], cases: Sequence[Case], _: bool = True) -> dict[str, Path]:
@@ -234,4 +259,6 @@ def own_files(ending: str, stem: Callable[[str], str], cases: Sequence[Case], _:
     """
     stems = {case.name: stem(case.name.lstrip("/")) for case in cases}
     number = Counter(stems.values())
-    return {name: Path(f"{plain if number[plain] == 1 else name.lstrip('/')}{ending}") for name, plain in stems.items()}
+    return {
+        name: inside(f"{plain if number[plain] == 1 else name.lstrip('/')}{ending}") for name, plain in stems.items()
+    }

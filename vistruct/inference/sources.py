@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from vistruct.errors import UserError
+from vistruct.files.owned import HOME, wrote
 from vistruct.inference.scenes import Case
 from vistruct.progress import notice
 
@@ -37,6 +38,7 @@ def images_at(sources: Sequence[Path]) -> list[Case]:
     for source in sources:
         for file in [source] if source.is_file() else _images_in(source):
             found.append((file, file.relative_to(source).as_posix() if source.is_dir() else file.name))
+    found = list(dict.fromkeys(found))
     names = Counter(name for _, name in found)
     return [Case(pictures=(file,), name=name if names[name] == 1 else file.as_posix()) for file, name in found]
 
@@ -76,10 +78,14 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError("no such image or folder", where=folder, fix="check the path")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    mine = set(wrote(folder))
+    every = [p for p in folder.rglob("*") if HOME not in p.parts and p not in mine and p.is_file()]
+    files = sorted(p for p in every if p.suffix.lower() in IMAGES)
     if not files:
         raise UserError("no images in this folder", where=folder, fix=f"images end in {', '.join(sorted(IMAGES))}")
-    others = sum(p.is_file() for p in folder.rglob("*")) - len(files)
+    if mine:
+        notice(f"{folder}: {len(mine)} files in it that vistruct wrote are not looked at")
+    others = len(every) - len(files)
     if others:
         notice(f"{folder}: {len(files)} images; {others} other files are not looked at")
     return files

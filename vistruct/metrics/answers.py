@@ -18,7 +18,7 @@ from vistruct.config import Part
 from vistruct.contracts import AnswerPrediction
 from vistruct.metrics import captions
 from vistruct.metrics.forms import Form, cells_in, form_of, form_of_family, mapped_name, number_in, plain, polarity
-from vistruct.metrics.grounding import box_set_scores, single_box_scores
+from vistruct.metrics.grounding import box_set_scores, scale_in, single_box_scores
 from vistruct.metrics.yardstick import commonest, standard_error
 
 Scores = dict[str, float]
@@ -35,6 +35,7 @@ MAIN: dict[Form, str] = {
 }
 
 
+SCALES = {"0 to 1": "boxes_0_to_1", "pixels": "boxes_in_pixels"}  # questions whose boxes are no integers to 1000
 DIRECTIONS = {
     **dict.fromkeys((*MAIN.values(), "accuracy_macro", "iou", "precision50", "recall50", "bleu4", "rouge_l"), True),
     **dict.fromkeys(("mae", "no_number", "neither", "malformed"), False),
@@ -78,8 +79,9 @@ class Answers:
             the accuracy of each family's best constant answer; for each family `questions/<family>`, its MAIN
             number, `constant/<family>`, `error/<family>` (the standard error of the number, where it is a mean over
             questions) and others by form. A family in brackets is a form: that of questions which
-            name no family, `unnamed` of them. `no_truth` questions without an answer to compare with are not
-            measured.
+            name no family, `unnamed` of them. Families whose boxes are of another scale than 0 to 1000 say so
+            (`boxes_0_to_1/<family>`, `boxes_in_pixels/<family>`). `no_truth` questions without an answer to compare
+            with are not measured.
         """
         known = [one for one in self.asked if one.truth]
         groups: dict[str, list[AnswerPrediction]] = {}
@@ -94,6 +96,8 @@ class Answers:
             form = form_of_family(family, truths)
             scores = SCORES[form]([one.answer for one in ones], truths)
             figures |= {f"questions/{family}": float(len(ones))}
+            if form in ("box", "boxes") and (scale := scale_in(truths)) != "0 to 1000":
+                figures |= {f"{SCALES[scale]}/{family}": float(len(ones))}
             figures |= {f"{name}/{family}": value for name, value in scores.items()}
             if "accuracy" in scores:
                 exact.append((len(ones), scores["accuracy"], scores["constant"]))

@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from vistruct.data.formats.chat.text_boxes import is_boxes, read_boxes
 from vistruct.data.instructions.exchange import NOTHING
 from vistruct.data.instructions.families import MAP_CELLS
 from vistruct.metrics.captions import words
-from vistruct.metrics.grounding import boxes_in, is_boxes
 
 Form = Literal["words", "yes_no", "number", "box", "boxes", "map", "caption"]
 
@@ -96,7 +96,7 @@ def form_of(truth: str) -> Form:
     if NUMBER.fullmatch(plain(truth)):
         return "number"
     if is_boxes(truth):
-        boxes = boxes_in(truth)
+        boxes = read_boxes(truth)
         return "box" if boxes is not None and len(boxes) == 1 else "boxes"
     return "caption" if len(words(truth)) >= MANY_WORDS else "words"
 
@@ -123,6 +123,6 @@ def _fits(form: Form, truth: str) -> bool:
     if form == "number":
         return number_in(truth) is not None
     if form in ("box", "boxes"):
-        boxes = boxes_in(truth)
+        boxes = read_boxes(truth)
         return boxes is not None and (form == "boxes" or len(boxes) == 1)
     return form != "map" or mapped_name(truth) is not None

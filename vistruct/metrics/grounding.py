@@ -1,72 +1,44 @@
-"""Boxes in answers: reading them, and how many are right at an IoU of 0.5.
+"""Boxes in answers: how many are right at an IoU of 0.5.
 
-Boxes are integers from 0 to 1000 of the image, xyxy, as InternVL writes them: `<box>[[x1, y1, x2, y2], ...]</box>`, or
-the brackets alone. Text around the marks, such as `<ref>ship</ref>`, is not looked at.
+How boxes are written is told by `data.formats.chat.text_boxes`; ours are integers from 0 to 1000 of the image. Truths
+in another scale are measured in theirs: an intersection over union is the same in every scale of an image's sides.
+Text around the boxes, such as `<ref>ship</ref>`, is not looked at.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from vistruct.data.formats.chat.text_boxes import Scale, read_boxes, scale_of
 from vistruct.metrics.yardstick import commonest, standard_error
 
 MIN_IOU = 0.5
-NOTHING = {"none", "nothing", "no"}  # an answer that says: no box
-_QUAD = r"\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]"
-_QUADS = re.compile(rf"\s*(?:\[\s*{_QUAD}(?:\s*,\s*{_QUAD})*\s*\]|{_QUAD}(?:\s*,\s*{_QUAD})*)\s*")
-_MARKED = re.compile(r"<box>(.*?)</box>", re.DOTALL)
+_FULL: dict[Scale, float] = {"0 to 1": 1, "0 to 1000": 1000, "pixels": np.inf}  # the largest number of a box
 
 CONSTANTS = 300  # commonest truths that are tried as the constant answer about single boxes
 SET_CONSTANTS = 10  # the same, where whole sets have to be matched
 
 
-def boxes_in(text: str) -> np.ndarray | None:
-    """The boxes that a text gives.
+def boxes_in(text: str, scale: Scale = "0 to 1000") -> np.ndarray | None:
+    """The boxes that a text gives in a scale.
 
     Returns:
-        int64[N, 4]; no rows where the text says that there is none; None where it is malformed: neither boxes nor
-        "none", an open bracket, not four integers, beyond 0 to 1000, or a right edge left of the left one.
+        float64[N, 4]; no rows where the text says that there is none; None where it is malformed, see `read_boxes`,
+        or beyond the scale; of 0 to 1000 also where a number is not whole.
     """
-    marked = _MARKED.findall(text)
-    if text.count("<box>") != len(marked) or text.count("</box>") != len(marked):
-        return None
-    parts = marked or _bracketed(text)
-    if not parts:
-        said = text.strip().lower().removesuffix(".")
-        return np.zeros((0, 4), np.int64) if said in NOTHING else None
-    if not all(_QUADS.fullmatch(part) for part in parts):
-        return None
-    numbers = [int(number[:5]) for part in parts for number in re.findall(r"\d+", part)]  # 5 digits are too large
-    boxes = np.array(numbers, np.int64).reshape(-1, 4)
-    is_sound = boxes.max() <= 1000 and (boxes[:, :2] <= boxes[:, 2:]).all()
-    return boxes if is_sound else None
+    boxes = read_boxes(text)
+    if boxes is None or not len(boxes):
+        return boxes
+    is_whole = scale != "0 to 1000" or (boxes == boxes.round()).all()
+    return boxes if is_whole and boxes.max() <= _FULL[scale] else None
 
 
-def _bracketed(text: str) -> list[str]:
-    """Outermost brackets with a digit in them, the last one perhaps still open."""
-    found, start, depth = [], 0, 0
-    for at, sign in enumerate(text):
-        if sign == "[":
-            start = start if depth else at
-            depth += 1
-        elif sign == "]" and depth:
-            depth -= 1
-            if not depth:
-                found.append(text[start : at + 1])
-    return [part for part in [*found, text[start:] if depth else ""] if re.search(r"\d", part)]
-
-
-def is_boxes(text: str) -> bool:
-    """Whether a text is boxes and nothing else that is said; names in `<ref>` may stand beside them."""
-    rest = re.sub(r"<ref>.*?</ref>", "", text, flags=re.DOTALL)
-    boxes = boxes_in(rest)
-    rest = _MARKED.sub("", rest)
-    for part in _bracketed(rest):
-        rest = rest.replace(part, "")
-    return boxes is not None and len(boxes) > 0 and not re.search(r"\w", rest)
+def scale_in(truths: Sequence[str]) -> Scale:
+    """The scale of a family's boxes: pixels where one of them can be nothing else, shares where all are."""
+    boxes = [found for truth in truths if (found := read_boxes(truth)) is not None and len(found)]
+    return scale_of(np.concatenate(boxes)) if boxes else "0 to 1000"
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -80,7 +52,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
     union = areas[0][:, None] + areas[1][None] - common
     equal = (a[:, None] == b[None]).all(axis=2)
-    return np.where(union > 0, common / np.maximum(union, 1), equal.astype(float))
+    return np.where(union > 0, common / np.where(union > 0, union, 1), equal.astype(float))
 
 
 def num_matched(found: np.ndarray, wanted: np.ndarray) -> int:
@@ -112,8 +84,9 @@ def single_box_scores(answers: Sequence[str], truths: Sequence[str]) -> dict[str
         have as the only answer.
     """
     wanted = np.stack([_boxes(truth)[0] for truth in truths])
-    found = [boxes_in(answer) for answer in answers]
-    none = np.full(4, -1)  # meets nothing
+    scale = scale_in(truths)
+    found = [boxes_in(answer, scale) for answer in answers]
+    none = np.full(4, -1.0)  # meets nothing
     first = np.stack([none if boxes is None or not len(boxes) else boxes[0] for boxes in found])
     own = np.array([iou(a[None], b[None])[0, 0] for a, b in zip(first, wanted, strict=True)])
     constants = np.stack([_boxes(truth)[0] for truth in commonest(truths, CONSTANTS)])
@@ -135,8 +108,9 @@ def box_set_scores(answers: Sequence[str], truths: Sequence[str]) -> dict[str, f
         truths would have as the only answer.
     """
     wanted = [_boxes(truth) for truth in truths]
-    found = [boxes_in(answer) for answer in answers]
-    given = [np.zeros((0, 4), np.int64) if boxes is None else boxes for boxes in found]
+    scale = scale_in(truths)
+    found = [boxes_in(answer, scale) for answer in answers]
+    given = [np.zeros((0, 4)) if boxes is None else boxes for boxes in found]
     right = sum(num_matched(a, b) for a, b in zip(given, wanted, strict=True))
     num_given, num_wanted = sum(map(len, given)), sum(map(len, wanted))
     constants = [_boxes(truth) for truth in commonest(truths, SET_CONSTANTS)]
@@ -159,6 +133,6 @@ def _f1(right: int, num_given: int, num_wanted: int) -> float:
 
 
 def _boxes(truth: str) -> np.ndarray:
-    boxes = boxes_in(truth)
+    boxes = read_boxes(truth)
     assert boxes is not None  # a family whose truths are not boxes is measured otherwise
     return boxes

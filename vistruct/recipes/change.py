@@ -50,7 +50,7 @@ def recipe(
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A change detector for pairs of any size."""
-    if reading.values is not None and reading.classes is None:
+    if reading.classes is None and (reading.values, reading.threshold) != (None, None):
         reading = replace(reading, classes=("unchanged", "changed"))
     train = maps_at(
         data,

@@ -161,6 +161,8 @@ class ChatCollator:
             for asked in questions_of(one) if self.generate else [one]:
                 shown, truth = list(asked), ""
                 answer = before + _answers(asked)
+                if self.generate and not asked[-1].is_taught:
+                    continue  # nobody vouches for such an answer
                 if self.generate and shown and shown[-1].role == "assistant":
                     truth = shown.pop().text
                 marks = sum(turn.text.count(IMAGE_MARK) for turn in shown if turn.role == "user")

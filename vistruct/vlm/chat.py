@@ -77,7 +77,7 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
     for turn in with_marks(turns, len(image_tokens)):
         if turn.role == "assistant":
             for tokens, supervised in _answer(turn.text, tokenizer):
-                extend(tokens, supervised)
+                extend(tokens, supervised and turn.is_taught)
             continue
         # The pieces around an image end and begin with added tokens, so that they can be encoded apart; hundreds of
         # image tokens in a text are slow to find again.

@@ -20,8 +20,14 @@ from vistruct.config import Part
 from vistruct.errors import UserError, closest
 from vistruct.vlm import internlm2
 from vistruct.vlm.chat import ADDED_TOKENS, END, START
+from vistruct.vlm.quantised import refuse_quantised_folder
 
 PAD = "<|endoftext|>"
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "vocab.txt")
+_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # of which both are needed
+# What wrappers put before all names of a model's tensors, or before a part of them.
+_WRAPPED = r"^(module\.|_orig_mod\.|base_model\.model\.)+"
+_PROBE = "What is in this image? Three ships, [1, 20]."
 
 
 class LanguageConfig(Part):
@@ -119,12 +125,22 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
     """
     if not source.exists():
         raise UserError("no tokenizer here", where=source, fix="check task.language.tokenizer")
+    if source.is_dir() and not _has_tokenizer(source):
+        raise UserError(
+            "not a tokenizer: one is tokenizer.json, or vocab.json with merges.txt, or tokenizer.model, and this "
+            "folder has none of these",
+            where=source,
+            fix="copy these from where the model came from, or give a folder that has them: "
+            "--set task.language.tokenizer=FOLDER",
+        )
     said = logging.get_verbosity()
     logging.set_verbosity_error()  # it would warn of a model beside it whose type it does not know
+    loaded: Any
     try:
         if source.is_file():
-            return PreTrainedTokenizerFast(tokenizer_file=str(source), pad_token=PAD, eos_token=END)
-        loaded: Any = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+            loaded = PreTrainedTokenizerFast(tokenizer_file=str(source), pad_token=PAD, eos_token=END)
+        else:
+            loaded = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             what = "this tokenizer only works by running code that lies beside it, which is never done here"
@@ -134,7 +150,19 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
         raise UserError(what, where=source, fix=fix) from error
     finally:
         logging.set_verbosity(said)
-    return loaded
+    tokenizer: Any = loaded
+    written = set(tokenizer.encode(_PROBE, add_special_tokens=False)) - {tokenizer.unk_token_id}
+    if not written:
+        what = f"this tokenizer writes every text as nothing, with its {len(tokenizer)} tokens"
+        raise UserError(what, where=source, fix="copy all of its files again, or set task.language.tokenizer=FOLDER")
+    return tokenizer
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    there = {path.name for path in folder.iterdir()}
+    # Some families bring a file of their own beside code that is never run here: that is said of them later.
+    own = any(name.startswith("tokenization_") for name in there)
+    return own or bool(there & set(_FILES)) or any(there >= set(pair) for pair in _PAIRS)
 
 
 def read_language(folder: Path) -> Any:
@@ -146,6 +174,7 @@ def read_language(folder: Path) -> Any:
     fix = "give a folder with config.json and safetensors files of one of `transformers`' causal language models"
     if not (folder / "config.json").is_file():
         raise UserError("no config.json here", where=folder, fix=fix)
+    refuse_quantised_folder(folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -155,8 +184,9 @@ def read_language(folder: Path) -> Any:
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
+            key_mapping={_WRAPPED: ""},
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"not read: {str(error).strip().splitlines()[0]}", where=folder, fix=fix) from error
     model, report = loaded
     missing = sorted(report["missing_keys"])

@@ -63,10 +63,7 @@ def to_ours(
     own: dict[str, Tensor] = {}
     strange: list[str] = []
     for key, value in state.items():
-        if layout == "original":
-            name = next((o + key.removeprefix(t) for o, t in _ORIGINAL.items() if key.startswith(t)), "")
-        else:
-            name = _from_transformers(key, names)
+        name = ours_of(key, layout, names)
         part, _, rest = name.partition(".")
         if part == "backbone":
             vision[rest] = value
@@ -83,6 +80,13 @@ def to_ours(
     own |= {f"language.{key}": value for key, value in language.items()}
     strange += sorted(key for key in vision if not key.startswith(("embeddings.", "encoder.")))
     return own, strange
+
+
+def ours_of(key: str, layout: Layout, names: LanguageNames) -> str:
+    """Where a public tensor belongs here, before its own part is renamed; "" for what is no part of ours."""
+    if layout == "transformers":
+        return _from_transformers(key, names)
+    return next((o + key.removeprefix(t) for o, t in _ORIGINAL.items() if key.startswith(t)), "")
 
 
 def to_public(state: Mapping[str, Tensor], layout: Layout, names: LanguageNames) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from vistruct.data.chat.index import Index
 from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.errors import UserError
-from vistruct.files.images import image_size
+from vistruct.files.embedded import image_bytes, image_status, place_of
+from vistruct.files.images import decode, image_size
 
 UNKNOWN, FOUND, MISSING, UNREADABLE = 0, 1, 2, 3  # status
 _JOB_IMAGES = 500
@@ -110,11 +111,14 @@ def _look_at(how: tuple[Path, bool], names: Sequence[str]) -> list[_Facts]:
 def _facts(path: Path, name: str, root: Path, checksums: bool) -> _Facts:
     nothing: tuple[int, int] = (0, 0)
     try:
-        if not path.is_file():
+        if not path.is_file() and place_of(path) is None:
             return MISSING, nothing, 0, -1, nothing
         size_hw = image_size(path)
-        num_bytes = path.stat().st_size
-        crc32 = zlib.crc32(path.read_bytes()) if checksums else -1
+        num_bytes, crc32 = image_status(path).st_size, -1
+        if checksums:  # every byte is read: what cannot be decoded is found now, and not hours later
+            data = image_bytes(path)
+            crc32 = zlib.crc32(data)
+            decode(data, path)
     except (FileNotFoundError, ValueError):  # it went away meanwhile, or no file can have such a name
         return MISSING, nothing, 0, -1, nothing
     except (OSError, UserError):

@@ -19,6 +19,7 @@ from vistruct.data.formats.chat.turns import REASONS, Defect
 from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.errors import UserError
+from vistruct.files.embedded import within
 
 OK, BLANK = 0, 255  # status; any other is 1 + a place in REASONS
 _JOB_LINES = 20_000
@@ -32,7 +33,10 @@ class Index:
     digest: str  # sha256 of the file
     status: np.ndarray  # uint8[N]
     has_own_id: np.ndarray  # bool[N], an `id` that no line before has
-    is_prepended: np.ndarray  # bool[N], see `Talk`
+    note_words: np.ndarray  # str[W], what else is said of rows, see `Talk`
+    note_rows: np.ndarray  # int32[K], of whom something is said
+    note_ids: np.ndarray  # int32[K], what: a place among the words
+    lacks_boxes: np.ndarray  # bool[N], its boxes are known when the sizes of its images are
     turns: np.ndarray  # int32[N]
     answers: np.ndarray  # int32[N]
     image_starts: np.ndarray  # int64[N + 1]; the images of row i are image_ids[image_starts[i]:image_starts[i + 1]]
@@ -50,7 +54,15 @@ class Index:
             UserError: the file is gone or has changed.
             Defect: the line is not usable.
         """
-        return parse(self.offsets.read(row))
+        return _talk(self.offsets, row)
+
+    def noted(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What else is said of some rows: int64[n], those of whom it is."""
+        is_asked = np.zeros(len(self), bool)
+        is_asked[rows] = True
+        said = is_asked[self.note_rows]
+        pairs = {str(word): self.note_rows[said & (self.note_ids == at)] for at, word in enumerate(self.note_words)}
+        return {word: found.astype(np.int64) for word, found in pairs.items() if len(found)}
 
     def images_of(self, row: int) -> np.ndarray:
         """int32[I], the images of a row."""
@@ -114,12 +126,24 @@ def build_index(annotation: Path) -> Index:
     if not keep.any():
         raise UserError("the annotation file is empty", where=annotation, fix="write it again, or leave it out")
     texts = [name.encode() for name in names]
+    words: dict[str, int] = {}
+    number_of = keep.cumsum() - 1  # of each line, among those that are kept
+    starts = np.cumsum([0, *(len(part.status) for part in parts)])
+    notes = [
+        (number_of[start + at], words.setdefault(note, len(words)))
+        for start, part in zip(starts, parts, strict=False)
+        for at, note in part.notes
+    ]
+    note_rows, note_ids = np.array(notes, np.int32).reshape(-1, 2).T
     return Index(
         offsets=offsets.some(keep),
         digest=digest,
         status=joined("status")[keep],
         has_own_id=_first_of_each(joined("id_hashes"))[keep],
-        is_prepended=joined("is_prepended")[keep],
+        note_words=np.array(list(words), str),
+        note_rows=note_rows,
+        note_ids=note_ids,
+        lacks_boxes=joined("lacks_boxes")[keep],
         turns=joined("turns")[keep],
         answers=joined("answers")[keep],
         image_starts=np.concatenate([[0], joined("num_images")[keep].cumsum()]).astype(np.int64),
@@ -135,11 +159,12 @@ class _Part:
 
     status: np.ndarray
     id_hashes: np.ndarray  # uint64[N], 0 where there is no id
-    is_prepended: np.ndarray
+    lacks_boxes: np.ndarray
     turns: np.ndarray
     answers: np.ndarray
     num_images: np.ndarray  # int32[N]
     names: list[str]  # of all images in order
+    notes: list[tuple[int, str]]  # a line, from 0, and what is said of it
 
 
 def _parsed(offsets: Offsets, rows: range) -> _Part:
@@ -147,11 +172,12 @@ def _parsed(offsets: Offsets, rows: range) -> _Part:
     part = _Part(
         status=np.zeros(size, np.uint8),
         id_hashes=np.zeros(size, np.uint64),
-        is_prepended=np.zeros(size, bool),
+        lacks_boxes=np.zeros(size, bool),
         turns=np.zeros(size, np.int32),
         answers=np.zeros(size, np.int32),
         num_images=np.zeros(size, np.int32),
         names=[],
+        notes=[],
     )
     for at, row in enumerate(rows):
         line = offsets.read(row)
@@ -159,11 +185,12 @@ def _parsed(offsets: Offsets, rows: range) -> _Part:
             part.status[at] = BLANK
             continue
         try:
-            talk = parse(line)
+            talk = _talk(offsets, row)
         except Defect as defect:
             part.status[at] = 1 + REASONS.index(defect.reason)
             continue
-        part.is_prepended[at] = talk.is_prepended
+        part.lacks_boxes[at] = talk.filling is not None
+        part.notes += [(at, note) for note in talk.notes]
         part.turns[at] = len(talk.turns)
         part.answers[at] = sum(turn.role == "assistant" for turn in talk.turns)
         part.num_images[at] = len(talk.images)
@@ -174,6 +201,16 @@ def _parsed(offsets: Offsets, rows: range) -> _Part:
     return part
 
 
+def _talk(offsets: Offsets, row: int) -> Talk:
+    """What a line says, with images inside of it as places of the file."""
+    talk = parse(offsets.read(row))
+    if not any(name.startswith("@") for name in talk.images):
+        return talk
+    start = int(offsets.starts[row])
+    names = [within(name, offsets.path, start) if name.startswith("@") else name for name in talk.images]
+    return replace(talk, images=tuple(names))
+
+
 def _first_of_each(hashes: np.ndarray) -> np.ndarray:
     """bool[N], true at the first of each value other than 0."""
     is_first = np.zeros(len(hashes), bool)
@@ -181,8 +218,8 @@ def _first_of_each(hashes: np.ndarray) -> np.ndarray:
     return is_first & (hashes != 0)
 
 
-_COLUMNS = ("status", "has_own_id", "is_prepended", "turns", "answers", "image_starts", "image_ids")
-_COLUMNS += ("names", "name_starts")
+_COLUMNS = ("status", "has_own_id", "lacks_boxes", "turns", "answers", "image_starts", "image_ids")
+_COLUMNS += ("names", "name_starts", "note_words", "note_rows", "note_ids")
 
 
 def _to_columns(index: Index) -> dict[str, np.ndarray]:

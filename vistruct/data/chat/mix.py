@@ -87,6 +87,8 @@ def read_mix(path: Path, root: Path | None = None) -> tuple[list[Wanted], IssueC
         raise UserError(
             f"not valid json: {error.msg}", where=f"{path}:{error.lineno}", fix="correct the file"
         ) from error
+    except (ValueError, RecursionError):  # a number of thousands of digits; nested too deeply
+        raise UserError("not readable json", where=path, fix="correct the file") from None
     except _Twins as error:
         raise UserError(f"{error.name!r} stands here twice", where=path, fix="give each its own name") from error
     if not isinstance(mix, dict) or not mix or not all(isinstance(entry, dict) for entry in mix.values()):

@@ -139,7 +139,7 @@ def _list_entries(data: bytes, skip: int, path: Path) -> tuple[np.ndarray, np.nd
     while is_open:
         try:
             end = decoder.raw_decode(text, at)[1]
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is one too
             place = error.pos if isinstance(error, json.JSONDecodeError) else at
             raise broken(f"entry {len(starts) + 1} of the list cannot be read", place) from error
         starts.append(at)

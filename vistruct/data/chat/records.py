@@ -47,7 +47,7 @@ class Source:
         """
         offsets = self.index.offsets
         try:
-            talk = self.index.talk(row)
+            talk = self.index.talk(row).filled(self.sizes_hw(row))
         except Defect as defect:
             fix = "the annotation file changed: start again"
             raise UserError(defect.what, where=offsets.whole_place(row), fix=fix) from defect

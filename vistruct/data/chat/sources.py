@@ -14,7 +14,7 @@ from vistruct.data.account import Account
 from vistruct.data.chat.image_facts import MISSING, UNREADABLE, ImageFacts, open_facts
 from vistruct.data.chat.index import OK, Index, open_index
 from vistruct.data.chat.records import Source
-from vistruct.data.formats.chat.turns import LEFT_OUT, PREPENDED, REASONS
+from vistruct.data.formats.chat.turns import LEFT_OUT, OBJECTS, REASONS, Defect, effect_of
 from vistruct.errors import UserError
 from vistruct.issues import Effect, IssueCounter
 from vistruct.ops.seeds import derive
@@ -81,8 +81,12 @@ def open_source(
     faults |= {IMAGE_MISSING: usable[is_missing], IMAGE_UNREADABLE: usable[is_unreadable]}
     if missing == "stop" and is_missing.any():
         raise _images_missing(index, facts, faults[IMAGE_MISSING], wanted.root)
-    faults = {reason: at for reason, at in faults.items() if len(at)}
     is_used = ~is_missing & ~is_unreadable
+    is_beyond = np.zeros(len(usable), bool)
+    is_beyond[is_used] = [_lies_beyond(index, facts, row) for row in usable[is_used]]
+    faults[OBJECTS] = np.sort(np.concatenate([faults[OBJECTS], usable[is_beyond]]))
+    faults = {reason: at for reason, at in faults.items() if len(at)}
+    is_used &= ~is_beyond
     rows_used, images_used = usable[is_used], np.unique(images[is_used[owners]])
     account = Account(
         name=wanted.name,
@@ -92,7 +96,7 @@ def open_source(
         used=len(rows_used),
         repeats=wanted.repeats,
         left_out=_report(index, facts, faults),
-        repaired=_report(index, facts, {PREPENDED: rows_used[index.is_prepended[rows_used]]}, "repaired"),
+        repaired=_report(index, facts, index.noted(rows_used)),
         counts=count(index, rows_used, len(images_used)),
     )
     digest = _fingerprint(index, facts, rows_used, images_used, wanted.repeats)
@@ -125,6 +129,22 @@ def shared_rows(num_rows: int, share: float, share_of: ShareOf, seed: int) -> np
     return np.sort(np.argsort(draw, kind="stable")[:kept])
 
 
+def _lies_beyond(index: Index, facts: ImageFacts, row: int) -> bool:
+    """Whether a box that is to be filled in does not lie in its image."""
+    if not index.lacks_boxes[row]:
+        return False
+    try:
+        index.talk(row).filled([facts.size_hw(image) for image in index.images_of(row)])
+    except Defect:
+        return True
+    return False
+
+
+def short(name: str) -> str:
+    """An image's path as it is said; what is no path may be of any length."""
+    return name if len(name) <= 120 else f"{name[:60]}... ({len(name):,} characters)"
+
+
 def _any_of(is_so: np.ndarray, owners: np.ndarray, num_owners: int) -> np.ndarray:
     """bool[num_owners], whether it is so of anything they own: bool[K] and int64[K]."""
     found = np.zeros(num_owners, bool)
@@ -132,14 +152,13 @@ def _any_of(is_so: np.ndarray, owners: np.ndarray, num_owners: int) -> np.ndarra
     return found
 
 
-def _report(
-    index: Index, facts: ImageFacts, rows_of: dict[str, np.ndarray], effect: Effect = "left out"
-) -> IssueCounter:
+def _report(index: Index, facts: ImageFacts, rows_of: dict[str, np.ndarray]) -> IssueCounter:
     report = IssueCounter()
     for reason, rows in rows_of.items():
+        effect: Effect = "left out" if reason.startswith(LEFT_OUT) else effect_of(reason)
         for row in rows[:3]:
             bad = [image for image in index.images_of(row) if facts.status[image] in (MISSING, UNREADABLE)]
-            report.note(reason, f"{index.offsets.place(row)}{f': {index.name(bad[0])}' if bad else ''}", effect)
+            report.note(reason, f"{index.offsets.place(row)}{f': {short(index.name(bad[0]))}' if bad else ''}", effect)
         report.counts[reason] += max(0, len(rows) - 3)
     return replace(report, counts=+report.counts)
 
@@ -164,7 +183,7 @@ def _fingerprint(index: Index, facts: ImageFacts, rows: np.ndarray, images: np.n
 
 def _images_missing(index: Index, facts: ImageFacts, rows: np.ndarray, root: Path) -> UserError:
     gone = [image for image in np.unique(index.image_rows(rows)[1]) if facts.status[image] == MISSING]
-    shown = ", ".join(index.name(image) for image in gone[:3]) + (", ..." if len(gone) > 3 else "")
+    shown = ", ".join(short(index.name(image)) for image in gone[:3]) + (", ..." if len(gone) > 3 else "")
     what = f"{len(gone)} images are not on disk: {shown}"
     return UserError(what, where=index.offsets.whole_place(rows[0]), fix=f"images are sought from {root}")
 

@@ -14,7 +14,7 @@ from vistruct.data.account import Account
 from vistruct.data.chat.image_facts import FOUND
 from vistruct.data.chat.mix import read_mix
 from vistruct.data.chat.records import Records, Source
-from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source
+from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source, short
 from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings
 from vistruct.data.checks.problem import Problem, counted
@@ -82,13 +82,13 @@ def _faults(opened: Opened, max_left_out: float) -> list[Problem]:
 def _bad_image(source: Source, row: int) -> str:
     """`: a.jpg`, the first image of a row that is missing or unreadable."""
     images = zip(source.index.talk(row).images, source.index.images_of(row), strict=True)
-    return next((f": {name}" for name, image in images if source.facts.status[image] != FOUND), "")
+    return next((f": {short(name)}" for name, image in images if source.facts.status[image] != FOUND), "")
 
 
 def _defect_of(source: Source, row: int) -> str:
     """What exactly is wrong with a line that cannot be used, and what to do."""
     try:
-        source.index.talk(row)
+        source.index.talk(row).filled(source.sizes_hw(row))
     except Defect as defect:
         return f"{defect.what}: {defect.fix}"
     return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.errors import UserError
+from vistruct.files.embedded import image_bytes
 from vistruct.files.geo import describe, raster_size
 from vistruct.files.images import UnreadableImage, decode, image_size
 
@@ -21,7 +22,7 @@ def decoded(paths: Iterable[Path], errors: list[UserError]) -> dict[Path, tuple[
     sizes: dict[Path, tuple[int, int]] = {}
     for path in paths:
         try:
-            height, width = decode(path.read_bytes(), path).shape[1:]
+            height, width = decode(image_bytes(path), path).shape[1:]
             sizes[path] = (height, width)
         except UserError as error:
             errors.append(error)

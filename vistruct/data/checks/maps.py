@@ -18,11 +18,13 @@ from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_w
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats.format import Walked
-from vistruct.data.formats.maps.coding import Seen
+from vistruct.data.formats.maps.coding import Seen, merged, to_type
+from vistruct.data.formats.maps.counted import refused
 from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
+from vistruct.data.formats.maps.values import look_at
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.data.maps import LabelReader
-from vistruct.errors import UserError, typed
+from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.rasters import read_raster
 
@@ -40,7 +42,6 @@ class PixelTally:
 
     seen: Seen = field(default_factory=Seen)
     pixels: Counter[int] = field(default_factory=Counter)  # by class; IGNORED too
-    only: dict[str, int] = field(default_factory=dict)  # the one class of rasters that have a single one, by place
     errors: list[UserError] = field(default_factory=list)
 
     def merge(self, other: PixelTally) -> None:
@@ -49,7 +50,6 @@ class PixelTally:
         self.seen.colours.update(other.seen.colours)
         self.seen.first = other.seen.first | self.seen.first
         self.pixels.update(other.pixels)
-        self.only |= other.only
         self.errors += other.errors
 
 
@@ -65,7 +65,17 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     tally = PixelTally()
     for part in parts.walked.values():
         own = {record.images for record in part.records}
-        tally.merge(_tallied([record for record in some if record.images in own], coding, part.raster))
+        if part.raster is None:
+            tally.merge(_looked_at(part))
+        else:
+            tally.merge(_tallied([record for record in some if record.images in own], coding, part.raster))
+    why = "" if coding is None else refused(coding.classes, tally.pixels, named=False)
+    if why:
+        there = sorted(tally.seen.numbers)
+        fix = "add label maps that have every class"
+        if coding is not None and len(there) == len(coding.classes):
+            fix = f"{to_type(coding.classes, there)}, if these are their values"
+        tally.errors.append(UserError(why, where=str(parts.family.path), fix=fix))
     images = list(dict.fromkeys(image for record in records for image in record.images))
     sizes = {record.images[0]: record.size_hw for record in records if record.size_hw is not None}
     has_bands = parts.part.intake is not None or any(part.intake is not None for part in parts.walked.values())
@@ -97,6 +107,19 @@ def _classes(tally: PixelTally, coding: Coding | None) -> dict[str, int]:
     return {f"value {value}": count for value, count in tally.seen.numbers.most_common(20)}
 
 
+def _looked_at(part: Walked) -> PixelTally:
+    """Of label rasters, which the walker has looked at; and what makes some of them unreadable."""
+    files = [record.label_map for record in part.records if record.label_map is not None]
+    values = look_at(files)
+    tally = PixelTally(seen=merged(values), pixels=part.pixels or Counter())
+    for file in (file for file in files if file not in values):
+        try:
+            read_raster(file)
+        except UserError as error:
+            tally.errors.append(error)
+    return tally
+
+
 def _tallied(
     records: Sequence[Record], coding: Coding | None, raster: Callable[[Record], np.ndarray] | None
 ) -> PixelTally:
@@ -112,15 +135,10 @@ def _tally(how: tuple[Coding | None, Callable[[Record], np.ndarray] | None], rec
     tally = PixelTally()
     for record in records:
         try:
-            where = record.label_map or record.id
-            if record.label_map is not None and raster is None:
-                tally.seen.add(read_raster(record.label_map), where)
             if coding is None:
                 continue
             found, counts = np.unique(LabelReader(coding, raster)(record).numpy(), return_counts=True)
             tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-            if len(found) == 1:
-                tally.only[str(where)] = int(found[0])
         except UserError as error:
             tally.errors.append(error)
     return tally
@@ -137,14 +155,6 @@ def _traps(records: Sequence[Record], coding: Coding | None, tally: PixelTally) 
         what = "label map in a JPEG, which changes values"
         found[what] = [str(file) for file in files if file.suffix.lower() in _JPEGS]
         fixes[what] = "write PNGs from the source; of two classes a coding.threshold of 128 will do"
-    if coding is not None and tally.pixels.total():
-        found["class without a pixel"] = [
-            name for number, name in enumerate(coding.classes) if not tally.pixels[number]
-        ]
-        learned = [number for number, count in tally.pixels.items() if count and number != IGNORED]
-        if len(learned) == 1 and len(records) > 1:
-            found[f"nothing but {coding.classes[learned[0]]!r} in all label maps"].append("")
-        found["label map of which no pixel counts"] = [place for place, only in tally.only.items() if only == IGNORED]
     found["the same picture before and after"] = [record.id for record in records if _is_twice(record)]
     return hints(found, fixes)
 
@@ -163,14 +173,14 @@ def _values(numbers: set[int], coding: Coding | None, tally: PixelTally, found: 
         return
     if numbers == {0, 255} and 255 in coding.ignored:
         what = "a mask of 0 and 255 read as classes: 255 does not count"
-        found[what], fixes[what] = [first[255]], f"{typed('--classes', coding.classes[:2])} --values 0,255"
+        found[what], fixes[what] = [first[255]], to_type(coding.classes[:2], (0, 255))
     many, values = len(coding.classes), coding.values or tuple(range(len(coding.classes)))
     plain = {value for value in numbers if value not in coding.ignored or value == 0}
     if 0 in values and many in plain and many not in values and plain <= set(range(many + 1)):
         what = f"values 0 to {many} for {many} classes: does 0 mean 'no class'?"
         found[what], fixes[what] = (
             [first[many]],
-            (f"{typed('--classes', coding.classes)} {typed('--values', range(1, many + 1))} --ignored 0"),
+            to_type(coding.classes, range(1, many + 1), (0,)),
         )
 
 

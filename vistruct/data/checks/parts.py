@@ -58,7 +58,7 @@ def walk_parts(family: Family, split: str | None, part: Any) -> Parts:
     """Walk a split or all that there are, but for one that is made of others (trainval beside train and val).
 
     What a later split complains of in the words and at the place of an earlier one is said once; so is that nothing
-    says what labels mean. A coding that is found out for one split is that of all.
+    says what labels mean. The classes that are found out for one split are those of all, as in training.
 
     Args:
         part: the config of a data set that the family describes.
@@ -79,7 +79,8 @@ def walk_parts(family: Family, split: str | None, part: Any) -> Parts:
             for error in own
             if (error.what, error.where) not in said and not (walked and isinstance(error, CodingUnknown))
         ]
-        ask = replace(ask, coding=ask.coding or (None if ask.chooses else found.coding))
+        known = None if ask.chooses or found.coding is None else found.coding.classes
+        ask = replace(ask, classes=ask.classes or known)
         walked[name or ""] = found
     return Parts(family=family, part=part, asked=split, splits=splits, walked=walked, errors=errors, report=report)
 

@@ -10,6 +10,7 @@ make training wrong goes to `stop` as a `UserError` with file and line, which ra
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Ask:
     image_suffix: str | None = None  # what follows the common part of the names
     label_suffix: str | None = None
     coding: Coding | None = None
+    kept: Path | None = None  # folder that keeps for the next start which values the labels have
     fill: Literal["masks", "boxes"] = "masks"  # of annotations of objects: what is painted
     # Image classes:
     lists: str | None = None  # a file below the root for each split, with {split} for its name
@@ -74,6 +76,8 @@ class Walked:
     annotations: tuple[Path, ...] = ()  # image classes: the files beside the images that say their classes
     # Label maps:
     coding: Coding | None = None  # of these labels; None: nothing was found
+    is_chosen: bool = False  # whether its classes are those that were asked for already
+    pixels: Counter[int] | None = None  # by class, IGNORED too, in all labels; None: not looked at
     intake: Intake | None = None  # what a format of many bands is read with, where the user says nothing
     raster: Callable[[Record], np.ndarray] | None = None  # integer[h, w] of a record's window; None: raster files
     # Volumes:

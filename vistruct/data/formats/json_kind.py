@@ -13,7 +13,10 @@ JsonKind = Literal["coco", "chat", "mix", "geojson"]
 
 _HEAD = 64 * 1024  # bytes looked at
 _COCO_KEYS = {"images", "annotations", "categories"}
-_CHAT_KEYS = {"conversations", "messages"}
+_CHAT_KEYS = {"conversations", "messages", "conversation", "dialogue", "dialog"}
+_QUESTIONS = {"query", "question", "prompt", "instruction", "problem", "input"}
+_ANSWERS = {"response", "answer", "output", "completion", "solution", "chosen"}
+_FOUND = {"image_id", "category_id", "bbox", "segmentation", "keypoints", "score"}  # of a detector's result
 
 
 def json_kind(file: Path) -> JsonKind | None:
@@ -29,13 +32,12 @@ def json_kind(file: Path) -> JsonKind | None:
         raise UserError(f"cannot read: {error.strerror}", where=file, fix="check path and permissions") from error
     if head.startswith("["):
         return "chat" if _is_talk(head[1:].lstrip()) else None
-    try:
-        first = json.loads(head.split("\n", 1)[0])
-    except (json.JSONDecodeError, RecursionError):  # one value over many lines, a long line, or malformed
+    first = _first_value(head)
+    if first is None:  # one value over many lines, a long line, or malformed
         return _by_words(head)
     if not isinstance(first, dict):
-        return None
-    if _CHAT_KEYS & set(first):
+        return "chat" if isinstance(first, list) and _is_talk(head[1:].lstrip()) else None
+    if _is_conversation(set(first)):
         return "chat"
     if first.get("type") == "FeatureCollection":
         return "geojson"
@@ -44,9 +46,40 @@ def json_kind(file: Path) -> JsonKind | None:
     return "coco" if _COCO_KEYS & set(first) else None
 
 
+def _first_value(text: str) -> object:
+    """The value that a text begins with; None where it is not all there, or malformed."""
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_conversation(keys: set[str]) -> bool:
+    return bool(_CHAT_KEYS & keys) or (bool(_QUESTIONS & keys) and bool(_ANSWERS & keys))
+
+
 def _is_talk(head: str) -> bool:
     """Whether a list begins with an object that is no result of a detector."""
-    return head.startswith("{") and re.match(r'\{\s*"(?:image_id|category_id|bbox|score)"', head) is None
+    first = _first_value(head)
+    keys = set(first) if isinstance(first, dict) else set(_top_keys(head))
+    if first is not None and not isinstance(first, dict):
+        return False
+    return head.startswith("{") and (_is_conversation(keys) or len(keys & _FOUND) < 2)
+
+
+def _top_keys(head: str) -> list[str]:
+    """The keys of the object that a text begins with, as far as the text goes."""
+    keys: list[str] = []
+    depth = 0
+    for found in re.finditer(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\[\]]', head):
+        sign = found[0]
+        if sign[0] != '"':
+            depth += 1 if sign in "{[" else -1
+            if depth == 0:
+                break
+        elif depth == 1 and found[2]:
+            keys.append(found[1])
+    return keys
 
 
 def _by_words(head: str) -> JsonKind | None:
@@ -55,7 +88,10 @@ def _by_words(head: str) -> JsonKind | None:
         return None
     if re.search(r'"type"\s*:\s*"FeatureCollection"', head):
         return "geojson"
-    keys = re.search(r'"(?:(conversations|messages)|(annotation)|(?:images|annotations|categories))"\s*:', head)
-    if keys is None:
+    keys = set(_top_keys(head))
+    if "image" in keys or _is_conversation(keys) or re.search(r'"images"\s*:\s*\[?\s*"', head[:4096]):
+        return "chat"  # a long line, perhaps with images in base64
+    found = re.search(r'"(?:(conversations|messages)|(annotation)|(?:images|annotations|categories))"\s*:', head)
+    if found is None:
         return None
-    return "chat" if keys[1] else "mix" if keys[2] else "coco"
+    return "chat" if found[1] else "mix" if found[2] else "coco"

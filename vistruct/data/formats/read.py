@@ -12,6 +12,7 @@ from pathlib import Path
 from vistruct.data.formats import find_format
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask, Kind, Stop, VolumeCase, Walked
+from vistruct.data.formats.maps.counted import with_pixels
 from vistruct.data.formats.maps.sizes import with_sizes
 from vistruct.data.formats.order import chosen_coding, chosen_images, chosen_objects, stop_here
 from vistruct.errors import UserError
@@ -84,12 +85,13 @@ def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, st
         walked = with_sizes(walked, stop)
     if kind == "volumes":
         walked = replace(walked, cases=_told_apart(walked.cases, stop))
-    return _chosen(walked, kind, ask, path, report, stop)
+    walked = _chosen(walked, kind, ask, path, report, stop)
+    return with_pixels(walked, ask, report, stop) if kind == "maps" else walked
 
 
 def _chosen(walked: Walked, kind: Kind, ask: Ask, path: Path, report: IssueCounter, stop: Stop) -> Walked:
     """With the classes that are wanted, in their order."""
-    if ask.classes is None and not ask.chooses:
+    if walked.is_chosen or (ask.classes is None and not ask.chooses):
         return walked
     try:
         if kind == "maps" and walked.coding is not None:

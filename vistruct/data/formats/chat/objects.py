@@ -58,19 +58,18 @@ def parse_objects(value: object, num_images: int) -> Objects[np.ndarray]:
     return Objects.of({"boxes_xyxy": _hulls(columns), **columns})
 
 
-def pointed(turns: Sequence[Turn], entries: Sequence[Mapping[str, Any]], num_objects: int | None) -> list[Turn]:
+def pointed(turns: Sequence[Turn], points_of: Sequence[object], num_objects: int | None) -> list[Turn]:
     """The turns with what the marks in them stand for.
 
     Args:
-        entries: the turns as they are written.
+        points_of: `points` of each turn, as they are written.
         num_objects: on the line; None: it has none, and marks are words.
 
     Raises:
         Defect: an object that does not exist, or as many marks as `points` not.
     """
     out = []
-    for number, (turn, entry) in enumerate(zip(turns, entries, strict=True), start=1):
-        value = entry.get("points")
+    for number, (turn, value) in enumerate(zip(turns, points_of, strict=True), start=1):
         points = [] if value is None else value
         if not isinstance(points, list) or not all(isinstance(one, list) and _are_whole(one) and one for one in points):
             what = f"turn {number}: points is a list of lists of object numbers, this is {value!r:.60}"

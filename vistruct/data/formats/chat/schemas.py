@@ -1,19 +1,20 @@
-"""Conversations about images, one json object each: the schemas that InternVL, LLaVA and chat models train on.
+"""Conversations about images, one json object each: what one line says, in any of the shapes of `shapes.py`.
 
     {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nHow many?"},
                                          {"from": "gpt", "value": "Three."}]}
 
-`image` is a path, a list of paths, or empty or absent for text alone; `id` is optional; `families` may name the kind
-of each answered question; what turns point at is read by `objects.py`; other keys are not looked at. An object with
-`messages` in place of `conversations` is read by `messages.py`. Objects stand one on a line (jsonl), or all in one
-list (LLaVA's json).
+`image` (or `images`) is a path, a list of paths, the image itself in base64, or empty or absent for text alone; `id` is
+optional; `families` may name the kind of each answered question; what turns point at is read by `objects.py`, marks of
+other tools by `marks.py`, boxes that are kept apart by `text_boxes.py`. Keys that carry texts, images or weights and
+are not read are said. Objects stand one on a line (jsonl), or all in one list (LLaVA's json).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,27 @@ from typing import Any
 import numpy as np
 
 from vistruct.contracts import IMAGE_MARK, NO_OBJECTS, Objects, Record, Role, Turn
-from vistruct.data.formats.chat import messages as chat_messages
+from vistruct.data.formats.chat.marks import IMAGE_SUFFIXES, settle
 from vistruct.data.formats.chat.objects import parse_objects, pointed, written
-from vistruct.data.formats.chat.turns import MALFORMED, NOT_JSON, VIDEO, Defect, check_marks, check_order
+from vistruct.data.formats.chat.shapes import IMAGE_KEYS, WEIGHT_KEYS, in_order, read_line
+from vistruct.data.formats.chat.text_boxes import Filling, fill_boxes, fill_refs, from_json, is_grounding, note_of_boxes
+from vistruct.data.formats.chat.turns import (
+    BOXES_FILLED,
+    MALFORMED,
+    NOT_JSON,
+    PREPENDED,
+    UNREAD_IMAGE,
+    Defect,
+    check_marks,
+    check_order,
+)
 from vistruct.data.formats.format import Format
 from vistruct.data.formats.json_kind import json_kind
+from vistruct.files.embedded import spans
 from vistruct.files.text import write_text
 
-ROLES: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
-_SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
+_SPEAKERS: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt"}
+_PATH = re.compile(r"[^\n]{1,400}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +50,22 @@ class Talk:
     """What one object says."""
 
     turns: tuple[Turn, ...]
-    images: tuple[str, ...] = ()  # paths as they are written
+    images: tuple[str, ...] = ()  # paths as they are written; `@START+LENGTH`: bytes of the line, see `files.embedded`
     objects: Objects[np.ndarray] = field(default_factory=lambda: NO_OBJECTS)  # what the turns point at, pixels
     families: tuple[str, ...] = ()  # of each answer; empty: not given
     own_id: str | None = None
-    is_prepended: bool = False  # a single image was put before the first question
+    notes: tuple[str, ...] = ()  # what else is to be said of it, see `turns`
+    filling: Filling | None = None  # boxes that the texts still lack
+
+    def filled(self, sizes_hw: Sequence[tuple[int, int]]) -> Talk:
+        """With the boxes in the texts, where images of these sizes are shown.
+
+        Raises:
+            Defect: a box that does not lie in its image.
+        """
+        if self.filling is None:
+            return self
+        return replace(self, turns=fill_boxes(self.turns, self.filling, sizes_hw), filling=None)
 
 
 def parse(line: bytes) -> Talk:
@@ -56,32 +80,85 @@ def parse(line: bytes) -> Talk:
         Defect: it cannot be trained on, and why.
     """
     entry = _loaded(line)
+    if isinstance(entry, list) and entry and all(isinstance(one, dict) for one in entry):
+        entry = {"messages": entry}  # the turns without anything around them
     if not isinstance(entry, dict):
         what = f"a line is an object with image and conversations, this is a {type(entry).__name__}"
         raise Defect(MALFORMED, what)
-    if entry.get("video") or entry.get("videos"):
-        raise Defect(VIDEO, "video is not read", "take single frames as images")
-    if "messages" in entry and "conversations" not in entry:
-        turns, images = chat_messages.parse(entry)
-        said = entry["messages"]
-    else:
-        turns, images = _turns(entry.get("conversations")), _image_names(entry.get("image"))
-        said = entry["conversations"]
-    objects = parse_objects(entry.get("objects"), len(images))
-    turns = pointed(turns, said, len(objects) if "objects" in entry else None)
-    is_prepended = check_marks(turns, len(images))
-    if is_prepended:
+    said = read_line(entry)
+    settle(said)
+    images = in_order(said)
+    if not images and (key := _image_key(entry, said.keys)):
+        what = f"the key {key!r} holds {_text_of(entry[key]):.60}, which looks like an image's path and is not read"
+        raise Defect(UNREAD_IMAGE, what, f"call the key `image` or `images` instead of {key!r}")
+    turns = [Turn(role=one.role, text=one.text, is_taught=one.is_taught) for one in said.turns]
+    check_order([turn.role for turn in turns], said.names)
+    given = from_json(entry.get("objects"))
+    notes = [*said.notes, *_unread(entry, said.keys)]
+    turns, filling = fill_refs(turns, given, len(images))
+    if is_grounding(given):
+        notes += [BOXES_FILLED] if filling or any("<box>" in turn.text for turn in turns) else []
+        given = None
+    objects = parse_objects(given, len(images))
+    points = [one.points for one in said.turns]
+    turns = pointed(turns, points, len(objects) if given is not None or ("objects" in entry and not notes) else None)
+    if check_marks(turns, len(images)):
+        notes.append(PREPENDED)
         first = next(number for number, turn in enumerate(turns) if turn.role == "user")
         turns[first] = replace(turns[first], text=f"{IMAGE_MARK}\n{turns[first].text}")
     own_id = entry.get("id")
+    told = [turn for turn in turns if turn.role == "assistant"]
+    notes += {note: None for turn in told if (note := note_of_boxes(turn.text))}
     return Talk(
         turns=tuple(turns),
-        images=tuple(images),
+        images=_places(line, images),
         objects=objects,
-        families=_families(entry.get("families"), sum(turn.role == "assistant" for turn in turns)),
+        families=_families(entry.get("families"), len(told)),
         own_id=None if own_id is None else str(own_id),
-        is_prepended=is_prepended,
+        notes=tuple(notes),
+        filling=filling,
     )
+
+
+def _places(line: bytes, images: Sequence[str]) -> tuple[str, ...]:
+    """The images with those that stand in the line itself as places of it."""
+    if not any(len(name) > 400 or name.startswith("data:") for name in images):
+        return tuple(images)
+    found = spans(line)
+    return tuple(found.get(name, name) for name in images)
+
+
+def _image_key(entry: Mapping[str, Any], read: set[str]) -> str | None:
+    """The first key that is not read and looks like it held an image's path."""
+    return next((key for key, value in entry.items() if key not in read and _names_image(value)), None)
+
+
+def _names_image(value: object) -> bool:
+    text = _text_of(value)
+    return text.startswith("data:image/") or (text.lower().endswith(IMAGE_SUFFIXES) and bool(_PATH.fullmatch(text)))
+
+
+def _text_of(value: object) -> str:
+    """A text, or the first of a list or an object of texts."""
+    while isinstance(value, list | dict) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value if isinstance(value, str) else ""
+
+
+def _unread(entry: Mapping[str, Any], read: set[str]) -> list[str]:
+    """What is to be said of keys that carry something and are not read."""
+    notes = []
+    for key, value in entry.items():
+        if key in read or key in IMAGE_KEYS:
+            continue
+        name = f"key {key:.40}".replace("\n", " ")
+        if _names_image(value):
+            notes.append(f"{name}, which names images, is not read")
+        elif any(character.isspace() for character in _text_of(value).strip()):
+            notes.append(f"{name}, which holds texts, is not read")
+        elif isinstance(value, int | float) and "weight" in key.lower() and key not in WEIGHT_KEYS:
+            notes.append(f"{name}, which holds weights, is not read")
+    return notes
 
 
 def row(record: Record, root: Path) -> dict[str, Any]:
@@ -133,32 +210,9 @@ def _loaded(line: bytes) -> object:
         raise Defect(NOT_JSON, f"not UTF-8 text: {error}", "save the file as UTF-8") from error
     except RecursionError:
         raise Defect(NOT_JSON, "not readable json: nested too deeply") from None
+    except ValueError:  # what Python's int refuses
+        raise Defect(NOT_JSON, "not readable json: a number of thousands of digits") from None
     return entry
-
-
-def _image_names(value: object) -> list[str]:
-    if value is None or value == "":
-        return []
-    names = value if isinstance(value, list) else [value]
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise Defect(MALFORMED, f"image is a path or a list of paths, this is {value!r}")
-    return names
-
-
-def _turns(value: object) -> list[Turn]:
-    if not isinstance(value, list) or not value:
-        raise Defect(MALFORMED, "no conversation: `conversations` is a list of turns", "human and gpt take turns")
-    turns: list[Turn] = []
-    for number, entry in enumerate(value, start=1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("value"), str):
-            raise Defect(MALFORMED, f"turn {number} has no text: a turn is {{'from': ..., 'value': ...}}")
-        speaker = entry.get("from")
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            raise Defect(MALFORMED, f"turn {number} is from {speaker!r}", f"known: {', '.join(ROLES)}")
-        turns.append(Turn(role=ROLES[speaker], text=entry["value"]))
-    check_order([turn.role for turn in turns], _SPEAKERS)
-    return turns
 
 
 def _families(value: object, num_answers: int) -> tuple[str, ...]:

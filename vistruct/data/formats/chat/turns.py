@@ -1,4 +1,4 @@
-"""What every schema of conversations shares: who may speak when, and the reasons why one cannot be trained on."""
+"""What every shape of conversations shares: who may speak when, why one cannot be trained on, what is said of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vistruct.contracts import IMAGE_MARK, Role, Turn
+from vistruct.issues import Effect
 
 LEFT_OUT = "conversation left out: "
 
@@ -14,11 +15,36 @@ MALFORMED = f"{LEFT_OUT}no question and answer can be read"
 MISMATCH = f"{LEFT_OUT}<image> marks and images differ in number"
 EMPTY_ANSWER = f"{LEFT_OUT}an answer is empty"
 EMPTY_QUESTION = f"{LEFT_OUT}a question is empty"
-VIDEO = f"{LEFT_OUT}it shows a video"
+VIDEO = f"{LEFT_OUT}it shows a video, or plays a sound"
 OBJECTS = f"{LEFT_OUT}its objects cannot be read"
 POINTS = f"{LEFT_OUT}marks and the objects they stand for do not match"
-REASONS = (NOT_JSON, MALFORMED, MISMATCH, EMPTY_ANSWER, EMPTY_QUESTION, VIDEO, OBJECTS, POINTS)
+TOOLS = f"{LEFT_OUT}it calls tools"
+FOREIGN = f"{LEFT_OUT}a text holds an image mark of another tool that stands for no image"
+RESERVED = f"{LEFT_OUT}a text holds a token that the model itself writes"
+UNREAD_IMAGE = f"{LEFT_OUT}a value looks like an image's path, under a key that is not read"
+REMOTE = f"{LEFT_OUT}an image is a web address"
+UNTAUGHT = f"{LEFT_OUT}every answer is marked as not to be learned"
+REASONS = (
+    *(NOT_JSON, MALFORMED, MISMATCH, EMPTY_ANSWER, EMPTY_QUESTION, VIDEO, OBJECTS, POINTS, TOOLS, FOREIGN, RESERVED),
+    *(UNREAD_IMAGE, REMOTE, UNTAUGHT),
+)
+
 PREPENDED = "image put before the first question, which did not say where"
+MARK_READ = "image mark of another tool read as the image's place"
+PATH_IN_TEXT = "image whose path stood in the text put in its place"
+BOXES_FILLED = "<bbox> and <ref-object> filled in from the line's objects"
+NOT_TAUGHT = "answer that is read and not learned, as its turn says"
+UNIT_BOXES = "answer whose boxes are no integers from 0 to 1000, but shares of the image (0 to 1)"
+PIXEL_BOXES = "answer whose boxes are no integers from 0 to 1000, but pixels or another scale"
+OTHER_BOXES = "answer with boxes in the writing of another tool, which are measured as words"
+PICTURE_IN_TEXT = "text that names an image file in markdown or html, which is not read"
+HALF_WEIGHT = "turn with a weight other than 0 and 1, which is learned like the others"
+_REPAIRED = (PREPENDED, MARK_READ, PATH_IN_TEXT, BOXES_FILLED)
+
+
+def effect_of(note: str) -> Effect:
+    """What became of a conversation of which this is said."""
+    return "repaired" if note in _REPAIRED else "kept"
 
 
 @dataclass(eq=False)
@@ -64,7 +90,7 @@ def check_marks(turns: Sequence[Turn], num_images: int) -> bool:
         num_marks += marks
     is_unplaced = num_images == 1 and num_marks == 0
     for turn in turns:
-        if turn.role == "assistant" and not turn.text.strip():
+        if turn.role == "assistant" and not turn.text.strip() and turn.is_taught:
             raise Defect(EMPTY_ANSWER, "an answer is empty")
         if turn.role == "user" and not turn.text.strip() and not is_unplaced:
             raise Defect(EMPTY_QUESTION, "a question is empty")

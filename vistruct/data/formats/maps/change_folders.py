@@ -4,8 +4,8 @@
     A/1.png  B/1.png  label/1.png  list/train.txt       (LEVIR-CD cut to 256 pixels, WHU-CD)
     train/Image1/1.png  train/Image2/1.png  train/label/1.png     (S2Looking, with val and test)
 
-The classes are "unchanged" and "changed". Values from 128 on are changed, as Open-CD reads all of these, because lossy
-masks have every value; masks of 0 and 1 are seen to be such and read as such.
+The classes are "unchanged" and "changed". Masks of 0 and 1, of 0 and 255, and lossy ones that have every value (changed
+from 128 on, as Open-CD reads all of these) are told apart; of others the user says the values.
 
 S2Looking (`s2looking`) has satellite images taken from the side, 1024 x 1024 pixels. Its `label` marks every changed
 building; `label1` (newly built) and `label2` (demolished) are in colour and are not read. Source: the data set's paper
@@ -14,7 +14,6 @@ building; `label1` (newly built) and `label2` (demolished) are in colour and are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from vistruct.contracts import Record
@@ -24,7 +23,6 @@ from vistruct.data.formats.maps.files import Folders, choose, find_groups, split
 from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import partners
 from vistruct.errors import UserError
-from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
 
 
@@ -39,14 +37,11 @@ def _format(folders: Folders) -> Format:
         some, names = choose(path, groups, ask.split)
         return partners(path, some, ask, report, stop, names=names)
 
-    def coding(path: Path, records: Sequence[Record], ask: Ask, report: IssueCounter) -> Coding:
-        return change_coding(records)
-
     return map_format(
         looks_like=lambda path: bool(find_groups(path, folders)),
         splits=lambda path: splits_in(path, find_groups(path, folders)),
         find=find,
-        coding=coding,
+        coding=change_coding,
     )
 
 

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from vistruct.contracts import RGB, Record
 from vistruct.data.formats.format import Ask
-from vistruct.errors import UserError
+from vistruct.data.formats.maps.values import Values, look_at
+from vistruct.errors import UserError, typed
 from vistruct.files.coding import Coding
-from vistruct.files.rasters import read_raster
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
 
 TWO_CLASSES = ("background", "foreground")
+SMEARED = "masks of every value, as a JPEG or resizing leaves them: changed from 128 on"
 GUESSED = "coding not said: values of 0 and {high} taken as background and foreground"
 CHANGE = Coding(classes=("unchanged", "changed"), threshold=128, palette=((0, 0, 0), (255, 255, 255)))
 CHANGE_INDEX = Coding(classes=("unchanged", "changed"), ignored=(), palette=((0, 0, 0), (255, 255, 255)))
 
-_PEEKED = 20  # label rasters that are looked at, spread over all
+_EXACT = 8  # values at most of a mask that nothing has smeared
 _MOST_VALUES = 256  # of a coding to copy; more are no classes
 _NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")
 _COLOUR_FILES = ("class_dict.csv", "class_dict_seg.csv", "labelmap.txt", "label_colors.txt", "label_colours.txt")
@@ -46,44 +45,39 @@ class Seen:
     colours: Counter[RGB] = field(default_factory=Counter)
     first: dict[int | RGB, str] = field(default_factory=dict)  # the first file that each is in
 
-    def add(self, raster: np.ndarray, where: object) -> None:
-        """Count one raster; colours that are grey throughout are numbers."""
-        if raster.ndim == 3 and (raster == raster[..., :1]).all():
-            raster = raster[..., 0]
-        if raster.ndim == 2:
-            found, counts = np.unique(raster, return_counts=True)
-            for value, count in zip(found.tolist(), counts.tolist(), strict=True):
-                self.numbers[value] += count
-                self.first.setdefault(value, str(where))
-            return
-        packed = raster.astype(np.int64) @ np.array([65536, 256, 1])
-        found, counts = np.unique(packed, return_counts=True)
-        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
-            colour = (value >> 16, value >> 8 & 255, value & 255)
-            self.colours[colour] += count
-            self.first.setdefault(colour, str(where))
+
+def to_type(classes: Sequence[str], values: Sequence[int] = (), ignored: Sequence[int] = ()) -> str:
+    """`--classes field,'bare soil' --values 0,255 --ignored 7`."""
+    options = [typed("--classes", classes)]
+    options += [typed("--values", values)] if values else []
+    options += [typed("--ignored", ignored)] if ignored else []
+    return " ".join(options)
 
 
-def peek(records: Sequence[Record], most: int = _PEEKED) -> Seen:
-    """What is in some label rasters, spread over all; those that cannot be read are passed over (reading says it)."""
-    files = [record.label_map for record in records if record.label_map is not None]
-    step = max(1, len(files) // most)
+def merged(values: Values) -> Seen:
+    """What is in some label rasters together."""
     seen = Seen()
-    for file in files[::step][:most]:
-        try:
-            seen.add(read_raster(file), file)
-        except UserError:
-            continue
+    for file, found in values.items():
+        numbers, colours = found.numbers, {} if found.numbers is not None else found.colours
+        seen.numbers.update(numbers or {})
+        seen.colours.update(colours)
+        for value in (*(numbers or ()), *colours):
+            seen.first.setdefault(value, str(file))
     return seen
 
 
-def fitting(records: Sequence[Record], codings: Sequence[Coding], where: object) -> Coding:
-    """The first coding that knows all that is in the labels looked at.
+def seen_in(records: Sequence[Record], ask: Ask) -> Seen:
+    """What is in the label rasters of some records; those that cannot be read are passed over (reading says it)."""
+    return merged(look_at([record.label_map for record in records if record.label_map is not None], ask.kept))
+
+
+def fitting(records: Sequence[Record], codings: Sequence[Coding], where: object, ask: Ask) -> Coding:
+    """The first coding that knows all that is in the labels.
 
     Raises:
         UserError: none does; names what is there.
     """
-    seen = peek(records)
+    seen = seen_in(records, ask)
     for coding in codings:
         colours = {*(coding.colours or ()), *coding.ignored_colours}
         values = coding.values if coding.values is not None else range(len(coding.classes))
@@ -98,11 +92,44 @@ def fitting(records: Sequence[Record], codings: Sequence[Coding], where: object)
     raise UserError(f"labels in another coding: {in_words(seen)}", where=where, fix=_to_copy(seen))
 
 
-def change_coding(records: Sequence[Record]) -> Coding:
-    """Of masks of change: 0 and 1 where no value is higher, else from 128 on, as lossy files need it."""
-    seen = peek(records)
-    values = {max(colour) for colour in seen.colours} | set(seen.numbers)
-    return CHANGE_INDEX if values == {0, 1} and not seen.colours else CHANGE
+def change_coding(root: Path, records: Sequence[Record], ask: Ask, report: IssueCounter) -> Coding:
+    """Of masks of change: 0 and 1; 0 and one value from 128 on; or, smeared by a JPEG, all: changed from 128 on.
+
+    Raises:
+        UserError: others, which could be coded in any way; shows the values there are.
+    """
+    files = [record.label_map for record in records if record.label_map is not None]
+    found = look_at(files, ask.kept)
+    seen = merged(found)
+    numbers = Counter(seen.numbers)
+    for colour, count in seen.colours.items():
+        numbers[max(colour)] += count
+    values, has_high = set(numbers), any(value >= 128 for value in numbers)
+    if values == {0, 1} and not seen.colours:
+        return CHANGE_INDEX
+    is_mixed = has_high and not any(1 in one.counts and max(one.counts) > 1 for one in found.values())
+    if values <= {0, max(values, default=0)} and (has_high or values <= {0}):
+        return CHANGE
+    if values <= {0, 1, max(values)} and is_mixed:  # some masks of 0 and 1, which are named where they are counted
+        return CHANGE
+    if is_lossy(numbers):
+        if not all(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
+            report.note(SMEARED, str(root), "kept")
+        return CHANGE
+    told = sorted(values)
+    what = f"masks of change in a coding that is not known: {in_words(seen)}"
+    fix = f"--values {told[0]},{told[-1]}, that of unchanged first"
+    if 2 < len(told) <= _MOST_VALUES:
+        fix = f"--values {told[0]},{told[-1]} --ignored {','.join(map(str, told[1:-1]))}, that of unchanged first"
+    raise CodingUnknown(what, where=root, fix=fix)
+
+
+def is_lossy(numbers: Mapping[int, int]) -> bool:
+    """Whether these are two values, near 0 and near 255, that a JPEG or a resizing has smeared."""
+    total = sum(numbers.values())
+    middle = sum(count for value, count in numbers.items() if 64 <= value < 192)
+    is_both = any(0 <= value < 64 for value in numbers) and any(192 <= value < 256 for value in numbers)
+    return len(numbers) > _EXACT and set(numbers) <= set(range(256)) and is_both and middle <= total / 10
 
 
 def found_out(root: Path, records: Sequence[Record], ask: Ask, report: IssueCounter) -> Coding:
@@ -114,15 +141,27 @@ def found_out(root: Path, records: Sequence[Record], ask: Ask, report: IssueCoun
     named = _named(root, {record.label_map.parent for record in records if record.label_map is not None})
     if named is not None:
         return named
-    seen = peek(records)
-    if not seen.colours and set(seen.numbers) <= {0, 255} and 255 in seen.numbers:
+    seen = seen_in(records, ask)
+    numbers = set(seen.numbers)
+    is_two = not seen.colours and (ask.classes is None or len(ask.classes) == 2)
+    if is_two and numbers <= {0, 255} and 255 in numbers:
         return _two(ask, (0, 255), report, root)
-    if not seen.colours and set(seen.numbers) == {0, 1} and ask.classes is None:
+    if is_two and numbers == {0, 1}:
         return _two(ask, (0, 1), report, root)
-    if ask.classes is not None and not seen.colours:
-        return Coding(classes=ask.classes)
-    if not seen.numbers and not seen.colours:
+    if not numbers and not seen.colours:
         raise UserError("none of the labels looked at can be read", where=root, fix="`vistruct check` says more")
+    if is_lossy(seen.numbers) and (ask.classes is None or not numbers <= {*range(len(ask.classes)), 255}):
+        names = "" if ask.classes is not None and len(ask.classes) == 2 else f" {to_type(TWO_CLASSES)}"
+        what = f"two classes near 0 and near 255, smeared as a JPEG smears them: {in_words(seen)}"
+        raise CodingUnknown(what, where=root, fix=f"--threshold 128{names}: from there on it is the second class")
+    if ask.classes is not None and not seen.colours:
+        own = sorted(numbers)
+        if len(own) == len(ask.classes) and not numbers <= {*range(len(own)), 255}:
+            strange = [value for value in own if value not in {*range(len(own)), 255}]
+            what = f"labels of no class: {', '.join(map(str, strange))}; there are {in_words(seen)}"
+            fix = f"{to_type(ask.classes, own)}, if these are their values"
+            raise CodingUnknown(what, where=root, fix=fix)
+        return Coding(classes=ask.classes)
     what = f"no word of what the labels mean; there are {in_words(seen)}"
     raise CodingUnknown(what, where=root, fix=_to_copy(seen))
 

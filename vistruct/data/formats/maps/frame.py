@@ -36,7 +36,7 @@ def map_format(
         try:
             if own is None:
                 if isinstance(coding, tuple):
-                    own = fitting(records, coding, path) if records and len(coding) > 1 else coding[0]
+                    own = fitting(records, coding, path, ask) if records and len(coding) > 1 else coding[0]
                 elif records:
                     own = coding(path, records, ask, report)
         except UserError as error:  # what is found is looked at all the same

@@ -46,7 +46,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         raise UserError("painted objects need no coding", where=path, fix="leave coding out; classes chooses an order")
     objects = {record.image_id: _objects(record, ask.fill) for record in records}
     coding = Coding(classes=(BACKGROUND, *class_names), ignored=(IGNORED_VALUE,))
-    return Walked(records=[_bare(record) for record in records], coding=coding, raster=Painter(objects))
+    return Walked(records=[_bare(record) for record in records], coding=coding, is_chosen=True, raster=Painter(objects))
 
 
 @dataclass(frozen=True)
