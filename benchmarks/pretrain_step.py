@@ -33,7 +33,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.contracts import DataInfo, Sample, Turn
-from vistruct.engine.environment import autocast
+from vistruct.distributed.precision import autocast
 from vistruct.tasks.instruct import Instruct, InstructConfig
 from vistruct.vlm.batch import ChatBatch, send
 from vistruct.vlm.language import LanguageConfig

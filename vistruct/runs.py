@@ -20,8 +20,8 @@ from vistruct.contracts import Sample
 from vistruct.data.loading.fetch import Fetch, batches_of
 from vistruct.data.loading.loader import Order
 from vistruct.data.loading.streams import seed_of
+from vistruct.distributed.precision import autocast
 from vistruct.distributed.shard import gathered
-from vistruct.engine.environment import autocast
 from vistruct.engine.evaluate import eval_mode
 from vistruct.engine.run import State
 from vistruct.engine.train import started, train_steps

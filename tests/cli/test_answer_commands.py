@@ -150,3 +150,14 @@ def test_images_go_in_front_of_a_question_that_does_not_place_them() -> None:
     assert with_places("How many?", 1, "") == "<image>\nHow many?"
     assert with_places("What changed?", 2, "") == "Image-1: <image>\nImage-2: <image>\nWhat changed?"
     assert with_places("From <image> to <image>?", 2, "") == "From <image> to <image>?"
+
+
+def test_the_length_of_answers_is_an_option(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, talk: Path, tmp_path: Path
+) -> None:
+    asked = ("predict", run_dir, tmp_path / "a.png", "--ask", "Any tree?", "--json", "--out", tmp_path / "long")
+    long = load(run_dir).answering(40).predict(tmp_path / "a.png", ask="Any tree?").answer
+    assert json.loads(run_main(capsys, *asked, "--max-new-tokens", "40"))["answers"][0]["answer"] == long
+    short = json.loads(run_main(capsys, *asked, "--max-new-tokens", "1"))["answers"][0]["answer"]
+    assert len(short) <= len(long)
+    run_main(capsys, "eval", run_dir, "--data", talk, "--max-new-tokens", "1")

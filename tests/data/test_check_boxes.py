@@ -13,7 +13,7 @@ from PIL import Image
 from tables import with_objects
 
 from vistruct.contracts import Record
-from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.boxes import NOT_LEARNED, BoxDataConfig
 from vistruct.data.checks.boxes import _pairs
 from vistruct.data.checks.check import CheckResult, check
 from vistruct.data.formats.boxes import coco, dota
@@ -289,3 +289,30 @@ def test_a_broken_yaml_is_a_problem_and_no_exception(tmp_path: Path, text: str) 
     assert not result.ok
     assert result.format == "yolo"
     assert str(tmp_path) in result.problems[0].places[0]
+
+
+def crowds(root: Path, is_crowd: list[bool], masks: tuple[object, ...] | None = None) -> Path:
+    boxes = np.array([[2, 2, 12, 12], [20, 20, 34, 30], [40, 4, 52, 18]], np.float32)
+    more = {} if masks is None else {"masks": masks}
+    return written(root, boxes, np.array([0, 1, 1]), ["oak", "pine"], is_crowd=np.array(is_crowd), **more)
+
+
+def test_a_class_of_crowds_alone_is_named_before_training(tmp_path: Path) -> None:
+    path = crowds(tmp_path, [False, True, True])
+    result = check(path)
+    assert (result.ok, places(result, NOT_LEARNED)) == (True, ("pine",))
+    dataset = BoxDataConfig(annotation=path).build()
+    assert (dataset.report.counts[NOT_LEARNED], dataset.report.examples[NOT_LEARNED]) == (1, ["pine"])
+
+
+def test_crowds_alone_stop_training_and_check_says_so(tmp_path: Path) -> None:
+    path = crowds(tmp_path, [True, True, True])
+    assert not check(path).ok
+    with pytest.raises(UserError, match="no object to learn from"):
+        BoxDataConfig(annotation=path).build()
+
+
+def test_masks_that_nobody_drew_stop_before_the_first_image(tmp_path: Path) -> None:
+    path = crowds(tmp_path, [False, False, False])
+    with pytest.raises(UserError, match=r"these annotations have none(.|\n)*--head faster_rcnn"):
+        BoxDataConfig(annotation=path, masks=True).build()

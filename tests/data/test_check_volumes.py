@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vistruct.data.checks.check import check
-from vistruct.data.volumes import ELSEWHERE, VolumeDataConfig
+from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.samples.made_volumes import amos_folder, brats_folder
 
@@ -78,11 +78,11 @@ def test_empty_labels_and_flat_volumes_are_worth_a_look(root: Path) -> None:
     assert says(root, "volume of one value everywhere") == "kept"
 
 
-def test_labels_beside_their_image_are_counted(root: Path) -> None:
+def test_labels_beside_their_image_stop(root: Path) -> None:
     affine = np.diag([-1.0, -1, 1, 1])
     affine[0, 3] = 30
     change(next(root.glob("*00002/*_seg.nii.gz")), None, affine)
-    assert says(root, ELSEWHERE) == "kept"
+    assert says(root, "image and labels at different places") == "stops training"
 
 
 def test_mixed_orientations_and_spacings_are_said(root: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from vistruct.data.formats.detect import detect, matching
 from vistruct.data.formats.order import recoded
+from vistruct.data.formats.volumes.names import by_case
 from vistruct.data.selection import BEYOND_SHARE
 from vistruct.data.volumes import (
     ELSEWHERE,
@@ -256,16 +257,108 @@ def test_cases_without_a_modality_stop_or_drop_out(tmp_path: Path) -> None:
         data.model_copy(update={"modalities": ("t9",)}).build()
 
 
-def test_labels_of_another_shape_are_an_error_and_of_another_place_are_counted(tmp_path: Path) -> None:
+def test_labels_of_another_shape_or_at_another_place_are_an_error_that_says_how_far(tmp_path: Path) -> None:
     plain(tmp_path, ("a",))
     data = VolumeDataConfig(root=tmp_path, classes=TWO, intake=MR)
     shifted = np.diag([-1.0, -1, 2, 1])
     shifted[0, 3] = 3
     save(tmp_path / "labels" / "a.nii.gz", np.zeros((4, 5, 3), np.uint8), shifted)
-    assert data.build().report.counts[ELSEWHERE] == 1
-    save(tmp_path / "labels" / "a.nii.gz", np.zeros((4, 5, 4), np.uint8))
-    with pytest.raises(UserError, match=r"labels of \(4, 5, 4\) voxels"):
+    with pytest.raises(UserError, match=r"3\.0 mm apart"):
         data.build()
+    shifted[0, 3] = 0.4
+    save(tmp_path / "labels" / "a.nii.gz", np.zeros((4, 5, 3), np.uint8), shifted)
+    assert not data.build().report.counts  # less than half a voxel: the nearest voxel is the same
+    save(tmp_path / "labels" / "a.nii.gz", np.zeros((4, 5, 4), np.uint8))
+    with pytest.raises(UserError, match="other numbers of voxels"):
+        data.build()
+
+
+def test_an_array_whose_header_mirrors_it_is_never_read_mirrored(tmp_path: Path) -> None:
+    """Labels saved without the affine of their image, as many a script does."""
+    plain(tmp_path, ("a",))
+    data = VolumeDataConfig(root=tmp_path, classes=TWO, intake=MR)
+    expected = [data.build().truth(number) for number in range(3)]
+    array = np.asarray(nibabel.Nifti1Image.from_filename(tmp_path / "labels" / "a.nii.gz").dataobj)
+    save(tmp_path / "labels" / "a.nii.gz", array, np.diag([1.0, 1, 2, 1]))
+    with pytest.raises(UserError, match="at different places") as error:
+        data.build()
+    assert "--label-grid image" in error.value.fix
+    for empty in (1.0, 0.5):
+        told = data.model_copy(update={"label_grid": "image", "empty": empty}).build(tmp_path / f"cache{empty}")
+        assert told.report.counts[ELSEWHERE] == 1
+        for number in range(3):
+            assert (told.truth(number) == expected[number]).all()
+
+
+def test_modalities_at_different_places_are_an_error(tmp_path: Path) -> None:
+    for number in range(2):
+        affine = np.diag([1.0, 1, 1 + number, 1])
+        save(tmp_path / "imagesTr" / f"a_000{number}.nii.gz", np.zeros((2, 2, 2), np.uint8), affine)
+    save(tmp_path / "labelsTr" / "a.nii.gz", np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    with pytest.raises(UserError, match="modalities at different places"):
+        VolumeDataConfig(root=tmp_path, classes=TWO).build()
+
+
+def described_set(root: Path, **said: object) -> Path:
+    """Two cases of two modalities in one file each."""
+    for name in "ab":
+        voxels = np.stack([np.full((2, 3, 2), 9, np.uint8), np.full((2, 3, 2), 40, np.uint8)], axis=-1)
+        save(root / "imagesTr" / f"{name}.nii.gz", voxels)
+        save(root / "labelsTr" / f"{name}.nii.gz", np.zeros((2, 3, 2), np.uint8))
+    if said:
+        (root / "dataset.json").write_text(json.dumps(said))
+    return root
+
+
+@pytest.mark.parametrize("key", ["modality", "channel_names"])
+def test_a_fourth_axis_holds_the_modalities_that_dataset_json_names(key: str, tmp_path: Path) -> None:
+    root = described_set(tmp_path, **{key: {"1": "ADC", "0": "T2"}})
+    data = VolumeDataConfig(root=root, classes=TWO)
+    for cache in (None, tmp_path / "cache"):
+        assert data.build(cache).sample(0, 0).images[0][:, 0, 0].tolist() == [9, 40]
+        one = data.model_copy(update={"modalities": ("ADC",)}).build(cache)
+        assert one.sample(0, 0).images[0][:, 0, 0].unique().tolist() == [40]
+    shown = data.build().info.input["slices"]
+    assert tuple(shown["modalities"]) == ("T2", "ADC")
+
+
+def test_a_fourth_axis_that_nobody_names_is_taken_by_its_numbers_where_they_are_asked_for(tmp_path: Path) -> None:
+    data = VolumeDataConfig(root=described_set(tmp_path), classes=TWO)
+    with pytest.raises(UserError, match="--modalities 0,1"):
+        data.build()
+    told = data.model_copy(update={"modalities": ("1", "0")}).build()
+    assert told.sample(0, 0).images[0][:, 0, 0].tolist() == [40, 9]
+
+
+@pytest.mark.parametrize(
+    ("images", "label"),
+    [
+        (["volume-1.nii"], "segmentation-1.nii"),
+        (["a_image.nii.gz"], "a_label.nii.gz"),
+        (["img0001.nii.gz"], "label0001.nii.gz"),
+        (["case/case_t1.nii.gz", "case/case_t2.nii.gz"], "case/case_seg.nii.gz"),
+        (["images/volume-1.nii"], "labels/segmentation-1.nii"),
+    ],
+)
+def test_more_names_of_pairs(images: list[str], label: str, tmp_path: Path) -> None:
+    for name in images:
+        save(tmp_path / name, np.zeros((2, 2, 2), np.uint8))
+    save(tmp_path / label, np.ones((2, 2, 2), np.uint8))
+    data = VolumeDataConfig(root=tmp_path, classes=TWO).build()
+    assert (data.records[0].images, data.records[0].label_map) == (
+        tuple(tmp_path / name for name in images),
+        tmp_path / label,
+    )
+
+
+def test_four_digits_that_count_cases_are_no_modalities(tmp_path: Path) -> None:
+    files = [tmp_path / f"amos_00{number}.nii.gz" for number in ("04", "05", "13")]
+    assert len(by_case(files)) == 3
+    cases = [tmp_path / f"case_000{number}.nii.gz" for number in range(3)]
+    assert len(by_case(cases)) == 3
+    assert list(by_case(cases, listed=3)) == ["case"]
+    assert list(by_case(cases, wanted=("0000", "0001", "0002"))) == ["case"]
+    assert len(by_case(cases, known=("case_0000", "case_0001", "case_0002"))) == 3
 
 
 def test_labels_stored_in_another_orientation_lie_on_their_voxels(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_classes_without_a_name_and_boxes_without_a_size_are_counted(tmp_path: P
 BAD = [
     (feature("1,2,11"), "bounds_imcoords is"),
     (feature("1,2,11,x"), "bounds_imcoords is"),
-    (feature("1,2,11,12", 12345), "type_id 12345"),
-    (feature("1,2,11,12", "18"), "type_id '18'"),
-    (feature("1,2,11,12", True), "type_id True"),
+    (feature("1,2,11,12", 12345), r"type_id\n.*, feature 1: 12345"),
+    (feature("1,2,11,12", "18"), r"type_id\n.*, feature 1: '18'"),
+    (feature("1,2,11,12", True), r"type_id\n.*, feature 1: True"),
     (feature("1,2,11,12", image=5), "image_id"),
     ({"type": "Feature", "properties": {}}, "a feature has"),
     ("feature", "a feature has"),
@@ -66,21 +66,28 @@ def test_a_bad_feature_is_an_error_with_its_number(tmp_path: Path, bad: Any, wor
     path = saved(tmp_path, feature("1,1,9,9"), bad) / "xView_train.geojson"
     with pytest.raises(UserError, match=words) as caught:
         read_boxes(tmp_path, format="xview")
-    assert caught.value.where == f"{path}, feature 1"
+    assert caught.value.where.startswith(f"{path}, feature 1: ")
     errors: list[UserError] = []
     records, _ = walk_boxes(tmp_path, "xview", errors.append)
     assert (len(errors), len(records[0].objects)) == (1, 1)
 
 
 def test_missing_images_stop_or_drop(tmp_path: Path) -> None:
-    saved(tmp_path, feature("1,1,9,9"), feature("1,1,9,9", image="1395.tif"))
-    with pytest.raises(UserError, match=r"1 of 2 .*1395"):
+    saved(tmp_path, feature("1,1,9,9"), feature("1,1,9,9", image="77.tif"))
+    with pytest.raises(UserError, match=r"1 of 2: .*77"):
         read_boxes(tmp_path)
     records, _, report = read_boxes(tmp_path, missing="drop")
     assert [record.id for record in records] == ["5.tif"]
     assert report.counts[MISSING_IMAGE] == 1
     with pytest.raises(UserError, match="none of the images"):
         read_boxes(tmp_path, tmp_path / "nowhere", missing="drop")
+
+
+def test_the_image_that_was_never_published_is_left_out_with_a_word(tmp_path: Path) -> None:
+    saved(tmp_path, feature("1,1,9,9"), feature("1,1,9,9", image="1395.tif"))
+    records, _, report = read_boxes(tmp_path)
+    assert [record.id for record in records] == ["5.tif"]
+    assert report.counts[xview.GONE] == 1
 
 
 @pytest.mark.parametrize(("text", "words"), [("{", "not valid json"), ('{"features": []}', "no list of features")])

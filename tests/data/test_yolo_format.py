@@ -15,8 +15,14 @@ from tables import with_objects
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes import yolo
 from vistruct.data.formats.boxes.coco_shapes import POINT_NOT_FINITE
+from vistruct.data.formats.boxes.coco_walk import NO_MASK
 from vistruct.data.formats.boxes.objects import CLIPPED, DUPLICATE, MISSING_IMAGE, NO_AREA, NOT_FINITE, OUTSIDE
+from vistruct.data.formats.boxes.yolo_rows import NO_RECTANGLE
 from vistruct.data.formats.boxes.yolo_write import NO_OUTLINE, PARTS_LOST
+from vistruct.data.formats.detect import detect, family_of
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.order import stop_here
+from vistruct.data.formats.read import walk
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -90,7 +96,6 @@ BAD_LINES = [
     ("2 0.5 0.5 0.2 0.2", "0 to 1"),
     ("0 120 80 30 20", "shares of the image"),
     ("0 0.5 0.1 0.75 0.3 0.6 0.6 0.4 0.5", "oriented box"),
-    ("0 0.5 0.1 0.75 0.3 0.6 0.6", "mask"),
 ]
 
 
@@ -99,7 +104,7 @@ def test_a_line_that_makes_no_sense_is_an_error_with_file_and_line(tmp_path: Pat
     data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n", "b": f"\n0 0.4 0.4 0.2 0.2\n{line}\n"})
     with pytest.raises(UserError, match=words) as caught:
         read_boxes(tmp_path)
-    assert caught.value.where == f"{tmp_path / 'labels' / 'b.txt'}, line 3"
+    assert caught.value.where.startswith(f"{tmp_path / 'labels' / 'b.txt'}, line 3")
     assert caught.value.fix
     errors: list[UserError] = []
     records, _ = walk_boxes(tmp_path, "yolo", errors.append)
@@ -219,7 +224,7 @@ def test_labels_without_images_and_images_without_labels_are_counted(tmp_path: P
 def test_listed_images_that_are_gone_stop_or_drop(tmp_path: Path) -> None:
     data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, train="list.txt")
     (tmp_path / "list.txt").write_text("images/a.png\nimages/b.png\n")
-    with pytest.raises(UserError, match="1 of 2 images"):
+    with pytest.raises(UserError, match=r"not on disk\n.*1 of 2: "):
         read_boxes(tmp_path)
     records, _, report = read_boxes(tmp_path, missing="drop")
     assert (len(records), dict(report.counts)) == (1, {MISSING_IMAGE: 1})
@@ -243,6 +248,125 @@ BAD_YAMLS = [
     ("names: [a]\ntrain: nowhere\n", "no such"),
     ("", "empty"),
 ]
+
+
+def test_boxes_and_outlines_are_boxes_and_a_head_of_masks_wants_outlines_alone(tmp_path: Path) -> None:
+    outline = "0 0.25 0.2 0.75 0.2 0.75 0.6 0.5 0.8 0.25 0.6\n"
+    data_set(tmp_path, {"a": "1 0.5 0.5 0.25 0.2\n" + outline})
+    (a,), _, report = read_boxes(tmp_path)
+    np.testing.assert_allclose(a.objects.boxes_xyxy, [[15, 12, 25, 18], [10, 6, 30, 24]], atol=1e-5)
+    assert dict(report.counts) == {NO_MASK: 1, yolo.HULL: 1}
+    assert [bool(mask) for mask in a.objects.masks or ()] == [False, True]
+    errors: list[UserError] = []
+    found = walk(tmp_path, "boxes", "yolo", Ask(masks=True), IssueCounter(), errors.append)
+    assert [error.what for error in errors] == ["a box without an outline, where masks are wanted"]
+    assert errors[0].where.endswith("a.txt, line 1")
+    assert [len(record.objects) for record in found.records] == [1]
+
+
+FOUR = "0 0.1 0.1 0.3 0.1 0.35 0.3 0.15 0.3\n"
+
+
+def test_four_corners_are_masks_where_masks_are_wanted(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": FOUR})
+    (a,), _, report = read_boxes(tmp_path)
+    assert (a.objects.masks, dict(report.counts)) == (None, {NO_RECTANGLE: 1})
+    (wanted,) = walk(tmp_path, "boxes", "yolo", Ask(masks=True), IssueCounter(), stop_here).records
+    (named,), _, _ = read_boxes(tmp_path, format="yolo-masks")
+    for record in (wanted, named):
+        assert record.objects.quads is None
+        np.testing.assert_allclose((record.objects.masks or ())[0], [[4, 3, 12, 3, 14, 9, 6, 9]], atol=1e-5)
+
+
+def test_boxes_among_four_corners_are_a_question_with_two_answers(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "1 0.5 0.5 0.25 0.2\n" + FOUR})
+    with pytest.raises(UserError, match=r"oriented boxes, or outlines(.|\n)*--format yolo-obb .*--format yolo-masks"):
+        read_boxes(tmp_path)
+    (a,), _, report = read_boxes(tmp_path, format="yolo-obb")
+    assert report.counts[yolo.UPRIGHT] == 1
+    assert a.objects.quads is not None
+    np.testing.assert_allclose(a.objects.quads[0], [[15, 12], [25, 12], [25, 18], [15, 18]], atol=1e-5)
+    (a,), _, _ = read_boxes(tmp_path, format="yolo-masks")
+    assert (a.objects.quads, len(a.objects)) == (None, 2)
+
+
+def darknet(root: Path, prefix: str = "", *, data: bool = True) -> None:
+    (root / "obj.names").write_text("ship\ncar\n")
+    for split, name in {"train": "a", "valid": "b"}.items():
+        picture(root / "obj_train_data" / f"{name}.png")
+        (root / "obj_train_data" / f"{name}.txt").write_text("1 0.5 0.5 0.25 0.2\n")
+        (root / f"{split}.txt").write_text(f"{prefix}obj_train_data/{name}.png\n")
+    if data:
+        lines = [
+            "classes = 2",
+            f"train = {prefix}train.txt",
+            f"valid = {prefix}valid.txt",
+            f"names = {prefix}obj.names",
+        ]
+        (root / "obj.data").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("prefix", ["", "data/", "/content/darknet/data/", "C:\\work\\data\\"])
+@pytest.mark.parametrize("data", [True, False])
+def test_darknets_lists_are_splits(tmp_path: Path, prefix: str, data: bool) -> None:
+    darknet(tmp_path, prefix, data=data)
+    assert detect(tmp_path, "boxes") == "yolo"
+    assert family_of(tmp_path).kind == "boxes"
+    for split, image in {"train": "a.png", "val": "b.png"}.items():
+        (record,), names, report = read_boxes(tmp_path, split=split)
+        assert (record.images[0], names) == (tmp_path / "obj_train_data" / image, NAMES)
+        assert (record.objects.labels.tolist(), dict(report.counts)) == ([1], {})
+        assert not Path(record.id).is_absolute()
+
+
+def test_lists_of_splits_choose_from_one_folder_of_images(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n", "b": "0 0.5 0.5 0.2 0.2\n"})
+    (tmp_path / "data.yaml").unlink()
+    for split, name in {"train": "a", "val": "b"}.items():
+        (tmp_path / f"{split}.txt").write_text(f"images/{name}.png\n")
+    assert [record.id for record in read_boxes(tmp_path, split="train")[0]] == ["images/a.png"]
+
+
+def test_labels_beside_images_in_a_folder_a_split(tmp_path: Path) -> None:
+    for split, name in {"train": "a", "valid": "b"}.items():
+        picture(tmp_path / split / f"{name}.png")
+        (tmp_path / split / f"{name}.txt").write_text("1 0.5 0.5 0.25 0.2\n")
+    assert detect(tmp_path, "boxes") == "yolo"
+    assert [record.id for record in read_boxes(tmp_path, split="valid")[0]] == ["b.png"]
+
+
+def test_images_that_lie_elsewhere_have_the_labels_of_the_data_set(tmp_path: Path) -> None:
+    data_set(tmp_path / "set", {"a": "1 0.5 0.5 0.25 0.2\n"})
+    (tmp_path / "set" / "images").rename(tmp_path / "pictures")
+    (a,), names, report = read_boxes(tmp_path / "set", tmp_path / "pictures")
+    assert (a.images[0], a.objects.labels.tolist(), names) == (tmp_path / "pictures" / "a.png", [1], NAMES)
+    assert not report.counts
+    (tmp_path / "set" / "data.yaml").unlink()
+    (a,), _, _ = read_boxes(tmp_path / "set" / "labels", tmp_path / "pictures", format="yolo")
+    assert len(a.objects) == 1
+
+
+def test_different_labels_in_two_places_are_a_question(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "1 0.5 0.5 0.25 0.2\n"})
+    (tmp_path / "images" / "a.txt").write_text("0 0.5 0.5 0.25 0.2\n")
+    with pytest.raises(UserError, match="different labels"):
+        read_boxes(tmp_path)
+
+
+def test_the_folder_above_a_yaml_and_that_beside_it_are_a_question(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "set"):
+        data_set(root / "train", {"a": "1 0.5 0.5 0.25 0.2\n"})
+        (root / "train" / "data.yaml").unlink()
+    (tmp_path / "set" / "data.yaml").write_text("train: ../train/images\nnames: [ship, car]\n")
+    with pytest.raises(UserError, match="two folders could be meant"):
+        read_boxes(tmp_path / "set")
+
+
+def test_the_same_mistake_has_the_same_words(tmp_path: Path) -> None:
+    data_set(tmp_path, {"a": "0 64.5 20 3 4\n0 58.1 20 3 4\n7 0.5 0.5 0.2 0.2\n9 0.5 0.5 0.2 0.2\n0 1\n0 1 2\n"})
+    errors: list[UserError] = []
+    walk_boxes(tmp_path, "yolo", errors.append)
+    assert [errors[number].what == errors[number + 1].what for number in (0, 2, 4)] == [True] * 3
 
 
 @pytest.mark.parametrize(("text", "words"), BAD_YAMLS)

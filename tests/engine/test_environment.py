@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vistruct.engine.environment import amp_dtype, autocast, describe, has_native_bf16, peak_memory_mb
+from vistruct.distributed.precision import amp_dtype, autocast, has_native_bf16
+from vistruct.engine.environment import describe, peak_memory_mb
 
 CPU = torch.device("cpu")
 
@@ -18,9 +19,9 @@ def test_native_bf16_agrees_with_what_the_kernel_says_of_this_processor():
 
 
 def test_auto_uses_bf16_only_where_the_machine_has_it(monkeypatch):
-    monkeypatch.setattr("vistruct.engine.environment.cpu_capabilities", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("vistruct.distributed.precision.cpu_capabilities", lambda: frozenset({"avx2"}))
     assert amp_dtype("auto", CPU) is None
-    monkeypatch.setattr("vistruct.engine.environment.cpu_capabilities", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr("vistruct.distributed.precision.cpu_capabilities", lambda: frozenset({"avx512_bf16"}))
     assert amp_dtype("auto", CPU) is torch.bfloat16
     assert amp_dtype("off", CPU) is None
 

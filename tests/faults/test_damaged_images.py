@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_jpegs import conversations, flipped, zeroed
+from PIL import Image
 from several_processes import command
 from toy_engine import toy_run
 
@@ -155,3 +157,52 @@ def test_the_command_line_tells_it_in_three_lines(tmp_path):
     lines = (tmp_path / "said").read_text().splitlines()[-3:]
     assert [line.split(":")[0] for line in lines] == ["error", "where", "try"]
     assert damaged.name in lines[1]  # found before the first step, with its line
+
+
+def stopped(tmp_path: Path) -> tuple[Path, Path]:
+    """Conversations, and the image of theirs at which a run in `cut` has stopped."""
+    file = conversations(tmp_path / "data", IMAGES)
+    path = file.with_name(f"{due_in(2)}.jpg")
+    with pytest.raises(UnreadableImage):
+        train(run_on(file), tmp_path / "cut", on_step=damage_after(1, path, DAMAGE["truncated"]))
+    with pytest.raises(UnreadableImage):  # it is still broken, and its sample is still due
+        train(run_on(file), tmp_path / "cut")
+    clear_cache()
+    return file, path
+
+
+def test_a_stopped_run_goes_on_with_the_image_saved_anew_and_says_so(tmp_path, capsys):
+    file, path = stopped(tmp_path)
+    with Image.open(file.with_name("0.jpg")) as whole:
+        Image.new("RGB", whole.size, (9, 9, 9)).save(path, quality=50)  # other bytes, of the same size in pixels
+    train(run_on(file), tmp_path / "cut")
+    assert f"1 images have changed since they were looked at, and are read as they are now: {path.name}" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / "cut" / "model" / "model.safetensors").exists()
+
+
+def test_a_stopped_run_goes_on_with_another_sample_in_the_place(tmp_path):
+    file, path = stopped(tmp_path)
+    train(run_on(file, on_broken="replace"), tmp_path / "cut")
+    assert f"{path}: {REPLACED}" in (tmp_path / "cut" / "train.log").read_text()
+
+
+def test_what_was_left_out_when_a_run_began_stays_out_once_it_is_mended(tmp_path):
+    file = conversations(tmp_path / "data", IMAGES)
+    path = file.with_name("3.jpg")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    run = run_on(file).model_copy(update={"max_left_out": 0.1})
+
+    def cut_off(done: int, _metrics: dict[str, float]) -> None:
+        if done == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(run, tmp_path / "cut", on_step=cut_off)
+    path.write_bytes(whole)
+    train(run, tmp_path / "cut")
+    noted = json.loads((tmp_path / "cut" / "data.json").read_text())["train"]["main"]
+    assert noted["num_records"] == IMAGES - 1
+    assert len(ChatDataConfig(jsonl=file).build()) == IMAGES  # a new run has it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -9,13 +10,19 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import BasicTextSRStorage, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from vistruct.data.checks.check import check
+from vistruct.data.formats.detect import detect
+from vistruct.data.formats.format import Ask
+from vistruct.data.formats.read import read
+from vistruct.data.formats.volumes.dicom import BAD_SERIES, NO_IMAGE
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import is_series, open_series
 from vistruct.files.intake import Intake
-from vistruct.files.volume_files import VolumeFile
+from vistruct.files.volume_files import VolumeFile, write_label_volume
 
 SHAPE = (4, 3, 5)  # slices, rows, columns
 VALUES = np.random.default_rng(0).integers(0, 2000, SHAPE).astype(np.int16)  # as stored
@@ -130,6 +137,105 @@ def test_gaps_and_duplicates_are_errors_that_name_the_files(
     with pytest.raises(UserError, match=message) as error:
         open_series(tmp_path / "s")
     assert error.value.where.count(".dcm") == 2
+
+
+@pytest.mark.parametrize("drift", [(0, -1.5, 0), (0.4, 0, 0), (0.3, 0.2, 0)])
+def test_slices_that_lie_askew_are_where_their_positions_are(drift: tuple[float, ...], tmp_path: Path) -> None:
+    """A tilted gantry, or a drift: the step from slice to slice is not along the normal."""
+    files = write_series(tmp_path / "s")
+    for number, file in enumerate(files):
+        header = pydicom.dcmread(file)
+        header.ImagePositionPatient = [
+            float(v) + number * d for v, d in zip(header.ImagePositionPatient, drift, strict=True)
+        ]
+        header.save_as(file)
+    series = open_series(tmp_path / "s")
+    for number, file in enumerate(files):
+        place = np.array(pydicom.dcmread(file).ImagePositionPatient, float) * (-1, -1, 1)
+        np.testing.assert_allclose(series.grid.affine @ (0, 0, number, 1), (*place, 1), atol=1e-6)
+    assert np.prod(series.grid.spacing) == pytest.approx(5 * 0.7 * 0.9)  # a sheared box is as large as a straight one
+    coding = Coding(classes=("air", "a"))
+    maps = [np.ones(SHAPE[1:], np.int16)] * SHAPE[0]
+    write_label_volume(tmp_path / "out.nii.gz", maps, tmp_path / "s", coding)
+    written = nibabel.Nifti1Image.from_filename(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(written.affine, series.grid.affine, atol=1e-4)
+
+
+def test_a_slice_beside_the_line_of_the_others_is_named(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "s")
+    header = pydicom.dcmread(files[1])
+    header.ImagePositionPatient = [-19, -30, 45]
+    header.save_as(files[1])
+    with pytest.raises(UserError, match="on no straight line") as error:
+        open_series(tmp_path / "s")
+    assert error.value.where == str(files[1])
+
+
+def test_two_echoes_at_the_same_places_are_a_question(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "s", at=(0, 5, 0, 5))
+    for number, file in enumerate(files):
+        header = pydicom.dcmread(file)
+        header.EchoTime = 2.5 if number < 2 else 5
+        header.save_as(file)
+    with pytest.raises(UserError, match=r"2 echoes in one series \(EchoTime 2\.5: 2 files, 5\.0: 2 files\)"):
+        open_series(tmp_path / "s")
+
+
+def report_in(folder: Path, modality: str = "SR") -> Path:
+    """A structured report, which has no pixels."""
+    header = pydicom.dcmread(write_series(folder.with_name("made"), at=(0,))[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    header.Modality, header.SOPClassUID = modality, BasicTextSRStorage
+    header.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    for tag in ("Rows", "Columns", "PixelData", "ImagePositionPatient"):
+        delattr(header, tag)
+    header.save_as(folder / "report.dcm")
+    shutil.rmtree(folder.with_name("made"))
+    return folder / "report.dcm"
+
+
+def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path) -> None:
+    write_series(tmp_path / "a" / "ct")
+    report_in(tmp_path / "a" / "sr")
+    write_series(tmp_path / "b" / "ct", patient="P2")
+    report_in(tmp_path / "b" / "ct")
+    assert not is_series(tmp_path / "a" / "sr")
+    assert len(open_series(tmp_path / "b" / "ct").files) == 4
+    walked, report = read(tmp_path, "volumes")
+    assert [(case.name, case.images[""]) for case in walked.cases] == [
+        ("a", tmp_path / "a" / "ct"),
+        ("b", tmp_path / "b" / "ct"),
+    ]
+    assert report.counts == {NO_IMAGE: 2}
+
+
+def test_a_bad_series_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    write_series(tmp_path / "a" / "ct", at=(0, 5, 15, 20))
+    write_series(tmp_path / "b" / "ct", at=(0, 5, 5, 10))
+    write_series(tmp_path / "c" / "ct")
+    found = check(tmp_path)
+    assert found.counts["volumes"] == 1
+    stopping = [problem for problem in found.problems if problem.effect == "stops training"]
+    assert [problem.places[0].split("/")[-3] for problem in stopping if ".dcm" in problem.places[0]] == ["a", "b"]
+    with pytest.raises(UserError, match=r"--missing drop"):
+        read(tmp_path, "volumes")
+    walked, report = read(tmp_path, "volumes", ask=Ask(missing="drop"))
+    assert [case.name for case in walked.cases] == ["c"]
+    assert report.counts == {BAD_SERIES: 2}
+
+
+def test_series_with_labels_are_dicom_and_other_volumes_beside_them_are_a_question(tmp_path: Path) -> None:
+    for patient in ("P1", "P2"):
+        write_series(tmp_path / patient / "study" / "ct", patient=patient)
+        grid = open_series(tmp_path / patient / "study" / "ct").grid
+        label = nibabel.Nifti1Image(np.zeros(grid.shape, np.uint8), grid.affine)
+        nibabel.save(label, tmp_path / patient / "label.nii.gz" if patient == "P1" else tmp_path / "P2.nii.gz")
+    assert detect(tmp_path, "volumes") == "dicom"
+    walked, _ = read(tmp_path, "volumes")
+    assert [case.label for case in walked.cases] == [tmp_path / "P1" / "label.nii.gz", tmp_path / "P2.nii.gz"]
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "else.nii.gz")
+    with pytest.raises(UserError, match="--format dicom"):
+        detect(tmp_path, "volumes")
 
 
 def test_two_series_in_one_folder_are_an_error(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_every_modality_has_its_own_range_of_values(tmp_path: Path) -> None:
 
 def test_modalities_of_other_grids_are_an_error(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{n}.nii", np.zeros((2, 2, n), np.uint8)) for n in (2, 3)]
-    with pytest.raises(UserError, match="modalities of"):
+    with pytest.raises(UserError, match="modalities with other numbers of voxels"):
         VolumeFile.open(paths)
 
 

@@ -39,6 +39,16 @@ def test_every_kind_of_picture_gives_the_same_map(tmp_path: Path, monkeypatch):
     assert [one.id for one in both] == ["image 0", "image 1"]
 
 
+@pytest.mark.parametrize("amp", ["bf16", "off"])
+def test_the_arithmetic_is_that_of_the_run(amp: str, monkeypatch):
+    for model in (segmenter(monkeypatch), classifier(monkeypatch)):
+        model.card.values["run"] = {"amp": amp}
+        seen: list[bool] = []
+        model.task.backbone.register_forward_hook(lambda *_, seen=seen: seen.append(torch.is_autocast_enabled("cpu")))
+        model.predict(picture(8, 8))
+        assert seen == [amp == "bf16"]
+
+
 @pytest.mark.parametrize("views", [None, Views(flips=("none", "horizontal", "vertical", "diagonal"))])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_windows_and_flips_do_not_move_a_pixel(monkeypatch, views, batch):

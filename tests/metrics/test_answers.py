@@ -301,3 +301,14 @@ def test_the_metric_is_found_by_its_kind_in_a_run_file(tmp_path):
     data = ChatDataConfig(jsonl=tmp_path / "a.jsonl")
     values = Eval(data=data, metric=AnswersConfig(most=7), at_end=True).model_dump(mode="json")
     assert Eval.model_validate(values).metric == AnswersConfig(most=7)
+
+
+def test_families_whose_boxes_are_of_another_scale_are_measured_as_boxes_and_say_so() -> None:
+    answers = Answers()
+    for number, box in enumerate(([0.1, 0.2, 0.7, 0.9], [100, 20, 1700, 1900])):
+        text = f"<box>[{box}]</box>"
+        asked = {"id": "a", "image_id": "a", "question": "Where?", "answer": text, "truth": text}
+        answers.update([AnswerPrediction(**asked, family=f"f{number}")])
+    figures = answers.compute()
+    assert (figures["acc50/f0"], figures["boxes_0_to_1/f0"]) == (1, 1)
+    assert (figures["acc50/f1"], figures["boxes_in_pixels/f1"]) == (1, 1)

@@ -17,6 +17,7 @@ from vistruct.metrics.grounding import (
     boxes_in,
     iou,
     num_matched,
+    scale_in,
     single_box_scores,
 )
 
@@ -169,3 +170,37 @@ def test_that_there_is_nothing_is_right_where_there_is_nothing():
     assert scores["f1_50"] == 1.0
     assert math.isnan(scores["precision50"])
     assert box_set_scores(["[1, 1, 2, 2]"], ["none"])["f1_50"] == 0.0
+
+
+def test_boxes_in_shares_and_in_pixels_have_the_scores_of_thousandths() -> None:
+    rng = np.random.default_rng(3)
+    wanted, found = random_boxes(rng, 40), random_boxes(rng, 40)
+    found[::2] = np.clip(wanted[::2] + 9, 0, 1000)
+
+    def texts(boxes: np.ndarray, factor: float) -> list[str]:
+        return [f"<box>[{[value * factor for value in box]}]</box>" for box in boxes.tolist()]
+
+    whole = single_box_scores(*(texts(boxes, 1) for boxes in (found, wanted)))
+    assert 0 < whole["acc50"] < 1
+    for factor, scale in ((0.001, "0 to 1"), (7.5, "pixels")):
+        assert scale_in(texts(wanted, factor)) == scale
+        scores = single_box_scores(*(texts(boxes, factor) for boxes in (found, wanted)))
+        assert scores == pytest.approx(whole)
+        together = box_set_scores(*(texts(boxes, factor) for boxes in (found, wanted)))
+        assert together["f1_50"] == pytest.approx(whole["acc50"])
+    assert single_box_scores(["<box>[[0, 0, 1, 1.5]]</box>"], ["<box>[[0, 0, 0.5, 1]]</box>"])["malformed"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<box>(1,2),(30,40)</box>",
+        "<|object_ref_start|>a ship<|object_ref_end|><|box_start|>(1,2),(30,40)<|box_end|>",
+        '```json\n[{"bbox_2d": [1, 2, 30, 40], "label": "ship"}]\n```',
+    ],
+)
+def test_boxes_as_other_models_write_them_are_boxes(text: str) -> None:
+    found = boxes_in(text)
+    assert found is not None
+    assert found.tolist() == [[1, 2, 30, 40]]
+    assert is_boxes(text)

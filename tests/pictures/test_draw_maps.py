@@ -284,11 +284,12 @@ def test_of_a_volume_slices_with_labels_are_shown_with_their_numbers(monkeypatch
 
 
 def test_of_a_volume_without_labels_slices_that_are_not_empty_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    slices, _ = volume(4)
-    slices[2][0, 0, 0] = 255
-    captions = shown_slices(monkeypatch)
-    draw_volume.draw_volume(slices, [None] * 4, NAMES)
-    assert captions == ["slice 2"]
+    for dtype in (torch.uint8, torch.uint16):
+        slices = [one.to(dtype) for one in volume(4)[0]]
+        slices[2][0, 0, 0] = 255
+        captions = shown_slices(monkeypatch)
+        draw_volume.draw_volume(slices, [None] * 4, NAMES)
+        assert captions == ["slice 2"]
     draw_volume.draw_volume(volume(2)[0], [None] * 2, NAMES)  # all empty: all of them
     assert captions[1:] == ["slice 0", "slice 1"]
 

@@ -169,7 +169,8 @@ def test_no_image_and_no_whole_answer_is_ever_cut_away(most):
     if most <= max(image, answer):
         assert measure.is_left_out
         assert measure.reason == TOO_LONG
-        assert measure.tokens == measure.supervised == 0
+        assert measure.tokens > most  # what it would take, for the message
+        assert measure.supervised == 0
         with pytest.raises(UserError, match="longest row") as caught:
             make([one])
         assert caught.value.where == "s"
@@ -304,3 +305,28 @@ def test_collator_and_measurer_travel_without_the_weights(generate):
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     assert measurer.key == task.traits.measurer.key
     assert measurer(*as_record(sample())) == task.traits.measurer(*as_record(sample()))
+
+
+def test_a_row_that_is_too_long_says_what_it_would_take():
+    sample = talking("<image>how many trees ?", "12", images=[torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)])
+    record = Record(id="r", images=(Path("a.png"),), turns=sample.turns)
+    needed = ChatMeasurer(collator=collator())(record, [(SIZE, SIZE)]).tokens
+    measure = ChatMeasurer(collator=collator(max_tokens=3))(record, [(SIZE, SIZE)])
+    assert (measure.reason, measure.tokens, measure.is_left_out) == (TOO_LONG, needed, True)
+    enough = ChatMeasurer(collator=collator(max_tokens=needed))(record, [(SIZE, SIZE)])
+    assert not enough.reason
+
+
+def test_an_answer_that_is_not_taught_is_read_and_neither_learned_nor_asked_for():
+    turns = (
+        Turn(role="user", text="how many ?"),
+        Turn(role="assistant", text="12", is_taught=False),
+        Turn(role="user", text="trees ?"),
+        Turn(role="assistant", text="there are 12"),
+    )
+    sample = Sample(id="a", image_id="a", seed=0, images=[], turns=turns, families=("first", "second"))
+    batch = collator()([sample])
+    learned = batch.labels[batch.labels != IGNORE].tolist()
+    assert tokenizer().decode(learned).startswith("there are 12")
+    asked = collator(generate=True)([sample])
+    assert (asked.questions, asked.truths, asked.families) == (["trees ?"], ["there are 12"], ["second"])

@@ -50,7 +50,7 @@ def examine() -> dict[str, Any]:
     import torch
 
     from vistruct.data.loading.parallel import cores
-    from vistruct.engine.environment import has_native_bf16
+    from vistruct.distributed.precision import has_native_bf16
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")

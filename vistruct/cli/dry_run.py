@@ -91,7 +91,7 @@ def activation_bytes(state: State, source: Source) -> int:
     """
     import torch
 
-    from vistruct.engine.environment import autocast
+    from vistruct.distributed.precision import autocast
     from vistruct.ops.seeds import derive
 
     own = {t.untyped_storage().data_ptr() for t in state.model.state_dict().values()}

@@ -12,7 +12,7 @@ import typer
 
 from vistruct.cli.groups import grouped
 from vistruct.cli.output import as_json, made, note, table
-from vistruct.cli.predict import FlipOption, ScaleOption, views_of
+from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption, views_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError
 
@@ -30,6 +30,7 @@ def command(
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of --data: train, val, test, ...")] = None,
     most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
+    max_new_tokens: Annotated[int | None, LongestOption] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
     flip: FlipOption = None,
@@ -38,11 +39,11 @@ def command(
 ) -> None:
     """Measure a trained model, on its own evaluation data or on other data."""
     from vistruct.checkpoint.load import load_model
+    from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
-    from vistruct.engine.environment import amp_dtype
     from vistruct.engine.evaluate import asked_of, keep_measured, measure
     from vistruct.engine.run import for_classes
-    from vistruct.inference.kind import config_seen_in, kind_of
+    from vistruct.inference.kind import config_seen_in, kind_of, with_longest
 
     device = setup().device
     task, card = load_model(run, device)
@@ -50,6 +51,8 @@ def command(
     kind = kind_of(task, card.input)
     if views is not None:
         task.config = config_seen_in(kind, task.config, views)
+    if max_new_tokens is not None:
+        task.config = with_longest(task.config, max_new_tokens)
     if data is None and (reading != AS_FOUND or values != AS_THEY_ARE or split is not None):
         what = "what is said of other data, and no data"
         raise UserError(what, where="--split, --classes, ...", fix=f"vistruct eval {run} --data PATH --split NAME")
@@ -172,6 +175,7 @@ def _read_as(source: Any, part: Any) -> Any:
     }
     whole |= {"images": None, "labels": None}
     whole |= {"tiles": None} if part.kind != "boxes" else {}
+    whole |= {"as_written": True}
     if told.get("coding") is not None:
         whole |= {"classes": None, "others": "stop"}
     path = part.annotation if part.kind == "boxes" else part.root

@@ -24,6 +24,8 @@ ScaleOption = Annotated[
     list[float] | None, typer.Option(help="Multi-scale TTA: at so many times the size; repeat, with 1.")
 ]
 
+LongestOption = typer.Option(min=1, metavar="TOKENS", help="Longest answer; by default as in training.")
+
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
@@ -49,6 +51,7 @@ def command(
         int | None, typer.Option(min=1, metavar="PX", help="Tiles (windows) to cut into; by default as in training.")
     ] = None,
     overlap: Annotated[int | None, typer.Option(min=0, metavar="PX", help="Of tiles; the largest object.")] = None,
+    max_new_tokens: Annotated[int | None, LongestOption] = None,
     batch: Annotated[int, typer.Option(min=1, help="Tiles (or images, slices, questions) in one pass.")] = 8,
     flip: FlipOption = None,
     scale: ScaleOption = None,
@@ -82,6 +85,7 @@ def command(
     _check_pairs(model, pairs)
     model = _in_windows(model, window, overlap)
     model = model if views is None else model.seen_in(views)
+    model = model if max_new_tokens is None else model.answering(max_new_tokens)
     cases = model.kind.cases(model, sources)
     if together:
         pictures = tuple(picture for case in cases for picture in case.pictures)

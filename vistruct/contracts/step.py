@@ -17,7 +17,7 @@ from vistruct.contracts.truth import Record
 class Measure:
     """What one record will cost a task, known without decoding a pixel."""
 
-    tokens: int  # of all its rows together, before any are dropped at random
+    tokens: int  # of all its rows together, before any are dropped at random; left out: of its longest, if that is why
     visual: int  # of those, visual tokens
     supervised: int  # of those, tokens of answers
     tiles: int  # images that go through the backbone

@@ -26,6 +26,7 @@ class Account:
     left_out: IssueCounter = field(default_factory=IssueCounter)  # by reason
     repaired: IssueCounter = field(default_factory=IssueCounter)  # used, but not quite as written; by reason
     counts: dict[str, int] = field(default_factory=dict)  # of COUNTED, in the used lines, once
+    longest_row: int = 0  # tokens that the longest row would take that is left out for its length; 0: none is
 
     @property
     def asked(self) -> int:
@@ -65,10 +66,12 @@ def check_left_out(accounts: Iterable[Account], max_left_out: float) -> None:
             total = left_out.counts.total()
             reason, number = left_out.counts.most_common(1)[0]
             more = f", {total - number} for other reasons" if total > number else ""
+            to_hold = f"--set task.max_tokens={account.longest_row} holds the longest row"
+            to_list = f"`vistruct check {account.annotation}` lists them"
+            without = f"to train without them: --set max_left_out={math.ceil(account.share_left_out * 1000) / 1000}"
             raise UserError(
                 f"{account.name or account.annotation.name}: {total:,} of {account.asked:,} lines cannot be used "
                 f"(limit {100 * max_left_out:.4g} %): {number:,} x {reason}{more}",
                 where=account.annotation.parent / left_out.examples[reason][0],
-                fix=f"`vistruct check {account.annotation}` lists them; to train without them: "
-                f"--set max_left_out={math.ceil(account.share_left_out * 1000) / 1000}",
+                fix=f"{to_hold if account.longest_row else to_list}; {without}",
             )

@@ -32,8 +32,8 @@ _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each fam
     "maps": _CHOICE
     | _VALUES
     | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored"}
-    | {"threshold", "fill"},
-    "volumes": _CHOICE | _VALUES | {"values", "ignored", "modalities"},
+    | {"threshold", "coordinates", "fill"},
+    "volumes": _CHOICE | _VALUES | {"values", "ignored", "modalities", "label_grid"},
     "image_classes": _CHOICE | _VALUES | {"images"},
     "talk": {"format", "images"},
 }
@@ -101,6 +101,7 @@ def maps_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> M
         **below,
         image_suffix=reading.image_suffix,
         label_suffix=reading.label_suffix,
+        coordinates=reading.coordinates,
         fill=reading.fill,
         intake=intake_of(values),
         **_coded(reading, (255,)),
@@ -111,7 +112,7 @@ def maps_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> M
 def volumes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> VolumeDataConfig:
     """Volumes; see `boxes_at`."""
     _fits("volumes", reading, values, path)
-    more = {"modalities": reading.modalities, **more}
+    more = {"modalities": reading.modalities, "label_grid": reading.label_grid, **more}
     return VolumeDataConfig(root=path, intake=intake_of(values), **_coded(reading, ()), **more)
 
 

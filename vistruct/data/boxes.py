@@ -26,6 +26,7 @@ from vistruct.transforms.sizing import Size
 from vistruct.windows.tiles import Tiles, tile_records
 
 DIFFICULT_LEFT_OUT = "box left out: difficult"
+NOT_LEARNED = "class without an object to learn from: all of its are crowds or ignored"
 
 
 class BoxDataConfig(Part):
@@ -40,6 +41,7 @@ class BoxDataConfig(Part):
     others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
     join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
     drop: tuple[str, ...] = ()  # classes that are left out
+    as_written: bool = False  # truths of an evaluation, as others' rules take them: nothing clipped, mended, left out
     oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
     masks: bool = False  # rasters of the objects too, for heads that learn them
     difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
@@ -65,7 +67,7 @@ class BoxDataConfig(Part):
             walked, report = read(self.annotation, "boxes", format=self.format, ask=self.ask())
             return walked.records, walked.class_names, report
 
-        decides = {"images", "format", "split", "missing", "classes", "others", "join", "drop"}
+        decides = {"images", "format", "split", "missing", "classes", "others", "join", "drop", "masks", "as_written"}
         settings = self.model_dump(mode="json", include=decides)
         records, class_names, report = kept(found, cache, self.annotation, settings)
         if self.oriented:
@@ -80,6 +82,15 @@ class BoxDataConfig(Part):
         if not labels:
             what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
             raise UserError(what, where=self.annotation, fix="`vistruct check` says more")
+        not_learned = unlearned(records)
+        for label in not_learned:
+            report.note(NOT_LEARNED, class_names[label], "kept")
+        if not_learned == sorted(labels):
+            fix = "mark the objects that are to be found as no crowds: iscrowd 0"
+            raise UserError("no object to learn from: all are crowds or ignored", where=self.annotation, fix=fix)
+        if self.masks and all(record.objects.masks is None for record in records):
+            fix = "a head that learns from boxes: --head faster_rcnn"
+            raise UserError("masks are wanted, and these annotations have none", where=self.annotation, fix=fix)
         return as_dataset(
             records,
             report,
@@ -101,7 +112,9 @@ class BoxDataConfig(Part):
             others=self.others,
             join=self.join,
             drop=self.drop,
+            as_written=self.as_written,
             missing=self.missing,
+            masks=self.masks,
         )
 
     def _input(self) -> Input:
@@ -115,6 +128,13 @@ class BoxDataConfig(Part):
         if self.annotation.is_file():
             return fingerprint([self.annotation], images, root)
         return fingerprint([], images, root, _contents(records, class_names))
+
+
+def unlearned(records: Sequence[Record]) -> list[int]:
+    """The labels of the classes whose objects are all crowds, or ignored: neither learned nor counted."""
+    found = {int(label) for record in records for label in record.objects.labels}
+    learned = {int(label) for record in records for label in record.objects.labels[record.objects.is_single]}
+    return sorted(found - learned)
 
 
 def _contents(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[bytes]:

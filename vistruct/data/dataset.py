@@ -128,7 +128,7 @@ class RecordDataset:
         """bool[N, H, W] of the record's window."""
         if record.objects.masks is None:
             raise UserError(
-                "masks are wanted, and these annotations have none", where=record.id, fix="set data.masks=false"
+                "masks are wanted, and these annotations have none", where=record.id, fix="--head faster_rcnn"
             )
         height, width = size_hw
         window = record.window_xyxy or (0, 0, width, height)
@@ -235,7 +235,8 @@ class ChatDataConfig(Part):
             Wanted(name=name, annotation=path, root=path.parent if self.root is None else self.root)
             for name, path in zip(names, paths, strict=True)
         ]
-        opened = [open_source(one, checksums=self.checksums, cache=cache) for one in wanted]
+        as_they_are = self.on_broken == "stop"  # where another takes its place, it goes on doing so
+        opened = [open_source(one, checksums=self.checksums, cache=cache, as_they_are=as_they_are) for one in wanted]
         return conversations(opened, ", ".join(map(str, paths)), augment=self.augment, on_broken=self.on_broken)
 
 

@@ -16,10 +16,12 @@ from pydantic import Field, model_validator
 
 from vistruct.config import Part
 from vistruct.contracts import Record
+from vistruct.data.channels import check_channels
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.classes.lines import chosen_splits
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask
+from vistruct.data.formats.order import stop_here
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input
 from vistruct.data.selection import check_shares, drawn, shared
@@ -84,6 +86,8 @@ class ClassDataConfig(Part):
         if not records:
             told = f": {'; '.join(report.lines())}" if report.counts else ""
             raise UserError(f"no images are left{told}", where=self.root, fix="`vistruct check` says more")
+        if self.intake is not None:  # headers of millions of pictures would take minutes, and say little
+            check_channels(records, self.intake, stop_here)
         return as_dataset(
             records,
             report,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from vistruct.config import Part
 from vistruct.contracts import Record
+from vistruct.data.channels import check_channels
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.format import Ask
+from vistruct.data.formats.order import stop_here
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input, Windows
 from vistruct.data.selection import shared
@@ -46,6 +48,7 @@ class MapDataConfig(Part):
     others: Literal["stop", "drop"] = "stop"  # what pixels of a class do that is none of `classes`
     join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
     drop: tuple[str, ...] = ()  # classes that are left out: its pixels do not count
+    coordinates: Literal["checked", "ignored"] = "checked"  # ignored: images and labels that lie elsewhere on the map
     fill: Literal["masks", "boxes"] = "masks"  # annotations of objects: paint their masks, or for want of them boxes
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     tiles: Tiles | None = None  # cut into windows, for training; None: whole images, as evaluations have them
@@ -68,6 +71,7 @@ class MapDataConfig(Part):
         found, report = read(self.root, "maps", format=self.format, ask=replace(self.ask(), kept=cache))
         records, coding = found.records, found.coding
         assert coding is not None  # of records that are there
+        check_channels(records, self.intake or found.intake, stop_here)
         if self.tiles is not None:
             if self.tiles.skip_empty:
                 fix = "leave skip_empty out: every pixel of a window has its class"
@@ -122,6 +126,7 @@ class MapDataConfig(Part):
             others=self.others,
             join=self.join,
             drop=self.drop,
+            coordinates=self.coordinates,
             fill=self.fill,
             missing=self.missing,
         )

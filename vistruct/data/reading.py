@@ -39,8 +39,12 @@ class Reading:
     threshold: int | None = _told(
         None, "Label maps of two classes: the second from this value on, as JPEGs need it: 128."
     )
+    coordinates: Literal["checked", "ignored"] = _told(
+        "checked", "Label maps: ignored, if masks or second images lie elsewhere on the map and are right all the same."
+    )
     fill: Literal["masks", "boxes"] = _told("masks", "Label maps of annotated objects: what is painted.")
     modalities: tuple[str, ...] | None = _told(None, "Volumes: which become the channels, in order.")
+    label_grid: Literal["header", "image"] = _told("header", "Volumes: where labels lie; image: as its array does.")
     missing: Literal["stop", "drop"] = _told("stop", "What an image (or label) that is not on disk does.")
 
     def joined(self) -> dict[str, tuple[str, ...]]:

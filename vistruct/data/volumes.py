@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -30,8 +29,9 @@ from vistruct.errors import UserError, closest
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.intake import BYTES, Intake
-from vistruct.files.volume_files import VolumeFile, filled_slices, label_slice, open_volume
+from vistruct.files.volume_files import Volume, VolumeFile, filled_slices, label_slice, open_volume
 from vistruct.files.volume_grid import Axis
+from vistruct.files.volume_names import channel_path, file_of
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import PlacedAugment
@@ -39,9 +39,11 @@ from vistruct.transforms.sizing import Size
 
 EMPTY_SLICE = "slice left out: no labelled voxel in it"
 LACKS_MODALITY = "volume left out: a modality is missing"
-ELSEWHERE = "labels taken as they lie, voxel by voxel: their header puts them beside the image"
-APART = 0.5  # of the smallest spacing: image and labels farther apart than this are counted
+ELSEWHERE = "labels taken as they lie, voxel by voxel: their header puts them beside the image, and is not believed"
 SPACING = "spacing_mm"  # note of every record: millimetres from slice to slice, row to row, column to column
+
+
+LabelGrid = Literal["header", "image"]
 
 
 class VolumeDataConfig(Part):
@@ -69,7 +71,8 @@ class VolumeDataConfig(Part):
     share: float = Field(1.0, gt=0, le=1)  # part of the *patients* used
     share_seed: int = 0
     resize: Annotated[float, Field(gt=0)] | Size | None = None
-    missing: Literal["stop", "drop"] = "stop"  # what a volume without labels, or without a modality, does
+    label_grid: LabelGrid = "header"  # where labels lie; image: as its array does, whatever they say
+    missing: Literal["stop", "drop"] = "stop"  # what a volume without labels, a modality, or a slice does
     on_broken: OnBroken = "stop"
 
     @model_validator(mode="after")
@@ -96,7 +99,7 @@ class VolumeDataConfig(Part):
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""
         choice: dict[str, Any] = {"classes": self.classes, "others": self.others, "join": self.join, "drop": self.drop}
-        return Ask(**choice, split=self.split, coding=self.coding, missing=self.missing)
+        return Ask(**choice, split=self.split, coding=self.coding, missing=self.missing, modalities=self.modalities)
 
     def coding_used(self, report: IssueCounter | None = None) -> Coding:
         """What label values mean: also what predictions are written with.
@@ -121,7 +124,8 @@ class VolumeDataConfig(Part):
         Raises:
             UserError: see `formats.read.read`; a patient in two splits; nothing labelled is left.
         """
-        found, told = read(self.root, "volumes", format=self.format_used())
+        ask = Ask(modalities=self.modalities, missing=self.missing)
+        found, told = read(self.root, "volumes", format=self.format_used(), ask=ask)
         report.merge(told)
         cases = with_patients(found.cases, self.patient)
         for patient, cases_of in straddling(cases).items():
@@ -181,7 +185,7 @@ class VolumeDataConfig(Part):
             fingerprint=fingerprint([], _files(cases, modalities), self.root),
             counts=counts,
             read=SliceReader(self.axis, self.neighbours, intake, copies),
-            read_label_map=SliceLabelReader(self.axis, coding, copies),
+            read_label_map=SliceLabelReader(self.axis, coding, copies, self.label_grid),
         )
 
     def _input(self, modalities: tuple[str, ...], intake: Intake, coding: Coding) -> Input:
@@ -194,12 +198,8 @@ class VolumeDataConfig(Part):
         images = tuple(case.images[name] for name in modalities)
         volume = VolumeFile.open(images, axis=self.axis)
         assert case.label is not None  # see _labelled
-        grid, own = volume.parts[0].grid, open_volume(case.label, self.axis).grid
-        if own.stack_shape != grid.stack_shape:
-            what = f"labels of {own.stack_shape} voxels for a volume of {grid.stack_shape} (slices, rows, columns)"
-            raise UserError(what, where=f"{case.label}, {images[0]}", fix="bring both to the same grid")
-        if grid.offset_mm(own) > APART * min(grid.spacing):
-            report.note(ELSEWHERE, f"{case.label}: {grid.offset_mm(own):.1f} mm", "kept")
+        grid = volume.parts[0].grid
+        check_labels(volume.parts[0], open_volume(case.label, self.axis), self.label_grid, report)
         whole = Record(
             id=case.name,
             images=images,
@@ -239,25 +239,51 @@ class SliceLabelReader:
     axis: Axis
     coding: Coding
     cache: Path | None
+    grid: LabelGrid = "header"
 
     def __call__(self, record: Record) -> Tensor:
         """int16[H, W]."""
         assert record.label_map is not None
         assert record.slice is not None
-        values = label_slice(record.label_map, record.slice, self.axis, self.cache)
+        like = record.images[0] if self.grid == "image" else None
+        values = label_slice(record.label_map, record.slice, self.axis, self.cache, like)
         return torch.from_numpy(self.coding.decode(np.ascontiguousarray(values), f"{record.label_map}, {record.id}"))
+
+
+def check_labels(image: Volume, labels: Volume, grid: LabelGrid, report: IssueCounter) -> None:
+    """Compare where two files say that they lie.
+
+    Raises:
+        UserError: labels whose headers put them on another grid than their image; or, where that is not believed, an
+            array of another shape.
+    """
+    where = f"{labels.path}, {image.path}"
+    if grid == "header":
+        fix = "bring both to one grid; --label-grid image if the labels' header is wrong and their array is not"
+        image.grid.check_same(labels.grid, where, "image and labels", fix)
+    elif labels.grid.shape != image.grid.shape:
+        what = f"labels of {labels.grid.shape} voxels for an image of {image.grid.shape}"
+        raise UserError(what, where=where, fix="bring both to the same grid")
+    elif not image.grid.is_same(labels.grid):
+        report.note(ELSEWHERE, str(labels.path), "kept")
+
+
+def without_any_labels(number: int, root: Path) -> UserError:
+    """What training stops at."""
+    what = f"none of {number} volumes has labels"
+    return UserError(what, where=root, fix="a split with labels, or labels/ beside images/")
 
 
 def _labelled(cases: Sequence[VolumeCase], missing: str, report: IssueCounter, root: Path) -> list[VolumeCase]:
     kept = [case for case in cases if case.label is not None]
     if not kept:
-        what = f"none of {len(cases)} volumes has labels"
-        raise UserError(what, where=root, fix="a split with labels, or labels/ beside images/")
+        raise without_any_labels(len(cases), root)
     for case in cases:
         if case.label is None:
             path = next(iter(case.images.values()))
             if missing == "stop":
-                raise UserError("a volume without labels", where=path, fix="add them, or set data.missing=drop")
+                fix = "add them; or --missing drop leaves such volumes out"
+                raise UserError("a volume without labels", where=path, fix=fix)
             report.note(WITHOUT_LABELS, str(path))
     return kept
 
@@ -270,6 +296,7 @@ def _with_modalities(
     report: IssueCounter,
 ) -> tuple[list[VolumeCase], tuple[str, ...]]:
     """The cases that have all modalities, and those in order."""
+    cases = [channels_of(case, wanted) for case in cases]
     names = tuple(wanted or usual or cases[0].images)
     known = {name for case in cases for name in case.images}
     for name in names:
@@ -280,12 +307,19 @@ def _with_modalities(
         lacking = [name for name in names if name not in case.images]
         if lacking and data.missing == "stop":
             what = f"case {case.name} has no modality {lacking[0]!r}"
-            raise UserError(what, where=data.root, fix="add it, or set data.missing=drop")
+            raise UserError(what, where=data.root, fix="add it; or --missing drop leaves such cases out")
         if lacking:
             report.note(LACKS_MODALITY, f"{case.name}: {', '.join(lacking)}")
         else:
             kept.append(case)
     return kept, names
+
+
+def channels_of(case: VolumeCase, wanted: Sequence[str] | None) -> VolumeCase:
+    """A case of one file, of which channels are asked for by their numbers; any other as it is."""
+    if not wanted or list(case.images) != [""] or not all(name.isdecimal() for name in wanted):
+        return case
+    return replace(case, images={name: channel_path(case.images[""], int(name)) for name in wanted})
 
 
 def _without_empty(
@@ -296,7 +330,8 @@ def _without_empty(
     for record in records:
         label = record.label_map
         if label is not None and label not in filled:
-            filled[label] = filled_slices(label, background, data.axis, cache)
+            like = record.images[0] if data.label_grid == "image" else None
+            filled[label] = filled_slices(label, background, data.axis, cache, like)
     empty = [one.id for one in records if one.label_map is not None and not filled[one.label_map][one.slice or 0]]
     ranked = sorted(empty, key=lambda id: derive(data.share_seed, "empty", id))
     out = set(ranked[round(data.empty * len(ranked)) :])
@@ -307,11 +342,11 @@ def _without_empty(
 
 def _files(cases: Sequence[VolumeCase], modalities: Sequence[str]) -> list[Path]:
     paths = [path for case in cases for path in (*(case.images[name] for name in modalities), case.label) if path]
-    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [file_of(path)])]
 
 
 def _packed_bytes(case: VolumeCase, modalities: Sequence[str], intake: Intake) -> int:
     """Of the unpacked copies of a case: of the labels a byte a voxel."""
     each = {case.images[name]: BYTES[intake.pixels] for name in modalities} | ({case.label: 1} if case.label else {})
-    packed = {path: size for path, size in each.items() if os.path.isdir(path) or path.name.endswith(".gz")}
-    return sum(size * int(np.prod(open_volume(path).grid.shape)) for path, size in packed.items())
+    opened = {open_volume(path): size for path, size in each.items()}
+    return sum(size * int(np.prod(volume.grid.shape)) for volume, size in opened.items() if volume.is_packed)

@@ -16,8 +16,8 @@ from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
 from vistruct.contracts import Dataset, Ratio, StepOutput
 from vistruct.data.loading.loader import eval_batches
+from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import from_main, gather_objects, setup
-from vistruct.engine.environment import autocast
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 

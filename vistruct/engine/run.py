@@ -23,9 +23,9 @@ from vistruct.data.checks.groups import check_groups
 from vistruct.data.loading.loader import check_split
 from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
+from vistruct.distributed.precision import amp_dtype
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
-from vistruct.engine.environment import amp_dtype
 from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
@@ -115,6 +115,8 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         evals = {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()}
         check_counted(datasets, evals, {name: is_named(stream.data) for name, stream in run.streams.items()})
         check_groups(datasets, evals)
+        for name, e in run.evals.items():  # what cannot be measured is told now, not after the last step
+            e.metric.build(eval_datasets[name])
     with main_first(ranks):
         tasks = _tasks(run, datasets, out_dir)
     with main_first(ranks):

@@ -11,6 +11,7 @@ from typing import Any
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.config import Run, flat, read_run, run_to_yaml
 from vistruct.contracts import DataInfo
+from vistruct.data.chat.image_facts import settle
 from vistruct.distributed.ranks import Ranks, from_main
 from vistruct.engine.environment import describe
 from vistruct.engine.trainable import Plan
@@ -18,7 +19,8 @@ from vistruct.errors import UserError
 from vistruct.files.in_use import in_use, is_empty
 
 # What may differ between the run that began and the run that goes on: none of it touches the weights, but for rounding
-# where a batch is cut otherwise. That has to be possible: a run may go on with fewer devices.
+# where a batch is cut otherwise. That has to be possible: a run may go on with fewer devices. So may what is done about
+# an image that broke under way (`on_broken`): where none did it changes nothing.
 FREE = (
     *("recipe", "workers", "log_every", "save_every", "save_async", "keep", "max_left_out"),
     *("accumulate", "parallel"),
@@ -96,6 +98,7 @@ def note_data(train: Mapping[str, DataInfo], evals: Mapping[str, DataInfo], out_
     elif ranks.is_main:
         kinds = {"train": train, "evals": evals}
         write_json(file, {kind: {name: info_to_dict(i) for name, i in infos.items()} for kind, infos in kinds.items()})
+        settle(out_dir / "index")
 
 
 def note_plan(plan: Plan, out_dir: Path, ranks: Ranks) -> None:
@@ -138,5 +141,5 @@ def changed(before: Run, after: Run) -> list[str]:
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in [*old, *(key for key in new if key not in old)]
-        if key not in FREE and old.get(key) != new.get(key)
+        if key not in FREE and not key.endswith(".on_broken") and old.get(key) != new.get(key)
     ]

@@ -19,9 +19,10 @@ from torch import Tensor
 from vistruct.checkpoint.save import write_json
 from vistruct.contracts import StepOutput
 from vistruct.data.loading.streams import samples_in
+from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
 from vistruct.distributed.shard import is_sharded, local, reach_all
-from vistruct.engine.environment import autocast, explained_memory, peak_memory_mb
+from vistruct.engine.environment import explained_memory, peak_memory_mb
 from vistruct.engine.optim import set_learning_rate
 from vistruct.engine.run import State
 from vistruct.engine.schedule import lr_factor

@@ -1,8 +1,10 @@
 """A DICOM series: a folder with one file a slice, put in order by where each slice lies in the patient.
 
 pydicom reads the files. Instance numbers and file names are not believed, positions are: slices are sorted along the
-normal of their plane, and two at one place, or a gap between them, are errors that name the files. Values are those
-that the rescale slope and intercept make of the stored ones (Hounsfield units in CT).
+normal of their plane, and two at one place, or a gap between them, are errors that name the files. From slice to slice
+the affine goes where the positions go, which is not along the normal where a gantry is tilted; positions that lie on
+no straight line are an error. Values are those that the rescale slope and intercept make of the stored ones (Hounsfield
+units in CT). What is no image (reports, plans, structure sets) is passed over.
 
 Not read: several frames in one file (enhanced objects), colour, and segmentation objects (DICOM SEG): those refer to
 single frames of a series and may overlap; convert them to NIfTI, which is what label volumes are read from.
@@ -23,6 +25,18 @@ from vistruct.files.volume_grid import Axis, Grid, grid
 
 UNEVEN = 0.1  # of the usual distance between slices: more, and one is missing or at the wrong place
 SAME_MM = 0.01  # slices closer than this are two of one place
+STRAY = 0.1  # of a pixel: a slice that lies farther beside the line of the others is at the wrong place
+_NOT_IMAGES = ("SEG", "RTDOSE")  # modalities of objects that have pixels, and are no images of a patient
+_SEVERAL = {  # what may tell slices at one place apart: several volumes in one series
+    "EchoTime": "echoes",
+    "EchoNumbers": "echoes",
+    "AcquisitionNumber": "acquisitions",
+    "TemporalPositionIdentifier": "time points",
+    "TriggerTime": "time points",
+    "DiffusionBValue": "diffusion weightings",
+    "ImageType": "types of image",
+    "AcquisitionTime": "acquisitions",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +49,7 @@ class Series:
     patient: str  # PatientID, "" where it was taken out
     modality: str
     tag_window: tuple[float, float] | None  # lowest and highest value that the file itself says to show
+    passed_over: tuple[Path, ...] = ()  # DICOM files in the folder that are no images
 
     is_packed = True  # a slice may lie across all of its files
 
@@ -57,8 +72,33 @@ class Series:
 
 
 def is_series(path: Path) -> bool:
-    """Whether a folder holds DICOM files."""
-    return path.is_dir() and any(_is_dicom(file) for file in path.iterdir())
+    """Whether a folder holds DICOM files that are images, or that nobody can tell."""
+    return any(_may_be_image(file) for file in dicom_files(path))
+
+
+def dicom_files(path: Path) -> list[Path]:
+    """Those that lie in a folder, by name."""
+    return sorted(file for file in path.iterdir() if _is_dicom(file)) if path.is_dir() else []
+
+
+def _may_be_image(file: Path) -> bool:
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError:
+        return True  # who opens it will say what is wrong
+    try:
+        tags: list[Any] = ["SOPClassUID", "Modality", "Rows"]
+        return _is_image(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags))
+    except (InvalidDicomError, OSError, EOFError, ValueError):
+        return True
+
+
+def _is_image(header: Any) -> bool:
+    """Reports, plans and structure sets have no rows; an image that has lost them still says what it is."""
+    if str(header.get("Modality", "")) in _NOT_IMAGES:
+        return False
+    return "Rows" in header or "SOPClassUID" not in header or "Image" in header.SOPClassUID.name
 
 
 def _is_dicom(file: Path) -> bool:
@@ -85,15 +125,21 @@ def open_series(path: Path, axis: Axis = "axial") -> Series:
     except ImportError:
         fix = 'pip install "vistruct[medical]"'
         raise UserError("reading DICOM needs pydicom, which is not installed", where=path, fix=fix) from None
-    files = sorted(file for file in Path(path).iterdir() if _is_dicom(file)) if Path(path).is_dir() else []
+    files = dicom_files(Path(path))
     if not files:
         raise UserError("no DICOM files in this folder", where=path, fix="name the folder of one series")
-    headers: list[Any] = []
+    all_headers: list[Any] = []
     for file in files:
         try:
-            headers.append(pydicom.dcmread(file, stop_before_pixels=True))
+            all_headers.append(pydicom.dcmread(file, stop_before_pixels=True))
         except (InvalidDicomError, OSError, EOFError, ValueError) as error:
             raise UnreadableImage(f"no DICOM file: {error}", where=file, fix="copy it again, or remove it") from error
+    passed_over = tuple(file for file, header in zip(files, all_headers, strict=True) if not _is_image(header))
+    files = [file for file in files if file not in passed_over]
+    headers = [header for header in all_headers if _is_image(header)]
+    if not headers:
+        found = ", ".join(sorted({str(header.get("Modality", "")) or "nothing" for header in all_headers}))
+        raise UserError(f"no images in this folder ({found})", where=path, fix="name the folder of one series")
     _one_series(headers, files, path)
     first = headers[0]
     along = np.array([float(v) for v in first.ImageOrientationPatient]).reshape(2, 3)  # of columns' and rows' index
@@ -102,10 +148,11 @@ def open_series(path: Path, axis: Axis = "axial") -> Series:
     depth = positions @ normal
     order = np.argsort(depth, kind="stable")
     files, headers = [files[i] for i in order], [headers[i] for i in order]
-    step = _step(depth[order], files, first)
     row_mm, column_mm = (float(v) for v in first.PixelSpacing)
+    _check_places(depth[order], files, headers, path)
+    step = _step(positions[order], normal, STRAY * min(row_mm, column_mm), files, first)
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = along[0] * column_mm, along[1] * row_mm, normal * step
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = along[0] * column_mm, along[1] * row_mm, step
     affine[:3, 3] = positions[order[0]]
     affine[:2] *= -1  # DICOM counts to the patient's left and back, NIfTI to the right and front
     shape = (int(first.Columns), int(first.Rows), len(files))
@@ -116,6 +163,7 @@ def open_series(path: Path, axis: Axis = "axial") -> Series:
         patient=str(first.get("PatientID", "") or ""),
         modality=str(first.get("Modality", "") or ""),
         tag_window=_tag_window(first),
+        passed_over=passed_over,
     )
 
 
@@ -142,19 +190,49 @@ def _one_series(headers: list[Any], files: list[Path], path: Path) -> None:
                 raise UserError(what, where=f"{file}, {files[0]}", fix="put the localisers into a folder of their own")
 
 
-def _step(depth: np.ndarray, files: list[Path], first: Any) -> float:
-    """Millimetres from slice to slice, of sorted places float64[S]."""
-    if len(depth) == 1:
-        return float(first.get("SpacingBetweenSlices", 0) or first.get("SliceThickness", 0) or 1.0)
+def _check_places(depth: np.ndarray, files: list[Path], headers: list[Any], path: Path) -> None:
+    """Refuse slices at one place and gaps, of sorted places float64[S] along the normal."""
     steps = np.diff(depth)
     usual = float(np.median(steps[steps > SAME_MM])) if (steps > SAME_MM).any() else 0.0
+    if (steps <= SAME_MM).any():
+        _refuse_several(depth, files, headers, path)
     for number in np.flatnonzero(steps <= SAME_MM):
         where = f"{files[number]}, {files[number + 1]}"
         raise UserError("two slices at the same place", where=where, fix="remove one of them")
     for number in np.flatnonzero(np.abs(steps - usual) > UNEVEN * usual):
         what = f"{steps[number]:.2f} mm between two slices of a series that has {usual:.2f} mm: slices are missing"
         raise UserError(what, where=f"{files[number]}, {files[number + 1]}", fix="copy the whole series again")
-    return float((depth[-1] - depth[0]) / (len(depth) - 1))
+
+
+def _refuse_several(depth: np.ndarray, files: list[Path], headers: list[Any], path: Path) -> None:
+    """Several volumes that lie in one another and call themselves one series: which is meant, nobody knows."""
+    places = np.rint(depth / SAME_MM).astype(np.int64).tolist()
+    for tag, word in _SEVERAL.items():
+        groups: dict[str, list[int]] = {}
+        for number, header in enumerate(headers):
+            groups.setdefault(str(header.get(tag, "")), []).append(number)
+        sets = [len({places[number] for number in group}) == len(group) for group in groups.values()]
+        if 1 < len(groups) < len(files) and all(sets):
+            told = ", ".join(f"{value or 'none'}: {len(group)} files" for value, group in list(groups.items())[:6])
+            text = ", ".join(files[number].name for number in next(iter(groups.values()))[:3])
+            fix = f"a folder for each, or only the one that is meant: {tag} {next(iter(groups))} is {text}, ..."
+            raise UserError(f"{len(groups)} {word} in one series ({tag} {told})", where=path, fix=fix)
+
+
+def _step(positions: np.ndarray, normal: np.ndarray, stray_mm: float, files: list[Path], first: Any) -> np.ndarray:
+    """float64[3], millimetres from slice to slice, of sorted positions float64[S, 3]."""
+    if len(positions) == 1:
+        return normal * float(first.get("SpacingBetweenSlices", 0) or first.get("SliceThickness", 0) or 1.0)
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    stray = positions - positions[0] - np.arange(len(positions))[:, None] * step  # [S, 3]
+    along = stray @ normal
+    beside = np.linalg.norm(stray - along[:, None] * normal, axis=1)
+    for far, limit, where in ((beside, stray_mm, "beside"), (np.abs(along), (step @ normal) / 2, "off")):
+        worst = int(far.argmax())
+        if far[worst] > limit:
+            what = f"slices on no straight line, evenly spaced: one lies {far[worst]:.2f} mm {where} its place"
+            raise UserError(what, where=files[worst], fix="convert the series to NIfTI (dcm2niix resamples it)")
+    return step
 
 
 def _tag_window(header: Any) -> tuple[float, float] | None:

@@ -135,6 +135,15 @@ def raster_bands(path: Raster) -> int:
     return len(bands_of(_paths(path)))
 
 
+def bands_of_images(record: Record) -> list[int]:
+    """How many bands each image of a record has.
+
+    Raises:
+        UnreadableImage, UserError: as in `raster_size`.
+    """
+    return [raster_bands(files) for files in _images(record)]
+
+
 def raster_type(path: Path) -> str:
     """Number type of the first band: uint8, uint16, float32, ..."""
     return header_of(stamp_of(path)).types[0]

@@ -97,7 +97,8 @@ class DecodedCache(Generic[Pixels]):
             raise UnreadableImage(
                 "the image has changed since it was indexed: its checksum is another one",
                 where=path,
-                fix="put the old file back; if the new one is meant, start a new run, which indexes it anew",
+                fix="put the old file back, or start the same command again: it reads the file as it is now; "
+                "or let another sample take its place: --set data.on_broken=replace",
             )
         self._shrink(least=0)  # one that alone is too large goes before the next takes its memory
         image = self.decode(data, path)

@@ -16,32 +16,22 @@ import numpy as np
 from vistruct.errors import UserError
 from vistruct.files.images import UnreadableImage
 from vistruct.files.volume_grid import Axis, Grid, grid
-
-ENDINGS = (".nii", ".nii.gz")
-
-
-def is_nifti(path: Path) -> bool:
-    """By its name; files that a system hides beside the real ones are none."""
-    return path.name.endswith(ENDINGS) and not path.name.startswith(".")
-
-
-def stem(path: Path) -> str:
-    """The name without `.nii` or `.nii.gz`, or of a folder as it is."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+from vistruct.files.volume_names import file_and_channel
 
 
 @dataclass(frozen=True, eq=False)
 class Nifti:
-    """An opened file."""
+    """An opened file, or one channel of it."""
 
-    path: Path
+    path: Path  # of the channel, where it is one
     grid: Grid
     image: Any  # nibabel's
+    beyond: tuple[int, ...] = ()  # where on the axes after the third
 
     @property
     def is_packed(self) -> bool:
         """Whether a slice costs the whole volume."""
-        return self.path.name.endswith(".gz")
+        return str(self.image.get_filename()).endswith(".gz")
 
     def values(self) -> np.ndarray:
         """number[S, H, W], slope and intercept of the header applied.
@@ -49,12 +39,11 @@ class Nifti:
         Raises:
             UnreadableImage: damaged or cut short.
         """
-        return self.grid.stacked(self._read(...).reshape(self.grid.shape))
+        return self.grid.stacked(self._read((slice(None),) * 3 + self.beyond))
 
     def slice_values(self, number: int) -> np.ndarray:
         """number[H, W] of one slice; of a file that is not packed, nothing else is read."""
-        place = self.grid.plane(number) + (0,) * (len(self.image.shape) - 3)
-        return self.grid.upright(self._read(place))
+        return self.grid.upright(self._read(self.grid.plane(number) + self.beyond))
 
     def _read(self, place: Any) -> np.ndarray:
         try:
@@ -71,10 +60,14 @@ class Nifti:
 def open_nifti(path: Path, axis: Axis = "axial") -> Nifti:
     """Read and check a header; no voxel is read.
 
+    Args:
+        path: of a file, or of a channel of one of four axes (see `volume_names.py`).
+
     Raises:
         UnreadableImage: no such file, or no NIfTI.
-        UserError: no affine, a spacing of zero, more or fewer than three axes; nibabel is missing.
+        UserError: no affine, a spacing of zero, more or fewer than three axes, no such channel; nibabel is missing.
     """
+    named, (path, channel) = path, file_and_channel(Path(path))
     try:
         import nibabel
         from nibabel.filebasedimages import ImageFileError
@@ -105,9 +98,14 @@ def open_nifti(path: Path, axis: Axis = "axial") -> Nifti:
         what = f"the header gives a spacing of {' x '.join(f'{side:g}' for side in spacing)} mm"
         raise UserError(what, where=path, fix="mend the header (pixdim)")
     shape = image.shape
-    while len(shape) > 3 and shape[-1] == 1:  # a single time step, as some tools write it
-        shape = shape[:-1]
-    return Nifti(Path(path), grid(shape, image.affine, axis, path), image)
+    beyond = shape[3:]  # all of one, as some tools write a single time step; or one of the channels
+    if channel is not None or all(side == 1 for side in beyond):
+        number = max(beyond, default=1)
+        if channel is not None and (channel >= number or sum(side > 1 for side in beyond) > 1):
+            what = f"channel {channel} of an array of {' x '.join(map(str, shape))}"
+            raise UserError(what, where=path, fix="modalities in one file lie along a fourth axis: mend dataset.json")
+        shape, beyond = shape[:3], tuple((channel or 0) if side > 1 else 0 for side in beyond)
+    return Nifti(Path(named), grid(shape, image.affine, axis, path), image, beyond)
 
 
 def _written_spacing(path: Path, kind: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +21,53 @@ from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series, is_series, open_series
 from vistruct.files.intake import FROM_TAGS, Intake
-from vistruct.files.nifti import Nifti, is_nifti, open_nifti
+from vistruct.files.nifti import Nifti, open_nifti
 from vistruct.files.volume_grid import Axis
+from vistruct.files.volume_names import channel_path, file_of, is_nifti, is_volume_file
 from vistruct.files.volume_stacks import copied, recent, stack_of, stamp_of
 
+Volume = Nifti | Series
 
-def open_volume(path: Path, axis: Axis = "axial") -> Nifti | Series:
+
+def open_volume(path: Path, axis: Axis = "axial") -> Volume:
     """The header of a NIfTI file, or of a folder with a DICOM series.
 
     Raises:
         UserError: see `open_nifti` and `open_series`; or it is neither.
     """
     path = Path(path)
-    if not path.is_dir() and not is_nifti(path):
+    if not path.is_dir() and not is_volume_file(file_of(path)):
         what = "no volume: neither .nii or .nii.gz, nor a folder with a DICOM series"
         raise UserError(what, where=path, fix="check the path, or convert it to NIfTI")
     return _opened(path, stamp_of(path), axis)
 
 
 @functools.lru_cache(maxsize=1024)
-def _opened(path: Path, stamp: tuple[int, int], axis: Axis) -> Nifti | Series:
+def _opened(path: Path, stamp: tuple[int, int], axis: Axis) -> Volume:
     """Headers alone; of a series as many as it has files, which would cost more than the slice that is asked for."""
     return open_series(path, axis) if path.is_dir() else open_nifti(path, axis)
 
 
 def is_volume(path: Path) -> bool:
     """Whether a path names a NIfTI file or a folder with DICOM files."""
-    return is_nifti(path) if path.is_file() else is_series(path)
+    return is_volume_file(path) if path.is_file() else is_series(path)
+
+
+def num_channels(path: Path) -> int:
+    """Volumes in a file: 1, but for NIfTI of four axes.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    volume = open_volume(channel_path(path, 0)) if is_nifti(path) else None
+    return max(volume.image.shape[3:], default=1) if isinstance(volume, Nifti) else 1
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeFile:
     """One case: a volume, or several of one grid (modalities), as slices."""
 
-    parts: tuple[Nifti | Series, ...]
+    parts: tuple[Volume, ...]
     axis: Axis
     neighbours: int
     intake: Intake
@@ -84,10 +97,7 @@ class VolumeFile:
         paths = (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
         parts = tuple(open_volume(Path(one), axis) for one in paths)
         for part in parts[1:]:
-            if part.grid.stack_shape != parts[0].grid.stack_shape:
-                what = f"modalities of {parts[0].grid.stack_shape} and {part.grid.stack_shape} voxels"
-                fix = "bring them to the same grid"
-                raise UserError(what, where=f"{parts[0].path}, {part.path}", fix=fix)
+            parts[0].grid.check_same(part.grid, f"{parts[0].path}, {part.path}", "modalities")
         intake = intake or Intake()
         if intake.bands is not None:
             what = "volumes have modalities, and no bands"
@@ -166,34 +176,59 @@ class VolumeFile:
         return f"{one.model_dump_json()} {part}"
 
 
-def label_slice(path: Path, number: int, axis: Axis = "axial", cache: Path | None = None) -> np.ndarray:
+def open_labels(path: Path, axis: Axis = "axial", like: Path | None = None) -> Volume:
+    """A label volume; where its header is not believed, on the grid of the image that it is like."""
+    volume = open_volume(path, axis)
+    return volume if like is None else replace(volume, grid=open_volume(like, axis).grid)
+
+
+def label_slice(
+    path: Path, number: int, axis: Axis = "axial", cache: Path | None = None, like: Path | None = None
+) -> np.ndarray:
     """integer[H, W], the raw label values of one slice.
+
+    Args:
+        like: the image, if the labels lie as its array does and not as their header says.
 
     Raises:
         UserError: values that are no whole numbers; no such slice; a file that cannot be read.
     """
-    volume = open_volume(path, axis)
+    volume = open_labels(path, axis, like)
     if not 0 <= number < volume.grid.num_slices:
         what = f"slice {number} of labels with {volume.grid.num_slices}"
         raise UserError(what, where=path, fix="bring image and labels to the same grid")
     if volume.is_packed:
-        return stack_of(volume, axis, "labels", cache, lambda: label_values(volume))[number]
+        purpose = "labels" if like is None else f"labels like {volume.grid.axes} {volume.grid.is_backwards}"
+        return stack_of(volume, axis, purpose, cache, lambda: label_values(volume))[number]
     return _whole_numbers(volume.slice_values(number), path)
 
 
-def filled_slices(path: Path, background: Sequence[int], axis: Axis = "axial", cache: Path | None = None) -> np.ndarray:
+def filled_slices(
+    path: Path,
+    background: Sequence[int],
+    axis: Axis = "axial",
+    cache: Path | None = None,
+    like: Path | None = None,
+) -> np.ndarray:
     """bool[S]: whether a slice has a label value that is none of `background`; found once, and kept in `cache`."""
 
+    volume = open_labels(path, axis, like)
+
     def find() -> np.ndarray:
-        return np.array([not np.isin(plane, background).all() for plane in label_values(open_volume(path, axis))])
+        return np.array([not np.isin(plane, background).all() for plane in label_values(volume)])
 
     if cache is None:
         return find()
-    key = (os.fspath(path.absolute()), *map(str, stamp_of(path)), axis, f"filled {sorted(background)}")
+    key = (
+        os.fspath(path.absolute()),
+        *map(str, stamp_of(path)),
+        axis,
+        f"filled {sorted(background)} {like}",
+    )
     return np.array(copied(key, cache, find))
 
 
-def label_values(volume: Nifti | Series) -> np.ndarray:
+def label_values(volume: Volume) -> np.ndarray:
     """integer[S, H, W], all raw label values, in the smallest type that holds them."""
     return _whole_numbers(volume.values(), volume.path)
 
@@ -248,7 +283,9 @@ def write_label_volume(
         header.set_slope_inter(1, 0)
         header.set_data_dtype(type_)
         header["cal_min"] = header["cal_max"] = 0  # of the image's own values
-        array = np.ascontiguousarray(array).astype(type_).reshape(volume.image.shape)
+        whole = volume.image.shape
+        shape = whole if max(whole[3:], default=1) == 1 else whole[:3]
+        array = np.ascontiguousarray(array).astype(type_).reshape(shape)
         image = type(volume.image)(array, volume.image.affine, header)  # keeps sform and qform as they are
     else:
         image = nibabel.Nifti1Image(np.ascontiguousarray(array).astype(least), volume.grid.affine)
@@ -269,5 +306,5 @@ def _percentiles(
     path: str, stamp: tuple[int, int], percentiles: tuple[float, float], background: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of a whole plain file; `stamp` makes a changed file another one."""
-    values = open_nifti(Path(path)).values()
+    values = open_volume(Path(path)).values()
     return Intake(percentiles=percentiles, background=background).ranges(values[None])

@@ -21,6 +21,7 @@ import numpy as np
 
 from vistruct.errors import UserError
 
+APART = 0.5  # of the smallest spacing: what lies farther apart than this is at another place
 Axis = Literal["axial", "coronal", "sagittal"]
 # For slices, rows and columns: axis of the patient (0 right, 1 front, 2 up) and whether it is walked backwards.
 _ORDERS: dict[str, tuple[tuple[int, bool], tuple[int, bool], tuple[int, bool]]] = {
@@ -50,9 +51,13 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Millimetres from slice to slice, row to row and column to column."""
+        """Millimetres from slice to slice, row to row and column to column; their product is the volume of a voxel.
+
+        So slices that lie askew on each other (a tilted gantry) are as far apart as their planes are.
+        """
         sides = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(sides[self.axes[0]]), float(sides[self.axes[1]]), float(sides[self.axes[2]])
+        row_mm, column_mm = float(sides[self.axes[1]]), float(sides[self.axes[2]])
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / (row_mm * column_mm), row_mm, column_mm
 
     @property
     def stack_affine(self) -> np.ndarray:
@@ -91,6 +96,28 @@ class Grid:
         apart = corners @ (self.stack_affine - other.stack_affine).T
         return float(np.linalg.norm(apart[:, :3], axis=1).max())
 
+    def check_same(self, other: Grid, where: object, what: str, fix: str = "") -> None:
+        """Stacks are one grid where no voxel lies half a voxel beside its partner. The order of voxels in the files
+        does not matter: both are turned into one.
+
+        Raises:
+            UserError: other numbers of voxels, or another place in the patient.
+        """
+        fix = fix or "bring both to the same grid (ITK-SNAP, 3D Slicer, nibabel.processing.resample_from_to)"
+        if other.stack_shape != self.stack_shape:
+            sizes = f"{self.stack_shape} and {other.stack_shape} slices, rows and columns"
+            raise UserError(f"{what} with other numbers of voxels", where=f"{where}: {sizes}", fix=fix)
+        if not self.is_same(other):
+            what, where = (
+                f"{what} at different places",
+                f"{where}: {self.offset_mm(other):.1f} mm apart, by their headers",
+            )
+            raise UserError(what, where=where, fix=fix)
+
+    def is_same(self, other: Grid) -> bool:
+        """Whether the voxels of two stacks lie in one another, and not half a voxel aside."""
+        return self.stack_shape == other.stack_shape and self.offset_mm(other) <= APART * min(self.spacing)
+
     @property
     def stack_shape(self) -> tuple[int, int, int]:
         return (self.num_slices, *self.size_hw)
@@ -113,7 +140,10 @@ def grid(shape: tuple[int, ...], affine: np.ndarray, axis: Axis, where: object) 
 
     if len(shape) != 3 or 0 in shape:
         text = " x ".join(map(str, shape))
-        fix = "save each time step (or channel) as a volume of its own" if len(shape) > 3 else "a volume has three axes"
+        fix = "a volume has three axes"
+        if len(shape) > 3:
+            numbers = ",".join(map(str, range(min(max(shape[3:]), 4))))
+            fix = f"--modalities {numbers} takes them as channels; time steps are volumes of their own"
         raise UserError(f"an array of {text} is no single volume", where=where, fix=fix)
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     found = nibabel.orientations.io_orientation(affine) if np.isfinite(affine).all() and (sides > 0).all() else None

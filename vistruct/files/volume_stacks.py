@@ -22,6 +22,7 @@ from vistruct.files.dicom_series import Series
 from vistruct.files.images import UnreadableImage
 from vistruct.files.nifti import Nifti
 from vistruct.files.volume_grid import Axis
+from vistruct.files.volume_names import file_of
 
 MEMORY_BYTES = 256 * 2**20  # of unpacked volumes, in each process
 MOST_OPEN = 64  # unpacked copies on disk that are open at a time, in each process
@@ -35,7 +36,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
         UnreadableImage: it is not there.
     """
     try:
-        found = [os.stat(file) for file in ([path, *path.iterdir()] if path.is_dir() else [path])]
+        found = [os.stat(file) for file in ([path, *path.iterdir()] if path.is_dir() else [file_of(path)])]
     except FileNotFoundError:
         raise UnreadableImage("no such volume", where=path, fix="check the path") from None
     except OSError as error:

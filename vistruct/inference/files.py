@@ -189,7 +189,7 @@ def _looked(model: Model, cases: Sequence[Case], asked: Asked) -> Iterator[tuple
     for start in range(0, len(cases), step):
         some = cases[start : start + step]
         try:
-            found: list[Any] = model.kind.look(model, some, asked)
+            found: list[Any] = model.look(some, asked)
         except UserError as error:
             if len(some) == 1:
                 yield some[0], error
@@ -208,6 +208,7 @@ def settings(model: Model, asked: Asked) -> dict[str, object]:
         "input": model.input.model_dump(mode="json"),
         "views": None if model.views is None else model.views.model_dump(mode="json"),
         "question": asked.question,
+        "longest": vars(model.task.config).get("max_new_tokens"),
     }
 
 

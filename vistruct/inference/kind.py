@@ -163,6 +163,17 @@ def check_asked(kind: Kind, model: Model, cases: Sequence[Case], asked: Asked) -
     kind.check(model, cases, asked)
 
 
+def with_longest(config: Any, most: int) -> Any:
+    """A task's configuration with answers of at most so many tokens.
+
+    Raises:
+        UserError: it gives no answers.
+    """
+    if "max_new_tokens" not in vars(config):
+        raise UserError("this model gives no answers", where="--max-new-tokens", fix="leave it out")
+    return config.model_copy(update={"max_new_tokens": most})
+
+
 def config_seen_in(kind: Kind, config: Any, views: Views) -> Any:
     """The configuration of a task that looks in several ways.
 

@@ -19,8 +19,9 @@ import torch
 from vistruct.checkpoint.load import ModelCard, load_model
 from vistruct.contracts import RGB, Prediction
 from vistruct.data.input import Input, Windows
+from vistruct.distributed.precision import amp_dtype, autocast
 from vistruct.errors import UserError
-from vistruct.inference.kind import Asked, Kind, check_asked, config_seen_in, kind_of
+from vistruct.inference.kind import Asked, Kind, check_asked, config_seen_in, kind_of, with_longest
 from vistruct.inference.scenes import PICTURES, Case, Pair, Picture, Scene, scene_of
 from vistruct.windows.views import Views
 
@@ -99,6 +100,16 @@ class Model:
         task.config = config_seen_in(self.kind, self.task.config, views)
         return replace(self, task=task, views=views)
 
+    def answering(self, max_new_tokens: int) -> Model:
+        """The same model, whose answers end after so many tokens at the latest.
+
+        Raises:
+            UserError: it gives no answers.
+        """
+        task = copy.copy(self.task)  # of the same weights
+        task.config = with_longest(self.task.config, max_new_tokens)
+        return replace(self, task=task)
+
     @overload
     def predict(self, images: Picture | Pair, *, ask: str | None = None, batch: int = 8) -> Prediction: ...
 
@@ -131,8 +142,19 @@ class Model:
         kind, asked = self.kind, Asked(question=ask, batch=batch)
         check_asked(kind, self, cases, asked)
         step = batch if kind.at_once else 1
-        found = [one for at in range(0, len(cases), step) for one in kind.look(self, cases[at : at + step], asked)]
+        found = [one for at in range(0, len(cases), step) for one in self.look(cases[at : at + step], asked)]
         return found[0] if is_one else found
+
+    def look(self, cases: Sequence[Case], asked: Asked) -> list[Any]:
+        """One prediction for each case, in the arithmetic that the run was measured in (its `amp`).
+
+        Raises:
+            UserError: as `predict`.
+        """
+        run = self.card.values.get("run")
+        amp = None if run is None else amp_dtype(run.get("amp", "auto"), self.device)
+        with autocast(amp, self.device):
+            return self.kind.look(self, cases, asked)
 
     def scene(self, case: Case) -> Scene:
         """An image or a pair as the task takes it, its files read as the training data was.

@@ -20,6 +20,7 @@ from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
+from vistruct.files.volume_names import file_of
 from vistruct.transforms.geometry import resized
 
 # Arrays: uint8[H, W, C]; tensors: uint8[C, H, W]; 3 are RGB. Of other number types: the values that files would have.
@@ -50,11 +51,12 @@ class Case:
 
     pictures: tuple[Picture, ...]
     name: str  # in the results: its path inside the folder that was given, or its own name
+    fault: UserError | None = None  # why it cannot be looked at, where that is known before
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where they all are files."""
-        return tuple(Path(one) for one in self.pictures if isinstance(one, str | Path))
+        """Where they all are files, each once."""
+        return tuple(dict.fromkeys(file_of(Path(one)) for one in self.pictures if isinstance(one, str | Path)))
 
 
 def scene_of(pictures: Sequence[Picture], name: str, channels: int = 3, intake: Intake | None = None) -> Scene:

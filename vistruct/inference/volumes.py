@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,25 @@ import numpy as np
 import torch
 
 from vistruct.contracts import MapPrediction, VolumePrediction
+from vistruct.data.formats.volumes.dicom import NO_IMAGE
+from vistruct.data.formats.volumes.names import by_case, rest_of_label
+from vistruct.data.formats.volumes.nifti import modality_names
+from vistruct.data.formats.volumes.series import series_below
 from vistruct.data.input import Slices
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
-from vistruct.files.nifti import is_nifti, stem
-from vistruct.files.volume_files import is_volume, label_values, open_volume, write_label_volume
+from vistruct.files.volume_files import is_volume, label_values, num_channels, open_volume, write_label_volume
+from vistruct.files.volume_names import channel_path, is_volume_file, stem
 from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, EachFile, Kind, OneFile, Values
 from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, write_areas
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import open_case, slices_of
 from vistruct.inference.scenes import Case
+from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
+
+_VOLUMES = "volumes are .nii, .nii.gz, or a folder with a DICOM series"
 
 
 def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[VolumePrediction | MapPrediction]:
@@ -37,7 +45,9 @@ def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[VolumePredi
 
 
 def _found(model: Model, case: Case, asked: Asked) -> VolumePrediction:
-    volume = open_case(model, case.files)
+    if case.fault is not None:
+        raise case.fault
+    volume = open_case(model, _paths(case))
     label_map = np.zeros((volume.num_slices, *volume.size_hw), np.int16)
     with tracking(f"  {case.name}", done=0, total=volume.num_slices, quiet=asked.quiet) as show:
         slices = slices_of(model, volume, batch=asked.batch, show=lambda done: show(done, "slices"))
@@ -50,6 +60,11 @@ def _found(model: Model, case: Case, asked: Asked) -> VolumePrediction:
         class_names=model.class_names,
         spacing_mm=volume.spacing,
     )
+
+
+def _paths(case: Case) -> tuple[Path, ...]:
+    """Of its modalities, which may be channels of one file."""
+    return tuple(Path(one) for one in case.pictures if isinstance(one, str | Path))
 
 
 def _check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
@@ -86,48 +101,91 @@ def coding_of(model: Model) -> Coding:
 
 
 def volumes_at(model: Model, sources: Sequence[Path]) -> list[Case]:
-    """Volumes, DICOM series, and all cases in folders, with the modalities that the model was trained on.
+    """Volumes, DICOM series, and all cases in folders, with the modalities that the model was trained on. A case that
+    lacks one has its fault.
 
     Raises:
         UserError: nothing at a path, or nothing that is a volume.
     """
+    wanted = shown(model).modalities
     cases: list[Case] = []
-    for source in sources:
+    files = [source for source in sources if source.is_file() and is_volume_file(source)]
+    grouped = by_case(files, wanted=wanted)
+    cases += [_case(images[""].name if "" in images else name, images, wanted) for name, images in grouped.items()]
+    for source in (source for source in sources if source not in files):
         if not source.exists():
             raise UserError("no such volume or folder", where=source, fix="check the path")
         if is_volume(source):
             cases.append(Case(pictures=(source,), name=source.name))
         elif source.is_file():
-            raise UserError("no volume", where=source, fix="volumes are .nii, .nii.gz, or a folder with a DICOM series")
+            raise UserError("no volume", where=source, fix=_VOLUMES)
         else:
-            cases += _cases_in(source, model)
+            cases += _cases_in(source, wanted)
     names = [case.name for case in cases]
-    return [
-        case if names.count(case.name) == 1 else Case(pictures=case.files, name=str(case.files[0])) for case in cases
-    ]
+    return [case if names.count(case.name) == 1 else replace(case, name=str(case.files[0])) for case in cases]
 
 
-def _cases_in(folder: Path, model: Model) -> list[Case]:
+def _cases_in(folder: Path, wanted: Sequence[str]) -> list[Case]:
+    from vistruct.data.formats import find_format
     from vistruct.data.formats.detect import matching
-    from vistruct.data.formats.read import read
+    from vistruct.data.formats.format import Ask
 
     formats = matching(folder, "volumes")
+    if len(formats) > 1:
+        what = f"several kinds of volumes are here: {', '.join(formats)}"
+        raise UserError(what, where=folder, fix="name the folders of the images themselves, one after another")
+    if formats == ["dicom"]:
+        found, others = series_below(folder)
+        if others:
+            notice(f"{folder}: {len(others)} x {NO_IMAGE} ({others[0]}{', ...' if len(others) > 1 else ''})")
+        return [Case(pictures=(one.folder,), name=one.name) for one in found]
     if formats:
-        walked, report = read(folder, "volumes", format=formats[0])
-        found = walked.cases
+        report, walk = IssueCounter(), find_format(formats[0], "volumes").walk
+        assert walk is not None
+        walked = walk(folder, Ask(modalities=tuple(wanted), missing="drop"), report, lambda error: None)  # of labels
         for line in report.lines():
             notice(f"{folder}: {line}")
-        wanted = shown(model).modalities
-        lacking = [case.name for case in found if not set(wanted) <= set(case.images)]
-        if lacking:
-            what = f"{len(lacking)} cases without all of {', '.join(wanted)}"
-            raise UserError(what, where=f"{folder}: {', '.join(lacking[:3])}", fix="add them, or name the others")
-        return [Case(pictures=tuple(case.images[name] for name in wanted), name=case.name) for case in found]
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and is_nifti(path))
-    if not files:
-        what = "no volumes in this folder"
-        raise UserError(what, where=folder, fix="volumes are .nii, .nii.gz, or a folder with a DICOM series")
-    return [Case(pictures=(file,), name=file.relative_to(folder).as_posix()) for file in files]
+        if walked.cases:
+            return [_case(case.name, case.images, wanted) for case in walked.cases]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and is_volume_file(path))
+    images = [file for file in files if rest_of_label(stem(file)) is None]
+    if len(images) < len(files):
+        notice(f"{folder}: {len(files) - len(images)} label volumes are not looked at")
+    if not images:
+        raise UserError("no volumes in this folder", where=folder, fix=_VOLUMES)
+    return [_case(file.relative_to(folder).as_posix(), {"": file}, wanted) for file in images]
+
+
+def _case(name: str, images: Mapping[str, Path], wanted: Sequence[str]) -> Case:
+    """A case with the modalities that are wanted, in their order; or with all it has, and what it lacks."""
+    lacking = [one for one in wanted if one not in images]
+    if not lacking:
+        return Case(pictures=tuple(images[one] for one in wanted), name=name)
+    if len(wanted) == len(images) == 1 and lacking == [""]:
+        return Case(pictures=tuple(images.values()), name=name)
+    if list(images) == [""]:
+        channels = _channels(images[""], wanted)
+        if channels:
+            return Case(pictures=channels, name=name)
+    has, others = (", ".join(repr(one) if one else "a single volume" for one in ones) for ones in (images, lacking))
+    where = ", ".join(map(str, images.values()))
+    fix = f"give the files of {', '.join(wanted)} together" if all(wanted) else "give one volume a case"
+    fault = UserError(f"case {name} has {has}, and the model was trained on {others} too", where=where, fix=fix)
+    return Case(pictures=tuple(images.values()), name=name, fault=fault)
+
+
+def _channels(file: Path, wanted: Sequence[str]) -> tuple[Path, ...]:
+    """Those of a file of four axes that are wanted: as the dataset.json beside it names them, by their numbers, or all
+    where there are as many; (): it has none. The only volume of a file is what a model of one modality wants."""
+    number = num_channels(file)
+    names = modality_names(file.parent)
+    if number == 1:
+        return (file,) if len(wanted) == 1 else ()
+    if set(wanted) <= set(names):
+        return tuple(channel_path(file, names.index(one)) for one in wanted)
+    if all(one.isdecimal() for one in wanted):
+        return tuple(channel_path(file, int(one)) for one in wanted)
+    return tuple(channel_path(file, one) for one in range(number)) if number == len(wanted) else ()
 
 
 def _stem(name: str) -> str:
@@ -136,13 +194,13 @@ def _stem(name: str) -> str:
 
 
 def _write_nifti(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
-    write_label_volume(file, found.label_map.numpy(), case.files[0], coding_of(model), shown(model).axis)
+    write_label_volume(file, found.label_map.numpy(), _paths(case)[0], coding_of(model), shown(model).axis)
 
 
 def _write_picture(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
     from vistruct.pictures.volume import draw_volume
 
-    volume = open_case(model, case.files)
+    volume = open_case(model, _paths(case))
     numbers = _worth_drawing(found.label_map.numpy())
     slices, labels = [volume.slice(number) for number in numbers], [found.label_map[number] for number in numbers]
     draw_volume(slices, labels, model.class_names, model.palette, numbers=numbers).save(file, quality=90)

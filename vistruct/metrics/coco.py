@@ -22,7 +22,7 @@ from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
 from vistruct.metrics.means import known_mean
-from vistruct.metrics.whole_images import Condensed, WholeImages, condense, whole_truths
+from vistruct.metrics.whole_images import Condensed, WholeImages, check_measurable, condense, whole_truths
 from vistruct.ops.mask_runs import encode_patch, encode_segmentation, run_area
 
 SIZES = {
@@ -42,9 +42,12 @@ class CocoBoxesConfig(Part):
         """Measure against the whole images that the data set's records are about.
 
         Raises:
-            UserError: windows were left out: objects there cannot be found, false alarms do not count.
+            UserError: windows were left out: objects there cannot be found, false alarms do not count; or there is
+                no object to be found.
         """
-        return CocoBoxes(whole_truths(dataset), dataset.info.class_names, self.max_detections)
+        truths = whole_truths(dataset)
+        check_measurable(truths, lambda objects: objects.is_single)
+        return CocoBoxes(truths, dataset.info.class_names, self.max_detections)
 
     def usual(self, data: Any) -> str:
         """AP50."""
@@ -67,7 +70,9 @@ class CocoMasksConfig(Part):
         Raises:
             UserError: windows were left out; or an object has no mask.
         """
-        return CocoMasks(whole_truths(dataset), dataset.info.class_names, self.max_detections)
+        truths = whole_truths(dataset)
+        check_measurable(truths, lambda objects: objects.is_single)
+        return CocoMasks(truths, dataset.info.class_names, self.max_detections)
 
     def usual(self, data: Any) -> str:
         """AP50 of the masks."""

@@ -31,13 +31,15 @@ from pydantic import field_validator
 from vistruct.config import Part
 from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import RecordDataset
+from vistruct.data.formats.boxes.objects import CROSSED, DUPLICATE, NO_AREA, OUTSIDE
 from vistruct.errors import UserError
 from vistruct.metrics.average_precision import Rule, average_precision, hits_and_alarms
 from vistruct.metrics.means import known_mean
 from vistruct.metrics.overlaps import PAIRS, quad_area, quad_hulls, shared_area, touching_pairs
-from vistruct.metrics.whole_images import Condensed, WholeImages, condense, whole_truths
+from vistruct.metrics.whole_images import Condensed, WholeImages, check_measurable, condense, whole_truths
 from vistruct.ops.oriented import cxcywha_to_quads, quads_to_cxcywha
 
+MENDED = (CROSSED, DUPLICATE, NO_AREA, OUTSIDE)
 RULES: tuple[Rule, ...] = ("area", "11-point")
 LAST_PIXEL = np.array([0, 0, 1, 1])  # the devkit's hulls end behind their last pixel
 
@@ -63,9 +65,16 @@ class OrientedBoxesConfig(Part):
         """Measure against the whole images that the data set's records are about.
 
         Raises:
-            UserError: windows were left out: objects there cannot be found, false alarms do not count.
+            UserError: windows were left out: objects there cannot be found, false alarms do not count; there is no
+                object to be found; the devkit's rules, and truth that the reader has mended.
         """
-        return OrientedBoxes(whole_truths(dataset), dataset.info.class_names, self)
+        truths, ignore = whole_truths(dataset), self.difficult == "ignore"
+        check_measurable(truths, lambda objects: objects.is_single & ~(objects.is_difficult & ignore))
+        mended = sorted(reason for reason in MENDED if dataset.report.counts[reason])
+        if self.rules == "devkit" and mended:
+            what = f"not the devkit's number: the truth was mended ({'; '.join(mended)})"
+            raise UserError(what, where="evals.NAME.data.as_written", fix="--set evals.val.data.as_written=true")
+        return OrientedBoxes(truths, dataset.info.class_names, self)
 
     def usual(self, data: Any) -> str:
         """AP50."""

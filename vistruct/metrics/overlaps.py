@@ -70,7 +70,7 @@ def shared_area(boxes: np.ndarray, quads: np.ndarray) -> np.ndarray:
         quads: float64[P, 4, 2], corners one after the other, in either direction; convex or not.
 
     Returns:
-        float64[P], px^2.
+        float64[P], px^2; below 0 where most of it lies in a part that the quad winds around against its own sense.
     """
     cos, sin = np.cos(boxes[:, 4:5]), np.sin(boxes[:, 4:5])  # [P, 1]
     right, down = boxes[:, 2:3] / 2, boxes[:, 3:4] / 2
@@ -89,13 +89,18 @@ def shared_area(boxes: np.ndarray, quads: np.ndarray) -> np.ndarray:
     length = high - low
     mean = ((above - below) * down + (cut_high - cut_low) * (cut_low + cut_high) / 2) / np.where(length > 0, length, 1)
     mean = np.where(length > 0, mean, cut_low)  # [P, 4]: of an edge's height, cut to the box's
-    return np.abs(((inside_end - inside) * mean).sum(axis=1))
+    sense = np.where(_signed_area(quads) < 0, 1.0, -1.0)  # above: the integral of a quad is minus its signed area
+    return sense * ((inside_end - inside) * mean).sum(axis=1)
 
 
 def quad_area(quads: np.ndarray) -> np.ndarray:
     """float64[M, 4, 2] -> float64[M], px^2, by the shoelace formula."""
+    return np.abs(_signed_area(quads))
+
+
+def _signed_area(quads: np.ndarray) -> np.ndarray:
     x, y = quads[:, :, 0] - quads[:, :1, 0], quads[:, :, 1] - quads[:, :1, 1]
-    return np.abs((x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1)) / 2
+    return (x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1) / 2
 
 
 def quad_hulls(quads: np.ndarray) -> np.ndarray:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,23 @@ def whole_truths(dataset: RecordDataset) -> list[Record]:
         )
     images = {record.image_id for record in dataset.records}
     return [record for record in dataset.whole_records if record.image_id in images]
+
+
+def check_measurable(truths: Sequence[Record], counts: Callable[[Objects], np.ndarray]) -> None:
+    """
+    Args:
+        counts: bool[N], which objects are to be found.
+
+    Raises:
+        UserError: none is: every figure would be undefined.
+    """
+    objects = sum(len(record.objects) for record in truths)
+    if not any(counts(record.objects).any() for record in truths):
+        what = f"nothing to measure: of {objects} objects in {len(truths)} images none is to be found"
+        fix = "other data to measure on: --val PATH or --val-split NAME (of `vistruct eval`: --data PATH --split NAME)"
+        raise UserError(
+            what, where="the data of an evaluation (crowds, difficult and ignored ones do not count)", fix=fix
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

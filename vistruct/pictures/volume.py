@@ -116,4 +116,5 @@ def _worth_showing(
         ]
         if with_labels:
             return with_labels
-    return [i for i, image in enumerate(slices) if image.min() < image.max()] or list(range(len(slices)))
+    varied = (bool((image != image.flatten()[0]).any()) for image in slices)  # torch has no least of 16 bits
+    return [i for i, is_varied in enumerate(varied) if is_varied] or list(range(len(slices)))

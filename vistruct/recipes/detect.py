@@ -136,7 +136,7 @@ def detector(
     parts, mean_std = architecture(backbone, timm)
     evals = {}
     if val is not None:
-        whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0}
+        whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0, "as_written": True}
         whole |= {} if val[0] == data.annotation else {"images": None}
         evals["val"] = Eval(data=data.model_copy(update=whole), metric=metric)
     strides = [spec.stride for spec in parts.outline().specs] if isinstance(parts, TimmConfig) else [parts.patch]

@@ -29,8 +29,8 @@ from vistruct.checkpoint.load import ModelCard, load_model
 from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
 from vistruct.data.dataset import RecordDataset
+from vistruct.distributed.precision import amp_dtype
 from vistruct.distributed.ranks import from_main, setup
-from vistruct.engine.environment import amp_dtype
 from vistruct.engine.evaluate import evaluate
 from vistruct.engine.run import for_classes
 from vistruct.errors import UserError, closest

@@ -227,7 +227,11 @@ class ChatMeasurer:
         except UserError as error:
             rows = f"left out: {error.what}"
         if not isinstance(rows, list):
-            return Measure(tokens=0, visual=0, supervised=0, tiles=sum(tiles), reason=rows, is_left_out=True)
+            # What the longest row would take, for the message; of other reasons nothing can be said.
+            whole = dataclasses.replace(own, max_tokens=None) if rows == TOO_LONG else None
+            needed = whole.rows(record.turns, record.families, tiles) if whole is not None else ""
+            longest = max(len(one.row.input_ids) for one in needed) if isinstance(needed, list) else 0
+            return Measure(tokens=longest, visual=0, supervised=0, tiles=sum(tiles), reason=rows, is_left_out=True)
         tokens = sum(len(r.row.input_ids) for r in rows)
         return Measure(
             tokens=tokens,

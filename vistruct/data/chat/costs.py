@@ -123,8 +123,10 @@ def _settled(account: Account, before: Source, after: Source, measured: _Measure
     for place in np.flatnonzero(measured.reasons):
         report, effect = (left_out, "left out") if measured.is_left_out[place] else (repaired, "repaired")
         report.note(measured.words[measured.reasons[place]], before.index.offsets.place(before.rows[place]), effect)
+    too_long = measured.costs[COSTS.index("tokens")][measured.is_left_out]
     return dataclasses.replace(
         account,
+        longest_row=int(too_long.max(initial=0)),
         used=len(after.rows),
         left_out=left_out,
         repaired=repaired,

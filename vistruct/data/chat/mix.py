@@ -63,6 +63,7 @@ class MixDataConfig(Part):
                 missing=self.missing,
                 checksums=self.checksums,
                 cache=cache,
+                as_they_are=self.on_broken == "stop",
             )
             for one in wanted
         ]

@@ -56,6 +56,7 @@ def open_source(
     missing: Literal["count", "stop"] = "count",
     checksums: bool = True,
     cache: Path | None = None,
+    as_they_are: bool = False,
 ) -> Opened:
     """Find out about every line and every image that is asked for.
 
@@ -65,6 +66,7 @@ def open_source(
         missing: what an image does that is not on disk: its conversation is counted, or all stops.
         checksums: read every image file whole, so that damage is found later.
         cache: folder for what is found out; None: it is not kept.
+        as_they_are: see `open_facts`.
 
     Raises:
         UserError: no such annotation file, nothing in it, a list that is not json; a missing image, if so asked.
@@ -75,7 +77,7 @@ def open_source(
     faults = {reason: rows[status == 1 + number] for number, reason in enumerate(REASONS)}
     usable = rows[status == OK]
     owners, images = index.image_rows(usable)
-    facts = open_facts(index, wanted.root, images, checksums=checksums, cache=cache)
+    facts = open_facts(index, wanted.root, images, checksums=checksums, cache=cache, as_they_are=as_they_are)
     is_missing = _any_of(facts.status[images] == MISSING, owners, len(usable))
     is_unreadable = _any_of(facts.status[images] == UNREADABLE, owners, len(usable)) & ~is_missing
     faults |= {IMAGE_MISSING: usable[is_missing], IMAGE_UNREADABLE: usable[is_unreadable]}

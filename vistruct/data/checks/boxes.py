@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vistruct.contracts import Record
+from vistruct.data.boxes import NOT_LEARNED, unlearned
 from vistruct.data.checks.images import IN_TWO_SPLITS, decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
@@ -98,8 +99,10 @@ def _hints(records: Sequence[Record], class_names: Sequence[str], report: IssueC
     num_boxes = sum(classes.values()) + report.counts[OUTSIDE]
     if num_boxes and num_outside > MANY * num_boxes:
         doubt = ": corners instead of [x, y, width, height]?" if format_ == "coco" else ": boxes of other images?"
-        found[f"{num_outside} of {num_boxes} boxes leave their image{doubt}"].append("")
+        found[f"many boxes leave their image{doubt}"].append(f"{num_outside} of {num_boxes}")
     found["class without objects"] = [name for name, count in classes.items() if count == 0]
+    not_learned = unlearned(records)
+    found[NOT_LEARNED] = [class_names[label] for label in not_learned]
     found["classes that differ in capitals, spaces or hyphens only"] = alike(classes)
     for record in records:
         _look_at(record, class_names, found)
@@ -108,6 +111,9 @@ def _hints(records: Sequence[Record], class_names: Sequence[str], report: IssueC
     if records and not any(classes.values()):
         fix = "annotate some objects"
         problems.append(Problem(what="no boxes are left", effect="stops training", count=1, fix=fix))
+    elif records and len(not_learned) == sum(count > 0 for count in classes.values()):
+        what, fix = "no object to learn from: all are crowds or ignored", "iscrowd 0 for those that are to be found"
+        problems.append(Problem(what=what, effect="stops training", count=1, fix=fix))
     return problems
 
 

@@ -19,10 +19,13 @@ from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings
 from vistruct.data.checks.problem import Problem, counted
 from vistruct.data.formats.boxes.objects import ROUNDING_PX
-from vistruct.data.formats.chat.turns import Defect
+from vistruct.data.formats.chat.text_boxes import is_boxes, note_of_boxes, read_boxes, scale_of
+from vistruct.data.formats.chat.turns import PIXEL_BOXES, UNIT_BOXES, Defect
 from vistruct.data.formats.detect import Family
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
+
+ENOUGH_BOXES = 8  # answers, to say something of all
 
 
 def look(
@@ -41,25 +44,30 @@ def look(
         wanted = []
     for one in wanted:
         try:
-            opened.append(open_source(one, checksums=False))
+            opened.append(open_source(one, checksums=decode_at_most is None))
         except UserError as error:
             errors.append(error)
     problems = [problem for one in opened for problem in _faults(one, max_left_out)]
     if opened and not any(one.account.used for one in opened):
         problems.append(Problem(what="no conversations are left", effect="stops training", count=1))
     records = Records([replace(one.source, repeats=1) for one in opened])
-    seen: dict[Path, None] = {}
+    seen: dict[Path, tuple[int, int]] = {}
     beyond: list[str] = []
+    reach: list[float] = []  # of each answer that is boxes in our scale, its largest number
     for number, record in enumerate(records):
-        seen |= dict.fromkeys(record.images)
+        source, row, _ = records.at(number)
+        seen |= dict(zip(record.images, source.sizes_hw(row), strict=True))
         beyond += _beyond(records, number, record) if len(record.objects) else []
+        for turn in record.turns:
+            if turn.role == "assistant" and is_boxes(turn.text) and (boxes := read_boxes(turn.text)) is not None:
+                reach += [boxes.max()] if scale_of(boxes) == "0 to 1000" else []
     paths = list(seen)
-    sizes = decoded(paths[:decode_at_most], errors)
+    sizes = seen if decode_at_most is None else decoded(paths[:decode_at_most], errors)
     return Findings(
         counts={"images": len(paths), **count_turns(records), "images decoded": len(paths[:decode_at_most])},
         data_sets={one.account.name: in_numbers(one.account) for one in opened if one.account.name},
         sizes=sizes_in_words(sizes.values()),
-        problems=[*problems, *counted(report), *_hint(beyond), *tiny_images(sizes)],
+        problems=[*problems, *counted(report), *_hint(beyond), *_percent(reach), *tiny_images(sizes)],
     )
 
 
@@ -75,14 +83,36 @@ def _faults(opened: Opened, max_left_out: float) -> list[Problem]:
             source.index.offsets.whole_place(row) + (_bad_image(source, row) if is_image else "") for row in rows
         )
         fix = f"images are sought from {source.root}" if is_image else _defect_of(source, rows[0])
+        if reason == IMAGE_UNREADABLE:
+            fix = _damage(source, rows[0])
         problems.append(Problem(what=prefix + reason, effect=effect, count=len(rows), places=places, fix=fix))
-    return problems + [replace(problem, what=prefix + problem.what) for problem in counted(account.repaired)]
+    for problem in counted(account.repaired):
+        is_of_boxes = problem.what in (UNIT_BOXES, PIXEL_BOXES)
+        fix = _answer_in(source, problem.what) if is_of_boxes else problem.fix
+        problems.append(replace(problem, what=prefix + problem.what, fix=fix))
+    return problems
+
+
+def _answer_in(source: Source, note: str) -> str:
+    """The first answer of which this is said, and what it means."""
+    row = int(source.index.noted(source.rows)[note][0])
+    answer = next(turn.text for turn in source.record(row).turns if note_of_boxes(turn.text) == note)
+    return f"here {answer:.80}; it is learned and measured as it stands, and other tools ask for 0 to 1000"
 
 
 def _bad_image(source: Source, row: int) -> str:
     """`: a.jpg`, the first image of a row that is missing or unreadable."""
     images = zip(source.index.talk(row).images, source.index.images_of(row), strict=True)
     return next((f": {short(name)}" for name, image in images if source.facts.status[image] != FOUND), "")
+
+
+def _damage(source: Source, row: int) -> str:
+    """What exactly is wrong with the first image of a row that cannot be read, and what to do."""
+    images = zip(source.index.talk(row).images, source.index.images_of(row), strict=True)
+    bad = [source.root / name for name, image in images if source.facts.status[image] != FOUND]
+    errors: list[UserError] = []
+    decoded(bad[:1], errors)
+    return "; ".join(f"{error.what}: {error.fix}" for error in errors)
 
 
 def _defect_of(source: Source, row: int) -> str:
@@ -108,6 +138,15 @@ def _beyond(records: Records, number: int, record: Record) -> list[str]:
 def _hint(beyond: list[str]) -> list[Problem]:
     what = "object that a conversation points at, over the border of its image"
     return [Problem(what=what, effect="kept", count=len(beyond), places=tuple(beyond))] if beyond else []
+
+
+def _percent(reach: list[float]) -> list[Problem]:
+    """Boxes that all lie in the first tenth of 0 to 1000."""
+    if len(reach) < ENOUGH_BOXES or max(reach) > 100:
+        return []
+    what = "answer whose boxes reach no further than 100 of 1000, as do all: shares of 100?"
+    fix = "if so, write each number ten times as large: the model is asked for 0 to 1000"
+    return [Problem(what=what, effect="kept", count=len(reach), fix=fix)]
 
 
 def in_numbers(account: Account) -> dict[str, int]:

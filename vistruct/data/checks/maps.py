@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vistruct.contracts import IGNORED, Record
+from vistruct.data.channels import check_channels
 from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
@@ -80,7 +81,10 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     sizes = {record.images[0]: record.size_hw for record in records if record.size_hw is not None}
     has_bands = parts.part.intake is not None or any(part.intake is not None for part in parts.walked.values())
     of_bands: list[Problem] = []
-    if not has_bands:
+    if has_bands:
+        for walked in parts.walked.values():
+            check_channels(walked.records, parts.part.intake or walked.intake, parts.errors.append)
+    else:
         of_bands = decoded_rasters([image for record in some for image in record.images], parts.errors)[1]
     parts.errors.extend(tally.errors)
     problems = [

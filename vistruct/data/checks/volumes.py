@@ -15,7 +15,7 @@ from vistruct.data.formats import find_format
 from vistruct.data.formats.format import VolumeCase
 from vistruct.data.formats.volumes.cases import in_split, straddles, straddling
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
-from vistruct.data.volumes import APART, ELSEWHERE
+from vistruct.data.volumes import LabelGrid, check_labels, without_any_labels
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series
@@ -40,7 +40,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     for patient, own in straddling(cases).items():
         parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
-    seen = _Seen(_coding_of(parts), _is_ct(format, path))
+    seen = _Seen(_coding_of(parts), _is_ct(format, path), parts.part.label_grid)
     for number, case in enumerate(cases):
         try:
             seen.headers(case, parts.report)
@@ -48,6 +48,8 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
                 seen.voxels(case)
         except UserError as error:
             parts.errors.append(error)
+    if cases and all(case.label is None for case in cases):
+        parts.errors.append(without_any_labels(len(cases), path))
     counts = {
         "volumes": len(cases),
         "patients": len({case.patient for case in cases}),
@@ -72,8 +74,8 @@ def _coding_of(parts: Parts) -> Coding | None:
 class _Seen:
     """What has been found out so far."""
 
-    def __init__(self, coding: Coding | None, is_ct: bool) -> None:
-        self.coding, self.is_ct = coding, is_ct
+    def __init__(self, coding: Coding | None, is_ct: bool, label_grid: LabelGrid) -> None:
+        self.coding, self.is_ct, self.label_grid = coding, is_ct, label_grid
         names = coding.classes if coding is not None else ()
         self.classes: Counter[str] = Counter(dict.fromkeys(names, 0))
         self.shapes: list[tuple[int, int, int]] = []
@@ -91,16 +93,12 @@ class _Seen:
         self.spacings.append(grid.spacing)
         self.codes[grid.code] += 1
         self.is_ct = self.is_ct or (isinstance(volumes[0], Series) and volumes[0].modality == "CT")
-        others = [*volumes[1:], *([open_volume(case.label)] if case.label is not None else [])]
+        for other in volumes[1:]:
+            grid.check_same(other.grid, f"{volumes[0].path}, {other.path}", "modalities")
         if case.label is None:
             report.note(WITHOUT_LABELS, case.name)
-        for other in others:
-            if other.grid.stack_shape != grid.stack_shape:
-                what = "volumes (or labels) of one case with other numbers of voxels"
-                raise UserError(what, where=f"{other.path}: {other.grid.stack_shape}, not {grid.stack_shape}",
-                                fix="bring both to the same grid")  # fmt: skip
-            if grid.offset_mm(other.grid) > APART * min(grid.spacing):
-                report.note(ELSEWHERE, f"{other.path}: {grid.offset_mm(other.grid):.1f} mm", "kept")
+        else:
+            check_labels(volumes[0], open_volume(case.label), self.label_grid, report)
 
     def voxels(self, case: VolumeCase) -> None:
         """Of the first modality, and of the labels."""

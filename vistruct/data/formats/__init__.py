@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _JSON = (".json", ".jsonl")
 _XML = (".xml",)
-_YAML = (".yaml", ".yml")
+_YAML = (".yaml", ".yml", ".data")
 _WORDS: dict[Kind, str] = {
     "boxes": "box format",
     "talk": "format of conversations",
@@ -40,6 +40,7 @@ class Listed:
     at: str  # module:NAME below this package
     files: tuple[str, ...] = ()  # endings that one file of it may have; other files are not shown to it
     is_guessed: bool = True  # whether it may be found by looking; others must be named
+    may_be_beside: bool = False  # another of the family at the same place is another data set, and one must be named
 
 
 # Within a family from the particular to the general: of label maps, volumes and image classes that look like several,
@@ -62,6 +63,7 @@ FORMATS: dict[str, Listed] = {
     "hrsc_classes": Listed("boxes", "boxes.hrsc:KINDS", _XML, is_guessed=False),
     "yolo": Listed("boxes", "boxes.yolo:FORMAT", _YAML),
     "yolo-obb": Listed("boxes", "boxes.yolo:ORIENTED", _YAML, is_guessed=False),
+    "yolo-masks": Listed("boxes", "boxes.yolo:MASKS", _YAML, is_guessed=False),
     "xview": Listed("boxes", "boxes.xview:FORMAT", (".geojson", ".json")),
     "chat": Listed("talk", "chat.schemas:FORMAT", (".jsonl", ".json")),
     "mix": Listed("talk", "chat.schemas:MIX", (".json",)),
@@ -81,8 +83,8 @@ FORMATS: dict[str, Listed] = {
     "amos2022": Listed("volumes", "volumes.amos:CT"),
     "amos2022_mr": Listed("volumes", "volumes.amos:MR", is_guessed=False),
     "brats2021": Listed("volumes", "volumes.brats:FORMAT"),
+    "dicom": Listed("volumes", "volumes.dicom:FORMAT", may_be_beside=True),
     "nifti": Listed("volumes", "volumes.nifti:FORMAT"),
-    "dicom": Listed("volumes", "volumes.dicom:FORMAT"),
     "csv": Listed("image_classes", "classes.csv:FORMAT", (".csv", ".tsv")),
     "list": Listed("image_classes", "classes.lists:FORMAT", (".txt",)),
     "folders": Listed("image_classes", "classes.folders:FORMAT"),

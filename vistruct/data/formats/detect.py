@@ -83,7 +83,8 @@ def splits_of(path: Path, format: str) -> tuple[str, ...]:
 
 
 def matching(path: Path, kind: Kind) -> list[str]:
-    """The formats of a family that a path looks like: of boxes every one, of the others the most particular one."""
+    """The formats of a family that a path looks like: of boxes every one, of the others the most particular one (and
+    what may lie beside it, as volumes beside DICOM series)."""
     path = Path(path)
     is_file, is_folder = path.is_file(), path.is_dir()
     found: list[str] = []
@@ -92,7 +93,7 @@ def matching(path: Path, kind: Kind) -> list[str]:
         may_be = listed.is_guessed and (is_folder or (is_file and path.suffix.lower() in listed.files))
         if may_be and find_format(name).looks_like(path):
             found.append(name)
-            if kind != "boxes":
+            if kind != "boxes" and not listed.may_be_beside:
                 break
     return found
 

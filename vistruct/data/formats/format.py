@@ -38,14 +38,19 @@ class Ask:
     others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
     join: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # classes that become one, by its name
     drop: tuple[str, ...] = ()  # classes that are left out
+    as_written: bool = False  # boxes: truths of a measure by others' rules, which mends nothing
     missing: Literal["stop", "drop"] = "stop"  # what an annotated image that is not on disk does
+    masks: bool = False  # boxes: whether masks of the objects are wanted, as a head that learns them does
     # Label maps:
     labels: str | None = None  # folder of the label rasters below the root
     image_suffix: str | None = None  # what follows the common part of the names
     label_suffix: str | None = None
     coding: Coding | None = None
     kept: Path | None = None  # folder that keeps for the next start which values the labels have
+    coordinates: Literal["checked", "ignored"] = "checked"  # whether image and labels must lie on the same pixels
     fill: Literal["masks", "boxes"] = "masks"  # of annotations of objects: what is painted
+    # Volumes:
+    modalities: tuple[str, ...] | None = None  # those that are wanted, in order; None: all
     # Image classes:
     lists: str | None = None  # a file below the root for each split, with {split} for its name
     multi_label: bool = False

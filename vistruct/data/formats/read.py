@@ -82,7 +82,7 @@ def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, st
         stop(error)
         return Walked()
     if kind == "maps":
-        walked = with_sizes(walked, stop)
+        walked = with_sizes(walked, stop, are_checked=ask.coordinates == "checked")
     if kind == "volumes":
         walked = replace(walked, cases=_told_apart(walked.cases, stop))
     walked = _chosen(walked, kind, ask, path, report, stop)

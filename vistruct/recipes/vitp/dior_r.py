@@ -44,7 +44,7 @@ def recipe(
     return detection.published(
         "vitp.dior_r",
         train=train,
-        test=train.model_copy(update={"split": "test", "augment": None}),
+        test=train.model_copy(update={"split": "test", "augment": None, "as_written": True}),
         metric=OrientedBoxesConfig(rule="11-point", thresholds=(0.5,), rules="mmrotate", difficult="count"),
         head=OrientedRcnnConfig(),
         backbone=backbone,

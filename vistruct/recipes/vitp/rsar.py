@@ -47,7 +47,7 @@ def recipe(
     return detection.published(
         "vitp.rsar",
         train=train,
-        test=train.model_copy(update={"split": test_split, "augment": None}),
+        test=train.model_copy(update={"split": test_split, "augment": None, "as_written": True}),
         metric=OrientedBoxesConfig(rule="11-point", thresholds=(0.5,), rules="mmrotate", difficult="count"),
         head=OrientedRcnnConfig(),
         backbone=backbone,

@@ -42,7 +42,7 @@ def recipe(
     return detection.published(
         "vitp.sardet100k",
         train=train,
-        test=train.model_copy(update={"split": "test", "augment": None}),
+        test=train.model_copy(update={"split": "test", "augment": None, "as_written": True}),
         metric=CocoBoxesConfig(max_detections=100),
         head=CascadeRcnnConfig(),
         backbone=backbone,

@@ -52,7 +52,7 @@ def recipe(
     return detection.published(
         "vitp.ssdd",
         train=train,
-        test=train.model_copy(update={"split": "test", "augment": None}),
+        test=train.model_copy(update={"split": "test", "augment": None, "as_written": True}),
         metric=CocoMasksConfig(max_detections=100),
         head=MaskRcnnConfig(box=box),
         neck=FpnConfig(),

@@ -17,8 +17,8 @@ import numpy as np
 from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_json, json_files
-from vistruct.data.formats.boxes.coco_names import record_ids
 from vistruct.data.formats.boxes.coco_walk import categories, document, walk
+from vistruct.data.formats.boxes.image_names import record_ids
 from vistruct.data.formats.format import Format, Writer, never
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.files.text import write_text

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vistruct.data.formats.boxes.coco_names import ImageFolder
+from vistruct.data.formats.boxes.image_names import ImageFolder
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.errors import UserError
 

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vistruct.data.formats.boxes import coco_angles, coco_shapes
 from vistruct.data.formats.boxes.coco_angles import Angles
 from vistruct.data.formats.boxes.coco_find import find_images, find_json
-from vistruct.data.formats.boxes.coco_names import ImageFolder, record_ids
 from vistruct.data.formats.boxes.coco_shapes import Fault, Orientation
+from vistruct.data.formats.boxes.image_names import ImageFolder, record_ids
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE, WHERE_IMAGES, Edges, ImageObjects, Told
 from vistruct.data.formats.format import Ask, Stop, Walked
 from vistruct.errors import UserError
@@ -45,7 +45,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, angles: Angl
     names = [entry["file_name"] for entry in content["images"] if _has_name(entry)]
     root = ask.images if ask.images is not None else find_images(annotation, names)
     folder = ImageFolder(root, is_named=ask.images is not None)
-    found = _images(content["images"], annotation, folder, report, stop, ask.missing)
+    found = _images(content["images"], annotation, folder, report, stop, ask)
     where = coco_shapes.orientation(content, angles)
     entries = [entry for entry in content["annotations"] if isinstance(entry, dict)]
     is_oriented = where in ("bbox", "quad", "segmentation")
@@ -139,7 +139,7 @@ def _images(
     folder: ImageFolder,
     report: IssueCounter,
     stop: Stop,
-    missing: Literal["stop", "drop"],
+    ask: Ask,
 ) -> dict[int, ImageObjects | None]:
     """Images by their id; None for one that is known but left out, so that its boxes are not called lost."""
     found: dict[int, ImageObjects | None] = {}
@@ -177,14 +177,14 @@ def _images(
             stop(error)
             continue
         if _size_agrees(entry, size_hw, annotation, stop):
-            found[entry["id"]] = ImageObjects(record_id, path, size_hw)
-    if absent and missing == "stop":
+            found[entry["id"]] = ImageObjects(record_id, path, size_hw, as_written=ask.as_written)
+    if absent and ask.missing == "stop":
         shown = ", ".join(str(path) for path in absent[:3]) + (", ..." if len(absent) > 3 else "")
         where = f"{annotation}: {len(absent)} of {len(entries)}: {shown}"
         stop(UserError("images that are not on disk", where=where, fix=WHERE_IMAGES))
-    for path in absent if missing == "drop" else ():
+    for path in absent if ask.missing == "drop" else ():
         report.note(MISSING_IMAGE, str(path))
-    if absent and missing == "drop" and not any(found.values()):
+    if absent and ask.missing == "drop" and not any(found.values()):
         stop(UserError("none of the images is on disk", where=annotation, fix=WHERE_IMAGES))
     return found
 

@@ -25,9 +25,11 @@ OUTSIDE = "box left out: outside its image"
 CLIPPED = "box clipped to its image"
 DUPLICATE = "box left out: duplicate"
 CROSSED = "oriented box whose sides crossed: corners put in order"
+AS_WRITTEN = "box that training would mend or leave out: measured as it is written"
 MISSING_IMAGE = "image left out: file missing"
 
-WHERE_IMAGES = "name the folder that they are in: --images FOLDER"  # the way out where images are not on disk
+# The way out where images are not on disk:
+WHERE_IMAGES = "--images FOLDER names the folder that they are in; --missing drop leaves them out"
 
 _FINE = 0.1  # pixels; float32 tells edges apart that differ by more, in images of up to a million pixels a side
 ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + width, and no news
@@ -72,6 +74,7 @@ class ImageObjects:
     path: Path
     size_hw: tuple[int, int]  # pixels
     notes: Mapping[str, str] = field(default_factory=dict)
+    as_written: bool = False  # nothing is clipped, mended or left out that a number can be made of; see `Ask`
     rows: list[Row] = field(default_factory=list)
     seen: dict[tuple[object, ...], list[Any]] = field(default_factory=dict)  # by label and outline: the masks
 
@@ -88,6 +91,12 @@ class ImageObjects:
         if not all(map(math.isfinite, edges)):
             return _left_out(NOT_FINITE, here, report)
         x0, y0, x1, y1 = edges
+        if self.as_written:
+            is_fine = x1 > x0 and y1 > y0 and self._is_new((label, told.is_crowd, edges), told.mask)
+            if not is_fine or _clip(edges, self.size_hw) != edges:
+                report.note(AS_WRITTEN, here, "kept")
+            self.rows.append(Row(box=edges, quad=_corners(edges), label=label, told=told))
+            return True
         if x1 <= x0 or y1 <= y0:
             return _left_out(NO_AREA, here, report)
         if not self._is_new((label, told.is_crowd, edges), told.mask):
@@ -97,8 +106,7 @@ class ImageObjects:
             return _left_out(OUTSIDE if _is_away(edges, self.size_hw) else NO_AREA, here, report)
         if max(abs(a - b) for a, b in zip(box, edges, strict=True)) > ROUNDING_PX:
             report.note(CLIPPED, here, "repaired")
-        corners = [(box[0], box[1]), (box[2], box[1]), (box[2], box[3]), (box[0], box[3])]
-        self.rows.append(Row(box=box, quad=corners, label=label, told=told))
+        self.rows.append(Row(box=box, quad=_corners(box), label=label, told=told))
         return True
 
     def add_quad(self, corners: Corners, label: int, here: str, report: IssueCounter, told: Told = PLAIN) -> bool:
@@ -106,9 +114,16 @@ class ImageObjects:
         flat = [float(value) for corner in corners for value in corner]
         if not all(abs(value) <= _MOST for value in flat):  # also false of NaN
             return _left_out(NOT_FINITE, here, report)
+        quad = [(flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]), (flat[6], flat[7])]
+        if self.as_written:
+            hull = (min(flat[0::2]), min(flat[1::2]), max(flat[0::2]), max(flat[1::2]))
+            is_fine = self._is_new((label, told.is_crowd, *flat), told.mask) and not crosses(quad)
+            if not is_fine or _is_away(hull, self.size_hw) or area(quad) <= ROUNDING_PX:
+                report.note(AS_WRITTEN, here, "kept")
+            self.rows.append(Row(box=hull, quad=quad, label=label, told=told))
+            return True
         if not self._is_new((label, told.is_crowd, *flat), told.mask):
             return _left_out(DUPLICATE, here, report)
-        quad = [(flat[0], flat[1]), (flat[2], flat[3]), (flat[4], flat[5]), (flat[6], flat[7])]
         is_crossed = crosses(quad)
         quad = _in_order(quad) if is_crossed else quad
         longest = max(math.dist(one, other) for one in quad for other in quad)
@@ -161,6 +176,10 @@ def turned(cx: float, cy: float, w: float, h: float, angle_rad: float) -> tuple[
     cos, sin = (math.cos(angle_rad), math.sin(angle_rad)) if math.isfinite(angle_rad) else (math.nan, math.nan)
     offsets = ((-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2))
     return tuple((cx + cos * x - sin * y, cy + sin * x + cos * y) for x, y in offsets)
+
+
+def _corners(edges: Edges) -> Corners:
+    return [(edges[0], edges[1]), (edges[2], edges[1]), (edges[2], edges[3]), (edges[0], edges[3])]
 
 
 def area(corners: Corners) -> float:

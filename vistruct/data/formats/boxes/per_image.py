@@ -128,7 +128,7 @@ def _pages(
                 stop(error)
                 continue
             if _size_agrees(page, size_hw, annotation, report, stop, size_may_be_turned):
-                found = ImageObjects(record_id, path, size_hw, page.notes)
+                found = ImageObjects(record_id, path, size_hw, page.notes, as_written=ask.as_written)
                 for shape in page.shapes:
                     told.look_at(shape, size_hw)
                     _add(shape, found, told.numbers[shape.name], annotation, report)

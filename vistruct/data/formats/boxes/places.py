@@ -90,7 +90,7 @@ def find_sources(
         stems = [stem for name in chosen(split, lists, root) for stem in read_list(lists[name])]
         files = [first.annotations / f"{stem}{layout.suffix}" for stem in dict.fromkeys(stems)]
         _refuse_absent(files, lists, split, root)
-        folders = first.images if images is None else _below(images, split)
+        folders = first.images if images is None else below(images, split)
         return [AnnotationFile(annotation=file, images=folders) for file in files], False
     if split is not None and list(places) == [""] and root.name.lower() == split.lower():
         split = None  # the folder of this split was named
@@ -100,7 +100,7 @@ def find_sources(
     others = {folder for name in places if name not in names for place in places[name] for folder in place.images}
     is_all = images is None and not others & {folder for place in meant for folder in place.images}
     return [
-        AnnotationFile(annotation=file, images=place.images if images is None else _below(images, split))
+        AnnotationFile(annotation=file, images=place.images if images is None else below(images, split))
         for place in meant
         for file in _files(place, layout)
     ], is_all
@@ -251,12 +251,12 @@ def _place(annotations: Path, beside: Path, split: str, layout: Layout) -> Place
             break
     of_split = [child for child, name in splits.items() if name.lower() == split.lower()]
     folders = of_split or [child for child, name in splits.items() if not name] or list(splits)
-    folders = [folder for top in folders for folder in _below(top, split)]
+    folders = [folder for top in folders for folder in below(top, split)]
     at_home = (annotations,) if named & home else ()
     return Place(annotations=annotations, images=at_home + tuple(folders) or (annotations,))
 
 
-def _below(images: Path, split: str | None) -> tuple[Path, ...]:
+def below(images: Path, split: str | None) -> tuple[Path, ...]:
     """The folders of a split inside a folder of images; the folder itself where it has none for it."""
     names = [name.lower() for name in split.split("+")] if split else []
     inside = [child for child in _folders(images) if child.name.lower() in names]

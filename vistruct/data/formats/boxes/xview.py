@@ -2,8 +2,8 @@
 
 Of each feature's properties are read `bounds_imcoords` ("x0,y0,x1,y1", pixels), `type_id` and `image_id`
 ("1036.tif"); where it lies on the earth is not. The 60 classes always have the order of the published table. Two
-numbers that occur, 75 and 82, are in no table. An image without a feature may never have been looked at, so it is left
-out.
+numbers that occur, 75 and 82, are in no table; image 1395.tif is in no archive. An image without a feature may never
+have been looked at, so it is left out.
 
 Source: Lam et al., arXiv:1802.07856, and xview_class_labels.txt of its authors.
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from vistruct.data.formats.boxes.objects import MISSING_IMAGE, Edges, ImageObjects
+from vistruct.data.formats.boxes.objects import MISSING_IMAGE, WHERE_IMAGES, Edges, ImageObjects
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.json_kind import json_kind
@@ -38,6 +38,8 @@ CLASSES = {
     86: "Storage Tank", 89: "Shipping container lot", 91: "Shipping Container", 93: "Pylon", 94: "Tower",
 }  # fmt: skip
 NAMELESS = (75, 82)
+UNPUBLISHED = frozenset({"1395.tif"})  # annotated, but in no archive of images
+GONE = "image left out: the published archive of images lacks it"
 NO_CLASS = "box left out: type_id 75 or 82, which are in no table of classes"
 
 _KEYS = ("bounds_imcoords", "type_id", "image_id")
@@ -63,7 +65,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         fix = "xView has public annotations of train only; take every n-th record for validation"
         raise UserError(f"no split {ask.split!r} here", where=path, fix=fix)
     root = ask.images if ask.images is not None else _image_folder(file, features)
-    found = _images(features, file, root, report, stop, ask.missing)
+    found = _images(features, file, root, report, stop, ask)
     label_of = {type_id: label for label, type_id in enumerate(CLASSES)}
     for number, feature in enumerate(features):
         where = f"{file}, feature {number}"
@@ -120,14 +122,16 @@ def _object(feature: Any, where: str) -> tuple[Edges, int, str]:
         raise UserError(f"a feature has {', '.join(_KEYS)} in its properties", where=where, fix="correct this feature")
     type_id, name, bounds = said["type_id"], said["image_id"], said["bounds_imcoords"]
     if not isinstance(name, str) or not name:
-        raise UserError(f"image_id is the name of a file, this is {name!r}", where=where, fix="correct this feature")
+        told = f"{where}: {name!r}"
+        raise UserError("image_id is the name of a file, this is not", where=told, fix="correct this feature")
     if isinstance(type_id, bool) or not isinstance(type_id, int) or type_id not in (*CLASSES, *NAMELESS):
-        raise UserError(f"no class has the type_id {type_id!r}", where=where, fix="known are 11 to 94, see the table")
+        told = f"{where}: {type_id!r}"
+        raise UserError("no class has this type_id", where=told, fix="known are 11 to 94, see the table")
     try:
         x0, y0, x1, y1 = (float(value) for value in str(bounds).split(","))
     except ValueError:
-        what = f"bounds_imcoords is x0,y0,x1,y1 in pixels, this is {bounds!r:.60}"
-        raise UserError(what, where=where, fix="correct this feature") from None
+        what = "bounds_imcoords is x0,y0,x1,y1 in pixels, this is not"
+        raise UserError(what, where=f"{where}: {bounds!r:.60}", fix="correct this feature") from None
     return (x0, y0, x1, y1), type_id, name
 
 
@@ -145,24 +149,28 @@ def _image_folder(file: Path, features: list[Any]) -> Path:
 
 
 def _images(
-    features: list[Any], file: Path, root: Path, report: IssueCounter, stop: Stop, missing: Literal["stop", "drop"]
+    features: list[Any], file: Path, root: Path, report: IssueCounter, stop: Stop, ask: Ask
 ) -> dict[str, ImageObjects | None]:
     """Images by their names; None for one that is left out."""
     names = _names(features)
     absent = [name for name in names if not (root / name).is_file()]
-    if absent and missing == "stop":
+    gone = UNPUBLISHED & set(absent) if len(absent) < len(names) else frozenset()
+    absent = [name for name in absent if name not in gone]
+    for name in gone:
+        report.note(GONE, str(root / name))
+    if absent and ask.missing == "stop":
         shown = ", ".join(str(root / name) for name in absent[:3]) + (", ..." if len(absent) > 3 else "")
-        what = f"{len(absent)} of {len(names)} images are not on disk: {shown}"
-        stop(UserError(what, where=file, fix="say where the image folder is, or leave missing images out"))
+        where = f"{file}: {len(absent)} of {len(names)}: {shown}"
+        stop(UserError("images that are not on disk", where=where, fix=WHERE_IMAGES))
     elif absent and len(absent) == len(names):
-        stop(UserError("none of the images is on disk", where=file, fix="say where the image folder is"))
-    for name in absent if missing == "drop" else ():
+        stop(UserError("none of the images is on disk", where=file, fix=WHERE_IMAGES))
+    for name in absent if ask.missing == "drop" else ():
         report.note(MISSING_IMAGE, str(root / name))
     found: dict[str, ImageObjects | None] = dict.fromkeys(names)
     for name in names:
-        if name not in absent:
+        if name not in absent and name not in gone:
             try:
-                found[name] = ImageObjects(name, root / name, image_size(root / name))
+                found[name] = ImageObjects(name, root / name, image_size(root / name), as_written=ask.as_written)
             except UserError as error:
                 stop(error)
     if root.is_dir():

@@ -4,14 +4,17 @@
                                     lists images; all relative to its `path`, or to itself
     images/S/, labels/S/            the same without a yaml, S being a split; or S/images/, S/labels/
     images/, labels/                a single split
-    a folder of images and .txt     the labels beside their images
+    a folder of images and .txt     the labels beside their images; or such a folder a split
+    obj.data, or lists of images    darknet: `yolo_lists`
 
-The labels of an image are in a text file of its name, in the folder that has `labels` where the image has `images`.
+The labels of an image are in a text file of its name, in the folder that has `labels` where the image has `images`, or
+beside the image.
 Class names without a yaml: classes.txt, obj.names or any .names, one a line.
 """
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from vistruct.data.formats.boxes.yolo_lists import data_file, of_data_file, of_lists, read_list
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.text import read_text
@@ -39,21 +43,31 @@ class YoloLayout:
     keypoint_shape: tuple[int, int] | None = None  # of each object how many, of 2 or 3 numbers
 
 
-def find_layout(path: Path) -> YoloLayout:
-    """What a yaml says, or what the folders are.
+def find_layout(path: Path, images: Path | None = None) -> YoloLayout:
+    """What a yaml or a darknet file says, or what the lists or the folders are.
+
+    Args:
+        images: the folder of the images, where they lie elsewhere.
 
     Raises:
         UserError: no data set of this kind, several yaml files, or one that does not say what it must.
     """
     if path.is_file():
-        return _of_yaml(path)
+        return _of_yaml(path) if path.suffix in (".yaml", ".yml") else _of_darknet(path)
     found = _yaml_files(path) if path.is_dir() else []
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise UserError(f"several yaml files describe this data set: {names}", where=path, fix="name one of them")
     if found:
         return _of_yaml(found[0])
+    darknet = data_file(path) if path.is_dir() else None
+    if darknet is not None:
+        return _of_darknet(darknet)
     splits = _of_folders(path) if path.is_dir() else {}
+    if len(splits) < 2 and path.is_dir():
+        splits = of_lists(path) or splits
+    if not splits and images is not None:
+        splits = {path.name: (images,)}
     if not splits:
         fix = "a YOLO data set is a data.yaml, or the folders images and labels"
         raise UserError("no images with YOLO labels here", where=path, fix=fix)
@@ -63,14 +77,14 @@ def find_layout(path: Path) -> YoloLayout:
 def looks_like(path: Path) -> bool:
     """Whether it is a YOLO yaml, or a folder whose label files hold numbers as YOLO's do."""
     if path.is_file():
-        return _is_yaml(path)
+        return _is_yaml(path) or (path.suffix == ".data" and bool(_named_lists(path)))
     if not path.is_dir():
         return False
-    if _yaml_files(path):
+    if _yaml_files(path) or any(_named_lists(file) for file in path.glob("*.data")):
         return True
     splits = _of_folders(path)
     firsts = [folder for folders in splits.values() for folder in folders]
-    return any(_has_labels(folder) for folder in firsts)
+    return any(_has_labels(folder) for folder in firsts) or any(map(_list_has_labels, of_lists(path).values()))
 
 
 def images_of(places: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -85,19 +99,57 @@ def images_of(places: Sequence[Path]) -> list[tuple[str, Path]]:
             files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
             found += [(file.relative_to(place).as_posix(), file) for file in files]
         else:
-            lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
-            found += [(line.removeprefix("./"), place.parent / line) for line in lines]
+            found += read_list(place)
     return found
 
 
 def label_file(image: Path) -> Path:
-    """Where the labels of an image are: the last folder `images` on its way becomes `labels`."""
+    """Where the labels of an image are: the last folder `images` on its way becomes `labels`; or else beside it.
+
+    Raises:
+        UserError: different labels in both places.
+    """
+    swapped, beside = swapped_file(image), image.with_suffix(".txt")
+    if swapped == beside or not beside.is_file():
+        return swapped
+    if not swapped.is_file():
+        return beside
+    if not filecmp.cmp(swapped, beside, shallow=False):
+        what = "an image with different labels beside it and in the folder of labels"
+        raise UserError(what, where=f"{swapped}, {beside}", fix="keep one of the two files")
+    return swapped
+
+
+def swapped_file(image: Path) -> Path:
+    """The text file of an image in the folder that has `labels` where the image has `images`."""
     parts = list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":
             parts[place] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def _of_darknet(file: Path) -> YoloLayout:
+    splits, names = of_data_file(file)
+    listed = _listed_names(file.parent) if names is None else _names(_lines(names), None, names)
+    return YoloLayout(splits=splits, class_names=listed)
+
+
+def _named_lists(file: Path) -> bool:
+    try:
+        return any(place.is_file() for places in of_data_file(file)[0].values() for place in places)
+    except UserError:
+        return False
+
+
+def _list_has_labels(places: tuple[Path, ...]) -> bool:
+    try:
+        images = [image for place in places for _, image in read_list(place)[:_SAMPLED]]
+        rows = [row for image in images if (file := label_file(image)).is_file() for row in _first_row(file)]
+    except UserError:
+        return False
+    return bool(rows) and all(map(_is_row, rows))
 
 
 def _yaml_files(folder: Path) -> list[Path]:
@@ -149,11 +201,14 @@ def _resolved(file: Path, root: Any, place: str) -> Path:
     """A place of a yaml on this disk; yaml files move, so the folders above are tried one after the other."""
     base = file.parent if root in (None, "") else file.parent / str(root)
     down = [part for part in Path(place).parts if part != ".."]  # exports say ../train/images where it is beside them
-    tried = [base / place, file.parent / place, file.parent.joinpath(*down)]
-    for candidate in tried:
-        if candidate.exists():
-            return candidate
-    return tried[0]
+    told = [one for one in (base / place, file.parent / place) if one.exists()]
+    home = file.parent.joinpath(*down)
+    if not home.exists():
+        return told[0] if told else base / place
+    if told and not told[0].samefile(home):
+        fix = f"write the one that is meant into the yaml, from its folder on: {home.relative_to(file.parent)}"
+        raise UserError("two folders could be meant", where=f"{file}, {place}: {told[0]}, {home}", fix=fix)
+    return told[0] if told else home
 
 
 def _names(value: Any, count: Any, file: Path) -> tuple[str, ...]:
@@ -192,25 +247,34 @@ def _of_folders(path: Path) -> dict[str, tuple[Path, ...]]:
     pairs = [one for one in sorted(path.iterdir()) if (one / "images").is_dir() and (one / "labels").is_dir()]
     if pairs:
         return {one.name: (one / "images",) for one in pairs}
-    beside = any(
-        file.suffix.lower() in IMAGE_SUFFIXES and file.with_suffix(".txt").is_file() for file in path.iterdir()
+    if _has_both(path):
+        return {path.name: (path,)}
+    return {one.name: (one,) for one in sorted(path.iterdir()) if one.is_dir() and _has_both(one)}
+
+
+def _has_both(folder: Path) -> bool:
+    """Whether an image has its labels beside it."""
+    return any(
+        file.suffix.lower() in IMAGE_SUFFIXES and file.with_suffix(".txt").is_file() for file in folder.iterdir()
     )
-    return {path.name: (path,)} if beside else {}
 
 
 def _listed_names(path: Path) -> tuple[str, ...] | None:
     files = [path / name for name in _NAMES] + sorted(path.glob("*.names"))
     for file in files:
         if file.is_file():
-            names = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
-            return _names(list(names), None, file)
+            return _names(_lines(file), None, file)
     return None
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def _has_labels(folder: Path) -> bool:
     """Whether the first label files have rows of numbers; none with a row at all is no contradiction beside
     `images`."""
-    found = label_file(folder / "x.jpg").parent.rglob("*.txt")
+    found = swapped_file(folder / "x.jpg").parent.rglob("*.txt")
     files = list(islice((file for file in found if file.name != "classes.txt"), _SAMPLED))
     rows = [row for file in files for row in _first_row(file)]
     return all(_is_row(row) for row in rows) and bool(rows or (files and folder.name == "images"))

@@ -37,7 +37,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     images = None if ask.images is None else (path if path.is_dir() else path.parent) / ask.images
     boxes = find_format(detect(path, "boxes"), "boxes")
     assert boxes.walk is not None
-    found = boxes.walk(path, replace(ask, images=images), report, stop)
+    found = boxes.walk(path, replace(ask, images=images, masks=ask.fill == "masks"), report, stop)
     records, class_names = found.records, found.class_names
     asked = None if ask.classes is None else tuple(name for name in ask.classes if name != BACKGROUND)
     wanted = replace(ask, classes=asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from vistruct.contracts import Record
 from vistruct.data.formats.format import Stop, Walked
 from vistruct.errors import UserError
+from vistruct.files.positions import Apart, apart, position
 from vistruct.files.rasters import raster_size
 from vistruct.progress import tracking
 
@@ -17,12 +19,20 @@ _READERS = 8  # threads that look at headers; on a network drive most of the tim
 _MANY = 2000  # files from which on the looking is shown
 
 
-def with_sizes(walked: Walked, stop: Stop) -> Walked:
-    """With the sizes of all images; `stop` is told of those that cannot be used."""
-    return replace(walked, records=_sized(_named(walked.records, stop), stop, with_labels=walked.raster is None))
+ELSEWHERE = "a raster that lies elsewhere on the map than its image"
 
 
-def _sized(records: list[Record], stop: Stop, *, with_labels: bool) -> list[Record]:
+def with_sizes(walked: Walked, stop: Stop, *, are_checked: bool = True) -> Walked:
+    """With the sizes of all images; `stop` is told of those that cannot be used.
+
+    Args:
+        are_checked: whether the labels, and the second image of a pair, must lie where the image does.
+    """
+    records = _sized(_named(walked.records, stop), stop, with_labels=walked.raster is None, are_checked=are_checked)
+    return replace(walked, records=records)
+
+
+def _sized(records: list[Record], stop: Stop, *, with_labels: bool, are_checked: bool) -> list[Record]:
     """With the sizes of the images; stops at those that cannot be opened, or whose files are of different sizes.
 
     A record whose size the format has said (bands of several resolutions) keeps it.
@@ -33,11 +43,14 @@ def _sized(records: list[Record], stop: Stop, *, with_labels: bool) -> list[Reco
         for record in unknown
     ]
     found: dict[str, tuple[int, int]] = {}
+    looked = functools.partial(_looked_at, are_checked=are_checked)
     with (
         ThreadPoolExecutor(_READERS) as pool,
         tracking("image sizes", 0, len(unknown), quiet=len(unknown) < _MANY) as show,
     ):
-        for done, (record, paths, sizes) in enumerate(zip(unknown, files, pool.map(_sizes, files), strict=True), 1):
+        for done, (record, paths, (sizes, away)) in enumerate(
+            zip(unknown, files, pool.map(looked, files), strict=True), 1
+        ):
             show(done, "")
             if isinstance(sizes, UserError):
                 stop(sizes)
@@ -46,6 +59,9 @@ def _sized(records: list[Record], stop: Stop, *, with_labels: bool) -> list[Reco
                 (h, w), (height, width) = sizes[number], sizes[0]
                 what = f"{w} x {h} pixels, and its image {paths[0].name} has {width} x {height}"
                 stop(UserError(what, where=paths[number], fix="bring both to the same grid"))
+            elif away is not None:
+                fix = "--coordinates ignored, if they are wrong; else bring both to one grid (gdalwarp -t_srs -te -tr)"
+                stop(UserError(ELSEWHERE, where=f"{away[0]}: {away[1]}", fix=fix))
             else:
                 found[record.id] = sizes[0]
     return [
@@ -55,11 +71,19 @@ def _sized(records: list[Record], stop: Stop, *, with_labels: bool) -> list[Reco
     ]
 
 
-def _sizes(files: Sequence[Path]) -> list[tuple[int, int]] | UserError:
+def _looked_at(
+    files: Sequence[Path], *, are_checked: bool
+) -> tuple[list[tuple[int, int]] | UserError, tuple[Path, Apart] | None]:
+    """The sizes of an image and what belongs to it, and which of these lies elsewhere."""
     try:
-        return [raster_size(file) for file in files]
+        sizes = [raster_size(file) for file in files]
+        if len(set(sizes)) == 1 and are_checked and (here := position(files[0])) is not None:
+            for file in files[1:]:
+                if (away := apart(here, position(file), sizes[0])) is not None:
+                    return sizes, (file, away)
+        return sizes, None
     except UserError as error:
-        return error
+        return error, None
 
 
 def _named(records: list[Record], stop: Stop) -> list[Record]:

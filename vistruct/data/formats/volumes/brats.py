@@ -16,7 +16,7 @@ from pathlib import Path
 from vistruct.data.formats.format import Ask, Format, Stop, VolumeCase, Walked
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
-from vistruct.files.nifti import is_nifti, stem
+from vistruct.files.volume_names import is_volume_file, stem
 from vistruct.issues import IssueCounter
 
 MODALITIES: tuple[str, ...] = ("t1", "t1ce", "t2", "flair")
@@ -44,7 +44,7 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     for folder in sorted(root.glob("BraTS2021_*")):
         if not (folder.is_dir() and _NAME.match(folder.name)):
             continue
-        files = {stem(file).removeprefix(f"{folder.name}_"): file for file in folder.iterdir() if is_nifti(file)}
+        files = {stem(file).removeprefix(f"{folder.name}_"): file for file in folder.iterdir() if is_volume_file(file)}
         if any(name not in files for name in MODALITIES):
             missing = ", ".join(name for name in MODALITIES if name not in files)
             report.note(INCOMPLETE, f"{folder}: {missing}")

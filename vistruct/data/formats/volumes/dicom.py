@@ -1,65 +1,64 @@
 """DICOM series: a folder with the files of one series for each case, anywhere below the root.
 
     patient/series/*.dcm      patient/series.nii.gz, or patient/series/label.nii.gz (labels, seg, segmentation, mask)
+    patient/study/series/...  patient.nii.gz, patient/label.nii.gz or labels/patient.nii.gz, where it is the only series
 
-Labels are NIfTI volumes of the same grid, named as the folder or lying in it. DICOM SEG objects are not read (see
-`dicom_series.py`). The patient is the PatientID of the first file, and where that was taken out the first folder
-below the root.
+Labels are volumes of the same grid. DICOM SEG objects are not read (see `dicom_series.py`). The patient is the
+PatientID of the first file, and where that was taken out the first folder below the root. What is no image (reports,
+plans, structure sets) is counted and passed over.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from vistruct.data.formats.format import Ask, Format, Stop, VolumeCase, Walked
-from vistruct.data.formats.volumes.cases import splits_of_cases
 from vistruct.data.formats.volumes.nifti import coding
-from vistruct.files.dicom_series import is_series, open_series
-from vistruct.files.nifti import is_nifti, stem
+from vistruct.data.formats.volumes.series import Found, has_series, series_below
+from vistruct.errors import UserError
+from vistruct.files.dicom_series import Series
+from vistruct.files.volume_files import open_volume
 from vistruct.issues import IssueCounter
 
-FOLDERS = ("train", "val", "test")
-_LABELS = ("label", "labels", "seg", "segmentation", "mask")
-
-
-def looks_like(root: Path) -> bool:
-    """Whether a folder at or below the root holds DICOM files."""
-    return any(is_series(Path(folder)) for folder, _, names in os.walk(root) if names)
-
-
-def cases(root: Path) -> list[VolumeCase]:
-    """Every series, by its folder."""
-    found = []
-    for walked, _, _ in sorted(os.walk(root)):
-        folder = Path(walked)
-        if not is_series(folder):
-            continue
-        parts = folder.relative_to(root).parts
-        split = parts[0] if parts and parts[0] in FOLDERS else ""
-        below = parts[1:] if split else parts
-        name = "_".join(below) or root.resolve().name
-        series = open_series(folder)
-        patient = series.patient or f"{root.resolve().name}/{below[0] if below else name}"
-        found.append(VolumeCase(name=name, patient=patient, images={"": folder}, label=_label(folder), split=split))
-    return found
+NO_IMAGE = "DICOM file passed over: a report, plan or structure set, and no image"
+BAD_SERIES = "series left out: its files are no volume"
 
 
 def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
-    """See `cases`."""
-    return Walked(cases=cases(root))
+    """Every series that is sound, by its folder."""
+    found, others = series_below(root)
+    cases = []
+    for one in found:
+        try:
+            series = open_volume(one.folder)
+            assert isinstance(series, Series)
+            label = _label(one)
+        except UserError as error:
+            if ask.missing == "drop":
+                report.note(BAD_SERIES, f"{one.folder}: {error.what} ({error.where})")
+            else:
+                fix = f"{error.fix}; or --missing drop leaves the case out"
+                stop(UserError(error.what, where=error.where, fix=fix))
+            continue
+        others += series.passed_over
+        patient, images = series.patient or one.patient, {"": one.folder}
+        cases.append(VolumeCase(name=one.name, patient=patient, images=images, label=label, split=one.split))
+    for file in others:
+        report.note(NO_IMAGE, str(file))
+    return Walked(cases=cases)
 
 
-def _label(folder: Path) -> Path | None:
-    inside = [file for file in sorted(folder.iterdir()) if is_nifti(file) and stem(file).lower() in _LABELS]
-    beside = [folder.parent / f"{folder.name}{end}" for end in (".nii.gz", ".nii")]
-    return next((file for file in (*inside, *beside) if file.is_file()), None)
+def _label(found: Found) -> Path | None:
+    if len(found.labels) > 1:
+        where = ", ".join(map(str, found.labels))
+        raise UserError(f"{len(found.labels)} label volumes for {found.name}", where=where, fix="keep one")
+    return found.labels[0] if found.labels else None
 
 
 FORMAT = Format(
     kind="volumes",
-    looks_like=looks_like,
-    splits=lambda root: splits_of_cases(cases(root)),
+    looks_like=has_series,
+    splits=lambda root: sorted({one.split for one in series_below(root)[0] if one.split}),
     walk=walk,
     coding=coding,  # of a dataset.json in the manner of NIfTI collections
 )

@@ -1,4 +1,4 @@
-"""The files that a COCO json names: whatever machine wrote their paths.
+"""The files that a json or a list names: whatever machine wrote their paths.
 
 A path from the root of a disk, with a drive letter, with backslashes, up and down, or a URL is of another machine as a
 rule. Its end is looked for in the folder of the images; the record is called by what such paths have not in common.
@@ -22,7 +22,12 @@ _ROOT = re.compile(r"[A-Za-z]:[\\/]|[\\/]")
 
 def is_foreign(name: str) -> bool:
     """Whether it is no plain path below a folder."""
-    return bool(_URL.match(name) or _ROOT.match(name)) or "\\" in name or ".." in Path(name).parts
+    return is_rooted(name) or ".." in Path(name).parts
+
+
+def is_rooted(name: str) -> bool:
+    """Whether it begins at the root of a disk or of a network, or is a path as Windows writes it."""
+    return bool(_URL.match(name) or _ROOT.match(name)) or "\\" in name
 
 
 def parts_of(name: str) -> list[str]:
@@ -45,6 +50,7 @@ class ImageFolder:
 
     root: Path
     is_named: bool  # by the user: the file is then somewhere in it, and nowhere else
+    is_list: bool = False  # of names that begin with a folder that is not there, as darknet's `data/`
     _index: dict[str, list[Path]] | None = field(default=None, init=False)
 
     def find(self, name: str) -> Path | None:
@@ -55,7 +61,7 @@ class ImageFolder:
         """
         if not (self.is_named and is_foreign(name)) and (self.root / name).is_file():
             return self.root / name
-        if not self.is_named and not is_foreign(name):
+        if not self.is_named and not self.is_list and not is_foreign(name):
             return None
         parts = parts_of(name)
         for start in range(len(parts)):
