@@ -14,6 +14,7 @@ from PIL import Image
 from toy_engine import toy_run
 
 from vistruct.contracts import Costs, Measure, Record
+from vistruct.data.account import Account, check_left_out
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.chat import costs as admit_
 from vistruct.data.chat.costs import admit
@@ -163,3 +164,14 @@ def test_boxes_and_tasks_without_a_measurer_are_let_through(config: MixDataConfi
     assert admit(boxes, Letters(), max_left_out=0.0) == (boxes, None)
     chats = config.build()
     assert admit(chats, None, max_left_out=1.0) == (chats, None)
+
+
+def test_the_message_about_rows_that_are_too_long_names_the_length_that_holds_them() -> None:
+    account = Account(name="", annotation=Path("a.jsonl"), lines=3, used=1, longest_row=30)
+    account.left_out.note("too long", "a.jsonl:2")
+    account.left_out.note("too long", "a.jsonl:3")
+    with pytest.raises(UserError) as caught:
+        check_left_out([account], 0.01)
+    assert caught.value.fix == (
+        "--set task.max_tokens=30 holds the longest row; to train without them: --set max_left_out=0.667"
+    )

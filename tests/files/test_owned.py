@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from vistruct.errors import UserError
-from vistruct.files.owned import Owned, free, inside, new_folder, wrote
+from vistruct.files.owned import Owned, free, inside, new_folder, single_file, wrote
+from vistruct.reports.page import Report
 
 
 def put(folder: Path, name: str, text: str, by: str = "predict") -> Path:
@@ -88,6 +89,18 @@ def test_any_name_lies_inside() -> None:
     assert free(Path(".")).name == "results-2"
 
 
+def test_a_picture_or_page_with_our_mark_is_replaced_and_no_other(tmp_path: Path) -> None:
+    usual = tmp_path / "compare.html"
+    usual.write_text("mine")
+    for _ in range(2):
+        assert single_file(None, usual) == tmp_path / "compare-2.html"
+        assert Report("a", "").write(usual) == tmp_path / "compare-2.html"
+    assert single_file(tmp_path / "compare-2.html", usual) == tmp_path / "compare-2.html"
+    with pytest.raises(UserError, match="did not write"):
+        single_file(usual, usual)
+    assert usual.read_text() == "mine"
+
+
 def test_the_files_that_we_wrote_are_known_below_any_folder(tmp_path: Path) -> None:
     file = put(tmp_path / "deep" / "out", "a.txt", "1")
     (tmp_path / "b.txt").write_text("theirs")
@@ -102,7 +115,7 @@ from pathlib import Path
 from vistruct.files.owned import Owned, new_folder
 out = Path(sys.argv[1])
 if sys.argv[2] == "new":
-    with new_folder(out, "") as place:
+    with new_folder(out) as place:
         (place / "half").write_text("x"); print("in", flush=True); time.sleep(60)
 owned = Owned(out, "predict")
 with owned.held():
@@ -123,7 +136,7 @@ def killed(out: Path, how: str) -> subprocess.Popen[str]:
 def test_a_killed_process_leaves_whole_files_and_the_next_one_sweeps_behind_it(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = killed(out, "folder")
-    with pytest.raises(UserError, match="another process"):
+    with pytest.raises(UserError, match="writes into this folder"):
         put(out, "b.txt", "1")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -138,22 +151,22 @@ def test_a_killed_new_folder_is_swept_and_only_that(tmp_path: Path) -> None:
     theirs = tmp_path / ".out.77.making"
     theirs.mkdir()
     (theirs / "notes").write_text("mine")
-    with new_folder(tmp_path / "out", "") as place:
+    with new_folder(tmp_path / "out") as place:
         (place / "whole").write_text("1")  # beside one that is still at work
     assert len(list(tmp_path.glob(".out.*"))) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.01)
-    with pytest.raises(UserError, match="not overwritten"), new_folder(tmp_path / "out", ""):
+    with pytest.raises(UserError, match="not overwritten"), new_folder(tmp_path / "out"):
         pytest.fail("a folder in the way")
     shutil.rmtree(tmp_path / "out")
-    with new_folder(tmp_path / "out", "") as place:
+    with new_folder(tmp_path / "out") as place:
         (place / "whole").write_text("2")
     assert sorted(one.name for one in tmp_path.iterdir()) == [".out.77.making", "out"]
     assert (theirs / "notes").read_text() == "mine"
 
 
 def test_nothing_is_left_of_a_new_folder_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "out", "") as place:
+    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "out") as place:
         (place / "there" / "half").write_text("1")
     assert not list(tmp_path.iterdir())

@@ -204,7 +204,12 @@ def test_volumes_come_back_on_their_own_grid_with_the_label_values_of_training(t
     volume(tmp_path / "scans" / "p2.nii", values[::-1], np.diag([1, 1, 2, 1]))
     cases = volumes.volumes_at(model, [tmp_path / "scans"])
     assert [case.files[0].name for case in cases] == ["p1.nii.gz", "p2.nii"]
-    areas = areas_of(model, predict_files(model, cases, tmp_path / "out", asked=Asked(batch=3)))
+    asked = Asked(batch=3, probabilities=True)
+    areas = areas_of(model, predict_files(model, cases, tmp_path / "out", asked=asked))
+    for number, name in enumerate(("0_air", "1_flesh")):
+        share = nibabel.load(tmp_path / "out" / "probabilities" / name / "p1.nii.gz")
+        assert (share.get_data_dtype(), share.affine.tolist()) == (np.float32, turned.tolist())
+        np.testing.assert_allclose(np.asarray(share.dataobj) > 0.5, (values == 220) == bool(number))
     found = nibabel.load(tmp_path / "out" / "nifti" / "p1.nii.gz")
     assert (found.affine == turned).all()
     assert (np.asarray(found.dataobj) == np.where(values == 220, 7, 0)).all()
@@ -223,6 +228,32 @@ def test_volumes_come_back_on_their_own_grid_with_the_label_values_of_training(t
     opened = volumes.open_case(model, cases[0].files)
     slices = torch.stack([opened.slice(number)[0] for number in range(opened.num_slices)])
     assert torch.equal(read.label_map, (slices.int() > 257 * 128).to(torch.int16))
+
+
+def test_probabilities_are_a_map_for_each_class_whose_strongest_is_the_label(tmp_path: Path, monkeypatch):
+    model, pixels = segmenter(monkeypatch), picture(20, 30).permute(1, 2, 0).numpy()
+    images = tmp_path / "in"
+    images.mkdir()
+    Image.fromarray(pixels).save(images / "plain.png")
+    geotiff(images / "lies.tif", picture(20, 30))
+    with torch.no_grad():  # so weak that no class is certain
+        model.task.head.linear.weight.mul_(0.05)
+    cases = images_at([images])
+    predict_files(model, cases, tmp_path / "out", asked=Asked(probabilities=True))
+    expected = (pixels / 255 * 2).transpose(2, 0, 1)
+    expected = np.exp(expected) / np.exp(expected).sum(axis=0)
+    for number, name in enumerate(model.class_names):
+        folder = tmp_path / "out" / "probabilities" / f"{number}_{name}"
+        assert sorted(file.name for file in folder.iterdir()) == ["lies.tif", "plain.png"]
+        with rasterio.open(folder / "lies.tif") as file:
+            assert (file.dtypes, file.transform.c) == (("float32",), 500000)
+            np.testing.assert_allclose(file.read(1), expected[number], atol=1e-4)
+        np.testing.assert_allclose(np.asarray(Image.open(folder / "plain.png")) / 255, expected[number], atol=0.5 / 255)
+    (folder / "plain.png").unlink()
+    predict_files(model, cases, tmp_path / "out", asked=Asked(probabilities=True))
+    assert (folder / "plain.png").is_file()  # looked at again: it is in no other file
+    with pytest.raises(UserError, match="no probability maps"):
+        predict_files(classifier(monkeypatch), cases, tmp_path / "classes", asked=Asked(probabilities=True))
 
 
 def test_classes_of_images_are_a_table_and_are_not_looked_at_twice(tmp_path: Path, monkeypatch):

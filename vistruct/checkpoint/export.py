@@ -9,8 +9,6 @@ backbone-plain          the ViT or any other backbone of ours: one safetensors f
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from vistruct.checkpoint.save import fsync_dir, write_json, write_text
 from vistruct.checkpoint.tensors import no_room, write_tensors
 from vistruct.checkpoint.verify import DTYPES, Verified, rounded, verify_backbone, verify_whole
 from vistruct.errors import UserError, closest
+from vistruct.files.owned import new_folder, refuse
 from vistruct.tasks.instruct import Instruct
 from vistruct.vlm.names import Layout
 
@@ -69,34 +68,26 @@ def export(
         raise UserError(f"no format {format!r}", fix=closest(format, get_args(Format)))
     if dtype not in DTYPES:
         raise UserError(f"no type {dtype!r}", fix=closest(dtype, DTYPES))
-    if out.exists() or out.is_symlink():
-        raise UserError("this exists already", where=out, fix="choose another --out")
+    refuse(out, "--out")
     task, card = load_model(source)
     only_backbone = format.startswith("backbone-")
     notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
     if adapters is not None:
         say(f"{len(merge_adapters(task, adapters))} adapters of {adapters} added into the weights")
-    partial = out.with_name(f".{out.name}.partial-export")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was cut short
     try:
-        partial.mkdir(parents=True)
-        say(f"writing {format}, {dtype}")
-        if only_backbone:
-            verified = _write_backbone(partial, task, card.values, format, dtype, max_bytes)
-        else:
-            layout: Layout = "original" if format == "original" else "transformers"
-            write_whole(partial, task, rounded(task.state_dict(), dtype), layout, dtype, max_bytes)
-            verified = verify_whole(partial, task, layout, dtype)
-        write_text(partial / "README.md", _card(source, card.values, format, dtype, verified, notes))
-        fsync_dir(partial)
-        if out.exists():
-            raise UserError("this came to be while the export was written", where=out, fix="choose another --out")
-        os.rename(partial, out)
+        with new_folder(out, "--out") as partial:
+            say(f"writing {format}, {dtype}")
+            if only_backbone:
+                verified = _write_backbone(partial, task, card.values, format, dtype, max_bytes)
+            else:
+                layout: Layout = "original" if format == "original" else "transformers"
+                write_whole(partial, task, rounded(task.state_dict(), dtype), layout, dtype, max_bytes)
+                verified = verify_whole(partial, task, layout, dtype)
+            write_text(partial / "README.md", _card(source, card.values, format, dtype, verified, notes))
+            fsync_dir(partial)
         fsync_dir(out.parent)
     except OSError as error:
         raise no_room(error, out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     say(verified.line())
     for note in notes:
         say(f"note: {note}")

@@ -46,8 +46,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         kept[name] = tensor.detach().contiguous() if whole else tensor.detach().clone().contiguous()
     try:
+        path.touch()  # with the rights that files have here: the library's own are for nobody else
+        rights = path.stat().st_mode
         # One entry only: the library writes several in random order, and equal tensors should be equal files.
         save_file(kept, path, metadata={"aliases": json.dumps(aliases)} if aliases else {"format": "pt"})
+        path.chmod(rights)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
         return sha256(path)

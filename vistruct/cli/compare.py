@@ -19,15 +19,17 @@ def command(
     other_data: Annotated[
         bool, typer.Option("--other-data", help="Compare although they were measured on different data.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("compare.html"),
+    out: Annotated[Path | None, typer.Option(help="Where the report goes; by default compare.html here.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
     """Compare two runs: numbers with their differences, what differs in how they were made, class by class."""
+    from vistruct.files.owned import single_file
     from vistruct.study.compare import compare
     from vistruct.study.compare_report import write_comparison
 
+    target = single_file(out, Path("compare.html"))
     found = compare(a, b, other_data=other_data)
-    path = write_comparison(out, found)
+    path = write_comparison(target, found)
     if json:
         as_json({**found.as_json(), "report": path})
         return

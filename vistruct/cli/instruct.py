@@ -48,13 +48,18 @@ def command(
     that cover it. The side of a crop is 1.5 to 3 times the median object side unless --crop-size says
     otherwise.
     """
-    from vistruct.data.instructions.write import write_control, write_instructions
+    from vistruct.data.instructions.write import FILE, write_control, write_instructions
+    from vistruct.files.owned import Owned, free
     from vistruct.progress import tracking
 
     asked = {"reading": reading, "split": split, "questions": questions, "families": family, "always": always}
     chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults
     if crop_size is not None:
         chosen["crop_size"] = sides(crop_size)
+    if control is not None:
+        if control.resolve() == out.resolve():
+            raise UserError("two data sets in one folder", where=f"--control {control}", fix=f"--control {free(out)}")
+        Owned(control, "instruct").check([control / FILE])
     with ExitStack() as bar:
         shows: list[Any] = []  # the bar, once the number of pictures is known
 

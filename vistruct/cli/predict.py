@@ -47,6 +47,10 @@ def command(
             "isaid. Volumes: nifti. Or all.",
         ),
     ] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Classes of pixels and volumes: a probability map of each class too."),
+    ] = False,
     window: Annotated[
         int | None, typer.Option(min=1, metavar="PX", help="Tiles (windows) to cut into; by default as in training.")
     ] = None,
@@ -90,7 +94,7 @@ def command(
     if together:
         pictures = tuple(picture for case in cases for picture in case.pictures)
         cases = [Case(pictures=pictures, name=", ".join(case.name for case in cases))]
-    asked = Asked(question=ask, batch=batch, min_score=min_score)
+    asked = Asked(question=ask, batch=batch, min_score=min_score, probabilities=probabilities)
     target = out if out is not None else run / "predictions"
     found = predict_files(model, cases, target, formats=() if format is None else (format,), asked=asked)
     what = "pairs" if pairs else model.kind.what

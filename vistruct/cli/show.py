@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from vistruct.cli.groups import grouped
 from vistruct.cli.output import made, note
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError, closest
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @grouped
@@ -28,20 +31,25 @@ def command(
 ) -> None:
     """Draw samples as a model gets them: boxes and label maps on images, pairs and conversations in rows; of volumes
     the slices of one case."""
+    from PIL import Image
+
+    from vistruct.files.owned import single_file
     from vistruct.ops.seeds import derive
     from vistruct.pictures.objects import contact_sheet
     from vistruct.pictures.samples import columns_for, draw_case, draw_one, is_volume
 
+    target = single_file(out, Path(f"show-{path.resolve().stem}.png"))
+    kind = Image.registered_extensions().get(target.suffix.lower())
+    if kind is None:
+        raise UserError("no kind of picture ends like this", where=target, fix=f"--out {target.with_suffix('.png')}")
     dataset = data_of(path, reading, values, tile=tile, split=split, task=task).build()
     if len(dataset) == 0:
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
         raise UserError(f"there are {len(dataset)} samples", where=f"--start {start}", fix="a smaller --start")
-    target = out if out is not None else Path(f"show-{path.resolve().stem}.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
     if is_volume(dataset):
         case = dataset.records[start or 0].image_id
-        contact_sheet([draw_case(dataset, case, count, seed=seed)], 1, [case]).save(target)
+        _save(contact_sheet([draw_case(dataset, case, count, seed=seed)], 1, [case]), target, kind)
         cases = len({record.image_id for record in dataset.records})
         note(f"slices of {case}, one of {cases} volumes; --start chooses another by the number of one of its slices")
         made(target)
@@ -52,9 +60,21 @@ def command(
     samples = [dataset.sample(index, derive(seed, 0, index)) for index in indices]
     pictures = [draw_one(sample, dataset) for sample in samples]
     captions = [f"{index}: {sample.id}" for index, sample in zip(indices, samples, strict=True)]
-    contact_sheet(pictures, columns_for(samples), captions).save(target)
+    _save(contact_sheet(pictures, columns_for(samples), captions), target, kind)
     note(f"{count} of {len(dataset)} samples")
     made(target)
+
+
+def _save(picture: Image.Image, target: Path, kind: str) -> None:
+    """With our mark, by which it may be replaced."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from vistruct.files.whole import whole_file
+
+    mark = PngInfo()
+    mark.add_text("Software", "vistruct")
+    with whole_file(target) as place:
+        picture.save(place, format=kind, pnginfo=mark, comment="made by vistruct")
 
 
 def data_of(

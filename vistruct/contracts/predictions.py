@@ -60,6 +60,7 @@ class MapPrediction:
     label_map: Tensor  # int16[H, W], indices into class_names
     class_names: tuple[str, ...]
     confidence: Tensor | None = None  # uint8[H, W], 255 times the probability of that class; None: not asked for
+    probabilities: Tensor | None = None  # float32[K, H, W] of all classes; None: not asked for
     window_xyxy: tuple[int, int, int, int] | None = None  # the part of the whole image that this is; None: all of it
 
 
@@ -72,6 +73,7 @@ class VolumePrediction:
     label_map: Tensor  # int16[S, H, W], indices into class_names
     class_names: tuple[str, ...]
     spacing_mm: tuple[float, float, float]  # from slice to slice, row to row and column to column
+    probabilities: Tensor | None = None  # float32[K, S, H, W] of all classes; None: not asked for
 
 
 @dataclass(frozen=True, kw_only=True)

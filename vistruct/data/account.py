@@ -68,10 +68,10 @@ def check_left_out(accounts: Iterable[Account], max_left_out: float) -> None:
             more = f", {total - number} for other reasons" if total > number else ""
             to_hold = f"--set task.max_tokens={account.longest_row} holds the longest row"
             to_list = f"`vistruct check {account.annotation}` lists them"
-            without = f"to train without them: --set max_left_out={math.ceil(account.share_left_out * 1000) / 1000}"
+            without = f"; to train without them: --set max_left_out={math.ceil(account.share_left_out * 1000) / 1000}"
             raise UserError(
                 f"{account.name or account.annotation.name}: {total:,} of {account.asked:,} lines cannot be used "
                 f"(limit {100 * max_left_out:.4g} %): {number:,} x {reason}{more}",
                 where=account.annotation.parent / left_out.examples[reason][0],
-                fix=f"{to_hold if account.longest_row else to_list}; {without}",
+                fix=(to_hold if account.longest_row else to_list) + (without if account.used else ""),
             )

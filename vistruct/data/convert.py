@@ -6,7 +6,6 @@ What a format has no room for is said by its `Writer`. Objects that would become
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from vistruct.data.formats.format import Writer
 from vistruct.data.formats.read import read
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
 from vistruct.errors import UserError, closest
+from vistruct.files.owned import new_folder, refuse
 from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
 
@@ -71,8 +71,7 @@ def convert(
     """
     out = Path(out)
     form = writer(to)
-    if out.exists() or out.is_symlink():
-        raise UserError("this is there already, and is not overwritten", where=out, fix="name a new folder")
+    refuse(out)
     part = boxes_at(path, reading, AS_THEY_ARE, split=split)
     walked, report = read(path, "boxes", format=part.format, ask=part.ask())
     records, class_names = walked.records, walked.class_names
@@ -85,17 +84,10 @@ def convert(
         for label, name in enumerate(class_names):
             if label not in used:
                 lost.note(CLASS_LOST, name, "repaired")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.mkdir()
+    with new_folder(out) as unfinished:
         lost.merge(form.write(unfinished, records, class_names))
         if pictures != "none":
             _bring_images(records, unfinished / form.images, pictures)
-        os.rename(unfinished, out)
-    except BaseException:  # also an interrupt: leave no half data set behind
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     objects = sum(len(record.objects) for record in records)
     return Conversion(path=out, images=len(records), objects=objects, read=report, lost=lost)
 

@@ -17,6 +17,7 @@ from vistruct.engine.environment import describe
 from vistruct.engine.trainable import Plan
 from vistruct.errors import UserError
 from vistruct.files.in_use import in_use, is_empty
+from vistruct.files.owned import free
 
 # What may differ between the run that began and the run that goes on: none of it touches the weights, but for rounding
 # where a batch is cut otherwise. That has to be possible: a run may go on with fewer devices. So may what is done about
@@ -56,8 +57,13 @@ def open_run_dir(run: Run, out_dir: Path, ranks: Ranks) -> Generator[None]:
 
 def _enter(run: Run, out_dir: Path) -> None:
     file = out_dir / "run.yaml"
-    if file.exists():
-        differences = changed(read_run(file), run)
+    before = read_run(file) if file.exists() else None
+    if before is not None:
+        differences = changed(before, run)
+        is_ours = (out_dir / "env.json").exists()
+        if not is_ours and before != run:
+            what = "a run.yaml of another run, which no training wrote"
+            raise UserError(what, where=file, fix=f"--out {free(out_dir)}")
         if differences and (out_dir / "data.json").exists():  # else it never got beyond reading its data
             shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
             raise UserError(
@@ -66,10 +72,11 @@ def _enter(run: Run, out_dir: Path) -> None:
                 fix=f"choose another --out, or go on with that run: vistruct train -c {file} --out {out_dir}",
             )
     elif not is_empty(out_dir):
-        raise UserError("not empty, and not a run directory", where=out_dir, fix="choose a new or empty --out")
+        raise UserError("not empty, and not a run directory", where=out_dir, fix=f"--out {free(out_dir)}")
     for orphan in out_dir.rglob(".*.partial"):  # of a start that was killed
         orphan.unlink()
-    write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
+    if before != run:  # else it may have remarks of its own
+        write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
 
 
 def note_data(train: Mapping[str, DataInfo], evals: Mapping[str, DataInfo], out_dir: Path, ranks: Ranks) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from vistruct.errors import UserError
+from vistruct.files.owned import new_folder, refuse
 
 MAX_BYTES = 2 * 2**40  # unpacked, all members together
 MAX_RATIO = 100.0  # unpacked bytes to packed ones; images reach 1, text 20, empty masks several hundred
@@ -67,8 +68,7 @@ def unpack(archive: Path, to: Path, *, max_bytes: int = MAX_BYTES, max_ratio: fl
     Raises:
         UserError: no archive, a damaged or dangerous one, no room, or the folder is in use.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError("this folder is in use", where=to, fix="name a new one")
+    refuse(to, or_empty=True)
     with _opened(archive) as (reader, listed):
         members = _checked(listed, archive, max_bytes, max_ratio)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +76,9 @@ def unpack(archive: Path, to: Path, *, max_bytes: int = MAX_BYTES, max_ratio: fl
         if num_bytes > free:
             what = f"{_gib(num_bytes)} unpacked, but {_gib(free)} are free"
             raise UserError(what, where=to.parent, fix="make room, or choose another disk")
-        staging = to.with_name(f".{to.name}.unpacking")
-        shutil.rmtree(staging, ignore_errors=True)  # of an unpacking that was killed
-        staging.mkdir()
-        try:
+        with new_folder(to, or_empty=True) as staging:
             for member in sorted(members, key=lambda m: m.target != ""):  # what links stand for comes first
                 _write(reader, member, staging)
-            staging.rename(to)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     return [to / member.name for member in members]
 
 

@@ -185,16 +185,17 @@ def write_geotiff(
     palette: Sequence[RGB] | None = None,
     *,
     size_hw: tuple[int, int] | None = None,
-    num_classes: int = _MOST_IN_BYTE,
+    num_classes: int | None = _MOST_IN_BYTE,
 ) -> None:
-    """Write classes as a GeoTIFF, complete or not at all; strips need memory for a few rows of tiles only.
+    """Write classes (or shares) as a GeoTIFF, complete or not at all; strips need memory for a few rows of tiles only.
 
     Args:
         labels: int[H, W], a class or IGNORED; or strips of it, (first row, int[h, W]), from top to bottom.
         profile: where it lies; None: nowhere.
         palette: a colour for each class, for programs that show maps; only where they fit into a byte.
         size_hw: of the whole, for strips.
-        num_classes: up to 255 are written as bytes with 255 for IGNORED, more as 16 bits with 65535.
+        num_classes: up to 255 are written as bytes with 255 for IGNORED, more as 16 bits with 65535; None: these are no
+            classes, and are written as float32.
 
     Raises:
         ValueError: strips without a size, a class that there is no room for, or rows that nothing was written to.
@@ -209,7 +210,9 @@ def write_geotiff(
     else:
         strips = labels
     height, width = size_hw
-    number_type, nodata = (np.uint8, 255) if num_classes <= _MOST_IN_BYTE else (np.uint16, 65535)
+    number_type, nodata = (np.uint8, 255) if (num_classes or 0) <= _MOST_IN_BYTE else (np.uint16, 65535)
+    if num_classes is None:
+        number_type, nodata = np.float32, None
     settings: dict[str, Any] = {
         "driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": number_type, "nodata": nodata,
         "compress": "deflate", "BIGTIFF": "IF_SAFER",
@@ -234,10 +237,11 @@ def write_geotiff(
                 file.write_colormap(1, colours | {nodata: (0, 0, 0, 0)})
             for y0, strip in strips:
                 rows = strip.detach().cpu().numpy() if isinstance(strip, Tensor) else strip
-                if rows.max(initial=0) >= num_classes or rows.min(initial=0) < IGNORED:
+                if num_classes is not None and (rows.max(initial=0) >= num_classes or rows.min(initial=0) < IGNORED):
                     raise ValueError(f"classes {rows.min()} to {rows.max()} where there are {num_classes}")
                 window = rasterio.windows.Window(0, y0, width, len(rows))
-                file.write(np.where(rows < 0, nodata, rows).astype(number_type), 1, window=window)
+                file.write((rows if nodata is None else np.where(rows < 0, nodata, rows)).astype(number_type), 1,
+                           window=window)  # fmt: skip
                 written += len(rows)
             if written != height:
                 raise ValueError(f"{written} of {height} rows were written")

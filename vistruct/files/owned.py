@@ -12,7 +12,6 @@ done outside of `making`, which the next start empties. One process at a time wr
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -24,12 +23,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from vistruct.errors import UserError
+from vistruct.files.in_use import check_free, in_use, is_empty
 
 HOME = ".vistruct"
 _HEAD = json.dumps({"vistruct": "files that it wrote here", "format": 1})
 MOST_OF_NAME, MOST_OF_PATH = 255, 4000  # bytes that disks take, room for names of unfinished files kept
 _LONGEST = 200  # bytes of a name of ours; endings come on top
-MARKS = (b'name="generator" content="vistruct"', b"Software\0vistruct")  # of a page, of a PNG
+MARKS = (b'name="generator" content="vistruct"', b"Software\0vistruct", b"made by vistruct")  # a page, a PNG, a JPEG
 
 
 class Owned:
@@ -99,11 +99,7 @@ class Owned:
         Raises:
             UserError: another process writes into it.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
-        with self.list.open("ab") as self.file:
-            if not locked(self.file):
-                fix = f"wait for it, or --out {free(self.folder)}"
-                raise UserError("another process writes into this folder now", where=self.folder, fix=fix)
+        with in_use(self.home, f"`vistruct {self.by}` writes into this folder"), self.list.open("ab") as self.file:
             try:
                 if self.file.tell() == 0:
                     self._note(_HEAD)
@@ -172,41 +168,47 @@ def inside(name: str) -> Path:
 
 
 @contextmanager
-def new_folder(out: Path, fix: str) -> Generator[Path]:
+def new_folder(out: Path, flag: str = "", *, or_empty: bool = False) -> Generator[Path]:
     """Where to write a folder that is there whole or not at all, and never takes the place of another.
 
     Args:
-        fix: what to do where there is something.
+        flag: what the name is given by.
+        or_empty: an empty folder is as good as none.
 
     Raises:
-        UserError: there is something already, or its name is too long.
+        UserError: as `refuse`.
     """
-    _refuse(out, fix)
+    refuse(out, flag, or_empty=or_empty)
     out.parent.mkdir(parents=True, exist_ok=True)
     start, end = f".{out.name[:40]}.", ".making"
     for other in list(out.parent.iterdir()):
         if other.name.startswith(start) and other.name.endswith(end) and other.is_dir():
             _sweep(other)
     work = out.parent / f"{start}{os.getpid()}{end}"
-    work.mkdir()
     try:
-        with (work / HOME).open("xb") as file:
-            locked(file)
-            file.write(_HEAD.encode())
-            file.flush()
+        with in_use(work, "a folder is being made"):
+            (work / HOME).write_text(_HEAD)
             made = work / "made"
             made.mkdir()
             yield made
-            _refuse(out, fix)
+            refuse(out, flag, or_empty=or_empty)
             os.rename(made, out)
     finally:
         _remove(work)
 
 
-def _refuse(out: Path, fix: str) -> None:
+def refuse(out: Path, flag: str = "", *, or_empty: bool = False) -> None:
+    """
+    Args:
+        or_empty: an empty folder is as good as none.
+
+    Raises:
+        UserError: there is something of this name, or it is too long.
+    """
     _short_enough(out)
-    if os.path.lexists(out) and (not out.is_dir() or out.is_symlink() or any(out.iterdir())):
-        raise UserError("this is there already, and is not overwritten", where=out, fix=fix)
+    if os.path.lexists(out) and not (or_empty and out.is_dir() and not out.is_symlink() and is_empty(out)):
+        fix = f"name a new folder: {flag} {free(out)}"
+        raise UserError("this exists already, and is not overwritten", where=out, fix=fix)
 
 
 def _short_enough(path: Path) -> None:
@@ -224,8 +226,9 @@ def _sweep(work: Path) -> None:
     with contextlib.suppress(OSError):
         work.rmdir()  # killed before it could make its mark
         return
-    with contextlib.suppress(OSError), (work / HOME).open("rb+") as file:
-        if file.read() == _HEAD.encode() and locked(file):
+    with contextlib.suppress(OSError, UserError):
+        check_free(work)
+        if (work / HOME).read_text() == _HEAD:
             shutil.rmtree(work)
 
 
@@ -240,13 +243,14 @@ def single_file(out: Path | None, usual: Path) -> Path:
         UserError: the file that was asked for is there and not ours.
     """
     if out is None:
-        return usual if _is_free(usual) else free(usual)
-    if not _is_free(out):
+        return next(one for one in itertools.chain([usual], _numbered(usual)) if is_free(one))
+    if not is_free(out):
         raise UserError("a file that vistruct did not write is there", where=out, fix=f"--out {free(out)}")
     return out
 
 
-def _is_free(file: Path) -> bool:
+def is_free(file: Path) -> bool:
+    """Whether nothing is there, or a picture or page of ours."""
     try:
         with file.open("rb") as stream:
             head = stream.read(4096)
@@ -259,20 +263,12 @@ def _is_free(file: Path) -> bool:
 
 def free(path: Path) -> Path:
     """`path` with the first number that makes it a name of nothing."""
+    return next(one for one in _numbered(path) if not os.path.lexists(one))
+
+
+def _numbered(path: Path) -> Iterator[Path]:
     start, end = (path.stem, path.suffix) if path.name.strip(".") else ("results", "")
-    numbered = (path.parent / f"{start}-{number}{end}" for number in itertools.count(2))
-    return next(one for one in numbered if not os.path.lexists(one))
-
-
-def locked(file: IO[Any]) -> bool:
-    """Lock an open file against other processes, as long as it is open; False: another one has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a disk without locks
-        pass
-    return True
+    return (path.parent / f"{start}-{number}{end}" for number in itertools.count(2))
 
 
 def _listed(folder: Path, by: str | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -286,7 +282,7 @@ def _listed(folder: Path, by: str | None = None) -> dict[str, list[dict[str, Any
     try:
         text = (home / "wrote").read_text("utf-8", "replace")
     except FileNotFoundError:
-        text = "?" if os.path.lexists(home) and not (home.is_dir() and not any(home.iterdir())) else ""
+        text = "?" if os.path.lexists(home) and not (home.is_dir() and is_empty(home)) else ""
     except (NotADirectoryError, IsADirectoryError):
         text = "?"
     head, *lines = text.split("\n")

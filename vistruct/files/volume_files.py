@@ -261,34 +261,44 @@ def write_label_volume(
         UserError: another number of slices, or of another size; a pixel of no class where the coding has no value
             for it; an ending that is no NIfTI's.
     """
-    import nibabel
-
-    if not is_nifti(out):
-        raise UserError("volumes are written as .nii or .nii.gz", where=out, fix=f"{out.stem}.nii.gz")
     volume = open_volume(like, axis)
     planes = [coding.encode(label_map) for label_map in label_maps]
     if len(planes) != volume.grid.num_slices or any(plane.shape != volume.grid.size_hw for plane in planes):
         sizes = " and ".join(sorted({" x ".join(map(str, plane.shape)) for plane in planes})) or "nothing"
         what = f"{len(planes)} slices of {sizes} for a volume of {volume.grid.stack_shape}"
         raise UserError(what, where=out, fix="predict every slice of this file")
-    array = volume.grid.unstacked(np.stack(planes))
+    stack = np.stack(planes)
     values = coding.values if coding.values is not None else range(len(coding.classes))
     largest, smallest = max(*values, *coding.ignored[:1], 0), min(*values, 0)
-    least = np.result_type(array.dtype, np.min_scalar_type(largest))
+    type_ = np.result_type(stack.dtype, np.min_scalar_type(largest))
     if isinstance(volume, Nifti):
         own = volume.image.get_data_dtype()
         holds = own.kind in "iu" and np.iinfo(own).min <= smallest and largest <= np.iinfo(own).max
-        type_ = own if holds else least
-        header = volume.image.header.copy()
+        type_ = own if holds else type_
+    write_volume(out, stack, volume, type_)
+
+
+def write_volume(out: Path, stack: np.ndarray, like: Volume, type_: Any = np.float32) -> None:
+    """Write number[S, H, W] as NIfTI on the grid of a volume, in voxels of a type.
+
+    Raises:
+        UserError: an ending that is no NIfTI's.
+    """
+    import nibabel
+
+    if not is_nifti(out):
+        raise UserError("volumes are written as .nii or .nii.gz", where=out, fix=f"{out.stem}.nii.gz")
+    array = np.asarray(like.grid.unstacked(stack), type_)
+    if isinstance(like, Nifti):
+        header = like.image.header.copy()
         header.set_slope_inter(1, 0)
         header.set_data_dtype(type_)
         header["cal_min"] = header["cal_max"] = 0  # of the image's own values
-        whole = volume.image.shape
+        whole = like.image.shape
         shape = whole if max(whole[3:], default=1) == 1 else whole[:3]
-        array = np.ascontiguousarray(array).astype(type_).reshape(shape)
-        image = type(volume.image)(array, volume.image.affine, header)  # keeps sform and qform as they are
+        image = type(like.image)(array.reshape(shape), like.image.affine, header)  # keeps sform and qform as they are
     else:
-        image = nibabel.Nifti1Image(np.ascontiguousarray(array).astype(least), volume.grid.affine)
+        image = nibabel.Nifti1Image(array, like.grid.affine)
         image.header.set_xyzt_units("mm")
     out.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, out)

@@ -101,6 +101,8 @@ class _Work:
         self.model, self.cases, self.owned, self.asked = model, cases, owned, asked
         check_asked(model.kind, model, cases, asked)
         self.chosen = chosen_formats(model.kind, formats, cases, model.class_names)
+        if asked.probabilities and model.kind.probabilities is not None:
+            self.chosen += model.kind.probabilities(model.class_names)
         self.each = [format for format in self.chosen if isinstance(format, EachFile)]
         self.parts = Parts(owned.home / "parts", settings(model, asked))
         self.places: dict[str, dict[str, Path]] = {case.name: {} for case in cases}  # by case and format

@@ -44,6 +44,7 @@ class Asked:
     question: str | None = None  # for a model that answers
     batch: int = 8  # windows, slices, images or questions in one pass
     min_score: float = 0.3  # detections below are kept and not drawn
+    probabilities: bool = False  # of pixels and voxels: those of all classes are kept
     quiet: bool = True  # no bar for a single large image
     scratch: Path | None = None  # folder for what is too large for memory; None: it stays there
 
@@ -115,6 +116,7 @@ class Kind:
     unpack: Callable[[Model, Case, Values, Mapping[str, Path]], Any]  # back, from that and the case's files by format
     tell: Callable[[Model, Sequence[Done]], Told]  # in sum
     formats: tuple[EachFile | OneFile, ...] = ()
+    probabilities: Callable[[Sequence[str]], list[EachFile]] | None = None  # formats of theirs, by class; None: none
     draw: Callable[[Sequence[Any], Sample, Sequence[RGB] | None], Image.Image] | None = None  # with a sample's truth
     cases: Callable[[Model, Sequence[Path]], list[Case]] = _images  # what there is to look at in files and folders
     check: Callable[[Model, Sequence[Case], Asked], None] = _ready  # UserError before any work
@@ -160,6 +162,9 @@ def check_asked(kind: Kind, model: Model, cases: Sequence[Case], asked: Asked) -
     if asked.question is not None and not kind.has_questions:
         fix = f"ask a model trained with vitp.pretrain, or leave the question out for {kind.name}"
         raise UserError("this model has no language to answer with", where=model.card.path, fix=fix)
+    if asked.probabilities and kind.probabilities is None:
+        what = f"a model of {kind.name} gives no probability maps"
+        raise UserError(what, where="--probabilities", fix="leave it out; scores are in the usual files")
     kind.check(model, cases, asked)
 
 

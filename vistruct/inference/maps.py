@@ -45,6 +45,7 @@ from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import num_windows_of, rows_of
+from vistruct.inference.probabilities import by_class, space_for
 from vistruct.inference.scenes import GEOTIFF, Case, overview
 from vistruct.progress import tracking
 
@@ -82,18 +83,22 @@ def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
             label_map = np.memmap(file, np.int16, "w+", shape=(height, width))
     else:
         label_map, confidence = np.zeros((height, width), np.int16), torch.zeros(height, width, dtype=torch.uint8)
+    probabilities = space_for((len(model.class_names), height, width), asked)
     total = num_windows_of(model, scene.size_hw)
     with tracking(f"  {case.name}", done=0, total=total, quiet=asked.quiet or total < 4 * asked.batch) as show:
         for rows in rows_of(model, scene, batch=asked.batch, show=lambda done: show(done, "windows")):
             label_map[rows.y0 : rows.y1] = rows.label_map.numpy()
             if confidence is not None:
                 confidence[rows.y0 : rows.y1] = rows.confidence
+            if probabilities is not None:
+                probabilities[:, rows.y0 : rows.y1] = rows.probabilities.float().cpu().numpy()
     return MapPrediction(
         id=case.name,
         image_id=case.name,
         label_map=torch.from_numpy(label_map),
         class_names=model.class_names,
         confidence=confidence,
+        probabilities=None if probabilities is None else torch.from_numpy(probabilities),
     )
 
 
@@ -184,6 +189,23 @@ def _write_geotiff(model: Model, case: Case, found: MapPrediction, file: Path, a
     write_geotiff(file, strips, profile, model.palette, size_hw=label_map.shape, num_classes=count)
 
 
+def _write_probability(number: int, model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+    assert found.probabilities is not None  # see `EachFile.is_kept`
+    values = found.probabilities[number].numpy()
+    if file.suffix == ".png":
+        write_png(file, ((255 * strip + 0.5).astype(np.uint8) for strip in _strips(values)), values.shape)
+        return
+    from vistruct.files.geo import write_geotiff
+
+    strips = ((at * _ROWS, strip) for at, strip in enumerate(_strips(values)))
+    write_geotiff(file, strips, _on_map(case.files[-1]), size_hw=values.shape, num_classes=None)
+
+
+def _probability_files(cases: Sequence[Case], _: bool) -> dict[str, Path]:
+    """GeoTIFF of images that lie on the map, PNG of others."""
+    return own_files(".png", _stem, cases) | _geotiffs(cases, False)
+
+
 def _check_geotiff(cases: Sequence[Case], class_names: Sequence[str]) -> None:
     if importlib.util.find_spec("rasterio") is None:
         raise UserError("writing GeoTIFF needs rasterio", where="--format geotiff", fix='pip install "vistruct[geo]"')
@@ -262,6 +284,7 @@ MAPS = Kind(
     seen_in=lambda config, views: config.model_copy(update={"views": views}),
     metrics=lambda task: ("pixels",),
     of_slices="volumes",
+    probabilities=partial(by_class, _probability_files, _write_probability),
     formats=(
         EachFile(name="png", folder="labels", files=_named(".png"), write=_write_numbers, use="always", is_kept=True),
         EachFile(name="color", folder="colour", files=_named(".png"), write=_write_colours, use="usual"),

@@ -30,6 +30,7 @@ class Rows:
     y1: int
     label_map: Tensor  # int16[y1 - y0, W], on the CPU
     confidence: Tensor  # uint8[y1 - y0, W], 255 times the probability of that class
+    probabilities: Tensor  # float[K, y1 - y0, W], where the model is
 
 
 def windows_for(model: Model, size_hw: tuple[int, int], batch: int = 8) -> tuple[Slide | None, tuple[int, int]]:
@@ -119,4 +120,5 @@ def _rows(y0: int, probabilities: Tensor) -> Rows:
         y1=y0 + len(label_map),
         label_map=label_map.to(torch.int16).cpu(),
         confidence=(255 * confidence).round().to(torch.uint8).cpu(),
+        probabilities=probabilities,
     )

@@ -25,13 +25,21 @@ from vistruct.data.formats.volumes.series import series_below
 from vistruct.data.input import Slices
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
-from vistruct.files.volume_files import is_volume, label_values, num_channels, open_volume, write_label_volume
+from vistruct.files.volume_files import (
+    is_volume,
+    label_values,
+    num_channels,
+    open_volume,
+    write_label_volume,
+    write_volume,
+)
 from vistruct.files.volume_names import channel_path, is_volume_file, stem
 from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, EachFile, Kind, OneFile, Values
 from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, write_areas
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import open_case, slices_of
+from vistruct.inference.probabilities import by_class, space_for
 from vistruct.inference.scenes import Case
 from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
@@ -49,16 +57,20 @@ def _found(model: Model, case: Case, asked: Asked) -> VolumePrediction:
         raise case.fault
     volume = open_case(model, _paths(case))
     label_map = np.zeros((volume.num_slices, *volume.size_hw), np.int16)
+    probabilities = space_for((len(model.class_names), *label_map.shape), asked)
     with tracking(f"  {case.name}", done=0, total=volume.num_slices, quiet=asked.quiet) as show:
         slices = slices_of(model, volume, batch=asked.batch, show=lambda done: show(done, "slices"))
         for number, rows in enumerate(slices):
             label_map[number] = rows.label_map.numpy()
+            if probabilities is not None:
+                probabilities[:, number] = rows.probabilities.float().cpu().numpy()
     return VolumePrediction(
         id=case.name,
         image_id=case.name,
         label_map=torch.from_numpy(label_map),
         class_names=model.class_names,
         spacing_mm=volume.spacing,
+        probabilities=None if probabilities is None else torch.from_numpy(probabilities),
     )
 
 
@@ -197,6 +209,13 @@ def _write_nifti(model: Model, case: Case, found: VolumePrediction, file: Path, 
     write_label_volume(file, found.label_map.numpy(), _paths(case)[0], coding_of(model), shown(model).axis)
 
 
+def _write_probability(
+    number: int, model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked
+) -> None:
+    assert found.probabilities is not None  # see `EachFile.is_kept`
+    write_volume(file, found.probabilities[number].numpy(), open_volume(_paths(case)[0], shown(model).axis))
+
+
 def _write_picture(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
     from vistruct.pictures.volume import draw_volume
 
@@ -225,6 +244,7 @@ VOLUMES = Kind(
     check=_check,
     what="volumes",
     windows="shown",
+    probabilities=partial(by_class, partial(own_files, ".nii.gz", _stem), _write_probability),
     seen_in=MAPS.seen_in,
     metrics=lambda task: ("volumes_overlap",),
     formats=(

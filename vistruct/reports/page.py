@@ -11,7 +11,6 @@ import datetime
 import html
 import io
 import math
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import vistruct
+from vistruct.files.owned import single_file
+from vistruct.files.text import write_text
+from vistruct.progress import notice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,6 +142,7 @@ class Report:
         when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="generator" content="vistruct">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{_escape(self.title)}</title><style>\n{STYLE.read_text()}</style></head>\n"
             f"<body><main><header><h1>{_escape(self.title)}</h1>{subtitle}</header>\n"
@@ -148,12 +151,12 @@ class Report:
         )
 
     def write(self, path: Path) -> Path:
-        """Write the page, whole or not at all; gives back the path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".tmp")
-        fresh.write_text(self.to_html(), encoding="utf-8")
-        os.replace(fresh, path)
-        return path
+        """Write the page, whole or not at all; gives back the path: where somebody has a file, another one."""
+        place = single_file(None, path)
+        if place != path:
+            notice(f"{path} is not ours and stays; the report is {place}")
+        write_text(place, [self.to_html()])
+        return place
 
 
 def house_style() -> Any:

@@ -12,6 +12,7 @@ from vistruct.config import Run, run_from_dict
 from vistruct.data.loading.parallel import cores
 from vistruct.errors import UserError
 from vistruct.files.in_use import in_use, is_empty
+from vistruct.files.owned import free
 from vistruct.study.display import Display
 from vistruct.study.few_labels import probe_jobs
 from vistruct.study.jobs import Job, run_jobs
@@ -88,14 +89,18 @@ def _run(
 
 def _enter(study: Study, out: Path) -> None:
     file = out / "study.yaml"
-    if file.exists():
-        before = read_study(file)
+    before = read_study(file) if file.exists() else None
+    if before is not None:
         if before.recipe != study.recipe:
             what = f"this directory holds a study of {before.recipe!r}"
-            raise UserError(what, where=out, fix="choose another --out")
+            raise UserError(what, where=out, fix=f"--out {free(out)}")
+        if before != study and not (out / "jobs").is_dir():
+            what = "a study.yaml of another study, which no study wrote"
+            raise UserError(what, where=file, fix=f"--out {free(out)}")
     elif not is_empty(out):
-        raise UserError("not empty, and not a study", where=out, fix="choose a new or empty --out")
-    write_text(file, study_to_yaml(study))
+        raise UserError("not empty, and not a study", where=out, fix=f"--out {free(out)}")
+    if before != study:  # else it may have remarks of its own
+        write_text(file, study_to_yaml(study))
 
 
 def accelerators() -> list[str]:

@@ -271,7 +271,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path, opti
 
     def files(name: str, seed: int) -> dict[str, bytes]:
         write_instructions(source, tmp_path / name, seed=seed, **options)
-        found = (tmp_path / name).rglob("*")
+        found = [p for p in (tmp_path / name).rglob("*") if ".vistruct" not in p.parts]
         return {p.relative_to(tmp_path / name).as_posix(): p.read_bytes() for p in found if p.is_file()}
 
     first = files("a", 0)
@@ -359,3 +359,24 @@ def test_the_command_prints_the_table_and_last_the_path(tmp_path, capsys):
     assert lines[-1] == str(tmp_path / "out" / "instructions.jsonl")
     assert any("describe_box" in line and "%" in line for line in lines)
     assert "crops of 60 px" in lines[-2]
+
+
+def test_only_its_own_instructions_are_replaced(tmp_path: Path) -> None:
+    source, out = data_set(tmp_path / "data", EDGES), tmp_path / "out"
+    write_instructions(source, out, crops=9)
+    (out / "images" / "mine.jpg").write_bytes(b"mine")
+    (out / "labels.json").write_bytes(b"mine")
+    again = write_instructions(source, out, crops=3, seed=1)
+    named = {json.loads(line)["image"] for line in again.path.read_text().splitlines()}
+    assert {f"images/{one.name}" for one in (out / "images").iterdir()} == named | {"images/mine.jpg"}
+    assert (out / "labels.json").read_bytes() == b"mine"
+    again.path.write_text("corrected by hand\n")
+    with pytest.raises(UserError, match="would be overwritten"):
+        write_instructions(source, out)
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    (other / "images" / "000001.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="would be overwritten"):
+        write_instructions(source, other, crops=3)
+    assert again.path.read_text() == "corrected by hand\n"
+    assert [one.name for one in other.rglob("*")] == ["images", "000001.jpg"]

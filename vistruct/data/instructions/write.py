@@ -26,9 +26,11 @@ from vistruct.data.instructions.view import turn_image, view
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
 from vistruct.errors import UserError, closest
 from vistruct.files.images import read_image
+from vistruct.files.owned import Owned
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 
+FILE = "instructions.jsonl"
 SILENT = "picture left out: nothing could be asked about it"
 
 
@@ -116,8 +118,35 @@ def write_instructions(
     folder = out / "images"
     _keep_apart(records, folder)
     plan, side = _plan(records, crops, crop_size, seed, report)
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = Summary(path=out / "instructions.jsonl")
+    summary, owned = Summary(path=out / FILE), Owned(out, "instruct")
+    owned.check([summary.path, *(out / _crop(index) for index in range(len(plan)))])
+    with owned.held():
+        rows = _rows(plan, names, owned, summary, report, questions, families, always, turned, seed, progress)
+        if not rows:
+            raise UserError("nothing could be asked about any picture", where=source, fix="other families or crops")
+        with owned.making(summary.path) as place:
+            chat.write(place, rows)
+        for name in {*owned.listed} - {row["image"] for row in rows} - {FILE}:
+            owned.remove(out / name)  # of other instructions than these
+    summary.side = side if summary.whole < summary.pictures else None
+    summary.dropped = dict(report.counts)
+    return summary
+
+
+def _rows(
+    plan: Sequence[tuple[Record, Window]],
+    names: tuple[str, ...],
+    owned: Owned,
+    summary: Summary,
+    report: IssueCounter,
+    questions: int,
+    families: Sequence[str],
+    always: Sequence[str],
+    turned: bool,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[dict[str, Any]]:
+    """The conversations; their pictures are written, what was asked is counted."""
     rows: list[dict[str, Any]] = []
     for index, (record, window) in enumerate(plan):
         rng = np.random.default_rng(derive(seed, "picture", index))
@@ -129,21 +158,21 @@ def write_instructions(
             height, width = size_of(record)
             if turn == 0 and window == (0, 0, width, height):
                 summary.whole += 1
-                name = Path(os.path.relpath(record.images[0].resolve(), out.resolve())).as_posix()
+                name = Path(os.path.relpath(record.images[0].resolve(), owned.folder.resolve())).as_posix()
             else:
-                name = f"images/{index:06d}.jpg"
-                (out / name).write_bytes(jpeg(turn_image(read_image(record.images[0], window), turn)))
+                name = _crop(index)
+                with owned.making(owned.folder / name) as place:
+                    place.write_bytes(jpeg(turn_image(read_image(record.images[0], window), turn)))
             rows.append(_row(f"{record.id}-{index}", name, scene.size_hw, exchanges))
         else:
             report.note(SILENT, f"{record.id} {window}")
         if progress is not None:
             progress(index + 1, len(plan))
-    if not rows:
-        raise UserError("nothing could be asked about any picture", where=source, fix="other families or crops")
-    chat.write(summary.path, rows)
-    summary.side = side if summary.whole < summary.pictures else None
-    summary.dropped = dict(report.counts)
-    return summary
+    return rows
+
+
+def _crop(index: int) -> str:
+    return f"images/{index:06d}.jpg"
 
 
 def _plan(
@@ -188,11 +217,13 @@ def write_control(jsonl: Path, out: Path, seed: int = 0) -> Path:
     The pictures stay where they are. A folder of its own, as a data set's folder holds one annotation file.
     """
     rows = shuffle_answers([json.loads(line) for line in jsonl.read_text().splitlines()], seed)
-    out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         row["image"] = Path(os.path.relpath((jsonl.parent / row["image"]).resolve(), out.resolve())).as_posix()
-    chat.write(out / jsonl.name, rows)
-    return out / jsonl.name
+    owned = Owned(out, "instruct")
+    owned.check([out / FILE], [jsonl])
+    with owned.held(), owned.making(out / FILE) as place:
+        chat.write(place, rows)
+    return out / FILE
 
 
 def shuffle_answers(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
