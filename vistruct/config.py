@@ -7,6 +7,7 @@ file is itself a valid input. Unknown keys are errors that name the closest know
 from __future__ import annotations
 
 import re
+import reprlib
 import typing
 from pathlib import Path
 from typing import Any, Literal
@@ -222,6 +223,9 @@ def with_values(run: Run, **values: Any) -> Run:
     return run.model_copy(update=values)
 
 
+Model = typing.TypeVar("Model", bound=BaseModel)
+
+
 def explain(error: ValidationError, model: type[BaseModel], where: object) -> UserError:
     """Turn pydantic's first complaint into three lines, with the closest key where one is unknown."""
     first = error.errors()[0]
@@ -231,7 +235,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: object) -> Us
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, loc[:-1]) | (set(_FLAT) if model is Run and len(flat) == 1 else set())
         return UserError(f"unknown key {path!r}", where=where, fix=closest(str(first["loc"][-1]), known))
-    got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+    got = "" if first["type"] == "missing" else f", got {reprlib.repr(first['input'])}"
     return UserError(f"{path}: {first['msg']}{got}", where=where, fix="correct this value")
 
 
@@ -251,10 +255,17 @@ def run_from_dict(values: dict[str, Any], where: object = "") -> Run:
     Raises:
         UserError: an unknown key, a value out of range, an unknown kind.
     """
+    return _validated(Run, values, where)
+
+
+def _validated(model: type[Model], values: Any, where: object) -> Model:
     try:
-        return Run.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise explain(error, Run, where) from error
+        raise explain(error, model, where) from error
+    except UserError as error:  # of a kind that is not there
+        place = f"{where}: {error.where}" if isinstance(where, Path) else error.where
+        raise UserError(error.what, where=place, fix=error.fix) from error
 
 
 class _TaskAlone(Part):
@@ -267,10 +278,7 @@ def task_from_dict(values: dict[str, Any], where: object = "") -> TaskPart:
     Raises:
         UserError: as `run_from_dict`.
     """
-    try:
-        return _TaskAlone.model_validate({"task": values}).task
-    except ValidationError as error:
-        raise explain(error, _TaskAlone, where) from error
+    return _validated(_TaskAlone, {"task": values}, where).task
 
 
 class _Loader(yaml.SafeLoader):
@@ -287,12 +295,35 @@ _Loader.add_implicit_resolver(
 
 
 def from_yaml(text: str) -> Any:
-    """Values as every file of ours is read.
+    """Values as every file of ours is read; what is no YAML is a yaml.YAMLError."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # of the library's makers
+        raise yaml.YAMLError(f"a value that is no date, number or text: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file of ours.
 
     Raises:
-        yaml.YAMLError: no YAML.
+        UserError: no such file, not text, no YAML, or something else than keys and values.
     """
-    return yaml.load(text, _Loader)
+    try:
+        values = from_yaml(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError("no such run file", where=path, fix="give the path of a run.yaml or study.yaml") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text: {error}", where=path, fix="save the file as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", where=path, fix="give a file that you may read") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
+    if not isinstance(values, dict):
+        fix = "`vistruct train RECIPE --dry-run` prints one"
+        raise UserError("this file holds keys and values", where=path, fix=fix)
+    return values
 
 
 def run_file_at(path: Path) -> Path | None:
@@ -309,17 +340,7 @@ def run_file_at(path: Path) -> Path | None:
 
 def read_run(path: Path) -> Run:
     """Read a `run.yaml`."""
-    try:
-        values = from_yaml(path.read_text())
-    except FileNotFoundError:
-        raise UserError("no such run file", where=path, fix="give the path of a run.yaml") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            "a run file holds keys and values", where=path, fix="start from `vistruct train RECIPE --dry-run`"
-        )
-    return run_from_dict(values, path)
+    return run_from_dict(read_yaml(path), path)
 
 
 def run_to_yaml(run: Run) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from toy_engine import toy_run
 
 from vistruct.checkpoint.load import load_model
@@ -51,6 +52,17 @@ def test_damaged_weights_are_refused(run_dir):
     assert "not those that model.json was written for" in refused(run_dir)
     file.unlink()
     assert "not those that model.json was written for" in refused(run_dir)
+
+
+def test_weights_that_are_no_numbers_are_refused_and_files_have_the_rights_of_any_other(tmp_path):
+    state = build(toy_run(), tmp_path)
+    with torch.no_grad():
+        next(state.model.parameters()).view(-1)[0] = torch.nan
+    ship(state)
+    assert "not finite" in refused(tmp_path)
+    (tmp_path / "any").touch()
+    rights = (tmp_path / "any").stat().st_mode
+    assert [one.stat().st_mode for one in tmp_path.rglob("*.safetensors")] == [rights, rights]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}'])

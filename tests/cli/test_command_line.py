@@ -15,9 +15,10 @@ import pytest
 
 from vistruct import __version__
 from vistruct.cli import main as main_module
-from vistruct.cli.inspect import gather, read_header
+from vistruct.cli.inspect import gather
 from vistruct.cli.main import VERBS, main
 from vistruct.errors import UserError
+from vistruct.files.tensor_header import read_header
 from vistruct.recipes import detect
 from vistruct.samples import trees
 

@@ -316,3 +316,14 @@ def test_masks_that_nobody_drew_stop_before_the_first_image(tmp_path: Path) -> N
     path = crowds(tmp_path, [False, False, False])
     with pytest.raises(UserError, match=r"these annotations have none(.|\n)*--head faster_rcnn"):
         BoxDataConfig(annotation=path, masks=True).build()
+
+
+def test_a_class_that_train_does_not_have_is_named(tmp_path: Path) -> None:
+    for split, name in {"train": "ship", "val": "plane"}.items():
+        (tmp_path / split).mkdir()
+        dota_set(tmp_path / split, f"10 10 30 10 30 20 10 20 {name} 0")
+    what = "class with objects in another split and none in train: measuring on that split stops"
+    result = check(tmp_path)
+    assert places(result, what) == ("plane (val)",)
+    assert "--classes ship" in next(problem.fix for problem in result.problems if problem.what == what)
+    assert what not in effects(check(tmp_path, split="val"))

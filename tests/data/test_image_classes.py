@@ -217,7 +217,7 @@ def test_a_table_of_one_class_an_image_refuses_several_and_none(tmp_path: Path) 
     with pytest.raises(UserError, match="2 classes of one image") as caught:
         opened(table)
     assert "line 3" in caught.value.where
-    assert "multi_label" in caught.value.fix
+    assert "--multi-label" in caught.value.fix
     table.write_text("image,label\nx.png,a\ny.png,\n")
     with pytest.raises(UserError, match="without a class"):
         opened(table)

@@ -288,7 +288,7 @@ def test_cached_and_uncached_are_the_same(config: MixDataConfig, monkeypatch: py
         looked.append(path.name)
         return image_size(path)
 
-    monkeypatch.setattr("vistruct.data.chat.image_facts.image_size", look)
+    monkeypatch.setattr("vistruct.data.chat.image_facts.colour_size", look)
     assert outcome(config.build(cache)) == expected
     assert set(looked) == {"broken.png"}  # what was not readable is tried again, and nothing else
 
@@ -296,7 +296,7 @@ def test_cached_and_uncached_are_the_same(config: MixDataConfig, monkeypatch: py
 def test_another_share_looks_only_at_the_images_that_are_new(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonl(folder / "one.jsonl", GOOD, talk("<image>", image="b.png"), talk("<image>", image="c.jpg"))
     cache, looked = folder / "index", []
-    monkeypatch.setattr("vistruct.data.chat.image_facts.image_size", lambda path: looked.append(path.name) or (20, 30))
+    monkeypatch.setattr("vistruct.data.chat.image_facts.colour_size", lambda path: looked.append(path.name) or (20, 30))
     for share, expected in ((0.67, ["a.png", "b.png"]), (1, ["c.jpg"])):
         mix = mixed(folder, one={"annotation": "one.jsonl", "repeat_time": share})
         mix.model_copy(update={"share_of": "first-lines"}).build(cache)

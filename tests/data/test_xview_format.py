@@ -66,7 +66,7 @@ def test_a_bad_feature_is_an_error_with_its_number(tmp_path: Path, bad: Any, wor
     path = saved(tmp_path, feature("1,1,9,9"), bad) / "xView_train.geojson"
     with pytest.raises(UserError, match=words) as caught:
         read_boxes(tmp_path, format="xview")
-    assert caught.value.where.startswith(f"{path}, feature 1: ")
+    assert caught.value.where.startswith(f"{path}, feature 1")
     errors: list[UserError] = []
     records, _ = walk_boxes(tmp_path, "xview", errors.append)
     assert (len(errors), len(records[0].objects)) == (1, 1)

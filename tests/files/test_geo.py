@@ -18,6 +18,7 @@ from vistruct.contracts import IGNORED
 from vistruct.errors import UserError
 from vistruct.files.decode import UnreadableImage
 from vistruct.files.geo import GeoProfile, geo_profile, raster_bands, raster_size, read_bands, write_geotiff
+from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
 
 UTM = rasterio.crs.CRS.from_epsg(32616)
@@ -187,7 +188,7 @@ def test_alpha_is_no_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        (np.arange(16, dtype=np.uint8).reshape(1, 4, 4), "1 band of uint8 with values 0 to 15"),
+        (np.arange(32, dtype=np.uint8).reshape(2, 4, 4), "2 bands of uint8 with values 0 to 15, 16 to 31"),
         (np.arange(96, dtype=np.uint16).reshape(6, 4, 4), "6 bands of uint16 with values 0 to 15, 16 to 31"),
         (np.arange(48, dtype=np.float32).reshape(3, 4, 4), "3 bands of float32"),
     ],
@@ -233,16 +234,40 @@ def test_a_window_beyond_the_image_is_refused(tmp_path: Path, window: tuple[int,
 def test_what_is_no_raster_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty.tif").touch()
     (tmp_path / "text.tif").write_text("no raster")
-    whole = write(tmp_path / "whole.tif", random_bands())
-    (tmp_path / "link.vrt").write_text(
-        f'<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
-        f"<SourceFilename>{whole}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
-    )
-    for name, what in [("empty", "it is empty"), ("text", "cannot decode"), ("absent", "no such image")]:
+    for name, what in [("empty", "is empty"), ("text", "cannot decode"), ("absent", "no such image")]:
         with pytest.raises(UnreadableImage, match=what):
             raster_size(tmp_path / f"{name}.tif")
-    with pytest.raises(UnreadableImage, match="cannot decode"):  # a file that would fetch others
-        raster_size(tmp_path / "link.vrt")
+
+
+def virtual(path: Path, source: str, relative: int = 0) -> Path:
+    """One band of 50 x 40 pixels that lies elsewhere."""
+    path.write_text(
+        f'<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        f'<SourceFilename relativeToVRT="{relative}">{source}</SourceFilename><SourceBand>2</SourceBand></SimpleSource>'
+        f"</VRTRasterBand></VRTDataset>"
+    )
+    return path
+
+
+def test_a_virtual_raster_is_read_from_the_files_beside_it(tmp_path: Path) -> None:
+    values = random_bands()
+    write(tmp_path / "whole.tif", values)
+    for file in (
+        virtual(tmp_path / "a.vrt", "whole.tif", 1),
+        virtual(tmp_path / "b.vrt", str(tmp_path / "whole.tif")),
+    ):
+        assert raster_size(file) == image_size(file) == (40, 50)
+        found = read_image(file, (3, 4, 30, 40), intake=Intake(dtype="float32"))
+        np.testing.assert_array_equal(found[0].numpy(), values[1, 4:40, 3:30].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "source", ["/vsicurl/http://127.0.0.1:9/a.tif", "http://127.0.0.1:9/a.tif", "gone.tif", "me.vrt", "wms.xml"]
+)
+def test_a_virtual_raster_that_would_fetch_something_is_refused(tmp_path: Path, source: str) -> None:
+    (tmp_path / "wms.xml").write_text("<GDAL_WMS><Service name='TMS'/></GDAL_WMS>")
+    with pytest.raises(UnreadableImage, match="no raster file that is there"):
+        raster_size(virtual(tmp_path / "me.vrt", source, int("/" not in source)))
 
 
 def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:

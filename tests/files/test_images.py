@@ -173,9 +173,10 @@ def test_text_is_not_an_image(tmp_path: Path) -> None:
 def test_sixteen_bits_are_refused_and_said(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(path)
-    for function in (read_image, image_size):
-        with pytest.raises(UserError, match="8-bit"):
-            function(path)
+    with pytest.raises(UserError, match="8-bit") as caught:
+        read_image(path)
+    assert "--low 0 --high" in caught.value.fix
+    assert image_size(path) == (4, 4)
 
 
 def test_sixteen_bit_colour_is_refused_and_not_cut_to_eight(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from vistruct.errors import UserError
 from vistruct.files import rasters
-from vistruct.files.rasters import clear_raster_cache, raster_size, read_raster
+from vistruct.files.images import image_size
+from vistruct.files.rasters import clear_raster_cache, read_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 
@@ -90,11 +91,11 @@ def test_windows_are_parts_of_the_whole_and_decode_it_once(tmp_path: Path, monke
 
 def test_one_pixel_is_a_raster_and_sizes_need_no_decoding(tmp_path: Path) -> None:
     path = written(tmp_path / "a.png", NUMBERS[:1, :1])
-    assert read_raster(path).shape == raster_size(path) == (1, 1)
+    assert read_raster(path).shape == image_size(path) == (1, 1)
     deep = written(tmp_path / "b.png", NUMBERS.astype(np.uint16))
     cut = tmp_path / "cut.png"
     cut.write_bytes(deep.read_bytes()[:60])
-    assert raster_size(deep) == raster_size(cut) == (5, 7)
+    assert image_size(deep) == image_size(cut) == (5, 7)
 
 
 def test_the_size_of_what_pillow_does_not_know_is_read_by_rasterio(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_the_size_of_what_pillow_does_not_know_is_read_by_rasterio(tmp_path: Pat
     profile = {"driver": "GTiff", "height": 5, "width": 7, "count": 6, "dtype": "uint16"}
     with rasterio.open(path, "w", **profile) as file:
         file.write(np.zeros((6, 5, 7), np.uint16))
-    assert raster_size(path) == (5, 7)
+    assert image_size(path) == (5, 7)
 
 
 def test_missing_empty_and_damaged_files_are_named(tmp_path: Path) -> None:

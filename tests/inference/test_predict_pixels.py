@@ -112,7 +112,7 @@ def test_a_geotiff_is_read_in_windows_and_given_out_in_rows(tmp_path: Path, monk
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5000000)}
     with rasterio.open(file, "w", driver="GTiff", height=400, width=150, count=3, dtype="uint8", **place) as out:
         out.write(pixels.numpy())
-    monkeypatch.setattr("vistruct.inference.scenes.read_image", lambda *_: pytest.fail("read as a whole"))
+    monkeypatch.setattr("vistruct.files.images._cache.get", lambda *_: pytest.fail("read as a whole"))
     model = segmenter(monkeypatch, slide=Slide(size=32, overlap=8))
     parts = list(rows_of(model, model.scene(Case(pictures=(file,), name="a.tif")), batch=4))
     assert [part.y0 for part in parts] == [0, *(part.y1 for part in parts[:-1])]

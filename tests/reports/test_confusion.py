@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
 from vistruct.reports.confusion import class_bars, confusion_figure
+from vistruct.reports.page import Report, figure_to_svg
 
 
 def cells(figure) -> dict[tuple[int, int], list[str]]:
@@ -76,3 +78,18 @@ def test_bars_stand_in_order_and_classes_without_a_number_come_last() -> None:
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["c", "a", "b", "d"]
     assert [bar.get_width() for bar in axis.patches] == [0.9, 0.2, 0.0, 0.0]
     assert [text.get_text() for text in axis.texts] == ["0.90", "0.20", "–", "–"]
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a$b$^c", "a_{$1$}", "$", "<b>&amp;</b>", "_x", "^", "\\textbf{x}"])
+def test_names_that_look_like_formulas_or_marks_are_shown_as_written(name: str) -> None:
+    for figure in (confusion_figure([[1, 0], [0, 1]], [name, "b"]), class_bars([name, "b"], [0.5, None], name)):
+        tree = ElementTree.fromstring(figure_to_svg(figure))
+        assert name in [(text.text or "").strip() for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_names_that_no_page_can_hold_do_not_keep_it_from_being_written(tmp_path) -> None:
+    names = ["a\x00b", "\udcff", "\x1b[31m", ""]
+    figure = confusion_figure(np.eye(4, dtype=int), names)
+    ElementTree.fromstring(figure_to_svg(figure))
+    page = Report(names[1]).table(["class"], [[name] for name in names]).figure(figure, names[2])
+    assert "\ufffd" in page.write(tmp_path / "x.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -13,13 +14,13 @@ from conftest import GOLDEN
 from public_folders import golden_batch, golden_weights
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
-from toy_vlm import QWEN, build, gradients, logits, sample, talk
+from toy_vlm import QWEN, assorted, build, gradients, logits, sample, talk
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 from whole_loss import task_loss
 
 from vistruct.contracts import Costs, Sample
 from vistruct.tasks.instruct import like_lengths
-from vistruct.vlm.chat import IGNORE
+from vistruct.vlm.chat import END, IGNORE
 from vistruct.vlm.names import LanguageNames, to_ours
 from vistruct.vlm.projector import pixel_shuffle
 from vistruct.vlm.vrl import Vrl
@@ -387,3 +388,32 @@ def test_real_1b_language_part_has_the_published_shapes():
         parts = {"mlp1": Projector(4096, 896), "language_model": Qwen2ForCausalLM(config)}
     ours = {f"{prefix}.{k}": list(v.shape) for prefix, part in parts.items() for k, v in part.state_dict().items()}
     assert ours == {k: v for k, v in shapes.items() if "rotary" not in k}
+
+
+@pytest.mark.parametrize("rows", ["packed", "padded"])
+def test_a_whole_model_runs_in_every_type(rows):
+    found = {}
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        task = build(rows=rows).to(dtype).train()
+        loss = task_loss(task, task.collator(assorted())).total
+        loss.backward()
+        found[dtype] = loss.item()
+        assert len(task.eval().predict(task.traits.predict_collator(assorted()[:2]))) == 2
+    exact = found[torch.float64]
+    assert found[torch.float32] == pytest.approx(exact, rel=1e-6)
+    assert found[torch.bfloat16] == pytest.approx(exact, rel=1e-2)
+    assert found[torch.float16] == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("pad", ["own", "none", "end"])
+def test_the_token_that_hides_answers_learns(pad):
+    """`transformers` gives the padding token a row of zeros that never gets a gradient."""
+    task = build(answer_dropout=1.0)
+    words = copy.deepcopy(task.tokenizer)
+    if pad != "own":
+        words.pad_token = None if pad == "none" else words.eos_token
+    task.tokenizer = words
+    hidden = task.hidden_token
+    assert hidden != words.convert_tokens_to_ids(END)
+    task_loss(task.train(), task.collator(assorted())).total.backward()
+    assert task.language.get_input_embeddings().weight.grad[hidden].abs().sum() > 0

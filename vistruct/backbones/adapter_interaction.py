@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistruct.ops.deformable_attention import deformable_attention
+from vistruct.ops.precision import at_least_float32
 
 Variant = Literal["mmcv", "ddetr"]
 Sizes = Sequence[tuple[int, int]]
@@ -62,10 +63,12 @@ class DeformableAttention(nn.Module):
         """float[B, Q, D] at places float[Q, 2] (x and y from 0 to 1), float[B, S, D] -> float[B, Q, D]."""
         b, q, _ = query.shape
         shape = (b, q, self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).view(*shape, 2).float()  # cells
+        offsets = at_least_float32(self.sampling_offsets(query).view(*shape, 2))  # cells
         cells_xy = places.new_tensor([[w, h] for h, w in sizes_hw])[:, None]  # [levels, 1, 2]
-        weights = self.attention_weights(query).view(*shape[:3], -1).softmax(-1).view(shape)
-        value = self.value_proj(maps).view(b, maps.shape[1], self.heads, -1)
+        weights = (
+            self.attention_weights(query).view(b, q, self.heads, self.levels * self.points).softmax(-1).view(shape)
+        )
+        value = self.value_proj(maps).unflatten(2, (self.heads, self.value_proj.out_features // self.heads))
         locations = places[:, None, None, None] + offsets / cells_xy
         return self.dropout(self.output_proj(deformable_attention(value, sizes_hw, locations, weights)))
 

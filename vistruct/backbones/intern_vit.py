@@ -25,6 +25,7 @@ from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError
+from vistruct.ops.precision import at_least_float32
 
 
 class InternVitConfig(Part):
@@ -284,8 +285,15 @@ class InternVit(nn.Module):
         name = "embeddings.position_embedding"
         own = self.embeddings.position_embedding
         if name in state and state[name].shape != own.shape and state[name].shape[-1] == own.shape[-1]:
-            side = round((state[name].shape[1] - 1) ** 0.5)
-            state[name] = resize_positions(state[name], (side, side), (self.embeddings.grid, self.embeddings.grid))
+            num_places = state[name].shape[1] - 1
+            side = round(num_places**0.5)
+            if side * side != num_places:
+                raise UserError(
+                    f"{name} has {num_places} places, which is no square: how many lie in a row it does not say",
+                    fix="resize the table where its grid is known, or start from a model of square images",
+                )
+            table = at_least_float32(state[name])  # rounded by who keeps it
+            state[name] = resize_positions(table, (side, side), (self.embeddings.grid, self.embeddings.grid))
             resized.append(name)
         name = "embeddings.patch_embedding.weight"
         conv = self.embeddings.patch_embedding
@@ -296,8 +304,8 @@ class InternVit(nn.Module):
             and len(state[name]) == len(conv.weight)
             and state[name].shape[2:] != conv.weight.shape[2:]
         ):
-            kernel = state[name].float()
-            state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic").to(state[name].dtype)
+            kernel = at_least_float32(state[name])
+            state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic")
             resized.append(name)
         return state, resized
 
@@ -318,10 +326,10 @@ def sincos_positions(width: int, grid: int, amplitude: float = 0.2) -> Tensor:
 
 
 def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """float[1, 1 + h*w, D] -> float[1, 1 + h'*w', D], bicubic without corner alignment, in float32."""
+    """float[1, 1 + h*w, D] -> float[1, 1 + h'*w', D], bicubic without corner alignment, in float32 at least."""
     if from_hw == to_hw:
         return table
-    grid = table[:, 1:].float().transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
+    grid = at_least_float32(table[:, 1:]).transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
     grid = F.interpolate(grid, to_hw, mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 

@@ -143,7 +143,7 @@ class TimmModel(nn.Module):
             what = f"{self.config.name} has maps and no tokens"
             raise UserError(what, where="backbone.name", fix="choose a plain ViT, or use its maps")
         if norm and not self.config.final_norm:
-            raise UserError("the last norm was left out", where="backbone", fix="set backbone.final_norm=true")
+            raise UserError("the last norm was left out", where="backbone", fix="--set task.backbone.final_norm=true")
         numbers = blocks_named(which, len(self.model.blocks))
         has_class, num_prefix = self.model.cls_token is not None, int(self.model.num_prefix_tokens)
         wanted = sorted(set(numbers))
@@ -155,6 +155,8 @@ class TimmModel(nn.Module):
         return [named(self.model.norm(found[i]) if norm else found[i], found[i]) for i in numbers]
 
     def _intermediates(self, image: Tensor, **settings: Any) -> list[Any]:
+        if not len(image):  # most families reshape by a size that nothing tells
+            return self._of_none(image, **settings)
         try:
             return self.model.forward_intermediates(image, intermediates_only=True, **settings)
         except (AssertionError, RuntimeError) as error:  # how timm says that a size does not fit
@@ -162,8 +164,19 @@ class TimmModel(nn.Module):
                 raise
             raise UserError(
                 f"{self.config.name} does not take an image of {image.shape[-2]} x {image.shape[-1]} pixels: {error}",
-                fix="set task.size_divisor to a multiple of its patch, or backbone.image_size to the images' size",
+                fix="--set task.size_divisor=N, a multiple of its patch; or --set task.backbone.image_size=N",
             ) from error
+
+    def _of_none(self, image: Tensor, **settings: Any) -> list[Any]:
+        """Of an empty batch: what one black image gives, without it; running statistics do not see it."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            given = self._intermediates(image.new_zeros(1, *image.shape[1:]), **settings)
+        finally:
+            for module, is_training in modes:
+                module.training = is_training
+        return [tuple(part[:0] for part in one) if isinstance(one, tuple | list) else one[:0] for one in given]
 
     def layer_of(self, name: str) -> tuple[int, int]:
         """Depth of a parameter for layer-wise rates, as the model's own `group_matcher` numbers them.
@@ -175,7 +188,7 @@ class TimmModel(nn.Module):
             raise UserError(
                 f"timm does not say which layer a parameter of {self.config.name} is in",
                 where="optim.layer_decay",
-                fix="set optim.layer_decay=1",
+                fix="--set optim.layer_decay=1",
             )
         return self.depths[name.removeprefix("model.")], self.num_layers
 
@@ -191,7 +204,13 @@ class TimmModel(nn.Module):
         if convert is None:
             return state, []
         before = {key.removeprefix("model."): value for key, value in state.items()}
-        after: dict[str, Tensor] = convert(dict(before), self.model)
+        try:
+            after: dict[str, Tensor] = convert(dict(before), self.model)
+        except (RuntimeError, ValueError, AssertionError, KeyError, IndexError) as error:
+            raise UserError(
+                f"{self.config.name} cannot read these weights: {str(error).splitlines()[0][:200]}",
+                fix="start from weights of this model, with a square table of positions",
+            ) from error
         resized = [f"model.{k}" for k, v in after.items() if k in before and before[k].shape != v.shape]
         return {f"model.{key}": value for key, value in after.items()}, resized
 

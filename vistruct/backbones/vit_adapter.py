@@ -30,6 +30,7 @@ from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec
 from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
+from vistruct.ops.precision import at_least_float32
 
 _STRIDES = (4, 8, 16, 32)
 _OWN = ("level_embed", "spm.", "interactions.", "up.", "norm1.", "norm2.", "norm3.", "norm4.")
@@ -86,7 +87,8 @@ class PlainVit(Protocol):
 
 
 class VitAdapter(nn.Module):
-    """float[B, C, H, W] -> four float32[B, D, H/s, W/s] at strides 4, 8, 16 and 32.
+    """float[B, C, H, W] -> four float[B, D, H/s, W/s] at strides 4, 8, 16 and 32, in the type of the weights: float32
+    under autocast.
 
     Raises:
         UserError: H or W is not a multiple of 32 and of the patch.
@@ -137,7 +139,7 @@ class VitAdapter(nn.Module):
         if height % self.divisor or width % self.divisor:
             raise UserError(
                 f"image of {height} x {width} pixels: a ViT-Adapter needs multiples of {self.divisor}",
-                fix=f"pad or resize to a multiple of {self.divisor} (task.size_divisor={self.divisor})",
+                fix=f"pad or resize to a multiple of {self.divisor} (--set task.size_divisor={self.divisor})",
             )
         grid_hw = (height // self.vit.patch, width // self.vit.patch)
         c1, *pyramid = self.spm(image)
@@ -152,9 +154,9 @@ class VitAdapter(nn.Module):
         maps = [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, sizes_hw, strict=True)]
         maps = [self.up(maps[0]) + c1, *maps]
         if self.config.add_vit_maps:
-            whole = x.transpose(1, 2).unflatten(2, grid_hw).float()
+            whole = at_least_float32(x.transpose(1, 2).unflatten(2, grid_hw))
             maps = [m + F.interpolate(whole, m.shape[2:], mode="bilinear", align_corners=False) for m in maps]
-        maps = [m.float() for m in maps]
+        maps = [m.to(self.level_embed.dtype) for m in maps]
         if self.config.final_norm:
             norms = (self.norm1, self.norm2, self.norm3, self.norm4)
             maps = [norm(m) for norm, m in zip(norms, maps, strict=True)]
@@ -193,7 +195,10 @@ class VitAdapter(nn.Module):
                 module.resize_values(value_width, self._dropout())
             elif isinstance(module, Extractor):
                 module.variant = variant
-        return [f"the adapter's attention is of the variant {variant!r}, with values of {value_width} channels"]
+        said = f"the adapter's attention is of the variant {variant!r}, with values of {value_width} channels"
+        if variant == "mmcv":
+            said += "; 'ddetr' with values as wide has the same shapes: set attention=ddetr and value_ratio=1 for that"
+        return [said]
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """As the ViT's."""

@@ -11,17 +11,20 @@ import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from vistruct.checkpoint.save import write_json
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
 from vistruct.errors import UserError, closest
+from vistruct.files.json_files import read_record
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -205,7 +208,7 @@ def add_adapters(model: nn.Module, adapters: Mapping[str, LowRank], source: Path
             raise UserError(
                 f"{name} shares its weight with {', '.join(others) or 'a layer of another adapter'}",
                 where=source,
-                fix="untie them: set task.language.options.tie_word_embeddings=false",
+                fix="untie them: --set task.language.options.tie_word_embeddings=false",
             )
         if before is adapter:
             with torch.no_grad():
@@ -231,14 +234,22 @@ def _targets(names: set[str], modules: set[str]) -> list[str] | str:
     return "|".join(re.escape(name) for name in sorted(names))  # a string is matched as a whole name
 
 
+class _Numbers(BaseModel):
+    """Of peft's configuration, what is calculated with."""
+
+    r: int = Field(8, gt=0)
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    rank_pattern: dict[str, float] | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"not valid json: {error}", where=file, fix="copy it again") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise UserError(f"adapters of type {kind!r}", where=file, fix="only LoRA is read here")
+    config = read_record(file, dict[str, Any])
+    if config.get("peft_type") != "LORA":
+        kind = reprlib.repr(config.get("peft_type"))
+        raise UserError(f"adapters of type {kind}", where=file, fix="only LoRA is read here")
+    read_record(file, _Numbers)
     for key, value in config.items():
         if value and key not in _NO_MATTER and value not in _PLAIN.get(key, ()):
             what = f"these adapters do more than add a product of two matrices: {key}={value!r}"

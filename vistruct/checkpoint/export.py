@@ -135,7 +135,7 @@ def _check_whole(task: Any, format: str) -> tuple[str, ...]:
     if task.is_blind_to_answers:
         raise UserError(
             f"this model writes every token of an answer without reading those before it, which {format} cannot say",
-            fix="export its backbone, or train with task.answer_dropout below 1",
+            fix="export its backbone, or train with --set task.answer_dropout=0.5",
         )
     if config.shuffle & (config.shuffle - 1):
         raise UserError(f"{format} cannot merge {config.shuffle} x {config.shuffle} patches", fix="use a power of two")

@@ -10,7 +10,6 @@ refused by name and never approximated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.shards import names_in
 from vistruct.config import Part
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_record
 from vistruct.vlm import internlm2
 from vistruct.vlm.language import LanguageConfig, known_options
 from vistruct.vlm.names import Layout
@@ -263,14 +263,6 @@ def _need(values: Mapping[str, Any], name: str, file: Path) -> int:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            "no such file", where=file, fix="give the folder of a whole model, or one of our runs"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"not valid json: {error}", where=file, fix="copy or download the folder again") from error
-    if not isinstance(values, dict):
-        raise UserError("not a json object", where=file, fix="copy or download the folder again")
-    return values
+    if not file.is_file():
+        raise UserError("no such file", where=file, fix="give the folder of a whole model, or one of our runs")
+    return read_record(file, dict[str, Any], "copy or download the folder again")

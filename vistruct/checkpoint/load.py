@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import with_config
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import MAIN, Run, of_one_task, run_from_dict, task_from_dict
 from vistruct.contracts import BackboneTraits, DataInfo, Described
 from vistruct.data.input import Input, read_input
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_record
 
 MODEL_FORMAT, BACKBONE_FORMAT = 2, 1
 
@@ -68,6 +71,31 @@ def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: P
             where=where,
             fix=fix,
         )
+
+
+class _Info(TypedDict):
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] | None
+    channels: int
+    pixels: Literal["uint8", "uint16", "float32", "raw"]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    input: dict[str, Any]
+    num_records: int
+    fingerprint: str
+    counts: dict[str, int]
+    dropped: dict[str, int]
+
+
+@with_config(extra="allow")
+class _ModelJson(TypedDict):
+    format: int
+    task: dict[str, Any]
+    info: _Info
+    input: dict[str, Any]
+    sha256: str
+    stream: str
+    run: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,37 +170,18 @@ def read_card(path: Path, task: str = "") -> ModelCard:
         UserError: no model at `path`, or one of another format.
     """
     directory = model_dir(path, task)
-    file = directory / "model.json"
-    try:
-        values = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"not valid json: {error}", where=file, fix="copy the model again") from error
-    if not isinstance(values, dict) or values.get("format") != MODEL_FORMAT:
-        found = values.get("format") if isinstance(values, dict) else None
-        raise UserError(
-            f"a model of format {found!r}; this version reads {MODEL_FORMAT}",
-            where=file,
-            fix="update vistruct",
-        )
-    info = values["info"]
+    file, again = directory / "model.json", "copy the model again, whole"
+    values = read_record(file, dict[str, Any], again)
+    if values.get("format") != MODEL_FORMAT:
+        what = f"a model of format {reprlib.repr(values.get('format'))}; this version reads {MODEL_FORMAT}"
+        raise UserError(what, where=file, fix="update vistruct")
+    values = read_record(file, _ModelJson, again)
     return ModelCard(
         path=directory,
         task=task_from_dict(values["task"], file),
-        info=DataInfo(
-            class_names=tuple(info["class_names"]),
-            palette=info["palette"] and tuple((r, g, b) for r, g, b in info["palette"]),
-            channels=info["channels"],
-            pixels=info["pixels"],
-            mean=info["mean"] and tuple(info["mean"]),
-            std=info["std"] and tuple(info["std"]),
-            input=info["input"],
-            num_records=info["num_records"],
-            fingerprint=info["fingerprint"],
-            counts=info["counts"],
-            dropped=info["dropped"],
-        ),
+        info=DataInfo(**values["info"]),
         input=read_input(values["input"], file),
-        values=values,
+        values=dict(values),
     )
 
 
@@ -187,7 +196,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -
         the task, and what is known of it.
 
     Raises:
-        UserError: no model, damaged weights, weights that do not cover the task.
+        UserError: no model, damaged weights, weights that do not cover the task, or are not finite.
     """
     card = read_card(path, task)
     weights = card.path / "model.safetensors"
@@ -199,4 +208,8 @@ def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -
         )
     task = card.task.build(card.info, card.path)
     load_exactly(task, read_tensors(weights), weights)
+    bad = [name for name, tensor in task.named_parameters() if not tensor.isfinite().all()]
+    if bad:  # whatever is found with them means nothing, and mostly is nothing
+        what = f"{len(bad)} of the weights are not finite (NaN or infinite), first {bad[0]}"
+        raise UserError(what, where=weights, fix="train again, with a smaller learning rate: --set optim.lr=...")
     return task.to(device).eval(), card

@@ -170,7 +170,7 @@ def read_manifest(path: Path) -> Manifest:
         )
     except OSError as error:
         raise UserError(f"{MANIFEST}: {error.strerror}", where=file, fix=fix) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{MANIFEST} cannot be read", where=file, fix=fix) from error
 
 

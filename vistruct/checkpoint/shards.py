@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vistruct.checkpoint.tensors import no_room, read_tensors, write_tensors
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "copy or download the folder again"
@@ -115,9 +116,8 @@ def _files(folder: Path) -> dict[Path, set[str]]:
 
 def _indexed(index: Path) -> dict[Path, set[str]]:
     try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        pairs = [(str(name), str(file)) for name, file in placed.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        pairs = [(str(name), str(file)) for name, file in read_json(index)["weight_map"].items()]
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         raise UserError("not an index of safetensors files", where=index, fix=AGAIN) from error
     files: dict[Path, set[str]] = {}
     for name, file in pairs:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -67,14 +68,19 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a dict
-            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+            aliases = (file.metadata() or {}).get("aliases", "{}")
     except FileNotFoundError:
         raise UserError("no such file", where=path, fix="check the path") from None
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"not a whole safetensors file: {error}", where=path, fix="copy or download the file again"
         ) from error
-    return tensors | {name: tensors[kept] for name, kept in aliases.items()}
+    try:
+        names = TypeAdapter(dict[str, str]).validate_json(aliases)
+        return tensors | {name: tensors[kept] for name, kept in names.items()}
+    except (ValidationError, KeyError) as error:
+        what = "the tied tensors that its header names are not in this file"
+        raise UserError(what, where=path, fix="copy or download the file again") from error
 
 
 def sha256(path: Path) -> str:

@@ -5,13 +5,14 @@ What a backbone can do with weights of other layouts, variants and sizes, its `t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from vistruct.checkpoint.fronts import take_front
@@ -20,6 +21,7 @@ from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.contracts import Backbone, Weights
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_record
 from vistruct.vlm.quantised import refuse_quantised
 
 
@@ -93,7 +95,8 @@ def fitted(backbone: Backbone, state: dict[str, Tensor], source: Path) -> tuple[
     state, notes = take_front(state, fits, source, of_all=False)
     state = traits.convert_keys(state)
     notes += traits.match_state(state)
-    state, resized = traits.resize_state(state)
+    # What is computed of half precision is computed in float32, and rounded once: by the module that keeps it.
+    state, resized = traits.resize_state({name: in_float32(value) for name, value in state.items()})
     state, inflated = inflate(backbone, state)
     return state, Coverage(
         source=source,
@@ -103,6 +106,11 @@ def fitted(backbone: Backbone, state: dict[str, Tensor], source: Path) -> tuple[
         fresh=tuple(sorted(traits.fresh_parts(state))),
         notes=tuple(notes),
     )
+
+
+def in_float32(value: Tensor) -> Tensor:
+    """bfloat16 and float16 as float32, everything else as it is."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
 def inflate(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -131,6 +139,23 @@ def inflate(backbone: Backbone, state: Mapping[str, Tensor]) -> tuple[dict[str, 
 def backbone_dir(path: Path) -> Path | None:
     """The directory with a backbone.json that `path` is or holds, if any."""
     return next((d for d in (path, path / "backbone") if (d / "backbone.json").is_file()), None)
+
+
+class BackboneCard(BaseModel):
+    """What backbone.json says, as far as it is looked at."""
+
+    config: dict[str, Any]
+    input: dict[str, Any] | None = None
+    licence: str = "unknown"
+    sha256: str = ""
+
+
+def read_backbone_card(directory: Path) -> BackboneCard:
+    """
+    Raises:
+        UserError: a damaged one.
+    """
+    return read_record(directory / "backbone.json", BackboneCard, "copy the backbone again, whole")
 
 
 def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_missing: bool) -> Coverage:
@@ -210,7 +235,7 @@ def _check_ties(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: 
             raise UserError(
                 f"{name} and {other} are one table here and two different ones there",
                 where=source,
-                fix="set task.language.options.tie_word_embeddings=false",
+                fix="--set task.language.options.tie_word_embeddings=false",
             )
 
 
@@ -222,8 +247,7 @@ def read_source(source: Path) -> tuple[dict[str, Tensor], str, list[str]]:
     """
     ours = backbone_dir(source)
     if ours is not None:
-        card = json.loads((ours / "backbone.json").read_text())
-        return read_tensors(ours / "backbone.safetensors"), str(card.get("licence", "unknown")), []
+        return read_tensors(ours / "backbone.safetensors"), read_backbone_card(ours).licence, []
     if not source.exists():
         raise UserError("no such file or directory", where=source, fix="check the path of the starting weights")
     if (source / "run.yaml").is_file():

@@ -14,7 +14,7 @@ from vistruct.checkpoint.layouts import layout_of
 from vistruct.checkpoint.load import is_ours, load_exactly, read_card
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.checkpoint.weights import Coverage, fill
+from vistruct.checkpoint.weights import Coverage, fill, in_float32
 from vistruct.errors import UserError
 from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
@@ -47,7 +47,7 @@ def load_start(task: Any, source: Path, name: str = "") -> Coverage:
         raise UserError("only a vision-language model starts from a public one as a whole", where=source, fix=fix)
     language = task.config.language
     if language.tokenizer is None and language.weights is None:
-        fix = f"set task.language.tokenizer={source}, or to a folder with the same tokenizer"
+        fix = f"--set task.language.tokenizer={source}, or to a folder with the same tokenizer"
         raise UserError("a public model comes with its tokenizer, and this run has another", where=source, fix=fix)
     return load_whole(task, source)
 
@@ -76,7 +76,7 @@ def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Cover
 
     public, notes = take_front(held, fits, folder, of_all=True)
     state, strange = to_ours(public, layout, names, folder)
-    backbone = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    backbone = {k.removeprefix("backbone."): in_float32(v) for k, v in state.items() if k.startswith("backbone.")}
     backbone, names = task.backbone.traits.resize_state(backbone)
     state |= {f"backbone.{name}": value for name, value in backbone.items()}
     resized = [f"backbone.{name}" for name in names]
@@ -100,7 +100,8 @@ def _lengthen(state: dict[str, Tensor], task: nn.Module, table: nn.Module) -> li
     for name, parameter in task.named_parameters(remove_duplicate=False):
         if parameter is own and name in state and len(state[name]) < len(own):
             rows = state[name]
-            mean = rows.float().mean(0, keepdim=True).to(rows.dtype)
+            rows = in_float32(rows)
+            mean = rows.mean(0, keepdim=True)
             state[name] = torch.cat([rows, mean.expand(len(own) - len(rows), -1)])
             return [name]
     return []

@@ -43,6 +43,7 @@ def command(
     from vistruct.distributed.ranks import setup
     from vistruct.engine.evaluate import asked_of, keep_measured, measure
     from vistruct.engine.run import for_classes
+    from vistruct.files.owned import Owned
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
 
     device = setup().device
@@ -63,6 +64,9 @@ def command(
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
     place = card.path.parent if card.path.name == "model" else card.path
+    file = place / (f"eval-{data.stem}.json" if data is not None else "eval.json")
+    owned = Owned(place, "eval")
+    owned.check([file])
     results: dict[str, dict[str, float]] = {}
     for name, one in evals:
         one = one if most is None else _at_most(one, most)
@@ -74,9 +78,9 @@ def command(
         if measured.details:
             metric: Any = one.metric
             keep_measured(place / "evaluations" / f"{name}.json", metric.kind, None, measured)
-    file = place / (f"eval-{data.stem}.json" if data is not None else "eval.json")
     text = {name: {k: v if abs(v) < float("inf") else None for k, v in r.items()} for name, r in results.items()}
-    file.write_text(json_.dumps(text, indent=2) + "\n")
+    with owned.held(), owned.making(file) as fresh:
+        fresh.write_text(json_.dumps(text, indent=2) + "\n")
     if json:
         as_json({"evaluations": results, "written": file})
         return

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_
 import math
-import struct
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +12,6 @@ import typer
 from vistruct.cli.output import as_json, made, out, table
 from vistruct.errors import UserError
 
-LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 SHOWN = 40  # tensors in the table; --tensors shows all
 
 
@@ -114,9 +111,11 @@ def take_out(path: Path, take: str, file: Path) -> None:
 
 def _public(path: Path) -> dict[str, Any]:
     """Weights of others, as they call them: a file or folder of safetensors, or a pickle, of which nothing is run."""
+    from vistruct.files.json_files import read_record
+
     facts: dict[str, Any] = {"what": "weights of others"}
     if path.is_dir():
-        config = _json(path / "config.json") if (path / "config.json").is_file() else {}
+        config = read_record(path / "config.json", dict[str, Any]) if (path / "config.json").is_file() else {}
         facts |= {key: config[key] for key in ("model_type", "quantization_config") if key in config}
         files = sorted(path.glob("*.safetensors"))
         if files:
@@ -136,7 +135,9 @@ def _public(path: Path) -> dict[str, Any]:
 
 
 def _adapters(path: Path) -> dict[str, Any]:
-    config = _json(path / "adapter_config.json")
+    from vistruct.files.json_files import read_record
+
+    config = read_record(path / "adapter_config.json", dict[str, Any])
     weights = path / "adapter_model.safetensors"
     held = _tensors(weights) if weights.is_file() else {"weights": "missing"}
     layers = sorted({name.rpartition(".lora_")[0] for name in (t["name"] for t in held.get("tensors", ()))})
@@ -152,46 +153,38 @@ def _adapters(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    import yaml
+    from vistruct.config import read_yaml
+    from vistruct.reports.run_report import read_metrics
 
-    values = yaml.safe_load((path / "run.yaml").read_text()) or {}
+    values = read_yaml(path / "run.yaml")
     facts = {key: values.get(key) for key in ("recipe", "steps", "batch", "seed") if key in values}
     facts["config"] = values
-    log = path / "metrics.jsonl"
-    metrics: dict[str, Any] = {}
-    for line in log.read_text().splitlines() if log.is_file() else []:
-        try:
-            metrics |= json_.loads(line)
-        except json_.JSONDecodeError:
-            continue  # the last line, cut short while it was written
-    facts["metrics"] = metrics
+    series = read_metrics(path / "metrics.jsonl")
+    last = {"step": max(points[-1][0] for points in series.values())} if series else {}
+    facts["metrics"] = last | {name: points[-1][1] for name, points in series.items()}
     return facts
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json_.loads(file.read_text())
-    except json_.JSONDecodeError as error:
-        raise UserError(f"not valid json: {error}", where=file, fix="copy it again") from error
-
-
 def _card(file: Path) -> dict[str, Any]:
-    values = _json(file)
-    info = values.get("info") or {}
+    from vistruct.files.json_files import read_record
+
+    values = read_record(file, dict[str, Any])
+    info = values.get("info")
     facts: dict[str, Any] = {"config": values}
-    if info.get("class_names"):
-        facts["classes"] = list(info["class_names"])
+    if isinstance(info, dict) and isinstance(info.get("class_names"), list):
+        facts["classes"] = [str(name) for name in info["class_names"]]
     for key in ("licence", "license", "source"):
         if values.get(key):
             facts[key] = values[key]
-    if values.get("input"):
+    if isinstance(values.get("input"), dict):
         facts["input"] = {name: value for name, value in values["input"].items() if value is not None}
     return facts
 
 
 def _tensors(file: Path) -> dict[str, Any]:
-    header = read_header(file)
-    metadata = header.pop("__metadata__", {})
+    from vistruct.files.tensor_header import read_header
+
+    metadata, header = read_header(file)
     tensors: list[dict[str, Any]] = [
         {"name": name, "shape": t["shape"], "dtype": t["dtype"]} for name, t in sorted(header.items())
     ]
@@ -204,28 +197,3 @@ def _tensors(file: Path) -> dict[str, Any]:
         "types": ", ".join(f"{name} x {count}" for name, count in types.most_common()),
     }
     return facts | ({"metadata": metadata} if metadata else {}) | {"tensors": tensors}
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """The json header of a safetensors file: name -> {dtype, shape, data_offsets}, and `__metadata__`.
-
-    Raises:
-        UserError: not such a file, or one that was cut short.
-    """
-    broken = UserError("not a whole safetensors file", where=file, fix="copy or download it again")
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if len(start) < 8:
-            raise broken
-        (size,) = struct.unpack("<Q", start)
-        if size > LARGEST_HEADER:
-            raise broken
-        try:
-            header = json_.loads(stream.read(size))
-        except ValueError as error:
-            raise broken from error
-    tensors = [t for name, t in header.items() if name != "__metadata__"] if isinstance(header, dict) else []
-    end = max((t["data_offsets"][1] for t in tensors), default=0)
-    if not isinstance(header, dict) or file.stat().st_size < 8 + size + end:
-        raise broken
-    return header

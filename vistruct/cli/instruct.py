@@ -10,7 +10,7 @@ import typer
 
 from vistruct.cli.groups import grouped
 from vistruct.cli.output import made, note, table
-from vistruct.data.reading import Reading
+from vistruct.data.reading import PixelValues, Reading
 from vistruct.errors import UserError
 
 
@@ -19,6 +19,7 @@ def command(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Annotated boxes in any known format.")],
     out: Annotated[Path, typer.Option(help="Directory for the pictures and the jsonl.")],
     reading: Reading,
+    values: PixelValues,
     split: Annotated[str | None, typer.Option(help="Which part: train, val, ...; several as train+val.")] = None,
     crops: Annotated[
         int | None,
@@ -52,7 +53,14 @@ def command(
     from vistruct.files.owned import Owned, free
     from vistruct.progress import tracking
 
-    asked = {"reading": reading, "split": split, "questions": questions, "families": family, "always": always}
+    asked = {
+        "reading": reading,
+        "values": values,
+        "split": split,
+        "questions": questions,
+        "families": family,
+        "always": always,
+    }
     chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults
     if crop_size is not None:
         chosen["crop_size"] = sides(crop_size)

@@ -6,6 +6,7 @@ Nothing heavy is imported here: torch and the rest come with the verb that needs
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shlex
 import signal
@@ -39,6 +40,10 @@ from vistruct.errors import LeftOut, UserError, closest
 
 LEFT_OUT = 4
 CTRL_C = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + 13
+_NO_MEMORY = UserError(
+    "there is not enough memory for this", fix="smaller images or windows, a smaller batch, or fewer workers"
+)
 # Some versions of typer carry their own copy of click, others use the package: find the class that it raises.
 UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
@@ -104,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]  # it may stand anywhere
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         verb = next((arg for arg in args if not arg.startswith("-")), None)
         if verb is not None and verb not in VERBS and args[0] == verb:
@@ -123,16 +131,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped by Ctrl-C", err=True)
         sys.exit(CTRL_C)
-    except OSError as error:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if debug or error.errno not in (*full, errno.EACCES, errno.EPERM, errno.EROFS):
+    except BrokenPipeError:  # whoever read our words has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except (OSError, UnicodeError, RecursionError, MemoryError, ValueError) as error:
+        known = None if debug else _left(error)
+        if known is None:
             raise
-        fix = "make room and start again" if error.errno in full else "choose a place that you may use"
-        _tell(UserError(os.strerror(error.errno), where=error.filename or "", fix=fix), args)
+        _tell(known, args)
     except RuntimeError as error:
         torch = sys.modules.get("torch")
         if debug or torch is None:
             raise
+        if "can't allocate memory" in str(error):  # torch's own, of arrays on the CPU
+            _tell(_NO_MEMORY, args)
         if isinstance(error, torch.OutOfMemoryError):
             fix = "a smaller batch, or the same batch in more parts: --set accumulate=4"
             _tell(UserError("the device has no memory left", fix=fix), args)
@@ -141,6 +153,25 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             fix = "what it said itself is the reason; the same command goes on from the last checkpoint"
             _tell(UserError(what, fix=fix), args, LOST)
         raise
+
+
+def _left(error: Exception) -> UserError | None:
+    """What no reader has foreseen, of files, texts and memory; None of a fault of vistruct's own."""
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    if isinstance(error, RecursionError):
+        fix = "look for thousands of brackets or references in one another in the files that were given"
+        return UserError("a file is nested too deeply", fix=fix)
+    if isinstance(error, UnicodeError):
+        fix = "save the file as UTF-8, or rename it with letters that UTF-8 has"
+        return UserError(f"a text or a file name is not UTF-8: {error}", fix=fix)
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "make room and start again" if full else "check that the place exists and may be used by you"
+        return UserError(error.strerror or str(error), where=error.filename or "", fix=fix)
+    if "integer string conversion" in str(error):
+        return UserError("a number of thousands of digits", fix="look for it in the files that were given")
+    return None
 
 
 def _tell(error: UserError, args: Sequence[str], code: int = 2) -> NoReturn:

@@ -28,7 +28,7 @@ from vistruct.files.intake import Intake
 _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
 _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
-    "boxes": _CHOICE | {"images"},
+    "boxes": _CHOICE | _VALUES | {"images"},
     "maps": _CHOICE
     | _VALUES
     | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored"}
@@ -86,7 +86,7 @@ def boxes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> 
     """
     _fits("boxes", reading, values, path)
     images = None if reading.images is None else _folder(path, reading.images, "--images")
-    return BoxDataConfig(annotation=path, images=images, **_chosen(reading), **more)
+    return BoxDataConfig(annotation=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
 
 
 def maps_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> MapDataConfig:

@@ -20,6 +20,8 @@ from vistruct.data.kept_boxes import kept
 from vistruct.data.selection import shared
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
+from vistruct.files.geo import num_channels
+from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
@@ -45,6 +47,7 @@ class BoxDataConfig(Part):
     oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
     masks: bool = False  # rasters of the objects too, for heads that learn them
     difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
+    intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     tiles: Tiles | None = None  # cut into windows; None: whole images
     augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
@@ -95,7 +98,7 @@ class BoxDataConfig(Part):
             records,
             report,
             self,
-            self._input(),
+            self._input(records[0]),
             class_names=class_names,
             fingerprint=self._fingerprint(whole_records, class_names),
             counts={name: labels[number] for number, name in enumerate(class_names)},
@@ -117,10 +120,12 @@ class BoxDataConfig(Part):
             masks=self.masks,
         )
 
-    def _input(self) -> Input:
+    def _input(self, record: Record) -> Input:
         tiles = self.tiles
         windows = None if tiles is None else Windows(size=tiles.size, overlap=tiles.overlap, unit="file")
-        return Input(resize=self.resize, windows=windows)
+        return Input(
+            channels=num_channels(record, self.intake), intake=self.intake, resize=self.resize, windows=windows
+        )
 
     def _fingerprint(self, records: Sequence[Record], class_names: Sequence[str]) -> str:
         """Of the annotation file where it is one; of what was read where it is a folder of thousands."""

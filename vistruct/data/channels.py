@@ -10,7 +10,7 @@ from vistruct.contracts import Record
 from vistruct.data.formats.format import Stop
 from vistruct.errors import UserError
 from vistruct.files.geo import bands_of_images
-from vistruct.files.images import image_size
+from vistruct.files.images import colour_size
 from vistruct.files.intake import Intake
 
 _READERS = 8  # threads that look at headers
@@ -39,7 +39,7 @@ def _channels(record: Record, *, intake: Intake | None) -> int | UserError:
     try:
         if intake is None:
             for image in record.images:
-                image_size(image)
+                colour_size(image)
             return 3
         numbers = bands_of_images(record)
     except UserError as error:

@@ -19,8 +19,7 @@ from vistruct.data.chat.records import Records
 from vistruct.data.chat.sources import Opened, Wanted, joined_fingerprint, open_source
 from vistruct.data.input import Input
 from vistruct.errors import UserError
-from vistruct.files.geo import read_images
-from vistruct.files.images import UnreadableImage, read_image
+from vistruct.files.images import UnreadableImage, read_image, read_images
 from vistruct.files.masks import rasterise
 from vistruct.issues import IssueCounter
 from vistruct.transforms.augment import Augment

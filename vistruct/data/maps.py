@@ -149,7 +149,7 @@ class LabelReader:
         raster = self.raster(record) if self.raster is not None else _of_file(record)
         if self.coding.threshold is not None and 0 < raster.max(initial=0) <= 1 < self.coding.threshold:
             what = f"labels of 0 and 1, and the second class begins at {self.coding.threshold}"
-            raise UserError(what, where=where, fix="coding.threshold=null, coding.values=[0,1]")
+            raise UserError(what, where=where, fix="--classes unchanged,changed --values 0,1 (or your own names)")
         return torch.from_numpy(self.coding.decode(raster, where))
 
 

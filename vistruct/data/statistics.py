@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from vistruct.contracts import DataInfo, Dataset
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 from vistruct.files.images import UnreadableImage
+from vistruct.files.json_files import read_cached
 from vistruct.files.whole import whole_file
 from vistruct.ops.seeds import derive
 from vistruct.ops.values import full_scale
@@ -43,9 +45,8 @@ def with_statistics_of_pixels(dataset: Dataset, cache: Path | None = None) -> Re
     chosen = sorted(range(len(dataset)), key=lambda index: derive(0, "statistics", dataset.records[index].id))
     chosen = sorted(chosen[:MOST])
     file = None if cache is None else cache / f"statistics-{_key(dataset, chosen)}.json"
-    if file is not None and file.exists():
-        found = json.loads(file.read_text())
-    else:
+    found = None if file is None else read_cached(file, _Statistics)
+    if found is None:
         found = _measure(dataset, chosen)
         if file is not None:
             with whole_file(file, "partial") as partial:
@@ -53,11 +54,14 @@ def with_statistics_of_pixels(dataset: Dataset, cache: Path | None = None) -> Re
     for number, std in enumerate(found["std"]):
         if std == 0:
             what = f"channel {number + 1} is {found['mean'][number]:g} everywhere: it has no standard deviation"
-            raise UserError(
-                what, where="task.std", fix="choose other bands (data.intake.bands), or give std as numbers"
-            )
+            raise UserError(what, where="task.std", fix="choose other --bands, or --set task.std=[...] as numbers")
     info = replace(dataset.info, mean=tuple(found["mean"]), std=tuple(found["std"]))
     return replace(dataset, info=info)
+
+
+class _Statistics(TypedDict):
+    mean: list[float]
+    std: list[float]
 
 
 def in_words(info: DataInfo) -> str:

@@ -138,7 +138,7 @@ class VolumeDataConfig(Part):
             splits = sorted({case.split for case in labelled})
             if len(splits) > 1:
                 what = f"shares are drawn, and labelled volumes are split already: {', '.join(splits)}"
-                raise UserError(what, where=self.root, fix="leave data.shares out, and name a split")
+                raise UserError(what, where=self.root, fix="leave data.shares out, and --split NAME")
             number = len({case.patient for case in labelled})
             if number < len(self.shares):
                 what = f"{number} patients (or groups) for {len(self.shares)} splits"

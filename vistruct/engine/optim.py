@@ -84,7 +84,7 @@ def layer_factor(model: nn.Module, name: str, layer_decay: float) -> float:
         raise UserError(
             f"{type(backbone).__name__} does not say which layer a parameter is in",
             where="optim.layer_decay",
-            fix="set optim.layer_decay=1, or give the backbone's traits a layer_of(name) -> (layer, num_layers)",
+            fix="--set optim.layer_decay=1, or give the backbone's traits a layer_of(name) -> (layer, num_layers)",
         )
     layer, num_layers = layer_of(plain_name(name).removeprefix("backbone."))
     return layer_decay ** (num_layers + 1 - layer)

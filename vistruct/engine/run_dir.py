@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.config import Run, flat, read_run, run_to_yaml
@@ -17,6 +18,7 @@ from vistruct.engine.environment import describe
 from vistruct.engine.trainable import Plan
 from vistruct.errors import UserError
 from vistruct.files.in_use import in_use, is_empty
+from vistruct.files.json_files import read_record
 from vistruct.files.owned import free
 
 # What may differ between the run that began and the run that goes on: none of it touches the weights, but for rounding
@@ -91,9 +93,9 @@ def note_data(train: Mapping[str, DataInfo], evals: Mapping[str, DataInfo], out_
     """
     file = out_dir / "data.json"
     if file.exists():
-        noted = json.loads(file.read_text())["train"]
+        noted = read_record(file, Noted, "remove it: the next start writes it again").train
         for name, info in train.items():
-            before = noted[name]["fingerprint"]
+            before = noted[name].fingerprint if name in noted else "of no stream of this name"
             if before != info.fingerprint:
                 whose = "" if len(train) == 1 else f" of {name}"
                 raise UserError(
@@ -106,6 +108,19 @@ def note_data(train: Mapping[str, DataInfo], evals: Mapping[str, DataInfo], out_
         kinds = {"train": train, "evals": evals}
         write_json(file, {kind: {name: info_to_dict(i) for name, i in infos.items()} for kind, infos in kinds.items()})
         settle(out_dir / "index")
+
+
+class NotedData(BaseModel):
+    """Of what data.json says of one data set, what is compared."""
+
+    fingerprint: str
+
+
+class Noted(BaseModel):
+    """data.json, by stream and by evaluation."""
+
+    train: dict[str, NotedData]
+    evals: dict[str, NotedData]
 
 
 def note_plan(plan: Plan, out_dir: Path, ranks: Ranks) -> None:

@@ -175,7 +175,7 @@ def _adapt(
         fix = "leave parts out, and name the layers: queries and values of their own are often q_proj and v_proj"
     if left:
         what += f": {'; '.join(left)}"
-        fix = "adapt the layers below it; or untie them: set task.language.options.tie_word_embeddings=false"
+        fix = "adapt the layers below it; or untie them: --set task.language.options.tie_word_embeddings=false"
     elsewhere, _ = matched(set(holder))
     if elsewhere:
         weight = id(elsewhere[0][1][0]._parameters["weight"])  # it may be adapted, and `weight` a sum

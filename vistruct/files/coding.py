@@ -94,7 +94,7 @@ class Coding(Part):
             values = self.values if self.values is not None else tuple(range(len(self.classes)))
             entries = [*values, *self.ignored[:1]]
         if (label_map < 0).any() and len(entries) == len(self.classes):
-            raise UserError("pixels without a class, and no value says so", where="coding", fix="coding.ignored")
+            raise UserError("pixels without a class, and no value says so", where="coding", fix="--ignored VALUE")
         table = np.array(entries)
         table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
         return table[np.where(label_map < 0, len(self.classes), label_map)]

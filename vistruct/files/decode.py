@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
 from vistruct.errors import UserError
@@ -39,10 +39,18 @@ from vistruct.files.embedded import image_source, image_status
 MAX_PIXELS = 900_000_000  # 2.5 GiB decoded: DOTA has scenes of 806 million. More is taken for a decompression bomb
 MAX_PIXELS_VARIABLE = "VISTRUCT_MAX_IMAGE_PIXELS"
 
-_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+# The options of every command that reads images.
+SAY = (
+    "say which bands are the channels, and what becomes black and white: --bands 1,2,3 --low 0 --high 3000 (or "
+    "--percentiles 1,99 for low and high), or --dtype float32 for values as they are"
+)
+
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _EXTRA_SAMPLES = 338  # TIFF tag; 1 and 2 are transparency, anything else is a band that is no colour
 _SAMPLES_PER_PIXEL = 277  # TIFF tag
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_TOLD = (258, 259, 262, ORIENTATION)  # of the first image: bits, compression, photometric interpretation
+_KIND_OF_IMAGE, _REDUCED, _MASK = 254, 1, 4  # TIFF tag NewSubfileType, and two of its bits
 _EIGHT_BIT_MODES = {
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV",
 }  # fmt: skip
@@ -72,9 +80,8 @@ def decode(data: bytes, name: object) -> Tensor:
         UnreadableImage: no image, cut short, damaged, too many pixels, more than 8 bits, several images.
     """
     with opened(io.BytesIO(data), name) as image:
-        is_preview = image.format == "MPO"  # a phone's JPEG with a small copy behind it
-        if pillow_says(image, "n_frames", 1) > 1 and not is_preview:
-            raise UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
+        if num_images(image, data) > 1:
+            raise several(name)
         pixels = _decode_jpeg(data, image, name) if image.format in ("JPEG", "MPO") else None
         if pixels is None:
             ImageOps.exif_transpose(image, in_place=True)
@@ -82,14 +89,41 @@ def decode(data: bytes, name: object) -> Tensor:
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels from the header alone, as `decode` will give it.
+def num_images(image: Image.Image, data: bytes) -> int:
+    """How many a file holds, without previews, overviews and masks of the first."""
+    if image.format == "MPO":  # a phone's JPEG with a small copy behind it
+        return 1
+    return tiff_tags(data)[1] if image.format == "TIFF" else pillow_says(image, "n_frames", 1)
 
-    Raises:
-        UnreadableImage: no such file, no image, too many pixels, or more than 8 bits.
-    """
-    with opened(path, path) as image:
-        return upright_size(image)
+
+def several(name: object) -> UnreadableImage:
+    """What to say of a file that is no one image."""
+    return UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
+
+
+def tiff_tags(source: Path | bytes) -> tuple[dict[int, Any], int]:
+    """The tags of a TIFF's first image by their numbers, and how many images there are that are neither smaller copies
+    (overviews) nor masks of another; nothing and 1 where that cannot be told."""
+    first: dict[int, Any] = {}
+    images, seen = 0, set[int]()
+    try:
+        with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+            start = file.read(8)
+            place = TiffImagePlugin.ImageFileDirectory_v2(start + (file.read(8) if b"+" in start[2:4] else b""))
+            while place.next and place.next not in seen:
+                seen.add(place.next)
+                file.seek(place.next)
+                place.load(file)
+                first = first or {tag: place[tag] for tag in _TOLD if tag in place}
+                images += place.get(_KIND_OF_IMAGE, 0) & (_REDUCED | _MASK) == 0
+    except _DAMAGE:
+        pass
+    return first, max(images, 1)
+
+
+def is_deep_png(image: Image.Image) -> bool:
+    """Whether a PNG has 16 bits, of which Pillow drops the lower ones where it is in colours."""
+    return image.format == "PNG" and ";16" in str(pillow_says(image, "tile", ""))
 
 
 def unreadable(name: object, error: OSError) -> UnreadableImage:
@@ -120,7 +154,7 @@ def _decode_jpeg(data: bytes, image: Image.Image, name: object) -> np.ndarray | 
                 fix="copy or download it again; if it looks right to you, save it anew",
             ) from None
         return None
-    turn = image.getexif().get(_ORIENTATION, 1)
+    turn = image.getexif().get(ORIENTATION, 1)
     if turn in (5, 6, 7, 8):  # the first row of the file is a column
         pixels = pixels.swapaxes(0, 1)
     if turn in (3, 4, 7, 8):
@@ -202,8 +236,7 @@ def _refuse(image: Image.Image, name: object, eight_bit: bool) -> None:
     if image.mode not in _EIGHT_BIT_MODES:
         raise _not_eight_bit(name, f"pixels of type {image.mode}")
     tags = pillow_says(image, "tag_v2", {})  # TIFF only
-    layout = str(pillow_says(image, "tile", "")) if image.format == "PNG" else ""
-    if ";16" in layout or max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:  # Pillow would drop the lower bits
+    if is_deep_png(image) or max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:  # Pillow would drop the lower bits
         raise _not_eight_bit(name, "16 bits a channel")
     extra = tags.get(_EXTRA_SAMPLES, ())
     if any(kind not in (1, 2) for kind in extra):
@@ -225,7 +258,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         return height, width
     if image.format == "PNG" and "exif" not in image.info:  # asking on would decode the whole file
         return height, width
-    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
@@ -247,5 +280,5 @@ def _not_eight_bit(name: object, found: str) -> UnreadableImage:
     return UnreadableImage(
         f"only 8-bit grey or RGB images are read, this one has {found}",
         where=name,
-        fix="data.intake says what of it becomes 8 bits, of label maps and classes; else scale all images alike",
+        fix=SAY,
     )

@@ -22,22 +22,10 @@ from torch import Tensor
 
 from vistruct.contracts import IGNORED, RGB, Record, Window
 from vistruct.errors import UserError
-from vistruct.files.decode import UnreadableImage, max_pixels
+from vistruct.files.decode import SAY, UnreadableImage, max_pixels
 from vistruct.files.intake import Intake
-from vistruct.files.raster_files import (
-    Bands,
-    Stamp,
-    bands_of,
-    driver_of,
-    header_of,
-    one_size,
-    opened_raster,
-    quiet,
-    rasterio_,
-    read_values,
-    sample_values,
-    stamp_of,
-)
+from vistruct.files.raster_files import Bands, bands_of, one_size, read_values, sample_values
+from vistruct.files.raster_headers import Stamp, driver_of, header_of, opened_raster, quiet, rasterio_, stamp_of
 from vistruct.files.whole import whole_file
 
 Raster = Path | Sequence[Path]
@@ -46,10 +34,6 @@ FILES_AN_IMAGE = "files an image"  # among the notes of a record whose bands lie
 
 _BLOCK = 256  # pixels, both sides, of a written tile
 _MOST_IN_BYTE = 255  # classes that a byte has room for; 255 says "no class"
-_FIX = (
-    "say which bands are the channels and what becomes black and white: intake={bands: [3, 2, 1], low: [0], "
-    "high: [3000]}, or percentiles: [1, 99] in place of low and high; or dtype: float32 for values as they are"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,28 +74,24 @@ def read_bands(path: Raster, window_xyxy: Window | None, intake: Intake | None) 
     is_exact = not intake_.has_range and intake_.pixels == "uint8"
     values = read_values(paths, chosen, (x0, y0, x1, y1), exact=is_exact)
     if is_exact and values.dtype != np.uint8:
-        raise UserError(f"{describe(path)}, and no word of what becomes black and white", where=paths[0], fix=_FIX)
+        raise UserError(f"{describe(path)}, and no word of what becomes black and white", where=paths[0], fix=SAY)
     if not intake_.has_range:
         return intake_.taken(values)
     return intake_.taken(values, _ranges(tuple(map(stamp_of, paths)), tuple(chosen), intake_))
 
 
-def read_images(record: Record, intake: Intake | None) -> list[Tensor]:
-    """number[C, H, W] of each image of a record, or of its window of each.
-
-    `Record.images` are one file an image, or as many as the note FILES_AN_IMAGE says, image after image.
+def num_channels(record: Record, intake: Intake | None) -> int:
+    """Of each image of a data set, as this one of its records has them.
 
     Raises:
-        UnreadableImage, UserError: as in `read_bands`.
+        UnreadableImage: a file of it cannot be read.
+        UserError: it is no 8-bit colours, and nothing says what becomes of its values.
     """
-    return [read_bands(files, record.window_xyxy, intake) for files in _images(record)]
-
-
-def num_channels(record: Record, intake: Intake | None) -> int:
-    """Of each image of a data set, as this one of its records has them."""
     if intake is None:
+        for files in images_of(record):
+            _chosen(files, None)
         return 3
-    bands = len(intake.bands) if intake.bands is not None else raster_bands(_images(record)[0])
+    bands = len(intake.bands) if intake.bands is not None else raster_bands(images_of(record)[0])
     return intake.channels_of(bands)
 
 
@@ -141,7 +121,7 @@ def bands_of_images(record: Record) -> list[int]:
     Raises:
         UnreadableImage, UserError: as in `raster_size`.
     """
-    return [raster_bands(files) for files in _images(record)]
+    return [raster_bands(files) for files in images_of(record)]
 
 
 def raster_type(path: Path) -> str:
@@ -224,12 +204,12 @@ def write_geotiff(
         settings |= {"transform": affine, "crs": rasterio.crs.CRS.from_wkt(profile.crs) if profile.crs else None}
     written = 0
     # GDAL keeps tiles that are not full yet: two rows of them, or it would write (and compress) them several times.
-    cache_mb = 16 + 4 * _BLOCK * width * np.dtype(number_type).itemsize // 2**20
+    cache_bytes = 16 * 2**20 + 4 * _BLOCK * width * np.dtype(number_type).itemsize
     try:
         with (
             whole_file(path) as temporary,
             quiet(),
-            rasterio.Env(GDAL_CACHEMAX=cache_mb),
+            rasterio.Env(GDAL_CACHEMAX=cache_bytes),
             rasterio.open(temporary, "w", **settings) as file,
         ):
             if palette is not None and number_type is np.uint8:
@@ -256,7 +236,7 @@ def _paths(path: Raster) -> tuple[Path, ...]:
     return paths
 
 
-def _images(record: Record) -> list[tuple[Path, ...]]:
+def images_of(record: Record) -> list[tuple[Path, ...]]:
     """The files of each image."""
     each = int(record.notes.get(FILES_AN_IMAGE, "1"))
     return [record.images[at : at + each] for at in range(0, len(record.images), each)]
@@ -273,16 +253,15 @@ def _chosen(paths: Sequence[Path], intake: Intake | None) -> Bands:
         beyond = [band for band in intake.bands if band > len(bands)]
         if beyond:
             what = f"no band {beyond[0]}: {describe(paths)}"
-            raise UserError(what, where=paths[0], fix=f"intake.bands from 1 to {len(bands)}")
+            raise UserError(what, where=paths[0], fix=f"--bands from 1 to {len(bands)}")
         return [bands[band - 1] for band in intake.bands]
     if intake is not None:
         return bands
     header = header_of(stamp_of(paths[0]))
-    is_colour = header.is_alpha in ((False, False, False), (False, False, False, True))
-    if len(paths) > 1 or set(header.types) != {"uint8"} or not is_colour:
-        what = f"{describe(paths)}, where 8-bit RGB is expected"
-        raise UserError(what, where=paths[0], fix=_FIX)
-    return bands[:3]
+    if len(paths) > 1 or not header.is_colour:
+        what = f"{describe(paths)}, where 8-bit grey or RGB is expected"
+        raise UserError(what, where=paths[0], fix=SAY)
+    return [band for band, is_alpha in zip(bands, header.is_alpha, strict=True) if not is_alpha]
 
 
 @functools.lru_cache(maxsize=4096)

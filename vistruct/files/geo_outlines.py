@@ -10,7 +10,7 @@ import numpy as np
 
 from vistruct.contracts import Window
 from vistruct.errors import UserError
-from vistruct.files.raster_files import opened_raster, rasterio_
+from vistruct.files.raster_headers import opened_raster, rasterio_
 
 
 def paint_outlines(

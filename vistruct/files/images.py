@@ -1,4 +1,9 @@
-"""Image files to uint8 RGB, whole or in windows, through a small cache; `decode` says what is read and how.
+"""The one door to the pixels of image files: whole or in windows, 8-bit colours or what an intake makes of the values.
+
+Who decodes is decided here and nowhere else. What can be decoded window by window (GeoTIFF and its kin, `raster_files`)
+is, where rasterio is installed: a file larger than memory costs a window's blocks. What is written from one end to the
+other (PNG, JPEG), and everything where rasterio is not installed, is decoded whole (`decode`) and kept in a small
+cache, so that the windows of an image that follow each other decode it once (see `data/loading/visits.py`).
 
 An image that cannot be read, or is no longer what it was when the data set was listed, is an `UnreadableImage` error.
 What a training run does about one is decided in one place, `data.loader`: it stops, or takes another sample and
@@ -7,44 +12,60 @@ says so.
 
 from __future__ import annotations
 
-import os
-import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from vistruct.files.decode import UnreadableImage, decode, image_size, unreadable
-from vistruct.files.embedded import image_bytes, image_status
+from vistruct.contracts import Record, Window
+from vistruct.files.decode import UnreadableImage, decode, unreadable
+from vistruct.files.decoded_cache import CACHE_BYTES, DecodedCache, changed
+from vistruct.files.embedded import image_bytes
+from vistruct.files.geo import images_of, read_bands
+from vistruct.files.intake import Intake
+from vistruct.files.raster_headers import header_of, is_windowed, stamp_of
+from vistruct.files.raster_headers import size_of_image as image_size
 
-__all__ = ["DecodedCache", "UnreadableImage", "clear_cache", "decode", "image_size", "read_image"]
+__all__ = ["DecodedCache", "UnreadableImage", "clear_cache", "decode", "image_size", "read_image", "read_images"]
 
-CACHE_BYTES = 256 * 2**20  # of decoded images, in each process
+_ROWS = 512  # decoded at a time where not all is needed
 
 
-def read_image(path: Path, window_xyxy: tuple[int, int, int, int] | None = None, crc32: int | None = None) -> Tensor:
-    """Decode an image, or the part of it inside a window.
+def read_image(
+    path: Path | Sequence[Path],
+    window_xyxy: Window | None = None,
+    crc32: int | None = None,
+    intake: Intake | None = None,
+) -> Tensor:
+    """An image, or the part of it inside a window.
 
-    A whole image stays in a small per-process cache, so that the windows of a large scene decode it once. Windows alone
-    cannot be decoded: Pillow and simplejpeg give whole images, and PNG and JPEG are written from one end to the other.
-    One image larger than the cache is held at a time, and given up before the next is decoded.
+    A whole image stays in a small per-process cache, so that the windows of a large scene decode it once, where windows
+    alone cannot be decoded. One image larger than the cache is held at a time, and given up before the next is decoded.
 
     Args:
-        path: any 8-bit image that `decode` reads.
+        path: an image file; or several of one band each (and an intake).
         window_xyxy: pixels of the whole image; right and bottom are exclusive.
         crc32: what `zlib.crc32` said of the file's bytes when the data set was listed; looked at whenever they are
             read. None: not known.
+        intake: which bands, and what becomes of their values; None: 8-bit colours.
 
     Returns:
-        uint8[3, H, W], RGB, channels last in memory; the caller's own copy.
+        uint8[3, H, W], RGB, or what the intake says; the caller's own copy.
 
     Raises:
-        UnreadableImage: no such file, no image, cut short, damaged, changed, too many pixels, more than 8 bits, or a
-            window that does not lie inside the image.
+        UnreadableImage: no such file, no image, cut short, damaged, changed, too many pixels, or a window that does not
+            lie inside the image.
+        UserError: no 8-bit colours, and no intake; as in `read_bands`.
     """
+    files = (Path(path),) if isinstance(path, str | Path) else tuple(path)
+    if len(files) > 1 or intake is not None:
+        return read_bands(files, window_xyxy, intake)
+    path = files[0]
+    if is_windowed(path):
+        if crc32 is not None:
+            _check_bytes(path, crc32)
+        return read_bands(path, window_xyxy, None).permute(1, 2, 0).contiguous().permute(2, 0, 1)
     image = _cache.get(path, crc32)
     if window_xyxy is None:
         return image.clone()
@@ -59,67 +80,63 @@ def read_image(path: Path, window_xyxy: tuple[int, int, int, int] | None = None,
     return image[:, y0:y1, x0:x1].clone()
 
 
+def read_images(record: Record, intake: Intake | None = None) -> list[Tensor]:
+    """number[C, H, W] of each image of a record, or of its window of each.
+
+    `Record.images` are one file an image, or as many as the note FILES_AN_IMAGE says, image after image.
+
+    Raises:
+        UnreadableImage, UserError: as in `read_image`.
+    """
+    return [read_image(files, record.window_xyxy, intake=intake) for files in images_of(record)]
+
+
+def colour_size(path: Path) -> tuple[int, int]:
+    """As `image_size`, of an image that `read_image` reads without an intake.
+
+    Raises:
+        UnreadableImage: as `image_size`; or it is no 8-bit colours.
+    """
+    header = header_of(stamp_of(path))
+    if not header.is_colour:
+        what = f"{len(header.types)} bands of {header.types[0]}, where 8-bit grey or RGB is expected"
+        raise UnreadableImage(what, where=path, fix="save it as an 8-bit PNG or JPEG")
+    return header.size_hw
+
+
+def check_pixels(path: Path, intake: Intake | None = None) -> None:
+    """Decode all of an image, a few rows at a time where that is possible.
+
+    Raises:
+        UnreadableImage, UserError: as in `read_image`.
+    """
+    if intake is None and not is_windowed(path):
+        try:
+            decode(image_bytes(path), path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        return
+    height, width = image_size(path)
+    rows = _ROWS if is_windowed(path) else height
+    for y in range(0, height, rows):
+        read_image(path, (0, y, width, min(y + rows, height)), intake=intake)
+
+
 def clear_cache() -> None:
     """Forget every decoded image of this process."""
     _cache.clear()
 
 
-class _HasBytes(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-Pixels = TypeVar("Pixels", bound=_HasBytes)
-
-
-class DecodedCache(Generic[Pixels]):
-    """The most recently used images, as many as fit; the newest stays, whatever its size, until another is wanted."""
-
-    def __init__(self, max_bytes: int, decode: Callable[[bytes, Path], Pixels]) -> None:
-        self.max_bytes, self.decode = max_bytes, decode
-        self.images: OrderedDict[tuple[str, int, int], Pixels] = OrderedDict()
-        self.bytes = 0  # of all images
-        self.lock = threading.Lock()
-
-    def get(self, path: Path, crc32: int | None = None) -> Pixels:
-        """The decoded file, which must not be changed; errors as in `read_image`."""
-        try:
-            status = image_status(path)
-            key = (os.fspath(path), status.st_mtime_ns, status.st_size)  # a file that changed is another image
-            with self.lock:
-                if key in self.images:
-                    self.images.move_to_end(key)
-                    return self.images[key]
-            data = image_bytes(path)
-        except OSError as error:
-            raise unreadable(path, error) from error
-        if crc32 is not None and zlib.crc32(data) != crc32:
-            raise UnreadableImage(
-                "the image has changed since it was indexed: its checksum is another one",
-                where=path,
-                fix="put the old file back, or start the same command again: it reads the file as it is now; "
-                "or let another sample take its place: --set data.on_broken=replace",
-            )
-        self._shrink(least=0)  # one that alone is too large goes before the next takes its memory
-        image = self.decode(data, path)
-        with self.lock:
-            if key not in self.images:
-                self.bytes += image.nbytes
-            self.images[key] = image
-        self._shrink(least=1)
-        return image
-
-    def _shrink(self, least: int) -> None:
-        """Forget the oldest until all fit, or `least` are left."""
-        with self.lock:
-            while len(self.images) > least and self.bytes > self.max_bytes:
-                self.bytes -= self.images.popitem(last=False)[1].nbytes
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self.lock:
-            self.images.clear()
-            self.bytes = 0
+def _check_bytes(path: Path, crc32: int) -> None:
+    found = 0
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(2**20):
+                found = zlib.crc32(part, found)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if found != crc32:
+        raise changed(path)
 
 
 _cache = DecodedCache(CACHE_BYTES, decode)

@@ -35,7 +35,7 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 }
 PixelType = Literal["uint8", "uint16", "float32"]
 BYTES: dict[Pixels, int] = {"uint8": 1, "uint16": 2, "float32": 4, "raw": 4}  # a value
-FIX = "intake.low and intake.high, intake.percentiles=[1, 99]; or intake.dtype=float32, task.mean=data, task.std=data"
+FIX = "--low and --high, or --percentiles 1,99; or --dtype float32 --normalise data for values as they are"
 FROM_TAGS = "tags"  # in place of a window's name: the one that a DICOM series itself says to show
 
 

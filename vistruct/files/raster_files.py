@@ -1,134 +1,29 @@
-"""Raster files through rasterio (extra `geo`): opened safely, and their numbers as they stand. `geo` has the rest.
-
-Files are opened by what is in them, and only as formats that hold their own pixels: never as one that fetches others
-(VRT, web services).
-"""
+"""The numbers of raster files as they stand: windows, samples, where there is no data. `geo` has the rest."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
-import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageOps
 
 from vistruct.contracts import Window
 from vistruct.errors import UserError
-from vistruct.files.decode import UnreadableImage, unreadable
+from vistruct.files.decode import UnreadableImage, decode, num_images, opened, several
+from vistruct.files.decoded_cache import CACHE_BYTES, DecodedCache
+from vistruct.files.raster_headers import AS_THEY_ARE, DEEP, header_of, opened_raster, rasterio_, stamp_of
 
 Bands = Sequence[tuple[int, int]]  # number of the file from 0, and of the band in it from 1
-Stamp = tuple[str, int, int]  # a path, and when it was written and how large: a file that changed is another one
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two of more than 4 GiB
-_STARTS = {start: "GTiff" for start in _TIFF} | {
-    b"\0\0\0\x0cjP  ": "JP2OpenJPEG", b"\xff\x4f\xff\x51": "JP2OpenJPEG", b"EHFA_HEADER_TAG": "HFA",
-    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG",
-}  # fmt: skip
 # A large image is looked at in so many small windows a side. GDAL's own way to read a thinned image decodes all of it,
 # or takes averages where they lie beside it; a cache too small for a row of its blocks makes that take minutes.
 _PATCHES, _PATCH = (
     32,
     32,
 )  # 32 x 32 windows of 32 x 32 pixels: a million, of a thousand blocks at most (four at corners)
-
-
-def rasterio_() -> Any:
-    """The library with all its parts that are used here.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        for part in ("crs", "errors", "features", "warp", "windows"):
-            importlib.import_module(f"rasterio.{part}")
-        return importlib.import_module("rasterio")
-    except ImportError as error:
-        what = "rasters with coordinates or of more than 8 bits need rasterio"
-        raise UserError(what, where=error.name or "rasterio", fix='pip install "vistruct[geo]"') from error
-
-
-def driver_of(path: Path) -> str | None:
-    """What GDAL calls the format of a file, told without GDAL; None: none of those that are read here.
-
-    Raises:
-        UnreadableImage: no such file.
-    """
-    try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return next((driver for begin, driver in _STARTS.items() if start.startswith(begin)), None)
-
-
-def stamp_of(path: Path) -> Stamp:
-    """What caches know a file by.
-
-    Raises:
-        UnreadableImage: no such file.
-    """
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return os.fspath(path), status.st_mtime_ns, status.st_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a file says of itself."""
-
-    size_hw: tuple[int, int]
-    types: tuple[str, ...]  # of each band
-    is_alpha: tuple[bool, ...]
-
-
-@functools.lru_cache(maxsize=65536)
-def header_of(stamp: Stamp) -> Header:
-    """Read once for each process.
-
-    Raises:
-        UnreadableImage: no raster.
-    """
-    with opened_raster(Path(stamp[0])) as file:
-        is_alpha = tuple(colour.name == "alpha" for colour in file.colorinterp)
-        return Header(size_hw=(file.height, file.width), types=tuple(file.dtypes), is_alpha=is_alpha)
-
-
-@contextmanager
-def quiet() -> Generator[None]:
-    """Without a warning for every file that does not say where it lies: most data sets of images do not."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Dataset has no geotransform")
-        yield
-
-
-@contextmanager
-def opened_raster(path: Path) -> Generator[Any]:
-    """A rasterio dataset; opened for each read, because a forked worker must not share its place in the file.
-
-    Raises:
-        UnreadableImage: no such file, no raster; or it proves damaged while it is read.
-    """
-    rasterio = rasterio_()
-    driver = driver_of(path)
-    if driver is None:
-        what = "empty (0 bytes)" if os.path.getsize(path) == 0 else "no GeoTIFF, JPEG 2000, ERDAS, PNG or JPEG"
-        raise UnreadableImage(f"cannot decode the raster: it is {what}", where=path, fix="save it as a GeoTIFF")
-    try:
-        with quiet(), rasterio.open(path, driver=driver) as file:
-            yield file
-    except rasterio.errors.RasterioError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UnreadableImage(f"cannot decode the raster: {reason}", where=path, fix="copy it again") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def bands_of(paths: Sequence[Path]) -> Bands:
@@ -162,9 +57,30 @@ def read_values(paths: Sequence[Path], bands: Bands, window: Window, *, exact: b
     Raises:
         UserError: complex numbers.
     """
-    x0, y0, x1, y1 = window
-    part = rasterio_().windows.Window(x0, y0, x1 - x0, y1 - y0)
-    return _read(paths, bands, [part], exact)[..., 0]
+    return _read(paths, bands, window, exact)
+
+
+def read_numbers(path: Path, window: Window) -> np.ndarray:
+    """number[H, W] of the first band as they are written, whether they are called empty or not."""
+    with opened_raster(path) as file:
+        return file.read(1, window=_part(window))
+
+
+def valid_pixels(paths: Sequence[Path], window: Window) -> np.ndarray | None:
+    """bool[H, W], where any file has data (in any band; where alpha is not 0); None: everywhere.
+
+    Raises:
+        UnreadableImage: no such file, or damaged.
+    """
+    found: np.ndarray | None = None
+    for path in paths:
+        header = header_of(stamp_of(path))
+        if not header.by_window or not (any(header.gaps) or any(header.is_alpha)):
+            return None
+        with opened_raster(path) as file:
+            here = file.dataset_mask(window=_part(window)) > 0
+        found = here if found is None else found | here
+    return found
 
 
 def sample_values(paths: Sequence[Path], bands: Bands) -> np.ndarray:
@@ -174,13 +90,12 @@ def sample_values(paths: Sequence[Path], bands: Bands) -> np.ndarray:
         UserError: complex numbers, or bands on different grids.
     """
     height, width = one_size(paths, bands)
-    new_window = rasterio_().windows.Window
     if height * width <= (_PATCHES * _PATCH) ** 2:
-        parts = [new_window(0, 0, width, height)]
+        parts = [(0, 0, width, height)]
     else:
         high, wide = min(_PATCH, height), min(_PATCH, width)
-        parts = [new_window(x, y, wide, high) for y in _starts(height, high) for x in _starts(width, wide)]
-    return _read(paths, bands, parts, exact=False).reshape(len(bands), -1)
+        parts = [(x, y, x + wide, y + high) for y in _starts(height, high) for x in _starts(width, wide)]
+    return np.concatenate([_read(paths, bands, part, exact=False).reshape(len(bands), -1) for part in parts], axis=1)
 
 
 def _starts(length: int, part: int) -> list[int]:
@@ -189,29 +104,63 @@ def _starts(length: int, part: int) -> list[int]:
     return np.linspace(0, length - part, number).astype(int).tolist()
 
 
-def _read(paths: Sequence[Path], bands: Bands, parts: Sequence[Any], exact: bool) -> np.ndarray:
-    """number[C, H, W, P] of P windows of one size."""
-    found: dict[tuple[int, int], list[np.ndarray]] = {band: [] for band in bands}
+def _read(paths: Sequence[Path], bands: Bands, window: Window, exact: bool) -> np.ndarray:
+    """number[C, H, W], as `read_values`."""
+    found: dict[tuple[int, int], np.ndarray] = {}
     for number in dict.fromkeys(number for number, _ in bands):
         mine = list(dict.fromkeys(band for one, band in bands if one == number))
-        if any("complex" in kind for kind in header_of(stamp_of(paths[number])).types):
-            fix = "write its amplitude as a band of its own"
-            raise UserError("complex numbers, of which there is no one picture", where=paths[number], fix=fix)
-        for at in range(0, len(parts), _PATCHES):  # a closed file gives up the blocks that GDAL keeps of it
-            with opened_raster(paths[number]) as file:
-                for part in parts[at : at + _PATCHES]:
-                    values = file.read(mine, window=part)
-                    if not exact:
-                        values = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64, copy=False)
-                    for band, channel in zip(mine, values, strict=True):
-                        found[number, band].append(_without_data(file, band, channel, part, exact))
-    return np.stack([np.stack(found[band], axis=-1) for band in bands])
+        values = _of_file(paths[number], mine, window, exact)
+        if len(paths) == 1 and len(mine) == len(bands):
+            return values
+        found |= {(number, band): channel for band, channel in zip(mine, values, strict=True)}
+    return np.stack([found[band] for band in bands])
 
 
-def _without_data(file: Any, band: int, values: np.ndarray, part: Any, exact: bool) -> np.ndarray:
-    """Values with 0 (exact) or NaN at the pixels that the file calls empty; alpha is a band like others."""
-    flags = {flag.name for flag in file.mask_flag_enums[band - 1]}
-    if flags & {"all_valid", "alpha"}:
-        return values
-    is_empty = file.read_masks(band, window=part) == 0
-    return np.where(is_empty, values.dtype.type(0 if exact else np.nan), values)
+def _of_file(path: Path, bands: list[int], window: Window, exact: bool) -> np.ndarray:
+    """number[C, H, W] of a file's bands with 0 (exact) or NaN where there is no data; alpha is a band like others."""
+    header = header_of(stamp_of(path))
+    if any("complex" in kind for kind in header.types):
+        fix = "write its amplitude as a band of its own"
+        raise UserError("complex numbers, of which there is no one picture", where=path, fix=fix)
+    if not header.by_window:
+        x0, y0, x1, y1 = window
+        return _number(_whole.get(path)[[band - 1 for band in bands], y0:y1, x0:x1], exact)
+    part = _part(window)
+    with opened_raster(path) as file:
+        values = _number(file.read(bands, window=part), exact)
+        if exact and any(header.gaps):  # of colours: white is no gap where one of three is 255
+            values[:, file.dataset_mask(window=part) == 0] = 0
+        elif not exact:
+            for channel, band in zip(values, bands, strict=True):
+                if header.gaps[band - 1]:
+                    channel[file.read_masks(band, window=part) == 0] = np.nan
+    return values
+
+
+def _number(values: np.ndarray, exact: bool) -> np.ndarray:
+    return values if exact else values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64, copy=False)
+
+
+def _part(window: Window) -> Any:
+    x0, y0, x1, y1 = window
+    return rasterio_().windows.Window(x0, y0, x1 - x0, y1 - y0)
+
+
+def _decode_values(data: bytes, path: Path) -> np.ndarray:
+    """number[C, H, W] of a file that is decoded as a whole, its bands as its header counts them."""
+    header = header_of(stamp_of(path))
+    if header.by_gdal:
+        with opened_raster(path) as file:
+            return file.read()
+    with opened(io.BytesIO(data), path, eight_bit=False) as image:
+        if num_images(image, data) > 1:
+            raise several(path)
+        if image.mode in DEEP or image.mode in AS_THEY_ARE:
+            ImageOps.exif_transpose(image, in_place=True)
+            values = np.asarray(image)
+            values = values.astype(values.dtype.newbyteorder("="), copy=False)
+            return np.ascontiguousarray(np.moveaxis(values.reshape(*values.shape[:2], -1), -1, 0))
+    return decode(data, path)[: len(header.types)].numpy()
+
+
+_whole = DecodedCache(CACHE_BYTES, _decode_values)

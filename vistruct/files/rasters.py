@@ -1,8 +1,8 @@
 """Label rasters as the numbers that were written: the index of a palette and not its colour, 16 bits as 16 bits.
 
-Pillow reads all that label maps are written in: PNG and TIFF of 1, 8, 16 and 32 bits, palettes, colours, JPEG. What it
-does not know, `geo` reads where rasterio is installed. torchvision's `decode_image` was weighed: it turns palettes into
-colours. Rasters have a small cache of their own, as images have.
+Pillow reads all that label maps are written in: PNG and TIFF of 1, 8, 16 and 32 bits, palettes, colours, JPEG; where
+rasterio is installed, it reads whole numbers of TIFF and its kin, window by window. torchvision's `decode_image` was
+weighed: it turns palettes into colours. Rasters have a small cache of their own, as images have.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vistruct.files.decode import UnreadableImage, opened, pillow_says, upright_size
-from vistruct.files.images import DecodedCache
+from vistruct.files.decode import UnreadableImage, is_deep_png, num_images, opened, several
+from vistruct.files.decoded_cache import DecodedCache
+from vistruct.files.raster_files import read_numbers
+from vistruct.files.raster_headers import header_of, is_windowed, stamp_of
 
 Window = tuple[int, int, int, int]
 
 CACHE_BYTES = 128 * 2**20  # of decoded rasters, in each process
-
-_TIFFS = (".tif", ".tiff", ".img", ".jp2")
 
 
 def read_raster(path: Path, window_xyxy: Window | None = None) -> np.ndarray:
@@ -37,40 +37,24 @@ def read_raster(path: Path, window_xyxy: Window | None = None) -> np.ndarray:
         UnreadableImage: no such file, damaged, several images, fractions, colours of 16 bits, or a window that does
             not lie inside.
     """
-    raster = _cache.get(Path(path))
-    if window_xyxy is None:
-        return raster
-    x0, y0, x1, y1 = window_xyxy
-    height, width = raster.shape[:2]
+    path = Path(path)
+    header = header_of(stamp_of(path)) if is_windowed(path) else None
+    is_numbers = header is not None and len(header.types) == 1 and "int" in header.types[0]
+    raster = None if is_numbers else _cache.get(path)
+    height, width = header_of(stamp_of(path)).size_hw if raster is None else raster.shape[:2]
+    x0, y0, x1, y1 = window_xyxy or (0, 0, width, height)
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         what = f"window {window_xyxy} is not inside the labels of {width} x {height} pixels"
         raise UnreadableImage(what, where=path, fix="bring image and labels to the same grid")
-    return raster[y0:y1, x0:x1]
-
-
-def raster_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels from the header alone, of any image or raster.
-
-    Raises:
-        UnreadableImage: no such file, or none that can be opened.
-    """
-    try:
-        with opened(path, path, eight_bit=False) as image:
-            return upright_size(image)
-    except UnreadableImage:
-        if Path(path).suffix.lower() not in _TIFFS or not Path(path).is_file():
-            raise
-        from vistruct.files import geo
-
-        return geo.raster_size(path)
+    return raster[y0:y1, x0:x1] if raster is not None else read_numbers(path, (x0, y0, x1, y1))
 
 
 def decode_raster(data: bytes, name: object) -> np.ndarray:
     """As `read_raster`, of the bytes of a file; `name` is said in errors."""
     with opened(io.BytesIO(data), name, eight_bit=False) as image:
-        if pillow_says(image, "n_frames", 1) > 1:
-            raise UnreadableImage("this file holds several images", where=name, fix="save one image in a file")
-        if ";16" in str(pillow_says(image, "tile", "")) and image.mode in ("RGB", "RGBA"):  # the lower 8 are dropped
+        if num_images(image, data) > 1:
+            raise several(name)
+        if is_deep_png(image) and image.mode in ("RGB", "RGBA"):  # the lower 8 are dropped
             raise UnreadableImage("labels in colours of 16 bits", where=name, fix="write them in 8 bits")
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBa", "RGBX"):

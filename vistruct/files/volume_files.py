@@ -22,11 +22,12 @@ from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series, is_series, open_series
 from vistruct.files.intake import FROM_TAGS, Intake
 from vistruct.files.nifti import Nifti, open_nifti
+from vistruct.files.nrrd import Nrrd, open_nrrd
 from vistruct.files.volume_grid import Axis
 from vistruct.files.volume_names import channel_path, file_of, is_nifti, is_volume_file
 from vistruct.files.volume_stacks import copied, recent, stack_of, stamp_of
 
-Volume = Nifti | Series
+Volume = Nifti | Nrrd | Series
 
 
 def open_volume(path: Path, axis: Axis = "axial") -> Volume:
@@ -37,7 +38,7 @@ def open_volume(path: Path, axis: Axis = "axial") -> Volume:
     """
     path = Path(path)
     if not path.is_dir() and not is_volume_file(file_of(path)):
-        what = "no volume: neither .nii or .nii.gz, nor a folder with a DICOM series"
+        what = "no volume: neither .nii, .nii.gz or .nrrd, nor a folder with a DICOM series"
         raise UserError(what, where=path, fix="check the path, or convert it to NIfTI")
     return _opened(path, stamp_of(path), axis)
 
@@ -45,7 +46,9 @@ def open_volume(path: Path, axis: Axis = "axial") -> Volume:
 @functools.lru_cache(maxsize=1024)
 def _opened(path: Path, stamp: tuple[int, int], axis: Axis) -> Volume:
     """Headers alone; of a series as many as it has files, which would cost more than the slice that is asked for."""
-    return open_series(path, axis) if path.is_dir() else open_nifti(path, axis)
+    if path.is_dir():
+        return open_series(path, axis)
+    return open_nifti(path, axis) if is_nifti(file_of(path)) else open_nrrd(path, axis)
 
 
 def is_volume(path: Path) -> bool:
@@ -101,7 +104,7 @@ class VolumeFile:
         intake = intake or Intake()
         if intake.bands is not None:
             what = "volumes have modalities, and no bands"
-            raise UserError(what, where="intake.bands", fix="choose data.modalities")
+            raise UserError(what, where="intake.bands", fix="choose --modalities")
         return cls(parts, axis, neighbours, intake, cache)
 
     @property
@@ -148,7 +151,7 @@ class VolumeFile:
     def _scaled(self, values: np.ndarray, part: int, ranges: Any) -> np.ndarray:
         if ranges is None and values.dtype != np.uint8 and self.intake.pixels == "uint8":
             what = f"values of type {values.dtype}, and nothing says which become black and white"
-            fix = "data.intake.window=abdomen (or another) for CT, data.intake.percentiles=[0.5,99.5] for MR"
+            fix = "--window abdomen (or another) for CT, --percentiles 0.5,99.5 for MR"
             raise UserError(what, where=self.parts[part].path, fix=fix)
         return self.intake.scaled(values, ranges)
 
@@ -160,7 +163,7 @@ class VolumeFile:
         if self.intake.window == FROM_TAGS:
             window = volume.tag_window if isinstance(volume, Series) else None
             if window is None:
-                fix = "name a window: data.intake.window=abdomen"
+                fix = "name a window: --window abdomen"
                 raise UserError("no window in the tags of this volume", where=volume.path, fix=fix)
             return np.array(window[:1]), np.array(window[1:])
         if self.intake.percentiles is not None:

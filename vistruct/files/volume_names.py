@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
-ENDINGS = NIFTI
+ENDINGS = (*NIFTI, ".seg.nrrd", ".nrrd", ".nhdr")
 
 
 def is_volume_file(path: Path) -> bool:

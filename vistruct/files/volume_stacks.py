@@ -21,6 +21,7 @@ from vistruct.errors import UserError
 from vistruct.files.dicom_series import Series
 from vistruct.files.images import UnreadableImage
 from vistruct.files.nifti import Nifti
+from vistruct.files.nrrd import Nrrd
 from vistruct.files.volume_grid import Axis
 from vistruct.files.volume_names import file_of
 
@@ -47,7 +48,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 
 def stack_of(
-    volume: Nifti | Series, axis: Axis, purpose: str, cache: Path | None, unpack: Callable[[], np.ndarray]
+    volume: Nifti | Nrrd | Series, axis: Axis, purpose: str, cache: Path | None, unpack: Callable[[], np.ndarray]
 ) -> np.ndarray:
     """[S, H, W] of a packed volume: from memory, from its copy, or unpacked now (and copied)."""
     key = (os.fspath(volume.path.absolute()), *map(str, stamp_of(volume.path)), axis, purpose)
@@ -63,7 +64,7 @@ def copied(key: tuple[str, ...], cache: Path, unpack: Callable[[], np.ndarray]) 
             file.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(file, stack)
         except OSError as error:
-            fix = "free some space, or set data.unpack=false"
+            fix = "free some space, or --set data.unpack=false"
             raise UserError(f"cannot keep an unpacked copy: {error.strerror}", where=file, fix=fix) from error
     return np.load(file, mmap_mode="r")
 

@@ -8,6 +8,7 @@ pictures/port.tif.jpg   the image with its detections
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,21 @@ import numpy as np
 import torch
 
 from vistruct.contracts import RGB, BoxPrediction, Column, MaskPatch, Objects, Sample, Window
-from vistruct.files.images import image_size, read_image
+from vistruct.files.images import image_size
 from vistruct.inference.files import flat_files
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.scenes import Case
-from vistruct.progress import tracking
+from vistruct.inference.scenes import Case, Scene, small
+from vistruct.progress import notice, tracking
 from vistruct.transforms.sizing import sized
 from vistruct.windows.merge import WindowMerger, join
 from vistruct.windows.tiles import Tiles, windows
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+_LONGEST = 8192  # pixels of the longer side of a picture
 
 
 def places(model: Model, size_hw: tuple[int, int]) -> list[Window]:
@@ -48,28 +52,48 @@ def _found(model: Model, case: Case, asked: Asked) -> BoxPrediction:
     every, batch = places(model, scene.size_hw), asked.batch
     merger = WindowMerger(name, (0.0, 0.0, float(scene.size_hw[1]), float(scene.size_hw[0])))
     finished: list[BoxPrediction] = []
+    empty = 0  # windows
     is_quiet = asked.quiet or len(every) < 4 * batch
     with tracking(f"  {name}", done=0, total=len(every), quiet=is_quiet) as show:
         for start in range(0, len(every), batch):
             samples = []
-            for x0, y0, x1, y1 in every[start : start + batch]:
+            for window in every[start : start + batch]:
+                x0, y0, x1, y1 = window
+                valid = scene.valid(window)
+                if valid is not None and not valid.any():
+                    empty += 1
+                    continue
                 sample = Sample(
                     id=f"{name}@{x0}_{y0}_{x1}_{y1}",
                     image_id=name,
                     seed=0,
-                    images=list(scene.read((x0, y0, x1, y1))),
+                    images=list(scene.read(window)),
                     origin_xy=(float(x0), float(y0)),
                 )
                 samples.append(sized(sample, model.input.resize))
-            for found in model.task.predict(model.task.collator(samples).to(model.device)):
-                merger.add(found)
-            done = start + len(samples)
+            for found in model.task.predict(model.task.collator(samples).to(model.device)) if samples else ():
+                merger.add(_with_data(scene, found))
+            done = min(start + batch, len(every))
             if done < len(every) and every[done][1] > every[start][1]:  # a row has come to its end
                 finished.append(merger.take_finished(every[done][1]))
             show(done, "windows")
     finished.append(merger.finish())
+    if empty:
+        notice(f"{name}: {empty} of {len(every)} windows have no data and are not searched")
     prediction = join(finished)
     return prediction.keep(prediction.objects.scores.argsort(descending=True, stable=True))
+
+
+def _with_data(scene: Scene, found: BoxPrediction) -> BoxPrediction:
+    """Without detections that lie wholly where the file has no data."""
+    height, width = scene.size_hw
+    x0, y0, x1, y1 = (int(edge) for edge in found.window_xyxy or (0, 0, width, height))
+    valid = scene.valid((max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)))
+    if valid is None or valid.all():
+        return found
+    boxes = found.objects.boxes_xyxy - torch.tensor([x0, y0, x0, y0])
+    edges = [(int(a), int(b), math.ceil(c), math.ceil(d)) for a, b, c, d in boxes.clamp(min=0).tolist()]
+    return found.keep(torch.tensor([bool(valid[b:d, a:c].any()) for a, b, c, d in edges], dtype=torch.bool))
 
 
 def _pack(case: Case, prediction: BoxPrediction) -> dict[str, Any]:
@@ -122,9 +146,14 @@ def _draw(found: Sequence[BoxPrediction], sample: Sample, _: Sequence[RGB] | Non
 
 
 def _write_picture(model: Model, case: Case, found: BoxPrediction, file: Path, asked: Asked) -> None:
+    from vistruct.pictures.in_sample import boxes_in_sample
     from vistruct.pictures.objects import draw_prediction
 
-    draw_prediction(read_image(case.files[0]), found, min_score=asked.min_score).save(file, quality=90)
+    scene = model.scene(case)
+    (height, width), image = scene.size_hw, small(scene, _LONGEST)[0]
+    scale = (image.shape[2] / width, image.shape[1] / height)
+    shown = boxes_in_sample(found, Sample(id=case.name, image_id=case.name, seed=0, images=[image], scale_xy=scale))
+    draw_prediction(image, shown, min_score=asked.min_score).save(file, quality=90)
 
 
 def _sizes_hw(done: Sequence[Done]) -> dict[str, tuple[int, int]]:

@@ -15,10 +15,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import TypedDict
+
+from vistruct.files.json_files import read_cached
 from vistruct.files.text import write_text
 
 FORMAT = 4
 _LONGEST_NAME = 180  # most file systems hold names of 255 bytes
+
+
+class _Part(TypedDict):
+    image: str
+    settings: str
+    state: list[list[int]]
+    values: dict[str, Any]
 
 
 class Parts:
@@ -31,7 +41,7 @@ class Parts:
 
     def is_noted(self, name: str, values: dict[str, Any]) -> bool:
         """Whether `note` wrote this last."""
-        return _read_json(self.folder / f"{name}.json") == values
+        return read_cached(self.folder / f"{name}.json", dict[str, Any]) == values
 
     def note(self, name: str, values: dict[str, Any]) -> None:
         """Keep plain json about all images."""
@@ -46,8 +56,8 @@ class Parts:
 
     def has(self, name: str, images: Sequence[Path]) -> bool:
         """Whether there is a part about this image (or pair, or volume of several files) as it is now."""
-        part = _read_json(self.file(name)) or {}
-        return (part.get("image"), part.get("settings"), part.get("state")) == (name, self.sum, _state(images))
+        part = read_cached(self.file(name), _Part)
+        return part is not None and (part["image"], part["settings"], part["state"]) == (name, self.sum, _state(images))
 
     def read(self, name: str) -> dict[str, Any]:
         """What `write` was given."""
@@ -72,12 +82,3 @@ def _size_and_time(image: Path) -> list[int]:
     files = [image, *image.iterdir()] if image.is_dir() else [image]
     found = [file.stat() for file in files]
     return [sum(one.st_size for one in found), max(one.st_mtime_ns for one in found)]
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """None where there is no such file, or one that somebody has damaged: it is made anew."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None

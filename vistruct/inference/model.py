@@ -21,6 +21,7 @@ from vistruct.contracts import RGB, Prediction
 from vistruct.data.input import Input, Windows
 from vistruct.distributed.precision import amp_dtype, autocast
 from vistruct.errors import UserError
+from vistruct.files.intake import Intake
 from vistruct.inference.kind import Asked, Kind, check_asked, config_seen_in, kind_of, with_longest
 from vistruct.inference.scenes import PICTURES, Case, Pair, Picture, Scene, scene_of
 from vistruct.windows.views import Views
@@ -88,6 +89,10 @@ class Model:
             raise UserError(what, where="--window, --overlap", fix="leave them out")
         windows = Windows(size=size, overlap=overlap, blend=known.blend if known else "smooth", unit=unit)
         return replace(self, card=replace(self.card, input=self.input.model_copy(update={"windows": windows})))
+
+    def reading(self, intake: Intake) -> Model:
+        """The same model, which takes these bands and ranges of values in files in place of those of its training."""
+        return replace(self, card=replace(self.card, input=self.input.model_copy(update={"intake": intake})))
 
     def seen_in(self, views: Views) -> Model:
         """The same model, which looks at every window in several ways (test-time augmentation) and joins (or averages)

@@ -6,7 +6,6 @@ larger than memory; PNG and JPEG are written from one end to the other and are d
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
+from vistruct.files.raster_files import valid_pixels
 from vistruct.files.volume_names import file_of
 from vistruct.transforms.geometry import resized
 
@@ -39,6 +39,7 @@ class Scene:
     name: str
     size_hw: tuple[int, int]  # pixels
     read: Callable[[Window], Tensor]  # xyxy, pixels -> number[T, C, h, w]
+    valid: Callable[[Window], np.ndarray | None]  # bool[h, w], where there is data in its files; None: everywhere
 
     @property
     def whole(self) -> Window:
@@ -82,10 +83,17 @@ def scene_of(pictures: Sequence[Picture], name: str, channels: int = 3, intake: 
         for part in parts:
             if len(part) != channels:
                 what = f"an image of {len(part)} channels, the model takes {channels}"
-                raise UserError(what, where=name, fix="give the bands it was trained on (data.intake.bands)")
+                bands = ",".join(map(str, range(1, channels + 1)))
+                fix = f"say which bands it was trained on, in their order: --bands {bands}"
+                raise UserError(what, where=name, fix=fix)
         return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
-    return Scene(name=name, size_hw=sizes[0], read=read)
+    files = [Path(picture) for picture in pictures if isinstance(picture, str | Path)]
+
+    def valid(window: Window) -> np.ndarray | None:
+        return valid_pixels(files, window) if len(files) == len(pictures) else None
+
+    return Scene(name=name, size_hw=sizes[0], read=read, valid=valid)
 
 
 def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[list[Tensor], Tensor]:
@@ -98,10 +106,19 @@ def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[
     Returns:
         T images number[C, h, w], and int16[h, w].
     """
+    (height, width), images = scene.size_hw, small(scene, longest)
+    step = -(-max(height, width) // longest)
+    places = [np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width)]
+    shown = np.stack([np.asarray(label_map[y])[places[1]] for y in places[0]]) if step > 1 else np.asarray(label_map)
+    return images, torch.from_numpy(shown.astype(np.int16))
+
+
+def small(scene: Scene, longest: int) -> list[Tensor]:
+    """Its images, T of number[C, h, w], small enough to be drawn; a few rows of a large file are read at a time."""
     height, width = scene.size_hw
     step = -(-max(height, width) // longest)
     if step == 1:
-        return list(scene.read(scene.whole)), torch.from_numpy(np.asarray(label_map).astype(np.int16))
+        return list(scene.read(scene.whole))
     rows = 64 * step  # read and shrunk at a time
     strips = [
         resized(
@@ -109,9 +126,7 @@ def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[
         )
         for y in range(0, height, rows)
     ]
-    places = [np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width)]
-    small = np.stack([np.asarray(label_map[y])[places[1]] for y in places[0]])
-    return list(torch.cat(strips, dim=-2)), torch.from_numpy(small.astype(np.int16))
+    return list(torch.cat(strips, dim=-2))
 
 
 def as_pixels(image: Picture, name: str, channels: int = 3, intake: Intake | None = None) -> Tensor:
@@ -125,7 +140,7 @@ def as_pixels(image: Picture, name: str, channels: int = 3, intake: Intake | Non
         UserError: an unreadable file, more than 8 bits a channel, another dtype or shape, or no pixels.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return read_image(Path(image), intake=intake)
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BIT and intake is not None:
             return as_pixels(np.array(image)[..., None], name, channels, intake)
@@ -143,15 +158,13 @@ def as_pixels(image: Picture, name: str, channels: int = 3, intake: Intake | Non
         taken = intake.taken(values, intake.ranges(values) if intake.has_range else None)
         if len(taken) != channels:
             what = f"an array of {len(values)} channels, the model takes {channels}"
-            raise UserError(
-                what, where=name, fix="give the bands it was trained on (data.intake.bands), in their order"
-            )
+            raise UserError(what, where=name, fix="give the bands it was trained on in their order: --bands 1,2,3")
         return taken
     if pixels.dtype != torch.uint8:
         raise UserError(
             f"pixels of type {image.dtype}",
             where=name,
-            fix="give uint8 from 0 to 255: (255 * image).astype('uint8'); or train with data.intake",
+            fix="give uint8 from 0 to 255: (255 * image).astype('uint8'); or train with --low and --high",
         )
     if pixels.ndim != 3 or pixels.shape[axis] != channels or 0 in pixels.shape:
         raise UserError(
@@ -168,19 +181,6 @@ def _source(
     """The (height, width) of any picture, and a way to its windows."""
     if isinstance(picture, str | Path):
         path = Path(picture)
-        if intake is not None or _by_blocks(path):
-            from vistruct.files.geo import raster_size, read_bands
-
-            return raster_size(path), lambda window: read_bands(path, window, intake)
-        return image_size(path), lambda window: read_image(path, window)
+        return image_size(path), lambda window: read_image(path, window, intake=intake)
     pixels = as_pixels(picture, name, channels, intake)
     return (pixels.shape[1], pixels.shape[2]), lambda window: pixels[:, window[1] : window[3], window[0] : window[2]]
-
-
-def _by_blocks(path: Path) -> bool:
-    """Whether a file of 8-bit colours is read in blocks: those that lie on the map, where rasterio is installed."""
-    if path.suffix.lower() not in GEOTIFF or importlib.util.find_spec("rasterio") is None or not path.is_file():
-        return False
-    from vistruct.files.geo import geo_profile, raster_bands
-
-    return geo_profile(path) is not None and raster_bands(path) in (3, 4)

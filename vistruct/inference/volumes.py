@@ -44,7 +44,7 @@ from vistruct.inference.scenes import Case
 from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
 
-_VOLUMES = "volumes are .nii, .nii.gz, or a folder with a DICOM series"
+_VOLUMES = "volumes are .nii, .nii.gz, .nrrd, or a folder with a DICOM series"
 
 
 def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[VolumePrediction | MapPrediction]:

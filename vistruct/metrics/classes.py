@@ -132,7 +132,7 @@ class Classes:
         several = next((id for id, truth in zip(self.found, truths, strict=True) if len(truth) != 1), None)
         if several is not None:
             what = f"{len(self.truths[several] or ())} classes of an image, and the model gives one"
-            raise UserError(what, where=several, fix="task.multi_label=true, or data of one class an image")
+            raise UserError(what, where=several, fix="--multi-label, or data of one class an image")
         scores = np.array(list(self.found.values())).reshape(len(truths), len(self.class_names))
         return np.array([truth[0] for truth in truths], np.int64), scores
 

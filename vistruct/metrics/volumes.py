@@ -59,7 +59,9 @@ class VolumesConfig(Part):
         """
         if dataset.report.counts[EMPTY_SLICE]:
             what = f"{dataset.report.counts[EMPTY_SLICE]} empty slices of the evaluation data are left out"
-            raise UserError(f"{what}: false alarms there would not count", where="metric", fix="set data.empty=1 there")
+            raise UserError(
+                f"{what}: false alarms there would not count", where="metric", fix="--set evals.val.data.empty=1"
+            )
         if self.hd95:
             try:
                 import monai.metrics  # noqa: F401

@@ -39,7 +39,7 @@ def to_unit(image: Tensor) -> Tensor:
         return image.float() / scale
     if image.numel() and not 0 <= float(image.min()) <= float(image.max()) <= 1:
         what = f"values from {float(image.min()):.5g} to {float(image.max()):.5g}, and a change of colour is for 0 to 1"
-        raise UserError(what, where="image", fix="say a range: data.intake.low and data.intake.high")
+        raise UserError(what, where="image", fix="say a range: --low and --high")
     return image
 
 

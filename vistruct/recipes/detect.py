@@ -12,18 +12,17 @@ Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.checkpoint.weights import backbone_dir
-from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
-from vistruct.data.at_path import boxes_at
+from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream, explain
+from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.files.intake import Intake
@@ -74,6 +73,7 @@ def recipe(
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
+    normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A detector for horizontal boxes, and masks with `--head mask_rcnn`.
 
@@ -90,7 +90,13 @@ def recipe(
             split=split,
             masks=masks,
             tiles=Tiles(size=size, overlap=overlap),
-            augment=Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.2, scale=(0.8, 1.25)),
+            augment=Augment(
+                hflip=True,
+                vflip=turns,
+                turns90=turns,
+                photometric=0.0 if is_raw(intake_of(values)) else 0.2,
+                scale=(0.8, 1.25),
+            ),
             share=share,
             share_seed=seed,
         ),
@@ -104,6 +110,7 @@ def recipe(
         lr=lr,
         seed=seed,
         channels=channels,
+        normalise=normalise,
     )
 
 
@@ -127,13 +134,14 @@ def detector(
     lr: float,
     seed: int,
     channels: int,
+    normalise: Normalisation | None = None,
 ) -> Run:
     """What the generic recipes share: any head on any backbone.
 
     Args:
         val: annotations to measure on and their split; read, cut and sized as the training data.
     """
-    parts, mean_std = architecture(backbone, timm)
+    parts, mean_std = architecture(backbone, timm, normalise, data.intake)
     evals = {}
     if val is not None:
         whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0, "as_written": True}
@@ -199,7 +207,12 @@ def architecture(
 
     Args:
         normalise: "data": mean and std of the training data; None: those of the backbone, unless values stay raw.
+        intake: what the images are made of; with other than three channels mean and std are those of the data.
     """
+    channels = 3 if intake is None or intake.bands is None else intake.channels_of(len(intake.bands))
+    if channels != 3:
+        parts = architecture(backbone, timm)[0].model_copy(update={"channels": channels})
+        return parts, {"mean": "data", "std": "data"}
     if normalise == "data" or (normalise is None and is_raw(intake)):
         return architecture(backbone, timm)[0], {"mean": "data", "std": "data"}
     if timm is not None:
@@ -209,10 +222,14 @@ def architecture(
     directory = backbone_dir(backbone) if backbone is not None else None
     if directory is None:
         return (VIT_S if backbone is None else InternVitConfig()), {}
-    values = json.loads((directory / "backbone.json").read_text())
-    known = values.get("input") or {}
-    config = TypeAdapter(BackbonePart).validate_python(values["config"])
-    if known.get("intake") and Intake.model_validate(known["intake"]).pixels == "raw":  # in the unit of other files
+    card = read_backbone_card(directory)
+    known = card.input or {}
+    try:
+        config = TypeAdapter(BackbonePart).validate_python(card.config)
+        is_of_raw = bool(known.get("intake")) and Intake.model_validate(known["intake"]).pixels == "raw"
+    except ValidationError as error:
+        raise explain(error, Run, directory / "backbone.json") from error
+    if is_of_raw:  # in the unit of other files
         return config, {}
     return config, {name: known[name] for name in ("mean", "std") if known.get(name)}
 

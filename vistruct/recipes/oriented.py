@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.config import Part, Run
-from vistruct.data.at_path import boxes_at
+from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
-from vistruct.recipes.detect import detector, made_tiny, measured_on
+from vistruct.recipes.detect import Normalisation, detector, is_raw, made_tiny, measured_on
 from vistruct.samples.made_scenes import dota_folder
 from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
@@ -48,6 +48,7 @@ def recipe(
     difficult: Literal["learn", "ignore", "drop"] = "learn",
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
+    normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A detector for oriented boxes; of horizontal annotations it learns turned ones by turning the images."""
     return detector(
@@ -60,7 +61,13 @@ def recipe(
             oriented=True,
             difficult=difficult,
             tiles=Tiles(size=size, overlap=overlap),
-            augment=Augment(hflip=True, vflip=rotate > 0, rotate=rotate, photometric=0.2, scale=(0.8, 1.25)),
+            augment=Augment(
+                hflip=True,
+                vflip=rotate > 0,
+                rotate=rotate,
+                photometric=0.0 if is_raw(intake_of(values)) else 0.2,
+                scale=(0.8, 1.25),
+            ),
             share=share,
             share_seed=seed,
         ),
@@ -74,6 +81,7 @@ def recipe(
         lr=lr,
         seed=seed,
         channels=channels,
+        normalise=normalise,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vistruct.reports.page import AXES, COLOURS, styled
+from vistruct.reports.page import AXES, COLOURS, printable, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,4 +134,5 @@ def _brief(count: int) -> str:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

@@ -5,7 +5,6 @@ The file is `{"metric", "step", "numbers", "details"}`; `details` is what the me
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
+from vistruct.files.json_files import read_record
 from vistruct.metrics.means import known_mean
+
+
+class Details(BaseModel, extra="allow"):
+    """What metrics keep; some of them more than this."""
+
+    class_names: list[str] | None = None
+    region_names: list[str] | None = None
+    confusion: list[list[int]] | None = None
+    hd95: dict[str, list[float | None]] | None = None
+    images: dict[str, Any] | None = None
+
+
+class Kept(BaseModel):
+    """`evaluations/NAME.json`."""
+
+    metric: str = ""
+    step: int | None = None
+    numbers: dict[str, float | None] = {}
+    details: Details | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +82,10 @@ def read_evaluations(run_dir: Path) -> list[Evaluation]:
     """All of a run, by name; none where there is no such folder."""
     found = []
     for path in sorted((run_dir / "evaluations").glob("*.json")):
-        kept = json.loads(path.read_text())
-        numbers = {name: math.nan if value is None else float(value) for name, value in kept["numbers"].items()}
-        details = kept.get("details") or {}
-        found.append(
-            Evaluation(name=path.stem, metric=kept["metric"], step=kept.get("step"), numbers=numbers, details=details)
-        )
+        kept = read_record(path, Kept, f"measure again: vistruct eval {run_dir}")
+        numbers = {name: math.nan if value is None else value for name, value in kept.numbers.items()}
+        details = (kept.details or Details()).model_dump(exclude_unset=True)
+        found.append(Evaluation(name=path.stem, metric=kept.metric, step=kept.step, numbers=numbers, details=details))
     return found
 
 

@@ -32,6 +32,7 @@ STYLE = Path(__file__).with_name("page.css")
 AXES = "#7c8591"  # what plots use for text and axes; becomes the page's text colour in the SVG
 _MARKS = MarkdownIt("zero", {"html": False}).enable(["heading", "list", "emphasis", "backticks"])
 COLOURS = ("#1b9e77", "#d95f02", "#5b8def", "#c2549d", "#b08900", "#4bb3c8")  # readable on white and on black
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # of names: no XML and no UTF-8 has them
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
@@ -155,7 +156,7 @@ class Report:
         place = single_file(None, path)
         if place != path:
             notice(f"{path} is not ours and stays; the report is {place}")
-        write_text(place, [self.to_html()])
+        write_text(place, [printable(self.to_html())])
         return place
 
 
@@ -176,6 +177,7 @@ def house_style() -> Any:
         "axes.grid": True, "grid.color": AXES, "grid.alpha": 0.22, "grid.linewidth": 0.7,
         "axes.axisbelow": True,
         "lines.linewidth": 2.0, "lines.markersize": 5, "legend.frameon": False,
+        "text.parse_math": False,  # names of classes are no formulas
     }  # fmt: skip
 
 
@@ -194,7 +196,7 @@ def figure_to_svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with mpl.rc_context(house_style()):  # text stays text: what decides it is the time of saving, not of drawing
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
+    text = printable(buffer.getvalue())
     text = text[text.index("<svg") :].replace(AXES, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans'")
@@ -225,6 +227,11 @@ def _prose(text: str) -> str:
 
 def _inline(text: str) -> str:
     return _MARKS.renderInline(text)
+
+
+def printable(text: str) -> str:
+    """The text with a sign in place of what neither XML nor UTF-8 has."""
+    return _NO_TEXT.sub("\ufffd", text)
 
 
 def literal(name: str) -> str:

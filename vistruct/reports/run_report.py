@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
-from vistruct.config import from_yaml
+from vistruct.config import read_yaml
+from vistruct.files.json_files import read_cached
 from vistruct.reports.evaluations import write_evaluations
 from vistruct.reports.measured import Evaluation, parted, read_evaluations
 from vistruct.reports.page import COLOURS, Report, literal, styled
@@ -19,6 +21,7 @@ from vistruct.reports.page import COLOURS, Report, literal, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ROW = TypeAdapter(dict[str, float | None])
 Series = dict[str, list[tuple[int, float]]]
 PICTURES = {".png", ".jpg", ".jpeg"}
 
@@ -32,9 +35,9 @@ def write_run_report(run_dir: Path) -> Path:
     series = read_metrics(run_dir / "metrics.jsonl")
     data, environment = _read_json(run_dir / "data.json"), _read_json(run_dir / "env.json")
     run_yaml = run_dir / "run.yaml"
-    run_text = run_yaml.read_text() if run_yaml.exists() else ""
+    run_text = run_yaml.read_text(encoding="utf-8") if run_yaml.exists() else ""
     steps = max((points[-1][0] for points in series.values()), default=0)
-    recipe = from_yaml(run_text).get("recipe", "") if run_text else ""
+    recipe = read_yaml(run_yaml).get("recipe", "") if run_text else ""
     page = Report(run_dir.resolve().name, f"Training run{f' of the recipe `{recipe}`' if recipe else ''}")
     page.key_numbers(_key_numbers(series, steps, data))
     if series:
@@ -62,18 +65,20 @@ def write_run_report(run_dir: Path) -> Path:
 def read_metrics(path: Path) -> Series:
     """`metrics.jsonl` as (step, value) points by name, in order of steps; an absent file has none.
 
-    A last line that was cut short by a crash is left out; null, which stands for not finite, becomes NaN.
+    A last line that was cut short by a crash, or one that is damaged, is left out; null, which stands for not finite,
+    becomes NaN.
     """
     series: Series = defaultdict(list)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     for line in lines:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = _ROW.validate_json(line)
+        except ValidationError:
             continue
-        for name, value in row.items():
-            if name != "step":
-                series[name].append((int(row["step"]), math.nan if value is None else float(value)))
+        step = row.pop("step", None)
+        if step is not None and math.isfinite(step):
+            for name, value in row.items():
+                series[name].append((int(step), math.nan if value is None else value))
     return dict(series)
 
 
@@ -95,7 +100,7 @@ def _finals(series: Series, kept: Sequence[Evaluation]) -> dict[str, tuple[int |
 def curves(metrics_jsonl: Path) -> Figure:
     """Loss and learning rate over the steps, and the evaluations where there were several."""
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, NullFormatter
 
     series = read_metrics(metrics_jsonl)
     several = {n: p for n, p in evaluations(series).items() if len(p) > 1 and parted(n.split("/", 1)[1])[1] is None}
@@ -125,8 +130,10 @@ def curves(metrics_jsonl: Path) -> Figure:
                 finite = [v for v in values if math.isfinite(v) and v > 0]
                 if finite and max(finite) > 30 * min(finite):
                     axis.set_yscale("log")
+                    axis.yaxis.set_major_formatter("{x:g}")
+                    axis.yaxis.set_minor_formatter(NullFormatter())
             else:
-                power = math.floor(math.log10(max(*values, 1e-12)))
+                power = math.floor(math.log10(max(*(v for v in values if math.isfinite(v)), 1e-12)))
                 axis.plot(steps, [v / 10**power for v in values], color=COLOURS[1])
                 axis.set_title(f"learning rate, in 1e{power}")
         if not wanted:
@@ -210,4 +217,4 @@ def _trainable(page: Report, plan: Mapping[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return (read_cached(path, dict[str, Any]) or {}) if path.exists() else {}

@@ -13,12 +13,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from vistruct.config import flat, read_run
+from vistruct.engine.run_dir import Noted
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_record
 from vistruct.reports.run_report import Series, read_metrics
 from vistruct.study.images import image_gain, read_measured
 from vistruct.study.statistics import Interval, paired_gain
 from vistruct.study.trial import last_numbers
+
+
+class _Trial(TypedDict):
+    tuning: str
+    init: str
+    fraction: float
+    seed: int
+    value: float | None
+
+
+class _StudyJson(TypedDict):
+    metric: str
+    plan: dict[str, Any]
+    data: dict[str, str]
+    trials: list[_Trial]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +122,9 @@ def _runs(a: Path, b: Path, other_data: bool) -> Comparison:
         if not (path / "run.yaml").is_file() or not (path / "data.json").is_file():
             raise UserError("not a run, and not a study", where=path, fix="give a directory that has a run.yaml")
         numbers.append(last_numbers(path))
-        noted = json.loads((path / "data.json").read_text())
-        trained = json.dumps([info["fingerprint"] for info in noted["train"].values()])
-        data.append({"train": trained} | {k: v["fingerprint"] for k, v in noted["evals"].items() if k != "train"})
+        noted = read_record(path / "data.json", Noted)
+        trained = json.dumps([info.fingerprint for info in noted.train.values()])
+        data.append({"train": trained} | {k: v.fingerprint for k, v in noted.evals.items() if k != "train"})
         if not numbers[-1]:
             raise UserError("this run has measured nothing", where=path, fix="give its recipe data to measure on")
     runs = [read_run(path / "run.yaml") for path in (a, b)]
@@ -163,7 +182,7 @@ def _settings(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str]
 
 
 def _studies(a: Path, b: Path, other_data: bool) -> Comparison:
-    found = [json.loads((path / "study.json").read_text()) for path in (a, b)]
+    found = [read_record(path / "study.json", _StudyJson) for path in (a, b)]
     if found[0]["metric"] != found[1]["metric"]:
         what = f"one study compares {found[0]['metric']}, the other {found[1]['metric']}"
         raise UserError(what, where=f"{a}, {b}", fix="--metric of `vistruct study` says which")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vistruct.contracts import Record, Sample
 from vistruct.data.dataset import RecordDataset
-from vistruct.files.images import image_size, read_image
+from vistruct.files.images import image_size, read_image, read_images
 from vistruct.ops.seeds import derive
 from vistruct.transforms.corruptions import CORRUPTIONS, check, corrupt
 from vistruct.transforms.crop import crop
@@ -71,7 +71,7 @@ def corrupted(dataset: RecordDataset, name: str, severity: int) -> RecordDataset
         dataset,
         records=records,
         whole_records=whole,
-        read_images=_Images(name=name, severity=severity, read=dataset.read_images or (_colours if read else None)),
+        read_images=_Images(name=name, severity=severity, read=dataset.read_images or (read_images if read else None)),
         read_label_map=read and _Labels(name=name, severity=severity, read=read),
     )
 
@@ -122,7 +122,7 @@ class _Images:
             x0, y0, x1, y1 = record.window_xyxy  # of the whole image after the move, as the truth has it
             whole = _moved_colours(record.images, _seed(record, self.name), self.name, self.severity)
             return [image[:, y0:y1, x0:x1].clone() for image in whole]
-        images = _colours(record) if self.read is None else self.read(record)
+        images = read_images(record) if self.read is None else self.read(record)
         return _damaged(record, self.name, self.severity, images=images).images
 
 
@@ -156,7 +156,3 @@ def _damaged(record: Record, name: str, severity: int, **fields: Any) -> Sample:
 
 def _seed(record: Record, name: str) -> int:
     return derive("corrupt", record.image_id if CORRUPTIONS[name].moves else record.id)
-
-
-def _colours(record: Record) -> list[Tensor]:
-    return [read_image(path, record.window_xyxy) for path in record.images]

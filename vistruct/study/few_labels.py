@@ -124,7 +124,7 @@ def _backbone(values: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:
     run = run_from_dict(values, "few labels")
     task: Any = run.only.task
     if task.mean == "data" or task.std == "data":
-        fix = "set task.mean and task.std to those of the pretraining"
+        fix = "--set task.mean=[...] --set task.std=[...], those of the pretraining"
         raise UserError("probes need mean and std of the pixels as numbers", where="task.mean", fix=fix)
     torch.manual_seed(derive(run.seed, "init"))
     backbone = task.backbone.build()

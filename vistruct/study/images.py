@@ -9,7 +9,6 @@ Shapes: S pairs, N images, K classes; counts are int64[N, K, 3], true positives,
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from vistruct.files.json_files import read_record
+from vistruct.reports.measured import Kept
 from vistruct.study.statistics import Interval, from_draws
 
 PIXELS = ("pixels", "volumes_overlap")
@@ -59,8 +60,9 @@ def read_measured(run_dir: Path, evaluation: str, metric: str, value: float | No
     path = run_dir / "evaluations" / f"{evaluation}.json"
     if value is None or not path.is_file():
         return None
-    document = json.loads(path.read_text())
-    measured = _from_details(document.get("metric", ""), document.get("details") or {})
+    kept = read_record(path, Kept)
+    details = {} if kept.details is None else kept.details.model_dump(exclude_none=True)
+    measured = _from_details(kept.metric, details)
     if measured is None or not len(measured.images):
         return None
     again = score(measured.counts.sum(0), metric, measured.class_names, measured.positive)

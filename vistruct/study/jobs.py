@@ -200,7 +200,7 @@ def _from_before(path: Path, digest: str) -> dict[str, Any] | None:
     """The kept result of the same question; None where there is none, or the file is not whole."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # ValueError: no JSON or no text; it is made again
+    except (FileNotFoundError, ValueError, RecursionError):  # no JSON or no text; it is made again
         return None
     if not isinstance(record, dict) or record.get("hash") != digest or not isinstance(record.get("result"), dict):
         return None

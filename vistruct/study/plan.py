@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vistruct.checkpoint.tensors import sha256
-from vistruct.checkpoint.weights import backbone_dir
+from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
 from vistruct.config import Move, Run, explain, with_settings, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
@@ -278,7 +278,7 @@ def init_digest(source: Path | None) -> str:
         return ""
     ours = backbone_dir(source)
     if ours is not None:
-        return str(json.loads((ours / "backbone.json").read_text()).get("sha256", ""))
+        return read_backbone_card(ours).sha256
     if source.is_file():
         return sha256(source)
     listed = sorted((p.name, p.stat().st_size) for p in source.iterdir() if p.is_file())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from vistruct.files.json_files import read_record
+from vistruct.reports.measured import Kept
 from vistruct.reports.page import Report
 from vistruct.study import figures
 from vistruct.study.answers_report import write_answers
@@ -299,9 +300,9 @@ def _confusion(
     total, names = None, []
     for trial in (c for c in trials if c["init"] == init):
         path = root / trial["run"] / "evaluations" / f"{evaluation}.json"
-        details = json.loads(path.read_text()).get("details", {}) if path.is_file() else {}
-        if details and details.get("confusion"):
-            matrix, names = np.array(details["confusion"]), list(details["class_names"])
+        details = read_record(path, Kept).details if path.is_file() else None
+        if details and details.confusion:
+            matrix, names = np.array(details.confusion), list(details.class_names or ())
             total = matrix if total is None else total + matrix
     return None if total is None else (total, names)
 

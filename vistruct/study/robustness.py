@@ -34,6 +34,7 @@ from vistruct.distributed.ranks import from_main, setup
 from vistruct.engine.evaluate import evaluate
 from vistruct.engine.run import for_classes
 from vistruct.errors import UserError, closest
+from vistruct.files.json_files import read_cached
 from vistruct.study.corrupted import corrupted, why_not
 from vistruct.study.results import usual_number
 from vistruct.transforms.corruptions import CORRUPTIONS, SEVERITIES, check
@@ -187,7 +188,5 @@ class _Kept:
 
     def _read(self, file: Path) -> dict[str, Any]:
         """By severity; nothing where the file is not there, or was written of other weights or data."""
-        if not file.exists():
-            return {}
-        kept = json.loads(file.read_text())
-        return kept["severities"] if kept["asked"] == self.asked else {}
+        kept = read_cached(file, dict[str, Any]) or {}
+        return kept.get("severities", {}) if kept.get("asked") == self.asked else {}

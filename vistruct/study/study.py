@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from vistruct.config import Lora, Part, explain, from_yaml
+from vistruct.config import Lora, Part, explain, read_yaml
 from vistruct.errors import UserError, closest
 
 Tuning = Literal["probe", "lora", "full"]
@@ -149,14 +149,7 @@ def read_study(path: Path) -> Study:
     Raises:
         UserError: not there, no YAML, an unknown key, a value that does not fit.
     """
-    try:
-        values = from_yaml(path.read_text())
-    except FileNotFoundError:
-        raise UserError("no such study file", where=path, fix="give the path of a study.yaml") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
-    if not isinstance(values, dict):
-        raise UserError("a study file holds keys and values", where=path, fix="`vistruct study RECIPE ... --dry-run`")
+    values = read_yaml(path)
     try:
         return Study.model_validate(values)
     except ValidationError as error:

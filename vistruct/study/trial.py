@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import time
@@ -10,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vistruct.checkpoint.save import write_json
 from vistruct.config import run_from_dict
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_record
 from vistruct.reports.run_report import evaluations, read_metrics
 from vistruct.runs import train_and_report
 from vistruct.study.workers import Report
@@ -46,13 +47,13 @@ def train_and_measure(
         began = time.monotonic()
         train_and_report(resolved, place, on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"))
         cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.only.batch)
-        (place / COST).write_text(json.dumps(cost))
+        write_json(place / COST, cost)
     # Nobody goes on from here, and they are most of what a run takes on disk.
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     numbers = last_numbers(place)
     if not numbers:
         raise UserError("the run has measured nothing", where=place, fix="give it an evaluation")
-    return {"run": str(place), "numbers": numbers, "cost": json.loads((place / COST).read_text())}
+    return {"run": str(place), "numbers": numbers, "cost": read_record(place / COST, dict[str, float | None])}
 
 
 def corrupted(*, of: str, metric: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def cost_of(run_dir: Path, *, seconds: float, samples: int) -> dict[str, float |
     steps = [value for _, value in series.get("seconds", []) if value == value]
     memory = [value for _, value in series.get("peak_memory_mb", []) if value == value]
     plan = run_dir / "plan.json"
-    counts = json.loads(plan.read_text()) if plan.exists() else {}
+    counts = read_record(plan, dict[str, Any]) if plan.exists() else {}
     return {
         "seconds": round(seconds, 3),
         "step_seconds": statistics.median(steps) if steps else None,

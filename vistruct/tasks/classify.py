@@ -113,10 +113,10 @@ class ClassCollator:
         found, shape = (tuple(one.images[0].shape) for one in (sample, first))
         if found[0] != self.channels:
             what = f"an image of {found[0]} channels, the model takes {self.channels}"
-            raise UserError(what, where=sample.id, fix="choose data.intake.bands")
+            raise UserError(what, where=sample.id, fix="choose --bands")
         if found != shape:
             what = f"images of {found[2]} x {found[1]} and {shape[2]} x {shape[1]} pixels in one batch"
-            fix = "data.resize with keep_aspect: false, or augment.resized_crop"
+            fix = "--size N of `classify` brings all to one size"
             raise UserError(what, where=sample.id, fix=fix)
         labels = sample.image_labels
         if labels is None:
@@ -125,7 +125,7 @@ class ClassCollator:
             what = f"classes {labels} where there are {self.num_classes}"
             raise UserError(what, where=sample.id, fix="use data with the classes that the model was built for")
         if not self.multi_label and len(labels) != 1:
-            raise UserError(f"{len(labels)} classes for one image", where=sample.id, fix="task.multi_label=true")
+            raise UserError(f"{len(labels)} classes for one image", where=sample.id, fix="--multi-label")
 
 
 class Classify(nn.Module):

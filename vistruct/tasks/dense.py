@@ -69,7 +69,7 @@ class DetectConfig(Part):
         """
         if not info.class_names:
             raise UserError("a detector needs class names", where="data", fix="use data with boxes (kind: boxes)")
-        return Detect(with_statistics(self, info), info.class_names, backbone)
+        return Detect(with_statistics(self, info), info.class_names, info.channels, backbone)
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class DetectBatch:
 
     ids: list[str]
     image_ids: list[str]
-    images: Tensor  # uint8, uint16 or float32[B, 3, H, W]
+    images: Tensor  # uint8, uint16 or float32[B, C, H, W]
     sizes_hw: list[tuple[int, int]]  # before padding, pixels
     targets: list[BoxTarget]
     origins_xy: list[tuple[float, float]]  # of each top left corner, in pixels of the whole image
@@ -148,7 +148,7 @@ class DetectCollator:
                 raise UserError(
                     "a head with masks learns from masks, and this sample has none",
                     where=sample.id,
-                    fix="set data.masks=true if the annotations have them, or use another head",
+                    fix="--set data.masks=true if the annotations have them; or --head fcos",
                 )
             masks = torch.zeros(len(labels), *padded_hw, dtype=torch.bool)
             if drawn is not None:
@@ -159,13 +159,17 @@ class DetectCollator:
 class Detect(nn.Module):
     """DetectBatch -> StepOutput in training, boxes in whole-image pixels from `predict`."""
 
-    def __init__(self, config: DetectConfig, class_names: tuple[str, ...], backbone: Backbone | None = None) -> None:
+    def __init__(
+        self, config: DetectConfig, class_names: tuple[str, ...], channels: int = 3, backbone: Backbone | None = None
+    ) -> None:
         super().__init__()
         self.config, self.class_names = config, class_names
-        maps = features(config.backbone, config.neck, channels=3, size_divisor=config.size_divisor, shared=backbone)
+        maps = features(
+            config.backbone, config.neck, channels=channels, size_divisor=config.size_divisor, shared=backbone
+        )
         self.backbone, self.neck, self.size_divisor = maps.backbone, maps.neck, maps.size_divisor
         self.head = config.head.build(maps.specs, len(class_names))
-        self.normalise = Normalise(config.mean, config.std)
+        self.normalise = Normalise(config.mean, config.std, channels)
 
     @property
     def traits(self) -> TaskTraits:

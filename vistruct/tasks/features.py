@@ -69,7 +69,7 @@ def backbone_for(part: BackbonePart, channels: int, shared: Backbone | None) -> 
         raise UserError(
             f"the data have images of {channels} channels, the backbone takes {taken}",
             where="task.backbone",
-            fix=f"set the backbone's channels to {channels}, or choose data.intake.bands",
+            fix=f"--bands with {taken} numbers chooses among them; or set task.backbone.channels={channels}",
         )
     return backbone
 

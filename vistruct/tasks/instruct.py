@@ -36,6 +36,7 @@ from vistruct.contracts import (
 )
 from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
+from vistruct.ops.precision import at_least_float32
 from vistruct.ops.seeds import derive
 from vistruct.tasks.features import backbone_for
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -145,8 +146,11 @@ class Instruct(nn.Module):
 
     @property
     def hidden_token(self) -> int:
-        """What stands where an answer's token is hidden."""
-        return self.tokenizer.pad_token_id or 0
+        """What stands where an answer's token is hidden: the padding token, whose row learns here as any other does
+        (`LanguageConfig.build`); where a tokenizer has none of its own, an added token that texts hardly use."""
+        number: Any = self.tokenizer.convert_tokens_to_ids
+        pad = self.tokenizer.pad_token_id
+        return number(chat.HIDDEN) if pad in (None, number(chat.END)) else pad
 
     @property
     def collator(self) -> ChatCollator:
@@ -228,7 +232,7 @@ class Instruct(nn.Module):
 
     def visual_tokens(self, tiles: Tensor, cells: Tensor | None = None) -> Tensor:
         """uint8[T, 3, S, S] -> float[T * C, D], what the language model sees; of the kept `cells` bool[T, C] only."""
-        pixels = normalise(tiles, self.pixel_mean, self.pixel_std)
+        pixels = normalise(tiles, self.pixel_mean, self.pixel_std).to(next(self.projector.parameters()).dtype)
         if cells is None:
             patches = self.backbone.tokens(pixels).patches  # [T, grid * grid, width]
             return self.projector(pixel_shuffle(patches, (self.grid, self.grid), self.config.shuffle)).flatten(0, 1)
@@ -277,9 +281,9 @@ class Instruct(nn.Module):
         where, target = send(at, hidden.device), send(target[at], hidden.device)
         head = self.language.get_output_embeddings()
         if self.config.head == "all":
-            logits = head(hidden).float().index_select(0, where)
+            logits = at_least_float32(head(hidden)).index_select(0, where)
         else:
-            logits = head(hidden.index_select(0, where)).float()  # [M, V]
+            logits = at_least_float32(head(hidden.index_select(0, where)))  # [M, V]
         total = F.cross_entropy(logits, target, reduction="sum")
         right = (logits.detach().argmax(-1) == target).sum()
         return StepOutput(terms={"answers": total}, metrics={"token_accuracy": Ratio(total=right, count=len(at))})

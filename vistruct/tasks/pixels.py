@@ -41,7 +41,9 @@ def with_statistics(config: T, info: DataInfo) -> T:
         return config.model_copy(update={"mean": info.mean, "std": info.std})
     if info.pixels == "raw" and (asked.mean, asked.std) == (IMAGENET_MEAN, IMAGENET_STD):
         what = "values in the unit of the files (intake.dtype=float32 without a range), and ImageNet's mean of colours"
-        raise UserError(what, where="task.mean", fix="task.mean=data, task.std=data, or numbers in that unit")
+        raise UserError(
+            what, where="task.mean", fix="--normalise data; or --set task.mean=[...] --set task.std=[...] in that unit"
+        )
     return config
 
 
@@ -54,7 +56,7 @@ def stacked(images: Sequence[Tensor], size_hw: tuple[int, int]) -> Tensor:
     types = {image.dtype for image in images}
     if len(types) > 1:
         what = f"images of {' and '.join(sorted(map(str, types)))} in one batch"
-        raise UserError(what, where="data", fix="one data.intake for all of them")
+        raise UserError(what, where="data", fix="the same --bands, --low, --high and --dtype for all of them")
     whole = torch.zeros(len(images), len(images[0]), *size_hw, dtype=images[0].dtype)
     for place, image in zip(whole, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image
@@ -84,7 +86,11 @@ class Normalise(nn.Module):
                 raise UserError(f"no numbers for {name}", where=f"task.{name}", fix="see with_statistics")
             if len(values) not in (1, channels):
                 what = f"{len(values)} values of {name} for images of {channels} channels"
-                raise UserError(what, where=f"task.{name}", fix=f"give {channels} of them, one for all, or data")
+                raise UserError(
+                    what,
+                    where=f"task.{name}",
+                    fix=f"--normalise data measures them; or give {channels} of them, or one for all",
+                )
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         if float(self.std.min()) <= 0:

@@ -140,7 +140,7 @@ class MapCollator:
             raise UserError(f"a pair of {sizes} pixels", where=sample.id, fix="bring both images to the same grid")
         if sample.images[0].shape[0] != self.channels:
             what = f"an image of {sample.images[0].shape[0]} channels, the model takes {self.channels}"
-            raise UserError(what, where=sample.id, fix="choose data.intake.bands")
+            raise UserError(what, where=sample.id, fix="choose --bands")
         labels = sample.label_map
         if (
             labels is not None

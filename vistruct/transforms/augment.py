@@ -113,10 +113,10 @@ class Augment(Part):
         ranged = {"photometric": self.photometric > 0, "distort": self.distort is not None}
         for name in [name for name, is_on in eight_bit.items() if is_on and pixels != "uint8"]:
             what = f"`{name}` is for 8-bit images, and here are {'float32' if pixels == 'raw' else pixels}"
-            raise UserError(what, where=f"data.augment.{name}", fix="leave it out, or set data.intake.dtype=uint8")
+            raise UserError(what, where=f"data.augment.{name}", fix="leave it out, or --dtype uint8")
         for name in [name for name, is_on in ranged.items() if is_on and pixels == "raw"]:
             what = f"`{name}` changes colours between black and white, and values in the unit of the files have neither"
-            fix = "leave it out, or say a range: data.intake.low and data.intake.high"
+            fix = "leave it out, or say a range: --low and --high"
             raise UserError(what, where=f"data.augment.{name}", fix=fix)
 
     def __call__(self, sample: Sample) -> Sample:

@@ -48,7 +48,7 @@ class JpegReencode(Part):
                 raise UserError(what, where=sample.id, fix="leave `jpeg` out of its augment")
             if image.dtype != torch.uint8:
                 what = f"JPEG keeps 8 bits, and this image has {image.dtype}"
-                raise UserError(what, where=sample.id, fix="leave `jpeg` out of its augment, or intake.dtype=uint8")
+                raise UserError(what, where=sample.id, fix="leave `jpeg` out of its augment, or --dtype uint8")
             if max(image.shape[1:]) > MOST_PIXELS:
                 what = f"an image of {image.shape[2]} x {image.shape[1]} pixels is too large for JPEG"
                 raise UserError(what, where=sample.id, fix="cut it into windows, or leave `jpeg` out")

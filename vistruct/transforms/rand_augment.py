@@ -49,7 +49,7 @@ class RandAugment(Part):
             raise UserError(what, where=sample.id, fix="leave `randaug` out of its augment")
         if any(image.dtype != torch.uint8 for image in sample.images):
             what = f"RandAugment changes 8-bit colours, and here are images of {sample.images[0].dtype}"
-            raise UserError(what, where=sample.id, fix="leave `randaug` out of its augment, or intake.dtype=uint8")
+            raise UserError(what, where=sample.id, fix="leave `randaug` out of its augment, or --dtype uint8")
         vary = _by_timm(self.ops, self.magnitude, self.spread)
         images = []
         for image in sample.images:

@@ -113,7 +113,7 @@ class ChatCollator:
             tile_seeds += [derive(sample.seed, "tile", at) for at in range(ends[-1])]
             asked = self.rows(sample.turns, sample.families, [len(t) for t in cut])
             if not isinstance(asked, list):
-                raise UserError(asked, where=sample.id, fix="raise task.max_tokens, or leave this sample out")
+                raise UserError(asked, where=sample.id, fix="--set task.max_tokens=N, or leave this sample out")
             rows += asked
             for one in asked:
                 mentions += range(first, first + ends[one.images])

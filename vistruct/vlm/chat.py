@@ -22,6 +22,7 @@ IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
 ADDED_TOKENS = (
     IMAGE_START, IMAGE_END, IMAGE_TOKEN, "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>",
 )  # fmt: skip
+HIDDEN = "<quad>"  # stands for a hidden token where a tokenizer has no padding token
 
 
 class Tokenizer(Protocol):

@@ -57,7 +57,9 @@ class LanguageConfig(Part):
         elif corpus is not None:
             tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits)
         else:
-            raise UserError("no tokenizer and no texts to train one on", where=kept, fix="set task.language.tokenizer")
+            raise UserError(
+                "no tokenizer and no texts to train one on", where=kept, fix="--set task.language.tokenizer=FOLDER"
+            )
         partial = kept.with_name(".tokenizer.partial")  # a kill in the middle leaves nothing that would be read
         shutil.rmtree(partial, ignore_errors=True)
         tokenizer.save_pretrained(partial)
@@ -70,6 +72,13 @@ class LanguageConfig(Part):
         Raises:
             UserError: weights that cannot be read or are not all there; an unknown model or option.
         """
+        model = self._model(tokenizer)
+        # `transformers` keeps the padding token's row at zero and from ever learning; here it may stand for what an
+        # answer hides (`Instruct.hidden_token`).
+        model.get_input_embeddings().padding_idx = None
+        return model
+
+    def _model(self, tokenizer: PreTrainedTokenizerFast) -> Any:
         rows = 1 + max(tokenizer.get_vocab().values())
         if self.weights is not None:
             model = read_language(self.weights)
@@ -96,7 +105,7 @@ class LanguageConfig(Part):
             return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         except ValueError as error:  # such as attention that torch's own cannot do
             what = f"{self.model_type} is not carried here: {str(error).splitlines()[0][:200]}"
-            raise UserError(what, fix="choose another task.language.model_type") from error
+            raise UserError(what, fix="--set task.language.model_type=qwen2, or another") from error
 
 
 def known_options(model_type: str) -> dict[str, Any]:
@@ -124,7 +133,9 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
         UserError: nothing there, not a tokenizer, or one that needs such code.
     """
     if not source.exists():
-        raise UserError("no tokenizer here", where=source, fix="check task.language.tokenizer")
+        raise UserError(
+            "no tokenizer here", where=source, fix="--set task.language.tokenizer=FOLDER, one that is there"
+        )
     if source.is_dir() and not _has_tokenizer(source):
         raise UserError(
             "not a tokenizer: one is tokenizer.json, or vocab.json with merges.txt, or tokenizer.model, and this "
@@ -146,7 +157,7 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
             what = "this tokenizer only works by running code that lies beside it, which is never done here"
         else:
             what = f"not a tokenizer: {str(error).strip().splitlines()[0]}"
-        fix = "convert it once to a tokenizer.json and give that folder with task.language.tokenizer"
+        fix = "convert it once to a tokenizer.json and give that folder with --set task.language.tokenizer=FOLDER"
         raise UserError(what, where=source, fix=fix) from error
     finally:
         logging.set_verbosity(said)
@@ -154,14 +165,15 @@ def read_tokenizer(source: Path) -> PreTrainedTokenizerFast:
     written = set(tokenizer.encode(_PROBE, add_special_tokens=False)) - {tokenizer.unk_token_id}
     if not written:
         what = f"this tokenizer writes every text as nothing, with its {len(tokenizer)} tokens"
-        raise UserError(what, where=source, fix="copy all of its files again, or set task.language.tokenizer=FOLDER")
+        raise UserError(what, where=source, fix="copy all of its files again, or --set task.language.tokenizer=FOLDER")
     return tokenizer
 
 
 def _has_tokenizer(folder: Path) -> bool:
     there = {path.name for path in folder.iterdir()}
-    # Some families bring a file of their own beside code that is never run here: that is said of them later.
-    own = any(name.startswith("tokenization_") for name in there)
+    # Some families have code of their own for it, which is never run here: that is said of them later.
+    config = folder / "tokenizer_config.json"
+    own = config.is_file() and b'"auto_map"' in config.read_bytes()
     return own or bool(there & set(_FILES)) or any(there >= set(pair) for pair in _PAIRS)
 
 

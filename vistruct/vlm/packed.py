@@ -106,7 +106,8 @@ def enable(language: nn.Module) -> None:
     model: Any = language
     if not (model._supports_sdpa and model._supports_attention_backend):
         raise UserError(
-            f"the attention of {type(model).__name__} cannot be exchanged", fix="take another task.language.model_type"
+            f"the attention of {type(model).__name__} cannot be exchanged",
+            fix="--set task.language.model_type=qwen2, or another",
         )
     model.set_attn_implementation(NAME)
 

@@ -63,5 +63,5 @@ def _said(where: Path) -> str:
         parts = [values, values.get("text_config") or {}, values.get("llm_config") or {}]
         found = next((part["quantization_config"] for part in parts if part.get("quantization_config")), {})
         return str(found.get("quant_method") or "")
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return ""

@@ -66,10 +66,11 @@ def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         mean, std: float[3, 1, 1], of pixels in [0, 1].
 
     Returns:
-        float[T, 3, S, S], channels first in memory: on a CPU the sums here are four times as fast so, and a convolution
-        over patches three times.
+        float[T, 3, S, S] in the precision of the mean, float32 at least; channels first in memory: on a CPU the sums
+        here are four times as fast so, and a convolution over patches three times.
     """
-    pixels = torch.empty(tiles.shape, dtype=torch.float32, device=tiles.device)
+    dtype = torch.promote_types(mean.dtype, torch.float32)
+    pixels = torch.empty(tiles.shape, dtype=dtype, device=tiles.device)
     return pixels.copy_(tiles).div_(255).sub_(mean).div_(std)
 
 

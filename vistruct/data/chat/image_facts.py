@@ -21,7 +21,7 @@ from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.errors import UserError
 from vistruct.files.embedded import image_bytes, image_status, place_of
-from vistruct.files.images import decode, image_size
+from vistruct.files.images import check_pixels, colour_size
 from vistruct.progress import notice
 
 _SETTLED = "settled"  # a file in the cache
@@ -161,12 +161,11 @@ def _facts(path: Path, name: str, root: Path, checksums: bool) -> _Facts:
     try:
         if not path.is_file() and place_of(path) is None:
             return MISSING, nothing, 0, -1, nothing, 0
-        size_hw = image_size(path)
+        size_hw = colour_size(path)
         status, crc32 = image_status(path), -1
         if checksums:  # every byte is read: what cannot be decoded is found now, and not hours later
-            data = image_bytes(path)
-            crc32 = zlib.crc32(data)
-            decode(data, path)
+            crc32 = zlib.crc32(image_bytes(path))
+            check_pixels(path)
     except (FileNotFoundError, ValueError):  # it went away meanwhile, or no file can have such a name
         return MISSING, nothing, 0, -1, nothing, 0
     except (OSError, UserError):

@@ -35,7 +35,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     parts = replace(parts, walked=walked)
     records = parts.records()
     paths = [record.images[0] for record in records]
-    sizes = decoded(paths[:decode_at_most], parts.errors)
+    sizes, of_bands = decoded(paths[:decode_at_most], parts.errors, parts.part.intake)
     counts, classes = count_boxes(records, class_names)
     return Findings(
         counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
@@ -44,9 +44,24 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         problems=[
             *_hints(records, class_names, parts.report, parts.family.format),
             *_in_two_splits(parts.images()),
+            *of_bands,
+            *_unknown_in_train(parts.walked, class_names),
             *tiny_images(sizes),
         ],
     )
+
+
+def _unknown_in_train(walked: Mapping[str, Walked], class_names: Sequence[str]) -> list[Problem]:
+    """Classes with objects in another split and none in train: a run that measures on that split stops at them."""
+    own = next((name for name in walked if name.lower().startswith("train")), None)
+    known = {int(label) for record in (walked[own].records if own else ()) for label in record.objects.labels}
+    found: list[str] = []
+    for name, part in walked.items() if known else ():
+        used = {int(label) for record in part.records for label in record.objects.labels} - known
+        found += [f"{class_names[label]} ({name})" for label in sorted(used)]
+    what = "class with objects in another split and none in train: measuring on that split stops"
+    kept = ",".join(class_names[label] for label in sorted(known))
+    return hints({what: found}, {what: f"--classes {kept}, which leaves out the others"})
 
 
 def _renumbered(part: Walked, class_names: Sequence[str]) -> list[Record]:

@@ -62,12 +62,12 @@ def look(
             if turn.role == "assistant" and is_boxes(turn.text) and (boxes := read_boxes(turn.text)) is not None:
                 reach += [boxes.max()] if scale_of(boxes) == "0 to 1000" else []
     paths = list(seen)
-    sizes = seen if decode_at_most is None else decoded(paths[:decode_at_most], errors)
+    sizes, no_colours = (seen, []) if decode_at_most is None else decoded(paths[:decode_at_most], errors)
     return Findings(
         counts={"images": len(paths), **count_turns(records), "images decoded": len(paths[:decode_at_most])},
         data_sets={one.account.name: in_numbers(one.account) for one in opened if one.account.name},
         sizes=sizes_in_words(sizes.values()),
-        problems=[*problems, *counted(report), *_hint(beyond), *_percent(reach), *tiny_images(sizes)],
+        problems=[*problems, *counted(report), *_hint(beyond), *_percent(reach), *no_colours, *tiny_images(sizes)],
     )
 
 

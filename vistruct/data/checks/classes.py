@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from vistruct.contracts import Record
 from vistruct.data.checks.boxes import alike
-from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
+from vistruct.data.checks.images import decoded, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
 
@@ -31,7 +31,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     classes: dict[str, int] = {name: counts[number] for number, name in enumerate(class_names)}
     several = sum(len(record.image_labels or ()) > 1 for record in records)
     some = list(dict.fromkeys(record.images[0] for record in records))[:decode_at_most]
-    sizes, of_bands = decoded_rasters(some, parts.errors) if parts.part.intake is None else ({}, [])
+    sizes, of_bands = decoded(some, parts.errors, parts.part.intake)
     return Findings(
         counts={
             "images": len(records),

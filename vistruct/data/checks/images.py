@@ -9,61 +9,38 @@ from pathlib import Path
 
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.errors import UserError
-from vistruct.files.embedded import image_bytes
-from vistruct.files.geo import describe, raster_size
-from vistruct.files.images import UnreadableImage, decode, image_size
+from vistruct.files.decode import SAY
+from vistruct.files.geo import describe
+from vistruct.files.images import check_pixels, image_size
+from vistruct.files.intake import Intake
+from vistruct.files.raster_headers import header_of, stamp_of
 
 IN_TWO_SPLITS = "image in a second split: what is measured on it was learned by heart"
 NO_PICTURE = "image that is no 8-bit colours and needs an intake"
 
 
-def decoded(paths: Iterable[Path], errors: list[UserError]) -> dict[Path, tuple[int, int]]:
-    """(height, width) of every image that decodes; an error for each that does not."""
-    sizes: dict[Path, tuple[int, int]] = {}
-    for path in paths:
-        try:
-            height, width = decode(image_bytes(path), path).shape[1:]
-            sizes[path] = (height, width)
-        except UserError as error:
-            errors.append(error)
-        except OSError as error:
-            errors.append(UserError(f"cannot read the image: {error.strerror}", where=path, fix="check its rights"))
-    return sizes
-
-
-def decoded_rasters(
-    paths: Sequence[Path], errors: list[UserError]
+def decoded(
+    paths: Iterable[Path], errors: list[UserError], intake: Intake | None = None
 ) -> tuple[dict[Path, tuple[int, int]], list[Problem]]:
-    """Sizes of all that decode; and what is to be said of rasters that are no 8-bit colours, which need an intake."""
-    plain, rasters = [], []
+    """(height, width) of every image that decodes, an error for each that does not; and what is to be said of those
+    that are no 8-bit colours, where no intake says what becomes of them."""
+    sizes: dict[Path, tuple[int, int]] = {}
+    told, places = "", []
     for path in paths:
-        is_raster = path.suffix.lower() in (".tif", ".tiff") and path.is_file() and not _is_picture(path)
-        (rasters if is_raster else plain).append(path)
-    sizes = decoded(plain, errors)
-    told = ""
-    for path in rasters:
         try:
-            told = told or describe(path)  # decodes it too
-            sizes[path] = raster_size(path)
+            size_hw = image_size(path)
+            if intake is None and not header_of(stamp_of(path)).is_colour:
+                told = told or describe(path)  # decodes some of it too
+                places.append(str(path))
+            else:
+                check_pixels(path, intake)
+            sizes[path] = size_hw
         except UserError as error:
             errors.append(error)
     if not told:
         return sizes, []
-    fix = (
-        "say it in training: --bands 3,2,1 --low 0 --high 3000 (or --percentiles 1,99), "
-        "or --dtype float32 for values as they are; in a run file data.intake"
-    )
-    places = tuple(str(path) for path in rasters)
-    what = f"{NO_PICTURE}: {told}"
-    return sizes, [Problem(what=what, effect="stops training", count=len(rasters), places=places, fix=fix)]
-
-
-def _is_picture(path: Path) -> bool:
-    try:
-        image_size(path)
-    except UnreadableImage:
-        return False
-    return True
+    what, fix = f"{NO_PICTURE}: {told}", SAY
+    return sizes, [Problem(what=what, effect="stops training", count=len(places), places=tuple(places), fix=fix)]
 
 
 def tiny_images(sizes: Mapping[Path, tuple[int, int]]) -> list[Problem]:

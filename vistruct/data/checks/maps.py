@@ -15,7 +15,7 @@ import numpy as np
 
 from vistruct.contracts import IGNORED, Record
 from vistruct.data.channels import check_channels
-from vistruct.data.checks.images import decoded_rasters, same_in_two, sizes_in_words, tiny_images
+from vistruct.data.checks.images import decoded, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats.format import Walked
@@ -85,7 +85,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         for walked in parts.walked.values():
             check_channels(walked.records, parts.part.intake or walked.intake, parts.errors.append)
     else:
-        of_bands = decoded_rasters([image for record in some for image in record.images], parts.errors)[1]
+        of_bands = decoded([image for record in some for image in record.images], parts.errors)[1]
     parts.errors.extend(tally.errors)
     problems = [
         *of_bands,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vistruct.data.volumes import LabelGrid, check_labels, without_any_labels
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series
+from vistruct.files.json_files import read_cached
 from vistruct.files.volume_files import label_values, open_volume
 from vistruct.issues import IssueCounter
 
@@ -181,9 +182,6 @@ def _is_ct(name: str, path: Path) -> bool:
     file = path / "dataset.json"
     if name != "nifti" or not file.is_file():
         return False
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        return False  # its reader says what is wrong with it
-    said = content.get("modality") or content.get("channel_names") or {} if isinstance(content, dict) else {}
+    content = read_cached(file, dict[str, Any]) or {}  # its reader says what is wrong with it
+    said = content.get("modality") or content.get("channel_names") or {}
     return isinstance(said, dict) and bool(said) and all(str(one).upper() == "CT" for one in said.values())

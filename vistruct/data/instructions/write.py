@@ -23,9 +23,11 @@ from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, si
 from vistruct.data.instructions.exchange import Exchange
 from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.view import turn_image, view
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError, closest
+from vistruct.files.geo import num_channels
 from vistruct.files.images import read_image
+from vistruct.files.intake import Intake
 from vistruct.files.owned import Owned
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
@@ -70,6 +72,7 @@ def write_instructions(
     *,
     reading: Reading = AS_FOUND,
     split: str | None = None,
+    values: PixelValues = AS_THEY_ARE,
     crops: int | None = None,
     crop_size: tuple[int, int] | None = None,
     questions: int = 8,
@@ -87,6 +90,7 @@ def write_instructions(
         source: boxes in any format of `formats.FORMATS`.
         reading: which of its files and classes; see `data/reading.py`.
         split: which part of it.
+        values: of images that are no 8-bit colours: what becomes of them; every picture is then written.
         crops: random crops, spread over the images by their area. None: every image once, whole up to 1024
             pixels, larger ones under overlapping crops of the largest size.
         crop_size: smallest and largest side of a crop, in pixels; None: 1.5 to 3 times the median object
@@ -109,19 +113,23 @@ def write_instructions(
     if questions < 1 or not families or (crops is not None and crops < 1):
         what = f"questions={questions} of {len(families)} families about {'all' if crops is None else crops} crops"
         raise UserError(what, fix="ask for at least one of each")
-    part = boxes_at(source, reading, AS_THEY_ARE, split=split)
+    part = boxes_at(source, reading, values, split=split)
+    intake = part.intake
     found, report = read(source, "boxes", format=part.format, ask=part.ask())
     records, names = found.records, found.class_names
     if not any(len(record.objects) for record in records):
         what = f"no objects to ask about in {len(records)} images"
         raise UserError(what, where=source, fix="give a data set with images and boxes")
+    if num_channels(records[0], intake) != 3 or (intake is not None and intake.pixels != "uint8"):
+        what = "pictures are of three channels of 8 bits"
+        raise UserError(what, where=source, fix="three bands and --dtype uint8")
     folder = out / "images"
     _keep_apart(records, folder)
     plan, side = _plan(records, crops, crop_size, seed, report)
     summary, owned = Summary(path=out / FILE), Owned(out, "instruct")
     owned.check([summary.path, *(out / _crop(index) for index in range(len(plan)))])
     with owned.held():
-        rows = _rows(plan, names, owned, summary, report, questions, families, always, turned, seed, progress)
+        rows = _rows(plan, names, intake, owned, summary, report, questions, families, always, turned, seed, progress)
         if not rows:
             raise UserError("nothing could be asked about any picture", where=source, fix="other families or crops")
         with owned.making(summary.path) as place:
@@ -136,6 +144,7 @@ def write_instructions(
 def _rows(
     plan: Sequence[tuple[Record, Window]],
     names: tuple[str, ...],
+    intake: Intake | None,
     owned: Owned,
     summary: Summary,
     report: IssueCounter,
@@ -156,13 +165,14 @@ def _rows(
         if exchanges:
             summary.pictures += 1
             height, width = size_of(record)
-            if turn == 0 and window == (0, 0, width, height):
+            if turn == 0 and window == (0, 0, width, height) and intake is None:
                 summary.whole += 1
                 name = Path(os.path.relpath(record.images[0].resolve(), owned.folder.resolve())).as_posix()
             else:
                 name = _crop(index)
                 with owned.making(owned.folder / name) as place:
-                    place.write_bytes(jpeg(turn_image(read_image(record.images[0], window), turn)))
+                    picture = read_image(record.images[0], window, intake=intake)
+                    place.write_bytes(jpeg(turn_image(picture, turn)))
             rows.append(_row(f"{record.id}-{index}", name, scene.size_hw, exchanges))
         else:
             report.note(SILENT, f"{record.id} {window}")

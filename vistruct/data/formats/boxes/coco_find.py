@@ -59,7 +59,7 @@ def find_json(path: Path, split: str | None) -> Path:
         return next(iter(found.values()))
     if not found:
         what = f"no split {split!r}; there are: {', '.join(files)}"
-        raise UserError(what, where=path, fix=f"for example split={next(iter(files))}")
+        raise UserError(what, where=path, fix=f"for example --split {next(iter(files))}")
     what = f"several annotation files are meant: {', '.join(str(file.relative_to(path)) for file in found.values())}"
     raise UserError(what, where=path, fix=f"say which: --split {next(iter(found))}, or name the file")
 

@@ -123,10 +123,11 @@ def kind_of(files: list[Labels], layout: YoloLayout, four: Four, masks: bool, st
 
 
 def _leave_out(files: list[Labels], is_odd: Callable[[int], bool], what: str, fix: str, stop: Stop) -> None:
+    odd = [f"{one.file}, line {row.number}" for one in files for row in one.rows if is_odd(len(row.values))]
+    for place in odd:
+        more = f": the first of {len(odd)} rows" if place == odd[0] and len(odd) > 1 else ""
+        stop(UserError(what, where=f"{place}{more}", fix=fix))
     for one in files:
-        for row in one.rows:
-            if is_odd(len(row.values)):
-                stop(UserError(what, where=f"{one.file}, line {row.number}", fix=fix))
         one.rows = [row for row in one.rows if not is_odd(len(row.values))]
 
 

@@ -83,10 +83,10 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         labels = tuple(sorted({numbers[name] for name in row.said if name in numbers}))
         if len(labels) != 1 and not ask.multi_label:
             what = f"{len(labels)} classes of one image" if labels else "an image without a class"
-            stop(UserError(what, where=f"{row.where}: {row.name}", fix="data.multi_label=true, or one class a line"))
+            stop(UserError(what, where=f"{row.where}: {row.name}", fix="--multi-label, or one class a line"))
         path = _find(row.name, folders)
         if path is None:
-            what = UserError("a listed image is not on disk", where=f"{row.where}: {row.name}", fix="set data.images")
+            what = UserError("a listed image is not on disk", where=f"{row.where}: {row.name}", fix="--images FOLDER")
             stop(what) if ask.missing == "stop" else report.note(MISSING_IMAGE, f"{row.where}: {row.name}")
             continue
         if not labels:
@@ -95,7 +95,7 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     present = {label for record in records for label in record.image_labels or ()}
     for number, name in enumerate(class_names):
         if number not in present:
-            stop(UserError("a class without images", where=f"{root}: {name}", fix="add some, or set data.classes"))
+            stop(UserError("a class without images", where=f"{root}: {name}", fix="add some, or --drop its name"))
     return Walked(records=records, class_names=class_names, annotations=tuple(tables))
 
 

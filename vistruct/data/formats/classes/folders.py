@@ -54,7 +54,7 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     places = split_folders(top)
     if list(places) == [""]:
         if ask.split is not None:
-            fix = "shares={train: 0.8, val: 0.2} draws them, or name the lists that say them: lists='{split}.txt'"
+            fix = "--train-share 0.8 draws them; or --lists '{split}.txt' names the lists that say them"
             stop(UserError(f"no split {ask.split!r} here: no folders of splits", where=top, fix=fix))
         names = [""]
     else:
@@ -86,7 +86,7 @@ def below(root: Path, images: Path | None) -> Path:
     """
     top = root if root.is_dir() else root.parent
     if images is not None and not (top / images).is_dir():
-        raise UserError(f"no folder {str(images)!r} here", where=top, fix="correct data.images")
+        raise UserError(f"no folder {str(images)!r} here", where=top, fix="--images NAME, a folder that is there")
     return top if images is None else top / images
 
 

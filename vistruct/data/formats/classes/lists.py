@@ -61,7 +61,7 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     files = find_lists(root, ask.lists)
     if not files:
         wanted = ask.lists or "train.txt, val.txt"
-        raise UserError(f"no lists of splits here: {wanted}", where=root, fix="data.lists='lists/{split}.txt', say")
+        raise UserError(f"no lists of splits here: {wanted}", where=root, fix="--lists 'lists/{split}.txt', say")
     names = chosen_splits(ask.split, list(files), root)
     entries = {split: _entries(file, stop) for split, file in files.items()}
     refuse_straddlers({split: [one.name for one in found] for split, found in entries.items()}, stop, root)
@@ -159,7 +159,7 @@ def _label(one: ListLine, folder: str, numbers: dict[str, int], stop: Stop) -> i
     number = one.said.rpartition(" ")[2]
     if number != said and number.isdecimal() and int(number) != label:
         what = f"class {said!r} is number {label}, and the line says {number}"
-        stop(UserError(what, where=one.where, fix="give data.classes in the order of the list's numbers"))
+        stop(UserError(what, where=one.where, fix="--classes NAME,NAME in the order of the list's numbers"))
     return label
 
 

@@ -102,7 +102,7 @@ def _records(
     alone = [str(images.get(tile) or labels[tile]) for tile in sorted(images.keys() ^ labels.keys())]
     if alone and ask.missing == "stop":
         what = f"{len(alone)} tiles have no image or no labels: {', '.join(alone[:3])}"
-        stop(UserError(what, where=group.labels, fix="unpack both again; or missing=drop"))
+        stop(UserError(what, where=group.labels, fix="unpack both again; or --missing drop"))
     for place in alone if ask.missing == "drop" else ():
         report.note("tile left out: no image or no labels", place)
     return [

@@ -73,7 +73,7 @@ def find(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[Record]
             report.note(NO_LABELS, name)
         elif label is None:
             what = f"no change map of {name}"
-            stop(UserError(what, where=path, fix=f"labels/{name}/cm/cm.png; or missing=drop"))
+            stop(UserError(what, where=path, fix=f"labels/{name}/cm/cm.png; or --missing drop"))
         elif all(files):
             images = tuple(file for time in files for file in time)
             notes = {FILES_AN_IMAGE: str(len(BANDS))}

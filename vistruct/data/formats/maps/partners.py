@@ -172,5 +172,5 @@ def _say(files: Sequence[Path], reason: str, words: str, ask: Ask, report: Issue
             report.note(reason, str(file))
     elif files:
         shown = ", ".join(str(file) for file in files[:3]) + (", ..." if len(files) > 3 else "")
-        fix = "copy them; or say image_suffix and label_suffix, if names differ; or missing=drop"
+        fix = "copy them; or --image-suffix and --label-suffix, if names differ; or --missing drop"
         stop(UserError(f"{len(files)} {words}: {shown}", where=files[0].parent, fix=fix))

@@ -11,8 +11,8 @@ from pathlib import Path
 from vistruct.contracts import Record
 from vistruct.data.formats.format import Stop, Walked
 from vistruct.errors import UserError
+from vistruct.files.images import image_size
 from vistruct.files.positions import Apart, apart, position
-from vistruct.files.rasters import raster_size
 from vistruct.progress import tracking
 
 _READERS = 8  # threads that look at headers; on a network drive most of the time is waiting
@@ -76,7 +76,7 @@ def _looked_at(
 ) -> tuple[list[tuple[int, int]] | UserError, tuple[Path, Apart] | None]:
     """The sizes of an image and what belongs to it, and which of these lies elsewhere."""
     try:
-        sizes = [raster_size(file) for file in files]
+        sizes = [image_size(file) for file in files]
         if len(set(sizes)) == 1 and are_checked and (here := position(files[0])) is not None:
             for file in files[1:]:
                 if (away := apart(here, position(file), sizes[0])) is not None:

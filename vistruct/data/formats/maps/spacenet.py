@@ -19,7 +19,6 @@ published data have labels for what they call train alone.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -37,7 +36,7 @@ from vistruct.files.coding import Coding
 from vistruct.files.geo import raster_bands, raster_type
 from vistruct.files.geo_outlines import paint_outlines
 from vistruct.files.intake import Intake
-from vistruct.files.text import read_text
+from vistruct.files.json_files import read_json
 from vistruct.issues import IssueCounter
 
 CODING = Coding(classes=("background", "building"), values=(0, 1), ignored=())
@@ -67,7 +66,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     top, names = _chosen(path, ask.split)
     images, outlines = _images(top, ask.images), _outlines(top)
     if not images:
-        raise UserError(f"no images {ask.images or 'of SpaceNet'} here", where=top, fix="data.images=3band, say")
+        raise UserError(f"no images {ask.images or 'of SpaceNet'} here", where=top, fix="--images 3band, say")
     keys = list(images) if names is None else names
     records = []
     for key in keys:
@@ -78,12 +77,12 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
             report.note(NO_FOOTPRINTS if key in images else NO_IMAGE, key)
         else:
             what = "no footprints of an image" if key in images else "a listed image is not on disk"
-            stop(UserError(what, where=images.get(key, top / key), fix="copy them; or missing=drop"))
+            stop(UserError(what, where=images.get(key, top / key), fix="copy them; or --missing drop"))
     for key in outlines.keys() - images.keys() if names is None else ():
         if ask.missing == "drop":
             report.note(NO_IMAGE, str(outlines[key]))
         else:
-            stop(UserError("no image of these footprints", where=outlines[key], fix="copy it; or missing=drop"))
+            stop(UserError("no image of these footprints", where=outlines[key], fix="copy it; or --missing drop"))
     intake = _intake(records[0].images[0]) if records else None
     return Walked(records=records, coding=ask.coding or CODING, intake=intake, raster=footprints)
 
@@ -104,10 +103,10 @@ def footprints(record: Record) -> np.ndarray:
 def _shapes(path: Path, _written_at: int) -> tuple[list[dict[str, Any]], str | None]:
     """GeoJSON geometries, and their coordinate system where it is named."""
     try:
-        content = json.loads(read_text(path))
+        content = read_json(path)
         shapes = [feature["geometry"] for feature in content["features"]]
         crs = (content.get("crs") or {}).get("properties", {}).get("name")
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         what = f"no GeoJSON of features: {type(error).__name__} {error}"
         raise UserError(what, where=path, fix="copy it again") from error
     flat = [shape for shape in shapes if shape is not None]

@@ -124,14 +124,14 @@ def _recall(file: Path) -> None:
         for path, time, size, is_colour, others, values in json.loads(file.read_text()):
             counts = {int(value): int(count) for value, count in values}
             _known[str(path), int(time), int(size)] = FileValues(counts, bool(is_colour), int(others))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return
 
 
 def _keep(file: Path, stamps: Iterable[tuple[str, int, int]]) -> None:
     """Beside what is there already (of the other splits)."""
     old = set(stamps)
-    with suppress(OSError, ValueError, TypeError, LookupError):  # there is none, or it is damaged
+    with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):  # there is none, or it is damaged
         old |= {(str(row[0]), int(row[1]), int(row[2])) for row in json.loads(file.read_text())}
     rows = [
         [*stamp, one.is_colour, one.others, list(one.counts.items())]

@@ -15,7 +15,6 @@ unless its name begins with BIDS's `sub-X`, or the user says which part of the n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from vistruct.data.formats.volumes.names import LABEL_FOLDERS, by_case, is_of, r
 from vistruct.data.formats.volumes.series import has_series, series_below
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
+from vistruct.files.json_files import read_json
 from vistruct.files.volume_names import channel_path, is_volume_file, stem
 from vistruct.issues import IssueCounter
 
@@ -73,10 +73,7 @@ def described(root: Path) -> dict[str, Any]:
     file = next((place / "dataset.json" for place in places if (place / "dataset.json").is_file()), None)
     if file is None:
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"not valid json: {error}", where=file, fix="correct the file") from error
+    content = read_json(file)
     return content if isinstance(content, dict) else {}
 
 
