@@ -349,12 +349,12 @@ def run_to_yaml(run: Run) -> str:
 
 
 def with_settings(run: Run, settings: list[str]) -> Run:
-    """Apply `a.b=c` settings; the value is read as YAML. A mapping by name takes new names, a part has its fields.
+    """Apply `a.b=c`, c read as YAML. Mappings take new names; parts have their fields, and are made where none is.
 
     Raises:
         UserError: a path that does not exist (with the closest one), or a value that does not fit.
     """
-    values = run.model_dump(mode="json")
+    values, made = run.model_dump(mode="json"), set[int]()
     for setting in settings:
         path, sep, text = setting.partition("=")
         if not sep:
@@ -365,13 +365,12 @@ def with_settings(run: Run, settings: list[str]) -> Run:
         for depth, key in enumerate([*parents, last]):
             if isinstance(at, list) and key.isdigit() and int(key) < len(at):
                 key = int(key)
-            is_new_name = 0 < depth == len(parents) and isinstance(own, dict)
+            is_new_name = id(at) in made or (0 < depth == len(parents) and isinstance(own, dict))
             if isinstance(key, str) and not (isinstance(at, dict) and (key in at or is_new_name)):
-                known = list(at) if isinstance(at, dict) else []
                 raise UserError(
                     f"no setting {path!r}: {'.'.join(path.split('.')[:depth]) or 'the run'} has no {key!r}",
                     where=f"--set {setting}",
-                    fix=closest(str(key), [str(k) for k in known]),
+                    fix=closest(key, map(str, at if isinstance(at, dict) else ())),
                 )
             if depth == len(parents):
                 try:
@@ -380,6 +379,9 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                     what = f"a value that is no YAML: {text}"
                     raise UserError(what, where=f"--set {path}", fix="close every bracket and quote") from error
             else:
+                if isinstance(at, dict) and at.get(key) is None:
+                    at[key] = {}
+                    made.add(id(at[key]))
                 at = at[key]
                 inside: Any = vars(own) if isinstance(own, Part) else own
                 own = inside.get(key) if isinstance(inside, dict) else None

@@ -122,7 +122,7 @@ def test_predict_in_windows_and_every_format_and_then_again_without_looking(
     capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path, tmp_path: Path
 ) -> None:
     (pictures / "below" / "a.jpg").rename(pictures / "below" / "b.jpg")  # a submission has no folders
-    args = ["predict", run_dir, pictures, "--out", tmp_path / "out", "--format", "all", "--window", 48, "--batch", 3]
+    args = ["predict", run_dir, pictures, "--out", tmp_path / "out", "--format", "all", "--tile", 48, "--batch", 3]
     code, out = run_main(capsys, *args)
     assert code == 0
     assert out.splitlines()[-1] == str(tmp_path / "out")
@@ -137,16 +137,16 @@ def test_predict_in_windows_and_every_format_and_then_again_without_looking(
     assert value["detections"] == found
     assert set(value["files"]) == {"coco", "dota", "pictures"}  # FAIR1M has no trees
     assert part.stat().st_mtime_ns == before
-    assert run_main(capsys, *args[:-4], "--window", 64)[0] == 0
+    assert run_main(capsys, *args[:-4], "--tile", 64)[0] == 0
     assert part.stat().st_mtime_ns != before
 
 
 def test_windows_for_a_question_and_an_overlap_of_a_whole_window_are_mistakes(run_dir: Path, pictures: Path) -> None:
     image = str(pictures / "a.png")
     with pytest.raises(UserError, match="windows are for boxes and pixels"):
-        main(["predict", str(run_dir), image, "--ask", "How many?", "--window", "64", "--debug"])
+        main(["predict", str(run_dir), image, "--ask", "How many?", "--tile", "64", "--debug"])
     with pytest.raises(UserError, match="overlap=64 is not below"):
-        main(["predict", str(run_dir), image, "--window", "64", "--overlap", "64", "--debug"])
+        main(["predict", str(run_dir), image, "--tile", "64", "--overlap", "64", "--debug"])
 
 
 def test_a_question_to_a_detector_is_a_mistake(run_dir: Path, pictures: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_pair_of_two_sizes_and_a_missing_partner_are_mistakes(tmp_path: Path) 
         MapDataConfig(root=tmp_path).build()
     save(tmp_path / "B" / "1.png", after)
     (tmp_path / "B" / "0.png").unlink()
-    with pytest.raises(UserError, match="1 label maps have no image"):
+    with pytest.raises(UserError, match="1 first images have no second"):
         MapDataConfig(root=tmp_path).build()
 
 

@@ -286,7 +286,7 @@ def test_the_command_takes_windows_views_and_formats_for_maps(tmp_path: Path, mo
     model, loaded = segmenter(monkeypatch), []
     monkeypatch.setattr("vistruct.inference.model.load", lambda run: loaded.append(run) or model)
     code, out, _ = command(
-        capsys, tmp_path / "run", images, "--out", tmp_path / "out", "--window", 16, "--flip", "horizontal",
+        capsys, tmp_path / "run", images, "--out", tmp_path / "out", "--tile", 16, "--flip", "horizontal",
         "--scale", 1, "--format", "color", "--json",
     )  # fmt: skip
     assert code == 0
@@ -321,5 +321,5 @@ def test_the_command_says_how_pairs_and_classes_are_given(tmp_path: Path, monkey
     code, out, _ = command(capsys, tmp_path / "run", images, "--out", tmp_path / "classes")
     assert code == 0
     assert out.splitlines()[-1] == str(tmp_path / "classes" / "classes.csv")
-    assert "looks at whole images" in command(capsys, tmp_path / "run", images, "--window", 4)[2]
+    assert "looks at whole images" in command(capsys, tmp_path / "run", images, "--tile", 4)[2]
     assert "one of csv, all" in command(capsys, tmp_path / "run", images, "--format", "png")[2]

@@ -161,7 +161,7 @@ def test_a_kind_from_outside_is_predicted_drawn_written_and_resumed(
     with pytest.raises(UserError, match="looks once"):
         main(["predict", "run", str(spots), "--out", str(tmp_path / "out"), "--flip", "vertical", "--debug"])
     with pytest.raises(UserError, match="looks at whole images"):
-        main(["predict", "run", str(spots), "--out", str(tmp_path / "out"), "--window", "4", "--debug"])
+        main(["predict", "run", str(spots), "--out", str(tmp_path / "out"), "--tile", "4", "--debug"])
 
 
 def test_one_unreadable_image_does_not_stop_the_others_and_is_named(

@@ -45,6 +45,7 @@ def command(
     from vistruct.engine.run import for_classes
     from vistruct.files.owned import Owned
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
+    from vistruct.metrics.means import partial_means
 
     device = setup().device
     task, card = load_model(run, device)
@@ -75,6 +76,8 @@ def command(
         amp = amp_dtype(card.run.amp, device)
         measured = measure(task, one, device, batch, workers, dataset=dataset, amp=amp)
         results[name] = results.get(name, {}) | measured.numbers
+        for line in partial_means(measured.numbers):
+            note(f"{name}: {line}")
         if measured.details:
             metric: Any = one.metric
             keep_measured(place / "evaluations" / f"{name}.json", metric.kind, None, measured)

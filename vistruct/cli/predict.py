@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vistruct.cli.groups import grouped
 from vistruct.cli.output import as_json, made
+from vistruct.data.reading import AS_THEY_ARE, PixelValues
 from vistruct.errors import LeftOut, UserError
 
 if TYPE_CHECKING:
@@ -27,9 +29,11 @@ ScaleOption = Annotated[
 LongestOption = typer.Option(min=1, metavar="TOKENS", help="Longest answer; by default as in training.")
 
 
+@grouped
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
     sources: Annotated[list[Path], typer.Argument(metavar="IMAGE|VOLUME|FOLDER...", help="What to run on.")],
+    values: PixelValues,
     out: Annotated[Path | None, typer.Option(help="Directory of the results; by default in the run.")] = None,
     ask: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all the images.")] = False,
@@ -51,7 +55,7 @@ def command(
         bool,
         typer.Option("--probabilities", help="Classes of pixels and volumes: a probability map of each class too."),
     ] = False,
-    window: Annotated[
+    tile: Annotated[
         int | None, typer.Option(min=1, metavar="PX", help="Tiles (windows) to cut into; by default as in training.")
     ] = None,
     overlap: Annotated[int | None, typer.Option(min=0, metavar="PX", help="Of tiles; the largest object.")] = None,
@@ -68,10 +72,8 @@ def command(
     """
     if together and ask is None:
         raise UserError("--together is for a question", where="--together", fix='--ask "What has changed?"')
-    if ask is not None and (window is not None or overlap is not None):
-        raise UserError(
-            "windows are for boxes and pixels", where="--window, --overlap", fix="leave them out with --ask"
-        )
+    if ask is not None and (tile is not None or overlap is not None):
+        raise UserError("windows are for boxes and pixels", where="--tile, --overlap", fix="leave them out with --ask")
     if pairs and (len(sources) != 2 or ask is not None):
         raise UserError(
             f"--pairs with {len(sources)} sources", where="--pairs", fix="two: before/ after/, or two images"
@@ -80,14 +82,18 @@ def command(
         if not source.exists():
             raise UserError("no such image or folder", where=source, fix="check the path")
     views = views_of(flip, scale)
+    from vistruct.data.at_path import intake_of
+    from vistruct.files.intake import Intake
     from vistruct.inference.files import predict_files
     from vistruct.inference.kind import Asked
     from vistruct.inference.model import load
     from vistruct.inference.scenes import Case
 
     model = load(run)
+    if values != AS_THEY_ARE:
+        model = model.reading(intake_of(values, model.input.intake) or Intake())
     _check_pairs(model, pairs)
-    model = _in_windows(model, window, overlap)
+    model = _in_windows(model, tile, overlap)
     model = model if views is None else model.seen_in(views)
     model = model if max_new_tokens is None else model.answering(max_new_tokens)
     cases = model.kind.cases(model, sources)
@@ -146,7 +152,7 @@ def _in_windows(model: Model, window: int | None, overlap: int | None) -> Model:
     known = model.input.windows
     size = window or (known.size if known is not None else None)
     if size is None:
-        raise UserError("an overlap of no windows", where="--overlap", fix="give --window PX too")
+        raise UserError("an overlap of no windows", where="--overlap", fix="give --tile PX too")
     if overlap is None:
         overlap = min(known.overlap, size // 2) if known is not None else size // 5
     return model.in_windows(size, overlap)

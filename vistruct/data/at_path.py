@@ -27,6 +27,7 @@ from vistruct.files.intake import Intake
 
 _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
+_RANGES = {"low", "high", "window", "percentiles"}
 _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
     "boxes": _CHOICE | _VALUES | {"images"},
     "maps": _CHOICE
@@ -123,9 +124,17 @@ def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -
     return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
 
 
-def intake_of(values: PixelValues) -> Intake | None:
-    """How pixel values are taken in, where anything is said of it."""
-    asked = Intake(**vars(values))
+def intake_of(values: PixelValues, known: Intake | None = None) -> Intake | None:
+    """How pixel values are taken in; None: nothing is said of it.
+
+    Args:
+        known: what is so where nothing is said, such as in a model's training; one range takes the place of another.
+    """
+    told = {name: value for name, value in vars(values).items() if value != vars(AS_THEY_ARE)[name]}
+    base = {} if known is None else known.model_dump()
+    if told.keys() & _RANGES:
+        base = {name: value for name, value in base.items() if name not in _RANGES}
+    asked = Intake(**(base | told))
     return None if asked == Intake() else asked
 
 

@@ -17,6 +17,7 @@ from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.contracts import DataInfo
+from vistruct.data.checks.groups import LEARNED
 from vistruct.data.input import Input, as_measured, read_input
 from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
@@ -146,6 +147,7 @@ def card(state: State, source: Source) -> str:
         f"- Started from: {started_from(state, source)}",
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",
         f"- Left out or repaired: {dropped}",
+        *_measured_on_learned(state),
         f"- {in_words(info).capitalize()}",
         *([f"- Classes: {classes}"] if classes else []),
         f"- Trained: {state.plan.lines()[-1]}",
@@ -159,6 +161,12 @@ def card(state: State, source: Source) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _measured_on_learned(state: State) -> list[str]:
+    """What is not to be overlooked in the figures."""
+    found = {name: dataset.info.dropped.get(LEARNED) for name, dataset in state.eval_datasets.items()}
+    return [f"- Evaluation {name}: {number} x {LEARNED}" for name, number in found.items() if number]
 
 
 def _kind(part: Any) -> str:

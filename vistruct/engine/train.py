@@ -184,6 +184,8 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     for name, measured in state.run.evals.items():
         when = " at the end" if measured.at_end else ""
         say(f"to be measured{when}, as {name}: {asked_of(measured, state.eval_datasets[name])}")
+        for reason, number in state.eval_datasets[name].info.dropped.items():
+            say(f"  {number} x {reason}")
     for coverage in state.coverages():
         say("\n".join(coverage.lines()))
     say("\n".join(["trainable parameters:", *state.plan.lines()]))

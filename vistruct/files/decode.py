@@ -35,9 +35,15 @@ from torch import Tensor
 
 from vistruct.errors import UserError
 from vistruct.files.embedded import image_source, image_status
+from vistruct.files.memory import available_bytes
 
 MAX_PIXELS = 900_000_000  # 2.5 GiB decoded: DOTA has scenes of 806 million. More is taken for a decompression bomb
 MAX_PIXELS_VARIABLE = "VISTRUCT_MAX_IMAGE_PIXELS"
+
+_LARGE = 2**24  # pixels; fewer never make trouble, and are not asked about
+_MOST_DEFLATED = 1032  # bytes that a byte of a PNG can stand for, at most
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its type of colours
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # bytes a pixel in Pillow; all others 4
 
 # The options of every command that reads images.
 SAY = (
@@ -82,11 +88,50 @@ def decode(data: bytes, name: object) -> Tensor:
     with opened(io.BytesIO(data), name) as image:
         if num_images(image, data) > 1:
             raise several(name)
+        refuse_too_large(image, name, 6, data)  # the array, and a copy for whoever asks
         pixels = _decode_jpeg(data, image, name) if image.format in ("JPEG", "MPO") else None
         if pixels is None:
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            pixels = _rgb(image)
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8[H, W, 3]; a large image is converted in strips, so that it is there once beside the result."""
+    width, height = image.size
+    if width * height < _LARGE:
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    image.load()
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _LARGE // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        pixels[top : top + rows] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+    return pixels
+
+
+def refuse_too_large(image: Image.Image, name: object, more: int, data: bytes) -> None:
+    """Before a pixel is decoded: whether the file can hold all of them, and the memory too.
+
+    Args:
+        more: bytes a pixel beside what Pillow keeps.
+        data: the file.
+
+    Raises:
+        UnreadableImage: it cannot.
+    """
+    width, height = image.size
+    bits = data[24] * _CHANNELS.get(data[25], 1) if image.format == "PNG" else 0  # a pixel, as the header has it
+    if width * height * bits / 8 > _MOST_DEFLATED * len(data) + 2**20:
+        what = f"the PNG is cut short: {len(data)} bytes cannot hold {width} x {height} pixels"
+        raise UnreadableImage(what, where=name, fix="copy or download it again")
+    needed, there = width * height * (_STORED.get(image.mode, 4) + more), available_bytes()
+    if there is not None and width * height >= _LARGE and needed > there:
+        gib = [f"{number / 2**30:.1f} GiB" for number in (needed, there)]
+        what = f"{width} x {height} pixels take {gib[0]} while they are decoded, and {gib[1]} are left here"
+        raise UnreadableImage(
+            what, where=name, fix="cut it up (`gdal_translate -srcwin`), or fewer workers: --set workers=0"
+        )
 
 
 def num_images(image: Image.Image, data: bytes) -> int:

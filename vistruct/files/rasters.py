@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vistruct.files.decode import UnreadableImage, is_deep_png, num_images, opened, several
+from vistruct.files.decode import UnreadableImage, is_deep_png, num_images, opened, refuse_too_large, several
 from vistruct.files.decoded_cache import DecodedCache
 from vistruct.files.raster_files import read_numbers
 from vistruct.files.raster_headers import header_of, is_windowed, stamp_of
@@ -56,6 +56,7 @@ def decode_raster(data: bytes, name: object) -> np.ndarray:
             raise several(name)
         if is_deep_png(image) and image.mode in ("RGB", "RGBA"):  # the lower 8 are dropped
             raise UnreadableImage("labels in colours of 16 bits", where=name, fix="write them in 8 bits")
+        refuse_too_large(image, name, 6, data)
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBa", "RGBX"):
             image = image.convert("RGB")

@@ -86,7 +86,7 @@ class Model:
         unit, known = self.kind.windows, self.input.windows
         if unit is None:
             what = f"a model of {self.kind.name} looks at whole images"
-            raise UserError(what, where="--window, --overlap", fix="leave them out")
+            raise UserError(what, where="--tile, --overlap", fix="leave them out")
         windows = Windows(size=size, overlap=overlap, blend=known.blend if known else "smooth", unit=unit)
         return replace(self, card=replace(self.card, input=self.input.model_copy(update={"windows": windows})))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vistruct.metrics.means import partial_means
 from vistruct.reports.confusion import WITH_COUNTS, WITH_SHARES, class_bars, confusion_figure
 from vistruct.reports.measured import Evaluation, by_group, image_scores, parted, weakest_class
 from vistruct.reports.page import Bar, Report, literal
@@ -38,6 +39,8 @@ def write_evaluations(page: Report, finals: Mapping[str, tuple[int | None, Mappi
     page.text("## Evaluation")
     page.table(["metric", "value", "at step"], rows, caption="The last value of each metric")
     for name, (_, numbers) in finals.items():
+        for line in partial_means(numbers):
+            page.callout(f"`{name}`: {line}")
         groups, more = by_group(numbers), details.get(name)
         several = f": `{name}`" if len(finals) > 1 else ""
         if groups:

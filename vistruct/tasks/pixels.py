@@ -29,6 +29,8 @@ T = TypeVar("T", bound=Part)
 def with_statistics(config: T, info: DataInfo) -> T:
     """A task's config with the mean and std of its data as numbers, where it asks for them.
 
+    Those of three colours become their mean where images have another number of channels, as weights are spread.
+
     Raises:
         UserError: they were not measured; one of the two alone; those of colours for values in a unit of their own.
     """
@@ -39,6 +41,8 @@ def with_statistics(config: T, info: DataInfo) -> T:
         if info.mean is None or info.std is None:
             raise UserError("mean and std of the data are not known", where="task.mean", fix="give them as numbers")
         return config.model_copy(update={"mean": info.mean, "std": info.std})
+    if len(asked.mean) == len(asked.std) == 3 and info.channels not in (0, 3) and info.pixels != "raw":
+        return config.model_copy(update={"mean": (sum(asked.mean) / 3,), "std": (sum(asked.std) / 3,)})
     if info.pixels == "raw" and (asked.mean, asked.std) == (IMAGENET_MEAN, IMAGENET_STD):
         what = "values in the unit of the files (intake.dtype=float32 without a range), and ImageNet's mean of colours"
         raise UserError(

@@ -14,6 +14,8 @@ from vistruct.data.chat.records import Records
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 
+LEARNED = "image of an evaluation that is training data too: what is measured on it was learned"
+
 
 def check_groups(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any]]) -> None:
     """Refuse a run that is measured on somebody whom it was trained on.
@@ -25,9 +27,11 @@ def check_groups(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any]
             "train" says itself that it is no test: it measures how well the training went, and is let through.
 
     Raises:
-        UserError: a group of both, with the name of one record of each; a file of another stream.
+        UserError: a group of both, with the name of one record of each; a file of another stream; nothing but images
+            that are learned.
     """
     for stream, train in streams.items():
+        _check_images(train, {name: dataset for name, (own, dataset) in evals.items() if own == stream})
         _check_groups(train, {name: dataset for name, (own, dataset) in evals.items() if own == stream})
         known = {file: record for record in _plain(train) for file in record.images}
         for name, (own, dataset) in evals.items():
@@ -36,6 +40,23 @@ def check_groups(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any]
                 what = f"{seen.name} is in the evaluation {name!r}, and in the training data of {stream!r}"
                 fix = "one backbone learns from all streams: split their images alike"
                 raise UserError(what, where=seen, fix=fix)
+
+
+def _check_images(train: Any, evals: Mapping[str, Any]) -> None:
+    """Refuse an evaluation of nothing but learned images; of some that were learned, say so in its report."""
+    files = {record.images for record in _plain(train)}
+    for name, dataset in evals.items():
+        records = [one for one in _plain(dataset) if one.label_map is not None or one.image_labels is not None]
+        again = [record for record in records if record.images in files]
+        if name == "train" or not again:
+            continue
+        if len(again) == len(records):
+            what = f"all {len(records)} images of the evaluation {name!r} are training data"
+            fix = 'measure on other images: --val-split, or --val; an evaluation on training data is called "train"'
+            raise UserError(what, where=again[0].images[0], fix=fix)
+        for record in again:
+            dataset.report.note(LEARNED, str(record.images[0]), "kept")
+        dataset.info.dropped[LEARNED] = len(again)
 
 
 def _check_groups(train: Any, evals: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats.format import Walked
 from vistruct.data.formats.maps.coding import Seen, merged, to_type
 from vistruct.data.formats.maps.counted import refused
-from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS
+from vistruct.data.formats.maps.partners import NO_IMAGE, NO_LABELS, NO_SECOND
 from vistruct.data.formats.maps.values import look_at
 from vistruct.data.loading.parallel import in_parallel
 from vistruct.data.maps import LabelReader
@@ -32,7 +32,11 @@ from vistruct.files.rasters import read_raster
 _JOB_RECORDS = 50
 _JPEGS = (".jpg", ".jpeg")
 _FIX = "copy them; or --image-suffix and --label-suffix, if names differ; or --missing drop"
-_PARTNERLESS = {NO_LABELS: ("image, no label map", _FIX), NO_IMAGE: ("label map, no image", _FIX)}
+_PARTNERLESS = {
+    NO_LABELS: ("image, no label map", _FIX),
+    NO_IMAGE: ("label map, no image", _FIX),
+    NO_SECOND: ("pair, no second image", _FIX),
+}
 
 Found = dict[str, list[str]]  # places by what is found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vistruct.data.formats import FORMATS, find_format, names_of
 from vistruct.data.formats.json_kind import json_kind
-from vistruct.errors import UserError
+from vistruct.errors import UserError, typed
 
 if TYPE_CHECKING:
     from vistruct.data.formats.format import Kind
@@ -57,6 +57,8 @@ def family_of(path: Path, format: str = "auto") -> Family:
     Raises:
         UserError: nothing there, nothing known, or several families.
     """
+    from vistruct.data.formats.classes.folders import masks_beside
+
     path = Path(path)
     if format != "auto":
         kind = find_format(format).kind
@@ -71,6 +73,10 @@ def family_of(path: Path, format: str = "auto") -> Family:
     if found:
         return found[0]
     if path.is_dir():
+        if (beside := masks_beside(path)) is not None:
+            images, labels = (one.name for one in beside)
+            what = f"{labels} looks like label maps of {images}"
+            raise UserError(what, where=path, fix=f"{typed('--images', [images])} {typed('--labels', [labels])}")
         what = "no .json or .jsonl file, no boxes, label maps, volumes or folders of classes here"
         raise UserError(what, where=path, fix="name the annotation file, or the folder that holds images and labels")
     return _boxes_or_talk(path)  # its reader says what is wrong

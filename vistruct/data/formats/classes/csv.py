@@ -21,12 +21,12 @@ from pathlib import Path
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE
-from vistruct.data.formats.classes.folders import below
+from vistruct.data.formats.classes.folders import ABSENT, below
 from vistruct.data.formats.classes.lines import chosen_splits, refuse_straddlers
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.order import class_order
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
-from vistruct.errors import UserError
+from vistruct.errors import UserError, typed
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
 
@@ -65,6 +65,11 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     if not tables:
         raise UserError("no csv here", where=root, fix="name the table")
     rows = [row for file in tables for row in _rows(file, stop, is_several=ask.multi_label)]
+    if not rows:
+        stop(
+            UserError("no line of this table can be used", where=tables[0], fix="name,class on each line; quote commas")
+        )
+        return Walked(annotations=tuple(tables))
     known = list(dict.fromkeys(row.split for row in rows))
     members = {split: [row.name for row in rows if row.split == split] for split in known}
     refuse_straddlers(members, stop, root)
@@ -94,8 +99,13 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         records.append(Record(id=row.name, images=(path,), image_labels=labels))
     present = {label for record in records for label in record.image_labels or ()}
     for number, name in enumerate(class_names):
-        if number not in present:
-            stop(UserError("a class without images", where=f"{root}: {name}", fix="add some, or --drop its name"))
+        if number in present or name in ask.drop:
+            continue
+        if name in found and names != [""]:  # a rare class need not be in every split
+            report.note(ABSENT, f"{root}: {name}", "kept")
+        else:
+            fix = f"add some, or {typed('--drop', [name])}"
+            stop(UserError("a class without images", where=f"{root}: {name}", fix=fix))
     return Walked(records=records, class_names=class_names, annotations=tuple(tables))
 
 

@@ -16,31 +16,41 @@ from pathlib import Path
 from vistruct.contracts import Record
 from vistruct.data.formats.classes.lines import chosen_splits
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.maps.values import values_of
 from vistruct.data.formats.order import class_order
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
-from vistruct.errors import UserError
+from vistruct.errors import UserError, typed
+from vistruct.files.rasters import read_raster
 from vistruct.issues import IssueCounter
 
 NO_IMAGE = "file left out: no image ending"
+ABSENT = "class without images in this split, which is in no mean"
+
+_MOST_TOPS = 8  # folders among which masks are looked for
+_FEW = 40  # values of a mask at most
 
 _SPLIT = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)[-_]?\d*", re.IGNORECASE)
 # Folders of other kinds of data sets, which no class is called.
 _NO_CLASSES = re.compile(
-    r"images?|imgs?|img_dir|ann_dir|annotations?|labels?|masks?|labelmaps?|gt|jpegimages|segmentationclass|out"
+    r"images?|imgs?|img_dir|ann_dir|annotations?|labels?|masks?|labelmaps?|gt|jpegimages|segmentationclass|im1|im2|label[12]"
     r"|images_png|masks_png|infection masks|lung masks",
     re.IGNORECASE,
 )
 
 
 def looks_like(root: Path) -> bool:
-    """Whether there are at least two folders of images whose names could be classes."""
+    """Whether there are folders whose names could be classes, with images in most of them, and none is of masks."""
     if not root.is_dir():
         return False
     places = split_folders(root)
     found = [_folders(folder) for folder in places.values()]
     names = {child.name for children in found for child in children}
-    is_other = any(_NO_CLASSES.fullmatch(name) for name in names)
-    return len(names) > 1 and not is_other and all(_has_images(child) for children in found for child in children[:3])
+    lower = {name.lower() for name in names}
+    is_other = any(_NO_CLASSES.fullmatch(name) for name in names) or {"a", "b", "out"} <= lower
+    have = [_has_images(child) for children in found for child in children]
+    if len(names) < 2 or is_other or sum(have) < min(2, len(have)) or 2 * sum(have) < len(have):
+        return False
+    return masks_beside(root) is None
 
 
 def splits(root: Path) -> tuple[str, ...]:
@@ -69,13 +79,58 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         by_class = {child.name: child for child in found[name]}
         for number, class_name in enumerate(class_names):
             files = images_in(by_class[class_name], report) if class_name in by_class else []
-            if not files:
+            if not files and class_name not in ask.drop:
                 where = by_class.get(class_name, places[name] / class_name)
-                stop(UserError("a class without images", where=where, fix="put some there, or remove the class"))
+                if any(
+                    _has_images(child) for children in found.values() for child in children if child.name == class_name
+                ):
+                    report.note(ABSENT, str(where), "kept")  # a rare class need not be in every split
+                else:
+                    stop(
+                        UserError(
+                            "a class without images",
+                            where=where,
+                            fix=f"put some there, or {typed('--drop', [class_name])}",
+                        )
+                    )
             for file in files:
                 id = file.relative_to(top).as_posix()
                 records.append(Record(id=id, images=(file,), image_labels=(number,)))
     return Walked(records=records, class_names=class_names)
+
+
+def masks_beside(root: Path) -> tuple[Path, Path] | None:
+    """A folder of images and one of rasters of few values that are called as they are: label maps, and no classes."""
+    children = [child for child in _folders(root) if _has_images(child)] if root.is_dir() else []
+    if not 2 <= len(children) <= _MOST_TOPS:
+        return None
+    stems = {
+        child: {_stem(file): file for file in sorted(child.iterdir())[:1000] if _is_image(file)} for child in children
+    }
+    for labels in children:
+        for images in children:
+            shared = sorted(set(stems[images]) & set(stems[labels]))
+            if images == labels or 2 * len(shared) < len(stems[labels]):
+                continue
+            if all(_num_values(stems[labels][one]) <= _FEW < _num_values(stems[images][one]) for one in shared[:2]):
+                return images, labels
+    return None
+
+
+def _stem(file: Path) -> str:
+    """The name without its ending and what masks add to it."""
+    return re.sub(r"[-_.](masks?|labels?|gt|lbl|l|seg|segmentation|annotation|0000|image|img)$", "", file.stem.lower())
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+
+
+def _num_values(file: Path) -> int:
+    try:
+        return len(values_of(read_raster(file)).counts)
+    except UserError:
+        return _FEW
 
 
 def below(root: Path, images: Path | None) -> Path:

@@ -48,7 +48,7 @@ def _format(folders: Folders) -> Format:
 FORMAT = _format(
     Folders(
         images=(r"a|t1|time1|im1|before|pre|imgs?_?1", r"b|t2|time2|im2|after|post|imgs?_?2"),
-        labels=r"labels?|out|gts?|masks?|change|cd|label_?maps?|ground_?truths?",
+        labels=r"labels?|out|gts?|masks?|change(?:_?(?:labels?|masks?|maps?))?|cd(?:_?labels?)?|label_?maps?|ground_?truths?",
     )
 )
 S2LOOKING = _format(Folders(images=("image1", "image2"), labels="label"))

@@ -18,6 +18,7 @@ from vistruct.data.formats.format import Ask
 from vistruct.data.formats.maps.values import Values, look_at
 from vistruct.errors import UserError, typed
 from vistruct.files.coding import Coding
+from vistruct.files.json_files import read_json
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
 
@@ -30,7 +31,14 @@ CHANGE_INDEX = Coding(classes=("unchanged", "changed"), ignored=(), palette=((0,
 _EXACT = 8  # values at most of a mask that nothing has smeared
 _MOST_VALUES = 256  # of a coding to copy; more are no classes
 _NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")
-_COLOUR_FILES = ("class_dict.csv", "class_dict_seg.csv", "labelmap.txt", "label_colors.txt", "label_colours.txt")
+_COLOUR_FILES = (
+    "class_dict.csv",
+    "class_dict_seg.csv",
+    "label_class_dict.csv",
+    "labelmap.txt",
+    "label_colors.txt",
+    "label_colours.txt",
+)
 
 
 class CodingUnknown(UserError):
@@ -218,7 +226,24 @@ def _named(root: Path, labels: set[Path]) -> Coding | None:
             if (folder / name).is_file():
                 lines = [line.strip() for line in read_text(folder / name).splitlines()]
                 return Coding(classes=tuple(line for line in lines if line))
+        if (folder / "dataset.json").is_file() and (found := _of_nnunet(folder / "dataset.json")) is not None:
+            return found
     return None
+
+
+def _of_nnunet(path: Path) -> Coding | None:
+    """`labels` of nnU-Net's dataset.json: `{"background": 0, "cell": 1, "ignore": 2}`, or the other way round."""
+    values = read_json(path)
+    labels = values.get("labels") if isinstance(values, dict) else None
+    if not isinstance(labels, dict) or not labels:
+        return None
+    if all(str(key).isdigit() and isinstance(name, str) for key, name in labels.items()):
+        labels = {name: int(key) for key, name in labels.items()}
+    if not all(type(value) is int for value in labels.values()):
+        raise UserError("regions, which overlap, are no classes", where=path, fix="--classes and --values say others")
+    named = {str(name): value for name, value in labels.items() if name != "ignore"}
+    ignored = tuple(value for name, value in labels.items() if name == "ignore")
+    return Coding(classes=tuple(named), values=tuple(named.values()), ignored=ignored)
 
 
 def _coloured(path: Path) -> Coding:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from vistruct.data.formats.splits import IMAGE_SUFFIXES, chosen, read_list
 
-IMAGE_FOLDERS = r"img_dir|images?|imgs?|jpegimages|images_png|rgb|inputs?"
+IMAGE_FOLDERS = r"img_dir|images?|imgs?|jpegimages|images_png|images_?tr|rgb|inputs?"
 LABEL_FOLDERS = (
     r"ann_dir|masks?|labels?|annotations?|gts?|ground_?truths?|segmentationclass(?:aug)?|semantic_masks?|masks_png"
-    r"|segmentations?|targets?|label_?maps?"
+    r"|segmentations?|targets?|label_?maps?|labels_?tr|annot|1st_manual|manual_?\d?"
 )
 _SPLIT = r"(?:train|val|valid|validation|test)(?:[a-z]*|[-_]?\d+)"
+_STUDY = r"(?:isic[-_0-9a-z]*?_)?"  # ISIC2018_Task1-2_Training_Input beside ISIC2018_Task1_Training_GroundTruth
+_FIELD_OF_VIEW = ("mask",)  # beside 1st_manual (DRIVE) it says where the eye is, so others come first
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets/Main", "ImageSets", "list", "lists", "splits", "split")
 _MAX_DEPTH = 2  # folders between the root and those of images and labels
 
@@ -146,7 +148,7 @@ def _groups_in(folder: Path, folders: Folders) -> dict[str, list[FolderGroup]]:
     images = [_tagged(children, pattern) for pattern in folders.images]
     found: dict[str, list[FolderGroup]] = {}
     for tag, label_folder in labels.items():
-        tops = [one.get(tag) for one in images]
+        tops = [one.get(tag) or (_of_split(children, tag) if len(images) == 1 else None) for one in images]
         if any(top is None or top == label_folder for top in tops) or not has_raster(label_folder):
             continue
         tops = [top for top in tops if top is not None]
@@ -157,13 +159,19 @@ def _groups_in(folder: Path, folders: Folders) -> dict[str, list[FolderGroup]]:
 
 def _tagged(children: Sequence[Path], pattern: str) -> dict[str, Path]:
     """Folders of one purpose by the split in their names; the first of those that are the same."""
-    whole = re.compile(rf"(?:({_SPLIT})[-_])?(?:{pattern})(?:[-_]({_SPLIT}))?", re.IGNORECASE)
+    whole = re.compile(rf"{_STUDY}(?:({_SPLIT})[-_])?(?:{pattern})(?:[-_]({_SPLIT}))?", re.IGNORECASE)
+    joined = re.compile(rf"(train|val|test)(?:{pattern})", re.IGNORECASE)  # SegNet's trainannot
     found: dict[str, Path] = {}
-    for child in children:
-        match = whole.fullmatch(child.name)
+    for child in sorted(children, key=lambda child: child.name.lower() in _FIELD_OF_VIEW):
+        match = whole.fullmatch(child.name) or joined.fullmatch(child.name)
         if match:
-            found.setdefault((match[1] or match[2] or "").lower(), child)
+            found.setdefault((match[1] or (match[2] if match.re is whole else "") or "").lower(), child)
     return found
+
+
+def _of_split(children: Sequence[Path], tag: str) -> Path | None:
+    """`train` beside `train_masks`: the folder that is called as the split, where images lie in it."""
+    return next((child for child in children if tag and child.name.lower() == tag and has_raster(child, 0)), None)
 
 
 def groups_inside(tops: tuple[Path, ...], labels: Path) -> dict[str, FolderGroup]:

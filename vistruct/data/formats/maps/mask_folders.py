@@ -4,6 +4,8 @@
     images/a.png          masks/a.png                or labels, annotations, gt, ...
     JPEGImages/a.jpg      SegmentationClass/a.png    ImageSets/Segmentation/train.txt    (VOC)
     train/a_sat.jpg       train/a_mask.png           (one folder, ends of names)
+    train/a.jpg           train_masks/a_mask.gif     (Carvana; train_labels: CamVid, Massachusetts)
+    imagesTr/a_0000.png   labelsTr/a.png             dataset.json (nnU-Net of images)
 
 Which folders and names are found without being told: `files.py`. What the values mean: `coding.py`, or `Ask.coding`.
 """
@@ -45,6 +47,10 @@ def records_of(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[R
         fix = "say where they are: --images FOLDER --labels FOLDER"
         raise UserError("no folder of images beside one of label rasters", where=path, fix=fix)
     chosen, names = choose(path, groups, ask.split)
+    for second in (file for group in chosen for file in group.images[0].glob("*_0001.*")):
+        if second.with_name(second.name.replace("_0001.", "_0000.")).is_file():
+            fix = "write the channels of an image into one file of several bands"
+            raise UserError("images in several files, a channel each (nnU-Net)", where=second, fix=fix)
     return partners(path, chosen, ask, report, stop, names=names)
 
 
@@ -66,7 +72,8 @@ def said(path: Path, ask: Ask) -> dict[str, list[FolderGroup]]:
 def _one_folder(path: Path) -> dict[str, list[FolderGroup]]:
     """Images and labels side by side, in this folder or in those of its splits."""
     folders = {child.name.lower(): child for child in map_files.subfolders(path)}
-    places = {name: folder for name, folder in folders.items() if name in ("train", "val", "valid", "test")}
+    names = ("train", "training", "val", "valid", "validation", "test", "testing")
+    places = {name: folder for name, folder in folders.items() if name in names}
     if not places and path.is_dir():
         places = {"": path}
     return {

@@ -14,6 +14,7 @@ from pathlib import Path
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.per_image import record_ids
 from vistruct.data.formats.format import Ask, Stop
+from vistruct.data.formats.maps.common_part import by_common_part
 from vistruct.data.formats.maps.files import FolderGroup, listed
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
@@ -21,17 +22,19 @@ from vistruct.issues import IssueCounter
 
 NO_LABELS = "image left out: no label map"
 NO_IMAGE = "label map left out: no image"
+NO_SECOND = "pair left out: no second image"
 
 # Ends of names (without the file's ending) that public data sets have; the first of those that fit best is taken.
 LABEL_ENDS = (
     "", "_mask", "_label", "_gt", "_masks", "_labels", "_seg", "_segmentation", "_annotation", "-mask", "_lab",
-    "_manual1", "_instance_color_RGB", "_gtFine_labelTrainIds",
+    "_manual1", "_L", "_lbl", ".mask", "_change", "_groundtruth", "_instance_color_RGB", "_gtFine_labelTrainIds",
 )  # fmt: skip
-IMAGE_ENDS = ("", "_image", "_img", "_rgb", "_sat", "-image", "_leftImg8bit")
+IMAGE_ENDS = ("", "_image", "_img", "_rgb", "_sat", "-image", "_leftImg8bit", "_0000", "_merged")
 
 _EXACT = (".png", ".bmp", ".gif")  # endings of files that keep every value
 
 Index = dict[str, list[Path]]  # files by their names: folders below the top, common part; in small letters
+_FIX = "copy them; or, if names differ, --image-suffix (of pairs two: _pre,_post) and --label-suffix; or --missing drop"
 _Files = Sequence[tuple[str, Path]]  # with their names below the top, in small letters
 
 
@@ -58,6 +61,7 @@ def partners(
     matches: list[tuple[FolderGroup, tuple[Path, ...], Path]] = []
     no_labels: list[Path] = []
     no_image: list[Path] = []
+    no_second: list[Path] = []
     is_known: set[str] = set()
     for group in groups:
         indices, labels, ends = _indexed(group, image_end, label_end)
@@ -69,17 +73,18 @@ def partners(
             for files in (*images, label):
                 if len(files) > 1:
                     what = f"{len(files)} files could be meant: {', '.join(str(file) for file in files[:3])}"
-                    stop(UserError(what, where=group.labels, fix="keep one of them, or say image_suffix, label_suffix"))
+                    stop(UserError(what, where=group.labels, fix="keep one of them; or --image-suffix, --label-suffix"))
             if not label:
                 no_labels.append(images[0][0])
             elif not all(images):
-                no_image.append(label[0])
+                no_second.append(images[0][0])
             else:
                 matches.append((group, tuple(files[0] for files in images), label[0]))
         if names is None:
             no_image += [files[0] for key, files in labels.items() if key not in indices[0]]
     _say(no_labels, NO_LABELS, "images have no label map", ask, report, stop)
     _say(no_image, NO_IMAGE, "label maps have no image", ask, report, stop)
+    _say(no_second, NO_SECOND, "first images have no second", ask, report, stop)
     if names is not None:
         absent = [
             name for name in names if _bare(name, image_end or "") not in is_known and name.lower() not in is_known
@@ -109,19 +114,24 @@ def _indexed(
             indices, labels = _with_ends([files[top] for top in group.images], files[group.labels], own, other)
             if not indices[0].keys() & labels.keys():
                 indices, labels = [_flat(index) for index in indices], _flat(labels)
-            fitting = len(indices[0].keys() & labels.keys())
+            fitting = len(set.intersection(*(set(index) for index in (*indices, labels))))
             if best is None or fitting > best[0]:
                 best = (fitting, indices, labels, (own, other))
             if fitting and fitting == max(len(indices[0]), len(labels)):
                 return indices, labels, (own, other)  # all fit
     assert best is not None
+    if best[0] == 0 and image_end is None and label_end is None and group.labels not in group.images:
+        found = by_common_part([files[top] for top in (*group.images, group.labels)])
+        if found is not None:
+            return found[:-1], found[-1], ("", "")
     return best[1:]
 
 
 def _with_ends(images: Sequence[_Files], labels: _Files, own: str, other: str) -> tuple[list[Index], Index]:
     """Images and labels by their names without these ends."""
     if labels is not images[0]:
-        return [_index(files, own) for files in images], _index(labels, other)
+        owns = own.split(",") if len(images) > 1 and own.count(",") == len(images) - 1 else [own] * len(images)
+        return [_index(files, end) for files, end in zip(images, owns, strict=True)], _index(labels, other)
     if own == other:  # images and labels in one folder, told apart by their endings: the photograph is the image
         photographs = [(name, path) for name, path in labels if not name.endswith(_EXACT)]
         return [_index(photographs, own)], _index([one for one in labels if one[0].endswith(_EXACT)], other)
@@ -145,7 +155,7 @@ def _bare(name: str, end: str) -> str | None:
     """The common part of a name, in small letters; None for one without this end (which may contain the ending)."""
     name, end = name.lower(), end.lower()
     stem, ending = os.path.splitext(name)
-    whole = name if "." in end or ending not in IMAGE_SUFFIXES else stem
+    whole = name if os.path.splitext(end)[1] in IMAGE_SUFFIXES or ending not in IMAGE_SUFFIXES else stem
     return whole.removesuffix(end) if whole.endswith(end) else None
 
 
@@ -172,5 +182,5 @@ def _say(files: Sequence[Path], reason: str, words: str, ask: Ask, report: Issue
             report.note(reason, str(file))
     elif files:
         shown = ", ".join(str(file) for file in files[:3]) + (", ..." if len(files) > 3 else "")
-        fix = "copy them; or --image-suffix and --label-suffix, if names differ; or --missing drop"
+        fix = _FIX
         stop(UserError(f"{len(files)} {words}: {shown}", where=files[0].parent, fix=fix))
