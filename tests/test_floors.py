@@ -15,7 +15,7 @@ DOCS = HOUSE.parent / "docs"
 # From the ground up: a room may import those of the floors below its own, and nothing else.
 FLOORS = [
     ("errors issues progress", "what everybody may raise, count and say"),
-    ("contracts ops", "what crosses a border, and arithmetic on it: of no model and no file"),
+    ("contracts ops read_yaml", "what crosses a border, and arithmetic on it: of no model and no file"),
     ("kinds", "where a part is found by its name"),
     ("config", "a run is made of parts"),
     ("files backbones necks distributed pictures", "know tensors, and neither data sets nor tasks"),

@@ -25,6 +25,7 @@ from pydantic import (
 from vistruct.errors import UserError, closest
 from vistruct.kinds import DataPart, MetricPart, Part, TaskPart
 from vistruct.kinds import all_kinds as all_kinds
+from vistruct.read_yaml import from_yaml, read_yaml
 
 
 class AdamW(Part):
@@ -281,61 +282,22 @@ def task_from_dict(values: dict[str, Any], where: object = "") -> TaskPart:
     return _validated(_TaskAlone, {"task": values}, where).task
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's booleans, true and false alone: `amp: off` and `vrl: off` are words and not the number zero."""
+class _DataAlone(Part):
+    data: DataPart
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False|TRUE|FALSE)$"), list("tTfF")
-)
-
-
-def from_yaml(text: str) -> Any:
-    """Values as every file of ours is read; what is no YAML is a yaml.YAMLError."""
-    try:
-        return yaml.load(text, _Loader)
-    except RecursionError as error:
-        raise yaml.YAMLError("nested too deeply") from error
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # of the library's makers
-        raise yaml.YAMLError(f"a value that is no date, number or text: {error}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file of ours.
+def data_from_dict(values: dict[str, Any], where: object = "") -> dict[str, DataPart]:
+    """Validate the data sets of a run alone, of its streams and evaluations by their names.
 
     Raises:
-        UserError: no such file, not text, no YAML, or something else than keys and values.
+        UserError: as `run_from_dict`; or there are none.
     """
-    try:
-        values = from_yaml(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError("no such run file", where=path, fix="give the path of a run.yaml or study.yaml") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text: {error}", where=path, fix="save the file as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read: {error.strerror}", where=path, fix="give a file that you may read") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where=path, fix="correct the file") from error
-    if not isinstance(values, dict):
-        fix = "`vistruct train RECIPE --dry-run` prints one"
-        raise UserError("this file holds keys and values", where=path, fix=fix)
-    return values
-
-
-def run_file_at(path: Path) -> Path | None:
-    """The run file that a path means: itself, or that of a run directory; None: it is something else."""
-    file = path / "run.yaml" if path.is_dir() else path
-    if file.suffix not in (".yaml", ".yml") or not file.is_file():
-        return None
-    try:
-        values = from_yaml(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return file if file.name == "run.yaml" else None  # its reader says what is wrong
-    return file if isinstance(values, dict) and ("task" in values or "streams" in values) else None
+    streams = values.get("streams") or {MAIN: values}
+    told = {name: one for part in (streams, values.get("evals") or {}) for name, one in part.items()}
+    data = {name: one["data"] for name, one in told.items() if isinstance(one, dict) and "data" in one}
+    if not data:
+        raise UserError("a run file without data", where=where, fix="`vistruct train RECIPE --dry-run` prints one")
+    return {name: _validated(_DataAlone, {"data": one}, where).data for name, one in data.items()}
 
 
 def read_run(path: Path) -> Run:

@@ -87,6 +87,25 @@ def test_eval_measures_other_data_and_writes_its_numbers(
     assert json.loads(Path(value["written"]).read_text()) == value["evaluations"]
 
 
+def test_eval_asks_for_the_split_that_only_training_has_named(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, edge in (("train", 20), ("test", 40)):
+        for folder in ("images", "labelTxt"):
+            (tmp_path / "set" / split / folder).mkdir(parents=True)
+        Image.new("RGB", (64, 64), (20, 90, 20)).save(tmp_path / "set" / split / "images" / f"{split}.png")
+        row = f"10 10 {edge} 10 {edge} 30 10 30 tree 0\n"
+        (tmp_path / "set" / split / "labelTxt" / f"{split}.txt").write_text(row)
+    monkeypatch.chdir(tmp_path / "set")
+    with pytest.raises(UserError, match="--split train"):
+        main(["eval", str(run_dir), "--data", ".", "--debug"])
+    code, out = run_main(capsys, "eval", run_dir, "--data", ".", "--split", "test", "--json")
+    value = json.loads(out)
+    assert code == 0
+    assert list(value["evaluations"]) == ["set-test"]
+    assert Path(value["written"]).name == "eval-set-test.json"
+
+
 def test_eval_without_any_data_says_how_to_give_some(run_dir: Path) -> None:
     with pytest.raises(UserError, match="no evaluation data"):
         main(["eval", str(run_dir), "--debug"])
@@ -95,7 +114,7 @@ def test_eval_without_any_data_says_how_to_give_some(run_dir: Path) -> None:
 def test_eval_refuses_data_of_another_kind(run_dir: Path, tmp_path: Path) -> None:
     chat = tmp_path / "a.jsonl"
     chat.write_text('{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n')
-    with pytest.raises(UserError, match="these are chat, the run was trained on boxes"):
+    with pytest.raises(UserError, match="these are conversations, the run was trained on annotated boxes"):
         main(["eval", str(run_dir), "--data", str(chat), "--debug"])
 
 

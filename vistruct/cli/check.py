@@ -39,14 +39,18 @@ def command(
     told of the data, this is told in the same words; a run.yaml (`vistruct train ... --dry-run` writes one) has said
     it already. Ends with 1 where training would stop at a problem.
     """
-    from vistruct.config import read_run, run_file_at
+    from vistruct.config import data_from_dict
     from vistruct.data.checks.check import MAX_LEFT_OUT, PLACES, check, check_run
+    from vistruct.read_yaml import read_yaml, run_file_at
 
     run_file = run_file_at(path)
     if run_file is not None:
-        if reading != AS_FOUND or values != AS_THEY_ARE or split is not None or max_left_out is not None:
+        if reading != AS_FOUND or values != AS_THEY_ARE or split is not None:
             raise UserError("a run.yaml says itself how its data are read", where=path, fix=f"vistruct check {path}")
-        found = check_run(read_run(run_file), decode_at_most=decode)
+        told = read_yaml(run_file)
+        parts = data_from_dict(told, run_file)
+        limit = told.get("max_left_out", MAX_LEFT_OUT) if max_left_out is None else max_left_out
+        found = check_run(parts, decode_at_most=decode, max_left_out=limit)
     else:
         limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
         found = {"": check(path, reading, values, split=split, decode_at_most=decode, max_left_out=limit)}

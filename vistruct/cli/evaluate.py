@@ -65,7 +65,7 @@ def command(
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
     place = card.path.parent if card.path.name == "model" else card.path
-    file = place / (f"eval-{data.stem}.json" if data is not None else "eval.json")
+    file = place / (f"eval-{name_of(data, split)}.json" if data is not None else "eval.json")
     owned = Owned(place, "eval")
     owned.check([file])
     results: dict[str, dict[str, float]] = {}
@@ -128,7 +128,7 @@ def on_other_data(
 
     Args:
         reading, values: what is said of these data; what is not said is as the run has it.
-        split: which part; None: the run's own split, where there is one of its name.
+        split: which part; None: the split that the run itself measures on, where there is one of its name.
         usual: kinds of metrics, beside what the run itself measures.
 
     Returns:
@@ -160,12 +160,21 @@ def on_other_data(
     for one in own:
         kind = one.metric.kind
         metrics[kind] = one.metric.model_copy(update=_ALL[kind]) if kind in _ALL else one.metric
-    data = part if wanted == "talk" else _read_as(source, part)
-    return [(path.stem, Eval(data=data, metric=metric)) for metric in metrics.values()]
+    data = part if wanted == "talk" else _read_as(source, part, is_measured=bool(own))
+    return [(name_of(path, split), Eval(data=data, metric=metric)) for metric in metrics.values()]
 
 
-def _read_as(source: Any, part: Any) -> Any:
-    """Other data read the way a run reads its own: whole, without random variation; what is said of them decides."""
+def name_of(path: Path, split: str | None) -> str:
+    """What other data are called in results."""
+    return "-".join([path.resolve().stem, *([split] if split else [])])
+
+
+def _read_as(source: Any, part: Any, is_measured: bool) -> Any:
+    """Other data read the way a run reads its own: whole, without random variation; what is said of them decides.
+
+    Args:
+        is_measured: whether the run measures on `source`; what it learns from says nothing about what to measure on.
+    """
     from vistruct.data.formats.detect import splits_of
     from vistruct.data.formats.read import format_of
 
@@ -188,7 +197,7 @@ def _read_as(source: Any, part: Any) -> Any:
     path = part.annotation if part.kind == "boxes" else part.root
     update = {name: value for name, value in whole.items() if name in fields}
     update["format"] = format_of(path, part.kind, part.format, part.ask())
-    if part.split is None and source.split in splits_of(path, update["format"]):
+    if part.split is None and is_measured and source.split in splits_of(path, update["format"]):
         update["split"] = source.split
     for name in ("images", "labels"):  # folders below the root, where they are called the same
         if part.kind != "boxes" and vars(source).get(name) is not None and (path / vars(source)[name]).is_dir():

@@ -153,7 +153,7 @@ def _adapters(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from vistruct.config import read_yaml
+    from vistruct.read_yaml import read_yaml
     from vistruct.reports.run_report import read_metrics
 
     values = read_yaml(path / "run.yaml")

@@ -92,8 +92,9 @@ def data_of(
         UserError: nothing there that can be read; tiles for conversations; several tasks, and none is named.
     """
     from vistruct.checkpoint.load import read_card
-    from vistruct.config import read_run, run_file_at
+    from vistruct.config import read_run
     from vistruct.data.at_path import part_at
+    from vistruct.read_yaml import run_file_at
     from vistruct.windows.tiles import Tiles
 
     if (path / "model.json").is_file():

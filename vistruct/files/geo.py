@@ -260,7 +260,9 @@ def _chosen(paths: Sequence[Path], intake: Intake | None) -> Bands:
     header = header_of(stamp_of(paths[0]))
     if len(paths) > 1 or not header.is_colour:
         what = f"{describe(paths)}, where 8-bit grey or RGB is expected"
-        raise UserError(what, where=paths[0], fix=SAY)
+        is_range_clear = all(kind == "uint8" for kind in header.types)
+        fix = "say which bands are red, green and blue: --bands 1,2,3" if is_range_clear else SAY
+        raise UserError(what, where=paths[0], fix=fix)
     return [band for band, is_alpha in zip(bands, header.is_alpha, strict=True) if not is_alpha]
 
 

@@ -210,7 +210,7 @@ def settings(model: Model, asked: Asked) -> dict[str, object]:
         "input": model.input.model_dump(mode="json"),
         "views": None if model.views is None else model.views.model_dump(mode="json"),
         "question": asked.question,
-        "longest": vars(model.task.config).get("max_new_tokens"),
+        "longest": model.longest,
     }
 
 

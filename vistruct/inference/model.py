@@ -53,6 +53,7 @@ class Model:
     card: ModelCard
     device: torch.device
     views: Views | None = None  # beside those of its configuration
+    longest: int | None = None  # tokens after which an answer ends; None: as its configuration has it
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -91,7 +92,15 @@ class Model:
         return replace(self, card=replace(self.card, input=self.input.model_copy(update={"windows": windows})))
 
     def reading(self, intake: Intake) -> Model:
-        """The same model, which takes these bands and ranges of values in files in place of those of its training."""
+        """The same model, which takes these bands and ranges of values in files in place of those of its training.
+
+        Raises:
+            UserError: another number of bands than the model has channels.
+        """
+        if intake.bands is not None and intake.channels_of(len(intake.bands)) != self.input.channels:
+            bands = ",".join(map(str, range(1, self.input.channels + 1)))
+            what = f"{len(intake.bands)} bands for a model of {self.input.channels} channels"
+            raise UserError(what, where="--bands", fix=f"as many, in the order of its training: --bands {bands}")
         return replace(self, card=replace(self.card, input=self.input.model_copy(update={"intake": intake})))
 
     def seen_in(self, views: Views) -> Model:
@@ -113,7 +122,7 @@ class Model:
         """
         task = copy.copy(self.task)  # of the same weights
         task.config = with_longest(self.task.config, max_new_tokens)
-        return replace(self, task=task)
+        return replace(self, task=task, longest=max_new_tokens)
 
     @overload
     def predict(self, images: Picture | Pair, *, ask: str | None = None, batch: int = 8) -> Prediction: ...

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from vistruct.config import read_yaml
 from vistruct.files.json_files import read_cached
+from vistruct.read_yaml import read_yaml
 from vistruct.reports.evaluations import write_evaluations
 from vistruct.reports.measured import Evaluation, parted, read_evaluations
 from vistruct.reports.page import COLOURS, Report, literal, styled

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from vistruct.config import Lora, Part, explain, read_yaml
+from vistruct.config import Lora, Part, explain
 from vistruct.errors import UserError, closest
+from vistruct.read_yaml import read_yaml
 
 Tuning = Literal["probe", "lora", "full"]
 TUNINGS: dict[str, str] = {

@@ -124,15 +124,17 @@ def check(
     return check_part(part, split=split, decode_at_most=decode_at_most, max_left_out=max_left_out)
 
 
-def check_run(run: Run, *, decode_at_most: int | None = None) -> dict[str, CheckResult]:
-    """Every data set of a run, as the run reads it: those of its streams and its evaluations, by their names; one that
-    is read alike in two places once.
+def check_run(
+    parts: Mapping[str, Any], *, decode_at_most: int | None = None, max_left_out: float = MAX_LEFT_OUT
+) -> dict[str, CheckResult]:
+    """Every data set of a run, as the run reads it; one that is read alike in two places once.
+
+    Args:
+        parts: of its streams and its evaluations, by their names.
 
     Raises:
         UserError: see `check`.
     """
-    parts: dict[str, Any] = {name: stream.data for name, stream in run.streams.items()}
-    parts |= {name: one.data for name, one in run.evals.items()}
     found: dict[str, CheckResult] = {}
     seen: list[Any] = []
     for name, part in parts.items():
@@ -141,7 +143,7 @@ def check_run(run: Run, *, decode_at_most: int | None = None) -> dict[str, Check
             continue
         seen.append(bare)
         asked = vars(part).get("split") if "shares" not in vars(part) or vars(part)["shares"] is None else None
-        found[name] = check_part(part, split=asked, decode_at_most=decode_at_most, max_left_out=run.max_left_out)
+        found[name] = check_part(part, split=asked, decode_at_most=decode_at_most, max_left_out=max_left_out)
     return found
 
 

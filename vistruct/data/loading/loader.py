@@ -1,10 +1,10 @@
 """The order of samples, as a pure function of the step number.
 
-Epochs are permutations laid end to end; optimiser step `s` owns positions [s * batch, (s + 1) * batch) of
-that endless row, so every sample comes once an epoch, a step may span two epochs, and the position of a
-loader is nothing but the step: resuming costs one permutation and decodes nothing that was already seen. What
-happens to a sample depends on (run seed, epoch, index) alone, so neither the number of workers nor the number
-of ranks changes it.
+Epochs are permutations (windows of large images near each other, see `visits`) laid end to end; optimiser step `s` owns
+positions [s * batch, (s + 1) * batch) of that endless row, so every sample comes once an epoch, a step may span two
+epochs, and the position of a loader is nothing but the step: resuming costs one permutation and decodes nothing that
+was already seen. What happens to a sample depends on (run seed, epoch, index) alone, so neither the number of workers
+nor the number of ranks changes it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from vistruct.config import Pack
 from vistruct.contracts import Costs, Dataset
 from vistruct.data.loading.fetch import Collator, Fetch, Key, aloud, batches_of
 from vistruct.data.loading.plan import balance, deal
+from vistruct.data.loading.visits import Visits, visits_of
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
@@ -28,8 +29,8 @@ from vistruct.ops.seeds import derive
 class Order:
     """Which samples a step is made of."""
 
-    def __init__(self, num_samples: int, batch: int, seed: int) -> None:
-        self.num_samples, self.batch, self.seed = num_samples, batch, seed
+    def __init__(self, num_samples: int, batch: int, seed: int, visits: Visits | None = None) -> None:
+        self.num_samples, self.batch, self.seed, self.visits = num_samples, batch, seed, visits
         self._shuffled: dict[int, torch.Tensor] = {}  # int64[num_samples] by epoch, the last two asked for
 
     def keys(self, step: int) -> list[Key]:
@@ -42,7 +43,11 @@ class Order:
             generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
             # Two, because a step may span two epochs, and workers are ahead of the loop.
             self._shuffled = dict([*self._shuffled.items()][-1:])
-            self._shuffled[epoch] = torch.randperm(self.num_samples, generator=generator)
+            self._shuffled[epoch] = (
+                torch.randperm(self.num_samples, generator=generator)
+                if self.visits is None
+                else self.visits.shuffled(generator)
+            )
         return int(self._shuffled[epoch][offset])
 
 
@@ -94,7 +99,7 @@ class Loader:
                 "the data set has no samples", where="data", fix="vistruct check PATH says what was left out"
             )
         self.fetch = Fetch(dataset, collator, seed)
-        self.order = Order(len(dataset), batch, seed)
+        self.order = Order(len(dataset), batch, seed, visits_of(dataset))
         self.accumulate, self.workers = accumulate, workers
         self.rank, self.world, self.first_step = rank, world, first_step
         self.costs, self.work, self.pack = costs, work, pack
