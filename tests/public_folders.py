@@ -96,7 +96,7 @@ def ship_task(folder: Path, task: Any) -> Path:
     task.tokenizer.save_pretrained(folder / "tokenizer")
     values = {
         "format": MODEL_FORMAT, "run": run.model_dump(mode="json"), "task": run.only.task.model_dump(mode="json"),
-        "info": info_to_dict(DataInfo()), "sha256": digest,
+        "info": info_to_dict(DataInfo()), "sha256": digest, "stream": "main",
         "input": {"mean": task.config.mean, "std": task.config.std}, "licence": "CC BY-NC 4.0",
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(values))

@@ -42,6 +42,11 @@ MODULES = {
 Found = tuple[str, int, str]  # the importing module, the line, the imported one
 
 
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = [file.name for file in (HOUSE.parent / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
+
+
 def room_of(module: str) -> str:
     return module.split(".")[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -11,6 +12,7 @@ from conftest import GOLDEN
 from PIL import Image
 from public_folders import golden_weights, original_folder, ship_task, task_of, transformers_folder
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 from torch.testing import assert_close
 from toy_vlm import build, logits, picture, sample, talk
 from transformers import AutoModel, AutoProcessor, InternVLForConditionalGeneration
@@ -19,11 +21,12 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint import verify
 from vistruct.checkpoint.export import export
 from vistruct.checkpoint.shards import read_folder
+from vistruct.checkpoint.tensors import write_tensors
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.checkpoint.whole import load_whole
 from vistruct.errors import UserError
 from vistruct.tasks.instruct import Instruct, InstructConfig
-from vistruct.vlm.language import LanguageConfig
+from vistruct.vlm.language import LanguageConfig, read_tokenizer
 from vistruct.vlm.tiling import Tiling
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 2.0}
@@ -235,7 +238,7 @@ def test_weights_too_large_for_half_precision_are_refused(tmp_path):
     assert "projector.1.weight: too large for fp16" in refused(own, tmp_path / "x", dtype="fp16").what
     task.projector[1].weight.data[0, 0] = float("nan")
     broken = ship_task(tmp_path / "broken", task)
-    assert "projector.1.weight: NaN or infinity" in refused(broken, tmp_path / "x").what
+    assert "not finite (NaN or infinite), first projector.1.weight" in refused(broken, tmp_path / "x").what
 
 
 @pytest.mark.parametrize("format", ["transformers", "original", *BACKBONES])
@@ -291,3 +294,61 @@ def test_a_round_through_transformers_own_saving_is_read_again(tmp_path):
     expected = theirs.state_dict()
     assert again.state_dict().keys() == expected.keys()
     assert all(torch.equal(v, expected[k]) for k, v in again.state_dict().items())
+
+
+def begins_with(task, token="<s>"):
+    """A tokenizer that begins every text with a token, as Llama's and InternLM2's do, and pads with its end mark."""
+    own = copy.deepcopy(task.tokenizer)
+    own.add_special_tokens({"bos_token": token, "pad_token": "<|im_end|>"})
+    number = own.convert_tokens_to_ids(token)
+    own.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A $B", special_tokens=[(token, number)]
+    )
+    task.tokenizer = own
+    return number
+
+
+@pytest.mark.parametrize("format", ["transformers", "original"])
+def test_a_tokenizer_that_begins_every_text_gives_the_same_ids_on_both_sides(tmp_path, format):
+    task = random(build(vocabulary=340))
+    first = begins_with(task)
+    out = export(ship_task(tmp_path / "model", task), tmp_path / "x", format=format).path
+    asked = sample()
+    asked.turns = talk("<image>\n<box>[[1, 2]]</box> how many ?", "no")
+    ours = task.traits.predict_collator([asked]).input_ids.tolist()
+    assert ours[0] == first
+    assert ours.count(first) == 1
+    if format == "original":
+        assert read_tokenizer(out).encode("a") == [first, *task.tokenizer.encode("a", add_special_tokens=False)]
+        return
+    processor = AutoProcessor.from_pretrained(out)
+    assert processor.video_token == "<quad>"  # neither a box's mark, which a question holds, nor the end of every turn
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "<box>[[1, 2]]</box> how many ?"}]}
+    ]
+    image = Image.fromarray(picture().permute(1, 2, 0).numpy())
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert processor(images=[image], text=[text])["input_ids"][0] == ours
+    messages[0]["content"][0]["image"] = image
+    said = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert said["input_ids"][0] == ours
+
+
+@pytest.mark.parametrize("format", ["transformers", "original"])
+def test_an_export_that_writes_a_question_otherwise_is_not_there(tmp_path, monkeypatch, format):
+    task = random(build())
+    begins_with(task)
+    own = ship_task(tmp_path / "model", task)
+    monkeypatch.setattr("vistruct.vlm.batch.ChatCollator.begin", [])  # what was trained did not begin so
+    said = refused(own, tmp_path / "x", format).what
+    assert re.search(r"token 0 of a question as '<s>' \(\d+\), and the trained model read '<\|im_start\|>'", said)
+
+
+def test_two_tables_under_one_tied_name_are_refused(tmp_path):
+    task = random(build(language={"tie_word_embeddings": True}))
+    own = ship_task(tmp_path / "model", task)
+    tensors = {name: value.clone() for name, value in task.state_dict().items()}
+    tensors["language.lm_head.weight"] += 1.0
+    card = json.loads((own / "model.json").read_text())
+    (own / "model.json").write_text(json.dumps(card | {"sha256": write_tensors(own / "model.safetensors", tensors)}))
+    assert "are one table in this model, and two different ones here" in refused(own, tmp_path / "x").what

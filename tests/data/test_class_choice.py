@@ -53,6 +53,8 @@ def test_boxes_of_classes_that_are_chosen_joined_or_dropped(tmp_path: Path) -> N
     assert found == {"tree": 1, "car": 2}
     assert dropped == {"object left out: its class is not wanted": 2}
     assert counts(file, drop=("ship", "bus"))[0] == {"car": 2, "tree": 1}
+    none = "class asked for that these data do not have"
+    assert counts(file, drop=("helicopter",)) == ({"bus": 1, "car": 2, "ship": 1, "tree": 1}, {none: 1})
     joined = (Named("vehicle=bus,car"), Named("boat=ship"))
     assert counts(file, join=joined)[0] == {"vehicle": 3, "boat": 1, "tree": 1}
     assert counts(file, join=joined, drop=("tree",))[0] == {"vehicle": 3, "boat": 1}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vistruct.contracts import Record
 from vistruct.data.checks.check import check
 from vistruct.data.checks.counted import check_counted, is_named
 from vistruct.data.formats.maps.values import KEPT, look_at, values_of
@@ -60,14 +61,15 @@ def test_values_are_counted_as_numpy_counts_them(kind: type) -> None:
 def test_what_was_found_is_kept_and_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
     masks(tmp_path, [SQUARE])
     file, kept = tmp_path / "masks" / "0.png", tmp_path / "index"
-    assert look_at([file], kept)[file].counts == {0: 39, 1: 9}
+    record = Record(id="0", images=(tmp_path / "images" / "0.png",), label_map=file)
+    assert look_at([record], kept)[file].counts == {0: 39, 1: 9}
     ((path, *_, values),) = json.loads((kept / KEPT).read_text())
     assert path == str(file)
     assert values == [[0, 39], [1, 9]]
     Image.fromarray(SQUARE * 255).resize((16, 6), Image.Resampling.NEAREST).save(file)
-    assert look_at([file], kept)[file].counts == {0: 78, 255: 18}
+    assert look_at([record], kept)[file].counts == {0: 78, 255: 18}
     (kept / KEPT).write_text("{")
-    assert look_at([file], kept)[file].counts == {0: 78, 255: 18}
+    assert look_at([record], kept)[file].counts == {0: 78, 255: 18}
 
 
 def test_names_for_masks_of_0_and_255_make_255_the_second_class(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_modalities_of_other_grids_are_an_error(tmp_path: Path) -> None:
 def test_values_of_16_bits_without_a_range_are_an_error_that_names_windows_and_percentiles(tmp_path: Path) -> None:
     for name in ("a.nii", "a.nii.gz"):
         volume = VolumeFile.open(save(tmp_path / name, random_ct()))
-        with pytest.raises(UserError, match=r"window=abdomen.*percentiles"):
+        with pytest.raises(UserError, match=r"--window abdomen.*percentiles"):
             volume.slice(0)
 
 

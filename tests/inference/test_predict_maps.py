@@ -15,6 +15,7 @@ from PIL import Image
 from pixel_models import NAMES, classifier, picture, segmenter, strongest
 
 from vistruct.cli.main import main
+from vistruct.contracts import IGNORED
 from vistruct.data.formats.maps import loveda
 from vistruct.data.input import Slices
 from vistruct.errors import UserError
@@ -178,6 +179,38 @@ def test_pairs_are_matched_by_name_and_drawn(tmp_path: Path, monkeypatch):
     (tmp_path / "before" / "x" / "3.png").write_bytes((tmp_path / "before" / "x" / "2.png").read_bytes())
     with pytest.raises(UserError, match=r"1 images without their other, first 'x/3' in .*before"):
         pairs_at([tmp_path / "before", tmp_path / "after"])
+
+
+def test_pixels_without_data_have_no_class_in_any_file(tmp_path: Path, monkeypatch):
+    pixels = picture(9, 12, 1).clamp(min=1)
+    pixels[:, :, :5] = 0
+    with rasterio.open(geotiff(tmp_path / "a.tif", pixels), "r+") as out:
+        out.nodata = 0
+    truth = strongest(pixels).numpy()
+    truth[:, :5] = IGNORED
+    model = segmenter(monkeypatch)
+    results = tmp_path / "out"
+    asked = Asked(probabilities=True)
+    for again in (False, True):  # at last from the number PNG
+        if again:
+            blind(model, monkeypatch)
+            (results / "geotiff" / "a.tif").unlink()
+            (results / "colour" / "a.png").unlink()
+        found = predict_files(model, images_at([tmp_path / "a.tif"]), results, asked=asked)
+        counts = np.bincount(truth[:, 5:].ravel(), minlength=3).tolist()
+        assert [area.count for area in areas_of(model, found)] == counts
+        with rasterio.open(results / "geotiff" / "a.tif") as file:
+            assert (np.where(file.read(1) == file.nodata, IGNORED, file.read(1).astype(int)) == truth).all()
+        colours = read_raster(results / "colour" / "a.png")
+        coding = Coding(classes=NAMES, colours=model.palette, ignored_colours=(tuple(colours[0, 0].tolist()),))
+        assert (coding.decode(colours, "") == truth).all()
+    with Image.open(results / "labels" / "a.png") as numbers:
+        assert (np.array(numbers) == np.where(truth < 0, 255, truth)).all()
+        assert np.array(numbers.convert("RGB"))[0, 0].tolist() == colours[0, 0].tolist()
+    (shares, *_) = sorted(results.glob("probabilities/*/a.tif"))
+    with rasterio.open(shares) as file:
+        assert (file.dataset_mask()[:, :5] == 0).all()
+        assert (file.dataset_mask()[:, 5:] == 255).all()
 
 
 def volume(file: Path, array: np.ndarray, affine: np.ndarray) -> Path:

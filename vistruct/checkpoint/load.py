@@ -38,7 +38,8 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path, fix: s
         fix: what to try where it does not.
 
     Raises:
-        UserError: naming the first tensors that are missing, unexpected or of another shape.
+        UserError: naming the first tensors that are missing, unexpected or of another shape; two different tensors
+            for what is one in the model.
     """
     for name, module in model.named_modules():
         traits = module.traits if name and isinstance(module, Described) else None
@@ -49,7 +50,21 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], where: Path, fix: s
     refuse_others(
         {k: tuple(v.shape) for k, v in own.items()}, {k: tuple(v.shape) for k, v in state.items()}, where, fix
     )
+    _refuse_untied(model, state, where)
     model.load_state_dict(state)
+
+
+def _refuse_untied(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
+    """Raise where a weight with several names (a table of words that is input and output) has several values."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(parameter), name)
+        if state[first] is not state[name] and not torch.equal(state[first], state[name]):
+            raise UserError(
+                f"{first} and {name} are one table in this model, and two different ones here",
+                where=where,
+                fix="--set task.language.options.tie_word_embeddings=false, if it was trained so",
+            )
 
 
 def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: Path, fix: str = OTHER_VERSION) -> None:

@@ -201,7 +201,6 @@ def _write_processor(folder: Path, task: Any) -> None:
     """Tokenizer and image processor of `transformers`, cutting and normalising as the model was trained."""
     tiling, size = task.config.tiling, {"height": task.config.tiling.size, "width": task.config.tiling.size}
     normal: dict[str, Any] = {"image_mean": list(task.config.mean), "image_std": list(task.config.std)}
-    pad = task.tokenizer.pad_token
     task.tokenizer.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(
         folder,
@@ -211,8 +210,9 @@ def _write_processor(folder: Path, task: Any) -> None:
             "start_image_token": chat.IMAGE_START,
             "end_image_token": chat.IMAGE_END,
             "context_image_token": chat.IMAGE_TOKEN,
-            # The processor asks for one; a token of its own would need a row of weights that nothing has trained.
-            "video_token": pad if pad not in (None, chat.END) else chat.ADDED_TOKENS[-1],
+            # The processor asks for one; a token of its own would need a row of weights that nothing has trained, and
+            # whatever it is, no text can hold it there.
+            "video_token": task.tokenizer.convert_ids_to_tokens(task.hidden_token),
         },
     )
     InternVLProcessor(

@@ -1,8 +1,9 @@
 """Reading an export back, and comparing what it computes with what was exported.
 
-Two questions, asked apart: do the files hold the exported weights, bit for bit in the type that was asked for; and does
-the model that others build from them compute the same. The second is asked in float32 of equal weights, so that its
-tolerance is that of two ways to write one sum, whatever the type of the file.
+Three questions, asked apart: do the files hold the exported weights, bit for bit in the type that was asked for; does
+the model that others build from them compute the same; and does its tokenizer write questions as ours does. The second
+is asked in float32 of equal weights, so that its tolerance is that of two ways to write one sum, whatever the type of
+the file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from vistruct.backbones.intern_vit import InternVit
 from vistruct.checkpoint.layouts import Architecture, instruct_config
 from vistruct.checkpoint.shards import read_folder
+from vistruct.checkpoint.texts import QUESTION, differs, same_texts
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.checkpoint.whole import load_whole
 from vistruct.contracts import DataInfo, Sample, Turn
@@ -87,6 +89,7 @@ def verify_whole(folder: Path, task: Any, layout: Layout, dtype: str) -> Verifie
         out = theirs(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0]
     else:
         out = _logits(_again(folder, task), batch)
+    same_texts(folder, task, layout)
     return _judge("logits", before, exact, out, dtype, folder)
 
 
@@ -121,10 +124,7 @@ def _probe(task: Any) -> Any:
     """One row about one random tile."""
     size = task.config.tiling.size
     image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    turns = (
-        Turn(role="user", text="What is in this image?"),
-        Turn(role="assistant", text="Three ships, [[1, 2, 3, 4]]."),
-    )
+    turns = (Turn(role="user", text=QUESTION), Turn(role="assistant", text="Three ships, [[1, 2, 3, 4]]."))
     return task.collator([Sample(id="probe", image_id="probe", seed=0, images=[image], turns=turns)])
 
 
@@ -141,7 +141,7 @@ def _theirs(kind: Any, folder: Path) -> Any:
     )
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if wrong:
-        raise _differs(folder, f"transformers does not find, or does not know, {wrong[0]} ({len(wrong)} such tensors)")
+        raise differs(folder, f"transformers does not find, or does not know, {wrong[0]} ({len(wrong)} such tensors)")
     return model.eval()
 
 
@@ -159,7 +159,7 @@ def _same_tensors(state: Mapping[str, Tensor], found: Mapping[str, Tensor], stra
     wrong += [k for k in state.keys() & found.keys() if found[k].dtype != state[k].dtype]
     wrong = wrong or [k for k in state if not torch.equal(found[k], state[k])]
     if wrong:
-        raise _differs(folder, f"{wrong[0]} did not come back as it was written ({len(wrong)} such tensors)")
+        raise differs(folder, f"{wrong[0]} did not come back as it was written ({len(wrong)} such tensors)")
 
 
 def _same_config(found: Architecture, config: Any, folder: Path) -> None:
@@ -170,23 +170,17 @@ def _same_config(found: Architecture, config: Any, folder: Path) -> None:
     asked = config.backbone.model_dump(exclude=free), tiling, config.shuffle, config.mean, config.std
     wrong = [f"{a} for {b}" for a, b in zip(said, asked, strict=True) if a != b]
     if wrong:
-        raise _differs(folder, f"its configuration says {wrong[0]}")
+        raise differs(folder, f"its configuration says {wrong[0]}")
 
 
 def _judge(what: str, before: Tensor, exact: Tensor, out: Tensor, dtype: str, folder: Path) -> Verified:
     scale = max(before.abs().max().item(), 1e-12)
     apart, rounding = (out - exact).abs().max().item() / scale, (exact - before).abs().max().item() / scale
     if not apart <= SAME:  # NaN too
-        raise _differs(folder, f"its {what} are {apart:.1e} of the largest away from ours")
+        raise differs(folder, f"its {what} are {apart:.1e} of the largest away from ours")
     if not rounding <= ROUNDED[dtype]:
         raise UserError(
             f"rounding the weights to {dtype} moves the {what} by {rounding:.1e} of the largest",
             fix="--dtype float32",
         )
     return Verified(what=what, apart=apart, rounding=rounding)
-
-
-def _differs(folder: Path, what: str) -> UserError:
-    return UserError(
-        f"the export, read back, is not the same model: {what}", where=folder, fix="choose another --format"
-    )

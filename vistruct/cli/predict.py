@@ -41,14 +41,19 @@ def command(
         bool, typer.Option("--pairs", help="Two sources, before and after, matched by name: what changed.")
     ] = False,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Draw detections from this score; the files have all.")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Only detections from this score; by default all in files, those from 0.3 in pictures."
+        ),
+    ] = None,
+    classes: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Only these classes in the results.")] = None,
+    drop: Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Not these classes.")] = None,
     format: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Files to write. Boxes: coco, dota, fair1m. Classes of pixels: png, color, geotiff, loveda, uavid, "
-            "isaid. Volumes: nifti. Or all.",
+            help="Files to write; repeat. On the map: geojson, gpkg. Boxes: coco, dota, fair1m. Classes of pixels: "
+            "png, color, geotiff, loveda, uavid, isaid. Volumes: nifti. Or all.",
         ),
     ] = None,
     probabilities: Annotated[
@@ -88,6 +93,7 @@ def command(
     from vistruct.inference.kind import Asked
     from vistruct.inference.model import load
     from vistruct.inference.scenes import Case
+    from vistruct.recipes.options import convert
 
     model = load(run)
     if values != AS_THEY_ARE:
@@ -100,9 +106,16 @@ def command(
     if together:
         pictures = tuple(picture for case in cases for picture in case.pictures)
         cases = [Case(pictures=pictures, name=", ".join(case.name for case in cases))]
-    asked = Asked(question=ask, batch=batch, min_score=min_score, probabilities=probabilities)
+    asked = Asked(
+        question=ask,
+        batch=batch,
+        min_score=min_score,
+        classes=convert(classes, tuple[str, ...], "--classes") if classes is not None else None,
+        drop=convert(drop, tuple[str, ...], "--drop") if drop is not None else (),
+        probabilities=probabilities,
+    )
     target = out if out is not None else run / "predictions"
-    found = predict_files(model, cases, target, formats=() if format is None else (format,), asked=asked)
+    found = predict_files(model, cases, target, formats=tuple(format or ()), asked=asked)
     what = "pairs" if pairs else model.kind.what
     if json:
         as_json({what: len(found.done), **found.told.values, "files": found.files, "written": found.made})

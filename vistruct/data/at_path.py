@@ -29,7 +29,7 @@ _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
 _RANGES = {"low", "high", "window", "percentiles"}
 _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
-    "boxes": _CHOICE | _VALUES | {"images"},
+    "boxes": _CHOICE | _VALUES | {"images", "class_field"},
     "maps": _CHOICE
     | _VALUES
     | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored"}
@@ -87,7 +87,8 @@ def boxes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> 
     """
     _fits("boxes", reading, values, path)
     images = None if reading.images is None else _folder(path, reading.images, "--images")
-    return BoxDataConfig(annotation=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
+    more = {"class_field": reading.class_field, "intake": intake_of(values), **more}
+    return BoxDataConfig(annotation=path, images=images, **_chosen(reading), **more)
 
 
 def maps_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> MapDataConfig:

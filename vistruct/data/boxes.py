@@ -43,6 +43,7 @@ class BoxDataConfig(Part):
     others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
     join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
     drop: tuple[str, ...] = ()  # classes that are left out
+    class_field: str | None = None  # which field of an object, or column of a table, says its class; None: found
     as_written: bool = False  # truths of an evaluation, as others' rules take them: nothing clipped, mended, left out
     oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
     masks: bool = False  # rasters of the objects too, for heads that learn them
@@ -71,6 +72,7 @@ class BoxDataConfig(Part):
             return walked.records, walked.class_names, report
 
         decides = {"images", "format", "split", "missing", "classes", "others", "join", "drop", "masks", "as_written"}
+        decides |= {"class_field"}
         settings = self.model_dump(mode="json", include=decides)
         records, class_names, report = kept(found, cache, self.annotation, settings)
         if self.oriented:
@@ -115,6 +117,7 @@ class BoxDataConfig(Part):
             others=self.others,
             join=self.join,
             drop=self.drop,
+            class_field=self.class_field,
             as_written=self.as_written,
             missing=self.missing,
             masks=self.masks,

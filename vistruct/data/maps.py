@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vistruct.config import Part
-from vistruct.contracts import Record
+from vistruct.contracts import IGNORED, Record
 from vistruct.data.channels import check_channels
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.format import Ask
@@ -24,8 +24,9 @@ from vistruct.data.selection import shared
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
-from vistruct.files.geo import FILES_AN_IMAGE, num_channels
+from vistruct.files.geo import FILES_AN_IMAGE, images_of, num_channels
 from vistruct.files.intake import Intake
+from vistruct.files.raster_files import valid_in_all
 from vistruct.files.rasters import read_raster
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
@@ -88,7 +89,7 @@ class MapDataConfig(Part):
             fingerprint=self._fingerprint(found.records, coding),
             counts={"images": len({record.image_id for record in records}), "windows": len(records)},
             whole_records=found.records,
-            read_label_map=LabelReader(coding, found.raster),
+            read_label_map=LabelReader(coding, found.raster, self.intake or found.intake),
         )
         return replace(dataset, class_pixels=found.pixels)
 
@@ -129,6 +130,7 @@ class MapDataConfig(Part):
             coordinates=self.coordinates,
             fill=self.fill,
             missing=self.missing,
+            intake=self.intake,
         )
 
 
@@ -138,9 +140,10 @@ class LabelReader:
 
     coding: Coding
     raster: Callable[[Record], np.ndarray] | None = None  # None: `Record.label_map` is a raster file
+    intake: Intake | None = None  # of the images
 
     def __call__(self, record: Record) -> Tensor:
-        """int16[H, W] of the record's window.
+        """int16[H, W] of the record's window; a pixel counts where all of the record's images have data.
 
         Raises:
             UserError: a raster that cannot be read, or has a value of no class; 0 and 1 where 128 parts two classes.
@@ -150,7 +153,12 @@ class LabelReader:
         if self.coding.threshold is not None and 0 < raster.max(initial=0) <= 1 < self.coding.threshold:
             what = f"labels of 0 and 1, and the second class begins at {self.coding.threshold}"
             raise UserError(what, where=where, fix="--classes unchanged,changed --values 0,1 (or your own names)")
-        return torch.from_numpy(self.coding.decode(raster, where))
+        classes = self.coding.decode(raster, where)
+        height, width = classes.shape
+        valid = valid_in_all(images_of(record), record.window_xyxy or (0, 0, width, height), self.intake)
+        if valid is not None and valid.shape == classes.shape:  # of others, `RecordDataset` says it
+            classes[~valid] = IGNORED
+        return torch.from_numpy(classes)
 
 
 def _of_file(record: Record) -> np.ndarray:

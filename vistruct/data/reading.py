@@ -34,6 +34,9 @@ class Reading:
     classes: tuple[str, ...] | None = _told(None, "Class names in order: these and no others, or those of the values.")
     join: tuple[Named, ...] = _told((), "NEW=OLD,OLD: classes that become one; repeat. NEW=OLD renames.")
     drop: tuple[str, ...] = _told((), "Classes that are left out.")
+    class_field: str | None = _told(
+        None, "Boxes of a GeoJSON, VIA or a table: the field (column) of their classes; none: one class for all."
+    )
     values: tuple[int, ...] | None = _told(None, "Label maps: the mask value of each of --classes.")
     ignored: tuple[int, ...] | None = _told(None, "Label maps: mask values that are neither learned nor counted.")
     threshold: int | None = _told(

@@ -26,10 +26,11 @@ from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.input import Input, Slices
 from vistruct.data.selection import check_shares, drawn, shared
 from vistruct.errors import UserError, closest
+from vistruct.files.class_files import ClassFiles, Painting
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.intake import BYTES, Intake
-from vistruct.files.volume_files import Volume, VolumeFile, filled_slices, label_slice, open_volume
+from vistruct.files.volume_files import Volume, VolumeFile, filled_slices, label_slice, open_labels, open_volume
 from vistruct.files.volume_grid import Axis
 from vistruct.files.volume_names import channel_path, file_of
 from vistruct.issues import IssueCounter
@@ -107,7 +108,16 @@ class VolumeDataConfig(Part):
         Raises:
             UserError: nothing says so; classes that the data do not have.
         """
-        coding = self.coding or find_format(self.format_used(), "volumes").coding(self.root)
+        return self.labels_used(report or IssueCounter())[0]
+
+    def labels_used(self, report: IssueCounter) -> tuple[Coding, Painting | None]:
+        """See `coding_used`; and how labels in a file for each class become one volume."""
+        own = find_format(self.format_used(), "volumes")
+        if own.painting is not None:
+            return own.painting(self.root, self.ask(), report)
+        return self._coding(self.coding or own.coding(self.root), report), None
+
+    def _coding(self, coding: Coding | None, report: IssueCounter) -> Coding:
         if coding is None and self.classes is not None:
             return Coding(classes=self.classes, ignored=())
         if coding is None:
@@ -116,7 +126,7 @@ class VolumeDataConfig(Part):
             raise UserError(what, where=self.root, fix=fix)
         if self.classes is None and not self.ask().chooses:
             return coding
-        return chosen_coding(coding, self.ask(), where=self.root, report=report or IssueCounter())
+        return chosen_coding(coding, self.ask(), where=self.root, report=report)
 
     def cases(self, report: IssueCounter) -> list[VolumeCase]:
         """The cases of the split, by name alone: no file is opened but those of a DICOM series.
@@ -158,19 +168,19 @@ class VolumeDataConfig(Part):
             UserError: see `cases`; image and labels of different grids; no slice is left.
         """
         report = IssueCounter()
-        name, coding, intake = self.format_used(), self.coding_used(report), self.intake_used()
+        (coding, painting), intake = self.labels_used(report), self.intake_used()
         patient, case_name = attrgetter("patient"), attrgetter("name")
         cases = shared(self.cases(report), self.share, self.share_seed, report, unit=patient, name=case_name)
-        usual = find_format(name, "volumes").modalities
+        usual = find_format(self.format_used(), "volumes").modalities
         cases, modalities = _with_modalities(cases, self.modalities, usual, self, report)
         copies = cache if self.unpack else None
         records: list[Record] = []
         packed_bytes = 0
         for case in cases:
-            records += self._slices(case, modalities, report)
-            packed_bytes += _packed_bytes(case, modalities, intake) if copies is not None else 0
+            records += self._slices(case, modalities, painting, report)
+            packed_bytes += _packed_bytes(case, modalities, intake, painting) if copies is not None else 0
         if self.empty < 1:
-            records = _without_empty(records, self, coding, copies, report)
+            records = _without_empty(records, self, (coding, painting), copies, report)
         if not records:
             raise UserError("no slices are left", where=self.root, fix="`vistruct check` says more")
         counts = {"volumes": len(cases), "patients": len({case.patient for case in cases}), "slices": len(records)}
@@ -185,7 +195,7 @@ class VolumeDataConfig(Part):
             fingerprint=fingerprint([], _files(cases, modalities), self.root),
             counts=counts,
             read=SliceReader(self.axis, self.neighbours, intake, copies),
-            read_label_map=SliceLabelReader(self.axis, coding, copies, self.label_grid),
+            read_label_map=SliceLabelReader(self.axis, coding, copies, self.label_grid, painting),
         )
 
     def _input(self, modalities: tuple[str, ...], intake: Intake, coding: Coding) -> Input:
@@ -193,13 +203,15 @@ class VolumeDataConfig(Part):
         channels = intake.channels_of(len(modalities) * (2 * self.neighbours + 1))
         return Input(channels=channels, intake=intake, resize=self.resize, slices=slices, coding=coding)
 
-    def _slices(self, case: VolumeCase, modalities: Sequence[str], report: IssueCounter) -> list[Record]:
+    def _slices(
+        self, case: VolumeCase, modalities: Sequence[str], painting: Painting | None, report: IssueCounter
+    ) -> list[Record]:
         """One record a slice."""
         images = tuple(case.images[name] for name in modalities)
         volume = VolumeFile.open(images, axis=self.axis)
         assert case.label is not None  # see _labelled
         grid = volume.parts[0].grid
-        check_labels(volume.parts[0], open_volume(case.label, self.axis), self.label_grid, report)
+        check_labels(volume.parts[0], case.label, self.label_grid, report, painting, self.axis)
         whole = Record(
             id=case.name,
             images=images,
@@ -240,23 +252,33 @@ class SliceLabelReader:
     coding: Coding
     cache: Path | None
     grid: LabelGrid = "header"
+    painting: Painting | None = None
 
     def __call__(self, record: Record) -> Tensor:
         """int16[H, W]."""
         assert record.label_map is not None
         assert record.slice is not None
         like = record.images[0] if self.grid == "image" else None
-        values = label_slice(record.label_map, record.slice, self.axis, self.cache, like)
+        values = label_slice(record.label_map, record.slice, self.axis, self.cache, like, self.painting)
         return torch.from_numpy(self.coding.decode(np.ascontiguousarray(values), f"{record.label_map}, {record.id}"))
 
 
-def check_labels(image: Volume, labels: Volume, grid: LabelGrid, report: IssueCounter) -> None:
-    """Compare where two files say that they lie.
+def check_labels(
+    image: Volume,
+    label: Path,
+    grid: LabelGrid,
+    report: IssueCounter,
+    painting: Painting | None = None,
+    axis: Axis = "axial",
+) -> Volume | ClassFiles:
+    """The labels; where both files say that they lie is compared.
 
     Raises:
         UserError: labels whose headers put them on another grid than their image; or, where that is not believed, an
             array of another shape.
     """
+    is_painted = painting is not None
+    labels = open_labels(label, axis, image.path if is_painted and grid == "image" else None, painting)
     where = f"{labels.path}, {image.path}"
     if grid == "header":
         fix = "bring both to one grid; --label-grid image if the labels' header is wrong and their array is not"
@@ -266,6 +288,7 @@ def check_labels(image: Volume, labels: Volume, grid: LabelGrid, report: IssueCo
         raise UserError(what, where=where, fix="bring both to the same grid")
     elif not image.grid.is_same(labels.grid):
         report.note(ELSEWHERE, str(labels.path), "kept")
+    return labels
 
 
 def without_any_labels(number: int, root: Path) -> UserError:
@@ -323,15 +346,20 @@ def channels_of(case: VolumeCase, wanted: Sequence[str] | None) -> VolumeCase:
 
 
 def _without_empty(
-    records: list[Record], data: VolumeDataConfig, coding: Coding, cache: Path | None, report: IssueCounter
+    records: list[Record],
+    data: VolumeDataConfig,
+    labels: tuple[Coding, Painting | None],
+    cache: Path | None,
+    report: IssueCounter,
 ) -> list[Record]:
+    coding, painting = labels
     background = (*coding.ignored, (coding.values or (0,))[0])
     filled: dict[Path, np.ndarray] = {}
     for record in records:
         label = record.label_map
         if label is not None and label not in filled:
             like = record.images[0] if data.label_grid == "image" else None
-            filled[label] = filled_slices(label, background, data.axis, cache, like)
+            filled[label] = filled_slices(label, background, data.axis, cache, like, painting)
     empty = [one.id for one in records if one.label_map is not None and not filled[one.label_map][one.slice or 0]]
     ranked = sorted(empty, key=lambda id: derive(data.share_seed, "empty", id))
     out = set(ranked[round(data.empty * len(ranked)) :])
@@ -345,8 +373,10 @@ def _files(cases: Sequence[VolumeCase], modalities: Sequence[str]) -> list[Path]
     return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [file_of(path)])]
 
 
-def _packed_bytes(case: VolumeCase, modalities: Sequence[str], intake: Intake) -> int:
+def _packed_bytes(case: VolumeCase, modalities: Sequence[str], intake: Intake, painting: Painting | None) -> int:
     """Of the unpacked copies of a case: of the labels a byte a voxel."""
-    each = {case.images[name]: BYTES[intake.pixels] for name in modalities} | ({case.label: 1} if case.label else {})
-    opened = {open_volume(path): size for path, size in each.items()}
-    return sum(size * int(np.prod(volume.grid.shape)) for volume, size in opened.items() if volume.is_packed)
+    opened: list[tuple[Volume | ClassFiles, int]] = [
+        (open_volume(case.images[name]), BYTES[intake.pixels]) for name in modalities
+    ]
+    opened += [(open_labels(case.label, painting=painting), 1)] if case.label is not None else []
+    return sum(size * int(np.prod(volume.grid.shape)) for volume, size in opened if volume.is_packed)

@@ -1,7 +1,7 @@
 """What a finished run leaves for use: `model/` whole, `backbone/` alone; each with a json that explains it.
 
 Adapters (LoRA) are added into the weights they adapt, so that what is shipped needs no peft; alone, as peft reads them,
-they lie in `adapters/`.
+they lie in `adapters/`. Each model is asked about a sample and must answer as the trained one does (`engine.proof`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vistruct.data.input import Input, as_measured, read_input
 from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
 from vistruct.engine.lora import adapters_of, merged_state, plain_name
+from vistruct.engine.proof import asked, prove
 from vistruct.engine.run import Source, State, model_place
 from vistruct.engine.run_dir import info_to_dict
 from vistruct.files.whole import whole_file
@@ -34,13 +35,16 @@ def ship(state: State) -> None:
     All ranks call it together; rank 0 writes.
 
     Raises:
-        UserError: no room.
+        UserError: no room; a model that is not what was trained.
     """
     run = state.run
     for name, source in state.sources.items():
+        expected = asked(state, source)
         held = on_main(source.task.state_dict(keep_vars=True))
         if state.ranks.is_main:
-            _ship_task(state, source, merged_state(source.task, held), model_place(run, state.out_dir, name))
+            folder = model_place(run, state.out_dir, name)
+            _ship_task(state, source, merged_state(source.task, held), folder)
+            prove(state, source, folder, expected)
     held = on_main(state.model.state_dict(keep_vars=True))
     if not state.ranks.is_main:
         return

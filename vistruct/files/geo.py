@@ -141,13 +141,13 @@ def describe(path: Raster) -> str:
 
 
 def geo_profile(path: Path) -> GeoProfile | None:
-    """Where a raster lies; None where it does not say, and of files that are no TIFF or JPEG 2000 (without rasterio).
+    """Where a raster lies; None where it does not say, and of pictures like PNG (without rasterio).
 
     Raises:
         UnreadableImage: no such file, or damaged.
         UserError: a TIFF, and no rasterio.
     """
-    if driver_of(path) not in ("GTiff", "JP2OpenJPEG", "HFA"):
+    if driver_of(path) not in ("GTiff", "JP2OpenJPEG", "HFA", "VRT"):
         return None
     with opened_raster(path) as file:
         transform = tuple(float(number) for number in file.transform[:6])
@@ -175,7 +175,7 @@ def write_geotiff(
         palette: a colour for each class, for programs that show maps; only where they fit into a byte.
         size_hw: of the whole, for strips.
         num_classes: up to 255 are written as bytes with 255 for IGNORED, more as 16 bits with 65535; None: these are no
-            classes, and are written as float32.
+            classes, and are written as float32, NaN where there are no data.
 
     Raises:
         ValueError: strips without a size, a class that there is no room for, or rows that nothing was written to.
@@ -192,7 +192,7 @@ def write_geotiff(
     height, width = size_hw
     number_type, nodata = (np.uint8, 255) if (num_classes or 0) <= _MOST_IN_BYTE else (np.uint16, 65535)
     if num_classes is None:
-        number_type, nodata = np.float32, None
+        number_type, nodata = np.float32, np.nan
     settings: dict[str, Any] = {
         "driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": number_type, "nodata": nodata,
         "compress": "deflate", "BIGTIFF": "IF_SAFER",
@@ -220,8 +220,8 @@ def write_geotiff(
                 if num_classes is not None and (rows.max(initial=0) >= num_classes or rows.min(initial=0) < IGNORED):
                     raise ValueError(f"classes {rows.min()} to {rows.max()} where there are {num_classes}")
                 window = rasterio.windows.Window(0, y0, width, len(rows))
-                file.write((rows if nodata is None else np.where(rows < 0, nodata, rows)).astype(number_type), 1,
-                           window=window)  # fmt: skip
+                rows = rows if num_classes is None else np.where(rows < 0, nodata, rows)
+                file.write(rows.astype(number_type), 1, window=window)
                 written += len(rows)
             if written != height:
                 raise ValueError(f"{written} of {height} rows were written")

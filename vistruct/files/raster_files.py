@@ -14,7 +14,8 @@ from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.decode import UnreadableImage, decode, num_images, opened, several
 from vistruct.files.decoded_cache import CACHE_BYTES, DecodedCache
-from vistruct.files.raster_headers import AS_THEY_ARE, DEEP, header_of, opened_raster, rasterio_, stamp_of
+from vistruct.files.intake import Intake
+from vistruct.files.raster_headers import AS_THEY_ARE, DEEP, Header, header_of, opened_raster, rasterio_, stamp_of
 
 Bands = Sequence[tuple[int, int]]  # number of the file from 0, and of the band in it from 1
 
@@ -66,21 +67,57 @@ def read_numbers(path: Path, window: Window) -> np.ndarray:
         return file.read(1, window=_part(window))
 
 
-def valid_pixels(paths: Sequence[Path], window: Window) -> np.ndarray | None:
+def may_lack_data(paths: Sequence[Path], intake: Intake | None = None) -> bool:
+    """Whether an image of these files can have pixels without data, as far as their headers say.
+
+    Args:
+        intake: what the image is read with; an alpha that is read as a band is data.
+
+    Raises:
+        UnreadableImage: no such file, or damaged.
+    """
+    return all(_has_gaps(header_of(stamp_of(path)), intake) for path in paths)
+
+
+def valid_pixels(paths: Sequence[Path], window: Window, intake: Intake | None = None) -> np.ndarray | None:
     """bool[H, W], where any file has data (in any band; where alpha is not 0); None: everywhere.
 
     Raises:
         UnreadableImage: no such file, or damaged.
     """
+    if not may_lack_data(paths, intake):
+        return None
     found: np.ndarray | None = None
     for path in paths:
         header = header_of(stamp_of(path))
-        if not header.by_window or not (any(header.gaps) or any(header.is_alpha)):
-            return None
         with opened_raster(path) as file:
             here = file.dataset_mask(window=_part(window)) > 0
+            if _has_fractions(header):
+                here &= np.isfinite(file.read(window=_part(window))).any(axis=0)
         found = here if found is None else found | here
     return found
+
+
+def valid_in_all(images: Sequence[Sequence[Path]], window: Window, intake: Intake | None = None) -> np.ndarray | None:
+    """bool[H, W], where each of several images on one grid has data; None: everywhere.
+
+    Raises:
+        UnreadableImage: no such file, or damaged.
+    """
+    found = [one for paths in images if (one := valid_pixels(paths, window, intake)) is not None]
+    return np.logical_and.reduce(found) if found else None
+
+
+def _has_gaps(header: Header, intake: Intake | None) -> bool:
+    alphas = {band for band, is_alpha in enumerate(header.is_alpha, 1) if is_alpha}
+    if intake is not None:
+        alphas = alphas - set(intake.bands) if intake.bands is not None else set()
+    return header.by_window and (any(header.gaps) or bool(alphas) or _has_fractions(header))
+
+
+def _has_fractions(header: Header) -> bool:
+    """Whether a value may be NaN."""
+    return any("float" in kind for kind in header.types)
 
 
 def sample_values(paths: Sequence[Path], bands: Bands) -> np.ndarray:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vistruct.errors import UserError
+from vistruct.files.class_files import ClassFiles, Painting, class_files
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series, is_series, open_series
 from vistruct.files.intake import FROM_TAGS, Intake
@@ -179,29 +180,66 @@ class VolumeFile:
         return f"{one.model_dump_json()} {part}"
 
 
-def open_labels(path: Path, axis: Axis = "axial", like: Path | None = None) -> Volume:
-    """A label volume; where its header is not believed, on the grid of the image that it is like."""
+def open_labels(
+    path: Path, axis: Axis = "axial", like: Path | None = None, painting: Painting | None = None
+) -> Volume | ClassFiles:
+    """A label volume; where its header is not believed, on the grid of the image that it is like.
+
+    Args:
+        painting: of a folder with a file for each class.
+
+    Raises:
+        UserError: see `open_volume`; files of classes that lie elsewhere than the others.
+    """
+    if painting is not None:
+        return _open_classes(path, axis, like, painting)
     volume = open_volume(path, axis)
     return volume if like is None else replace(volume, grid=open_volume(like, axis).grid)
 
 
+def _open_classes(path: Path, axis: Axis, like: Path | None, painting: Painting) -> ClassFiles:
+    files = class_files(path)
+    opened: list[tuple[str, int, Any]] = [
+        (name, value, open_volume(files[name], axis)) for name, value in painting.values if name in files
+    ]
+    first = opened[0][2] if opened else open_volume(next(iter(files.values())), axis)
+    for _, _, one in opened if like is None else ():
+        first.grid.check_same(one.grid, f"{first.path}, {one.path}", "files of classes")
+    if like is not None:
+        grid = open_volume(like, axis).grid
+        for _, _, one in opened:
+            if one.grid.shape != grid.shape:
+                what = f"labels of {one.grid.shape} voxels for an image of {grid.shape}"
+                raise UserError(what, where=f"{one.path}, {like}", fix="bring both to the same grid")
+        opened = [(name, value, replace(one, grid=grid)) for name, value, one in opened]
+        return ClassFiles(path, grid, tuple(opened), painting.base)
+    return ClassFiles(path, first.grid, tuple(opened), painting.base)
+
+
 def label_slice(
-    path: Path, number: int, axis: Axis = "axial", cache: Path | None = None, like: Path | None = None
+    path: Path,
+    number: int,
+    axis: Axis = "axial",
+    cache: Path | None = None,
+    like: Path | None = None,
+    painting: Painting | None = None,
 ) -> np.ndarray:
     """integer[H, W], the raw label values of one slice.
 
     Args:
         like: the image, if the labels lie as its array does and not as their header says.
+        painting: of a folder with a file for each class.
 
     Raises:
         UserError: values that are no whole numbers; no such slice; a file that cannot be read.
     """
-    volume = open_labels(path, axis, like)
+    volume = open_labels(path, axis, like, painting)
     if not 0 <= number < volume.grid.num_slices:
         what = f"slice {number} of labels with {volume.grid.num_slices}"
         raise UserError(what, where=path, fix="bring image and labels to the same grid")
-    if volume.is_packed:
+    if volume.is_packed or isinstance(volume, ClassFiles):
         purpose = "labels" if like is None else f"labels like {volume.grid.axes} {volume.grid.is_backwards}"
+        purpose += "" if painting is None else f" {painting}"
         return stack_of(volume, axis, purpose, cache, lambda: label_values(volume))[number]
     return _whole_numbers(volume.slice_values(number), path)
 
@@ -212,10 +250,11 @@ def filled_slices(
     axis: Axis = "axial",
     cache: Path | None = None,
     like: Path | None = None,
+    painting: Painting | None = None,
 ) -> np.ndarray:
     """bool[S]: whether a slice has a label value that is none of `background`; found once, and kept in `cache`."""
 
-    volume = open_labels(path, axis, like)
+    volume = open_labels(path, axis, like, painting)
 
     def find() -> np.ndarray:
         return np.array([not np.isin(plane, background).all() for plane in label_values(volume)])
@@ -226,12 +265,12 @@ def filled_slices(
         os.fspath(path.absolute()),
         *map(str, stamp_of(path)),
         axis,
-        f"filled {sorted(background)} {like}",
+        f"filled {sorted(background)} {like} {painting or ''}",
     )
     return np.array(copied(key, cache, find))
 
 
-def label_values(volume: Volume) -> np.ndarray:
+def label_values(volume: Volume | ClassFiles) -> np.ndarray:
     """integer[S, H, W], all raw label values, in the smallest type that holds them."""
     return _whole_numbers(volume.values(), volume.path)
 

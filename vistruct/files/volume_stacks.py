@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vistruct.errors import UserError
+from vistruct.files.class_files import ClassFiles
 from vistruct.files.dicom_series import Series
 from vistruct.files.images import UnreadableImage
 from vistruct.files.nifti import Nifti
@@ -48,7 +49,11 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 
 def stack_of(
-    volume: Nifti | Nrrd | Series, axis: Axis, purpose: str, cache: Path | None, unpack: Callable[[], np.ndarray]
+    volume: Nifti | Nrrd | Series | ClassFiles,
+    axis: Axis,
+    purpose: str,
+    cache: Path | None,
+    unpack: Callable[[], np.ndarray],
 ) -> np.ndarray:
     """[S, H, W] of a packed volume: from memory, from its copy, or unpacked now (and copied)."""
     key = (os.fspath(volume.path.absolute()), *map(str, stamp_of(volume.path)), axis, purpose)

@@ -22,13 +22,14 @@ _NO_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(slots=True)
 class Node:
-    """One element: its name, its text without the white space around, and the elements in it."""
+    """One element: its name, its text without the white space around, the elements in it, and its attributes."""
 
     tag: str
     path: Path
     line: int
     text: str = ""
     children: list[Node] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -98,7 +99,7 @@ def read_xml(path: Path) -> Node:
     stack = [Node("", path, 0)]
 
     def start(tag: str, attributes: dict[str, str]) -> None:
-        node = Node(tag, path, parser.CurrentLineNumber)
+        node = Node(tag, path, parser.CurrentLineNumber, attributes=attributes)
         stack[-1].children.append(node)
         stack.append(node)
 

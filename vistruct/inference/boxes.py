@@ -1,6 +1,7 @@
 """Boxes (`boxes`): objects in an image, horizontal, oriented or with masks, every window's detections joined.
 
 predictions.json        COCO json with a score on each annotation
+geojson/port.geojson    outlines on the map, see on_map.py (gpkg/port.gpkg likewise)
 dota/Task1.zip          to submit, and its files
 fair1m/test.zip         to submit, and its files
 pictures/port.tif.jpg   the image with its detections
@@ -9,7 +10,7 @@ pictures/port.tif.jpg   the image with its detections
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,15 @@ import numpy as np
 import torch
 
 from vistruct.contracts import RGB, BoxPrediction, Column, MaskPatch, Objects, Sample, Window
+from vistruct.files.features import Feature
 from vistruct.files.images import image_size
+from vistruct.files.outlines import outlines
 from vistruct.inference.files import flat_files
-from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
+from vistruct.inference.kind import PICTURED, Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
+from vistruct.inference.on_map import outline_formats
 from vistruct.inference.scenes import Case, Scene, small
+from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.progress import notice, tracking
 from vistruct.transforms.sizing import sized
 from vistruct.windows.merge import WindowMerger, join
@@ -134,8 +139,32 @@ def _unpacked_mask(values: Values) -> MaskPatch:
 
 
 def _tell(model: Model, done: Sequence[Done]) -> Told:
-    number = sum(one.values["num"] for one in done)
-    return Told(values={"detections": number}, lines=[f"{number} detections in {len(done)} images"])
+    total = sum(one.values["num"] for one in done)
+    number = sum(one.values["num"] if one.is_all else len(one.read().objects) for one in done)
+    values, lines = {"detections": number}, [f"{number} detections in {len(done)} images"]
+    if number < total:
+        values["left_out"] = total - number
+        lines.append(f"  {total - number} more are left out: of lower scores than --min-score, or of other classes")
+    return Told(values=values, lines=lines)
+
+
+def _chosen(found: BoxPrediction, asked: Asked) -> BoxPrediction:
+    wanted = torch.tensor(asked.wanted(found.class_names), dtype=torch.bool)
+    return found.keep(wanted[found.objects.labels] & (found.objects.scores >= (asked.min_score or 0)))
+
+
+def _features(model: Model, case: Case, found: BoxPrediction, asked: Asked) -> Iterator[Feature]:
+    """Each detection: its mask, else its oriented box, else its box."""
+    objects = found.objects
+    quads = objects.outlines if objects.boxes_cxcywha is None else cxcywha_to_quads(objects.boxes_cxcywha)
+    for number, (label, score) in enumerate(zip(objects.labels.tolist(), objects.scores.tolist(), strict=True)):
+        polygons = [[quads[number].double().numpy()]]
+        if objects.masks is not None:
+            patch = objects.masks[number]
+            shape = outlines([patch.pixels.astype(np.int32) - 1], patch.pixels.shape[1])
+            polygons = [[ring + np.array([patch.x, patch.y]) for ring in one.rings] for one in shape]
+        if polygons:
+            yield Feature(polygons=polygons, values={"class": found.class_names[label], "score": round(score, 6)})
 
 
 def _draw(found: Sequence[BoxPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
@@ -153,7 +182,9 @@ def _write_picture(model: Model, case: Case, found: BoxPrediction, file: Path, a
     (height, width), image = scene.size_hw, small(scene, _LONGEST)[0]
     scale = (image.shape[2] / width, image.shape[1] / height)
     shown = boxes_in_sample(found, Sample(id=case.name, image_id=case.name, seed=0, images=[image], scale_xy=scale))
-    draw_prediction(image, shown, min_score=asked.min_score).save(file, quality=90)
+    draw_prediction(image, shown, min_score=PICTURED if asked.min_score is None else asked.min_score).save(
+        file, quality=90
+    )
 
 
 def _sizes_hw(done: Sequence[Done]) -> dict[str, tuple[int, int]]:
@@ -213,6 +244,8 @@ BOXES = Kind(
     tell=_tell,
     draw=_draw,
     windows="file",
+    choices=frozenset({"min_score", "classes"}),
+    chosen=_chosen,
     seen_in=lambda config, views: config.model_copy(update={"views": views}),
     metrics=_metrics,
     formats=(
@@ -222,9 +255,10 @@ BOXES = Kind(
             files=flat_files,
             write=_write_picture,
             use="always",
-            settings=lambda asked: {"min_score": asked.min_score},
+            settings=lambda asked: asked.choice,
         ),
         OneFile(name="coco", file="predictions.json", write=_write_coco, use="usual"),
+        *outline_formats(_features, {"class": str, "score": float}),
         OneFile(name="dota", file="dota", write=_write_dota, check=_check_dota),
         OneFile(name="fair1m", file="fair1m", write=_write_fair1m, check=_check_fair1m),
     ),

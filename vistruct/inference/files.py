@@ -13,7 +13,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -147,7 +146,16 @@ class _Work:
 
     def done(self, case: Case) -> Done:
         values, files = self.parts.read(case.name), self.places[case.name]
-        return Done(case=case, values=values, read=partial(self.model.kind.unpack, self.model, case, values, files))
+
+        def read() -> Any:
+            return self._chosen(self.model.kind.unpack(self.model, case, values, files))
+
+        return Done(case=case, values=values, read=read, is_all=self.asked.is_all)
+
+    def _chosen(self, found: Any) -> Any:
+        """Of a prediction what was asked for."""
+        chosen = self.model.kind.chosen
+        return found if chosen is None or self.asked.is_all else chosen(found, self.asked)
 
     def complete(self, case: Case) -> None:
         """Write the files that a case does not have yet, from what was kept of it."""
@@ -159,7 +167,7 @@ class _Work:
     def keep(self, case: Case, found: Any) -> None:
         """Write all files of a case; its part last, so that what is done has them."""
         self.parts.remove(case.name)
-        self._write(self.each, case, found)
+        self._write(self.each, case, self._chosen(found))
         self.parts.write(case.name, case.files, self.model.kind.pack(case, found))
 
     def _write(self, formats: Sequence[EachFile], case: Case, found: Any) -> None:
@@ -211,6 +219,7 @@ def settings(model: Model, asked: Asked) -> dict[str, object]:
         "views": None if model.views is None else model.views.model_dump(mode="json"),
         "question": asked.question,
         "longest": model.longest,
+        "choice": None if model.kind.chosen is not None or asked.is_all else asked.choice,
     }
 
 

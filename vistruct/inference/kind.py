@@ -35,6 +35,8 @@ KINDS = {
 Values = Mapping[str, Any]  # plain json
 # Always written; where no format is named; only where it is named.
 Use = Literal["always", "usual", "asked"]
+Choice = Literal["min_score", "classes"]
+PICTURED = 0.3  # score from which on detections are drawn, where nobody says another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,26 @@ class Asked:
 
     question: str | None = None  # for a model that answers
     batch: int = 8  # windows, slices, images or questions in one pass
-    min_score: float = 0.3  # detections below are kept and not drawn
+    min_score: float | None = None  # of detections in files and pictures; None: all in files, from PICTURED in pictures
+    classes: tuple[str, ...] | None = None  # that are in the results; None: all
+    drop: tuple[str, ...] = ()  # of those, that are not
     probabilities: bool = False  # of pixels and voxels: those of all classes are kept
     quiet: bool = True  # no bar for a single large image
     scratch: Path | None = None  # folder for what is too large for memory; None: it stays there
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What of a prediction is in the results, in words for json; with another the files are written anew."""
+        return {"min_score": self.min_score, "classes": self.classes and list(self.classes), "drop": list(self.drop)}
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self.min_score is None and self.classes is None and not self.drop
+
+    def wanted(self, class_names: Sequence[str]) -> list[bool]:
+        """Of each class, whether it is in the results."""
+        return [name not in self.drop and (self.classes is None or name in self.classes) for name in class_names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +73,10 @@ class Done:
 
     case: Case
     values: Values  # as `pack` gave them
-    read: Callable[[], Any]  # the prediction, from disk: together they may not fit into memory
+    read: Callable[
+        [], Any
+    ]  # the prediction, of it what was asked for, from disk: together they may not fit into memory
+    is_all: bool = True  # whether nothing of it is left out
 
 
 def _fits(cases: Sequence[Case], class_names: Sequence[str]) -> None:
@@ -116,6 +137,8 @@ class Kind:
     unpack: Callable[[Model, Case, Values, Mapping[str, Path]], Any]  # back, from that and the case's files by format
     tell: Callable[[Model, Sequence[Done]], Told]  # in sum
     formats: tuple[EachFile | OneFile, ...] = ()
+    choices: frozenset[Choice] = frozenset()  # by what a part of a prediction can be asked for
+    chosen: Callable[[Any, Asked], Any] | None = None  # that part; None: `look` gives it, and with another looks again
     probabilities: Callable[[Sequence[str]], list[EachFile]] | None = None  # formats of theirs, by class; None: none
     draw: Callable[[Sequence[Any], Sample, Sequence[RGB] | None], Image.Image] | None = None  # with a sample's truth
     cases: Callable[[Model, Sequence[Path]], list[Case]] = _images  # what there is to look at in files and folders
@@ -165,7 +188,29 @@ def check_asked(kind: Kind, model: Model, cases: Sequence[Case], asked: Asked) -
     if asked.probabilities and kind.probabilities is None:
         what = f"a model of {kind.name} gives no probability maps"
         raise UserError(what, where="--probabilities", fix="leave it out; scores are in the usual files")
+    _check_choice(kind, model.class_names, asked)
     kind.check(model, cases, asked)
+
+
+def _check_choice(kind: Kind, class_names: Sequence[str], asked: Asked) -> None:
+    """
+    Raises:
+        UserError: this kind has no scores or classes to choose by, no such class, or none is left.
+    """
+    if asked.min_score is not None and "min_score" not in kind.choices:
+        what = f"a model of {kind.name} finds no objects with scores"
+        raise UserError(what, where="--min-score", fix="leave --min-score out")
+    if asked.classes is None and not asked.drop:
+        return
+    if "classes" not in kind.choices:
+        what = f"the results of a model of {kind.name} are not by class"
+        raise UserError(what, where="--classes, --drop", fix="leave --classes and --drop out")
+    for flag, names in (("--classes", asked.classes or ()), ("--drop", asked.drop)):
+        for name in names:
+            if name not in class_names:
+                raise UserError(f"no class {name!r} in this model", where=flag, fix=closest(name, class_names))
+    if not any(asked.wanted(class_names)):
+        raise UserError("no class is left", where="--classes, --drop", fix="leave --drop out")
 
 
 def with_longest(config: Any, most: int) -> Any:

@@ -3,6 +3,7 @@
     labels/port.png      number of the class of every pixel, with the classes' colours as its palette
     colour/port.png      the colours themselves
     geotiff/port.tif     numbers again, where the image lies on the map
+    geojson/port.geojson regions of a class as outlines, see on_map.py (gpkg/port.gpkg likewise)
     loveda/ ...          to submit, see data/formats/maps/submissions.py
     pictures/port.jpg    the image under its classes
     areas.csv            pixels, share (and square metres, on the map) of every class in every image
@@ -22,14 +23,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vistruct.contracts import RGB, MapPrediction, Sample
+from vistruct.contracts import IGNORED, RGB, MapPrediction, Sample
 from vistruct.data.formats.maps.submissions import (
     SUBMISSIONS,
     Submission,
@@ -38,15 +39,18 @@ from vistruct.data.formats.maps.submissions import (
     write_submission,
 )
 from vistruct.errors import UserError
+from vistruct.files.features import Feature
 from vistruct.files.label_png import write_png
+from vistruct.files.outlines import outlines
 from vistruct.files.rasters import read_raster
 from vistruct.files.text import write_text
 from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
+from vistruct.inference.on_map import on_map, outline_formats, stem_of
 from vistruct.inference.pixels import num_windows_of, rows_of
 from vistruct.inference.probabilities import by_class, space_for
-from vistruct.inference.scenes import GEOTIFF, Case, overview
+from vistruct.inference.scenes import Case, overview
 from vistruct.progress import tracking
 
 if TYPE_CHECKING:
@@ -72,8 +76,8 @@ def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[MapPredicti
 
 
 def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
-    """The class of every pixel of an image or a pair; of a large one on disk and without confidence, where there is a
-    `scratch` folder."""
+    """The class of every pixel of an image or a pair, IGNORED where it has no data; of a large one on disk and without
+    confidence, where there is a `scratch` folder."""
     scene = model.scene(case)
     height, width = scene.size_hw
     is_large = asked.scratch is not None and height * width > IN_MEMORY
@@ -87,11 +91,19 @@ def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
     total = num_windows_of(model, scene.size_hw)
     with tracking(f"  {case.name}", done=0, total=total, quiet=asked.quiet or total < 4 * asked.batch) as show:
         for rows in rows_of(model, scene, batch=asked.batch, show=lambda done: show(done, "windows")):
-            label_map[rows.y0 : rows.y1] = rows.label_map.numpy()
+            part = slice(rows.y0, rows.y1)
+            label_map[part] = rows.label_map.numpy()
             if confidence is not None:
-                confidence[rows.y0 : rows.y1] = rows.confidence
+                confidence[part] = rows.confidence
             if probabilities is not None:
-                probabilities[:, rows.y0 : rows.y1] = rows.probabilities.float().cpu().numpy()
+                probabilities[:, part] = rows.probabilities.float().cpu().numpy()
+            valid = scene.valid((0, rows.y0, width, rows.y1))
+            if valid is not None:
+                label_map[part][~valid] = IGNORED
+                if confidence is not None:
+                    confidence[part][torch.from_numpy(~valid)] = 0
+                if probabilities is not None:
+                    probabilities[:, part][:, ~valid] = np.nan
     return MapPrediction(
         id=case.name,
         image_id=case.name,
@@ -103,19 +115,21 @@ def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
 
 
 def counted(label_map: Tensor, num_classes: int, each: float | None) -> dict[str, Any]:
-    """How many pixels or voxels each class has; `each` is what one measures, None: not known."""
+    """How many pixels or voxels each class has; `each` is what one measures, None: not known. IGNORED has no class."""
     counts = np.zeros(num_classes, np.int64)
     for strip in _strips(label_map.numpy()):
-        counts += np.bincount(strip.ravel(), minlength=num_classes)
+        counts += np.bincount(strip[strip >= 0], minlength=num_classes)
     return {"counts": counts.tolist(), "each": each}
 
 
 def _pack(case: Case, prediction: MapPrediction) -> dict[str, Any]:
-    return counted(prediction.label_map, len(prediction.class_names), _pixel_m2(case.files[-1]))
+    return counted(prediction.label_map, len(prediction.class_names), _pixel_m2(case))
 
 
 def _unpack(model: Model, case: Case, values: Values, files: Mapping[str, Path]) -> MapPrediction:
-    label_map = torch.from_numpy(read_raster(files["png"]))
+    numbers = read_raster(files["png"]).astype(np.int16)
+    numbers[numbers >= len(model.class_names)] = IGNORED
+    label_map = torch.from_numpy(numbers)
     return MapPrediction(id=case.name, image_id=case.name, label_map=label_map, class_names=model.class_names)
 
 
@@ -146,7 +160,7 @@ def areas_of(model: Model, done: Sequence[Done]) -> list[Area]:
     for one in done:
         counts, each = one.values["counts"], one.values["each"]
         for name, count in zip(model.class_names, counts, strict=True):
-            measured, share = None if each is None else count * each, count / sum(counts)
+            measured, share = None if each is None else count * each, count / max(sum(counts), 1)
             found.append(Area(name=one.case.name, class_name=name, count=count, share=share, measured=measured))
     return found
 
@@ -169,14 +183,23 @@ def _strips(label_map: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _write_numbers(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+    """IGNORED is the last number: 255, of more classes 65535."""
     label_map, palette = found.label_map.numpy(), model.palette
-    kind = np.uint8 if len(palette) <= 256 else np.uint16
+    kind = np.uint8 if len(palette) <= 255 else np.uint16
+    if any((strip < 0).any() for strip in _strips(label_map)):
+        palette = (*palette, *[_without_data(palette)] * (256 - len(palette)))
     strips = (strip.astype(kind) for strip in _strips(label_map))
-    write_png(file, strips, label_map.shape, palette if len(palette) <= 256 else None)
+    write_png(file, strips, label_map.shape, palette if kind == np.uint8 else None)
+
+
+def _without_data(palette: Sequence[RGB]) -> RGB:
+    """A grey that no class has, the darkest."""
+    return next((grey, grey, grey) for grey in range(256) if (grey, grey, grey) not in palette)
 
 
 def _write_colours(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
-    label_map, colours = found.label_map.numpy(), np.array(model.palette, np.uint8)
+    colours = np.array([*model.palette, _without_data(model.palette)], np.uint8)  # IGNORED, -1, is the last
+    label_map = found.label_map.numpy()
     write_png(file, (colours[strip] for strip in _strips(label_map)), label_map.shape)
 
 
@@ -185,7 +208,7 @@ def _write_geotiff(model: Model, case: Case, found: MapPrediction, file: Path, a
 
     label_map, count = found.label_map.numpy(), len(model.class_names)
     strips = ((number * _ROWS, strip.astype(np.int16)) for number, strip in enumerate(_strips(label_map)))
-    profile = _on_map(case.files[-1])
+    profile = on_map(case)
     write_geotiff(file, strips, profile, model.palette, size_hw=label_map.shape, num_classes=count)
 
 
@@ -193,17 +216,18 @@ def _write_probability(number: int, model: Model, case: Case, found: MapPredicti
     assert found.probabilities is not None  # see `EachFile.is_kept`
     values = found.probabilities[number].numpy()
     if file.suffix == ".png":
-        write_png(file, ((255 * strip + 0.5).astype(np.uint8) for strip in _strips(values)), values.shape)
+        strips = ((255 * np.nan_to_num(strip) + 0.5).astype(np.uint8) for strip in _strips(values))
+        write_png(file, strips, values.shape)
         return
     from vistruct.files.geo import write_geotiff
 
     strips = ((at * _ROWS, strip) for at, strip in enumerate(_strips(values)))
-    write_geotiff(file, strips, _on_map(case.files[-1]), size_hw=values.shape, num_classes=None)
+    write_geotiff(file, strips, on_map(case), size_hw=values.shape, num_classes=None)
 
 
 def _probability_files(cases: Sequence[Case], _: bool) -> dict[str, Path]:
     """GeoTIFF of images that lie on the map, PNG of others."""
-    return own_files(".png", _stem, cases) | _geotiffs(cases, False)
+    return own_files(".png", stem_of, cases) | _geotiffs(cases, False)
 
 
 def _check_geotiff(cases: Sequence[Case], class_names: Sequence[str]) -> None:
@@ -237,32 +261,27 @@ def _submission(kind: Submission) -> EachFile:
     return EachFile(name=kind, folder=kind, files=files, write=write, check=check)
 
 
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
 def _named(ending: str) -> Callable[[Sequence[Case], bool], dict[str, Path]]:
-    return partial(own_files, ending, _stem)
+    return partial(own_files, ending, stem_of)
 
 
 def _geotiffs(cases: Sequence[Case], is_asked: bool) -> dict[str, Path]:
     """Unless they are asked for, only of images that lie on the map."""
-    wanted = {case.name for case in cases if is_asked or _on_map(case.files[-1]) is not None}
-    return {name: file for name, file in own_files(".tif", _stem, cases).items() if name in wanted}
+    wanted = {case.name for case in cases if is_asked or on_map(case) is not None}
+    return {name: file for name, file in own_files(".tif", stem_of, cases).items() if name in wanted}
 
 
-def _on_map(file: Path) -> Any:
-    """Where a file lies on the map; None: nowhere, or rasterio is not there to say it."""
-    if file.suffix.lower() not in GEOTIFF or importlib.util.find_spec("rasterio") is None:
-        return None
-    from vistruct.files.geo import geo_profile
+def _features(model: Model, case: Case, found: MapPrediction, asked: Asked) -> Iterator[Feature]:
+    """Each region of one class, joined by edges of pixels."""
+    label_map = found.label_map.numpy()
+    for one in outlines(_strips(label_map), label_map.shape[1]):
+        values = {"class": found.class_names[one.value], "value": one.value, "pixels": one.pixels}
+        yield Feature(polygons=[one.rings], values=values)
 
-    return geo_profile(file)
 
-
-def _pixel_m2(file: Path) -> float | None:
+def _pixel_m2(case: Case) -> float | None:
     """Square metres of a pixel; None where coordinates are angles or not known."""
-    profile = _on_map(file)
+    profile = on_map(case)
     if profile is None or not profile.crs:
         return None
     crs = importlib.import_module("rasterio.crs").CRS.from_wkt(profile.crs)
@@ -291,6 +310,7 @@ MAPS = Kind(
         EachFile(
             name="geotiff", folder="geotiff", files=_geotiffs, write=_write_geotiff, use="usual", check=_check_geotiff
         ),
+        *outline_formats(_features, {"class": str, "value": int, "pixels": int}),
         *map(_submission, SUBMISSIONS),
         EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
         OneFile(name="areas", file="areas.csv", write=partial(write_areas, "image", "pixels", "m2"), use="always"),

@@ -19,7 +19,7 @@ from vistruct.contracts import Window
 from vistruct.errors import UserError
 from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
-from vistruct.files.raster_files import valid_pixels
+from vistruct.files.raster_files import valid_in_all
 from vistruct.files.volume_names import file_of
 from vistruct.transforms.geometry import resized
 
@@ -29,7 +29,6 @@ Pair = tuple[Picture, Picture]  # before and after, on one grid
 PICTURES = (str, Path, Image.Image, np.ndarray, Tensor)
 
 EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-GEOTIFF = (".tif", ".tiff", ".jp2", ".img")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Scene:
     name: str
     size_hw: tuple[int, int]  # pixels
     read: Callable[[Window], Tensor]  # xyxy, pixels -> number[T, C, h, w]
-    valid: Callable[[Window], np.ndarray | None]  # bool[h, w], where there is data in its files; None: everywhere
+    valid: Callable[[Window], np.ndarray | None]  # bool[h, w], where all of its files have data; None: everywhere
 
     @property
     def whole(self) -> Window:
@@ -88,10 +87,10 @@ def scene_of(pictures: Sequence[Picture], name: str, channels: int = 3, intake: 
                 raise UserError(what, where=name, fix=fix)
         return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
-    files = [Path(picture) for picture in pictures if isinstance(picture, str | Path)]
+    files = [(Path(picture),) for picture in pictures if isinstance(picture, str | Path)]
 
     def valid(window: Window) -> np.ndarray | None:
-        return valid_pixels(files, window) if len(files) == len(pictures) else None
+        return valid_in_all(files, window, intake)
 
     return Scene(name=name, size_hw=sizes[0], read=read, valid=valid)
 

@@ -166,7 +166,9 @@ class ChatCollator:
                 if self.generate and shown and shown[-1].role == "assistant":
                     truth = shown.pop().text
                 marks = sum(turn.text.count(IMAGE_MARK) for turn in shown if turn.role == "user")
-                row = whole_row = chat.encode(shown, counts[:marks], self.tokenizer, answer=self.generate)
+                row = whole_row = chat.encode(
+                    shown, counts[:marks], self.tokenizer, begin=self.begin, answer=self.generate
+                )
                 if self.max_tokens is not None and len(row.input_ids) > self.max_tokens and not self.generate:
                     row = row.cut(self.max_tokens, self.image_token)
                     if row is None:
@@ -185,6 +187,11 @@ class ChatCollator:
                 )
             before += _answers(one)
         return out
+
+    @cached_property
+    def begin(self) -> list[int]:
+        """What every row begins with."""
+        return chat.beginning(self.tokenizer)
 
     @cached_property
     def image_token(self) -> int:

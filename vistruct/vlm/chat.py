@@ -4,6 +4,7 @@ Source: the `internvl2_5` template of InternVL (ChatML); special tokens in the o
 Differs: no system text is put in unless the sample brings one (the published one introduces another product); the
 questions about one image can stand beside each other instead of after each other (`independent`), so that one pass of
 the backbone pays for all of them and none can be answered from the answer to another.
+A tokenizer that begins every text with a token (Llama's and InternLM2's `<s>`) begins a row with it, and nothing else.
 """
 
 from __future__ import annotations
@@ -49,12 +50,27 @@ class Row:
         return Row(input_ids=self.input_ids[:most], labels=self.labels[:most])
 
 
-def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokenizer, *, answer: bool = False) -> Row:
+def beginning(tokenizer: Tokenizer) -> list[int]:
+    """What a tokenizer puts before every text of its own accord."""
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a", add_special_tokens=True)
+    return whole[: next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)]
+
+
+def encode(
+    turns: Sequence[Turn],
+    image_tokens: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    begin: Sequence[int] = (),
+    answer: bool = False,
+) -> Row:
     """Write a conversation as one row.
 
     Args:
         turns: `<image>` in users' texts marks the images; where no turn has one, a single image goes in front.
         image_tokens: for each image, how many visual tokens it has.
+        begin: tokens that the row begins with (`beginning`).
         answer: end with an open assistant turn, for generation.
 
     Raises:
@@ -63,8 +79,8 @@ def encode(turns: Sequence[Turn], image_tokens: Sequence[int], tokenizer: Tokeni
     """
     images = iter(image_tokens)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    ids: list[int] = []
-    labels: list[int] = []
+    ids: list[int] = list(begin)
+    labels: list[int] = [IGNORE] * len(begin)
 
     def extend(tokens: list[int], supervised: bool) -> None:
         if image_token in tokens:

@@ -8,7 +8,7 @@ change that never occurs, the same picture before and after, one image in two sp
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from vistruct.data.loading.parallel import in_parallel
 from vistruct.data.maps import LabelReader
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
+from vistruct.files.intake import Intake
 from vistruct.files.rasters import read_raster
 
 _JOB_RECORDS = 50
@@ -71,9 +72,10 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     for part in parts.walked.values():
         own = {record.images for record in part.records}
         if part.raster is None:
-            tally.merge(_looked_at(part))
-        else:
-            tally.merge(_tallied([record for record in some if record.images in own], coding, part.raster))
+            tally.merge(_looked_at(part, parts.part.intake))
+        elif coding is not None:
+            read = LabelReader(coding, part.raster, parts.part.intake or part.intake)
+            tally.merge(_tallied([record for record in some if record.images in own], read))
     why = "" if coding is None else refused(coding.classes, tally.pixels, named=False)
     if why:
         there = sorted(tally.seen.numbers)
@@ -115,10 +117,10 @@ def _classes(tally: PixelTally, coding: Coding | None) -> dict[str, int]:
     return {f"value {value}": count for value, count in tally.seen.numbers.most_common(20)}
 
 
-def _looked_at(part: Walked) -> PixelTally:
+def _looked_at(part: Walked, intake: Intake | None) -> PixelTally:
     """Of label rasters, which the walker has looked at; and what makes some of them unreadable."""
     files = [record.label_map for record in part.records if record.label_map is not None]
-    values = look_at(files)
+    values = look_at(part.records, intake=intake or part.intake)
     tally = PixelTally(seen=merged(values), pixels=part.pixels or Counter())
     for file in (file for file in files if file not in values):
         try:
@@ -128,24 +130,19 @@ def _looked_at(part: Walked) -> PixelTally:
     return tally
 
 
-def _tallied(
-    records: Sequence[Record], coding: Coding | None, raster: Callable[[Record], np.ndarray] | None
-) -> PixelTally:
+def _tallied(records: Sequence[Record], read: LabelReader) -> PixelTally:
     tally = PixelTally()
     jobs = [records[at : at + _JOB_RECORDS] for at in range(0, len(records), _JOB_RECORDS)]
-    for one in in_parallel(_tally, (coding, raster), jobs, label=f"label maps, x {_JOB_RECORDS}"):
+    for one in in_parallel(_tally, read, jobs, label=f"label maps, x {_JOB_RECORDS}"):
         tally.merge(one)
     return tally
 
 
-def _tally(how: tuple[Coding | None, Callable[[Record], np.ndarray] | None], records: Sequence[Record]) -> PixelTally:
-    coding, raster = how
+def _tally(read: LabelReader, records: Sequence[Record]) -> PixelTally:
     tally = PixelTally()
     for record in records:
         try:
-            if coding is None:
-                continue
-            found, counts = np.unique(LabelReader(coding, raster)(record).numpy(), return_counts=True)
+            found, counts = np.unique(read(record).numpy(), return_counts=True)
             tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         except UserError as error:
             tally.errors.append(error)

@@ -17,13 +17,15 @@ from vistruct.data.formats.volumes.cases import in_split, straddles, straddling
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.volumes import LabelGrid, check_labels, without_any_labels
 from vistruct.errors import UserError
+from vistruct.files.class_files import ClassFiles, Painting
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series
 from vistruct.files.json_files import read_cached
-from vistruct.files.volume_files import label_values, open_volume
+from vistruct.files.volume_files import label_values, open_labels, open_volume
 from vistruct.issues import IssueCounter
 
 AIR = -500  # Hounsfield units: a CT scan without anything below this has no air in it, or is in other units
+OVERLAP = "voxels in the files of two classes; the later class of the list has them"
 SPREAD = 4  # times between the finest and the coarsest spacing of one axis: more is worth a word
 
 
@@ -41,7 +43,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     for patient, own in straddling(cases).items():
         parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
-    seen = _Seen(_coding_of(parts), _is_ct(format, path), parts.part.label_grid)
+    seen = _Seen(_labels_of(parts), _is_ct(format, path), parts.part.label_grid)
     for number, case in enumerate(cases):
         try:
             seen.headers(case, parts.report)
@@ -60,7 +62,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     return Findings(counts=counts, classes=dict(seen.classes), sizes=seen.sizes(), problems=seen.hints())
 
 
-def _coding_of(parts: Parts) -> Coding | None:
+def _labels_of(parts: Parts) -> tuple[Coding | None, Painting | None]:
     """What the part or its format says; None where nothing does, which `hints` tells."""
     part = parts.part
     if (
@@ -68,15 +70,16 @@ def _coding_of(parts: Parts) -> Coding | None:
         and part.classes is None
         and find_format(parts.family.format, "volumes").coding(part.root) is None
     ):
-        return None
-    return part.coding_used(parts.report)
+        return None, None
+    return part.labels_used(parts.report)
 
 
 class _Seen:
     """What has been found out so far."""
 
-    def __init__(self, coding: Coding | None, is_ct: bool, label_grid: LabelGrid) -> None:
-        self.coding, self.is_ct, self.label_grid = coding, is_ct, label_grid
+    def __init__(self, labels: tuple[Coding | None, Painting | None], is_ct: bool, label_grid: LabelGrid) -> None:
+        (self.coding, self.painting), self.is_ct, self.label_grid = labels, is_ct, label_grid
+        coding = self.coding
         names = coding.classes if coding is not None else ()
         self.classes: Counter[str] = Counter(dict.fromkeys(names, 0))
         self.shapes: list[tuple[int, int, int]] = []
@@ -99,7 +102,7 @@ class _Seen:
         if case.label is None:
             report.note(WITHOUT_LABELS, case.name)
         else:
-            check_labels(volumes[0], open_volume(case.label), self.label_grid, report)
+            check_labels(volumes[0], case.label, self.label_grid, report, self.painting)
 
     def voxels(self, case: VolumeCase) -> None:
         """Of the first modality, and of the labels."""
@@ -116,7 +119,14 @@ class _Seen:
             f"{case.name} ({case.split})" if case.split else case.name
         )
         if case.label is not None:
-            self.labels(case, label_values(open_volume(case.label)))
+            labels = open_labels(case.label, painting=self.painting)
+            if not isinstance(labels, ClassFiles):
+                self.labels(case, label_values(labels))
+                return
+            painted, lost = labels.painted()
+            for (name, other), number in sorted(lost.items()):
+                self.found[OVERLAP].append(f"{case.name}: {number} of {other} are {name}")
+            self.labels(case, painted)
 
     def labels(self, case: VolumeCase, values: np.ndarray) -> None:
         """Voxels by class."""

@@ -139,9 +139,11 @@ def find_annotation(path: Path) -> Path:
     if not path.is_dir():
         raise UserError("no such file or folder", where=path, fix="check the path")
     files = next((found for folder in (path, path / "annotations") if (found := _json_files(folder))), [])
-    if len(files) == 1:
-        return files[0]
-    if files and not all(json_kind(file) == "coco" for file in files):
+    kinds = {file: json_kind(file) for file in files}
+    if len(files) == 1:  # it may lie beside what is meant, as notes.json does
+        return path if kinds[files[0]] is None and matching(path, "boxes") else files[0]
+    is_talk, are_coco = bool({"chat", "mix"} & {*kinds.values()}), all(kind == "coco" for kind in kinds.values())
+    if files and not are_coco and (is_talk or not {*kinds.values()} - {None, "coco"}):
         names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
         raise UserError(f"{len(files)} annotation files: {names}", where=files[0].parent, fix=f"name one: {files[0]}")
     if not matching(path, "boxes"):

@@ -20,6 +20,7 @@ import numpy as np
 
 from vistruct.contracts import Record
 from vistruct.errors import UserError
+from vistruct.files.class_files import Painting
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
@@ -40,6 +41,7 @@ class Ask:
     drop: tuple[str, ...] = ()  # classes that are left out
     as_written: bool = False  # boxes: truths of a measure by others' rules, which mends nothing
     missing: Literal["stop", "drop"] = "stop"  # what an annotated image that is not on disk does
+    class_field: str | None = None  # boxes: which field of an object (or column) says its class; None: found
     masks: bool = False  # boxes: whether masks of the objects are wanted, as a head that learns them does
     # Label maps:
     labels: str | None = None  # folder of the label rasters below the root
@@ -47,6 +49,7 @@ class Ask:
     label_suffix: str | None = None
     coding: Coding | None = None
     kept: Path | None = None  # folder that keeps for the next start which values the labels have
+    intake: Intake | None = None  # of the images, whose pixels without data do not count
     coordinates: Literal["checked", "ignored"] = "checked"  # whether image and labels must lie on the same pixels
     fill: Literal["masks", "boxes"] = "masks"  # of annotations of objects: what is painted
     # Volumes:
@@ -68,7 +71,7 @@ class VolumeCase:
     name: str  # unique in its data set
     patient: str  # two cases of one patient are never in two splits
     images: dict[str, Path]  # by modality, "" where there is only one
-    label: Path | None = None
+    label: Path | None = None  # a volume, or a folder with a file for each class (see `Format.painting`)
     split: str = ""  # by the name it has on disk in small letters; "": the data set has none
 
 
@@ -132,3 +135,4 @@ class Format:
     modalities: tuple[str, ...] = ()  # names of the volumes that a case has, in the usual order; (): one, or unknown
     intake: Intake | None = None  # values that become black and white, unless the user says others; None: nobody knows
     coding: Callable[[Path], Coding | None] = no_coding  # what the label values mean, where a file there says it
+    painting: Callable[[Path, Ask, IssueCounter], tuple[Coding, Painting]] | None = None  # of labels in files by class

@@ -9,18 +9,20 @@ from typing import Literal
 
 from vistruct.errors import UserError
 
-JsonKind = Literal["coco", "chat", "mix", "geojson"]
+Tool = Literal["label studio", "labelme", "via", "datumaro", "supervisely"]
+JsonKind = Literal["coco", "chat", "mix", "geojson"] | Tool
 
 _HEAD = 64 * 1024  # bytes looked at
-_COCO_KEYS = {"images", "annotations", "categories"}
+_COCO_KEYS = {"images", "annotations"}  # categories alone are notes, as Label Studio puts them beside YOLO labels
 _CHAT_KEYS = {"conversations", "messages", "conversation", "dialogue", "dialog"}
 _QUESTIONS = {"query", "question", "prompt", "instruction", "problem", "input"}
 _ANSWERS = {"response", "answer", "output", "completion", "solution", "chosen"}
+_VIA = re.compile(r'\{\s*"[^"]*"\s*:\s*\{\s*"(filename|fileref)"\s*:')  # an image, by its name and size
 _FOUND = {"image_id", "category_id", "bbox", "segmentation", "keypoints", "score"}  # of a detector's result
 
 
 def json_kind(file: Path) -> JsonKind | None:
-    """COCO, conversations, a mix of data sets, or GeoJSON; None where the beginning does not say.
+    """COCO, the export of a tool, conversations, a mix of data sets, or GeoJSON; None where the beginning does not say.
 
     Raises:
         UserError: it cannot be read.
@@ -30,6 +32,9 @@ def json_kind(file: Path) -> JsonKind | None:
             head = opened.read(_HEAD).decode("utf-8-sig", errors="replace").lstrip()
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", where=file, fix="check path and permissions") from error
+    tool = _tool(head)
+    if tool is not None:
+        return tool
     if head.startswith("["):
         return "chat" if _is_talk(head[1:].lstrip()) else None
     first = _first_value(head)
@@ -44,6 +49,26 @@ def json_kind(file: Path) -> JsonKind | None:
     if first and all(isinstance(entry, dict) and "annotation" in entry for entry in first.values()):
         return "mix"
     return "coco" if _COCO_KEYS & set(first) else None
+
+
+def _tool(head: str) -> Tool | None:
+    """The annotation tool whose export begins like this."""
+    if head.startswith("["):
+        keys = set(_top_keys(head[1:]))
+        is_export = "data" in keys and bool(keys & {"annotations", "predictions", "completions"})
+        return "label studio" if is_export or {"annotation_id", "lead_time"} <= keys else None
+    if not head.startswith("{"):
+        return None
+    keys = set(_top_keys(head))
+    if "shapes" in keys and keys & {"imagePath", "imageData", "flags", "version"}:
+        return "labelme"
+    if "_via_img_metadata" in keys or "_via_settings" in keys or _VIA.match(head):
+        return "via"
+    if "dm_format_version" in keys or ("items" in keys and "categories" in keys):
+        return "datumaro"
+    if "categories" in keys and re.search(r'"categories"\s*:\s*\{', head):
+        return "datumaro"
+    return "supervisely" if {"objects", "size"} <= keys and keys & {"tags", "description"} else None
 
 
 def _first_value(text: str) -> object:

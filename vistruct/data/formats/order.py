@@ -45,7 +45,7 @@ def class_order(
     names = set(found)
     if asked is not None:
         for name in (name for name in found if name not in asked):
-            what = f"no class {name!r} is asked for; the data have {_listed(list(found))}"
+            what = f"no class {name!r} is asked for, but {_listed(asked)}; these data have it"
             word, like = shlex.quote(name), shlex.quote(nearest(name, asked) or next(iter(asked), "NEW"))
             stop(
                 UserError(what, where=where, fix=f"--drop {word} leaves it out; --join {like}={word} makes it another")
@@ -78,12 +78,13 @@ def choose(
         found: the classes of the data.
         used: those of them that occur; None: all. One that does not occur may be missing from those asked for.
         stop: told of a class that occurs and is not asked for, where `ask.others` stop; of a name to join or drop
-            that the data do not have, where no list of classes decides in any case.
+            that the data do not have and have one much like it, where no list of classes decides in any case. Others
+            are counted: a split need not have every class.
     """
     joined = {old: new for new, names in ask.join.items() for old in names}
     for name in [*joined, *ask.drop]:
         if name not in found and name not in ask.join:
-            if ask.classes is None:
+            if ask.classes is None and nearest(name, found) is not None:  # a typo, it seems
                 what = f"no class {name!r} to join or drop; the data have {_listed(found)}"
                 stop(UserError(what, where=where, fix=closest(name, found)))
             else:  # a part of a data set need not have every class

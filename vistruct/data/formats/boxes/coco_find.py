@@ -9,17 +9,17 @@ Known layouts, S being a split:
 
 from __future__ import annotations
 
-import filecmp
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vistruct.data.formats.boxes.image_names import ImageFolder
+from vistruct.data.formats.boxes.image_names import ImageFolder, same_file
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.errors import UserError
 
 _FOLDERS = ("annotations", "Annotations", "annotation")
 _NAMELESS = {"annotations", "_annotations", "_annotations.coco", "coco", "labels", "instances", "annotations_coco"}
+_BESIDE = {*_FOLDERS, "Main", "labels", "label", "json", "jsons", "labelme", "ann"}  # folders beside those of images
 _TRIED = 20  # images looked for in each folder
 
 
@@ -72,7 +72,7 @@ def find_images(annotation: Path, names: Sequence[str]) -> Path:
     """
     base = annotation.parent
     words = _words(annotation.stem)
-    tops = [base, base.parent] if base.name in _FOLDERS or base.name == "Main" else [base]
+    tops = [base, base.parent] if base.name in _BESIDE else [base]
     tops += [base.parent.parent] if base.name == "Main" else []  # ImageSets/Main
     places = [base]
     for top in tops:
@@ -87,7 +87,7 @@ def find_images(annotation: Path, names: Sequence[str]) -> Path:
     if len(found[base]) == len(tried):
         return base
     for files in found.values():
-        other = next((name for name, file in files.items() if not _same(file, found[best].get(name, file))), None)
+        other = next((name for name, file in files.items() if not same_file(file, found[best].get(name, file))), None)
         if other is not None:
             where = f"{annotation}: {found[best][other]}, {files[other]}"
             fix = f"name the folder that is meant: --images {best}"
@@ -98,10 +98,6 @@ def find_images(annotation: Path, names: Sequence[str]) -> Path:
 def _found(place: Path, names: Sequence[str]) -> dict[str, Path]:
     folder = ImageFolder(place, is_named=False)
     return {name: file for name in names if (file := folder.find(name)) is not None}
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one == other or one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def _is_coco(file: Path) -> bool:

@@ -6,6 +6,7 @@ rule. Its end is looked for in the folder of the images; the record is called by
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Sequence
@@ -34,6 +35,11 @@ def parts_of(name: str) -> list[str]:
     """The folders and the file of a path or URL, without what leads to the root and up."""
     path = unquote(urlsplit(name).path) if _URL.match(name) else re.sub(r"^[A-Za-z]:", "", name)
     return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file, or to copies of one."""
+    return one == other or one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def record_ids(names: Sequence[str]) -> list[str]:

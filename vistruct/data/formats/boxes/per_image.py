@@ -114,7 +114,7 @@ def _pages(
     """What all annotation files together say."""
     paths = _find_images(sources, report, stop, ask.missing, is_all=is_all)
     with ThreadPoolExecutor(_READERS) as pool:
-        sizes = list(pool.map(_size, paths.values()))
+        sizes = list(pool.map(size_or_error, paths.values()))
     ids = record_ids(list(paths.values()), root)
     told = _Told()
     with tracking("annotation files", 0, len(paths), quiet=len(paths) < _MANY) as show:
@@ -127,7 +127,7 @@ def _pages(
             except UserError as error:
                 stop(error)
                 continue
-            if _size_agrees(page, size_hw, annotation, report, stop, size_may_be_turned):
+            if size_agrees(page.size_hw, size_hw, annotation, report, stop, size_may_be_turned):
                 found = ImageObjects(record_id, path, size_hw, page.notes, as_written=ask.as_written)
                 for shape in page.shapes:
                     told.look_at(shape, size_hw)
@@ -225,26 +225,31 @@ def _by_stem(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return {stem: list(dict.fromkeys(paths)) for stem, paths in index.items()}  # a folder may lie in another one
 
 
-def _size(path: Path) -> tuple[int, int] | UserError:
+def size_or_error(path: Path) -> tuple[int, int] | UserError:
     try:
         return image_size(path)
     except UserError as error:
         return error
 
 
-def _size_agrees(
-    page: Page, size_hw: tuple[int, int], annotation: Path, report: IssueCounter, stop: Stop, may_be_turned: bool
+def size_agrees(
+    told_hw: tuple[int, int] | None,
+    size_hw: tuple[int, int],
+    annotation: object,
+    report: IssueCounter,
+    stop: Stop,
+    may_be_turned: bool = False,
 ) -> bool:
     """Shapes drawn on an image of another size would all be wrong, so this is no matter for a count."""
-    if page.size_hw is None or page.size_hw == size_hw:
+    if told_hw is None or told_hw == size_hw:
         return True
-    if may_be_turned and page.size_hw == size_hw[::-1]:
+    if may_be_turned and told_hw == size_hw[::-1]:
         report.note(TURNED_SIZE, str(annotation), "repaired")
         return True
     what = "an annotation file for an image of another size"
-    told = f"it says {page.size_hw[1]} x {page.size_hw[0]} pixels, the image has {size_hw[1]} x {size_hw[0]}"
+    told = f"it says {told_hw[1]} x {told_hw[0]} pixels, the image has {size_hw[1]} x {size_hw[0]}"
     fix = "its boxes would be wrong: use the image that was annotated, or correct the size"
-    if page.size_hw == size_hw[::-1]:
+    if told_hw == size_hw[::-1]:
         fix = "its boxes may belong to the image before its EXIF rotation: save the image without one and check"
     stop(UserError(what, where=f"{annotation}: {told}", fix=fix))
     return False

@@ -49,7 +49,7 @@ _FOLDERS = ("train_images", "images", "val_images", ".")
 def looks_like(path: Path) -> bool:
     """Whether it is a GeoJSON whose first features have xView's keys, or a folder with one."""
     try:
-        return _has_keys(_file(Path(path)))
+        return has_keys(_file(Path(path)))
     except UserError:
         return False
 
@@ -95,7 +95,8 @@ def _file(path: Path) -> Path:
     return files[0]
 
 
-def _has_keys(file: Path) -> bool:
+def has_keys(file: Path) -> bool:
+    """Whether a file is a GeoJSON as xView's is."""
     if json_kind(file) != "geojson":
         return False
     with open(file, encoding="utf-8-sig", errors="replace") as opened:

@@ -76,7 +76,7 @@ def merged(values: Values) -> Seen:
 
 def seen_in(records: Sequence[Record], ask: Ask) -> Seen:
     """What is in the label rasters of some records; those that cannot be read are passed over (reading says it)."""
-    return merged(look_at([record.label_map for record in records if record.label_map is not None], ask.kept))
+    return merged(look_at(records, ask.kept, ask.intake))
 
 
 def fitting(records: Sequence[Record], codings: Sequence[Coding], where: object, ask: Ask) -> Coding:
@@ -107,7 +107,7 @@ def change_coding(root: Path, records: Sequence[Record], ask: Ask, report: Issue
         UserError: others, which could be coded in any way; shows the values there are.
     """
     files = [record.label_map for record in records if record.label_map is not None]
-    found = look_at(files, ask.kept)
+    found = look_at(records, ask.kept, ask.intake)
     seen = merged(found)
     numbers = Counter(seen.numbers)
     for colour, count in seen.colours.items():

@@ -16,6 +16,7 @@ from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
 
 ALL_IGNORED = "label map of which no pixel counts"
+NO_DATA = "label map whose image has pixels without data, which do not count"
 NO_PIXEL = "class without a pixel here, which is in no mean"
 
 
@@ -28,7 +29,7 @@ def with_pixels(walked: Walked, ask: Ask, report: IssueCounter, stop: Stop) -> W
     files = [record.label_map for record in walked.records if record.label_map is not None]
     if coding is None or walked.raster is not None or not files:
         return walked
-    values = look_at(files, ask.kept)
+    values = look_at(walked.records, ask.kept, ask.intake or walked.intake)
     strange: dict[tuple[str, str], list[Path]] = defaultdict(list)
     pixels: Counter[int] = Counter()
     for file, found in values.items():
@@ -40,8 +41,11 @@ def with_pixels(walked: Walked, ask: Ask, report: IssueCounter, stop: Stop) -> W
         own: Counter[int] = Counter()
         for number, count in zip(classes.tolist(), found.counts.values(), strict=True):
             own[number] += count
+        own[IGNORED] += found.hidden
         pixels += own
-        if set(own) == {IGNORED}:
+        if found.hidden:
+            report.note(NO_DATA, str(file), "kept")
+        if set(+own) == {IGNORED}:
             report.note(ALL_IGNORED, str(file), "kept")
     for (what, fix), places in strange.items():
         _tell(f"{what} in {len(places)} of {len(values)} label maps", places, fix, stop)

@@ -14,12 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from vistruct.contracts import RGB
+from vistruct.contracts import RGB, Record
 from vistruct.errors import UserError
+from vistruct.files.geo import images_of
+from vistruct.files.images import image_size
+from vistruct.files.intake import Intake
+from vistruct.files.raster_files import may_lack_data, valid_in_all
 from vistruct.files.rasters import read_raster
 from vistruct.files.text import write_text
 from vistruct.progress import tracking
@@ -39,6 +44,7 @@ class FileValues:
     counts: Mapping[int, int]
     is_colour: bool = False
     others: int = 0  # pixels of values beyond the commonest
+    hidden: int = 0  # pixels where an image has no data, which are counted nowhere; a value that is only there has 0
 
     def raster(self) -> np.ndarray:
         """Each value once, as a raster of one row that a coding decodes."""
@@ -64,11 +70,17 @@ class FileValues:
 
 Values = dict[Path, FileValues]
 
-_known: dict[tuple[str, int, int], FileValues] = {}  # of this process, by path, time and size
+Stamp = tuple[str, int, int]
+
+_known: dict[Stamp, FileValues] = {}  # of this process, by path, time and size
 
 
-def values_of(raster: np.ndarray) -> FileValues:
-    """Of integer[H, W] or uint8[H, W, 3]. Runs of equal pixels are counted as one, which masks are made of."""
+def values_of(raster: np.ndarray, valid: np.ndarray | None = None) -> FileValues:
+    """Of integer[H, W] or uint8[H, W, 3]. Runs of equal pixels are counted as one, which masks are made of.
+
+    Args:
+        valid: bool[H, W], the pixels that are counted; None: all.
+    """
     is_colour = raster.ndim == 3
     rows = max(1, _STRIP // max(1, raster.shape[1]))
     counts: Counter[int] = Counter()
@@ -77,64 +89,92 @@ def values_of(raster: np.ndarray) -> FileValues:
         flat = (strip.astype(np.int32) @ np.array([65536, 256, 1], np.int32) if is_colour else strip).ravel()
         starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
         found, inverse = np.unique(flat[starts], return_inverse=True)
-        pixels = np.bincount(inverse.ravel(), weights=np.diff(starts, append=len(flat)))
+        lengths = np.diff(starts, append=len(flat))
+        if valid is not None:
+            lengths = np.add.reduceat(valid[y : y + rows].ravel(), starts, dtype=np.int64)
+        pixels = np.bincount(inverse.ravel(), weights=lengths)
         counts.update(dict(zip(found.tolist(), pixels.astype(np.int64).tolist(), strict=True)))
     common = dict(sorted(counts.most_common(_MOST)))
-    return FileValues(common, is_colour, counts.total() - sum(common.values()))
+    hidden = 0 if valid is None else int(valid.size - np.count_nonzero(valid))
+    return FileValues(common, is_colour, counts.total() - sum(common.values()), hidden)
 
 
-def look_at(files: Sequence[Path], kept: Path | None = None) -> Values:
-    """The values of label rasters; without those that cannot be read, which reading says.
+def look_at(records: Sequence[Record], kept: Path | None = None, intake: Intake | None = None) -> Values:
+    """The values of the label rasters of records; without those that cannot be read, which reading says.
 
     Args:
         kept: folder that keeps what was found for the next start.
+        intake: of the images, which say where there are no data.
     """
-    stamps = {file: stamp for file in dict.fromkeys(files) if (stamp := _stamp(file)) is not None}
-    if kept is not None:
-        _recall(kept / KEPT)
-    new = {file: stamp for file, stamp in stamps.items() if stamp not in _known}
-    with ThreadPoolExecutor(_READERS) as pool, tracking("label values", 0, len(new), quiet=len(new) < _MANY) as show:
-        for done, (stamp, found) in enumerate(zip(new.values(), pool.map(_look, new), strict=True), 1):
-            show(done, "")
-            if found is not None:
-                _known[stamp] = found
+    look = partial(_look, intake=intake)
+    own = {record.label_map: record for record in records if record.label_map is not None}
+    with ThreadPoolExecutor(_READERS) as pool:
+        asked = zip(own.items(), pool.map(partial(_stamp, intake=intake), own.values()), strict=True)
+        stamps = {file: (stamp, record) for (file, record), stamp in asked if stamp is not None}
+        if kept is not None:
+            _recall(kept / KEPT)
+        new = {stamp: record for stamp, record in stamps.values() if stamp not in _known}
+        with tracking("label values", 0, len(new), quiet=len(new) < _MANY) as show:
+            for done, (stamp, found) in enumerate(zip(new, pool.map(look, new.values()), strict=True), 1):
+                show(done, "")
+                if found is not None:
+                    _known[stamp] = found
     if kept is not None and new:
-        _keep(kept / KEPT, stamps.values())
-    return {file: _known[stamp] for file, stamp in stamps.items() if stamp in _known}
+        _keep(kept / KEPT, [stamp for stamp, _ in stamps.values()])
+    return {file: _known[stamp] for file, (stamp, _) in stamps.items() if stamp in _known}
 
 
-def _look(file: Path) -> FileValues | None:
+def _look(record: Record, intake: Intake | None) -> FileValues | None:
+    assert record.label_map is not None
     try:
-        return values_of(read_raster(file))
+        raster = read_raster(record.label_map)
+        return values_of(raster, _valid(record, raster.shape[:2], intake))
     except UserError:
         return None
 
 
-def _stamp(file: Path) -> tuple[str, int, int] | None:
+def _valid(record: Record, size_hw: tuple[int, ...], intake: Intake | None) -> np.ndarray | None:
+    """bool[H, W], where all images of a record have data; None: everywhere, or they are of another size."""
+    height, width = size_hw
+    images = [files for files in images_of(record) if may_lack_data(files, intake)]
+    if not images or any(image_size(files[0]) != (height, width) for files in images):
+        return None
+    rows = max(1, _STRIP // width)
+    parts = [valid_in_all(images, (0, y, width, min(y + rows, height)), intake) for y in range(0, height, rows)]
+    return np.concatenate([part for part in parts if part is not None])
+
+
+def _stamp(record: Record, intake: Intake | None) -> Stamp | None:
+    """Of a label raster; and, where its images may lack data, of them: paths, times and sizes together."""
+    assert record.label_map is not None
+    files = [record.label_map]
+    with suppress(UserError):  # an image that cannot be read, which reading says
+        files += [file for own in images_of(record) if may_lack_data(own, intake) for file in own]
     try:
-        status = os.stat(file)
+        found = [os.stat(file) for file in files]
     except OSError:
         return None
-    return os.path.abspath(file), status.st_mtime_ns, status.st_size
+    times, sizes = sum(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
+    return os.pathsep.join(map(os.path.abspath, files)), times, sizes
 
 
 def _recall(file: Path) -> None:
     """What an earlier start kept; nothing where there is none, or it is damaged."""
     try:
-        for path, time, size, is_colour, others, values in json.loads(file.read_text()):
+        for path, time, size, is_colour, others, hidden, values in json.loads(file.read_text()):
             counts = {int(value): int(count) for value, count in values}
-            _known[str(path), int(time), int(size)] = FileValues(counts, bool(is_colour), int(others))
+            _known[str(path), int(time), int(size)] = FileValues(counts, bool(is_colour), int(others), int(hidden))
     except (OSError, ValueError, TypeError, RecursionError):
         return
 
 
-def _keep(file: Path, stamps: Iterable[tuple[str, int, int]]) -> None:
+def _keep(file: Path, stamps: Iterable[Stamp]) -> None:
     """Beside what is there already (of the other splits)."""
     old = set(stamps)
     with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):  # there is none, or it is damaged
         old |= {(str(row[0]), int(row[1]), int(row[2])) for row in json.loads(file.read_text())}
     rows = [
-        [*stamp, one.is_colour, one.others, list(one.counts.items())]
+        [*stamp, one.is_colour, one.others, one.hidden, list(one.counts.items())]
         for stamp in sorted(old)
         if (one := _known.get(stamp)) is not None
     ]

@@ -53,7 +53,7 @@ def cases(root: Path, wanted: Sequence[str] = (), stop: Stop = stop_here) -> lis
         wanted: modalities that somebody asks for; they tell cases and modalities apart where names do not.
     """
     found: list[VolumeCase] = []
-    for images, labels, split in _folders(root):
+    for images, labels, split in folders_of(root):
         found += paired_cases(images, labels, split, root, wanted)
     return found or _side_by_side(root, wanted, stop)
 
@@ -142,7 +142,7 @@ def patient_of(name: str, root: Path) -> str:
     return f"{root.resolve().name}/{match[1] if match else name}"
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, Path | None, str]]:
+def folders_of(root: Path) -> Iterator[tuple[Path, Path | None, str]]:
     """Folders of volumes, those of their labels, and the name of the split."""
     for ending, split in SPLITS.items():
         if (root / f"images{ending}").is_dir():
