@@ -87,6 +87,43 @@ def test_eval_measures_other_data_and_writes_its_numbers(
     assert json.loads(Path(value["written"]).read_text()) == value["evaluations"]
 
 
+def test_eval_of_the_files_that_a_model_wrote_has_the_numbers_of_the_model(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "below" / "a.jpg").unlink()
+    truth, out = pictures / "truth.json", tmp_path / "out"
+    by_model = json.loads(run_main(capsys, "eval", run_dir, "--data", truth, "--json")[1])["evaluations"]["truth"]
+    run_main(capsys, "predict", run_dir, pictures, "--out", out, "--format", "all")
+    by_folder = json.loads(run_main(capsys, "eval", out, "--data", truth, "--json")[1])["evaluations"]["truth"]
+    by_zip = json.loads(run_main(capsys, "eval", out / "dota" / "Task2.zip", "--data", truth, "--json")[1])
+    assert by_folder == pytest.approx(by_model, abs=1e-6, nan_ok=True)
+    assert by_zip["evaluations"]["truth"] == pytest.approx(by_model, abs=0.02, nan_ok=True)
+    with pytest.raises(UserError, match="no truth is given"):
+        main(["eval", str(out), "--debug"])
+    with pytest.raises(UserError, match="said of predictions in files"):
+        main(["eval", str(run_dir), "--patches", "{name}_{x}_{y}", "--debug"])
+
+
+def test_a_submission_about_patches_is_about_their_whole_image(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, tmp_path: Path
+) -> None:
+    """And it is what the scorer counts: a line for each detection that is left, in pixels of the whole image."""
+    scene = Image.open(trees().test.with_suffix(".jpg")).crop((0, 0, 160, 100))
+    (tmp_path / "patches").mkdir()
+    for x in (0, 60):
+        scene.crop((x, 0, x + 100, 100)).save(tmp_path / "patches" / f"P7__1__{x}___0.png")
+    assert (
+        run_main(capsys, "predict", run_dir, tmp_path / "patches", "--out", tmp_path / "out", "--format", "all")[0] == 0
+    )
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    lines = [line.split() for line in (tmp_path / "out" / "dota" / "Task2_tree.txt").read_text().splitlines()]
+    assert {line[0] for line in lines} == {"P7"}
+    assert 0 < len(lines) < len(found["annotations"])  # those in both patches once
+    best = max(found["annotations"], key=lambda one: one["score"])
+    offset = 60 * (found["images"][best["image_id"] - 1]["file_name"] == "P7__1__60___0.png")
+    assert float(lines[0][2]) == pytest.approx(best["bbox"][0] + offset, abs=0.01)
+
+
 def test_eval_asks_for_the_split_that_only_training_has_named(
     capsys: pytest.CaptureFixture[str], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

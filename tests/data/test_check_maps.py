@@ -72,7 +72,10 @@ def test_pixels_are_counted_by_class_in_all_splits_or_in_one(tmp_path: Path) -> 
     assert (both.splits, one.splits) == (("train", "val"), ("val",))
     assert both.counts["label maps decoded"] == 2
     assert check(tmp_path, decode_at_most=1).counts["label maps decoded"] == 1
-    assert both.sizes == {"image pixels": "8 x 6 to 8 x 6"}
+    assert both.sizes == {
+        "paired folders": "train/images -> train/masks; val/images -> val/masks",
+        "image pixels": "8 x 6 to 8 x 6",
+    }
 
 
 def test_a_mask_of_0_and_255_read_as_classes_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -84,6 +85,19 @@ def test_an_object_that_several_windows_see_comes_back_once_and_in_its_place() -
         order = found.objects.boxes_xyxy[:, 0].argsort()
         assert found.objects.boxes_xyxy[order].tolist() == [[50, 40, 80, 70], [190, 110, 210, 140]]
         assert found.window_xyxy is None
+
+
+def test_where_a_file_has_no_data_nothing_is_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels, file = scene().numpy(), tmp_path / "a.tif"
+    pixels[:, 100:, 130:] = 255
+    mask = np.full((150, 230), 255, np.uint8)
+    mask[:, 120:] = 0  # the second object lies in it, and windows
+    with rasterio.open(file, "w", driver="GTiff", height=150, width=230, count=3, dtype="uint8") as out:
+        out.write(pixels)
+        out.write_mask(mask)
+    found = finder(Tiles(size=64, overlap=32)).predict(file)
+    assert found.objects.boxes_xyxy.tolist() == [[50, 40, 80, 70]]
+    assert "windows have no data and are not searched" in capsys.readouterr().err
 
 
 def test_the_training_datas_resize_is_undone() -> None:

@@ -33,6 +33,7 @@ def command(
     """Count everything in a data set; find broken, empty, duplicate and misplaced annotations.
 
     Boxes as COCO, DOTA, VOC, DIOR, DIOR-R, FAIR1M, HRSC2016, YOLO or xView; masks, oriented boxes and key points too.
+    Exports of CVAT, Label Studio, labelme, VIA, Datumaro, Supervisely, Roboflow; csv of boxes; GeoJSON over a scene.
     Label maps as folders of masks, iSAID, LoveDA, UAVid, Potsdam, Vaihingen, SpaceNet; pairs as LEVIR-CD, WHU-CD, SVCD,
     S2Looking, OSCD. Volumes as NIfTI or DICOM. Classes as a folder for each, lists or csv.
     Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. What training is

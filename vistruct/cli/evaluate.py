@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +20,26 @@ from vistruct.errors import UserError
 if TYPE_CHECKING:
     from vistruct.config import Eval, Run
 
+
+class Coded(StrEnum):
+    """What the values of predicted label maps are."""
+
+    auto = "auto"
+    labels = "labels"
+    classes = "classes"
+
+
 TALK = {"chat": "jsonl", "mix": "mix"}  # kinds of conversations, and what they call their file
 
 
 @grouped
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or its model directory.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|PREDICTIONS", help="A run directory or its model directory; or predictions, see below."
+        ),
+    ],
     reading: Reading,
     values: PixelValues,
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
@@ -35,15 +50,36 @@ def command(
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
     flip: FlipOption = None,
     scale: ScaleOption = None,
+    patches: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE", help="Predictions: how patches are called, '{name}_{x}_{y}'; joined to whole images."
+        ),
+    ] = None,
+    coded: Annotated[
+        Coded, typer.Option(help="Predicted label maps: values as in the labels, or numbers of classes from 0.")
+    ] = Coded.auto,
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
 ) -> None:
-    """Measure a trained model, on its own evaluation data or on other data."""
+    """Measure a trained model, on its own evaluation data or on other data; or predictions that lie in files.
+
+    With --data TRUTH, predictions of any program are measured without a model: COCO results, predictions.json,
+    DOTA's Task1 and Task2 files, YOLO rows with scores, a folder of masks or of label volumes; or a zip of these.
+    """
+    from vistruct.files.owned import Owned
+
+    if not is_run(run):
+        asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale}
+        _score(run, data, split, reading, values, patches, coded, json, [flag for flag, one in asked.items() if one])
+        return
+    if patches is not None or coded != Coded.auto:
+        what = "--patches and --coded are said of predictions in files"
+        raise UserError(what, where=run, fix="vistruct predict RUN IMAGES --out OUT; vistruct eval OUT --data TRUTH")
     from vistruct.checkpoint.load import load_model
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
     from vistruct.engine.evaluate import asked_of, keep_measured, measure
     from vistruct.engine.run import for_classes
-    from vistruct.files.owned import Owned
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
     from vistruct.metrics.means import partial_means
 
@@ -89,6 +125,42 @@ def command(
         return
     show(results)
     made(file)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run or a model, finished or not; else it is taken for predictions."""
+    return any((path / name).exists() for name in ("run.yaml", "model.json", "model")) or not path.exists()
+
+
+def _score(
+    path: Path,
+    data: Path | None,
+    split: str | None,
+    reading: Reading,
+    values: PixelValues,
+    patches: str | None,
+    coded: Coded,
+    json: bool,
+    unused: Sequence[str],
+) -> None:
+    """Measure predictions that lie in files, and print the numbers."""
+    from vistruct.data.at_path import part_at
+    from vistruct.metrics.predicted import score
+
+    if data is None:
+        what = "neither a run nor a model; and of predictions in files, no truth is given"
+        raise UserError(what, where=path, fix=f"vistruct eval {path} --data TRUTH")
+    if unused:
+        raise UserError(f"{unused[0]} is said of a model, and these are predictions", where=path, fix="leave it out")
+    found = score(path, part_at(data, reading, values, split=split), patches=patches, coded=coded.value)
+    name = name_of(data, split)
+    note(f"{name}: {found.metric}, predictions of {path}")
+    for line in (*found.read.lines(), *found.left.lines()):
+        note(line)
+    if json:
+        as_json({"evaluations": {name: found.numbers}, "counted": dict(found.read.counts + found.left.counts)})
+    else:
+        show({name: found.numbers})
 
 
 def show(results: Mapping[str, Mapping[str, float]]) -> None:

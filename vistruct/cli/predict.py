@@ -53,7 +53,7 @@ def command(
         typer.Option(
             metavar="NAME",
             help="Files to write; repeat. On the map: geojson, gpkg. Boxes: coco, dota, fair1m. Classes of pixels: "
-            "png, color, geotiff, loveda, uavid, isaid. Volumes: nifti. Or all.",
+            "png, color, geotiff, loveda, uavid, isaid. Volumes: nifti, dicomseg. Or all.",
         ),
     ] = None,
     probabilities: Annotated[

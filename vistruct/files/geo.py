@@ -261,7 +261,8 @@ def _chosen(paths: Sequence[Path], intake: Intake | None) -> Bands:
     if len(paths) > 1 or not header.is_colour:
         what = f"{describe(paths)}, where 8-bit grey or RGB is expected"
         is_range_clear = all(kind == "uint8" for kind in header.types)
-        fix = "say which bands are red, green and blue: --bands 1,2,3" if is_range_clear else SAY
+        few = "--bands 1" if len(bands) < 3 else "--bands 1,2,3"
+        fix = f"say which bands are the colours: {few}" if is_range_clear else SAY
         raise UserError(what, where=paths[0], fix=fix)
     return [band for band, is_alpha in zip(bands, header.is_alpha, strict=True) if not is_alpha]
 

@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from vistruct.contracts import Record, Window
@@ -65,7 +67,7 @@ def read_image(
     if is_windowed(path):
         if crc32 is not None:
             _check_bytes(path, crc32)
-        return read_bands(path, window_xyxy, None).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        return _side_by_side(read_bands(path, window_xyxy, None))
     image = _cache.get(path, crc32)
     if window_xyxy is None:
         return image.clone()
@@ -125,6 +127,14 @@ def check_pixels(path: Path, intake: Intake | None = None) -> None:
 def clear_cache() -> None:
     """Forget every decoded image of this process."""
     _cache.clear()
+
+
+def _side_by_side(image: Tensor) -> Tensor:
+    """The same with the colours of a pixel side by side in memory; by channel, several times as fast as at once."""
+    pixels = np.empty((*image.shape[1:], len(image)), np.uint8)
+    for channel, values in enumerate(image.numpy()):
+        pixels[..., channel] = values
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _check_bytes(path: Path, crc32: int) -> None:

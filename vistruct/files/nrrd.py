@@ -70,7 +70,7 @@ class Nrrd:
             if not self.is_packed:
                 return np.memmap(self.data, self.dtype, "r", offset=self.offset, shape=shape, order="F")
             packed = self.data.read_bytes()[self.offset :]
-            content = zlib.decompressobj(31).decompress(
+            content = zlib.decompressobj(47).decompress(
                 packed, number * self.dtype.itemsize
             )  # no more than the header says
             return np.frombuffer(content, self.dtype, number).reshape(shape, order="F")

@@ -68,6 +68,12 @@ def driver_of(path: Path) -> str | None:
     Raises:
         UnreadableImage: no such file.
     """
+    return _driver(stamp_of(path))
+
+
+@functools.lru_cache(maxsize=65536)
+def _driver(stamp: Stamp) -> str | None:
+    path = Path(stamp[0])
     if place_of(path) is not None:  # in base64: Pillow decodes it
         return None
     try:

@@ -22,10 +22,11 @@ from vistruct.files.class_files import ClassFiles, Painting, class_files
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series, is_series, open_series
 from vistruct.files.intake import FROM_TAGS, Intake
+from vistruct.files.metaimage import open_metaimage
 from vistruct.files.nifti import Nifti, open_nifti
 from vistruct.files.nrrd import Nrrd, open_nrrd
 from vistruct.files.volume_grid import Axis
-from vistruct.files.volume_names import channel_path, file_of, is_nifti, is_volume_file
+from vistruct.files.volume_names import METAIMAGE, channel_path, file_of, is_nifti, is_volume_file
 from vistruct.files.volume_stacks import copied, recent, stack_of, stamp_of
 
 Volume = Nifti | Nrrd | Series
@@ -39,7 +40,7 @@ def open_volume(path: Path, axis: Axis = "axial") -> Volume:
     """
     path = Path(path)
     if not path.is_dir() and not is_volume_file(file_of(path)):
-        what = "no volume: neither .nii, .nii.gz or .nrrd, nor a folder with a DICOM series"
+        what = "no volume: neither .nii, .nii.gz, .nrrd or .mha, nor a folder with a DICOM series"
         raise UserError(what, where=path, fix="check the path, or convert it to NIfTI")
     return _opened(path, stamp_of(path), axis)
 
@@ -49,7 +50,9 @@ def _opened(path: Path, stamp: tuple[int, int], axis: Axis) -> Volume:
     """Headers alone; of a series as many as it has files, which would cost more than the slice that is asked for."""
     if path.is_dir():
         return open_series(path, axis)
-    return open_nifti(path, axis) if is_nifti(file_of(path)) else open_nrrd(path, axis)
+    if is_nifti(file_of(path)):
+        return open_nifti(path, axis)
+    return open_metaimage(path, axis) if path.name.endswith(METAIMAGE) else open_nrrd(path, axis)
 
 
 def is_volume(path: Path) -> bool:

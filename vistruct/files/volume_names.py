@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 NIFTI = (".nii.gz", ".nii")
-ENDINGS = (*NIFTI, ".seg.nrrd", ".nrrd", ".nhdr")
+METAIMAGE = (".mha", ".mhd")
+ENDINGS = (*NIFTI, ".seg.nrrd", ".nrrd", ".nhdr", *METAIMAGE)
 
 
 def is_volume_file(path: Path) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.progress import notice, tracking
 from vistruct.transforms.sizing import sized
 from vistruct.windows.merge import WindowMerger, join
+from vistruct.windows.patches import DOTA, Patch, in_whole, joined_patches, patch_of, pattern_of
 from vistruct.windows.tiles import Tiles, windows
 
 if TYPE_CHECKING:
@@ -198,16 +200,43 @@ def _write_coco(model: Model, done: Sequence[Done], file: Path) -> Path:
     return file
 
 
+def _patch_of(name: str) -> Patch | None:
+    """What the name of a case says, where DOTA's splitting tool has cut its image."""
+    return patch_of(PurePosixPath(name).stem, [pattern_of(DOTA)])
+
+
+def _whole(done: Sequence[Done]) -> Iterator[BoxPrediction]:
+    """A prediction for each image that DOTA's server knows: of those that were cut, all patches joined."""
+    patches: dict[str, list[tuple[Done, Patch]]] = {}
+    for one in done:
+        patch = _patch_of(one.case.name)
+        if patch is None:
+            yield one.read()
+        else:
+            patches.setdefault(patch.name, []).append((one, patch))
+    if patches:
+        number = sum(map(len, patches.values()))
+        notice(f"dota: predictions on {number} patches are joined to those on {len(patches)} whole images")
+    for name, parts in patches.items():
+        sizes = [one.values["size_hw"] for one, _ in parts]
+        placed = [replace(patch, size_wh=(size[1], size[0])) for (_, patch), size in zip(parts, sizes, strict=True)]
+        yield from joined_patches(
+            [in_whole(one.read(), patch, f"{name}.png") for (one, _), patch in zip(parts, placed, strict=True)]
+        )
+
+
 def _check_dota(cases: Sequence[Case], class_names: Sequence[str]) -> None:
     from vistruct.data.formats.boxes.submissions import check_dota_names
 
-    check_dota_names([case.name for case in cases], class_names, Path("--format dota"))
+    told = [(case.name, _patch_of(case.name)) for case in cases]
+    names = dict.fromkeys(name if patch is None else f"{patch.name}.png" for name, patch in told)
+    check_dota_names(names, class_names, Path("--format dota"))
 
 
 def _write_dota(model: Model, done: Sequence[Done], folder: Path) -> Path:
     from vistruct.data.formats.boxes.submissions import write_dota
 
-    return write_dota(folder, (one.read() for one in done), model.class_names)
+    return write_dota(folder, _whole(done), model.class_names)
 
 
 def _check_fair1m(cases: Sequence[Case], class_names: Sequence[str]) -> None:

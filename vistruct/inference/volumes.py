@@ -1,6 +1,7 @@
 """Label volumes (`volumes`): maps slice by slice, written as NIfTI on the grid of the files that were given.
 
 nifti/case.nii.gz       the label values of the training data, voxel by voxel where the file has them
+dicomseg/case.dcm       of DICOM series, where it is asked for: a segmentation object with a segment a class
 pictures/case.jpg       slices with their classes
 volumes.csv             voxels, share and millilitres of every class in every volume
 """
@@ -25,6 +26,8 @@ from vistruct.data.formats.volumes.series import series_below
 from vistruct.data.input import Slices
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
+from vistruct.files.dicom_seg import write_segmentation
+from vistruct.files.dicom_series import Series
 from vistruct.files.volume_files import (
     is_volume,
     label_values,
@@ -44,7 +47,7 @@ from vistruct.inference.scenes import Case
 from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
 
-_VOLUMES = "volumes are .nii, .nii.gz, .nrrd, or a folder with a DICOM series"
+_VOLUMES = "volumes are .nii, .nii.gz, .nrrd, .mha, or a folder with a DICOM series"
 
 
 def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[VolumePrediction | MapPrediction]:
@@ -209,6 +212,19 @@ def _write_nifti(model: Model, case: Case, found: VolumePrediction, file: Path, 
     write_label_volume(file, found.label_map.numpy(), _paths(case)[0], coding_of(model), shown(model).axis)
 
 
+def _check_series(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    for case in cases:
+        if not all(path.is_dir() for path in _paths(case)):
+            what = f"case {case.name} is no DICOM series, to whose files a DICOM SEG would refer"
+            raise UserError(what, where=", ".join(map(str, _paths(case))), fix="--format nifti")
+
+
+def _write_dicomseg(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
+    series = open_volume(_paths(case)[0], shown(model).axis)
+    assert isinstance(series, Series)  # see _check_series
+    write_segmentation(file, found.label_map.numpy(), series, found.class_names)
+
+
 def _write_probability(
     number: int, model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked
 ) -> None:
@@ -255,6 +271,13 @@ VOLUMES = Kind(
             write=_write_nifti,
             use="always",
             is_kept=True,
+        ),
+        EachFile(
+            name="dicomseg",
+            folder="dicomseg",
+            files=partial(own_files, ".dcm", _stem),
+            write=_write_dicomseg,
+            check=_check_series,
         ),
         EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
         OneFile(name="volumes", file="volumes.csv", write=partial(write_areas, "volume", "voxels", "ml"), use="always"),

@@ -7,9 +7,11 @@ change that never occurs, the same picture before and after, one image in two sp
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from vistruct.files.intake import Intake
 from vistruct.files.rasters import read_raster
 
 _JOB_RECORDS = 50
+_MOST_FOLDERS = 4  # that are named
 _JPEGS = (".jpg", ".jpeg")
 _FIX = "copy them; or --image-suffix and --label-suffix, if names differ; or --missing drop"
 _PARTNERLESS = {
@@ -107,8 +110,17 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     counts |= {"pixels": tally.pixels.total(), "pixels that do not count": tally.pixels[IGNORED]}
     counts |= {"label maps decoded": len(some)}
     classes = _classes(tally, coding)
-    sizes_told = sizes_in_words(sizes.values())
+    paired = _paired(records, parts.family.path)
+    sizes_told = ({"paired folders": paired} if paired else {}) | sizes_in_words(sizes.values())
     return Findings(counts=counts, classes=classes, sizes=sizes_told, problems=problems, stopping=_PARTNERLESS)
+
+
+def _paired(records: Sequence[Record], root: Path) -> str:
+    """`train/images -> train/masks`: where the images of records lie, and their labels."""
+    places = {(*(image.parent for image in one.images), one.label_map.parent) for one in records if one.label_map}
+    names = sorted([os.path.relpath(folder, root) for folder in place] for place in places)
+    told = [f"{', '.join(dict.fromkeys(own[:-1]))} -> {own[-1]}" for own in names]
+    return "; ".join(told[:_MOST_FOLDERS]) + (f" and {len(told) - _MOST_FOLDERS} more" * (len(told) > _MOST_FOLDERS))
 
 
 def _classes(tally: PixelTally, coding: Coding | None) -> dict[str, int]:

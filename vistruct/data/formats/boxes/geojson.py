@@ -1,4 +1,4 @@
-"""Polygons drawn over georeferenced scenes, as a GIS writes them: a GeoJSON for all scenes, or one for each.
+"""Polygons drawn over georeferenced scenes, as a GIS writes them: a GeoJSON (or GeoPackage) for all, or one for each.
 
     crowns.geojson + scene.tif                     one for all georeferenced images beside it, or in `images/`
     a.geojson + a.tif, b.geojson + b.tif           each for the image of its name; images also in `images/`
@@ -34,6 +34,7 @@ from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.data.formats.splits import IMAGE_SUFFIXES, chosen
 from vistruct.errors import UserError
+from vistruct.files.gpkg import read_gpkg
 from vistruct.files.json_files import read_json
 from vistruct.files.scenes import DEGREES, Grid, Ring, grid_of, polygons_of
 from vistruct.issues import IssueCounter
@@ -46,6 +47,7 @@ SAME_CRS = "coordinates that say no system, or of a scene that says none: taken 
 
 _SPACENET = re.compile(r"AOI_\d+_", re.IGNORECASE)
 _SUFFIXES = (".geojson", ".json")
+_LAYERS = (".gpkg", ".shp")  # where no GeoJSON is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def is_one(file: Path) -> bool:
 def looks_like(path: Path) -> bool:
     """Whether there are such files."""
     try:
-        return is_one(path) if path.is_file() else bool(_files(path))
+        return path.suffix.lower() in _LAYERS or is_one(path) if path.is_file() else bool(_files(path))
     except UserError:
         return False
 
@@ -116,7 +118,7 @@ def read_features(file: Path, ask: Ask, report: IssueCounter, stop: Stop) -> tup
     Raises:
         UserError: no GeoJSON, or no field of classes.
     """
-    content = read_json(file)
+    content = _content(file)
     entries = content.get("features") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise UserError("no list of features in this json", where=file, fix="export the layer as GeoJSON again")
@@ -149,6 +151,13 @@ def read_features(file: Path, ask: Ask, report: IssueCounter, stop: Stop) -> tup
     properties = named.get("properties") if isinstance(named, dict) else None
     crs = properties.get("name") if isinstance(properties, dict) else None
     return features, crs if isinstance(crs, str) and crs else None
+
+
+def _content(file: Path) -> Any:
+    if file.suffix.lower() == ".shp":
+        fix = f"ogr2ogr -f GeoJSON {file.with_suffix('.geojson').name} {file.name}; or save it as GeoJSON in QGIS"
+        raise UserError("shapefiles are not read", where=file, fix=fix)
+    return read_gpkg(file) if file.suffix.lower() == ".gpkg" else read_json(file)
 
 
 def _drawn(
@@ -235,9 +244,11 @@ def _files(path: Path) -> dict[Path, list[Path]]:
     if path.is_file():
         return {path.parent: [path]}
     for places in places_of(path):
-        found = {place: files for place in places if (files := [one for one in sorted(place.iterdir()) if is_one(one)])}
-        if found:
-            return found
+        inside = {place: sorted(place.iterdir()) for place in places}
+        for fits in (is_one, lambda file: file.suffix.lower() in _LAYERS):
+            found = {place: files for place, all_of in inside.items() if (files := [*filter(fits, all_of)])}
+            if found:
+                return found
     return {}
 
 

@@ -32,7 +32,7 @@ _FEW = 40  # values of a mask at most
 _SPLIT = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)[-_]?\d*", re.IGNORECASE)
 # Folders of other kinds of data sets, which no class is called.
 _NO_CLASSES = re.compile(
-    r"images?|imgs?|img_dir|ann_dir|annotations?|labels?|masks?|labelmaps?|gt|jpegimages|segmentationclass|im1|im2|label[12]"
+    r"images?|imgs?|img_dir|ann_dir|annotations?|labels?|masks?|labelmaps?|gt|jpegimages|segmentationclass|im1|im2|label[12]|sat|maps?|s[12]hand|labelhand"
     r"|images_png|masks_png|infection masks|lung masks",
     re.IGNORECASE,
 )
@@ -50,7 +50,7 @@ def looks_like(root: Path) -> bool:
     have = [_has_images(child) for children in found for child in children]
     if len(names) < 2 or is_other or sum(have) < min(2, len(have)) or 2 * sum(have) < len(have):
         return False
-    return masks_beside(root) is None
+    return all(masks_beside(place) is None for place in (root, *places.values()))
 
 
 def splits(root: Path) -> tuple[str, ...]:

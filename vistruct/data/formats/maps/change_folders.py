@@ -19,7 +19,7 @@ from pathlib import Path
 from vistruct.contracts import Record
 from vistruct.data.formats.format import Ask, Format, Stop
 from vistruct.data.formats.maps.coding import change_coding
-from vistruct.data.formats.maps.files import Folders, choose, find_groups, splits_in
+from vistruct.data.formats.maps.files import Folders, choose, find_groups, refuse_several, splits_in
 from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import partners
 from vistruct.errors import UserError
@@ -35,6 +35,7 @@ def _format(folders: Folders) -> Format:
             what = "no folders of images before and after, beside one of masks"
             raise UserError(what, where=path, fix="call them A, B and label")
         some, names = choose(path, groups, ask.split)
+        refuse_several(path, some)
         return partners(path, some, ask, report, stop, names=names)
 
     return map_format(

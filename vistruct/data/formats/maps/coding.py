@@ -200,13 +200,14 @@ def _to_copy(seen: Seen) -> str:
             return "more colours than classes: are these labels? A JPEG is none"
         names = ", ".join(f"class_{number}" for number in range(len(colours)))
         return f"for example: coding: {{classes: [{names}], colours: {[list(colour) for colour in colours]}}}"
-    values = sorted(value for value in seen.numbers if value != 255)
+    values = sorted(value for value in seen.numbers if 0 <= value != 255)
+    ignored = sorted(set(seen.numbers) - set(values))  # as people write what does not count
     if len(values) > _MOST_VALUES:
         return "more values than classes: are these labels, or an image?"
     names = ", ".join(f"class_{value}" for value in values)
-    ignored = ", ignored: [255]" if 255 in seen.numbers else ""
-    options = f"--classes {names.replace(' ', '')} --values {','.join(map(str, values))}"
-    return f"for example {options}; in a run file coding: {{classes: [{names}], values: {values}{ignored}}}"
+    options = to_type([f"class_{value}" for value in values], values, ignored)
+    told = f", ignored: {ignored}" if ignored else ""
+    return f"for example {options}; in a run file coding: {{classes: [{names}], values: {values}{told}}}"
 
 
 def _two(ask: Ask, values: tuple[int, int], report: IssueCounter, root: Path) -> Coding:

@@ -11,21 +11,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vistruct.data.formats.splits import IMAGE_SUFFIXES, chosen, read_list
+from vistruct.errors import UserError
 
-IMAGE_FOLDERS = r"img_dir|images?|imgs?|jpegimages|images_png|images_?tr|rgb|inputs?"
+IMAGE_FOLDERS = r"img_dir|images?|imgs?|jpegimages|images_png|images_?tr|rgb|inputs?|sat|s[12]_?hand"
 LABEL_FOLDERS = (
-    r"ann_dir|masks?|labels?|annotations?|gts?|ground_?truths?|segmentationclass(?:aug)?|semantic_masks?|masks_png"
+    r"ann_dir|maps?|label_?hand|masks?|labels?|annotations?|gts?|ground_?truths?|segmentationclass(?:aug)?|semantic_masks?|masks_png"
     r"|segmentations?|targets?|label_?maps?|labels_?tr|annot|1st_manual|manual_?\d?"
 )
 _SPLIT = r"(?:train|val|valid|validation|test)(?:[a-z]*|[-_]?\d+)"
-_STUDY = r"(?:isic[-_0-9a-z]*?_)?"  # ISIC2018_Task1-2_Training_Input beside ISIC2018_Task1_Training_GroundTruth
-_FIELD_OF_VIEW = ("mask",)  # beside 1st_manual (DRIVE) it says where the eye is, so others come first
+# ISIC2018_Task1-2_Training_Input beside ISIC2018_Task1_Training_GroundTruth, ISIC-2017_Test_v2_Data beside
+# ISIC-2017_Test_v2_Part1_GroundTruth.
+_STUDY = rf"is(?:ic|bi)[-_0-9a-z]*?_({_SPLIT})(?:_v\d)?(?:_part\d[ab]?)?_(?:data|inputs?|ground_?truth)"
+_STUDY_LABELS = re.compile("ground_?truth$", re.IGNORECASE)
+_FIELD_OF_VIEW = "mask"  # beside 1st_manual (DRIVE) it says where the eye is
+_OBSERVER = re.compile(r"1st_manual|manual_?\d?", re.IGNORECASE)
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets/Main", "ImageSets", "list", "lists", "splits", "split")
-_MAX_DEPTH = 2  # folders between the root and those of images and labels
+_MAX_DEPTH = 3  # folders between the root and those of images and labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class FolderGroup:
     images: tuple[Path, ...]  # one; of pairs those before and after
     labels: Path
     name: str = ""  # what its records have as `group`
+    several: tuple[tuple[Path, ...], ...] = ()  # folders of images, or of labels, of which each may be meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,37 +147,61 @@ def listed(top: Path) -> list[tuple[str, Path]]:
     return found
 
 
+def refuse_several(root: Path, groups: Sequence[FolderGroup]) -> None:
+    """
+    Raises:
+        UserError: several folders of images, or of labels, beside each other: which are meant is a question.
+    """
+    for group in groups:
+        for folders in group.several:
+            names = [folder.relative_to(root).as_posix() for folder in folders]
+            top, labels = (one.relative_to(root).as_posix() for one in (group.images[0], group.labels))
+            what = f"several folders of {'labels' if group.labels in folders else 'images'}: {', '.join(names)}"
+            raise UserError(what, where=root, fix=f"say which: --images {top} --labels {labels}")
+
+
 def _groups_in(folder: Path, folders: Folders) -> dict[str, list[FolderGroup]]:
     """Of folders that lie directly in this one."""
     children = subfolders(folder)
     labels = _tagged(children, folders.labels)
     images = [_tagged(children, pattern) for pattern in folders.images]
     found: dict[str, list[FolderGroup]] = {}
-    for tag, label_folder in labels.items():
-        tops = [one.get(tag) or (_of_split(children, tag) if len(images) == 1 else None) for one in images]
-        if any(top is None or top == label_folder for top in tops) or not has_raster(label_folder):
+    for tag, label_folders in labels.items():
+        tops = [one.get(tag) or (_of_split(children, tag) if len(images) == 1 else []) for one in images]
+        tops = [[top for top in own if top not in label_folders] for own in tops]
+        if not all(tops):
             continue
-        tops = [top for top in tops if top is not None]
-        for split, group in groups_inside(tuple(tops), label_folder).items():
-            found.setdefault(split or tag, []).append(group)
+        several = tuple(own for own in (*map(tuple, tops), tuple(label_folders)) if len(own) > 1)
+        for split, group in groups_inside(tuple(own[0] for own in tops), label_folders[0]).items():
+            found.setdefault(split or tag, []).append(replace(group, several=several))
     return found
 
 
-def _tagged(children: Sequence[Path], pattern: str) -> dict[str, Path]:
-    """Folders of one purpose by the split in their names; the first of those that are the same."""
-    whole = re.compile(rf"{_STUDY}(?:({_SPLIT})[-_])?(?:{pattern})(?:[-_]({_SPLIT}))?", re.IGNORECASE)
+def _tagged(children: Sequence[Path], pattern: str) -> dict[str, list[Path]]:
+    """Folders of one purpose that hold rasters, by the split in their names."""
+    whole = re.compile(rf"(?:({_SPLIT})[-_])?(?:{pattern})(?:[-_]({_SPLIT}))?", re.IGNORECASE)
     joined = re.compile(rf"(train|val|test)(?:{pattern})", re.IGNORECASE)  # SegNet's trainannot
-    found: dict[str, Path] = {}
-    for child in sorted(children, key=lambda child: child.name.lower() in _FIELD_OF_VIEW):
+    study = re.compile(_STUDY, re.IGNORECASE)
+    found: dict[str, list[Path]] = {}
+    for child in children:
         match = whole.fullmatch(child.name) or joined.fullmatch(child.name)
-        if match:
-            found.setdefault((match[1] or (match[2] if match.re is whole else "") or "").lower(), child)
+        if match is None and (match := study.fullmatch(child.name)):
+            is_labels = _STUDY_LABELS.search(child.name) is not None
+            match = (
+                match if is_labels == (pattern == LABEL_FOLDERS) and pattern in (LABEL_FOLDERS, IMAGE_FOLDERS) else None
+            )
+        if match and has_raster(child):
+            tag = next((own for own in match.groups() if own), "").lower()
+            found.setdefault(tag, []).append(child)
+    for own in found.values():
+        if any(_OBSERVER.fullmatch(one.name) for one in own):
+            own[:] = [one for one in own if one.name.lower() != _FIELD_OF_VIEW]
     return found
 
 
-def _of_split(children: Sequence[Path], tag: str) -> Path | None:
+def _of_split(children: Sequence[Path], tag: str) -> list[Path]:
     """`train` beside `train_masks`: the folder that is called as the split, where images lie in it."""
-    return next((child for child in children if tag and child.name.lower() == tag and has_raster(child, 0)), None)
+    return [child for child in children if tag and child.name.lower() == tag and has_raster(child, 0)]
 
 
 def groups_inside(tops: tuple[Path, ...], labels: Path) -> dict[str, FolderGroup]:

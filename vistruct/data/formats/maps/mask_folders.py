@@ -4,7 +4,10 @@
     images/a.png          masks/a.png                or labels, annotations, gt, ...
     JPEGImages/a.jpg      SegmentationClass/a.png    ImageSets/Segmentation/train.txt    (VOC)
     train/a_sat.jpg       train/a_mask.png           (one folder, ends of names)
-    train/a.jpg           train_masks/a_mask.gif     (Carvana; train_labels: CamVid, Massachusetts)
+    train/a.jpg           train_masks/a_mask.gif     (Carvana; train_labels: CamVid, Massachusetts buildings)
+    train/sat/a.tiff      train/map/a.tif            (Massachusetts roads)
+    S2Hand/a_S2Hand.tif   LabelHand/a_LabelHand.tif  (Sen1Floods11: S1Hand or S2Hand is a question)
+    a_merged.tif          a.mask.tif                 (HLS burn scars)
     imagesTr/a_0000.png   labelsTr/a.png             dataset.json (nnU-Net of images)
 
 Which folders and names are found without being told: `files.py`. What the values mean: `coding.py`, or `Ask.coding`.
@@ -18,7 +21,7 @@ from vistruct.contracts import Record
 from vistruct.data.formats.format import Ask, Stop
 from vistruct.data.formats.maps import files as map_files
 from vistruct.data.formats.maps.coding import found_out
-from vistruct.data.formats.maps.files import MASKS, FolderGroup, choose, find_groups, splits_in
+from vistruct.data.formats.maps.files import MASKS, FolderGroup, choose, find_groups, refuse_several, splits_in
 from vistruct.data.formats.maps.frame import map_format
 from vistruct.data.formats.maps.partners import IMAGE_ENDS, LABEL_ENDS, partners
 from vistruct.errors import UserError
@@ -47,6 +50,7 @@ def records_of(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> list[R
         fix = "say where they are: --images FOLDER --labels FOLDER"
         raise UserError("no folder of images beside one of label rasters", where=path, fix=fix)
     chosen, names = choose(path, groups, ask.split)
+    refuse_several(path, chosen)
     for second in (file for group in chosen for file in group.images[0].glob("*_0001.*")):
         if second.with_name(second.name.replace("_0001.", "_0000.")).is_file():
             fix = "write the channels of an image into one file of several bands"

@@ -22,15 +22,18 @@ from vistruct.issues import IssueCounter
 
 NO_LABELS = "image left out: no label map"
 NO_IMAGE = "label map left out: no image"
+SUPERPIXELS = "superpixels beside the images left out"
 NO_SECOND = "pair left out: no second image"
 
 # Ends of names (without the file's ending) that public data sets have; the first of those that fit best is taken.
 LABEL_ENDS = (
     "", "_mask", "_label", "_gt", "_masks", "_labels", "_seg", "_segmentation", "_annotation", "-mask", "_lab",
     "_manual1", "_L", "_lbl", ".mask", "_change", "_groundtruth", "_instance_color_RGB", "_gtFine_labelTrainIds",
+    "_LabelHand",
 )  # fmt: skip
-IMAGE_ENDS = ("", "_image", "_img", "_rgb", "_sat", "-image", "_leftImg8bit", "_0000", "_merged")
+IMAGE_ENDS = ("", "_image", "_img", "_rgb", "_sat", "-image", "_leftImg8bit", "_0000", "_merged", "_S2Hand", "_S1Hand")
 
+_NO_IMAGE = "_superpixels"  # end of names beside the photographs of ISIC
 _EXACT = (".png", ".bmp", ".gif")  # endings of files that keep every value
 
 Index = dict[str, list[Path]]  # files by their names: folders below the top, common part; in small letters
@@ -82,6 +85,9 @@ def partners(
                 matches.append((group, tuple(files[0] for files in images), label[0]))
         if names is None:
             no_image += [files[0] for key, files in labels.items() if key not in indices[0]]
+    for file in [file for file in no_labels if file.stem.lower().endswith(_NO_IMAGE)]:
+        report.note(SUPERPIXELS, str(file))
+        no_labels.remove(file)
     _say(no_labels, NO_LABELS, "images have no label map", ask, report, stop)
     _say(no_image, NO_IMAGE, "label maps have no image", ask, report, stop)
     _say(no_second, NO_SECOND, "first images have no second", ask, report, stop)
