@@ -97,7 +97,9 @@ def test_a_published_adapter_decides_the_variant_by_its_shapes(tmp_path, golden,
     model = adapter(FOUR, attention=mine).eval()
     coverage = load_backbone(model, tmp_path / "x.safetensors")
     assert (coverage.fresh, coverage.missing, coverage.unexpected) == ((), (), ())
-    assert len(coverage.notes) == (mine != theirs)
+    # Full width is of either variant: the one that is taken is said, with the way to the other.
+    assert len(coverage.notes) == ((mine, theirs) != ("ddetr", "ddetr"))
+    assert ("attention=ddetr --set task.backbone.value_ratio=1" in " ".join(coverage.notes)) == (theirs == "mmcv")
     assert model.config.attention == theirs
     image = golden("vit_adapter/io_mmcv.safetensors")["input"]
     with torch.no_grad():
@@ -111,6 +113,14 @@ def test_a_published_adapter_decides_the_variant_by_its_shapes(tmp_path, golden,
         load_exactly(task, {f"backbone.{k}": v for k, v in model.state_dict().items()}, tmp_path)
         with torch.no_grad():
             assert torch.equal(again(image)[-1], last)
+
+
+def test_values_of_several_widths_are_no_variant(tmp_path):
+    state = published_adapter("mmcv")
+    narrow = {k: v for k, v in published_adapter("ddetr").items() if "interactions.0" in k}
+    save_file(state | narrow, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="values are 16, 64 channels wide"):
+        load_backbone(adapter(FOUR), tmp_path / "x.safetensors")
 
 
 def test_half_an_adapter_is_refused(tmp_path):

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_weights import read_weights
 from torch import nn
 
 from vistruct.checkpoint.load import load_exactly
 from vistruct.checkpoint.manifest import read_manifest
-from vistruct.checkpoint.restore import restore
+from vistruct.checkpoint.restore import read_weights, restore
 from vistruct.checkpoint.save import newest_good, steps, sweep
 from vistruct.checkpoint.saver import save
 from vistruct.checkpoint.tensors import read_tensors, sha256, write_tensors

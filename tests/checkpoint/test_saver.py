@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_weights import read_weights
 from torch import nn
 
 from vistruct.checkpoint import saver as saver_module
 from vistruct.checkpoint.manifest import Entry, Held, Piece, Shard, assemble, read_manifest
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.saver import Saver
 from vistruct.errors import UserError

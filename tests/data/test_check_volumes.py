@@ -110,7 +110,9 @@ def test_the_same_voxels_under_two_names_are_found_whatever_their_orientation(ro
 
 def test_missing_labels_and_damaged_files_are_named(root: Path) -> None:
     next(root.glob("*00002/*_seg.nii.gz")).unlink()
-    assert says(root, "without labels") == "left out"
+    assert says(root, "without labels") == "stops training"
+    with pytest.raises(UserError, match="without labels"):
+        VolumeDataConfig(root=root).build()
     file = next(root.glob("*00003/*_t1.nii.gz"))
     file.write_bytes(file.read_bytes()[:1000])
     assert says(root, "cannot read the voxels") == "stops training"

@@ -21,23 +21,24 @@ from vistruct.files.coding import Coding
 from vistruct.transforms.sizing import Size
 from vistruct.windows.tiles import Tiles
 
+CODING = Coding(classes=("no", "yes"))
+
 
 def maps(root: Path, **settings) -> Input:
     for name, values in (("images", (32, 48, 3)), ("labels", (32, 48))):
         (root / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros(values, np.uint8)).save(root / name / "a.png")
-    coding = Coding(classes=("no", "yes"))
-    return read_input(MapDataConfig(root=root, coding=coding, **settings).build().info.input, root)
+    return read_input(MapDataConfig(root=root, coding=CODING, **settings).build().info.input, root)
 
 
 def test_training_windows_are_said_in_pixels_that_the_model_is_shown(tmp_path: Path) -> None:
     shown = maps(tmp_path, resize=2.0, tiles=Tiles(size=16, overlap=4))
-    assert shown == Input(resize=2.0, windows=Windows(size=32, overlap=8, unit="shown"))
+    assert shown == Input(resize=2.0, windows=Windows(size=32, overlap=8, unit="shown"), coding=CODING)
     size = Size(height=64, width=96)
     assert maps(tmp_path, resize=size, tiles=Tiles(size=16, overlap=4)).windows == Windows(
         size=96, overlap=24, unit="shown"
     )
-    assert maps(tmp_path) == Input()
+    assert maps(tmp_path) == Input(coding=CODING)
 
 
 def test_images_are_shown_as_in_the_evaluations_and_windows_are_those_of_training() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel
@@ -11,6 +12,7 @@ import pytest
 from vistruct.data.checks.check import check
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.volumes.class_files import ABSENT, JOINT_FILE, NO_SPLIT, NOT_CHOSEN, NOT_HERE
+from vistruct.data.reading import Reading
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
@@ -157,3 +159,15 @@ def test_masks_that_lie_elsewhere_or_have_several_values_stop(tmp_path: Path) ->
         label_of(VolumeDataConfig(root=root, intake=INTAKE))
     with pytest.raises(UserError, match="leave --values"):
         VolumeDataConfig(root=root, coding=Coding(classes=("a", "b"))).build()
+
+
+def test_labels_of_regions_name_options_that_read_the_single_values(tmp_path: Path) -> None:
+    save(tmp_path / "imagesTr" / "a_0000.nii.gz", image())
+    save(tmp_path / "labelsTr" / "a.nii.gz", mask("liver") + mask("aorta", 2))
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels}))
+    with pytest.raises(UserError) as error:
+        VolumeDataConfig(root=tmp_path, intake=INTAKE).build()
+    _, names, _, values = error.value.fix.split()
+    told = Reading(classes=tuple(names.split(",")), values=tuple(map(int, values.split(","))))
+    assert check(tmp_path, told).classes == {"background": 120 - 27 - 4, "class_1": 27, "class_2": 4}

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_weights import read_weights
 from several_processes import begin_training, finish, samples_by_step, train_in_ranks
 from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyTaskConfig, toy_run
 
 from vistruct.checkpoint.manifest import read_manifest
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.errors import UserError
 

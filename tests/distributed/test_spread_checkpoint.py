@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from kept_weights import read_weights
 from safetensors.torch import load_file, save_file
 from several_processes import in_ranks
 from torch import Tensor, nn
 
 from vistruct.checkpoint.manifest import read_manifest
 from vistruct.checkpoint.pieces import named_tensors
-from vistruct.checkpoint.restore import restore
+from vistruct.checkpoint.restore import read_weights, restore
 from vistruct.checkpoint.save import fault, newest_good
 from vistruct.checkpoint.saver import Saver
 from vistruct.contracts import TaskTraits

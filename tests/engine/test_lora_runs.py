@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from kept_weights import read_weights
 from safetensors.torch import load_file
 from timm.models import register_model
 from timm.models.eva import Eva
@@ -16,7 +15,9 @@ from torch.testing import assert_close
 from toy_engine import ToyDataConfig, ToyTaskConfig, toy_run
 
 from vistruct.backbones.timm_model import TimmConfig
+from vistruct.checkpoint.adapters import merge_adapters
 from vistruct.checkpoint.load import load_model
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import sha256
 from vistruct.config import Lora, Move, Run, Stream, with_values
@@ -136,6 +137,19 @@ def test_tasks_over_one_adapted_backbone_are_each_shipped_with_it(tmp_path, draw
         f"base_model.model.{name}"
         for name in ("backbone.embed", "backbone.blocks.0", "backbone.blocks.1", "tasks.near.head", "tasks.far.head")
     }
+
+
+def test_adapters_of_a_joint_run_are_merged_into_one_of_its_tasks(tmp_path):
+    rules = (Move(pattern="tasks", mode="lora"), Move(pattern="backbone", mode="lora", lora=Lora(rank=2)))
+    out = train(streams(move=rules), tmp_path / "run")
+    for name in ("near", "far"):
+        shipped, _ = load_model(out, task=name)
+        base: Any = build(streams(), tmp_path / f"base_{name}").model.tasks[name]
+        merged = merge_adapters(base, out, name)
+        assert sorted(merged) == ["backbone.blocks.0", "backbone.blocks.1", "backbone.embed", "head"]
+        assert_close(dict(base.state_dict()), dict(shipped.state_dict()), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="are of the tasks far, near, and the model is of another: main"):
+        merge_adapters(base, out, "main")
 
 
 def test_a_run_whose_adapters_have_no_share_in_the_loss_ends_with_an_error(tmp_path, monkeypatch):

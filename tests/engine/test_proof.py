@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from vistruct.checkpoint.export import export
 from vistruct.checkpoint.load import load_model
+from vistruct.checkpoint.restore import read_weights
 from vistruct.config import Eval, Run, with_settings, with_values
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine import ship
@@ -90,3 +91,50 @@ def test_a_merge_that_forgets_an_adapter_is_no_finished_run(tmp_path, tied, monk
         train(run_of(tied, "language.model"), tmp_path / "run")
     assert "run/checkpoints" in caught.value.fix
     assert not (tmp_path / "run/model/model.json").exists()
+
+
+def stopped(run: Run, out: Path, at: int) -> Path:
+    """A run that ends in the middle, with a checkpoint behind it."""
+
+    class Ended(Exception):
+        pass
+
+    def end(step: int, _: dict[str, float]) -> None:
+        if step == at:
+            raise Ended
+
+    with pytest.raises(Ended):
+        train(run, out, on_step=end)
+    return out
+
+
+def test_a_run_that_never_finished_is_started_from_at_its_newest_checkpoint(tmp_path, tied):
+    run = with_settings(run_of(tied, "language", steps=5), ["save_every=3", "move=[]"])
+    out = stopped(run, tmp_path / "run", at=5)
+    weights = read_weights(out / "checkpoints/step_00000003")
+    again = build(with_values(run, start=out), tmp_path / "again")
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+    assert "has not finished: these are its weights after 3 steps" in "\n".join(again.coverages()[0].lines())
+    assert (tmp_path / "again/model/tokenizer").is_dir()
+
+    adapted = with_settings(run_of(tied, "language", steps=5), ["save_every=3"])
+    out = stopped(adapted, tmp_path / "adapted", at=5)
+    with pytest.raises(UserError, match="are not merged yet") as caught:
+        build(with_values(run, start=out), tmp_path / "onward")
+    assert f"vistruct train -c {out}/run.yaml --out {out}" in caught.value.fix
+
+
+def test_the_recipe_adapts_and_begins_with_adapters(tmp_path, tied):
+    talk = tied / "talk.jsonl"
+    settings = ["pack.tokens=512", "workers=0", "amp=off"]
+    run = with_settings(recipe(data=talk, start=tied / "model", batch=6, lr=0.02, steps=6, lora=4), settings)
+    out = train(run, tmp_path / "run")
+    shipped = loss_of(load_model(out)[0], tied)
+    onward = recipe(data=talk, start=tied / "model", batch=6, steps=1, lora=4, adapters=out, recompute=True)
+    onward = with_settings(onward, [*settings, "move=[{pattern: language, mode: lora, lora: {rank: 4, alpha: 8}}]"])
+    assert onward.only.task.language.recompute
+    assert onward.only.task.backbone.recompute
+    state = build(onward, tmp_path / "onward")
+    assert "14 go on training, 0 were added" in "\n".join(state.coverages()[-1].lines())
+    # Projector and backbone begin as they were; without images they are in no question.
+    assert loss_of(state.model, tied) == pytest.approx(shipped, rel=1e-4)

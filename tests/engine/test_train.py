@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_weights import read_weights
 from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyDataset, ToyTaskConfig, toy_eval, toy_run
 from whole_loss import task_loss
 
 from vistruct.checkpoint.load import load_model
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import Move, Run, read_run

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_weights import read_weights
 from several_processes import command, train_in_ranks
 from torch import nn
 from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 
 from vistruct.checkpoint.load import load_model
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import fault, newest_good, steps
 from vistruct.checkpoint.saver import save
 from vistruct.checkpoint.tensors import sha256

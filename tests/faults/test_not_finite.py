@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import toy_engine
-from kept_weights import read_weights
 from several_processes import train_in_ranks
 from toy_engine import toy_run
 
+from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import sha256
 

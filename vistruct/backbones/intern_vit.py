@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vistruct.backbones.intern_vit_names import convert_keys
 from vistruct.backbones.tokens import blocks_named, split
@@ -45,6 +46,7 @@ class InternVitConfig(Part):
     layer_scale: float = 0.1  # initial value of ls1 and ls2
     qkv_bias: bool = True
     norm_eps: float = 1e-6
+    recompute: bool = False  # keep no activations inside of blocks and find them again: less memory, a third more time
 
     @model_validator(mode="after")
     def _fits(self) -> InternVitConfig:
@@ -165,11 +167,18 @@ class Encoder(nn.Module):
         super().__init__()
         rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.layers = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.recompute = config.recompute
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            x = layer(x)
+            x = self.call(layer, x)
         return x
+
+    def call(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """One block."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, x, use_reentrant=False)
+        return layer(x)
 
 
 class InternVit(nn.Module):
@@ -251,7 +260,7 @@ class InternVit(nn.Module):
         has_class = self.embeddings.class_embedding is not None
         x, found = self.embeddings(image) if has_class else self.patch_tokens(image), {}
         for i, layer in enumerate(self.encoder.layers[: max(numbers, default=-1) + 1]):
-            x = found[i] = layer(x)
+            x = found[i] = self.encoder.call(layer, x)
         return [split(found[i], found[i], has_class=has_class, num_registers=0, grid_hw=grid_hw) for i in numbers]
 
     def patch_tokens(self, image: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ from vistruct.ops.precision import at_least_float32
 _STRIDES = (4, 8, 16, 32)
 _OWN = ("level_embed", "spm.", "interactions.", "up.", "norm1.", "norm2.", "norm3.", "norm4.")
 
+_SAME_SHAPES = (
+    "'ddetr' with values as wide has the same shapes: if it is that, "
+    "--set task.backbone.attention=ddetr --set task.backbone.value_ratio=1"
+)
+
 
 class VitAdapterConfig(Part):
     """An adapter around a ViT; the defaults are ViTP's ViT-L for detection at 1024 pixels."""
@@ -180,12 +185,21 @@ class VitAdapter(nn.Module):
         return own | {f"vit.{key}": value for key, value in self.vit.traits.convert_keys(rest).items()}
 
     def match_state(self, state: dict[str, Tensor]) -> list[str]:
-        """Become the attention variant that a state dict of our names is of; what was changed, in words."""
+        """Become the attention variant that a state dict of our names is of; what was changed, in words.
+
+        Raises:
+            UserError: values of several widths, which neither variant has.
+        """
         shapes = {v.shape[0] for k, v in state.items() if k.endswith(".attn.value_proj.weight") and k.startswith(_OWN)}
         now = {m.value_proj.out_features for m in self.modules() if isinstance(m, DeformableAttention)}
-        if len(shapes) != 1 or shapes == now:
-            return []
+        if len(shapes) > 1:
+            what = f"the adapter's values are {', '.join(map(str, sorted(shapes)))} channels wide, and should be alike"
+            raise UserError(what, fix="take one adapter's weights, all of them from the same training")
         width = self.vit.width
+        if not shapes or (shapes == now and (shapes != {width} or self.config.attention == "ddetr")):
+            return []
+        if shapes == now:
+            return [f"the adapter's attention is taken as 'mmcv'; {_SAME_SHAPES}"]
         (value_width,) = shapes
         variant: Literal["mmcv", "ddetr"] = "mmcv" if value_width == width else "ddetr"
         ratio = self.config.value_ratio if variant == "mmcv" else value_width / width
@@ -197,7 +211,7 @@ class VitAdapter(nn.Module):
                 module.variant = variant
         said = f"the adapter's attention is of the variant {variant!r}, with values of {value_width} channels"
         if variant == "mmcv":
-            said += "; 'ddetr' with values as wide has the same shapes: set attention=ddetr and value_ratio=1 for that"
+            said += f"; {_SAME_SHAPES}"
         return [said]
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -178,15 +178,33 @@ def placed(model: nn.Module, adapters: Mapping[str, LowRank], source: Path) -> d
     return mine
 
 
-def merge_adapters(model: nn.Module, source: Path) -> list[str]:
+def merge_adapters(model: nn.Module, source: Path, stream: str = "") -> list[str]:
     """Add the adapters of a folder or run into the weights of a model that has none itself, in place; to which layers.
 
+    Args:
+        stream: of a run with several tasks: the one that the model is of. Adapters of the others are left out.
+
     Raises:
-        UserError: as `read_adapters`, `placed` and `add_adapters`.
+        UserError: as `read_adapters`, `placed` and `add_adapters`; adapters of several tasks and none of them is the
+            model's.
     """
-    adapters = placed(model, read_adapters(source), source)
+    adapters = placed(model, _of_task(read_adapters(source), stream, source), source)
     add_adapters(model, adapters, source)
     return list(adapters)
+
+
+def _of_task(adapters: dict[str, LowRank], stream: str, source: Path) -> dict[str, LowRank]:
+    """Those of a run with several tasks that belong to one of them, by the names that its layers have there."""
+    parts = {name: name.split(".", 2) for name in adapters}
+    tasks = {own[1] for own in parts.values() if own[0] == "tasks" and len(own) == 3}
+    if not tasks:
+        return adapters
+    if stream not in tasks:
+        known = ", ".join(sorted(tasks))
+        what = f"these adapters are of the tasks {known}, and the model is of another: {stream or 'not said which'}"
+        raise UserError(what, where=source, fix="export the model of one of these tasks: RUN/model/NAME")
+    own = f"tasks.{stream}."
+    return {name.removeprefix(own): one for name, one in adapters.items() if name.startswith((own, "backbone."))}
 
 
 def add_adapters(model: nn.Module, adapters: Mapping[str, LowRank], source: Path) -> None:

@@ -73,7 +73,8 @@ def export(
     only_backbone = format.startswith("backbone-")
     notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
     if adapters is not None:
-        say(f"{len(merge_adapters(task, adapters))} adapters of {adapters} added into the weights")
+        added = merge_adapters(task, adapters, card.values["stream"])
+        say(f"{len(added)} adapters of {adapters} added into the weights")
     try:
         with new_folder(out, "--out") as partial:
             say(f"writing {format}, {dtype}")

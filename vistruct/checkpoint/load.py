@@ -166,6 +166,12 @@ def model_dir(path: Path, task: str = "") -> Path:
     raise UserError("no model here", where=path, fix="give a run directory, or the model directory inside one")
 
 
+def stopped_run(path: Path) -> bool:
+    """Whether `path` is a run that has checkpoints and no model yet."""
+    has_model = any((path / "model").glob("**/model.json")) or (path / "model.json").is_file()
+    return (path / "run.yaml").is_file() and not has_model and any((path / "checkpoints").glob("step_*"))
+
+
 def copy_assets(source: Path, target: Path) -> None:
     """Copy what a model has beside its weights and descriptions (a tokenizer), unless it is there already."""
     own = {"model.safetensors", "model.json", "README.md"}

@@ -67,6 +67,23 @@ def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -
     return manifest.step
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All weights of a checkpoint by name, whole, on the CPU.
+
+    Raises:
+        UserError: no checkpoint, or a damaged one.
+    """
+    manifest = read_manifest(path)
+    weights: dict[str, Tensor] = {}
+    with Files(path, manifest) as files:
+        for name, entry in manifest.tensors.items():
+            if name.startswith("model/"):
+                weights[name] = torch.empty(entry.shape, dtype=vars(torch)[entry.dtype])
+                files.read(name, weights[name])
+    weights |= {name: weights[kept] for name, kept in manifest.aliases.items()}
+    return {name.removeprefix("model/"): tensor for name, tensor in weights.items()}
+
+
 class Files:
     """A checkpoint's files, opened when they are first needed."""
 

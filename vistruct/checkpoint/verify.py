@@ -164,7 +164,7 @@ def _same_tensors(state: Mapping[str, Tensor], found: Mapping[str, Tensor], stra
 
 def _same_config(found: Architecture, config: Any, folder: Path) -> None:
     """What the folder says of itself, apart from the language model, which the logits judge."""
-    free = {"drop_path", "positions", "layer_scale"}  # of training and of the first weights
+    free = {"drop_path", "positions", "layer_scale", "recompute"}  # of training and of the first weights
     said = found.backbone.model_dump(exclude=free), found.tiling, found.shuffle, found.mean, found.std
     tiling = config.tiling.model_copy(update={"thumbnail": found.tiling.thumbnail})  # a note where it differs
     asked = config.backbone.model_dump(exclude=free), tiling, config.shuffle, config.mean, config.std

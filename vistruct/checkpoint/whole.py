@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from vistruct.checkpoint.downstream import load_downstream
 from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.layouts import layout_of
-from vistruct.checkpoint.load import is_ours, load_exactly, read_card
+from vistruct.checkpoint.load import is_ours, load_exactly, read_card, stopped_run
+from vistruct.checkpoint.restore import read_weights
+from vistruct.checkpoint.save import newest_good, step_of
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.weights import Coverage, fill, in_float32
@@ -28,10 +30,12 @@ def load_start(task: Any, source: Path, name: str = "") -> Coverage:
 
     Raises:
         UserError: as `load_whole` and `load_downstream`; a model of another shape; a public folder without its
-            tokenizer.
+            tokenizer; a run that has not finished and has adapters.
     """
     if source.is_file():
         return load_downstream(task, source)
+    if stopped_run(source):
+        return _load_stopped(task, source, name)
     if is_ours(source):
         card = read_card(source, name)
         state = read_tensors(card.path / "model.safetensors")
@@ -50,6 +54,24 @@ def load_start(task: Any, source: Path, name: str = "") -> Coverage:
         fix = f"--set task.language.tokenizer={source}, or to a folder with the same tokenizer"
         raise UserError("a public model comes with its tokenizer, and this run has another", where=source, fix=fix)
     return load_whole(task, source)
+
+
+def _load_stopped(task: Any, source: Path, name: str) -> Coverage:
+    """Start from the newest intact checkpoint of a run that has not finished."""
+    notes: list[str] = []
+    newest = newest_good(source / "checkpoints", notes.append)
+    assert newest is not None  # or it is no stopped run
+    state = read_weights(newest)
+    finish = f"finish it first: vistruct train -c {source}/run.yaml --out {source}"
+    if any(key.endswith(".lora_A") for key in state):
+        raise UserError("this run has not finished: its adapters (LoRA) are not merged yet", where=source, fix=finish)
+    if any(key.startswith("tasks.") for key in state):  # of several, each with the backbone under its own name too
+        own = f"tasks.{name}."
+        state = {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
+    load_exactly(task, state, newest, f"give it the sizes in {source / 'run.yaml'}, or {finish}")
+    notes.append(f"{source} has not finished: these are its weights after {step_of(newest):,} steps")
+    licence = f"unknown: that of {source.name}, and of what it began with, holds"
+    return Coverage(source=source, what="model", matched=tuple(sorted(state)), notes=tuple(notes), licence=licence)
 
 
 def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Coverage:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from vistruct.config import Part, explain
+from vistruct.contracts import RGB
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
@@ -52,7 +53,8 @@ class Input(Part):
     resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size; of a window, if `unit` is file
     windows: Windows | None = None  # None: an image is looked at as a whole
     slices: Slices | None = None  # None: images, and no volumes
-    coding: Coding | None = None  # what values stand for classes in label volumes
+    coding: Coding | None = None  # what values stand for classes in label maps and volumes
+    label_palette: tuple[RGB, ...] | None = None  # of label maps that have one: the colour of each value
     mean: tuple[float, ...] | None = None  # for the record: the task itself divides and normalises
     std: tuple[float, ...] | None = None
 
@@ -78,4 +80,5 @@ def as_measured(training: Input, measured: Sequence[Input]) -> Input:
     """
     if not measured or (training.windows is not None and training.windows.unit == "file"):
         return training
-    return measured[0].model_copy(update={"windows": training.windows})
+    own = {"windows": training.windows, "coding": training.coding, "label_palette": training.label_palette}
+    return measured[0].model_copy(update=own)

@@ -27,7 +27,7 @@ from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import FILES_AN_IMAGE, images_of, num_channels
 from vistruct.files.intake import Intake
 from vistruct.files.raster_files import valid_in_all
-from vistruct.files.rasters import read_raster
+from vistruct.files.rasters import palette_of, read_raster
 from vistruct.transforms.augment import PlacedAugment
 from vistruct.transforms.sizing import Size
 from vistruct.windows.tiles import Tiles, tile_records
@@ -83,7 +83,7 @@ class MapDataConfig(Part):
             records,
             report,
             self,
-            self._input(records[0], self.intake or found.intake),
+            self._input(records[0], self.intake or found.intake, coding),
             class_names=coding.classes,
             palette=coding.shown,
             fingerprint=self._fingerprint(found.records, coding),
@@ -93,7 +93,7 @@ class MapDataConfig(Part):
         )
         return replace(dataset, class_pixels=found.pixels)
 
-    def _input(self, record: Record, intake: Intake | None) -> Input:
+    def _input(self, record: Record, intake: Intake | None, coding: Coding) -> Input:
         windows = None
         if self.tiles is not None:
             resize = self.resize or 1.0
@@ -107,6 +107,8 @@ class MapDataConfig(Part):
             intake=intake,
             resize=self.resize,
             windows=windows,
+            coding=coding,
+            label_palette=None if record.label_map is None else palette_of(record.label_map),
         )
 
     def _fingerprint(self, records: Sequence[Record], coding: Coding) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vistruct.checkpoint.load import copy_assets, is_ours, model_dir
+from vistruct.checkpoint.load import copy_assets, is_ours, model_dir, stopped_run
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
@@ -195,7 +195,9 @@ def _tasks(run: Run, datasets: Mapping[str, Dataset], out_dir: Path) -> dict[str
         assets = model_place(run, out_dir, name)
         assets.mkdir(parents=True, exist_ok=True)
         if stream.start is not None and not stream.start.is_file() and is_ours(stream.start):
-            copy_assets(model_dir(stream.start, name), assets)
+            start = stream.start
+            kept = next((p for p in (start / "model" / name, start / "model") if p.is_dir()), start)
+            copy_assets(kept if stopped_run(start) else model_dir(start, name), assets)
         part: Any = stream.task
         backbone = next((task.backbone for task in tasks.values()), None)
         tasks[name] = part.build(datasets[name].info, assets, backbone)

@@ -103,6 +103,8 @@ def _opened(archive: Path) -> Generator[tuple[zipfile.ZipFile | tarfile.TarFile,
     """A reader and the list of its entries; whatever it finds wrong with the bytes is a UserError."""
     reader: zipfile.ZipFile | tarfile.TarFile
     try:
+        if not archive.is_file():
+            raise UserError("no such archive", where=archive, fix="check the path")
         with archive.open("rb") as file:
             start = file.read(512)
             if start[257:262] != b"ustar" and zipfile.is_zipfile(file):  # a tar may end with a zip

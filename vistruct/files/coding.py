@@ -14,6 +14,8 @@ from vistruct.config import Part
 from vistruct.contracts import IGNORED, RGB
 from vistruct.errors import UserError
 
+_MOST = 65535  # that a PNG has room for
+
 
 class Coding(Part):
     """Classes in their order, and how a raster writes each."""
@@ -44,6 +46,31 @@ class Coding(Part):
     def shown(self) -> tuple[RGB, ...] | None:
         """Colours of the data set itself, if it has any."""
         return self.palette or self.colours
+
+    @property
+    def written(self) -> Coding:
+        """A coding that `decode` of this one reads, and in which every class and a pixel of none can be written: one
+        value a class, and values that nothing else has for what has none."""
+        if self.colours is not None:
+            free = ((grey, grey, grey) for grey in range(256) if (grey, grey, grey) not in (self.colours or ()))
+            none = self.ignored_colours[:1] or (next(free),)
+            return Coding(classes=self.classes, colours=self.colours, ignored_colours=none, palette=self.palette)
+        values = self.values if self.values is not None else tuple(range(len(self.classes)))
+        if self.threshold is not None:
+            values = (0, max(255, self.threshold))
+        if max(values) > _MOST:
+            values = tuple(range(len(self.classes)))
+        taken = {*values, *(one for more in self.more.values() for one in more)}
+        spare = (one for one in (*self.ignored, *range(255, -1, -1), *range(_MOST, 255, -1)) if one not in taken)
+        unused = iter(dict.fromkeys(one for one in spare if 0 <= one <= _MOST))
+        none = next(unused)
+        values = tuple(value if value >= 0 else next(unused) for value in values)
+        return Coding(classes=self.classes, values=values, ignored=(none,), palette=self.palette)
+
+    @property
+    def in_numbers(self) -> Coding:
+        """As `written`, of colours too: numbers of the classes in their place."""
+        return self.written if self.colours is None else Coding(classes=self.classes).written
 
     def decode(self, raster: np.ndarray, where: object) -> np.ndarray:
         """int16[H, W] classes (or IGNORED) of an integer[H, W] or uint8[H, W, 3] raster.

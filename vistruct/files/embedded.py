@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import io
 import os
 import re
+import stat
 from pathlib import Path
 
 _PLACE = re.compile(r"(.+)@(\d+)\+(\d+)", re.DOTALL)
@@ -50,6 +52,7 @@ def image_bytes(path: Path) -> bytes:
     """
     place = place_of(path)
     if place is None:
+        image_status(path)
         return path.read_bytes()
     file, start, length = place
     with open(file, "rb") as opened:
@@ -64,14 +67,20 @@ def image_bytes(path: Path) -> bytes:
 
 def image_source(path: Path) -> Path | io.BytesIO:
     """What Pillow can open."""
-    return path if place_of(path) is None else io.BytesIO(image_bytes(path))
+    if place_of(path) is not None:
+        return io.BytesIO(image_bytes(path))
+    image_status(path)
+    return path
 
 
 def image_status(path: Path) -> os.stat_result:
     """Of the file that an image lies in.
 
     Raises:
-        OSError: no such file.
+        OSError: no such file, or a pipe, which would be waited for without end.
     """
     place = place_of(path)
-    return os.stat(path if place is None else place[0])
+    found = os.stat(path if place is None else place[0])
+    if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        raise OSError(errno.ESPIPE, "a pipe or a device, and not a file", os.fspath(path))
+    return found

@@ -166,6 +166,7 @@ def write_geotiff(
     *,
     size_hw: tuple[int, int] | None = None,
     num_classes: int | None = _MOST_IN_BYTE,
+    values: Sequence[int] | None = None,
 ) -> None:
     """Write classes (or shares) as a GeoTIFF, complete or not at all; strips need memory for a few rows of tiles only.
 
@@ -176,6 +177,7 @@ def write_geotiff(
         size_hw: of the whole, for strips.
         num_classes: up to 255 are written as bytes with 255 for IGNORED, more as 16 bits with 65535; None: these are no
             classes, and are written as float32, NaN where there are no data.
+        values: what each class is written as, and IGNORED behind them; None: as its number.
 
     Raises:
         ValueError: strips without a size, a class that there is no room for, or rows that nothing was written to.
@@ -191,8 +193,12 @@ def write_geotiff(
         strips = labels
     height, width = size_hw
     number_type, nodata = (np.uint8, 255) if (num_classes or 0) <= _MOST_IN_BYTE else (np.uint16, 65535)
-    if num_classes is None:
+    if values is not None:
+        num_classes, nodata = len(values) - 1, values[-1]
+        number_type = np.uint8 if max(values) <= _MOST_IN_BYTE else np.uint16
+    elif num_classes is None:
         number_type, nodata = np.float32, np.nan
+    table = np.array([*range(num_classes or 0), nodata] if values is None else values)  # IGNORED, -1, is the last
     settings: dict[str, Any] = {
         "driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": number_type, "nodata": nodata,
         "compress": "deflate", "BIGTIFF": "IF_SAFER",
@@ -213,14 +219,14 @@ def write_geotiff(
             rasterio.open(temporary, "w", **settings) as file,
         ):
             if palette is not None and number_type is np.uint8:
-                colours = {number: (*colour, 255) for number, colour in enumerate(palette)}
+                colours = {int(table[number]): (*colour, 255) for number, colour in enumerate(palette)}
                 file.write_colormap(1, colours | {nodata: (0, 0, 0, 0)})
             for y0, strip in strips:
                 rows = strip.detach().cpu().numpy() if isinstance(strip, Tensor) else strip
                 if num_classes is not None and (rows.max(initial=0) >= num_classes or rows.min(initial=0) < IGNORED):
                     raise ValueError(f"classes {rows.min()} to {rows.max()} where there are {num_classes}")
                 window = rasterio.windows.Window(0, y0, width, len(rows))
-                rows = rows if num_classes is None else np.where(rows < 0, nodata, rows)
+                rows = rows if num_classes is None else table[rows]
                 file.write(rows.astype(number_type), 1, window=window)
                 written += len(rows)
             if written != height:

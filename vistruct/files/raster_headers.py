@@ -77,6 +77,7 @@ def _driver(stamp: Stamp) -> str | None:
     if place_of(path) is not None:  # in base64: Pillow decodes it
         return None
     try:
+        image_status(path)
         with open(path, "rb") as file:
             start = file.read(256)
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from vistruct.contracts import RGB
 from vistruct.files.decode import UnreadableImage, is_deep_png, num_images, opened, refuse_too_large, several
 from vistruct.files.decoded_cache import DecodedCache
 from vistruct.files.raster_files import read_numbers
@@ -61,6 +62,18 @@ def decode_raster(data: bytes, name: object) -> np.ndarray:
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBa", "RGBX"):
             image = image.convert("RGB")
         return _numbers(image, name)
+
+
+def palette_of(path: Path) -> tuple[RGB, ...] | None:
+    """The colour of each value, of a raster that has a palette; None: it has none, or Pillow does not read it."""
+    try:
+        with Image.open(path) as image:
+            colours = image.getpalette("RGB") if image.mode == "P" else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if colours is None:
+        return None
+    return tuple((red, green, blue) for red, green, blue in zip(*[iter(colours)] * 3, strict=True))
 
 
 def clear_raster_cache() -> None:

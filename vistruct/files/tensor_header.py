@@ -32,6 +32,8 @@ def read_header(file: Path) -> tuple[dict[str, str], dict[str, Placed]]:
         UserError: not such a file, or one that was cut short.
     """
     broken = UserError("not a whole safetensors file", where=file, fix="copy or download it again")
+    if not file.is_file():
+        raise UserError("no such file, or no file", where=file, fix="give a .safetensors file")
     with file.open("rb") as stream:
         start = stream.read(8)
         if len(start) < 8:

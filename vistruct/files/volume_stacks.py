@@ -20,6 +20,7 @@ import numpy as np
 from vistruct.errors import UserError
 from vistruct.files.class_files import ClassFiles
 from vistruct.files.dicom_series import Series
+from vistruct.files.embedded import image_status
 from vistruct.files.images import UnreadableImage
 from vistruct.files.nifti import Nifti
 from vistruct.files.nrrd import Nrrd
@@ -38,7 +39,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
         UnreadableImage: it is not there.
     """
     try:
-        found = [os.stat(file) for file in ([path, *path.iterdir()] if path.is_dir() else [file_of(path)])]
+        found = [image_status(file) for file in ([path, *path.iterdir()] if path.is_dir() else [file_of(path)])]
     except FileNotFoundError:
         raise UnreadableImage("no such volume", where=path, fix="check the path") from None
     except OSError as error:

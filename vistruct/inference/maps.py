@@ -1,6 +1,7 @@
 """Label maps (`maps`): the class of every pixel of an image, or of what changed in a pair.
 
-    labels/port.png      number of the class of every pixel, with the classes' colours as its palette
+    labels/port.png      the class of every pixel as the masks of the training data write it (values, colours, palette)
+    legend.json          which value and colour that is
     colour/port.png      the colours themselves
     geotiff/port.tif     numbers again, where the image lies on the map
     geojson/port.geojson regions of a class as outlines, see on_map.py (gpkg/port.gpkg likewise)
@@ -18,6 +19,7 @@ import csv
 import importlib
 import importlib.util
 import io
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +41,7 @@ from vistruct.data.formats.maps.submissions import (
     write_submission,
 )
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
 from vistruct.files.features import Feature
 from vistruct.files.label_png import write_png
 from vistruct.files.outlines import outlines
@@ -80,6 +83,7 @@ def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
     confidence, where there is a `scratch` folder."""
     scene = model.scene(case)
     height, width = scene.size_hw
+    unwanted = ~np.array([*asked.wanted(model.class_names), True])  # the last is IGNORED
     is_large = asked.scratch is not None and height * width > IN_MEMORY
     label_map, confidence = np.zeros((0, width), np.int16), None
     if is_large:  # the file goes with the last who looks into it
@@ -92,7 +96,8 @@ def map_of(model: Model, case: Case, asked: Asked) -> MapPrediction:
     with tracking(f"  {case.name}", done=0, total=total, quiet=asked.quiet or total < 4 * asked.batch) as show:
         for rows in rows_of(model, scene, batch=asked.batch, show=lambda done: show(done, "windows")):
             part = slice(rows.y0, rows.y1)
-            label_map[part] = rows.label_map.numpy()
+            found = rows.label_map.numpy()
+            label_map[part] = np.where(unwanted[found], IGNORED, found)
             if confidence is not None:
                 confidence[part] = rows.confidence
             if probabilities is not None:
@@ -127,9 +132,8 @@ def _pack(case: Case, prediction: MapPrediction) -> dict[str, Any]:
 
 
 def _unpack(model: Model, case: Case, values: Values, files: Mapping[str, Path]) -> MapPrediction:
-    numbers = read_raster(files["png"]).astype(np.int16)
-    numbers[numbers >= len(model.class_names)] = IGNORED
-    label_map = torch.from_numpy(numbers)
+    raster, coding = read_raster(files["png"]), coding_of(model).written
+    label_map = torch.from_numpy(np.concatenate([coding.decode(strip, files["png"]) for strip in _strips(raster)]))
     return MapPrediction(id=case.name, image_id=case.name, label_map=label_map, class_names=model.class_names)
 
 
@@ -183,13 +187,41 @@ def _strips(label_map: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _write_numbers(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
-    """IGNORED is the last number: 255, of more classes 65535."""
-    label_map, palette = found.label_map.numpy(), model.palette
-    kind = np.uint8 if len(palette) <= 255 else np.uint16
-    if any((strip < 0).any() for strip in _strips(label_map)):
-        palette = (*palette, *[_without_data(palette)] * (256 - len(palette)))
-    strips = (strip.astype(kind) for strip in _strips(label_map))
-    write_png(file, strips, label_map.shape, palette if kind == np.uint8 else None)
+    label_map, coding = found.label_map.numpy(), coding_of(model).written
+    write_png(file, map(coding.encode, _strips(label_map)), label_map.shape, _palette(model, coding))
+
+
+def coding_of(model: Model) -> Coding:
+    """How the masks of the training data were written; of a model that does not say it, the numbers of the classes."""
+    known = model.input.coding
+    return known if known is not None and known.classes == model.class_names else Coding(classes=model.class_names)
+
+
+def _palette(model: Model, coding: Coding) -> list[RGB] | None:
+    """That of the masks of the training data; of a model that does not know them the colours of its classes."""
+    numbers = {*(coding.values or ()), *coding.ignored}
+    if coding.colours is not None or max(numbers) > 255:
+        return None
+    known = model.input.label_palette
+    if known is None and model.input.coding is not None:
+        return None
+    colours = dict(enumerate(known or ())) or dict(zip(coding.values or (), model.palette, strict=True))
+    return [colours.get(number, _without_data(model.palette)) for number in range(max(numbers) + 1)]
+
+
+def _write_legend(model: Model, done: Sequence[Done], file: Path) -> Path:
+    """Of each class its value in label maps (of colour masks: in GeoTIFFs) and its colour; and what stands for none."""
+    coding, numbers = coding_of(model).written, coding_of(model).in_numbers
+    rows = [
+        {"class": name, "value": value, "colour": list(colour)}
+        for name, value, colour in zip(model.class_names, numbers.values or (), model.palette, strict=True)
+    ]
+    in_colour = coding.colours is not None
+    if in_colour:
+        rows = [{**row, "png": list(colour)} for row, colour in zip(rows, coding.colours or (), strict=True)]
+    none = {"value": numbers.ignored[0], **({"png": list(coding.ignored_colours[0])} if in_colour else {})}
+    write_text(file, [json.dumps({"classes": rows, "no_data": none}, indent=1, ensure_ascii=False), "\n"])
+    return file
 
 
 def _without_data(palette: Sequence[RGB]) -> RGB:
@@ -206,10 +238,10 @@ def _write_colours(model: Model, case: Case, found: MapPrediction, file: Path, a
 def _write_geotiff(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
     from vistruct.files.geo import write_geotiff
 
-    label_map, count = found.label_map.numpy(), len(model.class_names)
+    label_map, coding = found.label_map.numpy(), coding_of(model).in_numbers
     strips = ((number * _ROWS, strip.astype(np.int16)) for number, strip in enumerate(_strips(label_map)))
-    profile = on_map(case)
-    write_geotiff(file, strips, profile, model.palette, size_hw=label_map.shape, num_classes=count)
+    values = (*(coding.values or ()), coding.ignored[0])
+    write_geotiff(file, strips, on_map(case), model.palette, size_hw=label_map.shape, values=values)
 
 
 def _write_probability(number: int, model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
@@ -300,6 +332,7 @@ MAPS = Kind(
     tell=partial(tell_areas, "images"),
     draw=_draw,
     windows="shown",
+    choices=frozenset({"classes"}),
     seen_in=lambda config, views: config.model_copy(update={"views": views}),
     metrics=lambda task: ("pixels",),
     of_slices="volumes",
@@ -313,6 +346,7 @@ MAPS = Kind(
         *outline_formats(_features, {"class": str, "value": int, "pixels": int}),
         *map(_submission, SUBMISSIONS),
         EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
+        OneFile(name="legend", file="legend.json", write=_write_legend, use="always"),
         OneFile(name="areas", file="areas.csv", write=partial(write_areas, "image", "pixels", "m2"), use="always"),
     ),
 )

@@ -39,6 +39,7 @@ class LanguageConfig(Part):
     tokenizer: Path | None = None  # a local folder or tokenizer.json; None: the weights' own, or train one
     vocab_size: int = Field(1024, ge=300)  # of a tokenizer that is trained here, added tokens included
     digits: Literal["single", "merged"] = "single"  # merged: a trained tokenizer may learn whole numbers
+    recompute: bool = False  # keep no activations inside of layers and find them again: less memory, a third more time
 
     def load_tokenizer(self, assets: Path, corpus: Any) -> PreTrainedTokenizerFast:
         """The tokenizer in `assets` if there is one (a resumed or shipped model), else the given or a trained one.
@@ -76,6 +77,8 @@ class LanguageConfig(Part):
         # `transformers` keeps the padding token's row at zero and from ever learning; here it may stand for what an
         # answer hides (`Instruct.hidden_token`).
         model.get_input_embeddings().padding_idx = None
+        if self.recompute:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
     def _model(self, tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -159,7 +159,7 @@ def _look_at(how: tuple[Path, bool], names: Sequence[str]) -> list[_Facts]:
 def _facts(path: Path, name: str, root: Path, checksums: bool) -> _Facts:
     nothing: tuple[int, int] = (0, 0)
     try:
-        if not path.is_file() and place_of(path) is None:
+        if not os.path.isfile(path) and place_of(path) is None:
             return MISSING, nothing, 0, -1, nothing, 0
         size_hw = colour_size(path)
         status, crc32 = image_status(path), -1

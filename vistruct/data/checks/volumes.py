@@ -26,6 +26,8 @@ from vistruct.issues import IssueCounter
 
 AIR = -500  # Hounsfield units: a CT scan without anything below this has no air in it, or is in other units
 OVERLAP = "voxels in the files of two classes; the later class of the list has them"
+SPLIT_WITHOUT = "volume of a split without any labels: for predictions alone"
+_UNLABELLED = {WITHOUT_LABELS: ("volume without labels", "add them; or --missing drop leaves such volumes out")}
 SPREAD = 4  # times between the finest and the coarsest spacing of one axis: more is worth a word
 
 
@@ -44,6 +46,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
     seen = _Seen(_labels_of(parts), _is_ct(format, path), parts.part.label_grid)
+    seen.labelled_splits = {case.split for case in cases if case.label is not None}
     for number, case in enumerate(cases):
         try:
             seen.headers(case, parts.report)
@@ -53,13 +56,16 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
             parts.errors.append(error)
     if cases and all(case.label is None for case in cases):
         parts.errors.append(without_any_labels(len(cases), path))
+    stopping = _UNLABELLED if parts.part.shares is None else {}  # shares are drawn of what is labelled
     counts = {
         "volumes": len(cases),
         "patients": len({case.patient for case in cases}),
         "slices (axial)": sum(shape[0] for shape in seen.shapes),
         "volumes decoded": len(cases) if decode_at_most is None else min(decode_at_most, len(cases)),
     }
-    return Findings(counts=counts, classes=dict(seen.classes), sizes=seen.sizes(), problems=seen.hints())
+    return Findings(
+        counts=counts, classes=dict(seen.classes), sizes=seen.sizes(), problems=seen.hints(), stopping=stopping
+    )
 
 
 def _labels_of(parts: Parts) -> tuple[Coding | None, Painting | None]:
@@ -88,6 +94,7 @@ class _Seen:
         self.digests: dict[str, list[str]] = defaultdict(list)
         self.found: dict[str, list[str]] = defaultdict(list)
         self.labelled = 0
+        self.labelled_splits: set[str] = set()
 
     def headers(self, case: VolumeCase, report: IssueCounter) -> None:
         """Of all files of a case."""
@@ -100,7 +107,7 @@ class _Seen:
         for other in volumes[1:]:
             grid.check_same(other.grid, f"{volumes[0].path}, {other.path}", "modalities")
         if case.label is None:
-            report.note(WITHOUT_LABELS, case.name)
+            report.note(WITHOUT_LABELS if case.split in self.labelled_splits else SPLIT_WITHOUT, case.name)
         else:
             check_labels(volumes[0], case.label, self.label_grid, report, self.painting)
 

@@ -13,7 +13,8 @@ Differs:  VRL as in the paper (every conversation loses 75 % of its visual token
           quarter of them does): `--vrl published-code` gives those. Conversations are packed end to end and
           shared among devices by the work they are, not padded to 4096 tokens; one that is longer is cut, or
           counted and left out where that would lose an image, and not replaced by a random other one. Norms,
-          biases and other vectors are not decayed. No activation checkpointing. No system text is put in
+          biases and other vectors are not decayed. No activation checkpointing
+          without `--recompute`. No system text is put in
           (`--set task.system=...`). Without `--start`, `--backbone` or `--language` that part has random
           weights (and the tokenizer is trained on the conversations): it then needs far more than 8000 steps.
           Size small is ours: a convolutional stem, 96 px tiles, every question asked for itself with the
@@ -29,7 +30,7 @@ from typing import Any, Literal
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.layouts import MODELS, instruct_config
 from vistruct.checkpoint.load import is_ours
-from vistruct.config import MAIN, AdamW, Eval, Move, Pack, Part, Run, Schedule, Stream, with_values
+from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Pack, Part, Run, Schedule, Stream, with_values
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import detect_annotation
@@ -140,6 +141,10 @@ def recipe(
     vrl: Literal["off", "paper", "published-code"] = "paper",
     start: Path | None = None,  # folder of a whole InternVL, or a run of this recipe and size, to go on from
     freeze_backbone: bool = False,  # only projector and language model learn, as before a run with `start`
+    lora: int
+    | None = None,  # rank of adapters on the language model, which is frozen beside them; None: all of it learns
+    adapters: Path | None = None,  # run or folder of peft's, whose adapters it begins with
+    recompute: bool = False,  # keep no activations inside of blocks and find them again: less memory, more time
     steps: int | None = None,  # None: 8000, or 600 of small
     batch: int | None = None,  # conversations in a step, over all devices; None: 128, or 16 of small
     lr: float | None = None,  # None: 2e-5, or 2e-3 of small (half of that in the backbone)
@@ -158,6 +163,9 @@ def recipe(
         changed |= {"backbone": shape.model_copy(update={"drop_path": usual.drop_path}), **mean_std}
     if language is not None:
         changed["language"] = LanguageConfig(weights=language)
+    if recompute:
+        parts = {name: changed.get(name) or vars(like.task)[name] for name in ("backbone", "language")}
+        changed |= {name: part.model_copy(update={"recompute": True}) for name, part in parts.items()}
     evals = {}
     if val is not None:
         talk = conversations(val, root)
@@ -176,7 +184,8 @@ def recipe(
         },
         evals=evals,
         init=backbone,
-        move=(_move(like, freeze_backbone),),
+        adapters=adapters,
+        move=(_move(like, freeze_backbone), *_adapted(lora)),
         steps=num_steps,
         optim=AdamW(lr=like.lr if lr is None else lr, weight_decay=0.01, betas=(0.9, 0.999)),
         schedule=Schedule(shape="cosine", warmup_steps=round(WARMUP * num_steps)),
@@ -199,6 +208,12 @@ def _move(like: Size, freeze_backbone: bool) -> Move:
     if freeze_backbone:
         return Move(pattern="backbone", mode="frozen")
     return Move(pattern="backbone", lr_factor=like.backbone_lr_factor)
+
+
+def _adapted(rank: int | None) -> tuple[Move, ...]:
+    if rank is None:
+        return ()
+    return (Move(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank)),)
 
 
 def tiny() -> Run:

@@ -65,14 +65,14 @@ class ImageFolder:
         Raises:
             UserError: several files of its last part.
         """
-        if not (self.is_named and is_foreign(name)) and (self.root / name).is_file():
+        if not (self.is_named and is_foreign(name)) and os.path.isfile(self.root / name):
             return self.root / name
         if not self.is_named and not self.is_list and not is_foreign(name):
             return None
         parts = parts_of(name)
         for start in range(len(parts)):
             path = self.root.joinpath(*parts[start:])
-            if path.is_file():
+            if os.path.isfile(path):  # a name that is too long is none
                 return path
         found = self._by_last_part().get(parts[-1], []) if parts and self.is_named else []
         if len(found) > 1:

@@ -268,7 +268,7 @@ def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(Path(entry) for entry in entries if os.path.isdir(entry) and not entry.name.startswith("."))
 
 
 def _has(folder: Path, suffix: str) -> bool:

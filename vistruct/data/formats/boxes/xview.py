@@ -11,6 +11,7 @@ Source: Lam et al., arXiv:1802.07856, and xview_class_labels.txt of its authors.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,13 @@ def _names(features: list[Any]) -> list[str]:
     """The images that features name, each once, in the order of their numbers."""
     said = (feature.get("properties") for feature in features if isinstance(feature, dict))
     names = {one["image_id"] for one in said if isinstance(one, dict) and isinstance(one.get("image_id"), str)}
-    return sorted(names, key=lambda name: (int(stem) if (stem := Path(name).stem).isdecimal() else math.inf, name))
+    return sorted(names, key=lambda name: (_number(Path(name).stem), name))
 
 
 def _image_folder(file: Path, features: list[Any]) -> Path:
     names = _names(features)[:20]
     folders = [file.parent / name for name in _FOLDERS]
-    return max(folders, key=lambda folder: sum((folder / name).is_file() for name in names))
+    return max(folders, key=lambda folder: sum(os.path.isfile(folder / name) for name in names))
 
 
 def _images(
@@ -182,3 +183,8 @@ def _images(
 
 
 FORMAT = Format(kind="boxes", looks_like=looks_like, walk=walk)
+
+
+def _number(stem: str) -> float:
+    """Of an image that is called by it; a number of thousands of digits is none."""
+    return int(stem) if stem.isdecimal() and len(stem) < 20 else math.inf

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from vistruct.config import from_yaml
 from vistruct.data.formats.boxes.yolo_lists import data_file, of_data_file, of_lists, read_list
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
@@ -160,7 +161,7 @@ def _is_yaml(file: Path) -> bool:
     if file.suffix not in (".yaml", ".yml") or not file.is_file():
         return False
     try:
-        content = yaml.safe_load(read_text(file))
+        content = from_yaml(read_text(file))
     except (yaml.YAMLError, UserError):
         return False
     return isinstance(content, dict) and "names" in content and any(split in content for split in SPLITS)
@@ -168,7 +169,7 @@ def _is_yaml(file: Path) -> bool:
 
 def _of_yaml(file: Path) -> YoloLayout:
     try:
-        content = yaml.safe_load(read_text(file))
+        content = from_yaml(read_text(file))
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         where = f"{file}, line {mark.line + 1}" if mark else file

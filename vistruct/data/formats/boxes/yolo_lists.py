@@ -7,6 +7,7 @@ train.txt                       an image a line, its path as from this folder, o
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vistruct.data.formats.boxes.image_names import ImageFolder, is_rooted, parts_of, record_ids
@@ -79,7 +80,7 @@ def _beside(file: Path, name: str) -> Path:
     """A file that the darknet file names: as it says, or by its end."""
     parts = parts_of(name)
     tried = [file.parent / name, *(file.parent.joinpath(*parts[start:]) for start in range(len(parts)))]
-    return next((one for one in tried if one.is_file()), tried[0])
+    return next((one for one in tried if os.path.isfile(one)), tried[0])
 
 
 def _lists_images(file: Path) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -195,10 +196,10 @@ def _separator(cells: Sequence[str], header: str) -> str | None:
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
     for folder in folders:
         path = folder / name
-        if path.is_file():
+        if os.path.isfile(path):  # a name that is too long is none
             return path
         for ending in sorted(IMAGE_SUFFIXES) if path.suffix.lower() not in IMAGE_SUFFIXES else ():
-            if (with_ending := path.with_name(path.name + ending)).is_file():
+            if os.path.isfile(with_ending := path.with_name(path.name + ending)):
                 return with_ending
     return None
 

@@ -171,7 +171,7 @@ def images_in(folder: Path, report: IssueCounter | None = None) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        found = [Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+        found = [Path(entry) for entry in entries if os.path.isdir(entry) and not entry.name.startswith((".", "__"))]
     return sorted(found)
 
 

@@ -13,6 +13,7 @@ folders unless `classes` are given, as those tools count.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -150,14 +151,14 @@ def _label(one: ListLine, folder: str, numbers: dict[str, int], stop: Stop) -> i
     said = _word(one.said) or folder
     if said in numbers:
         label = numbers[said]
-    elif said.isdecimal() and int(said) < len(names):
+    elif said.isdecimal() and len(said) < 10 and int(said) < len(names):
         label = int(said)
     else:
         fix = f"numbers from 0 to {len(names) - 1}" if said.isdecimal() else closest(said, names)
         stop(UserError(f"no class {said!r}", where=one.where, fix=fix))
         return None
     number = one.said.rpartition(" ")[2]
-    if number != said and number.isdecimal() and int(number) != label:
+    if number != said and number.isdecimal() and number.lstrip("0") != str(label or ""):
         what = f"class {said!r} is number {label}, and the line says {number}"
         stop(UserError(what, where=one.where, fix="--classes NAME,NAME in the order of the list's numbers"))
     return label
@@ -178,7 +179,7 @@ class _Finder:
 
     def find(self, one: ListLine, stop: Stop) -> Path | None:
         path = self.top / one.name
-        if path.is_file():
+        if os.path.isfile(path):
             return path
         if self.by_name is None:
             self.by_name = defaultdict(list)

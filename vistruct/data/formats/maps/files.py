@@ -105,7 +105,7 @@ def has_raster(folder: Path, depth: int = 3) -> bool:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry):
                 inside.append(Path(entry))
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                 return True
@@ -117,7 +117,7 @@ def subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(Path(entry) for entry in entries if os.path.isdir(entry) and not entry.name.startswith("."))
 
 
 def files_directly_in(folder: Path) -> list[Path]:

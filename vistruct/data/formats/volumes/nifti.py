@@ -101,11 +101,20 @@ def coding(root: Path) -> Coding | None:
         number, name = (key, value) if str(key).lstrip("-").isdecimal() else (value, key)  # MSD, nnU-Net
         if not str(number).lstrip("-").isdecimal():
             what = f"labels of regions ({key}: {value}) are no classes"
-            raise UserError(what, where=file, fix="--classes background,NAME,... names the classes of single values")
+            raise UserError(what, where=file, fix=_single_values(labels))
         pairs.append((int(number), str(name)))
     kept = sorted(pair for pair in pairs if pair[1].lower() != "ignore")
     ignored = tuple(number for number, name in pairs if name.lower() == "ignore")
     return Coding(classes=tuple(name for _, name in kept), values=tuple(number for number, _ in kept), ignored=ignored)
+
+
+def _single_values(labels: dict[str, Any]) -> str:
+    """Options that name the values that regions are made of."""
+    lists = [value if isinstance(value, list) else [value] for value in labels.values()]
+    plain = {int(value) for own in lists for value in own if str(value).isdecimal()}
+    values = sorted(plain | {0})
+    names = ["background" if value == 0 else f"class_{value}" for value in values]
+    return f"--classes {','.join(names)} --values {','.join(map(str, values))}"
 
 
 def paired_cases(
