@@ -45,7 +45,6 @@ WRONG = [
     (["--to", "doto"], "no box format 'doto'", "dota"),
     (["--to", "dota", "--format", "vocc"], "no box format 'vocc'", "voc"),
     (["--to", "dota", "--split", "trian"], "trian", "train"),
-    (["--to", "dota"], "several splits", "--split"),
     ([], "Missing option", "--help"),
     (["--to", "dota", "--split", "train", "--pictures", "move"], "move", "--help"),
 ]

@@ -301,7 +301,7 @@ def test_files_and_images_of_a_split_are_found_where_they_are_published(tmp_path
         assert record.images == (tmp_path / image,)
     with pytest.raises(UserError, match="several annotation files") as caught:
         read_coco(tmp_path)
-    assert "split=" in caught.value.fix
+    assert "--split" in caught.value.fix
     with pytest.raises(UserError, match="no split 'nowhere'"):
         read_coco(tmp_path, split="nowhere")
     both = "+".join(images)

@@ -263,3 +263,26 @@ def test_an_unknown_target_is_an_error(tmp_path: Path, to: str) -> None:
     with pytest.raises(UserError) as caught:
         convert(rich(tmp_path / "in"), tmp_path / "out", to)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("to", sorted(WRITERS))
+def test_splits_stay_splits_and_classes_keep_their_numbers(tmp_path: Path, to: str) -> None:
+    for split, name in (("train", "plane"), ("val", "Boeing737"), ("test", "plane")):
+        name = name if to != "fair1m" else "Boeing737"
+        for folder in ("images", "labelTxt"):
+            (tmp_path / "set" / split / folder).mkdir(parents=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "set" / split / "images" / f"{split}1.png")
+        (tmp_path / "set" / split / "labelTxt" / f"{split}1.txt").write_text(f"10 10 30 10 30 30 10 30 {name} 0\n")
+    done = convert(tmp_path / "set", tmp_path / "out", to)
+    assert done.images == done.objects == 3
+    for split in ("train", "val", "test"):
+        records, _, _ = read_boxes(tmp_path / "out", split=split)
+        assert [record.id for record in records] == [f"{split}1.png"]
+        assert len(records[0].objects) == 1
+    if to in ("yolo", "coco"):
+        names = read_boxes(tmp_path / "out", split="train")[1]
+        assert names == ("Boeing737", "plane")
+        assert [int(read_boxes(tmp_path / "out", split=one)[0][0].objects.labels[0]) for one in ("train", "val")] == [
+            1,
+            0,
+        ]

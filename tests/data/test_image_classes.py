@@ -166,6 +166,15 @@ def test_a_list_that_contradicts_itself_or_the_disk_is_told(tmp_path: Path) -> N
     fails("a_1.png\nb_1.png\n", "a_1.png may be a/a_1.png and b/a_1.png", "line 1")
 
 
+def test_a_class_that_one_list_lacks_is_counted(tmp_path: Path) -> None:
+    root = folders(tmp_path, {"a": 2, "b": 2})
+    (root / "train.txt").write_text("a/a_0.png\nb/b_0.png\n")
+    (root / "val.txt").write_text("a_1.png\n")
+    val = opened(root, split="val")
+    assert classes_of(val) == {"a/a_1.png": ("a",)}
+    assert val.report.counts == {"class without images in this split, which is in no mean": 1}
+
+
 def test_an_image_in_two_lists_is_an_error_unless_one_is_trainval(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 3, "b": 3})
     (root / "train.txt").write_text("a/a_0.png\nb/b_0.png\n")

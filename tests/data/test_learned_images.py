@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from vistruct.config import MAIN, Eval, Run, Stream, with_settings
 from vistruct.contracts import DataInfo
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.checks.groups import LEARNED, check_groups
 from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
@@ -48,6 +50,21 @@ def test_an_evaluation_of_nothing_but_learned_images_is_refused_unless_it_is_cal
         check_groups({"main": train}, {"val": ("main", opened(root, "one"))})
     assert "--val-split" in caught.value.fix
     check_groups({"main": train}, {"train": ("main", opened(root, "all"))})
+
+
+def test_boxes_on_images_that_were_learned_are_no_test_either(tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": f"{number}.png", "width": 8, "height": 6} for number in (1, 2)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 3, 3], "area": 9, "iscrowd": 0} for n in (1, 2)]
+    for name, some in {"train": 2, "val": 1}.items():
+        own = {"images": images[:some], "annotations": boxes[:some], "categories": [{"id": 1, "name": "a"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(own))
+    for number in (1, 2):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{number}.png")
+    train, val = (BoxDataConfig(annotation=tmp_path / f"{name}.json").build() for name in ("train", "val"))
+    with pytest.raises(UserError, match="all 1 images of the evaluation 'val' are training data"):
+        check_groups({"main": train}, {"val": ("main", val)})
+    check_groups({"main": val}, {"val": ("main", train)})
+    assert train.info.dropped[LEARNED] == 1
 
 
 def test_some_learned_images_in_an_evaluation_are_said(root: Path) -> None:

@@ -230,5 +230,5 @@ def test_classes_in_another_order_renumber_values_colours_and_palette() -> None:
             assert turned.shown == tuple(coding.shown[number] for number in (2, 0, 1))
         else:
             assert coding.shown is turned.shown is None
-        with pytest.raises(UserError, match="the data have a, b, c"):
+        with pytest.raises(UserError, match="no class 'c' is asked for"):
             recoded(coding, ("a", "b"), "here")

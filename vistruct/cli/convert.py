@@ -27,12 +27,15 @@ def command(
     out: Annotated[Path, typer.Argument(help="The folder to make; never one that is there already.")],
     to: Annotated[str, typer.Option(help="The format to write, see the table.")],
     reading: Reading,
-    split: Annotated[str | None, typer.Option(help="Which part: train, val, ...; several as train+val.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which part: train, val, ...; several as train+val. All by default.")
+    ] = None,
     pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
 ) -> None:
     """Write a data set of boxes in another format.
 
-    Says what the new format has no room for. Formats that are written:
+    Splits stay splits, each in a folder of its name. Says what the new format has no room for.
+    Formats that are written:
 
     \b
       coco      boxes, oriented boxes, masks, key points, crowd, difficult

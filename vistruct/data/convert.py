@@ -15,8 +15,9 @@ from typing import Literal
 from vistruct.contracts import Record
 from vistruct.data.at_path import boxes_at
 from vistruct.data.formats import find_format, names_of
+from vistruct.data.formats.detect import splits_of
 from vistruct.data.formats.format import Writer
-from vistruct.data.formats.read import read
+from vistruct.data.formats.read import format_of, read
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
 from vistruct.errors import UserError, closest
 from vistruct.files.owned import new_folder, refuse
@@ -62,7 +63,7 @@ def convert(
         out: the folder to make.
         to: a format of boxes that is written.
         reading: which files and classes; see `data/reading.py`.
-        split: which part of `path`.
+        split: which part of `path`; None: all, each in a folder of its name.
         pictures: whether they are copied, linked to (symbolically), or left where they are.
 
     Raises:
@@ -73,23 +74,40 @@ def convert(
     form = writer(to)
     refuse(out)
     part = boxes_at(path, reading, AS_THEY_ARE, split=split)
-    walked, report = read(path, "boxes", format=part.format, ask=part.ask())
-    records, class_names = walked.records, walked.class_names
-    if not records:
+    if part.format != "auto":
+        find_format(part.format, "boxes")  # says it where it is none
+    part = part.model_copy(update={"format": format_of(path, "boxes", part.format, part.ask())})
+    several = splits_of(path, part.format) if split is None else ()
+    ask = replace(part.ask(), split="+".join(several) or split)
+    walked, report = read(path, "boxes", format=part.format, ask=ask)
+    class_names = walked.class_names
+    parts = {"": walked.records}
+    if several:  # classes are those of all together, so that their numbers are the same everywhere
+        chosen = replace(ask, classes=class_names)
+        parts = {
+            one: read(path, "boxes", format=part.format, ask=replace(chosen, split=one))[0].records for one in several
+        }
+    if not walked.records:
         raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
-    _refuse_outside(records, path)
-    records, lost = fit(records, form)
-    if not form.empty_classes:
-        used = {int(label) for record in records for label in record.objects.labels}
-        for label, name in enumerate(class_names):
-            if label not in used:
-                lost.note(CLASS_LOST, name, "repaired")
+    _refuse_outside(walked.records, path)
+    lost = IssueCounter()
+    for name, whole in parts.items():
+        parts[name], own = fit(whole, form)
+        lost.merge(own)
+    used = {int(label) for records in parts.values() for one in records for label in one.objects.labels}
+    for label, name in enumerate(class_names if not form.empty_classes else ()):
+        if label not in used:
+            lost.note(CLASS_LOST, name, "repaired")
     with new_folder(out) as unfinished:
-        lost.merge(form.write(unfinished, records, class_names))
-        if pictures != "none":
-            _bring_images(records, unfinished / form.images, pictures)
-    objects = sum(len(record.objects) for record in records)
-    return Conversion(path=out, images=len(records), objects=objects, read=report, lost=lost)
+        for name, records in parts.items():
+            lost.merge(form.write(unfinished / name, records, class_names))
+            if pictures != "none":
+                _bring_images(records, unfinished / name / form.images, pictures)
+        if several and form.join is not None:
+            form.join(unfinished, several, class_names)
+    objects = sum(len(record.objects) for records in parts.values() for record in records)
+    images = sum(map(len, parts.values()))
+    return Conversion(path=out, images=images, objects=objects, read=report, lost=lost)
 
 
 def written() -> dict[str, Writer]:

@@ -151,7 +151,7 @@ class LabelReader:
             UserError: a raster that cannot be read, or has a value of no class; 0 and 1 where 128 parts two classes.
         """
         where = record.label_map or record.id
-        raster = self.raster(record) if self.raster is not None else _of_file(record)
+        raster = self.raster(record) if self.raster is not None else _of_file(record, self.coding)
         if self.coding.threshold is not None and 0 < raster.max(initial=0) <= 1 < self.coding.threshold:
             what = f"labels of 0 and 1, and the second class begins at {self.coding.threshold}"
             raise UserError(what, where=where, fix="--classes unchanged,changed --values 0,1 (or your own names)")
@@ -163,6 +163,9 @@ class LabelReader:
         return torch.from_numpy(classes)
 
 
-def _of_file(record: Record) -> np.ndarray:
+def _of_file(record: Record, coding: Coding) -> np.ndarray:
     assert record.label_map is not None
-    return read_raster(record.label_map, record.window_xyxy)
+    raster = read_raster(record.label_map, record.window_xyxy)
+    if coding.colours is None or raster.ndim == 3 or (palette := palette_of(record.label_map)) is None:
+        return raster
+    return np.array([*palette, *[(0, 0, 0)] * (256 - len(palette))], np.uint8)[raster]

@@ -46,9 +46,10 @@ def _check_images(train: Any, evals: Mapping[str, Any]) -> None:
     """Refuse an evaluation of nothing but learned images; of some that were learned, say so in its report."""
     files = {record.images for record in _plain(train)}
     for name, dataset in evals.items():
-        records = [one for one in _plain(dataset) if one.label_map is not None or one.image_labels is not None]
+        records = [one for one in _plain(dataset) if one.images]
         again = [record for record in records if record.images in files]
-        if name == "train" or not again:
+        has_truth = any(one.label_map or one.image_labels is not None or len(one.objects) for one in again)
+        if name == "train" or not has_truth:
             continue
         if len(again) == len(records):
             what = f"all {len(records)} images of the evaluation {name!r} are training data"

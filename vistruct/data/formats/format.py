@@ -104,6 +104,7 @@ class Writer:
     is_crowd: bool = False
     is_difficult: bool = False
     notes: bool = False
+    join: Callable[[Path, Sequence[str], Sequence[str]], None] | None = None  # folders of splits -> one data set
     empty_classes: bool = True  # whether a class without objects, and the order of the classes, can be told
 
 

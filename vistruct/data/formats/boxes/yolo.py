@@ -31,7 +31,7 @@ from vistruct.data.formats.boxes.yolo_find import (
     swapped_file,
 )
 from vistruct.data.formats.boxes.yolo_rows import Four, Kind, Labels, add, kind_of, read_rows
-from vistruct.data.formats.boxes.yolo_write import write, write_oriented
+from vistruct.data.formats.boxes.yolo_write import join, write, write_oriented
 from vistruct.data.formats.format import Ask, Format, Stop, Walked, Writer
 from vistruct.data.formats.splits import chosen
 from vistruct.errors import UserError
@@ -170,6 +170,10 @@ def _count_lonely_labels(places: Sequence[Path], files: Sequence[Labels], report
                     report.note(NO_IMAGE, str(file))
 
 
-FORMAT = Format(kind="boxes", looks_like=looks_like, splits=splits, walk=walk, writer=Writer(write=write, masks=True))
-ORIENTED = replace(FORMAT, walk=partial(walk, four="oriented"), writer=Writer(write=write_oriented, quads=True))
+FORMAT = Format(
+    kind="boxes", looks_like=looks_like, splits=splits, walk=walk, writer=Writer(write=write, join=join, masks=True)
+)
+ORIENTED = replace(
+    FORMAT, walk=partial(walk, four="oriented"), writer=Writer(write=write_oriented, join=join, quads=True)
+)
 MASKS = replace(FORMAT, walk=partial(walk, four="masks"), writer=None)

@@ -91,3 +91,13 @@ def _write_set(out: Path, rows: dict[str, list[str]], class_names: Sequence[str]
         write_text(file, rows[record_id])
     content = {"train": "images", "val": "images", "names": dict(enumerate(class_names))}
     write_text(out / "data.yaml", [yaml.safe_dump(content, sort_keys=False, allow_unicode=True)])
+
+
+def join(out: Path, splits: Sequence[str], class_names: Sequence[str]) -> None:
+    """One data.yaml about the folders of several splits, in the place of theirs."""
+    places = {}
+    for split in splits:
+        (out / split / "data.yaml").unlink()
+        places["val" if split.lower().startswith("val") else split] = f"{split}/images"
+    content = {**places, "names": dict(enumerate(class_names))}
+    write_text(out / "data.yaml", [yaml.safe_dump(content, sort_keys=False, allow_unicode=True)])

@@ -16,17 +16,18 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE
-from vistruct.data.formats.classes.folders import below, images_in, split_folders
+from vistruct.data.formats.classes.folders import ABSENT, below, images_in, split_folders
 from vistruct.data.formats.classes.lines import chosen_splits, refuse_straddlers
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.order import class_order
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
-from vistruct.errors import UserError, closest
+from vistruct.errors import UserError, closest, typed
 from vistruct.files.text import read_text
 from vistruct.issues import IssueCounter
 
@@ -87,10 +88,24 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
                     Record(id=path.relative_to(finder.top).as_posix(), images=(path,), image_labels=(label,))
                 )
         present = {one.image_labels for one in records}
-        for number, name in enumerate(class_names):
-            if (number,) not in present:
-                stop(UserError("a class without images", where=f"{files[split]}: {name}", fix="list some"))
+        absent = [number for number in range(len(class_names)) if (number,) not in present]
+        anywhere = _listed(entries, finder, numbers) if absent else set()
+        for name in (class_names[number] for number in absent if class_names[number] not in ask.drop):
+            where = f"{files[split]}: {name}"
+            if numbers[name] in anywhere:
+                report.note(ABSENT, where, "kept")  # a rare class need not be in every split
+            else:
+                stop(UserError("a class without images", where=where, fix=f"list some, or {typed('--drop', [name])}"))
     return Walked(records=records, class_names=class_names, annotations=tuple(files.values()))
+
+
+def _listed(entries: Mapping[str, Sequence[ListLine]], finder: _Finder, numbers: dict[str, int]) -> set[int | None]:
+    """The classes that the lists of all splits have, as far as their lines can be read."""
+    found = set()
+    for one in (one for own in entries.values() for one in own):
+        path = None if one.said else finder.find(one, lambda _: None)
+        found.add(_label(one, (path or Path(one.name)).parent.name, numbers, lambda _: None))
+    return found
 
 
 def find_lists(root: Path, lists: str | None) -> dict[str, Path]:

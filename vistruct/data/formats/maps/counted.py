@@ -34,7 +34,7 @@ def with_pixels(walked: Walked, ask: Ask, report: IssueCounter, stop: Stop) -> W
     pixels: Counter[int] = Counter()
     for file, found in values.items():
         try:
-            classes = coding.decode(found.raster(), file)[0]
+            classes = coding.decode(found.raster(by_colour=coding.colours is not None), file)[0]
         except UserError as error:
             strange[error.what, error.fix].append(file)
             continue
@@ -50,6 +50,8 @@ def with_pixels(walked: Walked, ask: Ask, report: IssueCounter, stop: Stop) -> W
     for (what, fix), places in strange.items():
         _tell(f"{what} in {len(places)} of {len(values)} label maps", places, fix, stop)
     _one_coding(coding, values, stop)
+    if coding.colours is None and (ask.coding is None or ask.coding.values is None):
+        _one_palette(coding, values, stop)
     for number, name in enumerate(coding.classes):
         if not pixels[number]:
             report.note(NO_PIXEL, name, "kept")
@@ -82,6 +84,28 @@ def _one_coding(coding: Coding, values: Values, stop: Stop) -> None:
             options = to_type(coding.classes, coding.values or range(len(coding.classes)), (value,))
             fix = f"write them all in one way; or {options}: it never counts"
             _tell(what, mine, fix, stop)
+
+
+def _one_palette(coding: Coding, values: Values, stop: Stop) -> None:
+    """Stop at indexed files in which a number has another colour than in others: which of the two is the class?"""
+    first: dict[int, tuple[int, Path]] = {}
+    others: dict[Path, str] = {}
+    colours: dict[int, None] = {}
+    for file, found in values.items():
+        for value, colour in found.palette.items():
+            colours[colour] = None
+            known, where = first.setdefault(value, (colour, file))
+            if known != colour:
+                others.setdefault(file, f"{value} is #{known:06x} in {where.name} and #{colour:06x} in {file.name}")
+    if others:
+        names = [*coding.classes, *(f"class_{number}" for number in range(len(coding.classes), len(colours)))]
+        lines = [f"{name},{c >> 16},{c >> 8 & 255},{c & 255}" for name, c in zip(names, colours, strict=False)]
+        what = (
+            f"indexed label maps whose palettes differ, {len(others)} of {len(values)}: {next(iter(others.values()))}"
+        )
+        numbers = to_type(coding.classes, coding.values or range(len(coding.classes)), coding.ignored)
+        fix = f"numbers count: {numbers}; or colours: write class_dict.csv beside, in lines: {' '.join(lines)}"
+        _tell(what, list(others), fix, stop)
 
 
 def refused(class_names: Sequence[str], pixels: Counter[int], *, named: bool, ignored: Sequence[int] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -58,7 +59,7 @@ def _sized(records: list[Record], stop: Stop, *, with_labels: bool, are_checked:
                 number = next(number for number, size in enumerate(sizes) if size != sizes[0])
                 (h, w), (height, width) = sizes[number], sizes[0]
                 what = f"{w} x {h} pixels, and its image {paths[0].name} has {width} x {height}"
-                stop(UserError(what, where=paths[number], fix="bring both to the same grid"))
+                stop(UserError(what, where=paths[number], fix=_to_one_size(paths[number], (width, height))))
             elif away is not None:
                 fix = "--coordinates ignored, if they are wrong; else bring both to one grid (gdalwarp -t_srs -te -tr)"
                 stop(UserError(ELSEWHERE, where=f"{away[0]}: {away[1]}", fix=fix))
@@ -69,6 +70,17 @@ def _sized(records: list[Record], stop: Stop, *, with_labels: bool, are_checked:
         for record in records
         if record.size_hw is not None or record.id in found
     ]
+
+
+def _to_one_size(file: Path, size: tuple[int, int]) -> str:
+    """What can be typed so that labels are sampled, and never averaged, to (width, height)."""
+    name, (width, height) = shlex.quote(str(file)), size
+    if file.suffix.lower() in (".tif", ".tiff"):
+        new = shlex.quote(str(file.with_suffix(".new.tif")))
+        return (
+            f"if both show the same: gdal_translate -outsize {width} {height} -r nearest {name} {new}, and put it there"
+        )
+    return f"if both show the same: magick {name} -sample '{width}x{height}!' {name}"
 
 
 def _looked_at(
