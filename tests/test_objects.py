@@ -15,6 +15,7 @@ from tables import assert_same
 from vistruct.contracts import BoxPrediction, Objects, cat
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.convert import EXTRA_LOST, convert
+from vistruct.data.reading import Reading
 from vistruct.metrics.whole_images import WholeImages
 from vistruct.tasks.dense import DetectCollator
 from vistruct.transforms.augment import Augment
@@ -170,7 +171,7 @@ def test_a_made_up_column_changes_the_fingerprint_and_is_said_to_be_lost_where_i
     sys.modules.pop("phrased")
     sys.path_importer_cache.clear()
     assert config(folder).build().info.fingerprint != before
-    done = convert(folder, tmp_path / "out", "coco", format="phrased:FORMAT", images="none")
+    done = convert(folder, tmp_path / "out", "coco", Reading(format="phrased:FORMAT"), pictures="none")
     assert done.lost.counts[EXTRA_LOST] == 2
 
 

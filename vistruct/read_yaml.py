@@ -43,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = from_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError("no such run file", where=path, fix="give the path of a run.yaml or study.yaml") from None
+        raise UserError("no such file", where=path, fix="give the path of a run.yaml or study.yaml") from None
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 text: {error}", where=path, fix="save the file as UTF-8") from error
     except OSError as error:

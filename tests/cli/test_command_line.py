@@ -73,7 +73,7 @@ MISTAKES = [
     (["recipes", "--jsn"], "no option '--jsn'", "vistruct recipes", "did you mean '--json'?"),
     (["train", "--steps", "3"], "no recipe given", "vistruct train --steps 3", "vistruct recipes"),
     (["train"], "no recipe given", "vistruct train", "vistruct recipes"),
-    (["train", "-c", "nope.yaml"], "no such run file", "nope.yaml", "run.yaml"),
+    (["train", "-c", "nope.yaml"], "no such file", "nope.yaml", "run.yaml"),
     (["check", "nowhere"], "no such file or folder", "nowhere", "check the path"),
     (["check"], "Missing argument", "vistruct check", "vistruct check --help"),
     (["show", "nowhere"], "no such file or folder", "nowhere", "path"),
@@ -206,8 +206,10 @@ def test_inspect_reads_a_safetensors_file_as_the_library_does(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "content",
     [b"", b"12", struct.pack("<Q", 2**62), struct.pack("<Q", 9) + b"{broken!}", struct.pack("<Q", 2) + b"[]",
-     struct.pack("<Q", 58) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}    ' + b"1234"],
-    ids=["empty", "short", "absurd", "not-json", "a-list", "cut-short"],
+     struct.pack("<Q", 58) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}    ' + b"1234",
+     struct.pack("<Q", 56) + b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}} ' + b"1234",
+     struct.pack("<Q", 75) + b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,4]}} ' % (10**20) + b"1234"],
+    ids=["empty", "short", "absurd", "not-json", "a-list", "cut-short", "fewer-than-none", "more-than-can-be"],
 )  # fmt: skip
 def test_a_damaged_safetensors_file_is_told(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.safetensors"

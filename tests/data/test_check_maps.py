@@ -94,6 +94,39 @@ def test_a_0_that_should_not_count_is_named(tmp_path: Path) -> None:
     assert problem(result, "labels of no class: 2").count == 2
 
 
+def test_a_class_that_only_a_later_split_has_stops_as_it_stops_training(tmp_path: Path) -> None:
+    for split, value in (("train", 1), ("val", 2)):
+        save(tmp_path / "images" / split / f"{split}.png", RNG.integers(0, 255, (8, 8, 3)).astype(np.uint8))
+        save(tmp_path / "masks" / split / f"{split}.png", (RNG.random((8, 8)) > 0.5).astype(np.uint8) * value)
+    found = problem(check(tmp_path), "labels of no class: 2")
+    assert found.effect == "stops training"
+    assert "--classes background,foreground,class_2" in found.fix
+    three = check(tmp_path, Reading(classes=("background", "foreground", "class_2")))
+    assert three.ok, three
+
+
+def test_values_alone_say_what_masks_of_change_mean(tmp_path: Path) -> None:
+    for folder in ("A", "B"):
+        save(tmp_path / folder / "1.png", RNG.integers(0, 255, (8, 8, 3)).astype(np.uint8))
+    mask = (RNG.random((8, 8)) > 0.5).astype(np.uint8) * 100
+    save(tmp_path / "label" / "1.png", mask)
+    assert problem(check(tmp_path), "masks of change in a coding that is not known").fix.startswith("--values 0,100")
+    result = check(tmp_path, Reading(values=(0, 100)))
+    assert result.ok
+    assert result.classes == {"unchanged": int((mask == 0).sum()), "changed": int((mask == 100).sum())}
+
+
+def test_a_pair_named_by_dates_that_lacks_its_second_image_is_told_as_one(tmp_path: Path) -> None:
+    for number in range(3):
+        for name in (f"A/{number}_2018_pre.png", f"B/{number}_2019_post.png"):
+            save(tmp_path / name, RNG.integers(0, 255, (8, 8, 3)).astype(np.uint8))
+        save(tmp_path / f"label/{number}_change.png", np.eye(8, dtype=np.uint8))
+    (tmp_path / "B" / "0_2019_post.png").unlink()
+    found = problem(check(tmp_path), "pair, no second image")
+    assert found.effect == "stops training"
+    assert [Path(place).name for place in found.places] == ["0_2018_pre.png"]
+
+
 def test_labels_in_a_lossy_file_are_named(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.png", np.zeros((8, 8, 3), np.uint8))
     save(tmp_path / "masks" / "a.jpg", RNG.integers(0, 4, (8, 8)).astype(np.uint8) * 20)

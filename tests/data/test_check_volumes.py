@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vistruct.data.checks.check import check
+from vistruct.data.reading import PixelValues, Reading
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.samples.made_volumes import amos_folder, brats_folder
@@ -48,6 +49,21 @@ def test_a_sound_set_has_no_problems_and_right_counts(root: Path) -> None:
     assert list(classes.values()) == [int((np.stack(seg) == value).sum()) for value in (0, 1, 2, 4)]
     assert sizes["orientation of files"] == "LPS 5"
     assert sizes["spacing, mm"] == "1 x 1 x 1 to 1 x 1 x 1"
+
+
+def test_values_that_nothing_makes_black_and_white_stop_as_in_training(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder, voxels in (("imagesTr", rng.integers(-1000, 400, (16, 16, 4))), ("labelsTr", np.eye(16)[..., None])):
+        (tmp_path / folder).mkdir()
+        name = "p0_0000.nii.gz" if folder == "imagesTr" else "p0.nii.gz"
+        stored = np.broadcast_to(voxels, (16, 16, 4)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(stored, np.diag([-1.0, -1, 1, 1])), tmp_path / folder / name)
+    named = Reading(classes=("background", "organ"), values=(0, 1))
+    bare = check(tmp_path, named)
+    (found,) = [problem for problem in bare.problems if problem.effect == "stops training"]
+    assert found.what == "values of type int16, and nothing says which become black and white"
+    assert bare.classes == {"background": 960, "organ": 64}  # the labels are counted all the same
+    assert check(tmp_path, named, PixelValues(window="abdomen")).ok
 
 
 def test_few_volumes_are_decoded_where_few_are_asked_for(root: Path) -> None:

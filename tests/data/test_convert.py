@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from vistruct.data.convert import convert, written
 from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.detect import detect
 from vistruct.errors import UserError
+from vistruct.files.masks import rasterise
+from vistruct.windows.tiles import Tiles
 
 HEIGHT, WIDTH = 60, 80
 READ_AS = {"yolo-obb": "yolo"}
@@ -286,3 +289,45 @@ def test_splits_stay_splits_and_classes_keep_their_numbers(tmp_path: Path, to: s
             1,
             0,
         ]
+
+
+def test_large_images_are_cut_into_tiles_that_know_where_they_lie(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (90, 150, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    boxes = [[10, 10, 20, 20], [100, 50, 30, 30], [58, 5, 12, 12]]  # x, y, width, height; the last on a border
+    content = {
+        "images": [{"id": 1, "file_name": "scene.png", "width": 150, "height": 90}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": [_ring(*box)], "iscrowd": 0}
+            for n, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "crown"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    convert(tmp_path / "a.json", tmp_path / "out", "coco", tiles=Tiles(size=64, overlap=0))
+    records, _, _ = read_boxes(tmp_path / "out")
+    found = {record.id: record for record in records}
+    assert "scene__1__64___26.png" in found
+    for name, record in found.items():
+        x, y = (int(part) for part in Path(name).stem.split("__1__")[1].split("___"))
+        assert np.array_equal(np.asarray(Image.open(record.images[0])), pixels[y : y + 64, x : x + 64])
+        assert record.objects.masks is not None
+        for box, mask in zip(record.objects.boxes_xyxy, record.objects.masks, strict=True):
+            inside = rasterise(mask, (0, 0, 64, 64))
+            x0, y0, x1, y1 = (round(float(edge)) for edge in box)
+            assert inside[y0:y1, x0:x1].all()
+            assert inside.sum() == (x1 - x0) * (y1 - y0)
+    placed = [
+        (round(float(box[0])) + int(name.split("__1__")[1].split("___")[0]), round(float(box[2] - box[0])))
+        for name, record in found.items()
+        for box in record.objects.boxes_xyxy
+    ]
+    assert (10, 20) in placed
+    assert (100, 30) in placed
+    with pytest.raises(UserError, match="tiles are pictures of their own"):
+        convert(tmp_path / "a.json", tmp_path / "links", "coco", pictures="link", tiles=Tiles(size=64, overlap=0))
+
+
+def _ring(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]

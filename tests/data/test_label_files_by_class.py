@@ -12,7 +12,7 @@ import pytest
 from vistruct.data.checks.check import check
 from vistruct.data.formats.detect import detect
 from vistruct.data.formats.volumes.class_files import ABSENT, JOINT_FILE, NO_SPLIT, NOT_CHOSEN, NOT_HERE
-from vistruct.data.reading import Reading
+from vistruct.data.reading import PixelValues, Reading
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
@@ -79,7 +79,7 @@ def test_masks_become_classes_in_the_order_of_their_names_and_the_later_one_wins
     assert data.coding_used().classes == ("background", "aorta", "liver", "spleen")
     assert np.array_equal(label_of(data), expected("aorta", "liver", "spleen"))
     assert {case.name for case in data.cases(data.build().report)} == {"s0", "s1"}
-    found = check(root, split="val")
+    found = check(root, values=PixelValues(low=INTAKE.low, high=INTAKE.high), split="val")
     assert found.ok
     assert found.classes == {"background": 120 - 4 - 27 - 12 + 4, "aorta": 4, "liver": 23, "spleen": 12}
     [overlap] = [problem for problem in found.problems if "two classes" in problem.what]

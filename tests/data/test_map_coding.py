@@ -49,7 +49,8 @@ def test_two_values_are_two_classes_and_that_is_said(tmp_path: Path, high: int) 
     dataset = data(tmp_path, mask).build()
     assert dataset.info.class_names == ("background", "foreground")
     np.testing.assert_array_equal(dataset.truth(0).numpy(), LABELS > 0)
-    assert list(dataset.info.dropped) == [f"coding not said: values of 0 and {high} taken as background and foreground"]
+    said = f"coding not said: values of 0 and {high} taken as the first and the second class"
+    assert list(dataset.info.dropped) == [said]
     named = MapDataConfig(root=tmp_path, classes=("ground", "roof")).build()
     assert named.info.class_names == ("ground", "roof")
     np.testing.assert_array_equal(named.truth(0).numpy(), LABELS > 0)

@@ -156,6 +156,7 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
     assert not any(map(is_alive, ranks))
 
 
+@pytest.mark.usefixtures("with_a_terminal")
 def test_a_closed_terminal_reaches_the_processes_and_several_of_its_signals_kill_none(tmp_path):
     parent, _ = launched(tmp_path, 1)
     for _ in range(3):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path):
 
 def test_tensorboard_reads_the_same_numbers_each_step_once(tmp_path):
     write(tmp_path, 0, range(1, 8))
+    time.sleep(1.1)  # its files are in the order of the second that they were begun in
     write(tmp_path, 4, range(5, 10), offset=0.5)
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(e.step, e.value) for e in events] == [(m["step"], m["loss"]) for m in lines(tmp_path)]

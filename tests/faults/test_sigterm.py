@@ -79,6 +79,7 @@ def test_the_step_ends_the_state_is_saved_and_every_sample_is_seen_once(tmp_path
     assert sha256(cut / model) == sha256(tmp_path / "whole" / model)
 
 
+@pytest.mark.usefixtures("with_a_terminal")
 def test_a_closed_terminal_saves_as_well(tmp_path):
     run, cut = toy_run(steps=STEPS, save_every=4), tmp_path / "cut"
     inject = functools.partial(inside, place="step", at_rank=0, by=signal.SIGHUP)

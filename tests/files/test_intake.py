@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from vistruct.errors import UserError
+from vistruct.files.decode import SAY
 from vistruct.files.intake import CT_WINDOWS, Intake
 
 RNG = np.random.default_rng(0)
@@ -76,3 +79,9 @@ def test_bytes_stay_as_they_are_and_a_single_band_becomes_grey_in_colour_unless_
 def test_what_cannot_be_meant_is_refused(make, what):
     with pytest.raises(UserError, match=what):
         make()
+
+
+def test_what_is_suggested_for_values_without_a_range_fits_any_values() -> None:
+    """No fixed range in the words: it would make scenes of other values all white or all black."""
+    assert "--percentiles 1,99" in SAY
+    assert not re.search(r"--(low|high) \d", SAY)

@@ -26,6 +26,7 @@ from vistruct.files.intake import Intake
 from vistruct.files.volume_files import VolumeFile
 from vistruct.inference.pixels import open_case, slices_of
 from vistruct.recipes import segment
+from vistruct.recipes.options import called
 from vistruct.recipes.small import small_vit
 from vistruct.runs import train_and_report
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, with_statistics
@@ -66,15 +67,10 @@ def liver(root: Path) -> Path:
 
 def run_on(data: Path, steps: int = 4, **settings: Any) -> Run:
     run = segment.made_tiny(
-        segment.recipe(
-            data=data,
-            split="train",
-            val_split="val",
-            classes=("no", "yes"),
-            steps=steps,
-            size=32,
-            overlap=8,
-            **settings,
+        called(
+            segment.recipe,
+            {"data": data, "split": "train", "val_split": "val", "classes": ("no", "yes"), "steps": steps}
+            | {"size": 32, "overlap": 8, **settings},
         )
     )
     task: Any = run.only.task

@@ -41,6 +41,15 @@ def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_answers(run_dir: 
     assert said.question == "How many trees are there?"
 
 
+def test_a_run_goes_on_from_another_in_its_own_size_and_with_its_tokenizer(run_dir: Path) -> None:
+    before = read_run(run_dir / "run.yaml").streams["main"].task
+    task = recipe(data=run_dir / "a.jsonl", start=run_dir).streams["main"].task
+    assert (task.backbone.width, task.backbone.depth) == (before.backbone.width, before.backbone.depth)
+    assert task.language.options == before.language.options
+    assert (task.tiling, task.shuffle) == (before.tiling, before.shuffle)
+    assert task.language.tokenizer == run_dir / "model" / "tokenizer"
+
+
 def test_a_question_on_the_command_line_is_answered(run_dir: Path, tmp_path: Path, capsys) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with pytest.raises(SystemExit) as end:

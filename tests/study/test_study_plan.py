@@ -192,7 +192,7 @@ def test_a_study_is_its_own_input_and_unknown_keys_are_named(pretrained, tmp_pat
     file.write_text("- 1")
     with pytest.raises(UserError, match="keys and values"):
         read_study(file)
-    with pytest.raises(UserError, match="no such study"):
+    with pytest.raises(UserError, match="no such file"):
         read_study(tmp_path / "absent.yaml")
 
 

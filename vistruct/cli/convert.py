@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vistruct.cli.groups import grouped
 from vistruct.cli.output import made, note
 from vistruct.data.reading import Reading
+from vistruct.errors import UserError
+
+if TYPE_CHECKING:
+    from vistruct.windows.tiles import Tiles
 
 
 class Pictures(StrEnum):
@@ -30,6 +34,8 @@ def command(
     split: Annotated[
         str | None, typer.Option(help="Which part: train, val, ...; several as train+val. All by default.")
     ] = None,
+    tile: Annotated[int | None, typer.Option(min=1, metavar="PX", help="Cut large images into tiles.")] = None,
+    overlap: Annotated[int, typer.Option(min=0, metavar="PX", help="That neighbouring tiles share.")] = 0,
     pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
 ) -> None:
     """Write a data set of boxes in another format.
@@ -56,8 +62,17 @@ def command(
         reading,
         split=split,
         pictures=pictures.value,
+        tiles=_tiles(tile, overlap),
     )
     note(f"{done.images:,} images, {done.objects:,} objects")
     for line in (*done.read.lines(), *done.lost.lines()):
         note(line)
     made(done.path)
+
+
+def _tiles(tile: int | None, overlap: int) -> Tiles | None:
+    from vistruct.windows.tiles import Tiles
+
+    if tile is None and overlap:
+        raise UserError("an overlap of no tiles", where="--overlap", fix="give --tile PX too")
+    return None if tile is None else Tiles(size=tile, overlap=overlap)

@@ -12,7 +12,6 @@ import typer
 
 from vistruct.cli.output import made, note
 from vistruct.errors import UserError
-from vistruct.files.in_use import check_free
 
 if TYPE_CHECKING:
     from vistruct.config import Run
@@ -48,6 +47,8 @@ def command(
         _help(context, recipe)
         return
     if out is not None and not dry_run and not {"RANK", "SLURM_PROCID"} & os.environ.keys():  # rank 0 has it by then
+        from vistruct.files.in_use import check_free
+
         check_free(out)
     run = resolve(recipe, config, context.args, settings or [], tiny)
     if dry_run:

@@ -16,7 +16,7 @@ from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import family_of
 from vistruct.data.formats.format import Kind
-from vistruct.data.formats.maps.coding import TWO_CLASSES
+from vistruct.data.formats.maps.coding import CHANGE, TWO_CLASSES
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
@@ -27,6 +27,7 @@ from vistruct.files.intake import Intake
 
 _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
+_CHANGES = {"change_folders", "s2looking"}  # formats whose two classes have names, whatever their values
 _RANGES = {"low", "high", "window", "percentiles"}
 _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
     "boxes": _CHOICE | _VALUES | {"images", "class_field"},
@@ -64,6 +65,8 @@ def part_at(
     if family.kind == "boxes":
         return boxes_at(family.path, reading, values, split=split)
     if family.kind == "maps":
+        if family.format in _CHANGES and reading.classes is None and (reading.values or reading.threshold) is not None:
+            reading = dataclasses.replace(reading, classes=CHANGE.classes)
         return maps_at(family.path, reading, values, split=split)
     if family.kind == "volumes":
         return volumes_at(family.path, reading, values, split=split)

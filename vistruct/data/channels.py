@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vistruct.contracts import Record
 from vistruct.data.formats.format import Stop
 from vistruct.errors import UserError
+from vistruct.files.decode import SAY
 from vistruct.files.geo import bands_of_images
 from vistruct.files.images import colour_size
 from vistruct.files.intake import Intake
@@ -39,7 +40,7 @@ def _channels(record: Record, *, intake: Intake | None) -> int | UserError:
     try:
         if intake is None:
             for image in record.images:
-                colour_size(image)
+                colour_size(image, SAY)
             return 3
         numbers = bands_of_images(record)
     except UserError as error:

@@ -7,13 +7,14 @@ What a format has no room for is said by its `Writer`. Objects that would become
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vistruct.contracts import Record
 from vistruct.data.at_path import boxes_at
+from vistruct.data.cut_tiles import cut, write_tile
 from vistruct.data.formats import find_format, names_of
 from vistruct.data.formats.detect import splits_of
 from vistruct.data.formats.format import Writer
@@ -23,6 +24,7 @@ from vistruct.errors import UserError, closest
 from vistruct.files.owned import new_folder, refuse
 from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
+from vistruct.windows.tiles import Tiles, Window
 
 CROWD_LOST = "box left out: a crowd, for which the format has no sign"
 DIFFICULT_LOST = "difficult flag lost: the format has none"
@@ -55,6 +57,7 @@ def convert(
     *,
     split: str | None = None,
     pictures: Pictures = "copy",
+    tiles: Tiles | None = None,
 ) -> Conversion:
     """Read a data set and write it as a new folder in another format.
 
@@ -66,8 +69,11 @@ def convert(
         split: which part of `path`; None: all, each in a folder of its name.
         pictures: whether they are copied, linked to (symbolically), or left where they are.
 
+        tiles: cut large images into these; their pictures are written then. None: images stay whole.
+
     Raises:
-        UserError: `out` is there already, and all that `read` and the format's `write` raise.
+        UserError: `out` is there already, tiles whose pictures are not written, and all that `read` and the format's
+            `write` raise.
         OSError: no room, or no right to write there; nothing is left of `out` then.
     """
     out = Path(out)
@@ -91,7 +97,15 @@ def convert(
         raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
     _refuse_outside(walked.records, path)
     lost = IssueCounter()
+    places: dict[str, Window] = {}  # of tiles, by their ids
+    if tiles is not None and pictures != "copy":
+        what = "tiles are pictures of their own"
+        raise UserError(what, where=f"--pictures {pictures}", fix="--pictures copy")
     for name, whole in parts.items():
+        if tiles is not None:
+            whole, own_places, left_out = cut(whole, tiles)
+            places |= own_places
+            lost.merge(left_out)
         parts[name], own = fit(whole, form)
         lost.merge(own)
     used = {int(label) for records in parts.values() for one in records for label in one.objects.labels}
@@ -102,7 +116,7 @@ def convert(
         for name, records in parts.items():
             lost.merge(form.write(unfinished / name, records, class_names))
             if pictures != "none":
-                _bring_images(records, unfinished / name / form.images, pictures)
+                _bring_images(records, unfinished / name / form.images, pictures, places)
         if several and form.join is not None:
             form.join(unfinished, several, class_names)
     objects = sum(len(record.objects) for records in parts.values() for record in records)
@@ -176,12 +190,14 @@ def _refuse_outside(records: Sequence[Record], where: Path) -> None:
             raise UserError(what, where=where, fix="rename it in the annotations, and give the folder of the images")
 
 
-def _bring_images(records: Sequence[Record], folder: Path, how: Pictures) -> None:
+def _bring_images(records: Sequence[Record], folder: Path, how: Pictures, places: Mapping[str, Window]) -> None:
     with tracking("images", 0, len(records)) as show:
         for done, record in enumerate(records, start=1):
             target = folder / record.id
             target.parent.mkdir(parents=True, exist_ok=True)
-            if how == "copy":
+            if record.id in places:
+                write_tile(record, places[record.id], target)
+            elif how == "copy":
                 shutil.copyfile(record.images[0], target)
             else:
                 target.symlink_to(record.images[0].resolve())

@@ -47,8 +47,8 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # bytes a pixel in Pillow; all ot
 
 # The options of every command that reads images.
 SAY = (
-    "say which bands are the channels, and what becomes black and white: --bands 1,2,3 --low 0 --high 3000 (or "
-    "--percentiles 1,99 for low and high), or --dtype float32 for values as they are"
+    "say which bands are the channels, and what becomes black and white: --bands 1,2,3 --percentiles 1,99 (of each "
+    "image; or one range for all, with --low and --high), or --dtype float32 for values as they are"
 )
 
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width

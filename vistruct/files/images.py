@@ -93,8 +93,11 @@ def read_images(record: Record, intake: Intake | None = None) -> list[Tensor]:
     return [read_image(files, record.window_xyxy, intake=intake) for files in images_of(record)]
 
 
-def colour_size(path: Path) -> tuple[int, int]:
+def colour_size(path: Path, fix: str = "save it as an 8-bit PNG or JPEG") -> tuple[int, int]:
     """As `image_size`, of an image that `read_image` reads without an intake.
+
+    Args:
+        fix: what to do about one that it does not read.
 
     Raises:
         UnreadableImage: as `image_size`; or it is no 8-bit colours.
@@ -102,7 +105,7 @@ def colour_size(path: Path) -> tuple[int, int]:
     header = header_of(stamp_of(path))
     if not header.is_colour:
         what = f"{len(header.types)} bands of {header.types[0]}, where 8-bit grey or RGB is expected"
-        raise UnreadableImage(what, where=path, fix="save it as an 8-bit PNG or JPEG")
+        raise UnreadableImage(what, where=path, fix=fix)
     return header.size_hw
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from vistruct.errors import UserError
 
 LARGEST = 100_000_000  # bytes; the format's own limit
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Placed(TypedDict):
     """A tensor's type, shape, and first and last byte behind the header."""
 
     dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
+    shape: list[Count]
+    data_offsets: tuple[Count, Count]
 
 
 _ANY, _METADATA, _TENSORS = TypeAdapter(dict[str, Any]), TypeAdapter(dict[str, str]), TypeAdapter(dict[str, Placed])

@@ -70,6 +70,17 @@ def num_channels(path: Path) -> int:
     return max(volume.image.shape[3:], default=1) if isinstance(volume, Nifti) else 1
 
 
+def check_range(values: np.ndarray, intake: Intake, path: Path) -> None:
+    """
+    Raises:
+        UserError: values that are no 8-bit ones, and an intake that says nothing of them.
+    """
+    if values.dtype != np.uint8 and intake.pixels == "uint8" and not intake.has_range:
+        what = f"values of type {values.dtype}, and nothing says which become black and white"
+        fix = "--window abdomen (or another) for CT, --percentiles 0.5,99.5 for MR"
+        raise UserError(what, where=path, fix=fix)
+
+
 @dataclass(frozen=True, eq=False)
 class VolumeFile:
     """One case: a volume, or several of one grid (modalities), as slices."""
@@ -153,10 +164,7 @@ class VolumeFile:
         return np.stack([self._scaled(plane[None], part, ranges)[0] for plane in values])
 
     def _scaled(self, values: np.ndarray, part: int, ranges: Any) -> np.ndarray:
-        if ranges is None and values.dtype != np.uint8 and self.intake.pixels == "uint8":
-            what = f"values of type {values.dtype}, and nothing says which become black and white"
-            fix = "--window abdomen (or another) for CT, --percentiles 0.5,99.5 for MR"
-            raise UserError(what, where=self.parts[part].path, fix=fix)
+        check_range(values, self.intake, self.parts[part].path)
         return self.intake.scaled(values, ranges)
 
     def _ranges(self, part: int, values: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray] | None:

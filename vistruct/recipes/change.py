@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vistruct.config import Run
 from vistruct.data.at_path import intake_of, maps_at
+from vistruct.data.formats.maps.coding import CHANGE
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
@@ -51,7 +52,7 @@ def recipe(
 ) -> Run:
     """A change detector for pairs of any size."""
     if reading.classes is None and (reading.values, reading.threshold) != (None, None):
-        reading = replace(reading, classes=("unchanged", "changed"))
+        reading = replace(reading, classes=CHANGE.classes)
     train = maps_at(
         data,
         reading,

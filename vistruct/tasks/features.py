@@ -69,7 +69,7 @@ def backbone_for(part: BackbonePart, channels: int, shared: Backbone | None) -> 
         raise UserError(
             f"the data have images of {channels} channels, the backbone takes {taken}",
             where="task.backbone",
-            fix=f"--bands with {taken} numbers chooses among them; or set task.backbone.channels={channels}",
+            fix=f"--bands with {taken} numbers chooses among them; or --set task.backbone.channels={channels}",
         )
     return backbone
 

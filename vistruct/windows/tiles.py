@@ -36,7 +36,7 @@ class Tiles(Part):
     @model_validator(mode="after")
     def _overlap_leaves_a_stride(self) -> Tiles:
         if self.overlap >= self.size:
-            raise UserError(f"overlap={self.overlap} is not below size={self.size}", fix="overlap=64 suits most data")
+            raise UserError(f"overlap={self.overlap} is not below size={self.size}", fix=f"--overlap {self.size // 4}")
         return self
 
 

@@ -171,7 +171,7 @@ def _traps(records: Sequence[Record], coding: Coding | None, tally: PixelTally) 
         files = [record.label_map for record in records if record.label_map is not None]
         what = "label map in a JPEG, which changes values"
         found[what] = [str(file) for file in files if file.suffix.lower() in _JPEGS]
-        fixes[what] = "write PNGs from the source; of two classes a coding.threshold of 128 will do"
+        fixes[what] = "write PNGs from the source; or, of two classes, --threshold 128"
     found["the same picture before and after"] = [record.id for record in records if _is_twice(record)]
     return hints(found, fixes)
 

@@ -74,10 +74,11 @@ def walk_parts(family: Family, split: str | None, part: Any) -> Parts:
         own: list[UserError] = []
         found = walk(family.path, family.kind, family.format, replace(ask, split=name), report, own.append)
         said = {(error.what, error.where) for error in errors}
+        is_unknown = any(isinstance(error, CodingUnknown) for error in errors)
         errors += [
             error
             for error in own
-            if (error.what, error.where) not in said and not (walked and isinstance(error, CodingUnknown))
+            if (error.what, error.where) not in said and not (is_unknown and isinstance(error, CodingUnknown))
         ]
         known = None if ask.chooses or found.coding is None else found.coding.classes
         ask = replace(ask, classes=ask.classes or known)

@@ -20,8 +20,9 @@ from vistruct.errors import UserError
 from vistruct.files.class_files import ClassFiles, Painting
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_series import Series
+from vistruct.files.intake import Intake
 from vistruct.files.json_files import read_cached
-from vistruct.files.volume_files import label_values, open_labels, open_volume
+from vistruct.files.volume_files import check_range, label_values, open_labels, open_volume
 from vistruct.issues import IssueCounter
 
 AIR = -500  # Hounsfield units: a CT scan without anything below this has no air in it, or is in other units
@@ -45,7 +46,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     for patient, own in straddling(cases).items():
         parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
-    seen = _Seen(_labels_of(parts), _is_ct(format, path), parts.part.label_grid)
+    seen = _Seen(_labels_of(parts), _is_ct(format, path), parts.part.label_grid, parts.part.intake_used())
     seen.labelled_splits = {case.split for case in cases if case.label is not None}
     for number, case in enumerate(cases):
         try:
@@ -54,6 +55,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
                 seen.voxels(case)
         except UserError as error:
             parts.errors.append(error)
+    parts.errors.extend(seen.errors)
     if cases and all(case.label is None for case in cases):
         parts.errors.append(without_any_labels(len(cases), path))
     stopping = _UNLABELLED if parts.part.shares is None else {}  # shares are drawn of what is labelled
@@ -83,8 +85,10 @@ def _labels_of(parts: Parts) -> tuple[Coding | None, Painting | None]:
 class _Seen:
     """What has been found out so far."""
 
-    def __init__(self, labels: tuple[Coding | None, Painting | None], is_ct: bool, label_grid: LabelGrid) -> None:
-        (self.coding, self.painting), self.is_ct, self.label_grid = labels, is_ct, label_grid
+    def __init__(
+        self, labels: tuple[Coding | None, Painting | None], is_ct: bool, label_grid: LabelGrid, intake: Intake
+    ) -> None:
+        (self.coding, self.painting), self.is_ct, self.label_grid, self.intake = labels, is_ct, label_grid, intake
         coding = self.coding
         names = coding.classes if coding is not None else ()
         self.classes: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -95,6 +99,7 @@ class _Seen:
         self.found: dict[str, list[str]] = defaultdict(list)
         self.labelled = 0
         self.labelled_splits: set[str] = set()
+        self.errors: list[UserError] = []  # of values, where the labels are looked at all the same
 
     def headers(self, case: VolumeCase, report: IssueCounter) -> None:
         """Of all files of a case."""
@@ -113,7 +118,12 @@ class _Seen:
 
     def voxels(self, case: VolumeCase) -> None:
         """Of the first modality, and of the labels."""
-        values = open_volume(next(iter(case.images.values()))).values()
+        first = next(iter(case.images.values()))
+        values = open_volume(first).values()
+        try:
+            check_range(values, self.intake, first)
+        except UserError as error:
+            self.errors.append(error)
         if not np.isfinite(values).all():
             self.found["values that are no numbers (NaN or infinite); they become 0"].append(case.name)
         if values.min() == values.max():

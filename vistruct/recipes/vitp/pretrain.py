@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
-from vistruct.checkpoint.layouts import MODELS, instruct_config
-from vistruct.checkpoint.load import is_ours
-from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Pack, Part, Run, Schedule, Stream, with_values
+from vistruct.checkpoint.layouts import MODELS, Architecture, instruct_config
+from vistruct.checkpoint.load import is_ours, read_card, stopped_run
+from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Pack, Part, Run, Schedule, Stream, read_run, with_values
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import detect_annotation
@@ -139,7 +139,7 @@ def recipe(
     language: Path | None = None,  # folder of a causal language model as `transformers` saves it; None: likewise
     size: Literal["1b", "2b", "small"] = "1b",
     vrl: Literal["off", "paper", "published-code"] = "paper",
-    start: Path | None = None,  # folder of a whole InternVL, or a run of this recipe and size, to go on from
+    start: Path | None = None,  # folder of a whole InternVL, or a run of this recipe, to go on from in its size
     freeze_backbone: bool = False,  # only projector and language model learn, as before a run with `start`
     lora: int
     | None = None,  # rank of adapters on the language model, which is frozen beside them; None: all of it learns
@@ -154,9 +154,8 @@ def recipe(
     like = SIZES[size]
     num_steps = like.steps if steps is None else steps
     changed: dict[str, Any] = {"vrl": vrl}
-    if start is not None and not is_ours(start):
-        changed |= dict(instruct_config(start))
-        changed["backbone"] = changed["backbone"].model_copy(update={"drop_path": DROP_PATH})
+    if start is not None and (parts := _parts_of(start)):
+        changed |= {**parts, "backbone": parts["backbone"].model_copy(update={"drop_path": DROP_PATH})}
     if backbone is not None and backbone.is_dir():
         shape, mean_std = architecture(backbone)
         usual: Any = like.task.backbone
@@ -195,6 +194,28 @@ def recipe(
         eval_every=max(1, num_steps // EVALS),
         save_every=max(1, min(500, num_steps // 4)),
     )
+
+
+def _parts_of(start: Path) -> dict[str, Any]:
+    """The parts of a whole model that is gone on from, in their sizes; empty: loading it says why there is none."""
+    if start.is_file():
+        return {}
+    if not is_ours(start):
+        return dict(instruct_config(start))
+    if stopped_run(start):
+        streams = read_run(start / "run.yaml").streams
+        task, kept = (streams[MAIN].task if MAIN in streams else None), start / "model" / "tokenizer"
+    elif (start / "model.json").is_file() or (start / "model" / "model.json").is_file():
+        card = read_card(start)
+        task, kept = card.task, card.path / "tokenizer"
+    else:
+        return {}
+    if not isinstance(task, InstructConfig):
+        return {}
+    own = {name: vars(task)[name] for name in Architecture.model_fields}
+    if kept.is_dir():
+        own["language"] = task.language.model_copy(update={"tokenizer": kept})
+    return own
 
 
 def conversations(file: Path, root: Path | None) -> ChatDataConfig | MixDataConfig:

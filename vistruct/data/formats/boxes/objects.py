@@ -20,6 +20,7 @@ from vistruct.issues import IssueCounter
 
 # What is counted rather than stopped at; the wording says what happens to it.
 NOT_FINITE = "box left out: NaN or infinite"
+FAR = "box left out: an edge is more than ten million pixels away"
 NO_AREA = "box left out: no area"
 OUTSIDE = "box left out: outside its image"
 CLIPPED = "box clipped to its image"
@@ -36,6 +37,7 @@ ROUNDING_PX = 1e-3  # an edge that is less than this outside is rounding of x + 
 
 MOST_RADIANS = 2 * math.pi + 0.01  # an angle beyond a whole turn is in degrees
 
+_FAR_PX = 1e7  # no image is as large: the number is a mistake, and what it would be clipped to is a guess
 _MOST = float(np.finfo(np.float32).max)  # more is infinite in a record
 
 Edges = tuple[float, float, float, float]
@@ -97,6 +99,8 @@ class ImageObjects:
                 report.note(AS_WRITTEN, here, "kept")
             self.rows.append(Row(box=edges, quad=_corners(edges), label=label, told=told))
             return True
+        if max(map(abs, edges)) > _FAR_PX:
+            return _left_out(FAR, here, report)
         if x1 <= x0 or y1 <= y0:
             return _left_out(NO_AREA, here, report)
         if not self._is_new((label, told.is_crowd, edges), told.mask):
@@ -122,6 +126,8 @@ class ImageObjects:
                 report.note(AS_WRITTEN, here, "kept")
             self.rows.append(Row(box=hull, quad=quad, label=label, told=told))
             return True
+        if max(map(abs, flat)) > _FAR_PX:
+            return _left_out(FAR, here, report)
         if not self._is_new((label, told.is_crowd, *flat), told.mask):
             return _left_out(DUPLICATE, here, report)
         is_crossed = crosses(quad)

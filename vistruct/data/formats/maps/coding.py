@@ -24,7 +24,7 @@ from vistruct.issues import IssueCounter
 
 TWO_CLASSES = ("background", "foreground")
 SMEARED = "masks of every value, as a JPEG or resizing leaves them: changed from 128 on"
-GUESSED = "coding not said: values of 0 and {high} taken as background and foreground"
+GUESSED = "coding not said: values of 0 and {high} taken as the first and the second class"
 CHANGE = Coding(classes=("unchanged", "changed"), threshold=128, palette=((0, 0, 0), (255, 255, 255)))
 CHANGE_INDEX = Coding(classes=("unchanged", "changed"), ignored=(), palette=((0, 0, 0), (255, 255, 255)))
 
@@ -168,6 +168,8 @@ def found_out(root: Path, records: Sequence[Record], ask: Ask, report: IssueCoun
             strange = [value for value in own if value not in {*range(len(own)), 255}]
             what = f"labels of no class: {', '.join(map(str, strange))}; there are {in_words(seen)}"
             fix = f"{to_type(ask.classes, own)}, if these are their values"
+            if strange == [len(own)] and 255 not in own:  # as of a split that alone has one class more
+                fix += f"; {to_type([*ask.classes, f'class_{strange[0]}'])}, if it is one more class"
             raise CodingUnknown(what, where=root, fix=fix)
         return Coding(classes=ask.classes)
     what = f"no word of what the labels mean; there are {in_words(seen)}"

@@ -2,8 +2,9 @@
 
     A/0_2018_pre.jpg   B/0_2019_post.jpg   label/0_change.png       the part is 0
 
-Taken is the first rule by which all folders have the same names, each once: without the words that all names of a
-folder end in, or begin with; else the first words of each name, as few as it takes, or the last ones.
+Taken is the first rule by which all folders have the same names, each once (one of three may lack some): without the
+words that all names of a folder end in, or begin with; else the first words of each name, as few as it takes, or the
+last ones.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ def by_common_part(folders: Sequence[_Files]) -> Keys | None:
     Args:
         folders: files with their names below each folder, in small letters.
     """
-    sizes = {len(files) for files in folders}
-    if len(sizes) != 1 or sizes == {0}:
+    if not all(folders):
         return None
     words = [[re.split(r"[_\-. ]", os.path.splitext(name.rpartition("/")[2])[0]) for name, _ in one] for one in folders]
     for rule in _rules(words):
         keys = [["_".join(part) for part in rule(one)] for one in words]
-        if all(all(one) and len(set(one)) == len(one) and set(one) == set(keys[0]) for one in keys):
+        full = set(max(keys, key=len))
+        whole = sum(set(one) == full for one in keys)
+        if whole < max(2, len(keys) - 1) or not all(set(one) <= full for one in keys):  # one of three may lack some
+            continue
+        if all(all(one) and len(set(one)) == len(one) for one in keys):
             return [
                 {key: [path] for key, (_, path) in zip(one, files, strict=True)}
                 for one, files in zip(keys, folders, strict=True)
