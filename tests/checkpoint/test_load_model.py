@@ -41,7 +41,7 @@ def test_a_run_that_has_not_finished_says_so(run_dir):
 
 def test_a_place_without_a_model_says_so(tmp_path):
     assert "no model here" in refused(tmp_path)
-    assert "no model here" in refused(tmp_path / "nowhere")
+    assert "no such file or directory" in refused(tmp_path / "nowhere")
 
 
 def test_damaged_weights_are_refused(run_dir):

@@ -175,7 +175,7 @@ def test_sixteen_bits_are_refused_and_said(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(path)
     with pytest.raises(UserError, match="8-bit") as caught:
         read_image(path)
-    assert "--low 0 --high" in caught.value.fix
+    assert "--percentiles 1,99" in caught.value.fix
     assert image_size(path) == (4, 4)
 
 

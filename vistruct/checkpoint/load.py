@@ -163,7 +163,8 @@ def model_dir(path: Path, task: str = "") -> Path:
             where=path,
             fix=f"vistruct train -c {path}/run.yaml --out {path}",
         )
-    raise UserError("no model here", where=path, fix="give a run directory, or the model directory inside one")
+    what = "no model here" if path.exists() else "no such file or directory"
+    raise UserError(what, where=path, fix="give a run directory, or the model directory inside one")
 
 
 def stopped_run(path: Path) -> bool:
