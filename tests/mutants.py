@@ -27,6 +27,8 @@ from typing import Any
 
 import box_sets
 import numpy as np
+import rasterio
+import tool_exports
 import torch
 from class_folders import class_folder, labelled_csv
 from PIL import Image
@@ -168,6 +170,90 @@ def _masks(folder: Path) -> Path:
     return folder
 
 
+def _second(folder: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for kind, shape in (("im1", (24, 24, 3)), ("im2", (24, 24, 3)), ("label1", (24, 24)), ("label2", (24, 24))):
+        (folder / kind).mkdir()
+        for name in "ab":
+            Image.fromarray(generator.integers(0, 2, shape, np.uint8)).save(folder / kind / f"{name}.png")
+    return folder
+
+
+def _on_map(folder: Path) -> Path:
+    place = {"crs": "EPSG:32612", "transform": rasterio.Affine(0.1, 0, 5e5, 0, -0.1, 4e6)}
+    with rasterio.open(
+        folder / "scene.tif", "w", driver="GTiff", width=64, height=64, count=3, dtype="uint8", **place
+    ) as file:
+        file.write(np.full((3, 64, 64), 90, np.uint8))
+    ring = [[5e5 + x, 4e6 - y] for x, y in ((1, 1), (3, 1), (3, 3), (1, 3), (1, 1))]
+    one = {"type": "Feature", "properties": {"class": "a"}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32612"}}
+    (folder / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [one, one]}))
+    return folder
+
+
+def _header_and_voxels(suffix: str, header: Callable[[str], str]) -> Callable[[Path], Path]:
+    """Two cases of volumes whose headers are text."""
+
+    def make(folder: Path) -> Path:
+        for kind, dtype, word in (("images", np.int16, "short"), ("labels", np.uint8, "uchar")):
+            (folder / kind).mkdir()
+            for number, name in enumerate("ab"):
+                voxels = np.random.default_rng(number).integers(0, 2, (4, 5, 6)).astype(dtype)
+                (folder / kind / f"{name}{suffix}").write_bytes(header(word).encode() + voxels.tobytes())
+        return folder
+
+    return make
+
+
+def _nrrd_header(word: str) -> str:
+    return (
+        f"NRRD0004\ntype: {word}\ndimension: 3\nspace: left-posterior-superior\nsizes: 6 5 4\nencoding: raw\n"
+        "endian: little\nspace directions: (1,0,0) (0,1,0) (0,0,2)\nspace origin: (0,0,0)\n\n"
+    )
+
+
+def _mha_header(word: str) -> str:
+    return (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementSpacing = 1 1 2\nDimSize = 6 5 4\n"
+        f"ElementType = MET_{word.upper()}\nElementDataFile = LOCAL\n"
+    )
+
+
+def _dicom(folder: Path) -> Path:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    for patient in "ab":
+        (folder / patient).mkdir()
+        uid = generate_uid(entropy_srcs=[patient])
+        for number in range(3):
+            meta = FileMetaDataset()
+            meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+            meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[patient, str(number)])
+            file = folder / patient / f"{number}.dcm"
+            one = FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
+            one.SOPClassUID, one.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+            one.SeriesInstanceUID, one.PatientID, one.Modality = uid, patient, "CT"
+            one.Rows, one.Columns, one.SamplesPerPixel, one.PhotometricInterpretation = 5, 6, 1, "MONOCHROME2"
+            one.BitsAllocated = one.BitsStored = 16
+            one.HighBit, one.PixelRepresentation = 15, 1
+            one.PixelSpacing, one.ImageOrientationPatient = [1, 1], [1, 0, 0, 0, 1, 0]
+            one.ImagePositionPatient = [0, 0, 2 * number]
+            one.PixelData = np.full((5, 6), 40 * number, np.int16).tobytes()
+            one.save_as(file, enforce_file_format=True)
+    return folder
+
+
+def _export(layout: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        tool_exports.LAYOUTS[layout][1](folder)
+        return folder
+
+    return make
+
+
 def _weights(folder: Path) -> Path:
     save_file(
         {"a": torch.zeros(2, 3), "b": torch.ones(4)}, folder / "w.safetensors", metadata={"aliases": '{"c": "a"}'}
@@ -264,6 +350,12 @@ MADE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "amos": (_copied(made_volumes.amos_folder), _look),
     "brats": (_copied(made_volumes.brats_folder), _look),
     "covid": (_copied(made_volumes.covid_folder), _look),
+    "second": (_second, _look),
+    "geojson": (_on_map, _look),
+    "nrrd": (_header_and_voxels(".nrrd", _nrrd_header), _look),
+    "mha": (_header_and_voxels(".mha", _mha_header), _look),
+    "dicom": (_dicom, _look),
+    **{layout: (_export(layout), _look) for layout in tool_exports.LAYOUTS},
     "weights": (_weights, _read_weights),
     "run": (_run, read_run),
     "card": (_card, read_card),
@@ -299,7 +391,7 @@ def mutated(root: Path, chance: random.Random) -> str:
     return "; ".join(done)
 
 
-_TEXTS = {".json", ".jsonl", ".txt", ".xml", ".yaml", ".csv", ".geojson", ".tsv"}
+_TEXTS = {".nrrd", ".mha", ".json", ".jsonl", ".txt", ".xml", ".yaml", ".csv", ".geojson", ".tsv"}
 
 
 def _flip(file: Path, chance: random.Random) -> None:

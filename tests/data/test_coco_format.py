@@ -320,7 +320,7 @@ def test_one_pixel_images_and_an_empty_list_of_annotations_read(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("names", "ids"),
     [
-        (["/home/u/data/train/a.png", "/home/u/data/train/b.png"], ["a.png", "b.png"]),
+        (["/data/set/data/train/a.png", "/data/set/data/train/b.png"], ["a.png", "b.png"]),
         (["C:\\u\\data\\a.png", "C:\\u\\data\\b.png"], ["a.png", "b.png"]),
         (["https://h.org/up/a%2Epng?x=1", "https://h.org/up/b.png"], ["a.png", "b.png"]),
         (["../../up/1/a.png", "../../up/2/b.png"], ["1/a.png", "2/b.png"]),

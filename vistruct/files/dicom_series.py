@@ -12,6 +12,7 @@ single frames of a series and may overlap; convert them to NIfTI, which is what 
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ from vistruct.files.volume_grid import Axis, Grid, grid
 UNEVEN = 0.1  # of the usual distance between slices: more, and one is missing or at the wrong place
 SAME_MM = 0.01  # slices closer than this are two of one place
 STRAY = 0.1  # of a pixel: a slice that lies farther beside the line of the others is at the wrong place
+_NUMBERS = {  # tags that are so many numbers each
+    "ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2, "Rows": 1, "Columns": 1,
+    "NumberOfFrames": 1, "SamplesPerPixel": 1, "SpacingBetweenSlices": 1, "SliceThickness": 1,
+}  # fmt: skip
+_TAGS = ("SOPClassUID", "Modality", "SeriesInstanceUID", "PatientID", "WindowCenter", "WindowWidth")  # and these
 _NOT_IMAGES = ("SEG", "RTDOSE")  # modalities of objects that have pixels, and are no images of a patient
 _SEVERAL = {  # what may tell slices at one place apart: several volumes in one series
     "EchoTime": "echoes",
@@ -60,6 +66,9 @@ class Series:
             UnreadableImage: a file that cannot be decoded.
         """
         planes = [_pixels(file) for file in self.files]  # each [rows, columns]
+        for file, plane in zip(self.files, planes, strict=True):
+            if plane.shape != planes[0].shape:
+                raise UnreadableImage("another number of pixels than the first slice", where=file, fix="copy it again")
         return self.grid.stacked(np.stack(planes).transpose(2, 1, 0))
 
     def slice_values(self, number: int) -> np.ndarray:
@@ -84,21 +93,52 @@ def dicom_files(path: Path) -> list[Path]:
 def _may_be_image(file: Path) -> bool:
     try:
         import pydicom
-        from pydicom.errors import InvalidDicomError
     except ImportError:
         return True  # who opens it will say what is wrong
     try:
         tags: list[Any] = ["SOPClassUID", "Modality", "Rows"]
         return _is_image(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags))
-    except (InvalidDicomError, OSError, EOFError, ValueError):
+    except _damage():
         return True
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What pydicom raises at damaged bytes, some of it only when a tag is asked for."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    of_values = (ValueError, NotImplementedError, RuntimeError, AttributeError, TypeError, LookupError, struct.error)
+    return (InvalidDicomError, BytesLengthException, OSError, EOFError, *of_values)
+
+
+def _header(file: Path) -> Any:
+    """All tags of a file but its pixels; those that are read here are understood.
+
+    Raises:
+        UnreadableImage: no DICOM file, or a tag that is none.
+    """
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        for tag in _TAGS:
+            header.get(tag)  # it is taken apart only now
+        for tag, number in _NUMBERS.items():
+            values = np.array([] if header.get(tag) is None else header[tag].value, np.float64).reshape(-1)
+            if values.size not in (0, number) or not np.isfinite(values).all():
+                raise ValueError(f"{tag} are {number} numbers, not {str(header[tag].value)[:60]}")
+    except _damage() as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableImage(f"no DICOM file: {reason}", where=file, fix="copy it again, or remove it") from error
+    return header
 
 
 def _is_image(header: Any) -> bool:
     """Reports, plans and structure sets have no rows; an image that has lost them still says what it is."""
+    from pydicom.uid import UID
+
     if str(header.get("Modality", "")) in _NOT_IMAGES:
         return False
-    return "Rows" in header or "SOPClassUID" not in header or "Image" in header.SOPClassUID.name
+    return "Rows" in header or "SOPClassUID" not in header or "Image" in UID(str(header.SOPClassUID)).name
 
 
 def _is_dicom(file: Path) -> bool:
@@ -120,20 +160,14 @@ def open_series(path: Path, axis: Axis = "axial") -> Series:
             frames in one file; pydicom is missing.
     """
     try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
+        import pydicom  # noqa: F401
     except ImportError:
         fix = 'pip install "vistruct[medical]"'
         raise UserError("reading DICOM needs pydicom, which is not installed", where=path, fix=fix) from None
     files = dicom_files(Path(path))
     if not files:
         raise UserError("no DICOM files in this folder", where=path, fix="name the folder of one series")
-    all_headers: list[Any] = []
-    for file in files:
-        try:
-            all_headers.append(pydicom.dcmread(file, stop_before_pixels=True))
-        except (InvalidDicomError, OSError, EOFError, ValueError) as error:
-            raise UnreadableImage(f"no DICOM file: {error}", where=file, fix="copy it again, or remove it") from error
+    all_headers = [_header(file) for file in files]
     passed_over = tuple(file for file, header in zip(files, all_headers, strict=True) if not _is_image(header))
     files = [file for file in files if file not in passed_over]
     headers = [header for header in all_headers if _is_image(header)]
@@ -251,9 +285,9 @@ def _pixels(file: Path) -> np.ndarray:
     try:
         header = pydicom.dcmread(file)
         pixels = header.pixel_array
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+        slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+    except _damage() as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = "copy it again; compressed ones may need `pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg`"
         raise UnreadableImage(f"cannot decode the slice: {reason}", where=file, fix=fix) from error
-    slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
     return pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept)

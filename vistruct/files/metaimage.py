@@ -50,7 +50,7 @@ def open_metaimage(path: Path, axis: Axis = "axial") -> Nrrd:
     named = fields["elementdatafile"]
     is_local = named.upper() == "LOCAL"
     data = path if is_local else path.parent / named
-    if not is_local and (named.split()[0] == "LIST" or "%" in named or not data.is_file()):
+    if not is_local and (named.split()[:1] == ["LIST"] or "%" in named or not data.is_file()):
         raise UserError(f"MetaImage whose data are {named!r}", where=path, fix="one data file, beside the header")
     shape, affine = _place(fields, path)
     is_big = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false")).lower() == "true"

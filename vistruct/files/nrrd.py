@@ -92,7 +92,7 @@ def open_nrrd(path: Path, axis: Axis = "axial") -> Nrrd:
         raise UserError(f"NRRD of type {type_!r}, encoding {encoding!r}", where=path, fix=_FIX)
     named = fields.get("data file", fields.get("datafile"))
     data = path if named is None else path.parent / named
-    if named is not None and (named.split()[0] == "LIST" or "%" in named or not data.is_file()):
+    if named is not None and (named.split()[:1] in ([], ["LIST"]) or "%" in named or not data.is_file()):
         raise UserError(f"NRRD whose data are {named!r}", where=path, fix="one data file, beside the header")
     skip = fields.get("byte skip", fields.get("byteskip", "0"))
     if not skip.isdecimal() or fields.get("line skip", fields.get("lineskip", "0")) != "0":

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.data.formats.boxes.class_fields import class_field, class_of, plain
-from vistruct.data.formats.boxes.drawn import Export, Picture, Shape, tails
+from vistruct.data.formats.boxes.drawn import Export, Picture, Shape, pixels, tails
 from vistruct.data.formats.boxes.exports import drawn_format
 from vistruct.data.formats.boxes.objects import Edges
 from vistruct.data.formats.boxes.outlines import pairs
@@ -133,7 +133,7 @@ def read(file: Path, ask: Ask, report: IssueCounter, stop: Stop, means: Means = 
     for name, line in first.items():
         told = None
         if size is not None:
-            width, height = (int(decimal(line.cells[key], line.where, key)) for key in size)
+            width, height = (pixels(decimal(line.cells[key], line.where, key), line.where, key) for key in size)
             told = height, width
         split = line.cells[columns.split] if columns.split is not None else ""
         pictures.append(

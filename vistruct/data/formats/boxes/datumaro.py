@@ -26,6 +26,7 @@ from vistruct.data.formats.boxes.drawn import (
     number,
     outline,
     points_of,
+    size_of,
     tails,
 )
 from vistruct.data.formats.boxes.exports import drawn_format
@@ -79,7 +80,7 @@ def _picture(item: Any, labels: list[str], file: Path, where: str, report: Issue
     if not isinstance(path, str):
         raise UserError("the path of an image is a text", where=where, fix="correct this item")
     size = image.get("size")
-    told = (int(number(size[0], where)), int(number(size[1], where))) if isinstance(size, list) and size else None
+    told = size_of(size[0], size[1], where) if isinstance(size, list) and len(size) == 2 else None
     shapes: list[tuple[Shape, Any]] = []
     for position, one in enumerate(item["annotations"]):
         here = f"{where}: annotation {position}"
@@ -96,7 +97,7 @@ def _picture(item: Any, labels: list[str], file: Path, where: str, report: Issue
 def _shapes(
     one: Any, labels: list[str], size_hw: tuple[int, int] | None, here: str, report: IssueCounter
 ) -> list[Shape]:
-    kind = one.get("type") if isinstance(one, dict) else None
+    kind = str(one.get("type")) if isinstance(one, dict) else ""
     if kind in _OTHERS:
         report.note(NO_SHAPE, here)
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,22 @@ def number(value: Any, where: str, what: str = "a coordinate") -> float:
         except OverflowError:  # whole numbers of json have any length
             pass
     raise UserError(f"{what} is a number, this is none", where=f"{where}: {value!r:.40}", fix="correct this object")
+
+
+def pixels(value: float, where: str, what: str = "a side of the image") -> int:
+    """A whole number of pixels, of one that was read.
+
+    Raises:
+        UserError: it is not finite, or below 0.
+    """
+    if not 0 <= value < math.inf:
+        raise UserError(f"{what} is a number of pixels", where=f"{where}: {value}", fix="correct it, or leave it out")
+    return int(value)
+
+
+def size_of(height: Any, width: Any, where: str) -> tuple[int, int]:
+    """(height, width) of json, pixels; see `pixels`."""
+    return pixels(number(height, where, "a height"), where), pixels(number(width, where, "a width"), where)
 
 
 def points_of(values: Any, where: str) -> list[float]:

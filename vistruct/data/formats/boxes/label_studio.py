@@ -32,6 +32,7 @@ from vistruct.data.formats.boxes.drawn import (
     number,
     outline,
     points_of,
+    size_of,
     tails,
 )
 from vistruct.data.formats.boxes.exports import drawn_format
@@ -176,7 +177,9 @@ def _has_shape(region: dict[str, Any]) -> bool:
 def _shapes(
     region: dict[str, Any], names: list[str], size_hw: tuple[int, int], here: str, report: IssueCounter
 ) -> list[Shape]:
-    value = region["value"]
+    value = region.get("value")
+    if not isinstance(value, dict):
+        raise UserError("a region has a value, this has none", where=here, fix="correct this region")
     if "rle" in value:
         report.note(BRUSH, here)
         return []
@@ -213,8 +216,7 @@ def _shapes(
 def _size(region: dict[str, Any], here: str) -> tuple[int, int]:
     if not isinstance(region.get("value"), dict):
         raise UserError("a region has a value, this has none", where=here, fix="correct this region")
-    height = number(region.get("original_height"), here, "original_height")
-    return int(height), int(number(region.get("original_width"), here, "original_width"))
+    return size_of(region.get("original_height"), region.get("original_width"), here)
 
 
 def _image(data: dict[str, Any], where: str) -> str:

@@ -29,9 +29,9 @@ from vistruct.data.formats.boxes.drawn import (
     Picture,
     Shape,
     joined_groups,
-    number,
     outline,
     points_of,
+    size_of,
     tails,
 )
 from vistruct.data.formats.boxes.exports import drawn_pages
@@ -62,7 +62,7 @@ def read(file: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Export:
         raise UserError("labelme's json has a list of shapes", where=file, fix="leave --format out, or remove the file")
     size_hw = None
     if content.get("imageHeight") and content.get("imageWidth"):
-        size_hw = int(number(content["imageHeight"], str(file))), int(number(content["imageWidth"], str(file)))
+        size_hw = size_of(content["imageHeight"], content["imageWidth"], str(file))
     shapes: list[tuple[Shape, Any]] = []
     for position, said in enumerate(content["shapes"]):
         where = f"{file}, shape {position}"
@@ -82,6 +82,8 @@ def read(file: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Export:
 
 def _shapes(said: dict[str, Any], size_hw: tuple[int, int] | None, where: str, report: IssueCounter) -> list[Shape]:
     kind, name = said.get("shape_type") or "polygon", said["label"]
+    if not isinstance(kind, str):
+        raise UserError("shape_type is a word", where=where, fix="correct this shape")
     more: dict[str, Any] = {"is_difficult": said.get("difficult") is True}
     if kind in _OTHERS:
         report.note(NO_SHAPE, where)

@@ -19,9 +19,9 @@ from vistruct.data.formats.boxes.drawn import (
     Export,
     Picture,
     Shape,
-    number,
     outline,
     points_of,
+    size_of,
 )
 from vistruct.data.formats.boxes.exports import drawn_pages
 from vistruct.data.formats.boxes.outlines import upright
@@ -57,7 +57,7 @@ def read(file: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Export:
             shapes += _shapes(one, where, report)
         except UserError as error:
             stop(error)
-    size_hw = int(number(size.get("height"), str(file))), int(number(size.get("width"), str(file)))
+    size_hw = size_of(size.get("height"), size.get("width"), str(file))
     names = (f"../img/{file.stem}", f"../images/{file.stem}") if file.parent.name == "ann" else (file.stem,)
     return Export(pictures=[Picture(names=names, beside=file, where=str(file), shapes=shapes, size_hw=size_hw)])
 

@@ -15,6 +15,7 @@ Class names without a yaml: classes.txt, obj.names or any .names, one a line.
 from __future__ import annotations
 
 import filecmp
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -276,7 +277,7 @@ def _has_labels(folder: Path) -> bool:
     """Whether the first label files have rows of numbers; none with a row at all is no contradiction beside
     `images`."""
     found = swapped_file(folder / "x.jpg").parent.rglob("*.txt")
-    files = list(islice((file for file in found if file.name != "classes.txt"), _SAMPLED))
+    files = list(islice((file for file in found if file.name != "classes.txt" and file.is_file()), _SAMPLED))
     rows = [row for file in files for row in _first_row(file)]
     return all(_is_row(row) for row in rows) and bool(rows or (files and folder.name == "images"))
 
@@ -292,4 +293,4 @@ def _is_row(row: list[str]) -> bool:
         numbers = [float(word) for word in row]
     except ValueError:
         return False
-    return len(numbers) >= 5 and numbers[0] == int(numbers[0])
+    return len(numbers) >= 5 and math.isfinite(numbers[0]) and numbers[0] == int(numbers[0])
