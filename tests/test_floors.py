@@ -18,6 +18,7 @@ FLOORS = [
     ("contracts ops read_yaml", "what crosses a border, and arithmetic on it: of no model and no file"),
     ("kinds", "where a part is found by its name"),
     ("config", "a run is made of parts"),
+    ("settings", "a run with other values"),
     ("files backbones necks distributed pictures", "know tensors, and neither data sets nor tasks"),
     ("transforms heads vlm", "work on pixels that were read, on maps of a backbone, over several ranks"),
     ("windows", "cut what transforms can crop, join what heads found"),

@@ -14,7 +14,7 @@ from toy_pixels import CellsConfig, DotsConfig
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
-from vistruct.config import Part, run_from_dict, run_to_yaml, with_settings
+from vistruct.config import Part, run_from_dict, run_to_yaml
 from vistruct.errors import UserError
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.linear import LinearConfig
@@ -34,6 +34,7 @@ from vistruct.kinds import (
 from vistruct.necks.fpn import FpnConfig
 from vistruct.recipes import detect
 from vistruct.recipes.segment import SegmentConfig
+from vistruct.settings import with_settings
 
 
 class NamelessConfig(Part):

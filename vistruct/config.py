@@ -25,7 +25,7 @@ from pydantic import (
 from vistruct.errors import UserError, closest
 from vistruct.kinds import DataPart, MetricPart, Part, TaskPart
 from vistruct.kinds import all_kinds as all_kinds
-from vistruct.read_yaml import from_yaml, read_yaml
+from vistruct.read_yaml import read_yaml
 
 
 class AdamW(Part):
@@ -115,14 +115,17 @@ class Stream(Part):
     pack: Pack | None = None  # None: micro-batches of equally many samples
     start: Path | None = None  # a run or public model to start the task from as a whole, heads and language model too
     loss_weights: dict[str, float] = Field({})  # factors on terms of the task's loss, by name; 1 where nothing is said
-    weight: float = Field(
-        1.0, gt=0, allow_inf_nan=False
-    )  # beside other streams: factor on its loss, or how often it is drawn
+    # Beside other streams:
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)  # factor on its loss, or how often it is drawn
+    samples: str = ""  # the stream whose samples this task learns from too, decoded once: its data, batch and pack
+    trunk: str = ""  # the stream whose neck and head this task's are, all but the layers that know the classes
 
 
 STREAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 MAIN = "main"  # the stream of a run that has one, whose fields then stand in the run itself
-_FLAT = tuple(name for name in Stream.model_fields if name != "weight")
+_BESIDE = ("weight", "samples", "trunk")  # what a stream alone cannot say
+_FLAT = tuple(name for name in Stream.model_fields if name not in _BESIDE)
+_OF_SAMPLES = ("data", "batch", "pack")  # said by the stream whose samples they are
 
 
 class Run(Part):
@@ -131,6 +134,7 @@ class Run(Part):
     recipe: str = ""  # the recipe that made it, for the record
     streams: dict[str, Stream] = Field(min_length=1)  # by name; all over one backbone
     draw: Literal["every", "one"] = "every"  # streams in a step: all of them, or one drawn by the weights
+    one_pass: bool = False  # the images of all streams of a step go through the backbone together
     evals: dict[str, Eval] = Field({})
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
     adapters: Path | None = None  # a run, or a folder of peft's: LoRA adapters that the starting weights begin with
@@ -158,7 +162,7 @@ class Run(Part):
             return values
         flat = {name: values[name] for name in _FLAT if name in values}
         if not flat:
-            return values
+            return values | {"streams": _with_samples(values["streams"])} if "streams" in values else values
         if "streams" in values:
             raise UserError(
                 f"{next(iter(flat))!r} beside streams", where="run", fix="say it in the stream that it is about"
@@ -169,10 +173,40 @@ class Run(Part):
     def _flat_again(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values = dump(self)
         if tuple(self.streams) != (MAIN,):
+            for stream in values["streams"].values():
+                for name in _OF_SAMPLES if stream["samples"] else ():
+                    del stream[name]
             return values
         own = {name: value for name, value in values["streams"][MAIN].items() if name in _FLAT}
-        left = {name: value for name, value in values.items() if name not in ("streams", "draw")}
+        left = {name: value for name, value in values.items() if name not in ("streams", "draw", "one_pass")}
         return {"recipe": left.pop("recipe"), **own, **left}
+
+    @model_validator(mode="after")
+    def _streams_fit(self) -> Run:
+        for name, stream in self.streams.items():
+            for key, other in (("samples", stream.samples), ("trunk", stream.trunk)):
+                if other and (other == name or other not in self.streams):
+                    what = f"{key} of {name!r} are those of {other!r}, which is no other stream"
+                    raise UserError(what, where=f"streams.{name}.{key}", fix=closest(other, {*self.streams} - {name}))
+                if other and vars(self.streams[other])[key]:
+                    first = vars(self.streams[other])[key]
+                    what = f"{key} of {name!r} are those of {other!r}, which has them from {first!r}"
+                    raise UserError(what, where=f"streams.{name}.{key}", fix=f"{key}: {first}")
+            owner = self.streams.get(stream.samples)
+            for key in _OF_SAMPLES if owner is not None else ():
+                if vars(stream)[key] != vars(owner)[key]:
+                    what = f"{key} of {name!r} differ from those of {stream.samples!r}, whose samples it learns from"
+                    raise UserError(
+                        what, where=f"streams.{name}.{key}", fix=f"say it in streams.{stream.samples}.{key}"
+                    )
+        together = self.one_pass or any(stream.samples for stream in self.streams.values())
+        if together and self.draw == "one":
+            what = "draw=one gives a step to one stream, and `samples` and `one_pass` bring several together"
+            raise UserError(what, where="draw", fix="draw=every, or leave `samples` and `one_pass` out")
+        if together and any(stream.pack is not None for stream in self.streams.values()):
+            what = "`pack` fills the batches of one stream by size: they go through the backbone by themselves"
+            raise UserError(what, where="pack", fix="leave pack out, or `samples` and `one_pass`")
+        return self
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Run:
@@ -205,10 +239,27 @@ class Run(Part):
         return measured.task or next(iter(self.streams))
 
 
+def _with_samples(streams: Any) -> Any:
+    """Streams as they are written, each with what it says of its samples by naming another."""
+    if not isinstance(streams, dict):
+        return streams
+    found = {}
+    for name, one in streams.items():
+        named = one.get("samples") if isinstance(one, dict) else None
+        if named and named not in streams:
+            what = f"samples of {name!r} are those of {named!r}, which is no other stream"
+            raise UserError(what, where=f"streams.{name}.samples", fix=closest(str(named), streams))
+        owner = streams.get(named)
+        told = {key: owner[key] for key in _OF_SAMPLES if key in owner} if isinstance(owner, dict) else {}
+        found[name] = told | one if told else one
+    return found
+
+
 def of_one_task(run: Run, stream: str) -> Run:
     """The part of a run that is about one of its tasks, as if it had been alone."""
     evals = {name: one.model_copy(update={"task": ""}) for name, one in run.evals.items() if run.task_of(one) == stream}
-    return run.model_copy(update={"streams": {MAIN: run.streams[stream]}, "evals": evals})
+    alone = run.streams[stream].model_copy(update={"samples": "", "trunk": ""})
+    return run.model_copy(update={"streams": {MAIN: alone}, "evals": evals, "one_pass": False})
 
 
 def with_values(run: Run, **values: Any) -> Run:
@@ -308,46 +359,6 @@ def read_run(path: Path) -> Run:
 def run_to_yaml(run: Run) -> str:
     """The YAML that `read_run` reads back to an equal run."""
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def with_settings(run: Run, settings: list[str]) -> Run:
-    """Apply `a.b=c`, c read as YAML. Mappings take new names; parts have their fields, and are made where none is.
-
-    Raises:
-        UserError: a path that does not exist (with the closest one), or a value that does not fit.
-    """
-    values, made = run.model_dump(mode="json"), set[int]()
-    for setting in settings:
-        path, sep, text = setting.partition("=")
-        if not sep:
-            raise UserError(f"--set wants a.b=c, got {setting!r}", fix=f"--set {setting}=VALUE")
-        at: Any = values
-        own: Any = run if len(run.streams) > 1 else {**vars(run.only), **vars(run)}  # the same place, in parts
-        *parents, last = path.split(".")
-        for depth, key in enumerate([*parents, last]):
-            if isinstance(at, list) and key.isdigit() and int(key) < len(at):
-                key = int(key)
-            is_new_name = id(at) in made or (0 < depth == len(parents) and isinstance(own, dict))
-            if isinstance(key, str) and not (isinstance(at, dict) and (key in at or is_new_name)):
-                raise UserError(
-                    f"no setting {path!r}: {'.'.join(path.split('.')[:depth]) or 'the run'} has no {key!r}",
-                    where=f"--set {setting}",
-                    fix=closest(key, map(str, at if isinstance(at, dict) else ())),
-                )
-            if depth == len(parents):
-                try:
-                    at[key] = from_yaml(text)
-                except yaml.YAMLError as error:
-                    what = f"a value that is no YAML: {text}"
-                    raise UserError(what, where=f"--set {path}", fix="close every bracket and quote") from error
-            else:
-                if isinstance(at, dict) and at.get(key) is None:
-                    at[key] = {}
-                    made.add(id(at[key]))
-                at = at[key]
-                inside: Any = vars(own) if isinstance(own, Part) else own
-                own = inside.get(key) if isinstance(inside, dict) else None
-    return run_from_dict(values, "--set")
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

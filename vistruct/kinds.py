@@ -33,6 +33,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
         "vit_adapter": "vistruct.backbones.vit_adapter:VitAdapterConfig",
         "timm": "vistruct.backbones.timm_model:TimmConfig",
+        "vit_rvsa": "vistruct.backbones.vit_rvsa:VitRvsaConfig",
     },
     "neck": {
         "simple_pyramid": "vistruct.necks.simple_pyramid:SimplePyramidConfig",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistruct.config import MAIN, Eval, Run, Stream, with_settings
+from vistruct.config import MAIN, Eval, Run, Stream
 from vistruct.contracts import DataInfo
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.checks.groups import LEARNED, check_groups
@@ -21,6 +21,7 @@ from vistruct.heads.linear import LinearConfig
 from vistruct.metrics.means import partial_means
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.small import small_vit
+from vistruct.settings import with_settings
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, with_statistics
 from vistruct.tasks.segment import SegmentConfig
 

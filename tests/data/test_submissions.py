@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from vistruct.contracts import BoxPrediction, MaskPatch, Objects
-from vistruct.data.formats.boxes.submissions import check_dota_names, write_coco, write_dota
+from vistruct.data.formats.boxes.objects import CLIPPED
+from vistruct.data.formats.boxes.submissions import BEYOND, check_dota_names, write_coco, write_dota, write_xview
 from vistruct.errors import UserError
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy
 
@@ -138,3 +141,37 @@ def test_oriented_results_read_back_as_annotations(tmp_path: Path) -> None:
     (record,), names, _ = read_coco(tmp_path / "a.json")
     assert names == CLASSES
     np.testing.assert_allclose(record.objects.quads, cxcywha_to_quads(torch.tensor(rows)[:, :5]), atol=1e-4)
+
+
+XVIEW = ("Small Car", "truck-w/box", "Helicopter")
+
+
+def test_xview_files_are_what_its_scorer_reads(tmp_path: Path) -> None:
+    rows = [(50, 40, 30, 10, 0.0, 0.25, 0), (20, 20, 8, 4, 0.0, 0.9, 2), (2, 3, 8, 4, 0.0, 0.5, 1)]
+    found = [
+        replace(prediction(name, some, oriented=False), class_names=XVIEW)
+        for name, some in (("train_images/40.tif", rows), ("5.tif", [(-9, 9, 2, 2, 0.0, 0.5, 0)]))
+    ]
+    names = ["train_images/40.tif", "5.tif", "1036.png"]
+    archive, report = write_xview(tmp_path, found, names)
+    with zipfile.ZipFile(archive) as file:
+        assert file.namelist() == ["1036.tif.txt", "40.tif.txt", "5.tif.txt"]
+        texts = {name: file.read(name).decode() for name in file.namelist()}
+    assert texts["1036.tif.txt"] == texts["5.tif.txt"] == ""  # an empty file is an image without detections
+    # As the scorer does: fields apart by one space, all of them numbers, none below 0, the fifth a number of a class.
+    table = np.array(list(csv.reader(texts["40.tif.txt"].splitlines(), delimiter=" "))).astype(float)
+    np.testing.assert_allclose(table, [[16, 18, 24, 22, 15, 0.9], [0, 1, 6, 5, 25, 0.5], [35, 35, 65, 45, 18, 0.25]])
+    assert dict(report.counts) == {CLIPPED: 1, BEYOND: 1}
+    assert (tmp_path / "predictions" / "40.tif.txt").read_text() == texts["40.tif.txt"]
+    assert write_xview(tmp_path / "again", found[::-1], names)[0].read_bytes() == archive.read_bytes()
+
+
+def test_xview_files_are_of_its_classes_and_of_the_images_that_were_asked_about(tmp_path: Path) -> None:
+    found = prediction("5.tif", [(9, 9, 2, 2, 0.0, 0.5, 0)], oriented=False)
+    with pytest.raises(UserError, match="xView has no class 'plane'"):
+        write_xview(tmp_path, [found], ["5.tif"])
+    found = replace(found, class_names=XVIEW)
+    with pytest.raises(UserError, match="not asked for"):
+        write_xview(tmp_path, [found, found], ["5.tif"])
+    with pytest.raises(UserError, match="two images"):
+        write_xview(tmp_path, [], ["a/5.tif", "b/5.tif"])

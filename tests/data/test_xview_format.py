@@ -11,9 +11,11 @@ import pytest
 from box_sets import read_boxes, walk_boxes
 from PIL import Image
 
+from vistruct.data.convert import convert
 from vistruct.data.formats.boxes import xview
 from vistruct.data.formats.boxes.objects import CLIPPED, MISSING_IMAGE, NO_AREA
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
+from vistruct.data.reading import Reading
 from vistruct.errors import UserError
 
 
@@ -102,3 +104,41 @@ def test_there_is_no_split_but_train(tmp_path: Path) -> None:
     assert len(read_boxes(tmp_path, split="train")[0]) == 1
     with pytest.raises(UserError, match="no split 'val'"):
         read_boxes(tmp_path, split="val")
+
+
+def test_what_is_written_is_read_back_by_us_and_by_its_scorer(tmp_path: Path) -> None:
+    saved(tmp_path, feature("1,2,11,12", 94, "40.tif"), feature("3,4,5,6", 11), feature("30,20,38,29", 18))
+    done = convert(tmp_path, tmp_path / "out", "xview")
+    assert not done.lost.counts
+    before, after = read_boxes(tmp_path), read_boxes(tmp_path / "out")
+    assert after[1] == before[1]
+    for old, new in zip(before[0], after[0], strict=True):
+        assert (new.id, new.objects.labels.tolist()) == (old.id, old.objects.labels.tolist())
+        np.testing.assert_array_equal(new.objects.boxes_xyxy, old.objects.boxes_xyxy)
+        assert new.images[0].read_bytes() == old.images[0].read_bytes()
+    content = json.loads((tmp_path / "out" / "xView_train.geojson").read_text())
+    said = [one["properties"] for one in content["features"]]
+    edges = {
+        (one["image_id"], one["type_id"]): [int(edge) for edge in one["bounds_imcoords"].split(",")] for one in said
+    }
+    assert edges == {("5.tif", 11): [3, 4, 5, 6], ("5.tif", 18): [30, 20, 38, 29], ("40.tif", 94): [1, 2, 11, 12]}
+    convert(tmp_path, tmp_path / "again", "xview")
+    files = [(tmp_path / name / "xView_train.geojson").read_bytes() for name in ("out", "again")]
+    assert files[0] == files[1]
+
+
+def test_parts_of_pixels_and_images_without_a_box_are_counted(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "5.tif")
+    Image.new("RGB", (40, 30)).save(tmp_path / "6.tif")
+    (tmp_path / "a.csv").write_text(
+        "image_path,xmin,ymin,xmax,ymax,label\n5.tif,1.4,2,9.6,8,Helicopter\n5.tif,3.1,3.1,3.4,9,small car\n"
+    )
+    with pytest.raises(UserError, match="xView has no class"):
+        convert(tmp_path / "a.csv", tmp_path / "out", "xview", Reading(join=("ship=Helicopter",)))
+    done = convert(tmp_path / "a.csv", tmp_path / "out", "xview")
+    assert dict(done.lost.counts) == {xview.ROUNDED: 2}
+    (record,), names, _ = read_boxes(tmp_path / "out")
+    assert record.objects.boxes_xyxy.tolist() == [[1, 2, 10, 8], [3, 3, 4, 9]]
+    assert [names[label] for label in record.objects.labels] == ["Helicopter", "Small Car"]
+    report = xview.write(tmp_path / "b", [record.keep(record.objects.labels < 0)], names)
+    assert dict(report.counts) == {xview.NO_FEATURE: 1}

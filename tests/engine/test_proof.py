@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from vistruct.checkpoint.export import export
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
-from vistruct.config import Eval, Run, with_settings, with_values
+from vistruct.config import Eval, Run, with_values
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine import ship
 from vistruct.engine.evaluate import evaluate
@@ -23,6 +23,7 @@ from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.vitp.pretrain import recipe
+from vistruct.settings import with_settings
 
 COLOURS = ("red", "green", "blue")
 

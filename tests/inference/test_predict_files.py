@@ -325,3 +325,29 @@ def test_fair1m_files_are_zipped_in_a_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(found.files["fair1m"]) as archive:
         assert archive.namelist() == ["test/0.xml", "test/1.xml"]
         assert b"Passenger Ship" in archive.read("test/0.xml")
+    patches = [Case(pictures=images[0].pictures, name="0__1__0___0.png")]
+    with pytest.raises(UserError, match="whole images of known size"):
+        chosen_formats(BOXES, ["fair1m"], patches, names)
+
+
+def test_patches_of_an_xview_image_are_one_file_that_is_measured_alike(tmp_path: Path) -> None:
+    names = ("Small Car", "Bus")
+    boxes = place(4, (300, 400), seed=1)
+    whole = paint(tmp_path / "1036.tif", boxes, (300, 400))
+    left, right = tmp_path / "1036__1__0___0.png", tmp_path / "1036__1__150___0.png"
+    with Image.open(whole) as image:
+        image.crop((0, 0, 250, 300)).save(left)
+        image.crop((150, 0, 400, 300)).save(right)
+    model = finder(boxes, "horizontal")
+    look = model.task.look
+    model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
+    model = dataclasses.replace(model, card=dataclasses.replace(model.card, info=DataInfo(class_names=names)))
+    cases = [Case(pictures=(file,), name=file.name) for file in (left, right)]
+    found = predict_files(model, cases, tmp_path / "out", formats=["xview"])
+    with zipfile.ZipFile(found.made) as archive:
+        assert archive.namelist() == ["1036.tif.txt"]
+        rows = np.array([line.split() for line in archive.read("1036.tif.txt").decode().splitlines()], float)
+    assert set(rows[:, 4]) <= {18, 19}
+    expected = cxcywha_to_xyxy(boxes).numpy()
+    for box in expected:
+        assert np.abs(rows[:, :4] - box).max(axis=1).min() < 2

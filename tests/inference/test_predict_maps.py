@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -156,7 +157,11 @@ def test_a_submission_is_refused_before_any_image_is_looked_at(tmp_path: Path, m
     with pytest.raises(UserError, match="loveda has the classes"):
         predict_files(model, images, tmp_path / "out", formats=["loveda"])
     land = segmenter(monkeypatch, names=loveda.CLASSES, cell=2)
-    predict_files(land, images, tmp_path / "land", formats=["loveda"])
+    found = predict_files(land, images, tmp_path / "land", formats=["loveda"])
+    assert found.made == found.files["loveda"] == tmp_path / "land" / "loveda" / "loveda.zip"
+    with zipfile.ZipFile(found.made) as archive:
+        assert archive.namelist() == ["1.png"]  # the server finds nothing in a folder
+        assert archive.read("1.png") == (tmp_path / "land" / "loveda" / "1.png").read_bytes()
     assert (read_raster(tmp_path / "land" / "loveda" / "1.png") == read_raster(tmp_path / "land/labels/1.png")).all()
     assert not (tmp_path / "land" / "colour").exists()
 

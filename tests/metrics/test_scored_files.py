@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vistruct.data.at_path import part_at
+from vistruct.data.convert import convert
 from vistruct.data.reading import Named, Reading
 from vistruct.errors import UserError
 from vistruct.metrics.predicted import score
@@ -208,6 +209,48 @@ def test_yolo_rows_with_scores_score_as_the_same_boxes_in_coco(coco: Path) -> No
     (coco / "labels" / "i7.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(UserError, match="without a score"):
         scored(coco / "labels", coco / "yolo" / "data.yaml")
+
+
+def test_xview_files_score_as_the_same_boxes_in_coco(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "xview" / "train_images").mkdir(parents=True)
+    features, results = [], []
+    texts: dict[str, str] = {}
+    for number in range(3):
+        Image.new("1", (90, 60)).save(tmp_path / "xview" / "train_images" / f"{number}.tif")
+        for at in range(6):
+            x, y, type_id = 14 * at, int(random.integers(0, 40)), (18, 15)[at % 2]
+            said = {"bounds_imcoords": f"{x},{y},{x + 12},{y + 15}", "type_id": type_id, "image_id": f"{number}.tif"}
+            features.append({"type": "Feature", "properties": said, "geometry": None})
+            dx, score = float(random.integers(0, 8)), round(random.random(), 4)
+            row = f"{x + dx} {y} {x + dx + 12} {y + 15} {type_id} {score}\n"
+            texts[f"{number}.tif.txt"] = texts.get(f"{number}.tif.txt", "") + row
+            results.append((f"{number}.tif", type_id, [x + dx, y, 12, 15], score))
+    (tmp_path / "xview" / "xView_train.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": features})
+    )
+    (tmp_path / "rows").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "rows" / name).write_text(text)
+    convert(tmp_path / "xview", tmp_path / "coco", "coco")
+    truth = next((tmp_path / "coco").rglob("*.json"))
+    document = COCO(str(truth))
+    images = {one["file_name"]: one["id"] for one in document.imgs.values()}
+    classes = {{"Small Car": 18, "Helicopter": 15}.get(one["name"]): one["id"] for one in document.cats.values()}
+    (tmp_path / "coco.json").write_text(
+        json.dumps(
+            [
+                {"image_id": images[name], "category_id": classes[number], "bbox": box, "score": score}
+                for name, number, box, score in results
+            ]
+        )
+    )
+    found = scored(tmp_path / "rows", tmp_path / "xview" / "xView_train.geojson").numbers
+    assert 0.1 < found["AP50"] < 0.95
+    assert found["AP50"] == scored(tmp_path / "coco.json", truth).numbers["AP50"]
+    (tmp_path / "rows" / "1.tif.txt").write_text("1 2 3 4 75 0.5\n")
+    with pytest.raises(UserError, match=r"type_id of xView's table\n.*1\.tif\.txt, line 1"):
+        scored(tmp_path / "rows", tmp_path / "xview" / "xView_train.geojson")
 
 
 @pytest.fixture

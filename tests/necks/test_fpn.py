@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from vistruct.contracts import FeatureSpec
 from vistruct.errors import UserError
@@ -47,6 +48,29 @@ def test_extra_levels_double_the_stride(extra):
     assert [spec.stride for spec in fpn.specs] == [4, 8, 16, 32, 64, 128][: 3 + extra]
     for level, spec in zip(fpn(maps(256, 384)), fpn.specs, strict=True):
         assert level.shape == (2, 5, 256 // spec.stride, 384 // spec.stride)
+
+
+def test_retinanets_levels_are_torchvisions_without_its_relu():
+    """P3 to P7 of three maps: the finest is not used, P6 is made of C5, P7 of P6."""
+    fpn, inputs = build(skip=1, extra_levels=2, extra="conv"), maps(320, 320)
+    assert [spec.stride for spec in fpn.specs] == [8, 16, 32, 64]
+    theirs = FeaturePyramidNetwork([8, 10], 5, LastLevelP6P7(10, 5))
+    state = {name.removeprefix("pyramid."): value for name, value in fpn.state_dict().items()}
+    extra = {f"extra_blocks.p{6 + int(n[6])}.{n[8:]}": v for n, v in state.items() if n.startswith("extra.")}
+    theirs.load_state_dict({n: v for n, v in state.items() if not n.startswith("extra.")} | extra)
+    with torch.no_grad():  # so that the ReLU between P6 and P7 changes nothing
+        for convs in (fpn.extra[0], theirs.extra_blocks.p6):
+            convs.bias += 100
+    expected = theirs({"a": inputs[1], "b": inputs[2]})
+    for level, one in zip(fpn(inputs), expected.values(), strict=True):
+        torch.testing.assert_close(level, one)
+    changed = fpn([inputs[0] + 1, *inputs[1:]])
+    assert all(torch.equal(a, b) for a, b in zip(changed, fpn(inputs), strict=True))
+
+
+def test_a_pyramid_over_no_map_is_an_error():
+    with pytest.raises(UserError, match="skip=3"):
+        build(skip=3)
 
 
 def test_coarse_maps_reach_the_fine_levels_and_not_the_other_way():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vistruct.backbones.intern_vit import InternVitConfig
-from vistruct.config import read_run, run_to_yaml, with_settings
+from vistruct.config import read_run, run_to_yaml
 from vistruct.contracts import BoxPrediction
 from vistruct.engine.train import train
 from vistruct.files.images import read_image
@@ -17,6 +17,7 @@ from vistruct.inference.model import load
 from vistruct.recipes import find
 from vistruct.recipes.detect import VIT_S, architecture, pyramid_strides, recipe, tiny
 from vistruct.samples import trees
+from vistruct.settings import with_settings
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from vistruct.checkpoint.load import model_dir
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.cli.show import data_of
-from vistruct.config import MAIN, read_run, run_to_yaml, with_settings
+from vistruct.config import MAIN, read_run, run_to_yaml
 from vistruct.contracts import BoxPrediction, MapPrediction
 from vistruct.errors import UserError
 from vistruct.files.images import read_image
@@ -21,6 +21,7 @@ from vistruct.recipes import detect, joint
 from vistruct.recipes.options import parse
 from vistruct.runs import train_and_report
 from vistruct.samples import trees
+from vistruct.settings import with_settings
 
 
 @pytest.fixture(scope="module")

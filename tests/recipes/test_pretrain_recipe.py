@@ -12,7 +12,7 @@ from PIL import Image
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.cli.main import main
-from vistruct.config import Move, read_run, run_to_yaml, with_settings
+from vistruct.config import Move, read_run, run_to_yaml
 from vistruct.contracts import AnswerPrediction
 from vistruct.data.instructions.write import shuffle_answers, write_instructions
 from vistruct.engine.train import train
@@ -21,6 +21,7 @@ from vistruct.inference.model import load
 from vistruct.recipes import find
 from vistruct.recipes.vitp.pretrain import SIZES, recipe, tiny
 from vistruct.samples import trees
+from vistruct.settings import with_settings
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,25 @@ def test_one_flip_at_most_each_a_quarter_of_the_time() -> None:
     assert only == {before[0, 0, 0].item(), before[0, 0, -1].item()}
 
 
+def test_what_is_not_rotated_is_mirrored_half_of_the_time_in_one_of_four_ways() -> None:
+    """MMSegmentation's RandomRotFlip: a small rotation, or quarter turns and a flip, or neither."""
+    before = wide(0).images[0]
+    mirror = [torch.rot90(before.flip(axis), k, (1, 2)) for axis in (1, 2) for k in (0, 1)]
+    ways = Counter()
+    for seed in range(400):
+        after = Augment(rotate=0.5, rotate_range=(-20, 20), rot_flip=0.5)(wide(seed))
+        is_turned = float((after.objects.quads[0, 1] - after.objects.quads[0, 0]).abs().min()) > 1e-3
+        found = [k for k, one in enumerate(mirror) if one.shape == after.images[0].shape and one.equal(after.images[0])]
+        ways["rotated" if is_turned else "as it was" if after.images[0].equal(before) else found[0]] += 1
+    assert set(ways) == {"rotated", "as it was", 0, 1, 2, 3}
+    assert 160 < ways["rotated"] < 240
+    assert 70 < ways["as it was"] < 130
+    assert min(ways[k] for k in range(4)) > 10
+    plain = [Augment(rotate=0.5)(wide(seed)).images[0] for seed in range(20)]
+    also = [Augment(rotate=0.5, rot_flip=0.0)(wide(seed)).images[0] for seed in range(20)]
+    assert all(map(torch.equal, plain, also))
+
+
 def test_a_rotation_comes_as_often_as_asked_within_its_range() -> None:
     angles = []
     for seed in range(200):
@@ -209,7 +228,7 @@ def test_ranges_and_sizes_that_are_none_are_errors(wrong: dict[str, tuple[int, .
         Augment(**wrong)
 
 
-@pytest.mark.parametrize("one", [{"dflip": True}, {"rotate": 0.1}, {"sizes": (9,)}, {"fit": (9, 9)}])
+@pytest.mark.parametrize("one", [{"dflip": True}, {"rotate": 0.1}, {"rot_flip": 0.1}, {"sizes": (9,)}, {"fit": (9, 9)}])
 def test_whatever_moves_things_says_so(one: dict[str, object]) -> None:
     assert Augment(**one).moves_things
     assert not Augment(photometric=0.5, rotate_range=(-5, 5), upright_classes=(1,), flips="one").moves_things

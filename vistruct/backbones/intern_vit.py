@@ -129,10 +129,10 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, config: InternVitConfig) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.width, config.mlp_width)
-        self.fc2 = nn.Linear(config.mlp_width, config.width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -142,7 +142,7 @@ class Block(nn.Module):
     def __init__(self, config: InternVitConfig, drop_path: float) -> None:
         super().__init__()
         self.attn = Attention(config)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(config.width, config.mlp_width)
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.ls1 = nn.Parameter(torch.full((config.width,), config.layer_scale))
@@ -195,7 +195,7 @@ class InternVit(nn.Module):
         self.specs = (FeatureSpec(channels=config.width, stride=config.patch),)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.apply(_init)
+        self.apply(init_linear)
 
     @property
     def traits(self) -> BackboneTraits:
@@ -334,16 +334,21 @@ def sincos_positions(width: int, grid: int, amplitude: float = 0.2) -> Tensor:
     return amplitude * torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 
 
-def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """float[1, 1 + h*w, D] -> float[1, 1 + h'*w', D], bicubic without corner alignment, in float32 at least."""
+def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int], num_class: int = 1) -> Tensor:
+    """float[1, c + h*w, D] -> float[1, c + h'*w', D], bicubic without corner alignment, in float32 at least.
+
+    Args:
+        num_class: c, rows before the places, which stay.
+    """
     if from_hw == to_hw:
         return table
-    grid = at_least_float32(table[:, 1:]).transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
+    grid = at_least_float32(table[:, num_class:]).transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
     grid = F.interpolate(grid, to_hw, mode="bicubic", align_corners=False)
-    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+    return torch.cat([table[:, :num_class], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
-def _init(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Of a ViT: linear weights are small and normal, biases zero."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

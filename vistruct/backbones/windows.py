@@ -37,7 +37,7 @@ def from_windows(windows: Tensor, grid_hw: tuple[int, int], window: int) -> Tens
     (h, w), (window_h, window_w) = grid_hw, _sides(grid_hw, window)
     rows, columns = -(-h // window_h), -(-w // window_w)
     grid = windows.view(-1, rows, columns, window_h, window_w, windows.shape[-1]).transpose(2, 3)
-    grid = grid.reshape(len(grid), rows * window_h, columns * window_w, -1)  # [B, H, W, D]
+    grid = grid.reshape(len(grid), rows * window_h, columns * window_w, windows.shape[-1])  # [B, H, W, D]
     return grid[:, :h, :w].flatten(1, 2)
 
 

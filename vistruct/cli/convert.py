@@ -48,6 +48,7 @@ def command(
       dota      oriented boxes, difficult, notes
       voc       boxes, difficult
       fair1m    oriented boxes
+      xview     boxes in whole pixels, of its 60 classes
       yolo      boxes, masks of one outline
       yolo-obb  oriented boxes
 

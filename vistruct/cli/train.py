@@ -81,9 +81,10 @@ def resolve(
     """
     from pydantic import ValidationError
 
-    from vistruct.config import Run, explain, read_run, with_settings
+    from vistruct.config import Run, explain, read_run
     from vistruct.recipes import find
     from vistruct.recipes.options import called, parse
+    from vistruct.settings import with_settings
 
     if recipe is not None and recipe.startswith("-"):  # an option that train does not know came first
         options = [recipe, *options]

@@ -56,6 +56,16 @@ class NeckTraits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassLayer:
+    """A layer with outputs for each class: `groups` x (K x `each` + `rest`) of them, in this order."""
+
+    name: str  # of the module below the head, dotted
+    groups: int = 1  # anchors of a cell, say
+    each: int = 1  # outputs of a class
+    rest: int = 0  # outputs of no class, behind those of the classes: the background
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadTraits:
     """What a head learns from and gives, beside what every head does."""
 
@@ -64,6 +74,7 @@ class HeadTraits:
     nms_iou: float = 0.5  # by which the boxes of several views of an image are joined
     max_detections: int = 100  # of one image, after that
     convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none
+    class_layers: tuple[ClassLayer, ...] = ()  # what belongs to one set of classes; the rest may serve several
     repeated_blocks: tuple[nn.Module, ...] = ()
 
 
@@ -225,6 +236,22 @@ class Task(Protocol):
     @property
     def collator(self) -> Collator:
         """For training."""
+        ...
+
+
+@runtime_checkable
+class MapTask(Task, Protocol):
+    """A task that learns from the maps of a backbone, and from nothing else of it: its images can go through the
+    backbone beside those of other tasks."""
+
+    normalise: nn.Module
+
+    def images(self, batch: Any) -> Tensor:
+        """float[N, C, H, W] that the backbone is shown, normalised and padded; N a multiple of the samples."""
+        ...
+
+    def learn(self, maps: list[Tensor], batch: Any) -> StepOutput:
+        """What `forward` gives, from the backbone's maps of `images(batch)`."""
         ...
 
 

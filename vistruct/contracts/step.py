@@ -81,6 +81,22 @@ class StreamBatch:
         return replace(self, batch=self.batch.to(device))
 
 
+@dataclass(frozen=True, kw_only=True)
+class JointBatch:
+    """Batches of several streams whose images go through the backbone together."""
+
+    parts: tuple[StreamBatch, ...]
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the samples, each once."""
+        return list(dict.fromkeys(one for part in self.parts for one in part.ids))
+
+    def to(self, device: torch.device) -> Self:
+        """The same batches with their tensors on `device`."""
+        return replace(self, parts=tuple(part.to(device) for part in self.parts))
+
+
 def named_term(stream: str, name: str) -> str:
     """What a term, metric or figure of one of several streams is called."""
     return f"{stream}.{name}"

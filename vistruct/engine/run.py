@@ -15,12 +15,13 @@ from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
 from vistruct.config import Run, Stream, flat
-from vistruct.contracts import Costs, Dataset, named_term
+from vistruct.contracts import Costs, Dataset, MapTask, named_term
 from vistruct.data.account import check_left_out
 from vistruct.data.chat.costs import admit
 from vistruct.data.checks.counted import check_counted, is_named
 from vistruct.data.checks.groups import check_groups
 from vistruct.data.loading.loader import check_split
+from vistruct.data.loading.streams import learners
 from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.precision import amp_dtype
@@ -32,7 +33,7 @@ from vistruct.engine.schedule import check_schedule
 from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
 from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
-from vistruct.tasks.joint import Joint
+from vistruct.tasks.joint import Joint, share_trunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     _check(run, ranks)
     index = out_dir / "index"
     with main_first(ranks):
-        datasets = {name: _learned_from(stream, index, run.max_left_out) for name, stream in run.streams.items()}
+        datasets = _learned_from(run, index)
         eval_datasets = {
             name: _data(for_classes(e.data, datasets[run.task_of(e)].info.class_names), index, run.max_left_out)
             for name, e in run.evals.items()
@@ -180,11 +181,18 @@ def _check(run: Run, ranks: Ranks) -> None:
     check_schedule(run.schedule, run.steps)
 
 
-def _learned_from(stream: Stream, cache: Path, max_left_out: float) -> Dataset:
-    """The training data of a stream, with the mean and deviation of its pixels where the task asks for them."""
-    dataset = _data(stream.data, cache, max_left_out)
-    asks = "data" in [value for name, value in stream.task.model_dump(mode="json").items() if name in ("mean", "std")]
-    return with_statistics_of_pixels(dataset, cache) if asks else dataset
+def _learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
+    """The training data of each stream, with the mean and deviation of its pixels where a task asks for them."""
+    found: dict[str, Dataset] = {}
+    for owner, stream in run.streams.items():
+        if stream.samples:
+            continue
+        dataset, names = _data(stream.data, cache, run.max_left_out), learners(run, owner)
+        told = [run.streams[name].task.model_dump(mode="json") for name in names]
+        if any("data" in (one.get("mean"), one.get("std")) for one in told):
+            dataset = with_statistics_of_pixels(dataset, cache)
+        found |= dict.fromkeys(names, dataset)
+    return {name: found[name] for name in run.streams}
 
 
 def _tasks(run: Run, datasets: Mapping[str, Dataset], out_dir: Path) -> dict[str, Any]:
@@ -201,6 +209,14 @@ def _tasks(run: Run, datasets: Mapping[str, Dataset], out_dir: Path) -> dict[str
         part: Any = stream.task
         backbone = next((task.backbone for task in tasks.values()), None)
         tasks[name] = part.build(datasets[name].info, assets, backbone)
+    for name, stream in run.streams.items():
+        if stream.trunk:
+            share_trunk(tasks[name], tasks[stream.trunk], f"streams.{name}.trunk")
+        together = run.one_pass or len(learners(run, stream.samples or name)) > 1
+        if together and not isinstance(tasks[name], MapTask):
+            what = f"a task of kind {stream.task.kind} learns from more than the backbone's maps"
+            fix = "one_pass=false, and samples of its own"
+            raise UserError(what, where=f"streams.{name}.task", fix=fix)
     return tasks
 
 

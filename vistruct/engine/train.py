@@ -14,7 +14,7 @@ from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
-from vistruct.data.loading.streams import Streams, seed_of, streams_of, turns_before
+from vistruct.data.loading.streams import JointCollator, Streams, learners, seed_of, streams_of, turns_before
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
@@ -145,16 +145,18 @@ def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
     """The training batches of this rank from the state's step on; `say` is told of images that were replaced."""
     run, turns = state.run, turns_before(state.run, state.step)
     loaders = {}
-    for name, source in state.sources.items():
+    sources = {name: source for name, source in state.sources.items() if not source.stream.samples}
+    for name, source in sources.items():
         pack = source.stream.pack
         costs = source.costs if pack is not None else None
+        collators = {one: state.sources[one].task.collator for one in learners(run, name)}
         loaders[name] = Loader(
             source.dataset,
-            source.task.collator,
+            collators[name] if len(collators) == 1 else JointCollator(collators=collators),
             batch=source.stream.batch,
             accumulate=run.accumulate,
             seed=seed_of(run, name),
-            workers=-(-run.workers // len(run.streams)),
+            workers=-(-run.workers // len(sources)),
             rank=state.ranks.rank,
             world=state.ranks.world,
             first_step=turns[name],
@@ -170,6 +172,9 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     """Say what is about to train: the data and what was left out of it, the starting weights, what is trainable."""
     for name, source in state.sources.items():
         info = source.dataset.info
+        if source.stream.samples:
+            say(f"{name}: the samples of {source.stream.samples}")
+            continue
         say(
             ("" if len(state.sources) == 1 else f"{name}: ")
             + f"{len(source.dataset):,} training samples"
@@ -200,7 +205,8 @@ def drawn_in_words(run: Run) -> str:
             f"{s.batch} of {name}" + (f" (loss x {s.weight:g})" if s.weight != 1 else "")
             for name, s in run.streams.items()
         )
-        return f"each step learns from every stream: {', '.join(parts)}"
+        passed = ", in one pass of the backbone" if run.one_pass else ""
+        return f"each step learns from every stream{passed}: {', '.join(parts)}"
     whole = sum(s.weight for s in run.streams.values())
     parts = (f"{name} {s.weight / whole:.1%} ({s.batch} samples)" for name, s in run.streams.items())
     return f"each step learns from one stream, drawn: {', '.join(parts)}"

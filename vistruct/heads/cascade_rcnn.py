@@ -75,7 +75,9 @@ class CascadeRcnn(nn.Module):
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
+        layers = [layer for i, look in enumerate(self.looks) for layer in look.class_layers(f"stages.{i}")]
+        nms_iou, most = self.config.nms_iou, self.config.max_detections
+        return HeadTraits(nms_iou=nms_iou, max_detections=most, class_layers=tuple(layers))
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)

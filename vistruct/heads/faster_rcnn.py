@@ -60,7 +60,12 @@ class FasterRcnn(nn.Module):
     @property
     def traits(self) -> HeadTraits:
         config, is_oriented = self.config, self.rpn.kind.is_oriented
-        return HeadTraits(is_oriented=is_oriented, nms_iou=config.nms_iou, max_detections=config.max_detections)
+        return HeadTraits(
+            is_oriented=is_oriented,
+            nms_iou=config.nms_iou,
+            max_detections=config.max_detections,
+            class_layers=self.roi.class_layers("roi"),
+        )
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)

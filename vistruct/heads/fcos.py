@@ -31,7 +31,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.selection import best_of_levels, select_detections
 
@@ -103,7 +103,10 @@ class Fcos(nn.Module):
     @property
     def traits(self) -> HeadTraits:
         nms_iou, most = self.config.nms_iou, self.config.max_detections
-        return HeadTraits(is_oriented=self.points.is_oriented, nms_iou=nms_iou, max_detections=most)
+        layers = (ClassLayer(name="layers.classes.cls_logits"),)
+        return HeadTraits(
+            is_oriented=self.points.is_oriented, nms_iou=nms_iou, max_detections=most, class_layers=layers
+        )
 
     def forward(self, features: list[Tensor]) -> Any:
         said = {name: value.float() for name, value in self.layers(features).items()}

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
+from vistruct.contracts import ClassLayer, FeatureSpec, HeadTraits
 from vistruct.heads.conv_norm import BatchNorm, resized
 from vistruct.heads.upernet import start_classifier
 
@@ -37,7 +37,7 @@ class LinearConfig(Part):
 class Linear(nn.Module):
     """float[B, C_i, h_i, w_i] for each spec -> float[B, K, h, w]."""
 
-    traits = HeadTraits()
+    traits = HeadTraits(class_layers=(ClassLayer(name="classify"),))
 
     def __init__(self, config: LinearConfig, specs: Sequence[FeatureSpec], num_classes: int) -> None:
         super().__init__()

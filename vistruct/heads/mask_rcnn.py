@@ -23,7 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.roi_stage import RoiSample, pool_rois
@@ -60,7 +60,10 @@ class MaskRcnn(nn.Module):
 
     @property
     def traits(self) -> HeadTraits:
-        return replace(self.box.traits, has_masks=True)
+        box = self.box.traits
+        boxes = (replace(layer, name=f"box.{layer.name}") for layer in box.class_layers)
+        masks = ClassLayer(name="logits.mask_fcn_logits")
+        return replace(box, has_masks=True, class_layers=(*boxes, masks))
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.box(features)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import ClassLayer, FeatureSpec
 from vistruct.heads.matching import BACKGROUND, draw_samples
 from vistruct.heads.oriented_coders import OrientedDeltas
 from vistruct.heads.oriented_regions import ignore_regions
@@ -51,6 +51,10 @@ class OrientedRoiStage(nn.Module):
         """Look at the proposals float[P, 5] of image `i`."""
         seen = self.layers(self._pool(features, i, rois))
         return self.logits(seen).float(), self.deltas(seen).float()
+
+    def class_layers(self, path: str) -> tuple[ClassLayer, ...]:
+        """Those of a stage that is called `path` in its head."""
+        return ClassLayer(name=f"{path}.logits", rest=1), ClassLayer(name=f"{path}.deltas", each=0, rest=5)
 
     def sample(
         self,

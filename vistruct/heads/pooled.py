@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
+from vistruct.contracts import ClassLayer, FeatureSpec, HeadTraits
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import BatchNorm
 
@@ -44,7 +44,7 @@ class PooledConfig(Part):
 class Pooled(nn.Module):
     """float[B, C_i, h_i, w_i] for each spec -> float[B, K]."""
 
-    traits = HeadTraits()
+    traits = HeadTraits(class_layers=(ClassLayer(name="classify"),))
 
     def __init__(self, config: PooledConfig, specs: Sequence[FeatureSpec], num_classes: int) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead, 
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
@@ -80,7 +80,9 @@ class Retina(nn.Module):
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(nms_iou=self.config.nms_iou, max_detections=self.config.max_detections)
+        logits = ClassLayer(name="classify.cls_logits", groups=self.anchors.num_shapes)
+        nms_iou, most = self.config.nms_iou, self.config.max_detections
+        return HeadTraits(nms_iou=nms_iou, max_detections=most, class_layers=(logits,))
 
     def forward(self, features: list[Tensor]) -> RetinaOutput:
         anchors = self.anchors.lay(features)

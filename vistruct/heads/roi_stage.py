@@ -24,7 +24,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import clip_boxes_to_image, roi_align
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec
+from vistruct.contracts import ClassLayer, FeatureSpec
 from vistruct.heads.matching import draw_samples, ignore_crowds, match_boxes
 
 LEAST_CELLS = 14.0  # along the sides of a proposal, on all levels but the finest: 224 pixels at stride 16
@@ -82,6 +82,11 @@ class RoiStage(nn.Module):
         """Look at the proposals float[P, 4] of image `i`."""
         seen = self.layers(pool_rois(features, i, rois, self.strides, self.config.size, self.config))
         return self.logits(seen).float(), self.deltas(seen).float()
+
+    def class_layers(self, path: str) -> tuple[ClassLayer, ...]:
+        """Those of a stage that is called `path` in its head."""
+        deltas = ClassLayer(name=f"{path}.deltas", **({"each": 0, "rest": 4} if self.class_agnostic else {"each": 4}))
+        return ClassLayer(name=f"{path}.logits", rest=1), deltas
 
     def sample(
         self,

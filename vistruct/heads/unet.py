@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
+from vistruct.contracts import ClassLayer, FeatureSpec, HeadTraits
 from vistruct.heads.conv_norm import ConvNorm, NormKind, resized
 from vistruct.heads.upernet import check_finest_first, start_classifier
 
@@ -50,7 +50,7 @@ class UNetConfig(Part):
 class UNet(nn.Module):
     """float[B, C_i, h_i, w_i] for each spec -> float[B, K, h, w], at `stride`."""
 
-    traits = HeadTraits()
+    traits = HeadTraits(class_layers=(ClassLayer(name="classify"),))
 
     def __init__(self, config: UNetConfig, specs: Sequence[FeatureSpec], num_classes: int) -> None:
         super().__init__()

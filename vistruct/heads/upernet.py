@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import FeatureSpec, HeadTraits
+from vistruct.contracts import ClassLayer, FeatureSpec, HeadTraits
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import ConvNorm, NormKind, resized
 
@@ -67,7 +67,7 @@ class UperNet(nn.Module):
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(convert_keys=self.convert_keys)
+        return HeadTraits(convert_keys=self.convert_keys, class_layers=(ClassLayer(name="conv_seg"),))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         *finer, coarsest = features

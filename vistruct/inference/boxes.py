@@ -4,6 +4,7 @@ predictions.json        COCO json with a score on each annotation
 geojson/port.geojson    outlines on the map, see on_map.py (gpkg/port.gpkg likewise)
 dota/Task1.zip          to submit, and its files
 fair1m/test.zip         to submit, and its files
+xview/predictions.zip   to score, and its files
 pictures/port.tif.jpg   the image with its detections
 """
 
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 
 from vistruct.contracts import RGB, BoxPrediction, Column, MaskPatch, Objects, Sample, Window
+from vistruct.errors import UserError
 from vistruct.files.features import Feature
 from vistruct.files.images import image_size
 from vistruct.files.outlines import outlines
+from vistruct.files.packing import zip_files
 from vistruct.inference.files import flat_files
 from vistruct.inference.kind import PICTURED, Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
@@ -205,8 +208,8 @@ def _patch_of(name: str) -> Patch | None:
     return patch_of(PurePosixPath(name).stem, [pattern_of(DOTA)])
 
 
-def _whole(done: Sequence[Done]) -> Iterator[BoxPrediction]:
-    """A prediction for each image that DOTA's server knows: of those that were cut, all patches joined."""
+def _whole(done: Sequence[Done], format: str) -> Iterator[BoxPrediction]:
+    """A prediction for each image that a server knows: of those that were cut, all patches joined."""
     patches: dict[str, list[tuple[Done, Patch]]] = {}
     for one in done:
         patch = _patch_of(one.case.name)
@@ -216,7 +219,7 @@ def _whole(done: Sequence[Done]) -> Iterator[BoxPrediction]:
             patches.setdefault(patch.name, []).append((one, patch))
     if patches:
         number = sum(map(len, patches.values()))
-        notice(f"dota: predictions on {number} patches are joined to those on {len(patches)} whole images")
+        notice(f"{format}: predictions on {number} patches are joined to those on {len(patches)} whole images")
     for name, parts in patches.items():
         sizes = [one.values["size_hw"] for one, _ in parts]
         placed = [replace(patch, size_wh=(size[1], size[0])) for (_, patch), size in zip(parts, sizes, strict=True)]
@@ -225,18 +228,22 @@ def _whole(done: Sequence[Done]) -> Iterator[BoxPrediction]:
         )
 
 
+def _whole_names(cases: Sequence[Case]) -> list[str]:
+    """The names of `_whole`."""
+    told = [(case.name, _patch_of(case.name)) for case in cases]
+    return list(dict.fromkeys(name if patch is None else f"{patch.name}.png" for name, patch in told))
+
+
 def _check_dota(cases: Sequence[Case], class_names: Sequence[str]) -> None:
     from vistruct.data.formats.boxes.submissions import check_dota_names
 
-    told = [(case.name, _patch_of(case.name)) for case in cases]
-    names = dict.fromkeys(name if patch is None else f"{patch.name}.png" for name, patch in told)
-    check_dota_names(names, class_names, Path("--format dota"))
+    check_dota_names(_whole_names(cases), class_names, Path("--format dota"))
 
 
 def _write_dota(model: Model, done: Sequence[Done], folder: Path) -> Path:
     from vistruct.data.formats.boxes.submissions import write_dota
 
-    return write_dota(folder, _whole(done), model.class_names)
+    return write_dota(folder, _whole(done, "dota"), model.class_names)
 
 
 def _check_fair1m(cases: Sequence[Case], class_names: Sequence[str]) -> None:
@@ -245,16 +252,35 @@ def _check_fair1m(cases: Sequence[Case], class_names: Sequence[str]) -> None:
 
     names = [case.name for case in cases]
     refuse_twins([Path(name).stem for name in names], names, "images", Path("--format fair1m"))
+    patch = next((name for name in names if _patch_of(name) is not None), None)
+    if patch is not None:
+        what = "FAIR1M's files are of whole images of known size, and this is a patch of one"
+        raise UserError(what, where=patch, fix="predict on the whole images; they are cut into windows by themselves")
     for name in class_names:
         fair1m.official_name(name)
 
 
+def _check_xview(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+    from vistruct.data.formats.boxes.submissions import check_xview_names, xview_numbers
+
+    check_xview_names(_whole_names(cases), Path("--format xview"))
+    xview_numbers(class_names, "--format xview")
+
+
+def _write_xview(model: Model, done: Sequence[Done], folder: Path) -> Path:
+    from vistruct.data.formats.boxes.submissions import write_xview
+
+    archive, report = write_xview(folder, _whole(done, "xview"), _whole_names([one.case for one in done]))
+    for line in report.lines():
+        notice(f"xview: {line}")
+    return archive
+
+
 def _write_fair1m(model: Model, done: Sequence[Done], folder: Path) -> Path:
     from vistruct.data.formats.boxes import fair1m
-    from vistruct.data.formats.boxes.submissions import zip_files
 
     files = fair1m.write_predictions(folder / "test", (one.read() for one in done), _sizes_hw(done))
-    return zip_files(folder / "test.zip", files, folder="test")
+    return zip_files(folder / "test.zip", files, folder)
 
 
 def _metrics(task: Any) -> tuple[str, ...]:
@@ -290,5 +316,6 @@ BOXES = Kind(
         *outline_formats(_features, {"class": str, "score": float}),
         OneFile(name="dota", file="dota", write=_write_dota, check=_check_dota),
         OneFile(name="fair1m", file="fair1m", write=_write_fair1m, check=_check_fair1m),
+        OneFile(name="xview", file="xview", write=_write_xview, check=_check_xview),
     ),
 )

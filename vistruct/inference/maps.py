@@ -5,7 +5,7 @@
     colour/port.png      the colours themselves
     geotiff/port.tif     numbers again, where the image lies on the map
     geojson/port.geojson regions of a class as outlines, see on_map.py (gpkg/port.gpkg likewise)
-    loveda/ ...          to submit, see data/formats/maps/submissions.py
+    loveda/loveda.zip    to submit, and its files, see data/formats/maps/submissions.py
     pictures/port.jpg    the image under its classes
     areas.csv            pixels, share (and square metres, on the map) of every class in every image
 
@@ -37,7 +37,6 @@ from vistruct.data.formats.maps.submissions import (
     SUBMISSIONS,
     Submission,
     check_submission,
-    submission_file,
     write_submission,
 )
 from vistruct.errors import UserError
@@ -45,6 +44,7 @@ from vistruct.files.coding import Coding
 from vistruct.files.features import Feature
 from vistruct.files.label_png import write_png
 from vistruct.files.outlines import outlines
+from vistruct.files.packing import zip_files
 from vistruct.files.rasters import read_raster
 from vistruct.files.text import write_text
 from vistruct.inference.files import flat_files, own_files
@@ -278,19 +278,19 @@ def _write_picture(model: Model, case: Case, found: MapPrediction, file: Path, a
     picture.save(file, quality=90)
 
 
-def _submission(kind: Submission) -> EachFile:
-    def files(cases: Sequence[Case], _: bool) -> dict[str, Path]:
-        return {case.name: Path(submission_file(kind, case.name)) for case in cases}
-
+def _submission(kind: Submission) -> OneFile:
     def check(cases: Sequence[Case], class_names: Sequence[str]) -> None:
         check_submission(kind, [case.name for case in cases], class_names)
 
-    def write(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
-        folder = file.parents[len(submission_file(kind, case.name).parts) - 1]
-        label_map = found.label_map.numpy()
-        write_submission(kind, folder, case.name, _strips(label_map), label_map.shape, model.class_names)
+    def write(model: Model, done: Sequence[Done], folder: Path) -> Path:
+        files = []
+        for one in done:
+            label_map = one.read().label_map.numpy()
+            strips, names = _strips(label_map), model.class_names
+            files.append(write_submission(kind, folder, one.case.name, strips, label_map.shape, names))
+        return zip_files(folder / f"{kind}.zip", sorted(files), folder)
 
-    return EachFile(name=kind, folder=kind, files=files, write=write, check=check)
+    return OneFile(name=kind, file=kind, write=write, check=check)
 
 
 def _named(ending: str) -> Callable[[Sequence[Case], bool], dict[str, Path]]:

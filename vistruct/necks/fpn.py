@@ -1,12 +1,15 @@
 """The feature pyramid network: a top-down path that brings what coarse maps know to the fine ones.
 
-Source: Lin et al., Feature Pyramid Networks, arXiv:1612.03144; torchvision's module.
-Shapes: one map float[B, C_i, H/s_i, W/s_i] a backbone level -> float[B, channels, ...] at the same strides, and
-    `extra_levels` more, each every second cell of the one before.
+Source: Lin et al., Feature Pyramid Networks, arXiv:1612.03144; torchvision's module. Levels from strided convolutions
+    over the backbone's coarsest map: RetinaNet, arXiv:1708.02002, without the ReLU in between, as MMDetection has it by
+    default (torchvision's LastLevelP6P7 has that ReLU, and always two levels).
+Shapes: one map float[B, C_i, H/s_i, W/s_i] a backbone level -> float[B, channels, ...] at the same strides, without
+    those of the `skip` finest, and `extra_levels` more, each half as fine as the one before.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from functools import partial
@@ -28,14 +31,16 @@ class FpnConfig(Part):
 
     kind: Literal["fpn"] = "fpn"
     channels: int = Field(256, gt=0)
-    extra_levels: int = Field(1, ge=0)  # beyond the backbone's coarsest map, by subsampling
+    skip: int = Field(0, ge=0)  # finest maps of the backbone that are not used
+    extra_levels: int = Field(1, ge=0)  # beyond the backbone's coarsest map
+    extra: Literal["subsample", "conv"] = "subsample"  # every second cell of the last level, or strided convolutions
     norm: bool = False  # channel-first layer norm behind every convolution
 
     def build(self, specs: tuple[FeatureSpec, ...]) -> Fpn:
         """Build on the backbone's maps, finest first.
 
         Raises:
-            UserError: strides that do not grow from map to map, as those of a plain ViT's blocks.
+            UserError: strides that do not grow from map to map, as those of a plain ViT's blocks; no map is left.
         """
         return Fpn(self, specs)
 
@@ -52,16 +57,29 @@ class Fpn(nn.Module):
                 where="neck",
                 fix="use neck kind simple_pyramid for a plain ViT, or put an adapter (vit_adapter) around it",
             )
-        self.specs = coarser(strides, config.channels, config.extra_levels)
+        if config.skip >= len(specs):
+            what = f"skip={config.skip} leaves none of the backbone's {len(specs)} maps"
+            raise UserError(what, where="neck.skip", fix=f"--set task.neck.skip={len(specs) - 1} at most")
+        self.skip = config.skip
+        self.specs = coarser(strides[config.skip :], config.channels, config.extra_levels)
         self.traits = NeckTraits(least_divisor=math.lcm(*strides))  # extra levels round up
         self.pyramid = FeaturePyramidNetwork(
-            [spec.channels for spec in specs],
+            [spec.channels for spec in specs[config.skip :]],
             config.channels,
             norm_layer=partial(LayerNorm2d, eps=1e-6) if config.norm else None,
         )
+        self.extra = nn.ModuleList()
+        if config.extra == "conv":
+            widths = [specs[-1].channels] + [config.channels] * config.extra_levels
+            self.extra.extend(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths))
+            for conv in self.extra:
+                nn.init.kaiming_uniform_(conv.get_parameter("weight"), a=1)  # as torchvision's other layers here
+                nn.init.zeros_(conv.get_parameter("bias"))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        levels = list(self.pyramid(OrderedDict((str(i), m) for i, m in enumerate(maps))).values())
+        levels = list(self.pyramid(OrderedDict((str(i), m) for i, m in enumerate(maps[self.skip :]))).values())
+        for number, conv in enumerate(self.extra):
+            levels.append(conv(levels[-1] if number else maps[-1]))
         while len(levels) < len(self.specs):
             levels.append(levels[-1][:, :, ::2, ::2])
         return levels

@@ -18,10 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
-from vistruct.config import Move, Run, explain, with_settings, with_values
+from vistruct.config import Move, Run, explain, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
 from vistruct.recipes.options import called, options_of
+from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
 from vistruct.study.study import Study, Tuning
 

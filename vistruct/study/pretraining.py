@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vistruct.config import Run, run_from_dict, with_settings
+from vistruct.config import Run, run_from_dict
 from vistruct.recipes import find
 from vistruct.runs import train_and_report
+from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
 from vistruct.study.plan import checked_options, digest_of, made_by
 from vistruct.study.study import Pretraining, Study

@@ -156,10 +156,22 @@ class Classify(nn.Module):
         Raises:
             UserError: an image whose classes are not known.
         """
+        return self.learn(self.backbone(self.images(batch)), batch)
+
+    def images(self, batch: ClassBatch) -> Tensor:
+        """float[B, C, H, W] that the backbone is shown."""
+        return padded_to(self.normalise(batch.images), self.size_divisor)
+
+    def learn(self, maps: list[Tensor], batch: ClassBatch) -> StepOutput:
+        """The terms of the loss, from the backbone's maps.
+
+        Raises:
+            UserError: an image whose classes are not known.
+        """
         if not bool(batch.is_known.all()):
             name = batch.ids[int((~batch.is_known).nonzero()[0])]
             raise UserError("no classes to learn from", where=name, fix="use data with classes (kind: image_classes)")
-        logits = self.logits(batch.images)
+        logits = self._logits(maps)
         weights = self._weights(batch)
         if self.config.multi_label:
             every = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
@@ -187,8 +199,10 @@ class Classify(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """float[B, K] of images [B, C, H, W] as a batch has them."""
-        features = self.backbone(padded_to(self.normalise(images), self.size_divisor))
-        return self.head(features if self.neck is None else self.neck(features)).float()
+        return self._logits(self.backbone(padded_to(self.normalise(images), self.size_divisor)))
+
+    def _logits(self, maps: list[Tensor]) -> Tensor:
+        return self.head(maps if self.neck is None else self.neck(maps)).float()
 
     def predict(self, batch: ClassBatch) -> list[ClassPrediction]:
         """One prediction for each sample, on the CPU; averaged over the views."""

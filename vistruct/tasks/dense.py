@@ -185,7 +185,15 @@ class Detect(nn.Module):
         )
 
     def forward(self, batch: DetectBatch) -> StepOutput:
-        loss = self.head.loss(self._look(self.normalise(batch.images, batch.sizes_hw)), batch.targets)
+        return self.learn(self.backbone(self.images(batch)), batch)
+
+    def images(self, batch: DetectBatch) -> Tensor:
+        """float[B, C, H, W] that the backbone is shown."""
+        return self.normalise(batch.images, batch.sizes_hw)
+
+    def learn(self, maps: list[Tensor], batch: DetectBatch) -> StepOutput:
+        """The terms of the loss, from the backbone's maps."""
+        loss = self.head.loss(self._head_of(maps), batch.targets)
         return StepOutput(terms=loss.terms, metrics=loss.metrics)
 
     def units(self, batch: DetectBatch) -> Mapping[str, float | Tensor]:
@@ -241,7 +249,9 @@ class Detect(nn.Module):
 
     def _look(self, image: Tensor) -> object:
         """The head's output for normalised images."""
-        maps = self.backbone(image)
+        return self._head_of(self.backbone(image))
+
+    def _head_of(self, maps: list[Tensor]) -> object:
         return self.head(maps if self.neck is None else self.neck(maps))
 
 

@@ -179,8 +179,15 @@ class Segment(nn.Module):
         return MapCollator(num_images=self.num_images, channels=self.channels, num_classes=len(self.class_names))
 
     def forward(self, batch: MapBatch) -> StepOutput:
-        logits = self.logits(self.normalise(batch.images, batch.sizes_hw))
-        loss = self.config.loss(logits, batch.label_maps)
+        return self.learn(self.backbone(self.images(batch)), batch)
+
+    def images(self, batch: MapBatch) -> Tensor:
+        """float[B x T, C, H, W] that the backbone is shown, one sample's behind each other."""
+        return self._shown(self.normalise(batch.images, batch.sizes_hw))
+
+    def learn(self, maps: list[Tensor], batch: MapBatch) -> StepOutput:
+        """The terms of the loss, from the backbone's maps."""
+        loss = self.config.loss(self._logits(maps, batch.images), batch.label_maps)
         return StepOutput(terms=loss.terms, metrics=loss.metrics)
 
     def units(self, batch: MapBatch) -> Mapping[str, float | Tensor]:
@@ -189,15 +196,20 @@ class Segment(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """float[B, K, H, W] of normalised images float[B, T, C, H, W] of any size."""
+        return self._logits(self.backbone(self._shown(images)), images)
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """float[B x T, C, H, W], padded."""
+        return padded_to(images, self.size_divisor).flatten(0, 1)
+
+    def _logits(self, maps: list[Tensor], images: Tensor) -> Tensor:
+        """float[B, K, H, W] from the backbone's maps of images [B, T, C, H, W]."""
         height, width = images.shape[-2:]
-        padded = padded_to(images, self.size_divisor)
-        features = self.backbone(padded.flatten(0, 1))
-        if self.neck is not None:
-            features = self.neck(features)
+        features = maps if self.neck is None else self.neck(maps)
         if self.config.fusion is not None:
             features = [_fused(one.unflatten(0, (-1, 2)), self.config.fusion) for one in features]
-        found = self.head(features)
-        found = F.interpolate(found.float(), padded.shape[-2:], mode="bilinear", align_corners=False)
+        padded_hw = [-(-side // self.size_divisor) * self.size_divisor for side in (height, width)]
+        found = F.interpolate(self.head(features).float(), padded_hw, mode="bilinear", align_corners=False)
         return found[..., :height, :width]
 
     def probabilities(self, images: Tensor) -> Tensor:

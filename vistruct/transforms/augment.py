@@ -1,5 +1,5 @@
-"""What is varied at random from one epoch to the next, in a fixed order: size, scale, flips, turns, rotation, window,
-which of a pair comes first, colour, holes, JPEG.
+"""What is varied at random from one epoch to the next, in a fixed order: size, scale, flips, turns, rotation (or
+mirroring in its place), window, which of a pair comes first, colour, holes, JPEG.
 
 A window is cut last of all moves: its size is then that of the sample, and what a rotation turns into view from
 outside is seldom in it.
@@ -34,8 +34,9 @@ class Augment(Part):
     """Random variation of a sample, a pure function of the sample and its seed.
 
     The settings of the public configurations: MMSegmentation's RandomResize(scale, ratio_range) is `fit` with `scale`
-    and scale_draw="even", its RandomCrop(crop_size, cat_max_ratio) is `crop` with `crop_max_share`, Open-CD's
-    ExchangeTime is `exchange`.
+    and scale_draw="even", its RandomCrop(crop_size, cat_max_ratio) is `crop` with `crop_max_share`, its
+    RandomRotFlip(rotate_prob, flip_prob, degree) is `rotate`, `rot_flip` and `rotate_range`; MMDetection's RandomFlip
+    of three directions is `hflip`, `vflip` and `dflip` with flips="one"; Open-CD's ExchangeTime is `exchange`.
     """
 
     hflip: bool = False  # left and right
@@ -45,6 +46,7 @@ class Augment(Part):
     turns90: bool = False  # 0 to 3 quarter turns, equally often
     rotate: float = Field(0.0, ge=0, le=1)  # how often (chance) by any angle about the centre
     rotate_range: tuple[float, float] = (-180.0, 180.0)  # degrees, clockwise on screen
+    rot_flip: float = Field(0.0, ge=0, le=1)  # how often (chance), where not rotated, one of the four mirror images
     upright_classes: tuple[int, ...] = ()  # an image with an object of these is turned by quarters instead
     photometric: float = Field(0.0, ge=0, le=1)  # largest relative change of brightness, contrast and saturation
     jpeg: JpegReencode | None = None  # last of all, JPEG compression; None: none
@@ -94,6 +96,7 @@ class Augment(Part):
             or self.dflip
             or self.turns90
             or self.rotate > 0
+            or self.rot_flip > 0
             or bool(self.sizes)
             or self.fit is not None
             or self.scale != (1.0, 1.0)
@@ -140,6 +143,9 @@ class Augment(Part):
             sample = turn(sample, int(quarters * 4))
         if whether < self.rotate:
             sample = self._rotated(sample, angle)
+        elif self.rot_flip > 0:
+            mirrored, quarters = _draws(sample.seed, "rot_flip", 2)
+            sample = turn(flip_horizontal(sample), int(quarters * 4)) if mirrored < self.rot_flip else sample
         if self.crop is not None:
             sample = self._cropped(sample, self.crop)
         if self.exchange > 0:

@@ -25,7 +25,6 @@ from types import FrameType, FunctionType
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vistruct.contracts import Dataset, Sample
@@ -286,10 +285,13 @@ def _pinned(value: Any) -> Any:
     """The same with the tensors of a batch in page-locked memory, from where a copy to the device does not wait."""
     if isinstance(value, _Pins):  # tensors, and batches that know better
         return value.pin_memory()
+    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):  # batches of several tasks
+        return tuple(map(_pinned, value))
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    tensors = {f.name: vars(value)[f.name] for f in dataclasses.fields(value) if f.init}
-    return dataclasses.replace(value, **{k: v.pin_memory() for k, v in tensors.items() if isinstance(v, Tensor)})
+    parts = {f.name: vars(value)[f.name] for f in dataclasses.fields(value) if f.init}
+    pinned = {name: _pinned(part) for name, part in parts.items()}
+    return dataclasses.replace(value, **{name: part for name, part in pinned.items() if part is not parts[name]})
 
 
 class _Once:

@@ -9,14 +9,15 @@ Source of drawing one task for a step, the same on every rank: Chen et al., ViSF
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vistruct.config import Run
-from vistruct.contracts import StreamBatch
+from vistruct.contracts import JointBatch, Sample, StreamBatch
 from vistruct.data.loading.loader import Loader
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
@@ -43,20 +44,37 @@ def turns_before(run: Run, step: int) -> dict[str, int]:
 
 
 def seed_of(run: Run, stream: str) -> int:
-    """The seed of a stream's order and samples; two streams over the same data see it differently."""
-    return run.seed if len(run.streams) == 1 else derive(run.seed, "stream", stream)
+    """The seed of a stream's order and samples; two streams over the same data see it differently, but for those that
+    have their samples in common."""
+    return run.seed if len(run.streams) == 1 else derive(run.seed, "stream", run.streams[stream].samples or stream)
+
+
+def learners(run: Run, stream: str) -> list[str]:
+    """The streams that learn from the samples of `stream`, itself first."""
+    return [stream, *(name for name, other in run.streams.items() if other.samples == stream)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointCollator:
+    """Samples -> JointBatch: what each of several tasks makes of the same samples."""
+
+    collators: Mapping[str, Callable[[list[Sample]], Any]]  # by stream
+
+    def __call__(self, samples: list[Sample]) -> JointBatch:
+        made = [StreamBatch(stream=name, batch=collate(samples)) for name, collate in self.collators.items()]
+        return JointBatch(parts=tuple(made))
 
 
 def samples_in(run: Run, step: int) -> int:
     """Samples of a step, over all ranks and micro-batches."""
-    return sum(run.streams[name].batch for name in streams_of(run, step))
+    return sum(run.streams[name].batch for name in streams_of(run, step) if not run.streams[name].samples)
 
 
 class Streams:
     """Iterating gives, for each optimiser step, the micro-batches of this rank; it never ends.
 
     Args:
-        loaders: of each stream, at the turn that comes next.
+        loaders: of each stream that has samples of its own, at the turn that comes next.
         first_step: the step that the first item belongs to.
     """
 
@@ -67,12 +85,16 @@ class Streams:
         with ExitStack() as stack:
             batches = {name: stack.enter_context(closing(iter(loader))) for name, loader in self.loaders.items()}
             for step in itertools.count(self.first_step):
-                turns = ((name, next(batches[name])) for name in streams_of(self.run, step))
-                yield [batch for name, own in turns for batch in self._named(name, own)]
+                names = [name for name in streams_of(self.run, step) if name in self.loaders]
+                turns = [self._named(name, next(batches[name])) for name in names]
+                if self.run.one_pass:
+                    yield [_joined(together) for together in zip(*turns, strict=True)]
+                else:
+                    yield [batch for own in turns for batch in own]
 
     def _named(self, name: str, batches: Iterable[Any]) -> list[Any]:
         """A model of several tasks must be told whose a batch is; a task alone takes it as it is."""
-        if len(self.loaders) == 1:
+        if len(self.run.streams) == 1 or len(learners(self.run, name)) > 1:
             return list(batches)
         return [StreamBatch(stream=name, batch=batch) for batch in batches]
 
@@ -83,3 +105,8 @@ class Streams:
         for loader in self.loaders.values():
             report.merge(loader.report)
         return report
+
+
+def _joined(batches: Sequence[StreamBatch | JointBatch]) -> JointBatch:
+    parts = ((one,) if isinstance(one, StreamBatch) else one.parts for one in batches)
+    return JointBatch(parts=tuple(itertools.chain.from_iterable(parts)))

@@ -4,6 +4,7 @@
     predictions.json       what `vistruct predict` writes: COCO with a score on each annotation
     Task1_plane.txt, ...   DOTA: image, score, four corners (Task2: two) on a line, a file for each class
     labels/a.txt, ...      YOLO with scores: class, shares of the image, score on a line, a file for each image
+    1036.tif.txt, ...      xView: x and y of two corners, type_id, score on a line, a file for each image
 
 Images and classes are those of the truth, by name; of COCO results by the ids of the truth's json. What is about others
 is left out and counted.
@@ -24,7 +25,7 @@ import torch
 
 from vistruct.contracts import BoxPrediction, MaskPatch, Objects, Record
 from vistruct.data.boxes import BoxDataConfig
-from vistruct.data.formats.boxes import coco_shapes
+from vistruct.data.formats.boxes import coco_shapes, xview
 from vistruct.data.formats.boxes.coco_find import find_json
 from vistruct.data.formats.boxes.coco_walk import categories, document
 from vistruct.data.formats.boxes.image_names import record_ids
@@ -256,6 +257,26 @@ def read_dota(files: Sequence[Path], found: Detections) -> None:
     for name in found.class_names:
         if _written(name) not in given and name not in found.ask.join:
             found.report.note(NO_FILE, name, "kept")
+
+
+def read_xview(files: Sequence[Path], found: Detections) -> None:
+    """`1036.tif.txt`.
+
+    Raises:
+        UserError: a line of another form, a type_id of no class.
+    """
+    for file in files:
+        for number, line in enumerate(read_text(file, may_be_empty=True).split("\n"), 1):
+            here = f"{file}, line {number}"
+            values = [decimal(word, here, "every field") for word in line.split()]
+            if not values:
+                continue
+            if len(values) != 6 or values[4] not in xview.CLASSES:
+                what = "a line is x0 y0 x1 y1 type_id score, with a type_id of xView's table"
+                raise UserError(what, where=f"{here}: {line:.60}", fix="correct this line")
+            label = found.label(xview.CLASSES[int(values[4])], here)
+            if label is not None:
+                found.add(file.stem, Found(label=label, score=values[5], corners=tuple(values[:4])), here)
 
 
 def read_yolo(files: Mapping[str, Path], found: Detections, part: BoxDataConfig) -> None:

@@ -16,7 +16,7 @@ from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.data.maps import MapDataConfig
-from vistruct.data.predicted.boxes import Detections, read_coco, read_dota, read_yolo
+from vistruct.data.predicted.boxes import Detections, read_coco, read_dota, read_xview, read_yolo
 from vistruct.data.predicted.images import TruthImages, bare
 from vistruct.data.predicted.maps import Coded, matched, predicted_maps, predicted_volumes
 from vistruct.data.volumes import VolumeDataConfig
@@ -26,7 +26,7 @@ from vistruct.files.volume_names import is_volume_file
 from vistruct.issues import IssueCounter
 
 _OURS = {"maps": "labels", "volumes": "nifti"}  # folders of `vistruct predict`
-_KNOWN = "COCO results, predictions.json, Task1_CLASS.txt, YOLO rows with scores"
+_KNOWN = "COCO results, predictions.json, Task1_CLASS.txt, YOLO rows with scores, xView's 1036.tif.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,8 @@ def _boxes(
         read_coco(jsons[0], found, part)
     elif tasks:
         read_dota(tasks, found)
+    elif texts and all(re.fullmatch(r".+\.tiff?\.txt", file.name, re.IGNORECASE) for file in texts):
+        read_xview(texts, found)
     elif texts:
         root = path if path.is_dir() else path.parent
         read_yolo({bare(file.relative_to(root).as_posix()): file for file in texts}, found, part)

@@ -1,4 +1,4 @@
-"""Detections on whole images as files that others take: COCO json, and what the DOTA server scores.
+"""Detections on whole images as files that others take: COCO json, and what the scorers of DOTA and xView read.
 
 DOTA has one text file a class, and a line for each detection:
 
@@ -7,13 +7,18 @@ DOTA has one text file a class, and a line for each detection:
 
 Task 1 is of oriented boxes (four corners), task 2 of horizontal ones (x and y of two corners). The name of the image
 is without its ending. The server takes a zip with the files of all classes and no folders. (FAIR1M: `fair1m.py`.)
+
+xView has one text file an image in one folder, also for an image in which nothing was found, and a line for each
+detection: x and y of two corners, the number of the class (`type_id`), the score from 0 to 1. Its scorer stops at
+coordinates below 0.
+
+    1036.tif.txt       126.50 71.00 141.25 94.00 18 0.987654
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +26,16 @@ from typing import Any
 from vistruct.contracts import BoxPrediction
 from vistruct.data.formats.boxes.coco_shapes import ORIENTED
 from vistruct.data.formats.boxes.dota import refuse_twins
+from vistruct.data.formats.boxes.objects import CLIPPED
+from vistruct.data.formats.boxes.xview import type_id
 from vistruct.errors import UserError
+from vistruct.files.packing import zip_files
 from vistruct.files.text import write_text
-from vistruct.files.whole import whole_file
+from vistruct.issues import IssueCounter
 from vistruct.ops.mask_runs import encode_patch
 from vistruct.ops.oriented import cxcywha_to_quads
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of every file in a zip, so that equal results are equal bytes
+BEYOND = "detection left out: wholly beyond the top left corner of its image"
 
 
 def write_coco(
@@ -173,16 +181,75 @@ def write_dota(folder: Path, predictions: Iterable[BoxPrediction], class_names: 
     for file, rows in texts.items():
         rows.sort()
         write_text(Path(folder) / file, (text for *_, text in rows))
-    return zip_files(Path(folder) / f"{task}.zip", [Path(folder) / file for file in sorted(texts)])
+    return zip_files(Path(folder) / f"{task}.zip", [Path(folder) / file for file in sorted(texts)], Path(folder))
 
 
-def zip_files(path: Path, files: Sequence[Path], folder: str = "") -> Path:
-    """A zip of files, in their order and inside `folder`; equal files give equal bytes."""
-    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            name = f"{folder}/{file.name}" if folder else file.name
-            entry = zipfile.ZipInfo(name, date_time=_EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, file.read_bytes())
-    return path
+def check_xview_names(image_names: Iterable[str], where: Path) -> None:
+    """
+    Raises:
+        UserError: images alike but for folder or ending, which xView's files cannot tell apart.
+    """
+    names = list(image_names)
+    refuse_twins([_xview_file(name) for name in names], names, "images", where)
+
+
+def xview_numbers(class_names: Sequence[str], where: object) -> list[int]:
+    """
+    Raises:
+        UserError: a class that xView does not have.
+    """
+    return [type_id(name, where, "train on xView, or write another format: --format coco") for name in class_names]
+
+
+def _xview_file(name: str) -> str:
+    return f"{Path(name).stem}.tif.txt"  # whatever a copy of it ends in, the image of the data set is a .tif
+
+
+def write_xview(
+    folder: Path, predictions: Iterable[BoxPrediction], image_names: Iterable[str]
+) -> tuple[Path, IssueCounter]:
+    """Write `predictions/<image>.tif.txt` for every image, best scores first, and a zip; of oriented boxes the hulls.
+
+    Args:
+        folder: where to; it is made.
+        predictions: in pixels of the whole image, one of each image.
+        image_names: of all images; one without a prediction gets an empty file.
+
+    Returns:
+        The zip, without folders; and what was clipped or left out at the edges of images where coordinates are 0.
+
+    Raises:
+        UserError: names as of `check_xview_names`; a class that xView does not have; two predictions of one image, or
+            one of an image that is not in `image_names`.
+    """
+    names = list(image_names)
+    check_xview_names(names, folder)
+    report, rest = IssueCounter(), dict.fromkeys(names)
+    root = Path(folder) / "predictions"
+    for prediction in predictions:
+        name = prediction.image_id
+        if name not in rest:
+            what = "a prediction about an image that is not asked for, or another one about it"
+            raise UserError(what, where=name, fix="one prediction for each image")
+        del rest[name]
+        write_text(root / _xview_file(name), _xview_lines(prediction, report), wait_for_disk=False)
+    for name in rest:
+        write_text(root / _xview_file(name), [], wait_for_disk=False)
+    files = sorted(root / _xview_file(name) for name in names)
+    return zip_files(Path(folder) / "predictions.zip", files, root), report
+
+
+def _xview_lines(prediction: BoxPrediction, report: IssueCounter) -> list[str]:
+    numbers = xview_numbers(prediction.class_names, prediction.image_id)
+    objects = prediction.objects
+    lines = []
+    for at in objects.scores.argsort(descending=True, stable=True).tolist():
+        box, here = objects.boxes_xyxy[at], f"{prediction.image_id}: detection {at}"
+        if (box[2:] <= 0).any():
+            report.note(BEYOND, here)
+            continue
+        if (box < 0).any():
+            report.note(CLIPPED, here, "repaired")
+        edges = " ".join(f"{value:.2f}" for value in box.clamp(min=0).tolist())
+        lines.append(f"{edges} {numbers[int(objects.labels[at])]} {float(objects.scores[at]):.9g}\n")
+    return lines

@@ -1,28 +1,34 @@
-"""xView: every box of every image in one GeoJSON.
+"""xView: every box of every image in one GeoJSON, read and written.
 
 Of each feature's properties are read `bounds_imcoords` ("x0,y0,x1,y1", pixels), `type_id` and `image_id`
 ("1036.tif"); where it lies on the earth is not. The 60 classes always have the order of the published table. Two
 numbers that occur, 75 and 82, are in no table; image 1395.tif is in no archive. An image without a feature may never
 have been looked at, so it is left out.
 
-Source: Lam et al., arXiv:1802.07856, and xview_class_labels.txt of its authors.
+Source: Lam et al., arXiv:1802.07856, xview_class_labels.txt and the scorer of its authors.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vistruct.contracts import Record
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE, WHERE_IMAGES, Edges, ImageObjects
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.format import Ask, Format, Stop, Walked
+from vistruct.data.formats.format import Ask, Format, Stop, Walked, Writer
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
 from vistruct.files.images import image_size
 from vistruct.files.json_files import read_json
+from vistruct.files.text import write_text
 from vistruct.issues import IssueCounter
 
 CLASSES = {
@@ -42,6 +48,9 @@ NAMELESS = (75, 82)
 UNPUBLISHED = frozenset({"1395.tif"})  # annotated, but in no archive of images
 GONE = "image left out: the published archive of images lacks it"
 NO_CLASS = "box left out: type_id 75 or 82, which are in no table of classes"
+
+ROUNDED = "box rounded to whole pixels, which is all that the scorer reads"
+NO_FEATURE = "image without a box: only boxes are listed, so it may count as not looked at"
 
 _KEYS = ("bounds_imcoords", "type_id", "image_id")
 _FOLDERS = ("train_images", "images", "val_images", ".")
@@ -84,6 +93,62 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         image.add_box(edges, label_of[type_id], f"{name}: feature {number}", report)
     records = [image.record() for image in found.values() if image is not None]
     return Walked(records=records, class_names=tuple(CLASSES.values()))
+
+
+def type_id(name: str, where: object, fix: str) -> int:
+    """The number of a class in the published table; its name may have hyphens for spaces, or other capitals.
+
+    Raises:
+        UserError: it is none of the 60.
+    """
+    if _plain(name) not in _NUMBERS:
+        raise UserError(f"xView has no class {name!r}; {closest(name, CLASSES.values())}", where=where, fix=fix)
+    return _NUMBERS[_plain(name)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]+", "", name).lower()
+
+
+_NUMBERS = {_plain(name): number for number, name in CLASSES.items()}
+
+
+def write(out: Path, records: Sequence[Record], class_names: Sequence[str]) -> IssueCounter:
+    """Write `out/xView_train.geojson`.
+
+    Returns:
+        What was rounded, and the images that no box names.
+
+    Raises:
+        ValueError: a record that is a window.
+        UserError: a class that is none of the 60.
+    """
+    numbers = [
+        type_id(name, "--to xview", f'--join "Small Car={name}", or whatever xView calls it; or --drop "{name}"')
+        for name in class_names
+    ]
+    report = IssueCounter()
+    features: list[dict[str, Any]] = []
+    for record in records:
+        if record.window_xyxy is not None:
+            raise ValueError(f"{record.id}: xView's boxes are of whole images")
+        objects = record.objects
+        if not len(objects):
+            report.note(NO_FEATURE, record.id, "kept")
+        for number, (box, label) in enumerate(zip(objects.boxes_xyxy, objects.labels, strict=True)):
+            edges = [round(float(value)) for value in box]
+            edges[2:] = [max(low + 1, high) for low, high in zip(edges[:2], edges[2:], strict=True)]
+            if edges != box.tolist():
+                report.note(ROUNDED, f"{record.id}: object {number}", "repaired")
+            said = {
+                "bounds_imcoords": ",".join(map(str, edges)), "type_id": numbers[label], "image_id": record.id,
+                "feature_id": len(features),
+            }  # fmt: skip
+            features.append({"type": "Feature", "properties": said, "geometry": None})
+    lines = (json.dumps(feature) + (",\n" if at < len(features) else "\n") for at, feature in enumerate(features, 1))
+    head = '{"type": "FeatureCollection", "features": [\n'
+    write_text(Path(out) / "xView_train.geojson", itertools.chain([head], lines, ["]}\n"]))
+    return report
 
 
 def _file(path: Path) -> Path:
@@ -182,7 +247,7 @@ def _images(
     return found
 
 
-FORMAT = Format(kind="boxes", looks_like=looks_like, walk=walk)
+FORMAT = Format(kind="boxes", looks_like=looks_like, walk=walk, writer=Writer(write=write, images="train_images"))
 
 
 def _number(stem: str) -> float:

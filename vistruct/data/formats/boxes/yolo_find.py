@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
-from vistruct.config import from_yaml
 from vistruct.data.formats.boxes.yolo_lists import data_file, of_data_file, of_lists, read_list
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.text import read_text
+from vistruct.read_yaml import from_yaml
 
 SPLITS = ("train", "val", "valid", "test")  # the keys of a yaml
 

@@ -4,8 +4,11 @@
     uavid     seq21/Labels/000100.png      colours of UAVidToolKit; image names have their sequence (seq21/Images/...)
     isaid     P0006_0_896_0_896_instance_color_RGB.png      colours of the data set, beside each other
 
-Source: the pages of the LoveDA semantic challenge and of UAVid, and MMSegmentation's `format_results` of these data
-sets. iSAID's server scores instances alone; its label files are written as the data set has its own.
+What is handed in is a zip of these files, LoveDA's without a folder: its server finds nothing in one that has some.
+
+Source: the pages of the LoveDA semantic challenge and of UAVid, answers of LoveDA's authors about the zip, and
+MMSegmentation's `format_results` of these data sets. iSAID's server scores instances alone; its label files are written
+as the data set has its own.
 """
 
 from __future__ import annotations
