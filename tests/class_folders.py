@@ -10,7 +10,6 @@ import numpy as np
 from vistruct.samples.made_classes import EACH, EUROSAT, SIDE, save, texture
 from vistruct.samples.made_scenes import kept_by_content
 
-RESISC45 = ("airplane", "beach", "stadium")
 BANDS = 13  # of EuroSAT's multispectral edition
 
 
@@ -42,22 +41,6 @@ def eurosat_ms_folder(class_names: Sequence[str] = EUROSAT) -> Path:
                 shape = {"count": BANDS, "height": SIDE, "width": SIDE, "dtype": "uint16"}
                 with rasterio.open(file, "w", driver="GTiff", crs="EPSG:32632", transform=place, **shape) as raster:
                     raster.write(bands)
-
-    return kept_by_content(write)
-
-
-def resisc45_folder(class_names: Sequence[str] = RESISC45) -> Path:
-    """`airplane/airplane_001.jpg`, and the lists of names and numbers that MTP trains with."""
-
-    def write(folder: Path) -> None:
-        for k, name in enumerate(class_names):
-            for number in range(EACH):
-                save(texture(k, number), folder / name / f"{name}_{number + 1:03d}.jpg")
-        for split, numbers in (("train", range(2)), ("valid", range(2, EACH))):
-            lines = [f"{n}/{n}_{number + 1:03d}.jpg {k}\n" for k, n in enumerate(class_names) for number in numbers]
-            file = folder / "mtp" / f"{split}_labels_28_mtp.txt"
-            file.parent.mkdir(exist_ok=True)
-            file.write_text("".join(lines))
 
     return kept_by_content(write)
 

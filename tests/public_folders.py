@@ -88,15 +88,16 @@ def task_of(folder: Path, assets: Path, architecture: Architecture | None = None
     return config.build(DataInfo(), assets).eval()
 
 
-def ship_task(folder: Path, task: Any) -> Path:
+def ship_task(folder: Path, task: Any, info: DataInfo | None = None) -> Path:
     """One of our model directories, as a finished run leaves it."""
     folder.mkdir(parents=True)
     run = Run(task=task.config, data=ChatDataConfig(jsonl=Path("x.jsonl")), steps=1, batch=1)
     digest = write_tensors(folder / "model.safetensors", task.state_dict())
-    task.tokenizer.save_pretrained(folder / "tokenizer")
+    if isinstance(task, Instruct):
+        task.tokenizer.save_pretrained(folder / "tokenizer")
     values = {
         "format": MODEL_FORMAT, "run": run.model_dump(mode="json"), "task": run.only.task.model_dump(mode="json"),
-        "info": info_to_dict(DataInfo()), "sha256": digest, "stream": "main",
+        "info": info_to_dict(info or DataInfo()), "sha256": digest, "stream": "main",
         "input": {"mean": task.config.mean, "std": task.config.std}, "licence": "CC BY-NC 4.0",
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(values))

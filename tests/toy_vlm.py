@@ -39,8 +39,8 @@ def build(
     """An Instruct with random weights, the same every time; `settings` are of InstructConfig."""
     torch.manual_seed(0)
     part = LanguageConfig(model_type=model_type, options={**QWEN, **(language or {})}, vocab_size=vocabulary)
-    settings = {"tiling": Tiling(size=56, max_tiles=4)} | settings
-    return Instruct(InstructConfig(backbone=VIT, language=part, vrl=vrl, **settings), tokenizer(vocabulary))
+    settings = {"backbone": VIT, "tiling": Tiling(size=56, max_tiles=4)} | settings
+    return Instruct(InstructConfig(language=part, vrl=vrl, **settings), tokenizer(vocabulary))
 
 
 def configure(task: Any, **settings: Any) -> Any:

@@ -34,6 +34,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "vit_adapter": "vistruct.backbones.vit_adapter:VitAdapterConfig",
         "timm": "vistruct.backbones.timm_model:TimmConfig",
         "vit_rvsa": "vistruct.backbones.vit_rvsa:VitRvsaConfig",
+        "intern_image": "vistruct.backbones.intern_image:InternImageConfig",
     },
     "neck": {
         "simple_pyramid": "vistruct.necks.simple_pyramid:SimplePyramidConfig",

@@ -63,9 +63,12 @@ def train_and_report(
 
 
 def draw_first_batch(state: State) -> list[Path]:
-    """`samples/first_batch.png`: the first samples as the loader gives them; each of several streams has one."""
+    """`samples/first_batch.png`: the first samples as the loader gives them; each of several streams has one, but those
+    that learn from the samples of another."""
     drawn = []
     for name, source in state.sources.items():
+        if source.stream.samples:
+            continue
         seed = seed_of(state.run, name)
         keys = Order(len(source.dataset), source.stream.batch, seed).keys(0)[:MOST]
         samples = next(batches_of(Fetch(source.dataset, list, seed), iter([keys]), workers=0, say=_quietly))
@@ -79,15 +82,16 @@ def draw_predictions(state: State) -> list[Path]:
     """`samples/predictions_NAME.png` of each evaluation: a few samples, what the task says, and the truth; of volumes
     one case. `samples/worst_NAME.png`: those that it does worst on, where the evaluation has kept that.
 
-    Several evaluations on the same data have one picture.
+    Several evaluations of one task on the same data have one picture.
     """
     written = []
     seen: list[Any] = []
     kept = {one.name: one for one in read_evaluations(state.out_dir)}
     for name, dataset in state.eval_datasets.items():
-        if state.run.evals[name].data in seen:
+        asked = state.run.task_of(state.run.evals[name]), state.run.evals[name].data
+        if asked in seen:
             continue
-        seen.append(state.run.evals[name].data)
+        seen.append(asked)
         if is_volume(dataset):
             cases = list(dict.fromkeys(record.image_id for record in dataset.records))
             chosen = {"predictions": cases[len(cases) // 2 : len(cases) // 2 + 1]}

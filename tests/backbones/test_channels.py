@@ -12,6 +12,7 @@ from timm.models import adapt_input_conv
 from torch import nn
 from transformers import InternVLVisionConfig
 
+from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
@@ -36,6 +37,10 @@ def convnext(channels: int = 3) -> TimmConfig:
     return TimmConfig(name="test_convnext", channels=channels)
 
 
+def intern_image(channels: int = 3) -> InternImageConfig:
+    return InternImageConfig(width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), layer_scale=0.5, channels=channels)
+
+
 def eva(channels: int = 3) -> TimmConfig:
     return TimmConfig(name="test_vit", channels=channels, image_size=64)
 
@@ -46,6 +51,7 @@ KINDS = {
     "adapter": adapter,
     "convnext": convnext,
     "timm_vit": eva,
+    "intern_image": intern_image,
 }
 KERNELS = {
     "vit": {"embeddings.patch_embedding.weight"},
@@ -53,6 +59,7 @@ KERNELS = {
     "adapter": {"spm.stem.0.weight", "vit.embeddings.patch_embedding.weight"},
     "convnext": {"model.stem.0.weight"},
     "timm_vit": {"model.patch_embed.proj.weight"},
+    "intern_image": {"patch_embed.conv1.weight"},
 }
 
 

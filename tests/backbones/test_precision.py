@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
@@ -27,6 +28,9 @@ CONFIGS: dict[str, Any] = {
         name: TimmConfig(name=name)
         for name in ("resnet10t", "test_vit", "test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224")
     },
+    "intern_image": InternImageConfig(
+        width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), layer_scale=0.5, drop_path=0.2
+    ),
     "eva": TimmConfig(name="eva02_tiny_patch14_224", image_size=56),
 }
 

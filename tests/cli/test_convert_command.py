@@ -45,6 +45,10 @@ WRONG = [
     (["--to", "doto"], "no box format 'doto'", "dota"),
     (["--to", "dota", "--format", "vocc"], "no box format 'vocc'", "voc"),
     (["--to", "dota", "--split", "trian"], "trian", "train"),
+    (["--to", "dota", "--split", "train", "--shares", "train:0.8"], "no names of splits", "--shares train=0.8,val=0.2"),
+    (["--to", "dota", "--split", "train", "--shares", "train=0.8,../x=0.2"], "no names", "--shares train=0.8,val=0.2"),
+    (["--to", "dota", "--split", "train", "--shares", "train=0.8,val=0.8"], "no names", "--shares train=0.8,val=0.2"),
+    (["--to", "dota", "--split", "train", "--skip-empty"], "tiles are not asked for", "--tile PX"),
     ([], "Missing option", "--help"),
     (["--to", "dota", "--split", "train", "--pictures", "move"], "move", "--help"),
 ]

@@ -26,6 +26,7 @@ from tables import assert_same
 
 from vistruct.contracts import Objects, Record
 from vistruct.data import convert as conversions
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.convert import convert, written
 from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.detect import detect
@@ -331,3 +332,31 @@ def test_large_images_are_cut_into_tiles_that_know_where_they_lie(tmp_path: Path
 
 def _ring(x: float, y: float, width: float, height: float) -> list[float]:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def test_drawn_splits_are_of_whole_images_and_those_that_training_draws(tmp_path: Path) -> None:
+    """No tile of an image is in two splits; every tile is in one; the other seed draws others."""
+    shares = {"train": 0.6, "val": 0.4}
+    images = [{"id": n, "file_name": f"{n}.png", "width": 80, "height": 40} for n in range(5)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [n, 2, 10, 10]} for n in range(5)]
+    told = {"images": images, "categories": [{"id": 1, "name": "ship"}], "annotations": boxes}
+    (tmp_path / "a.json").write_text(json.dumps(told))
+    for n in range(5):
+        Image.new("RGB", (80, 40)).save(tmp_path / f"{n}.png")
+    drawn = {}
+    for seed in (0, 1):
+        out = tmp_path / f"out{seed}"
+        done = convert(
+            tmp_path / "a.json", out, "coco", tiles=Tiles(size=40, overlap=0), shares=shares, split_seed=seed
+        )
+        assert done.images == 10
+        tiles = {name: [record.id for record in read_boxes(out, split=name)[0]] for name in shares}
+        drawn[seed] = {name: {tile.partition("__")[0] for tile in found} for name, found in tiles.items()}
+        assert {name: len(found) for name, found in tiles.items()} == {"train": 6, "val": 4}
+        assert drawn[seed]["train"] | drawn[seed]["val"] == {str(n) for n in range(5)}
+        assert not drawn[seed]["train"] & drawn[seed]["val"]
+        part = BoxDataConfig(annotation=tmp_path / "a.json", shares=shares, split_seed=seed, split="val")
+        assert {Path(record.id).stem for record in part.build().records} == drawn[seed]["val"]
+    assert drawn[0] != drawn[1]
+    with pytest.raises(UserError, match="5 images for 6 splits"):
+        convert(tmp_path / "a.json", tmp_path / "b", "coco", shares={str(n): 0.1 for n in range(6)})

@@ -116,7 +116,7 @@ def test_an_unknown_format_is_an_error_that_names_the_closest() -> None:
         read_boxes(trees().test, format="doto")
     assert "dota" in caught.value.fix
     with pytest.raises(UserError, match="read, but not written"):
-        writer("xview")
+        writer("hrsc")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -126,7 +126,7 @@ def test_torchgeos_lists_of_bare_names_find_their_images() -> None:
 
 
 def test_numbers_in_a_list_count_in_the_sorted_names_of_the_folders() -> None:
-    root = class_folders.resisc45_folder()
+    root = made_classes.resisc45_folder()
     dataset = opened(root, lists="mtp/{split}_labels_28_mtp.txt", split="valid")
     assert len(dataset) == 9
     assert all(id.startswith(f"{names[0]}/") for id, names in classes_of(dataset).items())
@@ -365,7 +365,7 @@ def test_the_part_is_found_by_its_kind_and_round_trips(tmp_path: Path) -> None:
         (class_folders.class_folder, "folders"),
         (made_classes.eurosat_folder, "list"),
         (class_folders.eurosat_ms_folder, "folders"),
-        (class_folders.resisc45_folder, "list"),
+        (made_classes.resisc45_folder, "list"),
         (class_folders.labelled_csv, "csv"),
     ],
 )

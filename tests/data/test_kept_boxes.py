@@ -10,13 +10,14 @@ from typing import Any
 
 import box_sets
 import pytest
-from box_sets import read_boxes
 from PIL import Image
 from tables import assert_same
 
 from vistruct.contracts import Record
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.formats.detect import matching, splits_of
+from vistruct.data.formats.format import Ask, Walked
+from vistruct.data.formats.read import read
 from vistruct.data.kept_boxes import kept
 from vistruct.issues import IssueCounter
 
@@ -34,7 +35,7 @@ def counting(read: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:
 
 
 def same(one: Record, other: Record) -> None:
-    for name in ("id", "images", "size_hw", "notes", "image_id", "window_xyxy"):
+    for name in ("id", "images", "size_hw", "notes", "image_id", "window_xyxy", "label_map"):
         assert getattr(one, name) == getattr(other, name), name
     assert_same(one.objects, other.objects)
 
@@ -44,16 +45,18 @@ def test_every_format_comes_back_as_it_was_read(make: str, tmp_path: Path) -> No
     made = getattr(box_sets, make)(tmp_path / "data")
     name = matching(made.root, "boxes")[0]
     splits = splits_of(made.root, name)
-    read, calls = counting(lambda: read_boxes(made.root, format=name, split=splits[0] if splits else None))
-    first = kept(read, tmp_path / "cache", made.root, {})
-    second = kept(read, tmp_path / "cache", made.root, {})
+    reading, calls = counting(
+        lambda: read(made.root, "boxes", format=name, ask=Ask(split=splits[0] if splits else None))
+    )
+    first = kept(reading, tmp_path / "cache", made.root, {})
+    second = kept(reading, tmp_path / "cache", made.root, {})
     assert len(calls) == 1
-    assert len(first[0]) == len(second[0]) > 0
-    for one, other in zip(first[0], second[0], strict=True):
+    assert len(first[0].records) == len(second[0].records) > 0
+    for one, other in zip(first[0].records, second[0].records, strict=True):
         same(one, other)
-    assert first[1] == second[1]
-    assert first[2].counts == second[2].counts
-    assert dict(first[2].examples) == dict(second[2].examples)
+    assert first[0].class_names == second[0].class_names
+    assert first[1].counts == second[1].counts
+    assert dict(first[1].examples) == dict(second[1].examples)
 
 
 def coco(folder: Path, **more: Any) -> Path:
@@ -80,15 +83,15 @@ def coco(folder: Path, **more: Any) -> Path:
 
 def test_masks_key_points_and_what_was_clipped_come_back(tmp_path: Path) -> None:
     path = coco(tmp_path / "data")
-    read, calls = counting(lambda: read_boxes(path))
-    first = kept(read, tmp_path / "cache", path, {})
-    second = kept(read, tmp_path / "cache", path, {})
+    reading, calls = counting(lambda: read(path, "boxes"))
+    first = kept(reading, tmp_path / "cache", path, {})
+    second = kept(reading, tmp_path / "cache", path, {})
     assert len(calls) == 1
-    assert first[0][0].objects.masks is not None
-    assert first[0][0].objects.keypoints is not None
-    for one, other in zip(first[0], second[0], strict=True):
+    assert first[0].records[0].objects.masks is not None
+    assert first[0].records[0].objects.keypoints is not None
+    for one, other in zip(first[0].records, second[0].records, strict=True):
         same(one, other)
-    assert second[2].lines() == first[2].lines() != []
+    assert second[1].lines() == first[1].lines() != []
 
 
 def change_annotation(root: Path) -> None:
@@ -114,10 +117,10 @@ def touch_image(root: Path) -> None:
 @pytest.mark.parametrize("change", [change_annotation, add_annotation, change_image, touch_image])
 def test_any_change_below_the_folder_is_read(change: Callable[[Path], None], tmp_path: Path) -> None:
     root = box_sets.make_dota(tmp_path / "data").root
-    read, calls = counting(lambda: ([], (), IssueCounter()))
-    kept(read, tmp_path / "cache", root, {})
+    reading, calls = counting(lambda: (Walked(), IssueCounter()))
+    kept(reading, tmp_path / "cache", root, {})
     change(root)
-    kept(read, tmp_path / "cache", root, {})
+    kept(reading, tmp_path / "cache", root, {})
     assert len(calls) == 2
 
 
@@ -126,32 +129,32 @@ def test_images_that_lie_elsewhere_are_watched_too(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "data" / name).rename(tmp_path / "pictures" / name)
-    read, calls = counting(lambda: read_boxes(path, tmp_path / "pictures"))
-    kept(read, tmp_path / "cache", path, {})
-    kept(read, tmp_path / "cache", path, {})
+    reading, calls = counting(lambda: read(path, "boxes", ask=Ask(images=tmp_path / "pictures")))
+    kept(reading, tmp_path / "cache", path, {})
+    kept(reading, tmp_path / "cache", path, {})
     assert len(calls) == 1
     os.utime(tmp_path / "pictures" / "b.png", ns=(1, 1))
-    kept(read, tmp_path / "cache", path, {})
+    kept(reading, tmp_path / "cache", path, {})
     assert len(calls) == 2
 
 
 def test_other_settings_have_a_cache_of_their_own(tmp_path: Path) -> None:
     path = coco(tmp_path / "data")
-    read, calls = counting(lambda: read_boxes(path))
+    reading, calls = counting(lambda: read(path, "boxes"))
     for settings in ({"split": "train"}, {"split": "val"}, {"split": "train"}):
-        kept(read, tmp_path / "cache", path, settings)
+        kept(reading, tmp_path / "cache", path, settings)
     assert len(calls) == 2
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, capsys) -> None:
     path = coco(tmp_path / "data")
-    read, calls = counting(lambda: read_boxes(path))
-    kept(read, tmp_path / "cache", path, {})
+    reading, calls = counting(lambda: read(path, "boxes"))
+    kept(reading, tmp_path / "cache", path, {})
     (file,) = (tmp_path / "cache").iterdir()
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    kept(read, tmp_path / "cache", path, {})
+    kept(reading, tmp_path / "cache", path, {})
     assert len(calls) == 2
     assert "damaged" in capsys.readouterr().err
 

@@ -116,19 +116,22 @@ class FullAttention(nn.Module):
         b, n, width = x.shape
         d = width // self.heads
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d).permute(2, 0, 3, 1, 4)  # each [B, H, L, d]
-        if not self.full_rel_pos:
-            out = F.scaled_dot_product_attention(q, k, v)
-        else:
-            bias = self.bias(q, grid_hw)
-            out = F.scaled_dot_product_attention(q, k, v, bias)
+        if self.full_rel_pos:
+            q, k = self.with_positions(q, k, grid_hw)
+            v = F.pad(v, (0, q.shape[-1] - d))  # or no fused attention takes it
+        out = F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)[..., :d]
         return self.proj(out.transpose(1, 2).reshape(b, n, width))
 
-    def bias(self, q: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        h, w = grid_hw
-        grid = q.unflatten(2, grid_hw) * q.shape[-1] ** -0.5
+    def with_positions(self, q: Tensor, k: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Queries and keys with their positions: float[B, H, L, d + h + w], and zeros up to a multiple of 8."""
+        (h, w), grid = grid_hw, q.unflatten(2, grid_hw)
         by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, _apart(self.full_attn_rel_pos_h, h).to(q.dtype))
         by_column = torch.einsum("bhyxd,xkd->bhyxk", grid, _apart(self.full_attn_rel_pos_w, w).to(q.dtype))
-        return (by_row[..., :, None] + by_column[..., None, :]).flatten(4).flatten(2, 3)
+        more = -(q.shape[-1] + h + w) % 8  # fused attention of some GPUs wants it so
+        at = torch.arange(h * w, device=q.device)
+        row_and_column = torch.cat([F.one_hot(at // w, h), F.one_hot(at % w, w + more)], dim=1).to(k.dtype)
+        q = torch.cat([q, F.pad(torch.cat([by_row, by_column], dim=-1), (0, more)).flatten(2, 3)], dim=-1)
+        return q, torch.cat([k, row_and_column.expand(*k.shape[:2], -1, -1)], dim=-1)
 
 
 class Block(nn.Module):
@@ -193,6 +196,7 @@ class VitRvsa(nn.Module):
             convert_keys=self.convert_keys,
             resize_state=self.resize_state,
             fresh_parts=self.fresh_parts,
+            to_published=dict,  # the names are the published ones
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -3,8 +3,9 @@
 transformers            the whole model, for `InternVLForConditionalGeneration.from_pretrained`
 original                the whole model, as InternVL's own code keeps it
 backbone-transformers   the ViT, for `InternVLVisionModel.from_pretrained`
-backbone-original       the ViT, under the names of InternVL and ViTP, as their downstream code reads it
-backbone-plain          the ViT or any other backbone of ours: one safetensors file and a json
+backbone-original       the backbone as its published code reads it: an InternViT under the names of InternVL and ViTP;
+                        of MTP one .pth with a state dict
+backbone-plain          any backbone of ours: one safetensors file and a json
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vistruct.backbones.intern_vit import InternVit
 from vistruct.checkpoint.adapters import merge_adapters
 from vistruct.checkpoint.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.checkpoint.load import BACKBONE_FORMAT, load_model
-from vistruct.checkpoint.public import write_backbone, write_whole
+from vistruct.checkpoint.public import write_backbone, write_published, write_whole
 from vistruct.checkpoint.save import fsync_dir, write_json, write_text
 from vistruct.checkpoint.tensors import no_room, write_tensors
 from vistruct.checkpoint.verify import DTYPES, Verified, rounded, verify_backbone, verify_whole
@@ -117,6 +118,10 @@ def _write_backbone(
         }
         write_json(folder / "backbone.json", about)
         return verify_backbone(folder, backbone, None, dtype)
+    publish = backbone.traits.to_published
+    if format == "backbone-original" and publish is not None:
+        write_published(folder / "model.pth", publish(state))
+        return verify_backbone(folder, backbone, "original", dtype)
     layout: Layout = "original" if format == "backbone-original" else "transformers"
     write_backbone(folder, config, state, layout, dtype, max_bytes)
     return verify_backbone(folder, backbone, layout, dtype)
@@ -159,9 +164,7 @@ def _check_whole(task: Any, format: str) -> tuple[str, ...]:
 
 
 def _check_backbone(task: Any, format: str) -> tuple[str, ...]:
-    if format == "backbone-plain":
-        if not isinstance(task.backbone, InternVit):
-            raise UserError("this backbone cannot be compared yet", fix="use the run's own backbone/ folder")
+    if format == "backbone-plain" or (format == "backbone-original" and task.backbone.traits.to_published is not None):
         return ()
     _need_plain_vit(task, format)
     grid = task.backbone.embeddings.grid
@@ -186,7 +189,7 @@ def _card(
         "transformers": "transformers.InternVLForConditionalGeneration.from_pretrained(FOLDER)",
         "original": "vistruct train ... --set start=FOLDER, or InternVL's own code",
         "backbone-transformers": "transformers.InternVLVisionModel.from_pretrained(FOLDER)",
-        "backbone-original": "vistruct train detect --backbone FOLDER, or InternVL's and ViTP's own code",
+        "backbone-original": "vistruct train detect --backbone FOLDER, or the code it was published with",
         "backbone-plain": "vistruct train detect --backbone FOLDER",
     }[format]
     lines = [

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import torch
 from pydantic import with_config
@@ -90,6 +90,7 @@ def refuse_others(own: Mapping[str, Shape], found: Mapping[str, Shape], where: P
 
 class _Info(TypedDict):
     class_names: tuple[str, ...]
+    map_class_names: NotRequired[tuple[str, ...]]
     palette: tuple[tuple[int, int, int], ...] | None
     channels: int
     pixels: Literal["uint8", "uint16", "float32", "raw"]
@@ -207,6 +208,18 @@ def read_card(path: Path, task: str = "") -> ModelCard:
     )
 
 
+def weights_of(card: ModelCard) -> dict[str, Tensor]:
+    """
+    Raises:
+        UserError: no weights, or others than those that model.json was written for.
+    """
+    weights = card.path / "model.safetensors"
+    if not weights.is_file() or sha256(weights) != card.values["sha256"]:
+        what = "the weights are not those that model.json was written for"
+        raise UserError(what, where=weights, fix="copy the model again")
+    return read_tensors(weights)
+
+
 def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -> tuple[Any, ModelCard]:
     """Rebuild a task with its weights, in eval mode.
 
@@ -222,14 +235,9 @@ def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -
     """
     card = read_card(path, task)
     weights = card.path / "model.safetensors"
-    if not weights.is_file() or sha256(weights) != card.values["sha256"]:
-        raise UserError(
-            "the weights are not those that model.json was written for",
-            where=weights,
-            fix="copy the model again",
-        )
+    state = weights_of(card)
     task = card.task.build(card.info, card.path)
-    load_exactly(task, read_tensors(weights), weights)
+    load_exactly(task, state, weights)
     bad = [name for name, tensor in task.named_parameters() if not tensor.isfinite().all()]
     if bad:  # whatever is found with them means nothing, and mostly is nothing
         what = f"{len(bad)} of the weights are not finite (NaN or infinite), first {bad[0]}"

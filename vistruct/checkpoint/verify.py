@@ -8,6 +8,7 @@ the file.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from vistruct.backbones.intern_vit import InternVit
 from vistruct.checkpoint.layouts import Architecture, instruct_config
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.texts import QUESTION, differs, same_texts
-from vistruct.checkpoint.weights import load_backbone
+from vistruct.checkpoint.weights import load_backbone, read_public
 from vistruct.checkpoint.whole import load_whole
 from vistruct.contracts import DataInfo, Sample, Turn
 from vistruct.errors import UserError
 from vistruct.vlm.names import LanguageNames, Layout, to_ours
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PROBE = 64  # pixels at least, of an image that a backbone other than an InternViT is asked about
 SAME = 1e-4  # of the largest output: between two implementations with the same weights
 ROUNDED = {"float32": 0.0, "bf16": 0.1, "fp16": 0.02}  # of the largest output: what rounding the weights may cost
 
@@ -94,7 +96,7 @@ def verify_whole(folder: Path, task: Any, layout: Layout, dtype: str) -> Verifie
 
 
 @torch.inference_mode()
-def verify_backbone(folder: Path, backbone: InternVit, layout: Layout | None, dtype: str) -> Verified:
+def verify_backbone(folder: Path, backbone: Any, layout: Layout | None, dtype: str) -> Verified:
     """Read a backbone back; afterwards `backbone` has the rounded weights.
 
     Args:
@@ -103,21 +105,30 @@ def verify_backbone(folder: Path, backbone: InternVit, layout: Layout | None, dt
     Raises:
         UserError: it is not the same backbone.
     """
-    size = backbone.config.image_size
-    image = torch.randn(1, backbone.config.channels, size, size, generator=torch.Generator().manual_seed(0))
-    before = backbone.hidden(image)
+    traits = backbone.traits
+    divisor = traits.least_divisor or math.lcm(*(spec.stride for spec in backbone.specs))
+    size = backbone.config.image_size if isinstance(backbone, InternVit) else -(-PROBE // divisor) * divisor
+    image = torch.randn(1, traits.channels, size, size, generator=torch.Generator().manual_seed(0))
+    before = _features(backbone, image)
     state = rounded(backbone.state_dict(), dtype)
-    own = read_folder(folder)
-    _same_tensors(state, own if layout is None else backbone.convert_keys(own), [], folder)
+    own, _ = read_public(folder)
+    _same_tensors(state, own if layout is None else traits.convert_keys(own), [], folder)
     backbone.load_state_dict(state)
-    exact = backbone.hidden(image)
+    exact = _features(backbone, image)
     if layout == "transformers":
         out = _theirs(InternVLVisionModel, folder)(image).last_hidden_state
     else:
         again = backbone.config.build().eval()
         load_backbone(again, folder)
-        out = again.hidden(image)
+        out = _features(again, image)
     return _judge("features", before, exact, out, dtype, folder)
+
+
+def _features(backbone: Any, image: Tensor) -> Tensor:
+    """All that it gives: of an InternViT the class token too, which its map does not have."""
+    if isinstance(backbone, InternVit):
+        return backbone.hidden(image)
+    return torch.cat([one.flatten() for one in backbone(image)])
 
 
 def _probe(task: Any) -> Any:

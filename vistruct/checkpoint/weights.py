@@ -35,6 +35,7 @@ class Coverage:
     matched: tuple[str, ...] = ()  # taken as they were
     resized: tuple[str, ...] = ()  # taken, after a change of shape
     inflated: tuple[str, ...] = ()  # kernels for three colours, taken for other channels; may be resized as well
+    by_class: tuple[str, ...] = ()  # taken row by row, for the classes that are known there
     fresh: tuple[str, ...] = ()  # of parts that such a file does not have: they start from random weights
     missing: tuple[str, ...] = ()  # of the module, not in the file: left as they were
     unexpected: tuple[str, ...] = ()  # in the file, not of the module: not used
@@ -44,16 +45,18 @@ class Coverage:
 
     def lines(self) -> list[str]:
         """One line, and one more for each kind of tensor that did not simply fit."""
-        taken = dict.fromkeys((*self.matched, *self.resized, *self.inflated))
+        taken = dict.fromkeys((*self.matched, *self.resized, *self.inflated, *self.by_class))
         lines = [] if self.before is None else self.before.lines()
-        lines.append(f"{self.what} from {self.source}: {len(taken)} of {len(taken) + len(self.missing)} tensors")
+        left = (*self.missing, *(self.fresh if self.what == "model" else ()))
+        lines.append(f"{self.what} from {self.source}: {len(taken)} of {len(taken) + len(left)} tensors")
         if self.what == "model":
             got = Counter(name.partition(".")[0] for name in taken)
-            all_ = got + Counter(name.partition(".")[0] for name in self.missing)
+            all_ = got + Counter(name.partition(".")[0] for name in left)
             lines[-1] += f" ({', '.join(f'{part} {got[part]} of {total}' for part, total in all_.items())})"
         for what, names in (
             ("resized", self.resized),
             ("inflated from 3 channels", self.inflated),
+            ("taken class by class", self.by_class),
             ("start from random weights", self.fresh),
             ("missing", self.missing),
             ("not used", self.unexpected),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from vistruct.checkpoint.downstream import load_downstream
 from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.layouts import layout_of
-from vistruct.checkpoint.load import is_ours, load_exactly, read_card, stopped_run
+from vistruct.checkpoint.load import is_ours, load_exactly, read_card, refuse_others, stopped_run, weights_of
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import newest_good, step_of
 from vistruct.checkpoint.shards import read_folder
-from vistruct.checkpoint.tensors import read_tensors
+from vistruct.checkpoint.trunks import backbone_option, carry
 from vistruct.checkpoint.weights import Coverage, fill, in_float32
+from vistruct.config import flat
+from vistruct.contracts import Described, HeadTraits
 from vistruct.errors import UserError
 from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
@@ -37,12 +40,7 @@ def load_start(task: Any, source: Path, name: str = "") -> Coverage:
     if stopped_run(source):
         return _load_stopped(task, source, name)
     if is_ours(source):
-        card = read_card(source, name)
-        state = read_tensors(card.path / "model.safetensors")
-        fix = f"give it the sizes in {card.path / 'model.json'}, or only its backbone: --backbone in place of --start"
-        load_exactly(task, state, card.path, fix)
-        licence = str(card.values.get("licence", "unknown"))
-        return Coverage(source=source, what="model", matched=tuple(sorted(state)), licence=licence)
+        return _load_ours(task, source, name)
     layout_of(source)  # before anything else is said of it
     from vistruct.tasks.instruct import Instruct  # seconds to import
 
@@ -54,6 +52,46 @@ def load_start(task: Any, source: Path, name: str = "") -> Coverage:
         fix = f"--set task.language.tokenizer={source}, or to a folder with the same tokenizer"
         raise UserError("a public model comes with its tokenizer, and this run has another", where=source, fix=fix)
     return load_whole(task, source)
+
+
+def _load_ours(task: Any, source: Path, name: str) -> Coverage:
+    """Start from a model of ours: described alike, it must be the same to the last tensor; else what fits comes."""
+    card = read_card(source, name)
+    state = weights_of(card)
+    report = Coverage(source=source, what="model", licence=str(card.values.get("licence", "unknown")))
+    head = dict(task.named_children()).get("head")
+    traits = head.traits if isinstance(head, Described) else None
+    if isinstance(traits, HeadTraits):
+        with torch.device("meta"):  # no memory: for its names and shapes
+            other = card.task.build(card.info, card.path)
+        if type(other) is not type(task):
+            what = f"this is a model of kind {card.task.kind}, and the task is one of kind {task.config.kind}"
+            raise UserError(what, where=source, fix=backbone_option(source))
+        shapes = {key: tuple(value.shape) for key, value in other.state_dict().items()}
+        refuse_others(shapes, {key: tuple(value.shape) for key, value in state.items()}, card.path)
+        differences = _differences(other.config, task.config)
+        names = other.traits.class_names
+        if differences or names != task.traits.class_names:
+            convert = traits.convert_keys or dict
+            above = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
+            rest = {key: value for key, value in state.items() if not key.startswith("head.")}
+            own = rest | {f"head.{key}": value for key, value in convert(above).items()}
+            notes = (f"set otherwise there: {'; '.join(differences)}",) if differences else ()
+            return carry(task, own, names, replace(report, notes=notes))
+    fix = f"give it the sizes in {card.path / 'model.json'}, or only its backbone: {backbone_option(source)}"
+    load_exactly(task, state, card.path, fix)
+    return replace(report, matched=tuple(sorted(state)))
+
+
+def _differences(there: Any, here: Any) -> list[str]:
+    """How two models of a kind are described differently, in words; of parts of two kinds these alone."""
+    found = []
+    for part in ("backbone", "neck", "head", "fusion", "multi_label"):
+        a, b = (flat(config.model_dump(mode="json", include={part})) for config in (there, here))
+        kinds = [one.get(f"{part}.kind") for one in (a, b)]
+        keys = {**a, **b} if kinds[0] == kinds[1] else (f"{part}.kind",)
+        found += [f"{key}={a.get(key)} (here {b.get(key)})" for key in keys if a.get(key) != b.get(key)]
+    return found
 
 
 def _load_stopped(task: Any, source: Path, name: str) -> Coverage:

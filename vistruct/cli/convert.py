@@ -36,6 +36,12 @@ def command(
     ] = None,
     tile: Annotated[int | None, typer.Option(min=1, metavar="PX", help="Cut large images into tiles.")] = None,
     overlap: Annotated[int, typer.Option(min=0, metavar="PX", help="That neighbouring tiles share.")] = 0,
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="No tiles without objects.")] = False,
+    shares: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=PART,...", help="Splits to draw, of whole images: train=0.8,val=0.2."),
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="Which images fall to which share.")] = 0,
     pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
 ) -> None:
     """Write a data set of boxes in another format.
@@ -63,7 +69,9 @@ def command(
         reading,
         split=split,
         pictures=pictures.value,
-        tiles=_tiles(tile, overlap),
+        tiles=_tiles(tile, overlap, skip_empty),
+        shares=None if shares is None else _shares(shares),
+        split_seed=split_seed,
     )
     note(f"{done.images:,} images, {done.objects:,} objects")
     for line in (*done.read.lines(), *done.lost.lines()):
@@ -71,9 +79,28 @@ def command(
     made(done.path)
 
 
-def _tiles(tile: int | None, overlap: int) -> Tiles | None:
+def _tiles(tile: int | None, overlap: int, skip_empty: bool) -> Tiles | None:
     from vistruct.windows.tiles import Tiles
 
-    if tile is None and overlap:
-        raise UserError("an overlap of no tiles", where="--overlap", fix="give --tile PX too")
-    return None if tile is None else Tiles(size=tile, overlap=overlap)
+    if tile is None and (overlap or skip_empty):
+        where = "--overlap" if overlap else "--skip-empty"
+        raise UserError("tiles are not asked for", where=where, fix="give --tile PX too")
+    return None if tile is None else Tiles(size=tile, overlap=overlap, skip_empty=skip_empty)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """
+    Raises:
+        UserError: not NAME=PART,NAME=PART, a name twice, or parts that are more than one together.
+    """
+    pairs = [pair.split("=") for pair in text.split(",")]
+    try:
+        found = {name.strip(): float(part) for name, part in pairs}
+    except ValueError:
+        found = {}
+    are_folders = all(name and not set(name) & {"/", "\\", "."} for name in found)
+    are_parts = all(part > 0 for part in found.values()) and sum(found.values()) <= 1 + 1e-9
+    if len(found) < len(pairs) or not are_folders or not are_parts:
+        what = "no names of splits with their parts of one"
+        raise UserError(what, where=f"--shares {text}", fix="--shares train=0.8,val=0.2")
+    return found

@@ -107,7 +107,7 @@ def command(
     results: dict[str, dict[str, float]] = {}
     for name, one in evals:
         one = one if most is None else _at_most(one, most)
-        dataset = for_classes(one.data, card.info.class_names).build()
+        dataset = for_classes(one.data, card.info).build()
         note(f"{name}: {asked_of(one, dataset)}")
         amp = amp_dtype(card.run.amp, device)
         measured = measure(task, one, device, batch, workers, dataset=dataset, amp=amp)

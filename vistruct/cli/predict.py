@@ -52,8 +52,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Files to write; repeat. On the map: geojson, gpkg. Boxes: coco, dota, fair1m, xview. Classes of "
-            "pixels: png, color, geotiff, loveda, uavid, isaid. Volumes: nifti, dicomseg. Or all.",
+            help="Files to write; repeat. On the map: geojson, gpkg, spacenet. Boxes: coco, dota, fair1m, xview. "
+            "Classes of pixels: png, color, geotiff, loveda, uavid, isaid. Volumes: nifti, dicomseg. Or all.",
         ),
     ] = None,
     probabilities: Annotated[

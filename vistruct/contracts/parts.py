@@ -45,6 +45,7 @@ class BackboneTraits:
     match_state: Callable[[State], list[str]] = lambda state: []  # become the variant of these weights; what it changed
     resize_state: Callable[[State], tuple[State, list[str]]] = _nothing_resized  # fit what depends on sizes; which
     fresh_parts: Callable[[State], set[str]] = lambda state: set()  # names that these weights need not have
+    to_published: Callable[[State], State] | None = None  # its names to those of a published .pth; None: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +273,7 @@ class DataInfo:
     """What a task must know of its data before it is built, and what `data.json` keeps."""
 
     class_names: tuple[str, ...] = ()
+    map_class_names: tuple[str, ...] = ()  # of label maps beside objects, the background first; (): there are none
     palette: tuple[RGB, ...] | None = None  # colour of each class, where the data set has its own
     channels: int = 3  # of each image
     pixels: Pixels = "uint8"  # of each image
@@ -284,6 +286,11 @@ class DataInfo:
     counts: Mapping[str, int] = field(default_factory=dict)  # objects by class, turns by family, ...
     dropped: Mapping[str, int] = field(default_factory=dict)  # what was left out or repaired, by reason
     corpus: Callable[[], Iterator[str]] | None = field(default=None, compare=False)  # texts, to train a tokenizer on
+
+    @property
+    def pixel_class_names(self) -> tuple[str, ...]:
+        """What label maps count in, beside objects or alone."""
+        return self.map_class_names or self.class_names
 
 
 class Dataset(Protocol):

@@ -30,7 +30,7 @@ _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
 _CHANGES = {"change_folders", "s2looking"}  # formats whose two classes have names, whatever their values
 _RANGES = {"low", "high", "window", "percentiles"}
 _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each family
-    "boxes": _CHOICE | _VALUES | {"images", "class_field"},
+    "boxes": _CHOICE | _VALUES | {"images", "class_field", "label_maps"},
     "maps": _CHOICE
     | _VALUES
     | {"images", "labels", "image_suffix", "label_suffix", "values", "ignored"}
@@ -90,8 +90,8 @@ def boxes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> 
     """
     _fits("boxes", reading, values, path)
     images = None if reading.images is None else _folder(path, reading.images, "--images")
-    more = {"class_field": reading.class_field, "intake": intake_of(values), **more}
-    return BoxDataConfig(annotation=path, images=images, **_chosen(reading), **more)
+    told = {"class_field": reading.class_field, "label_maps": reading.label_maps, "intake": intake_of(values)}
+    return BoxDataConfig(annotation=path, images=images, **_chosen(reading), **told | more)
 
 
 def maps_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> MapDataConfig:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vistruct.config import Part
 from vistruct.contracts import Record
+from vistruct.data.beside_objects import LabelMaps, label_reader
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
-from vistruct.data.formats.format import Ask
+from vistruct.data.formats.format import Ask, Walked
 from vistruct.data.formats.read import read
+from vistruct.data.formats.splits import chosen
 from vistruct.data.input import Input, Windows
 from vistruct.data.kept_boxes import kept
-from vistruct.data.selection import shared
+from vistruct.data.selection import check_shares, drawn, group_of, shared
 from vistruct.errors import UserError
+from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels
 from vistruct.files.intake import Intake
@@ -39,6 +42,8 @@ class BoxDataConfig(Part):
     images: Path | None = None  # folder of the images; None: where the format keeps them
     format: str = "auto"  # name of the format; auto: what the files are
     split: str | None = None  # train, val, test, ... where a folder holds several; None: the only one
+    shares: dict[str, float] | None = None  # of the images, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
+    split_seed: int = 0  # which images fall to which share
     classes: tuple[str, ...] | None = None  # names in order; None: the data's own
     others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
     join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
@@ -47,6 +52,7 @@ class BoxDataConfig(Part):
     as_written: bool = False  # truths of an evaluation, as others' rules take them: nothing clipped, mended, left out
     oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
     masks: bool = False  # rasters of the objects too, for heads that learn them
+    label_maps: LabelMaps = "none"  # the class of every pixel too: rasters of the data set, or painted from objects
     difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     tiles: Tiles | None = None  # cut into windows; None: whole images
@@ -56,6 +62,11 @@ class BoxDataConfig(Part):
     resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each window (or image)
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
+
+    @model_validator(mode="after")
+    def _shares_are_parts(self) -> Self:
+        check_shares(self.shares)
+        return self
 
     def build(self, cache: Path | None = None) -> RecordDataset:
         """Read the annotations; no image is decoded yet.
@@ -67,14 +78,20 @@ class BoxDataConfig(Part):
             UserError: see `formats.read.read`; or no box is left.
         """
 
-        def found() -> tuple[list[Record], tuple[str, ...], IssueCounter]:
-            walked, report = read(self.annotation, "boxes", format=self.format, ask=self.ask())
-            return walked.records, walked.class_names, report
+        def found() -> tuple[Walked, IssueCounter]:
+            return read(self.annotation, "boxes", format=self.format, ask=self.ask())
 
         decides = {"images", "format", "split", "missing", "classes", "others", "join", "drop", "masks", "as_written"}
-        decides |= {"class_field"}
+        decides = (decides | {"class_field", "label_maps"}) - ({"split"} if self.shares is not None else set())
         settings = self.model_dump(mode="json", include=decides)
-        records, class_names, report = kept(found, cache, self.annotation, settings)
+        walked, report = kept(found, cache, self.annotation, settings)
+        records, class_names = walked.records, walked.class_names
+        if self.shares is not None:
+            names = chosen(self.split, self.shares, self.annotation)
+            records = drawn(records, self.shares, self.split_seed, names, unit=group_of)
+        labels_of = None
+        if self.label_maps != "none":
+            labels_of = label_reader(self.label_maps, walked, self.intake, self.annotation, report)
         if self.oriented:
             records = [with_corners(record) for record in records]
         whole_records = records
@@ -100,10 +117,12 @@ class BoxDataConfig(Part):
             records,
             report,
             self,
-            self._input(records[0]),
+            self._input(records[0], None if self.label_maps != "files" else walked.coding),
             class_names=class_names,
+            map_class_names=() if labels_of is None else labels_of.coding.classes,
             fingerprint=self._fingerprint(whole_records, class_names),
             counts={name: labels[number] for number, name in enumerate(class_names)},
+            read_label_map=labels_of,
             whole_records=whole_records,
             with_masks=self.masks,
         )
@@ -111,7 +130,7 @@ class BoxDataConfig(Part):
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""
         return Ask(
-            split=self.split,
+            split=None if self.shares is not None else self.split,
             images=self.images,
             classes=self.classes,
             others=self.others,
@@ -120,14 +139,18 @@ class BoxDataConfig(Part):
             class_field=self.class_field,
             as_written=self.as_written,
             missing=self.missing,
-            masks=self.masks,
+            masks=self.masks or self.label_maps == "painted",
         )
 
-    def _input(self, record: Record) -> Input:
+    def _input(self, record: Record, coding: Coding | None) -> Input:
         tiles = self.tiles
         windows = None if tiles is None else Windows(size=tiles.size, overlap=tiles.overlap, unit="file")
         return Input(
-            channels=num_channels(record, self.intake), intake=self.intake, resize=self.resize, windows=windows
+            channels=num_channels(record, self.intake),
+            intake=self.intake,
+            resize=self.resize,
+            windows=windows,
+            coding=coding,
         )
 
     def _fingerprint(self, records: Sequence[Record], class_names: Sequence[str]) -> str:

@@ -19,8 +19,10 @@ from vistruct.data.formats import find_format, names_of
 from vistruct.data.formats.detect import splits_of
 from vistruct.data.formats.format import Writer
 from vistruct.data.formats.read import format_of, read
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.selection import check_shares, drawn, group_of
 from vistruct.errors import UserError, closest
+from vistruct.files.intake import Intake
 from vistruct.files.owned import new_folder, refuse
 from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
@@ -58,6 +60,8 @@ def convert(
     split: str | None = None,
     pictures: Pictures = "copy",
     tiles: Tiles | None = None,
+    shares: Mapping[str, float] | None = None,
+    split_seed: int = 0,
 ) -> Conversion:
     """Read a data set and write it as a new folder in another format.
 
@@ -68,34 +72,24 @@ def convert(
         reading: which files and classes; see `data/reading.py`.
         split: which part of `path`; None: all, each in a folder of its name.
         pictures: whether they are copied, linked to (symbolically), or left where they are.
-
         tiles: cut large images into these; their pictures are written then. None: images stay whole.
+        shares: splits to draw anew, {"train": 0.8, "val": 0.2}: whole images (or what belongs together), before they
+            are cut; the same as `BoxDataConfig.shares` draws. None: as on disk.
+        split_seed: which images fall to which share.
 
     Raises:
-        UserError: `out` is there already, tiles whose pictures are not written, and all that `read` and the format's
-            `write` raise.
+        UserError: `out` is there already, tiles whose pictures are not written, shares that are no parts of one or
+            more than there are images, and all that `read` and the format's `write` raise.
         OSError: no room, or no right to write there; nothing is left of `out` then.
     """
     out = Path(out)
     form = writer(to)
     refuse(out)
-    part = boxes_at(path, reading, AS_THEY_ARE, split=split)
-    if part.format != "auto":
-        find_format(part.format, "boxes")  # says it where it is none
-    part = part.model_copy(update={"format": format_of(path, "boxes", part.format, part.ask())})
-    several = splits_of(path, part.format) if split is None else ()
-    ask = replace(part.ask(), split="+".join(several) or split)
-    walked, report = read(path, "boxes", format=part.format, ask=ask)
-    class_names = walked.class_names
-    parts = {"": walked.records}
-    if several:  # classes are those of all together, so that their numbers are the same everywhere
-        chosen = replace(ask, classes=class_names)
-        parts = {
-            one: read(path, "boxes", format=part.format, ask=replace(chosen, split=one))[0].records for one in several
-        }
-    if not walked.records:
-        raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
-    _refuse_outside(walked.records, path)
+    check_shares(shares)
+    found = read_parts(path, reading, AS_THEY_ARE, split=split)
+    if shares is not None:
+        found = _drawn(found, shares, split_seed, path)
+    parts, class_names = dict(found.parts), found.class_names
     lost = IssueCounter()
     places: dict[str, Window] = {}  # of tiles, by their ids
     if tiles is not None and pictures != "copy":
@@ -117,11 +111,60 @@ def convert(
             lost.merge(form.write(unfinished / name, records, class_names))
             if pictures != "none":
                 _bring_images(records, unfinished / name / form.images, pictures, places)
-        if several and form.join is not None:
-            form.join(unfinished, several, class_names)
+        if found.splits and form.join is not None:
+            form.join(unfinished, found.splits, class_names)
     objects = sum(len(record.objects) for records in parts.values() for record in records)
     images = sum(map(len, parts.values()))
-    return Conversion(path=out, images=images, objects=objects, read=report, lost=lost)
+    return Conversion(path=out, images=images, objects=objects, read=found.report, lost=lost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A data set of boxes as it is written again: split by split, each in a folder of its name."""
+
+    parts: Mapping[str, list[Record]]  # by split; "" where there are none, or one is asked for
+    class_names: tuple[str, ...]  # of all together, so that their numbers are the same everywhere
+    splits: tuple[str, ...]  # (): there are none
+    report: IssueCounter  # what the reader left out or repaired
+    intake: Intake | None  # how the images are taken in
+
+
+def read_parts(path: Path, reading: Reading, values: PixelValues, *, split: str | None = None) -> Parts:
+    """Read a data set of boxes with all of its splits, or those that are asked for as one.
+
+    Raises:
+        UserError: as `read`; no images, or one whose name leads out of its folder.
+    """
+    part = boxes_at(path, reading, values, split=split)
+    if part.format != "auto":
+        find_format(part.format, "boxes")  # says it where it is none
+    part = part.model_copy(update={"format": format_of(path, "boxes", part.format, part.ask())})
+    several = splits_of(path, part.format) if split is None else ()
+    ask = replace(part.ask(), split="+".join(several) or split)
+    walked, report = read(path, "boxes", format=part.format, ask=ask)
+    parts = {"": walked.records}
+    if several:
+        chosen = replace(ask, classes=walked.class_names)
+        parts = {
+            one: read(path, "boxes", format=part.format, ask=replace(chosen, split=one))[0].records for one in several
+        }
+    if not walked.records:
+        raise UserError("no images to convert", where=path, fix="`vistruct check` says more")
+    _refuse_outside(walked.records, path)
+    return Parts(parts=parts, class_names=walked.class_names, splits=tuple(several), report=report, intake=part.intake)
+
+
+def _drawn(found: Parts, shares: Mapping[str, float], seed: int, path: Path) -> Parts:
+    """The same images in splits that are drawn.
+
+    Raises:
+        UserError: fewer images than splits.
+    """
+    records = [record for part in found.parts.values() for record in part]
+    parts = {name: drawn(records, shares, seed, [name], unit=group_of) for name in shares}
+    if not all(parts.values()):
+        raise UserError(f"{len(records)} images for {len(shares)} splits", where=path, fix="fewer --shares")
+    return replace(found, parts=parts, splits=tuple(shares))
 
 
 def written() -> dict[str, Writer]:

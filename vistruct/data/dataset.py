@@ -155,6 +155,7 @@ def as_dataset(
     shown: Input,
     *,
     class_names: tuple[str, ...],
+    map_class_names: tuple[str, ...] = (),
     fingerprint: str,
     counts: Mapping[str, int],
     palette: tuple[RGB, ...] | None = None,
@@ -170,6 +171,7 @@ def as_dataset(
     """
     info = DataInfo(
         class_names=class_names,
+        map_class_names=map_class_names,
         palette=palette,
         channels=shown.channels,
         pixels="uint8" if shown.intake is None else shown.intake.pixels,

@@ -35,6 +35,19 @@ class Windows(Part):
             raise UserError(what, where="windows", fix="an overlap as large as the largest object, if that can be")
         return self
 
+    def shown(self, resize: float | Size | None) -> Windows:
+        """The same windows in pixels after resizing, as models of label maps take them.
+
+        Args:
+            resize: what happens to each window.
+        """
+        if self.unit == "shown":
+            return self
+        factor = resize or 1.0
+        size = max(1, max(factor.height, factor.width) if isinstance(factor, Size) else round(self.size * factor))
+        overlap = min(size - 1, round(self.overlap * size / self.size))
+        return Windows(size=size, overlap=overlap, blend=self.blend, unit="shown")
+
 
 class Slices(Part):
     """How a volume becomes images."""

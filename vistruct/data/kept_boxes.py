@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from vistruct.contracts import Column, Objects, Record
+from vistruct.data.formats.format import Walked
 from vistruct.data.loading.columns import cache_file, keep_columns, kept_columns
+from vistruct.files.coding import Coding
 from vistruct.issues import IssueCounter
 
 _JSON = (str, int, float, list, dict, type(None))  # what comes back as it was; a tuple would be a list
 
-Reading = tuple[list[Record], tuple[str, ...], IssueCounter]
+Reading = tuple[Walked, IssueCounter]
 
 
 def kept(read: Callable[[], Reading], cache: Path | None, path: Path, settings: Mapping[str, Any]) -> Reading:
@@ -39,7 +41,7 @@ def kept(read: Callable[[], Reading], cache: Path | None, path: Path, settings: 
     columns = kept_columns(file, header)
     if columns is not None:
         reading = _unpacked(columns)
-        if columns["images"].tobytes().decode() == _digest_of(record.images[0] for record in reading[0]):
+        if columns["images"].tobytes().decode() == _digest_of(_files(reading[0].records)):
             return reading
     reading = read()
     packed = _packed(*reading)
@@ -66,8 +68,15 @@ def _digest_of(files: Iterator[Path] | Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCounter) -> dict[str, np.ndarray] | None:
+def _files(records: Sequence[Record]) -> Iterator[Path]:
+    """All that they name."""
+    for record in records:
+        yield from (*record.images, *(() if record.label_map is None else (record.label_map,)))
+
+
+def _packed(walked: Walked, report: IssueCounter) -> dict[str, np.ndarray] | None:
     """Columns of it; None for what has no columns: key points of different numbers, masks that are not json."""
+    records = walked.records
     tables = [record.objects.columns() for record in records]
     arrays: dict[str, np.ndarray] = {}
     tuples: dict[str, list[Any]] = {}
@@ -82,11 +91,15 @@ def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCo
         arrays[f"column {name}"] = np.concatenate(own)
         arrays[f"has {name}"] = np.array([name in table for table in tables], bool)
     words = {
-        "class_names": class_names,
+        "class_names": walked.class_names,
+        "coding": walked.coding and walked.coding.model_dump(mode="json"),
         "counts": report.counts,
         "examples": report.examples,
         "effects": report.effects,
-        "records": [[record.id, str(record.images[0]), record.size_hw, dict(record.notes)] for record in records],
+        "records": [
+            [one.id, str(one.images[0]), one.size_hw, dict(one.notes), one.label_map and str(one.label_map)]
+            for one in records
+        ],
         "tuples": tuples,
     }
     try:
@@ -95,7 +108,7 @@ def _packed(records: list[Record], class_names: tuple[str, ...], report: IssueCo
         return None
     return arrays | {
         "words": np.frombuffer(text.encode(), np.uint8),
-        "images": np.frombuffer(_digest_of(record.images[0] for record in records).encode(), np.uint8),
+        "images": np.frombuffer(_digest_of(_files(records)).encode(), np.uint8),
         "num": np.array([len(record.objects) for record in records], np.int64),
     }
 
@@ -126,7 +139,9 @@ def _unpacked(columns: dict[str, np.ndarray]) -> Reading:
             size_hw=None if size_hw is None else (size_hw[0], size_hw[1]),
             objects=Objects.of(table),
             notes=notes,
+            label_map=None if label_map is None else Path(label_map),
         )
-        for table, (record_id, image, size_hw, notes) in zip(tables, words["records"], strict=True)
+        for table, (record_id, image, size_hw, notes, label_map) in zip(tables, words["records"], strict=True)
     ]
-    return records, tuple(words["class_names"]), report
+    coding = words["coding"] and Coding.model_validate(words["coding"])
+    return Walked(records=records, class_names=tuple(words["class_names"]), coding=coding), report

@@ -94,19 +94,14 @@ class MapDataConfig(Part):
         return replace(dataset, class_pixels=found.pixels)
 
     def _input(self, record: Record, intake: Intake | None, coding: Coding) -> Input:
-        windows = None
-        if self.tiles is not None:
-            resize = self.resize or 1.0
-            size = max(resize.height, resize.width) if isinstance(resize, Size) else round(self.tiles.size * resize)
-            size = max(1, size)
-            overlap = min(size - 1, round(self.tiles.overlap * size / self.tiles.size))
-            windows = Windows(size=size, overlap=overlap, unit="shown")
+        tiles = self.tiles
+        windows = None if tiles is None else Windows(size=tiles.size, overlap=tiles.overlap, unit="file")
         return Input(
             images=len(record.images) // int(record.notes.get(FILES_AN_IMAGE, "1")),
             channels=num_channels(record, intake),
             intake=intake,
             resize=self.resize,
-            windows=windows,
+            windows=windows and windows.shown(self.resize),
             coding=coding,
             label_palette=None if record.label_map is None else palette_of(record.label_map),
         )
@@ -143,6 +138,7 @@ class LabelReader:
     coding: Coding
     raster: Callable[[Record], np.ndarray] | None = None  # None: `Record.label_map` is a raster file
     intake: Intake | None = None  # of the images
+    unlabelled: int | None = None  # class of all pixels where a record has no raster file; None: each has one
 
     def __call__(self, record: Record) -> Tensor:
         """int16[H, W] of the record's window; a pixel counts where all of the record's images have data.
@@ -151,16 +147,23 @@ class LabelReader:
             UserError: a raster that cannot be read, or has a value of no class; 0 and 1 where 128 parts two classes.
         """
         where = record.label_map or record.id
-        raster = self.raster(record) if self.raster is not None else _of_file(record, self.coding)
-        if self.coding.threshold is not None and 0 < raster.max(initial=0) <= 1 < self.coding.threshold:
-            what = f"labels of 0 and 1, and the second class begins at {self.coding.threshold}"
-            raise UserError(what, where=where, fix="--classes unchanged,changed --values 0,1 (or your own names)")
-        classes = self.coding.decode(raster, where)
+        classes = self._classes(record, where)
         height, width = classes.shape
         valid = valid_in_all(images_of(record), record.window_xyxy or (0, 0, width, height), self.intake)
         if valid is not None and valid.shape == classes.shape:  # of others, `RecordDataset` says it
             classes[~valid] = IGNORED
         return torch.from_numpy(classes)
+
+    def _classes(self, record: Record, where: object) -> np.ndarray:
+        """int16[H, W]."""
+        if self.raster is None and record.label_map is None and self.unlabelled is not None:
+            assert record.size_hw is not None
+            return np.full(record.size_hw, self.unlabelled, np.int16)
+        raster = self.raster(record) if self.raster is not None else _of_file(record, self.coding)
+        if self.coding.threshold is not None and 0 < raster.max(initial=0) <= 1 < self.coding.threshold:
+            what = f"labels of 0 and 1, and the second class begins at {self.coding.threshold}"
+            raise UserError(what, where=where, fix="--classes unchanged,changed --values 0,1 (or your own names)")
+        return self.coding.decode(raster, where)
 
 
 def _of_file(record: Record, coding: Coding) -> np.ndarray:

@@ -46,6 +46,9 @@ class Reading:
         "checked", "Label maps: ignored, if masks or second images lie elsewhere on the map and are right all the same."
     )
     fill: Literal["masks", "boxes"] = _told("masks", "Label maps of annotated objects: what is painted.")
+    label_maps: Literal["none", "files", "painted"] = _told(
+        "none", "Boxes: with the class of every pixel beside them, from the format's own files or painted from objects."
+    )
     modalities: tuple[str, ...] | None = _told(None, "Volumes: which become the channels, in order.")
     label_grid: Literal["header", "image"] = _told("header", "Volumes: where labels lie; image: as its array does.")
     missing: Literal["stop", "drop"] = _told("stop", "What an image (or label) that is not on disk does.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
+from vistruct.contracts import Record
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
@@ -19,6 +20,11 @@ BEYOND_SHARE = "left out: beyond the share asked for"
 ID = attrgetter("id")  # of records
 
 Item = TypeVar("Item")
+
+
+def group_of(record: Record) -> str:
+    """What must not be in two splits: an image, or those that belong together."""
+    return record.group or record.id
 
 
 def check_shares(shares: Mapping[str, float] | None) -> None:

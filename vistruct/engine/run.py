@@ -15,13 +15,16 @@ from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
 from vistruct.config import Run, Stream, flat
-from vistruct.contracts import Costs, Dataset, MapTask, named_term
+from vistruct.contracts import Costs, DataInfo, Dataset, MapTask, named_term
 from vistruct.data.account import check_left_out
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.chat.costs import admit
 from vistruct.data.checks.counted import check_counted, is_named
 from vistruct.data.checks.groups import check_groups
+from vistruct.data.formats.maps.painted_objects import BACKGROUND
 from vistruct.data.loading.loader import check_split
 from vistruct.data.loading.streams import learners
+from vistruct.data.maps import MapDataConfig
 from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.precision import amp_dtype
@@ -110,7 +113,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     with main_first(ranks):
         datasets = _learned_from(run, index)
         eval_datasets = {
-            name: _data(for_classes(e.data, datasets[run.task_of(e)].info.class_names), index, run.max_left_out)
+            name: _data(for_classes(e.data, datasets[run.task_of(e)].info), index, run.max_left_out)
             for name, e in run.evals.items()
         }
         evals = {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()}
@@ -300,12 +303,15 @@ def resume(state: State, say: Callable[[str], None]) -> None:
         say(f"going on from step {state.step}")
 
 
-def for_classes(part: Any, class_names: tuple[str, ...]) -> Any:
+def for_classes(part: Any, info: DataInfo) -> Any:
     """Data read with a model's classes in their order, where it does not say its own: a part of a data set need not
-    have an object of every class."""
-    if vars(part).get("classes", ()) is not None or not class_names:
+    have an object of every class. Objects have no background, and label maps beside them do."""
+    names = info.pixel_class_names if isinstance(part, MapDataConfig) else info.class_names
+    if isinstance(part, BoxDataConfig) and part.label_maps != "none" and names[:1] == (BACKGROUND,):
+        names = names[1:]
+    if vars(part).get("classes", ()) is not None or not names:
         return part
-    return part.model_copy(update={"classes": class_names})
+    return part.model_copy(update={"classes": names})
 
 
 def _data(part: Any, cache: Path, max_left_out: float) -> Dataset:

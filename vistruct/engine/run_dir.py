@@ -144,6 +144,7 @@ def info_to_dict(info: DataInfo) -> dict[str, Any]:
     """All of it that can be written down."""
     return {
         "class_names": list(info.class_names),
+        "map_class_names": list(info.map_class_names),
         "palette": info.palette and [list(colour) for colour in info.palette],
         "channels": info.channels,
         "pixels": info.pixels,

@@ -125,6 +125,8 @@ def input_of(state: State, source: Source) -> Input:
     if task.get("slide"):  # the task's own windows come before those of its training data
         size, *rest = (task["slide"][name] for name in ("size", "overlap", "blend"))
         told["windows"] = size and {"size": size, "overlap": rest[0], "blend": rest[1], "unit": "shown"}
+    elif own.windows is not None and source.task.traits.prediction == "maps":  # beside objects
+        told["windows"] = own.windows.shown(own.resize).model_dump()
     return read_input({**own.model_dump(), **told}, "task")
 
 
@@ -136,7 +138,8 @@ def card(state: State, source: Source) -> str:
     """The model card of a task, in Markdown."""
     run, info = state.run, source.dataset.info
     dropped = "; ".join(f"{number} x {reason}" for reason, number in info.dropped.items()) or "nothing"
-    classes = ", ".join(info.class_names[:30]) + (", ..." if len(info.class_names) > 30 else "")
+    names = source.task.traits.class_names
+    classes = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     several = len(state.sources) > 1
     name = f"{state.out_dir.resolve().name}, {source.name}" if several else state.out_dir.resolve().name
     place = str(model_place(run, Path(state.out_dir.name), source.name)) if several else state.out_dir.name

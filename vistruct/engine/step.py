@@ -27,7 +27,7 @@ from vistruct.engine.optim import set_learning_rate
 from vistruct.engine.run import State
 from vistruct.engine.schedule import lr_factor
 from vistruct.errors import UserError
-from vistruct.ops.seeds import derive
+from vistruct.ops.seeds import derive, on_rank
 
 
 class NonFiniteGradient(UserError):
@@ -50,7 +50,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     """
     run, start = state.run, time.perf_counter()
     # All randomness of a step comes from its number, so that a resumed run needs no saved random state.
-    torch.manual_seed(derive(run.seed, "step", state.step, state.ranks.rank))
+    torch.manual_seed(on_rank(derive(run.seed, "step", state.step), state.ranks.rank))
     samples = samples_in(run, state.step)
     lr = run.optim.lr * lr_factor(state.step, run.steps, run.schedule)
     set_learning_rate(state.optimizer, lr)

@@ -201,9 +201,11 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
 def drawn_in_words(run: Run) -> str:
     """How the streams of a run take part in its steps."""
     if run.draw == "every":
+        told = {n: n + (f" (loss x {s.weight:g})" if s.weight != 1 else "") for n, s in run.streams.items()}
         parts = (
-            f"{s.batch} of {name}" + (f" (loss x {s.weight:g})" if s.weight != 1 else "")
+            f"{s.batch} of {' and '.join(told[one] for one in learners(run, name))}"
             for name, s in run.streams.items()
+            if not s.samples
         )
         passed = ", in one pass of the backbone" if run.one_pass else ""
         return f"each step learns from every stream{passed}: {', '.join(parts)}"

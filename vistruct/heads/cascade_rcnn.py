@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vistruct.config import Part
 from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.boxes import add_images, count_images, split
+from vistruct.heads.published_names import CASCADE, RPN, renamed
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes, select_detections
@@ -77,7 +78,13 @@ class CascadeRcnn(nn.Module):
     def traits(self) -> HeadTraits:
         layers = [layer for i, look in enumerate(self.looks) for layer in look.class_layers(f"stages.{i}")]
         nms_iou, most = self.config.nms_iou, self.config.max_detections
-        return HeadTraits(nms_iou=nms_iou, max_detections=most, class_layers=tuple(layers))
+        return HeadTraits(
+            nms_iou=nms_iou, max_detections=most, class_layers=tuple(layers), convert_keys=self.convert_keys
+        )
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmdet's names as this head's; what is not its own falls away."""
+        return renamed(self, state, RPN | CASCADE)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)
@@ -85,7 +92,7 @@ class CascadeRcnn(nn.Module):
     def loss(self, output: RpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
         """The losses of each image, added up: two of the proposals, and a weighted pair of each stage.
 
-        Samples are drawn from torch's global generator, which the engine seeds at every step.
+        What is drawn of an image is a function of the step and its objects (`sampler_of`).
 
         Returns:
             Sums over the images.
@@ -95,10 +102,11 @@ class CascadeRcnn(nn.Module):
 
     def _image_loss(self, output: RpnOutput, i: int, target: BoxTarget) -> list[Tensor]:
         boxes, labels, crowds = split(target)
-        losses = [*self.rpn.loss(output, i, boxes, crowds)]
+        generator = self.rpn.kind.sampler(boxes)
+        losses = [*self.rpn.loss(output, i, boxes, crowds, generator)]
         proposals = self.rpn.proposals(output, i, output.size_hw, train=True)
         for stage, config in zip(self.looks, self.config.stages, strict=True):
-            sample = stage.sample(proposals, boxes, labels, crowds)
+            sample = stage.sample(proposals, boxes, labels, crowds, generator)
             logits, deltas = stage(output.features, i, sample.rois)
             losses += [config.weight * loss for loss in stage.loss(logits, deltas, sample)]
             # What was sampled goes on to the next stage, but the true boxes, which it gets again.

@@ -20,6 +20,7 @@ from vistruct.config import Part
 from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.oriented_roi import OrientedRoiStage
+from vistruct.heads.published_names import ROI, RPN, renamed
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes
@@ -64,8 +65,13 @@ class FasterRcnn(nn.Module):
             is_oriented=is_oriented,
             nms_iou=config.nms_iou,
             max_detections=config.max_detections,
+            convert_keys=self.convert_keys,
             class_layers=self.roi.class_layers("roi"),
         )
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmdet's and mmrotate's names, or those of our Mask R-CNN, as this head's; what is not its own falls away."""
+        return renamed(self, state, RPN | ROI | {r"box\.": ""})
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)
@@ -73,8 +79,7 @@ class FasterRcnn(nn.Module):
     def loss(self, output: RpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
         """The four losses of each image, added up.
 
-        Samples of horizontal boxes are drawn from torch's global generator, which the engine seeds at every step;
-        oriented ones by `sampler_of`.
+        What is drawn of an image is a function of the step and its objects (`sampler_of`).
 
         Returns:
             Sums over the images.

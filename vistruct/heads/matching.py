@@ -9,10 +9,13 @@ Shapes: N boxes (anchors, proposals), M objects, K crowd regions.
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from vistruct.ops.seeds import derive, of_all_ranks
 from vistruct.ops.window_area import covered_share
 
 BACKGROUND = -1
@@ -121,3 +124,14 @@ def draw_samples(matched: Tensor, num: int, positive_share: float, generator: to
     positive = positive[torch.randperm(len(positive), generator=generator, device=device)[: int(num * positive_share)]]
     negative = negative[torch.randperm(len(negative), generator=generator, device=device)[: num - len(positive)]]
     return torch.cat([positive, negative])
+
+
+def sampler_of(boxes: Tensor) -> torch.Generator:
+    """The source of what is drawn for an image with these objects float[M, 4 or 5], on their device.
+
+    It follows from the step, whose seed the engine gives torch on every rank, and from the objects: not from the
+    image's place in the batch, nor from how the batch was split.
+    """
+    objects = hashlib.sha256(boxes.cpu().numpy().tobytes()).hexdigest()
+    seed = derive(of_all_ranks(torch.initial_seed()), "samples", objects)
+    return torch.Generator(device=boxes.device).manual_seed(seed)

@@ -14,7 +14,6 @@ Shapes: B images, A anchors over all levels, P proposals of an image.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -26,12 +25,12 @@ from torch import Tensor
 from vistruct.config import Part
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import split_oriented
+from vistruct.heads.matching import sampler_of
 from vistruct.heads.oriented_coders import MidpointOffsets
 from vistruct.heads.oriented_regions import ignore_regions
 from vistruct.heads.oriented_selection import select_oriented
 from vistruct.heads.rpn import NEGATIVE_IOU, Proposals
 from vistruct.ops.oriented import cxcywha_to_xyxy, xyxy_to_cxcywha
-from vistruct.ops.seeds import derive
 
 MIN_SIDE = 1e-2  # pixels; a proposal thinner than this is none
 
@@ -93,14 +92,3 @@ def _ignore(matched: Tensor, anchors_xyxy: Tensor, regions: Tensor) -> Tensor:
 
 def _solid(boxes: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return boxes, (boxes[:, 2:4] > MIN_SIDE).all(dim=1) & boxes.isfinite().all(dim=1)
-
-
-def sampler_of(boxes: Tensor) -> torch.Generator:
-    """The source of what is drawn for an image with these objects float[M, 5], on their device.
-
-    It follows from the seed that torch was last given, which the engine does at every step, and from the objects: not
-    from the image's place in the batch, nor from how the batch was split.
-    """
-    objects = hashlib.sha256(boxes.cpu().numpy().tobytes()).hexdigest()
-    seed = derive(torch.initial_seed(), "samples", objects)
-    return torch.Generator(device=boxes.device).manual_seed(seed)

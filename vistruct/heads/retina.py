@@ -29,6 +29,7 @@ from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, H
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
+from vistruct.heads.published_names import RETINA, renamed
 from vistruct.heads.selection import best_of_levels, select_detections
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4  # paper, section 4
@@ -82,7 +83,11 @@ class Retina(nn.Module):
     def traits(self) -> HeadTraits:
         logits = ClassLayer(name="classify.cls_logits", groups=self.anchors.num_shapes)
         nms_iou, most = self.config.nms_iou, self.config.max_detections
-        return HeadTraits(nms_iou=nms_iou, max_detections=most, class_layers=(logits,))
+        return HeadTraits(nms_iou=nms_iou, max_detections=most, class_layers=(logits,), convert_keys=self.convert_keys)
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmdet's names as this head's; what is not its own falls away."""
+        return renamed(self, state, RETINA)
 
     def forward(self, features: list[Tensor]) -> RetinaOutput:
         anchors = self.anchors.lay(features)

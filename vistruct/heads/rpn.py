@@ -27,7 +27,7 @@ from vistruct.config import Part
 from vistruct.contracts import BoxTarget, Detections, FeatureSpec
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import split
-from vistruct.heads.matching import draw_samples, ignore_crowds, match_boxes
+from vistruct.heads.matching import draw_samples, ignore_crowds, match_boxes, sampler_of
 from vistruct.heads.selection import select_detections
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3  # paper, section 3.1.2
@@ -65,7 +65,7 @@ class Proposals:
     numbers: int  # of each delta
     anchors: type[Anchors]
     split: Callable[[BoxTarget], tuple[Tensor, Tensor, Tensor]]  # boxes, labels, and regions to be ignored
-    sampler: Callable[[Tensor], torch.Generator | None]  # boxes of an image -> what draws its samples; None: torch's
+    sampler: Callable[[Tensor], torch.Generator]  # boxes of an image -> what draws its samples
     hulls: Callable[[Tensor], Tensor]  # boxes -> float[N, 4]
     encode: Callable[[Tensor, Tensor], Tensor]  # anchors, boxes -> deltas
     decode: Callable[[Tensor, Tensor], Tensor]  # anchors, deltas -> boxes
@@ -73,10 +73,6 @@ class Proposals:
     solid: Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor]]  # boxes, image -> boxes, and which have an area
     select: Callable[..., Detections]  # as `select_detections`
     is_oriented: bool = False
-
-
-def _unseeded(boxes_xyxy: Tensor) -> None:
-    return None
 
 
 def _hulls(boxes_xyxy: Tensor) -> Tensor:
@@ -101,7 +97,7 @@ HORIZONTAL = Proposals(
     numbers=4,
     anchors=Anchors,
     split=split,
-    sampler=_unseeded,
+    sampler=sampler_of,
     hulls=_hulls,
     encode=_encoded,
     decode=_decoded,

@@ -24,8 +24,9 @@ from vistruct.config import Part
 from vistruct.contracts import ClassLayer, FeatureSpec, HeadTraits
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import ConvNorm, NormKind, resized
+from vistruct.heads.published_names import renamed
 
-_PREFIXES = ("module.", "semsegdecoder.", "head.", "decode_head.")  # a wrapped model, MTP's pretraining, ours, mmseg
+_FRONT = r"(module\.)?(semsegdecoder\.)?(head\.)?(decode_head\.)?"  # a wrapped model, MTP's pretraining, ours, mmseg
 
 
 class UperNetConfig(Part):
@@ -84,20 +85,11 @@ class UperNet(nn.Module):
         return self.conv_seg(self.dropout(x))
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A published model's weights -> those of this head; other modules' (the backbone, auxiliary heads) fall away.
+        """A published model's names as this head's; other modules' (the backbone, auxiliary heads) fall away.
 
-        The keys may also be those of the head alone. MTP's pretraining has its classifiers elsewhere, one for each
-        data set, and an unused one here, which comes along.
+        The keys may also be those of the head alone.
         """
-        own = self.state_dict().keys()
-        bare: dict[str, Tensor] = {}
-        for key, value in state.items():
-            name = key
-            for prefix in _PREFIXES:
-                name = name.removeprefix(prefix)
-            if name in own:
-                bare[name] = value
-        return bare
+        return renamed(self, state, {_FRONT: ""})
 
 
 def check_finest_first(specs: Sequence[FeatureSpec]) -> None:

@@ -5,6 +5,7 @@ geojson/port.geojson    outlines on the map, see on_map.py (gpkg/port.gpkg likew
 dota/Task1.zip          to submit, and its files
 fair1m/test.zip         to submit, and its files
 xview/predictions.zip   to score, and its files
+spacenet/proposals.csv  to score, of buildings, and GeoJSONs
 pictures/port.tif.jpg   the image with its detections
 """
 
@@ -28,7 +29,7 @@ from vistruct.files.packing import zip_files
 from vistruct.inference.files import flat_files
 from vistruct.inference.kind import PICTURED, Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.on_map import outline_formats
+from vistruct.inference.on_map import footprint_format, outline_formats
 from vistruct.inference.scenes import Case, Scene, small
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.progress import notice, tracking
@@ -111,14 +112,14 @@ def _pack(case: Case, prediction: BoxPrediction) -> dict[str, Any]:
     tuples: dict[str, list[Any]] = {}
     for name, column in prediction.objects.columns().items():
         if isinstance(column, tuple):
-            tuples[name] = [_packed_mask(row) if isinstance(row, MaskPatch) else row for row in column]
+            tuples[name] = [packed_mask(row) if isinstance(row, MaskPatch) else row for row in column]
         else:
             tensors[name] = [str(column.dtype).removeprefix("torch."), list(column.shape), column.tolist()]
     size_hw, num = list(image_size(case.files[0])), len(prediction.objects)
     return {"size_hw": size_hw, "num": num, "tensors": tensors, "tuples": tuples}
 
 
-def _packed_mask(mask: MaskPatch) -> dict[str, Any]:
+def packed_mask(mask: MaskPatch) -> dict[str, Any]:
     from vistruct.ops.mask_runs import patch_runs
 
     height, width = mask.pixels.shape
@@ -132,11 +133,11 @@ def _unpack(model: Model, case: Case, values: Values, _: Any) -> BoxPrediction:
         for name, (dtype, shape, rows) in values["tensors"].items()
     }
     for name, rows in values["tuples"].items():
-        columns[name] = tuple(_unpacked_mask(row) if name == "masks" else row for row in rows)
+        columns[name] = tuple(unpacked_mask(row) if name == "masks" else row for row in rows)
     return BoxPrediction(id=case.name, image_id=case.name, objects=Objects.of(columns), class_names=model.class_names)
 
 
-def _unpacked_mask(values: Values) -> MaskPatch:
+def unpacked_mask(values: Values) -> MaskPatch:
     height, width = values["size_hw"]
     runs = np.asarray(values["runs"], np.int64)
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # outside, inside, outside, ... down the columns
@@ -317,5 +318,6 @@ BOXES = Kind(
         OneFile(name="dota", file="dota", write=_write_dota, check=_check_dota),
         OneFile(name="fair1m", file="fair1m", write=_write_fair1m, check=_check_fair1m),
         OneFile(name="xview", file="xview", write=_write_xview, check=_check_xview),
+        footprint_format(_features),
     ),
 )

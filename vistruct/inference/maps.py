@@ -6,6 +6,7 @@
     geotiff/port.tif     numbers again, where the image lies on the map
     geojson/port.geojson regions of a class as outlines, see on_map.py (gpkg/port.gpkg likewise)
     loveda/loveda.zip    to submit, and its files, see data/formats/maps/submissions.py
+    spacenet/proposals.csv    to score, of buildings, and GeoJSONs, see on_map.py
     pictures/port.jpg    the image under its classes
     areas.csv            pixels, share (and square metres, on the map) of every class in every image
 
@@ -50,7 +51,7 @@ from vistruct.files.text import write_text
 from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.on_map import on_map, outline_formats, stem_of
+from vistruct.inference.on_map import footprint_format, on_map, outline_formats, stem_of
 from vistruct.inference.pixels import num_windows_of, rows_of
 from vistruct.inference.probabilities import by_class, space_for
 from vistruct.inference.scenes import Case, overview
@@ -345,6 +346,7 @@ MAPS = Kind(
         ),
         *outline_formats(_features, {"class": str, "value": int, "pixels": int}),
         *map(_submission, SUBMISSIONS),
+        footprint_format(_features),
         EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
         OneFile(name="legend", file="legend.json", write=_write_legend, use="always"),
         OneFile(name="areas", file="areas.csv", write=partial(write_areas, "image", "pixels", "m2"), use="always"),

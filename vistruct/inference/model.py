@@ -58,7 +58,7 @@ class Model:
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the labels of its predictions stand for; empty for a model that answers."""
-        return self.card.info.class_names
+        return self.task.traits.class_names
 
     @property
     def palette(self) -> tuple[RGB, ...]:

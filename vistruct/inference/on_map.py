@@ -2,6 +2,7 @@
 
     geojson/port.geojson    for every GIS, and to read
     gpkg/port.gpkg          the same for large results
+    spacenet/ ...           of buildings alone, to submit (see data/formats/maps/footprints.py)
 
 Coordinates are those of the scene's own system, which the file names; each scene has its file, so that scenes of
 several systems can be asked about together. Of a scene without coordinates they are pixels (y down), and it is said.
@@ -9,17 +10,18 @@ several systems can be asked about together. Of a scene without coordinates they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vistruct.data.formats.maps.footprints import Footprints, check_images, write_footprints
 from vistruct.errors import UserError
 from vistruct.files.features import Feature, Layer, write_geojson, write_gpkg
 from vistruct.files.geo import GeoProfile, geo_profile
 from vistruct.files.raster_headers import driver_of, has_rasterio
 from vistruct.inference.files import own_files
-from vistruct.inference.kind import Asked, EachFile
+from vistruct.inference.kind import Asked, Done, EachFile, OneFile
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
 from vistruct.progress import notice
@@ -67,6 +69,42 @@ def outline_formats(features: Features, columns: Mapping[str, type]) -> tuple[Ea
             settings=lambda asked: asked.choice,
         ),
     )
+
+
+def footprint_format(features: Features) -> OneFile:
+    """The buildings of a kind of prediction as SpaceNet takes them: of a model that has a class of that name."""
+
+    def check(cases: Sequence[Case], class_names: Sequence[str]) -> None:
+        check_images([case.name for case in cases], Path("--format spacenet"))
+        _building(class_names)
+        _check("spacenet", cases, class_names)
+
+    def write(model: Model, done: Sequence[Done], folder: Path) -> Path:
+        building = _building(model.class_names)
+
+        def of(one: Done) -> Iterator[Feature]:
+            every = features(model, one.case, one.read(), Asked())
+            return (feature for feature in every if feature.values["class"] == building)
+
+        images = (Footprints(name=one.case.name, features=of(one), profile=on_map(one.case)) for one in done)
+        table, report = write_footprints(folder, images)
+        for line in report.lines():
+            notice(f"spacenet: {line}")
+        return table
+
+    return OneFile(name="spacenet", file="spacenet", write=write, check=check)
+
+
+def _building(class_names: Sequence[str]) -> str:
+    """
+    Raises:
+        UserError: no class of buildings.
+    """
+    found = next((name for name in class_names if name.lower() in ("building", "buildings")), None)
+    if found is None:
+        what = f"SpaceNet is about the class building; the model has {', '.join(class_names)}"
+        raise UserError(what, where="--format spacenet", fix="--format geojson has outlines of every class")
+    return found
 
 
 def _write(

@@ -76,7 +76,8 @@ class Pixels:
     """Counts pixels; `compute` gives the figures."""
 
     def __init__(self, dataset: RecordDataset, config: PixelsConfig | None = None) -> None:
-        self.dataset, self.config, self.class_names = dataset, config or PixelsConfig(), dataset.info.class_names
+        self.dataset, self.config = dataset, config or PixelsConfig()
+        self.class_names = dataset.info.pixel_class_names
         left_out, positive = self.config.ignore_classes, self.config.positive
         for name in (*left_out, *([positive] if positive is not None else [])):
             if name not in self.class_names:

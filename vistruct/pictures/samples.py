@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vistruct.contracts import Dataset, Sample
 from vistruct.ops.seeds import derive
+from vistruct.pictures.areas import beside
 from vistruct.pictures.chat import draw_conversation
 from vistruct.pictures.classes import draw_classes
 from vistruct.pictures.in_sample import map_in_sample
@@ -29,7 +30,10 @@ def draw_samples(samples: list[Sample], dataset: Dataset, path: Path) -> Path:
 
 def columns_for(samples: Sequence[Sample]) -> int:
     """How many samples stand side by side."""
-    return 1 if any(sample.turns or len(sample.images) > 1 for sample in samples) else 3
+    is_wide = any(
+        one.turns or len(one.images) > 1 or (len(one.objects) and one.label_map is not None) for one in samples
+    )
+    return 1 if is_wide else 3
 
 
 def draw_one(sample: Sample, dataset: Any) -> Image.Image:
@@ -39,6 +43,9 @@ def draw_one(sample: Sample, dataset: Any) -> Image.Image:
         return draw_conversation(sample)
     if len(sample.images) == 2:
         return draw_pair(*sample.images, sample.label_map, None, info.class_names, info.palette)
+    if sample.label_map is not None and info.map_class_names:
+        maps = draw_map(sample.images[0], sample.label_map, info.map_class_names)
+        return beside([("objects", draw_sample(sample, info.class_names)), ("label map", maps)])
     if sample.label_map is not None:
         image = _slice(sample.images[0]) if is_volume(dataset) else sample.images[0]
         return draw_map(image, sample.label_map, info.class_names, info.palette)

@@ -36,6 +36,21 @@ RECIPES = {
     "vitp.amos2022": "vistruct.recipes.vitp.amos2022",
     "vitp.brats2021": "vistruct.recipes.vitp.brats2021",
     "vitp.covid_quex": "vistruct.recipes.vitp.covid_quex",
+    "mtp.pretrain": "vistruct.recipes.mtp.pretrain",
+    "mtp.eurosat": "vistruct.recipes.mtp.eurosat",
+    "mtp.resisc45": "vistruct.recipes.mtp.resisc45",
+    "mtp.xview": "vistruct.recipes.mtp.xview",
+    "mtp.dior": "vistruct.recipes.mtp.dior",
+    "mtp.dior_r": "vistruct.recipes.mtp.dior_r",
+    "mtp.fair1m_v2": "vistruct.recipes.mtp.fair1m_v2",
+    "mtp.dota_v1": "vistruct.recipes.mtp.dota_v1",
+    "mtp.dota_v2": "vistruct.recipes.mtp.dota_v2",
+    "mtp.spacenet_v1": "vistruct.recipes.mtp.spacenet_v1",
+    "mtp.loveda": "vistruct.recipes.mtp.loveda",
+    "mtp.oscd": "vistruct.recipes.mtp.oscd",
+    "mtp.whu_cd": "vistruct.recipes.mtp.whu_cd",
+    "mtp.levir_cd": "vistruct.recipes.mtp.levir_cd",
+    "mtp.svcd": "vistruct.recipes.mtp.svcd",
 }
 
 

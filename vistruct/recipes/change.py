@@ -33,7 +33,8 @@ def recipe(
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    head: HeadName = "unet",
+    start: Path | None = None,  # a change detector or segmenter to begin with whole: run, model or published file
+    head: HeadName | None = None,  # None: of start, or unet
     fusion: Fusion = "difference",
     steps: int = 5000,
     size: int = 256,  # pixels of a window; larger images are cut into windows
@@ -42,7 +43,7 @@ def recipe(
     lr: float = 1e-4,
     share: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the share
-    channels: int = 256,  # of pyramid and head
+    channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     turns: bool = True,  # images from above have no up: turn them all ways
     exchange: float = 0.5,  # how often before and after are swapped; 0 where only one direction is a change
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where little changes
@@ -72,6 +73,7 @@ def recipe(
         fusion=fusion,
         backbone=backbone,
         timm=timm,
+        start=start,
         steps=steps,
         size=size,
         overlap=overlap,

@@ -18,7 +18,7 @@ from vistruct.data.at_path import classes_at, intake_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
-from vistruct.recipes.detect import Normalisation, architecture, is_raw, one_task
+from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -37,7 +37,9 @@ def recipe(
     lists: str | None = None,  # published split lists: a file below the folder, with {split} for its name
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    pooling: Literal["mean", "attention"] = "mean",
+    start: Path
+    | None = None,  # a classifier to begin with whole, of whatever classes: run or model; or a published file
+    pooling: Literal["mean", "attention"] | None = None,  # None: of start, or mean
     multi_label: bool = False,  # any number of classes an image
     steps: int = 5000,
     size: int = 224,  # pixels that every image is brought to
@@ -82,11 +84,24 @@ def recipe(
     )
     wanted = "val" if shares else val_split
     val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
-    parts, mean_std = architecture(backbone, timm, normalise, intake)
-    task = ClassifyConfig(backbone=parts, head=PooledConfig(pooling=pooling), multi_label=multi_label, **mean_std)
+    parts, mean_std = architecture(backbone, timm, normalise, intake, start)
+    begun = model_at(start, ClassifyConfig)
+    head = PooledConfig(pooling=pooling or "mean") if begun is None or pooling is not None else begun.task.head
+    neck = None if begun is None else begun.task.neck
+    task = ClassifyConfig(backbone=parts, neck=neck, head=head, multi_label=multi_label, **mean_std)
     evals = {} if wanted is None else {"val": Eval(data=val, metric=ClassesConfig())}
     return one_task(
-        "classify", task, train, evals, backbone=backbone, steps=steps, batch=batch, lr=lr, seed=seed, layer_decay=0.9
+        "classify",
+        task,
+        train,
+        evals,
+        backbone=backbone,
+        start=start,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        layer_decay=0.9,
     )
 
 

@@ -16,14 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
+from vistruct.checkpoint.load import ModelCard, is_ours, read_card, stopped_run
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
 from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream, explain
 from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.input import Input
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
@@ -61,7 +64,9 @@ def recipe(
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn"] = "fcos",
+    start: Path | None = None,  # a detector to begin with whole, of whatever classes: run or model; or a published file
+    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn"]
+    | None = None,  # None: of start, or fcos
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
@@ -69,7 +74,7 @@ def recipe(
     lr: float = 1e-4,
     share: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the share
-    channels: int = 256,  # of pyramid and head
+    channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -77,10 +82,13 @@ def recipe(
 ) -> Run:
     """A detector for horizontal boxes, and masks with `--head mask_rcnn`.
 
-    The architecture is that of `backbone` where it is a run or backbone directory, the published 300M-448px
-    InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
+    The architecture is that of `backbone` (or `start`) where it is a run or a directory of ours, the published
+    300M-448px InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
     """
-    masks = head == "mask_rcnn"
+    begun = model_at(start, DetectConfig)
+    part = FcosConfig() if begun is None else begun.task.head
+    part = part if head is None else HEADS[head]()
+    masks = isinstance(part, MaskRcnnConfig)
     return detector(
         "detect",
         data=boxes_at(
@@ -102,9 +110,10 @@ def recipe(
         ),
         val=measured_on(data, val, val_split),
         metric=CocoMasksConfig() if masks else CocoBoxesConfig(),
-        head=HEADS[head](),
+        head=part,
         backbone=backbone,
         timm=timm,
+        start=start,
         steps=steps,
         batch=batch,
         lr=lr,
@@ -129,11 +138,12 @@ def detector(
     head: Part,
     backbone: Path | None,
     timm: str | None,
+    start: Path | None,
     steps: int,
     batch: int,
     lr: float,
     seed: int,
-    channels: int,
+    channels: int | None,
     normalise: Normalisation | None = None,
 ) -> Run:
     """What the generic recipes share: any head on any backbone.
@@ -141,20 +151,29 @@ def detector(
     Args:
         val: annotations to measure on and their split; read, cut and sized as the training data.
     """
-    parts, mean_std = architecture(backbone, timm, normalise, data.intake)
+    parts, mean_std = architecture(backbone, timm, normalise, data.intake, start)
     evals = {}
     if val is not None:
         whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0, "as_written": True}
         whole |= {} if val[0] == data.annotation else {"images": None}
         evals["val"] = Eval(data=data.model_copy(update=whole), metric=metric)
-    strides = [spec.stride for spec in parts.outline().specs] if isinstance(parts, TimmConfig) else [parts.patch]
-    neck = (
-        FpnConfig(channels=channels)
-        if len(strides) > 1
-        else SimplePyramidConfig(channels=channels, strides=pyramid_strides(strides[0]))
-    )
+    begun = model_at(start, DetectConfig)
+    if channels is None and begun is not None and backbone is None and timm is None:
+        neck = begun.task.neck
+    else:
+        neck = pyramid_on(parts, channels or 256)
     task = DetectConfig(backbone=parts, neck=neck, head=head, **mean_std)
-    return one_task(name, task, data, evals, backbone=backbone, steps=steps, batch=batch, lr=lr, seed=seed)
+    return one_task(name, task, data, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed)
+
+
+def pyramid_on(backbone: Any, channels: int) -> Part:
+    """A pyramid on any backbone, of one map or several."""
+    with torch.device("meta"):  # no memory for its weights
+        specs = backbone.outline().specs if isinstance(backbone, TimmConfig) else backbone.build().specs
+    strides = [spec.stride for spec in specs]
+    if len(set(strides)) > 1:
+        return FpnConfig(channels=channels)
+    return SimplePyramidConfig(channels=channels, strides=pyramid_strides(strides[0]))
 
 
 def one_task(
@@ -164,6 +183,7 @@ def one_task(
     evals: dict[str, Eval],
     *,
     backbone: Path | None,
+    start: Path | None,
     steps: int,
     batch: int,
     lr: float,
@@ -171,13 +191,14 @@ def one_task(
     layer_decay: float = 0.8,
 ) -> Run:
     """How the generic recipes learn a task: layer-wise rates where the backbone knows something already."""
+    fresh = backbone is None and start is None
     return Run(
         recipe=name,
-        streams={MAIN: Stream(task=task, data=data, batch=batch)},
+        streams={MAIN: Stream(task=task, data=data, batch=batch, start=start)},
         evals=evals,
         init=backbone,
         steps=steps,
-        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if backbone is None else layer_decay),
+        optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if fresh else layer_decay),
         schedule=Schedule(warmup_steps=min(250, steps // 10)),
         seed=seed,
         workers=2,
@@ -202,36 +223,53 @@ def architecture(
     timm: str | None = None,
     normalise: Normalisation | None = None,
     intake: Intake | None = None,
+    start: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The backbone's config, and the mean and std that it was trained with where its directory says so.
 
     Args:
+        start: a model of ours, whose backbone it is where `backbone` and `timm` do not say.
         normalise: "data": mean and std of the training data; None: those of the backbone, unless values stay raw.
         intake: what the images are made of; with other than three channels mean and std are those of the data.
     """
     channels = 3 if intake is None or intake.bands is None else intake.channels_of(len(intake.bands))
     if channels != 3:
-        parts = architecture(backbone, timm)[0].model_copy(update={"channels": channels})
+        parts = architecture(backbone, timm, start=start)[0].model_copy(update={"channels": channels})
         return parts, {"mean": "data", "std": "data"}
     if normalise == "data" or (normalise is None and is_raw(intake)):
-        return architecture(backbone, timm)[0], {"mean": "data", "std": "data"}
+        return architecture(backbone, timm, start=start)[0], {"mean": "data", "std": "data"}
     if timm is not None:
         model = TimmConfig(name=timm)
         known = model.outline()
         return model, {"mean": known.mean, "std": known.std}
+    begun = None if backbone is not None else model_at(start, Part)
+    if begun is not None:
+        return begun.task.backbone, _normalised(begun.input)
     directory = backbone_dir(backbone) if backbone is not None else None
     if directory is None:
         return (VIT_S if backbone is None else InternVitConfig()), {}
     card = read_backbone_card(directory)
-    known = card.input or {}
     try:
         config = TypeAdapter(BackbonePart).validate_python(card.config)
-        is_of_raw = bool(known.get("intake")) and Intake.model_validate(known["intake"]).pixels == "raw"
+        known = Input.model_validate(card.input or {})
     except ValidationError as error:
         raise explain(error, Run, directory / "backbone.json") from error
-    if is_of_raw:  # in the unit of other files
-        return config, {}
-    return config, {name: known[name] for name in ("mean", "std") if known.get(name)}
+    return config, _normalised(known)
+
+
+def _normalised(known: Input) -> dict[str, Any]:
+    """Mean and std that a model was trained with, unless they are in the unit of other files."""
+    if is_raw(known.intake):
+        return {}
+    return {name: value for name, value in (("mean", known.mean), ("std", known.std)) if value}
+
+
+def model_at(start: Path | None, kind: type[Part]) -> ModelCard | None:
+    """The model of ours that a run starts from; None: nothing, another's, or one of another kind of task."""
+    if start is None or start.is_file() or not is_ours(start) or stopped_run(start):
+        return None
+    card = read_card(start)
+    return card if isinstance(card.task, kind) else None
 
 
 def is_raw(intake: Intake | None) -> bool:

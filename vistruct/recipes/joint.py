@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
+from vistruct.config import STREAM_NAME, Eval, Run, Schedule
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes import change, classify, detect, oriented, segment
@@ -42,6 +42,8 @@ def recipe(
     option: tuple[Named, ...] = (),  # NAME.OPTION=VALUE, such as boxes.val=data/val.json; any of that recipe's own
     weight: tuple[Named, ...] = (),  # NAME=FACTOR on a task's loss, or how often it is drawn; 1 where nothing is said
     draw: Literal["every", "one"] = "every",  # tasks that a step learns from: all of them, or one drawn by weight
+    trunk: tuple[Named, ...] = (),  # NAME=OTHER: neck and head of a task are another's, all but its last layers
+    one_pass: bool = False,  # the images of all tasks go through the backbone as one batch
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     steps: int = 5000,
@@ -54,18 +56,18 @@ def recipe(
     factors = {
         name: convert(value, float, f"--weight {name}=") for name, value in _split(weight, "=", asked, "--weight")
     }
+    trunks = dict(_split(trunk, "=", asked, "--trunk"))
     runs = {name: _alone(kind, path, own[name], backbone, timm, seed) for name, (kind, path) in asked.items()}
     first: Any = next(iter(runs.values())).only.task
     streams, evals = {}, {}
     for name, run in runs.items():
         same: Any = run.only.task
-        streams[name] = Stream(
-            **{
-                **dict(run.only),
-                "task": same.model_copy(update={"backbone": first.backbone}),
-                "weight": factors.get(name, 1.0),
-            }
-        )
+        told = {
+            "task": same.model_copy(update={"backbone": first.backbone}),
+            "weight": factors.get(name, 1.0),
+            "trunk": trunks.get(name, ""),
+        }
+        streams[name] = run.only.model_copy(update=told)
         for measured, one in run.evals.items():
             called = name if measured == "val" else f"{name}_{measured}"
             if called in evals:
@@ -73,19 +75,19 @@ def recipe(
                 raise UserError(what, where="--task", fix=fix)
             evals[called] = Eval(data=one.data, metric=one.metric, task=name, at_end=one.at_end)
     base = next(iter(runs.values()))
-    return base.model_copy(
-        update={
-            "recipe": "joint",
-            "streams": streams,
-            "draw": draw,
-            "evals": evals,
-            "init": backbone,
-            "steps": steps,
-            "optim": base.optim.model_copy(update={"lr": lr, "layer_decay": 1.0 if backbone is None else 0.8}),
-            "schedule": Schedule(warmup_steps=min(250, steps // 10)),
-            "seed": seed,
-        }
-    )
+    told = {
+        "recipe": "joint",
+        "streams": streams,
+        "draw": draw,
+        "one_pass": one_pass,
+        "evals": evals,
+        "init": backbone,
+        "steps": steps,
+        "optim": base.optim.model_copy(update={"lr": lr, "layer_decay": 1.0 if backbone is None else 0.8}),
+        "schedule": Schedule(warmup_steps=min(250, steps // 10)),
+        "seed": seed,
+    }
+    return Run.model_validate(dict(base) | told)
 
 
 def tiny() -> Run:

@@ -19,8 +19,9 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
-from vistruct.recipes.detect import Normalisation, detector, is_raw, made_tiny, measured_on
+from vistruct.recipes.detect import Normalisation, detector, is_raw, made_tiny, measured_on, model_at
 from vistruct.samples.made_scenes import dota_folder
+from vistruct.tasks.dense import DetectConfig
 from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
 
@@ -35,7 +36,8 @@ def recipe(
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    head: Literal["oriented_rcnn", "oriented_fcos"] = "oriented_rcnn",
+    start: Path | None = None,  # a detector to begin with whole, of whatever classes: run or model; or a published file
+    head: Literal["oriented_rcnn", "oriented_fcos"] | None = None,  # None: of start, or oriented_rcnn
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
@@ -43,7 +45,7 @@ def recipe(
     lr: float = 1e-4,
     share: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the share
-    channels: int = 256,  # of pyramid and head
+    channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     rotate: float = 0.5,  # how often a window is turned by any angle; 0 where images have an up
     difficult: Literal["learn", "ignore", "drop"] = "learn",
     reading: Reading = AS_FOUND,  # how the data are read
@@ -51,6 +53,8 @@ def recipe(
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A detector for oriented boxes; of horizontal annotations it learns turned ones by turning the images."""
+    begun = model_at(start, DetectConfig)
+    part = OrientedRcnnConfig() if begun is None else begun.task.head
     return detector(
         "oriented",
         data=boxes_at(
@@ -73,9 +77,10 @@ def recipe(
         ),
         val=measured_on(data, val, val_split),
         metric=OrientedBoxesConfig(),
-        head=HEADS[head](),
+        head=part if head is None else HEADS[head](),
         backbone=backbone,
         timm=timm,
+        start=start,
         steps=steps,
         batch=batch,
         lr=lr,

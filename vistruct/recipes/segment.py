@@ -31,7 +31,15 @@ from vistruct.kinds import BackbonePart
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.metrics.volumes import VolumesConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
-from vistruct.recipes.detect import Normalisation, architecture, is_raw, measured_on, one_task, pyramid_strides
+from vistruct.recipes.detect import (
+    Normalisation,
+    architecture,
+    is_raw,
+    measured_on,
+    model_at,
+    one_task,
+    pyramid_strides,
+)
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
@@ -50,7 +58,9 @@ def recipe(
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    head: HeadName = "upernet",
+    start: Path
+    | None = None,  # a segmenter to begin with whole, of whatever classes: run or model; or a published file
+    head: HeadName | None = None,  # None: of start, or upernet
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows of predictions
@@ -58,7 +68,7 @@ def recipe(
     lr: float = 1e-4,
     share: float = 1.0,  # part of the training windows used (of the patients, for volumes)
     seed: int = 0,  # of the weights, the order and the choice of the share
-    channels: int = 256,  # of pyramid and head
+    channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
     flips: bool = True,  # left and right; false where sides matter, as in a body
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where objects are small
@@ -85,6 +95,7 @@ def recipe(
         head=head,
         backbone=backbone,
         timm=timm,
+        start=start,
         steps=steps,
         size=size,
         overlap=overlap,
@@ -152,34 +163,42 @@ def segmenter(
     train: MapDataConfig | VolumeDataConfig,
     val: Part | None,
     metric: Part,
-    head: HeadName,
+    head: HeadName | None,
     backbone: Path | None,
     timm: str | None,
+    start: Path | None,
     steps: int,
     size: int,
     overlap: int,
     batch: int,
     lr: float,
     seed: int,
-    channels: int,
+    channels: int | None,
     dice: float = 0.0,
     fusion: Fusion | None = None,
     normalise: Normalisation | None = None,
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
-    parts, mean_std = architecture(backbone, timm, normalise, train.intake)
+    parts, mean_std = architecture(backbone, timm, normalise, train.intake, start)
+    begun = model_at(start, SegmentConfig)
+    named = head or ("upernet" if fusion is None else "unet")
+    neck, part = neck_of(parts, channels or 256, named), head_of(named, channels or 256)
+    if begun is not None and head is None and channels is None:
+        neck, part = begun.task.neck, begun.task.head
     task = SegmentConfig(
         kind="segment" if fusion is None else "change",
         backbone=parts,
-        neck=neck_of(parts, channels, head),
-        head=head_of(head, channels),
+        neck=neck,
+        head=part,
         fusion=fusion,
         loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
         slide=Slide(size=size, overlap=min(overlap, size // 2)),
         **mean_std,
     )
     evals = {} if val is None else {"val": Eval(data=val, metric=metric)}
-    return one_task(name, task, train, evals, backbone=backbone, steps=steps, batch=batch, lr=lr, seed=seed)
+    return one_task(
+        name, task, train, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed
+    )
 
 
 def neck_of(backbone: BackbonePart, channels: int, head: HeadName) -> Part | None:

@@ -16,6 +16,7 @@ from vistruct.samples.made_scenes import kept_by_content
 SIDE = 32  # pixels
 EACH = 5  # images of a class
 EUROSAT = ("AnnualCrop", "Forest", "SeaLake")
+RESISC45 = ("airplane", "beach", "stadium")
 
 
 def texture(class_number: int, number: int, side: int = SIDE) -> np.ndarray:
@@ -39,6 +40,22 @@ def eurosat_folder(class_names: Sequence[str] = EUROSAT) -> Path:
         for split, numbers in (("train", range(3)), ("val", range(3, 4)), ("test", range(4, 5))):
             lines = [f"{name}_{number + 1}.jpg\n" for name in class_names for number in numbers]
             (folder / f"eurosat-{split}.txt").write_text("".join(lines))
+
+    return kept_by_content(write)
+
+
+def resisc45_folder(class_names: Sequence[str] = RESISC45) -> Path:
+    """`airplane/airplane_001.jpg`, and the lists of names and numbers that MTP trains with."""
+
+    def write(folder: Path) -> None:
+        for k, name in enumerate(class_names):
+            for number in range(EACH):
+                save(texture(k, number), folder / name / f"{name}_{number + 1:03d}.jpg")
+        for split, numbers in (("train", range(2)), ("valid", range(2, EACH))):
+            lines = [f"{n}/{n}_{number + 1:03d}.jpg {k}\n" for k, n in enumerate(class_names) for number in numbers]
+            file = folder / "mtp" / f"{split}_labels_28_mtp.txt"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("".join(lines))
 
     return kept_by_content(write)
 

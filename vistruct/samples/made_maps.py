@@ -6,16 +6,18 @@ light differs and bright blocks come. Two scenes are for training, one for each 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vistruct.data.formats.maps import isaid, loveda, uavid
+from vistruct.data.formats.maps import isaid, loveda, oscd, uavid
 from vistruct.samples.made_scenes import kept_by_content
 
 SIDE = 64  # pixels of a scene
 PAIR_SIDE = 32  # of an image of a pair; two each way in LEVIR-CD, which is cut into windows
+FOOTPRINT_SIDE = 240  # pixels of an image of SpaceNet: beyond 180, so that its corners can be no degrees
 _NOISE = 12  # standard deviation of a pixel's values
 
 
@@ -138,6 +140,49 @@ def whu_folder() -> Path:
             place = folder / "list" / f"{split}.txt"
             place.parent.mkdir(exist_ok=True)
             place.write_text("".join(f"{name}\n" for name in names))
+
+    return kept_by_content(write)
+
+
+def oscd_folder() -> Path:
+    """`images/paris/imgs_1_rect/B01.tif` to `B12.tif`, the same for the second time, and `labels/paris/cm/cm.png`."""
+
+    def write(folder: Path) -> None:
+        for number, city in enumerate(("paris", "rennes", "lasvegas")):
+            before, after, changed = pair(number, PAIR_SIDE)
+            for time, pixels in (("imgs_1_rect", before), ("imgs_2_rect", after)):
+                for band, name in enumerate(oscd.BANDS):  # B04, B03 and B02 are red, green and blue
+                    colour = pixels[..., (3 - band) % 3].astype(np.uint16) * 11
+                    _save(folder / "images" / city / time / f"{name}.tif", colour)
+            _save(folder / "labels" / city / "cm" / "cm.png", changed.astype(np.uint8) * 255)
+        (folder / "images" / "train.txt").write_text("paris,rennes\n")
+        (folder / "images" / "test.txt").write_text("lasvegas\n")
+
+    return kept_by_content(write)
+
+
+def spacenet_folder() -> Path:
+    """`3band/3band_AOI_1_RIO_img1.tif`, `geojson/Geo_AOI_1_RIO_img1.geojson`, and the lists that are not published."""
+
+    def write(folder: Path) -> None:
+        lists: dict[str, list[str]] = {}
+        for number, split in enumerate(("train", "train", "val"), start=1):
+            name = f"AOI_1_RIO_img{number}"
+            pixels, _ = scene(number, (FOOTPRINT_SIDE, FOOTPRINT_SIDE), 4)
+            shapes = []
+            for x, y in np.random.default_rng(number).integers(20, FOOTPRINT_SIDE - 60, (6, 2)).tolist():
+                pixels[y : y + 40, x : x + 40] = 245
+                ring = [[x, y], [x + 40, y], [x + 40, y + 40], [x, y + 40], [x, y]]
+                shapes.append({"type": "Polygon", "coordinates": [ring]})
+            features = [{"type": "Feature", "properties": {}, "geometry": shape} for shape in shapes]
+            content = {"type": "FeatureCollection", "features": features}
+            _save(folder / "3band" / f"3band_{name}.tif", pixels)
+            place = folder / "geojson" / f"Geo_{name}.geojson"
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(json.dumps(content))
+            lists.setdefault(split, []).append(name)
+        for split, names in lists.items():
+            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
 
     return kept_by_content(write)
 

@@ -95,6 +95,38 @@ def dior_folder(class_names: Sequence[str] = ("airplane", "ship")) -> Path:
     return kept_by_content(write)
 
 
+def fair1m_folder(class_names: Sequence[str] = ("Boeing737", "Small Car")) -> Path:
+    """`train/part1/images/0.tif` and `train/part1/labelXml/0.xml` as FAIR1M is unpacked; `validation` has no parts."""
+
+    def write(folder: Path) -> None:
+        for scene in scenes(class_names):
+            place = folder / ("train/part1" if scene.split == "train" else "validation")
+            _save(scene, place / "images", "tif")
+            objects = "".join(_fair1m_object(name, quad) for quad, name in _objects(scene))
+            told = f"<source><filename>{scene.name}.tif</filename><origin>GF2/GF3</origin></source>"
+            _xml(place / "labelXml" / f"{scene.name}.xml", scene, [told, f"<objects>{objects}</objects>"])
+
+    return kept_by_content(write)
+
+
+def xview_folder(type_ids: Sequence[int] = (11, 18)) -> Path:
+    """`train_images/5.tif` and `xView_train.geojson`, all boxes of all images in one file and no split."""
+
+    def write(folder: Path) -> None:
+        features = []
+        for number, scene in enumerate(scenes([str(one) for one in type_ids])):
+            image = f"{number + 5}.tif"
+            (folder / "train_images").mkdir(exist_ok=True)
+            scene.pixels.save(folder / "train_images" / image)
+            for box, name in zip(scene.boxes_xyxy.round().astype(int).tolist(), scene.names, strict=True):
+                told = {"bounds_imcoords": ",".join(map(str, box)), "type_id": int(name), "image_id": image}
+                features.append({"type": "Feature", "properties": told, "geometry": None})
+        content = {"type": "FeatureCollection", "features": features}
+        _text(folder / "xView_train.geojson", [json.dumps(content)])
+
+    return kept_by_content(write)
+
+
 def coco_folder(class_names: Sequence[str], annotations: str, images: str, masks: bool) -> Path:
     """`ANNOTATIONS/train.json`, `IMAGES` with `{split}` in it, as SARDet-100K and SSDD lie; val is called test."""
 
@@ -144,6 +176,13 @@ def _oriented_object(name: str, quad: np.ndarray) -> str:
         for corner, (x, y) in zip(corners, quad.tolist(), strict=True)
     )
     return f"<object><name>{name}</name><robndbox>{sides}</robndbox></object>"
+
+
+def _fair1m_object(name: str, quad: np.ndarray) -> str:
+    points = "".join(f"<point>{x:.1f},{y:.1f}</point>" for x, y in [*quad.tolist(), quad[0].tolist()])
+    told = "<coordinate>pixel</coordinate><type>rectangle</type><description>None</description>"
+    named = f"<possibleresult><name>{name}</name></possibleresult>"
+    return f"<object>{told}{named}<points>{points}</points></object>"
 
 
 def _xml(path: Path, scene: Scene, objects: Sequence[str]) -> None:

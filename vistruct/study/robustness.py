@@ -81,7 +81,7 @@ def robustness(
     device = device or ranks.device
     task, card = load_model(run, device)
     title, asked = _evaluation(card, evaluation)
-    dataset = for_classes(asked.data, card.info.class_names).build()
+    dataset = for_classes(asked.data, card.info).build()
     if not isinstance(dataset, RecordDataset):
         raise UserError("corruptions are for data of records", where=f"evals.{title}.data", fix="another evaluation")
 

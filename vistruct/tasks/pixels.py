@@ -97,8 +97,9 @@ class Normalise(nn.Module):
                 )
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        if float(self.std.min()) <= 0:
-            raise UserError(f"a deviation of {float(self.std.min())}", where="task.std", fix="use values above 0")
+        least = min(float(value) for value in std)  # not of the tensor, which may be without memory
+        if least <= 0:
+            raise UserError(f"a deviation of {least}", where="task.std", fix="use values above 0")
 
     def forward(self, images: Tensor, sizes_hw: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """Normalise; beyond `sizes_hw` (B of them) the padding gets the mean colour, whatever the mean is."""

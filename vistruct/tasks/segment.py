@@ -70,10 +70,11 @@ class SegmentConfig(Part):
         Raises:
             UserError: data without class names, or parts that do not fit each other.
         """
-        if len(info.class_names) < 2:
-            what = f"a segmenter tells classes apart, the data have {len(info.class_names)}"
+        names = info.pixel_class_names
+        if len(names) < 2:
+            what = f"a segmenter tells classes apart, the data have {len(names)}"
             raise UserError(what, where="data", fix="use data with classes of pixels (kind: maps)")
-        return Segment(with_statistics(self, info), info.class_names, info.channels, backbone)
+        return Segment(with_statistics(self, info), names, info.channels, backbone)
 
 
 @dataclass(kw_only=True)

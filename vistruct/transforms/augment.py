@@ -19,7 +19,7 @@ from vistruct.config import Part
 from vistruct.contracts import Pixels, Sample
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
-from vistruct.transforms.crop import pad, random_crop
+from vistruct.transforms.crop import pad, random_crop, stretched
 from vistruct.transforms.distort import Distort
 from vistruct.transforms.erase import erase
 from vistruct.transforms.geometry import fit_factor, flip_diagonal, flip_horizontal, flip_vertical, rescale, turn
@@ -55,6 +55,7 @@ class Augment(Part):
     scale: tuple[float, float] = (1.0, 1.0)  # lowest and highest factor; what grows is cropped to its old size
     scale_draw: Literal["log", "even"] = "log"  # half and double equally often, or each factor as often as any other
     crop: tuple[int, int] | None = None  # (height, width) in pixels of a window; what is smaller is padded to it
+    stretch_labels: bool = False  # label maps smaller than the crop are stretched over it: a mistake of MTP's code
     crop_max_share: float = Field(1.0, gt=0, le=1)  # most of its counted pixels for one class, else drawn again
     resized_crop: ResizedCrop | None = None  # in place of sizes, fit, scale and crop
     exchange: float = Field(0.0, ge=0, le=1)  # how often (chance) before and after of a pair are swapped
@@ -183,7 +184,12 @@ class Augment(Part):
     def _cropped(self, sample: Sample, size_hw: tuple[int, int]) -> Sample:
         generator = torch.Generator().manual_seed(derive(sample.seed, "augment", "crop"))
         sample = random_crop(sample, size_hw, generator, max_share=self.crop_max_share)
-        return sample if tuple(sample.images[0].shape[1:]) == size_hw else pad(sample, size_hw)
+        if tuple(sample.images[0].shape[1:]) == size_hw:
+            return sample
+        padded = pad(sample, size_hw)
+        if not self.stretch_labels or sample.label_map is None:
+            return padded
+        return dataclasses.replace(padded, label_map=stretched(sample.label_map, size_hw))
 
     def _flips(self, left_right: float, top_bottom: float, half_turn: float) -> list[Callable[[Sample], Sample]]:
         kinds = [(self.hflip, flip_horizontal), (self.vflip, flip_vertical), (self.dflip, flip_diagonal)]

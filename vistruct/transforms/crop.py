@@ -190,3 +190,17 @@ def mask_hulls(masks: Tensor) -> Tensor:
         bounds.append(places.masked_fill(~line, -1).amax(dim=1) + 1)
     x0, x1, y0, y1 = bounds
     return torch.stack([x0, y0, x1, y1], dim=1)
+
+
+def stretched(label_map: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """int16[h, w] -> int16[size_hw]: padded to multiples of 32 with IGNORED, and stretched, away from what it is about.
+
+    Source: MTP's public code pads images to the size of the crop and their labels to the next multiple of 32; its loss
+    then brings one to the size of the other. A third of its samples are so.
+    """
+    height, width = label_map.shape
+    padded = F.pad(label_map, (0, -width % 32, 0, -height % 32), value=IGNORED)
+    rows, columns = (
+        torch.arange(size) * own // size for size, own in zip(size_hw, padded.shape, strict=True)
+    )  # nearest, as labels are resized
+    return padded[rows][:, columns]

@@ -33,7 +33,7 @@ def check_counted(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any
         pixels = _pixels(train)
         if pixels is None:
             continue
-        names = train.info.class_names
+        names = train.info.pixel_class_names
         _refuse(refused(names, pixels, named=False), train, f"training data of {stream!r}")
         measured = {name: found for name, (own, data) in evals.items() if own == stream and (found := _pixels(data))}
         for name, own in measured.items():
@@ -48,7 +48,7 @@ def _refuse(why: str, dataset: RecordDataset, where: str) -> None:
     if not why:
         return
     pixels = dataset.class_pixels or Counter()
-    there = [name for number, name in enumerate(dataset.info.class_names) if pixels[number]]
+    there = [name for number, name in enumerate(dataset.info.pixel_class_names) if pixels[number]]
     fix = "--values says what the masks have for each of --classes; `vistruct check` shows the values that there are"
     if len(there) > 1:
         fix = f"{to_type(there)}, if there are no others; {fix}"

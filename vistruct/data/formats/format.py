@@ -82,7 +82,7 @@ class Walked:
     records: list[Record] = field(default_factory=list)  # of label maps they need no sizes yet
     class_names: tuple[str, ...] = ()  # boxes and image classes: what labels count in
     annotations: tuple[Path, ...] = ()  # image classes: the files beside the images that say their classes
-    # Label maps:
+    # Label maps, alone or beside boxes (then the background is the first class, and the others are `class_names`):
     coding: Coding | None = None  # of these labels; None: nothing was found
     is_chosen: bool = False  # whether its classes are those that were asked for already
     pixels: Counter[int] | None = None  # by class, IGNORED too, in all labels; None: not looked at

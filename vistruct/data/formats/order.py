@@ -193,6 +193,13 @@ def chosen_coding(coding: Coding, ask: Ask, *, where: object, report: IssueCount
     )
 
 
+def chosen_beside(coding: Coding, names: Sequence[str], ask: Ask, *, where: object) -> Coding:
+    """Label maps beside objects, with the classes (`names`) that were chosen for those; the pixels of others do not
+    count."""
+    wanted = replace(ask, classes=(coding.classes[0], *names), others="drop")
+    return chosen_coding(coding, wanted, where=where, report=IssueCounter())  # what is left out, the objects say
+
+
 def recoded(coding: Coding, asked: Sequence[str], where: object) -> Coding:
     """The same values with their classes numbered as they are asked for; one that the data do not have gets no value.
 

@@ -14,7 +14,7 @@ from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask, Kind, Stop, VolumeCase, Walked
 from vistruct.data.formats.maps.counted import with_pixels
 from vistruct.data.formats.maps.sizes import with_sizes
-from vistruct.data.formats.order import chosen_coding, chosen_images, chosen_objects, stop_here
+from vistruct.data.formats.order import chosen_beside, chosen_coding, chosen_images, chosen_objects, stop_here
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
@@ -100,7 +100,9 @@ def _chosen(walked: Walked, kind: Kind, ask: Ask, path: Path, report: IssueCount
         if kind == "boxes" or (kind == "image_classes" and ask.chooses):
             take = chosen_objects if kind == "boxes" else chosen_images
             found = take(walked.records, walked.class_names, ask, where=path, report=report, stop=stop)
-            return replace(walked, records=found[0], class_names=found[1])
+            walked = replace(walked, records=found[0], class_names=found[1])
+            if walked.coding is not None:
+                walked = replace(walked, coding=chosen_beside(walked.coding, found[1], ask, where=path))
     except UserError as error:
         stop(error)
     return walked

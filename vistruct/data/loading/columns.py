@@ -21,7 +21,7 @@ from vistruct.errors import UserError
 from vistruct.files.whole import whole_file
 from vistruct.progress import notice
 
-VERSION = 3  # of what is in the caches; another one makes them stale
+VERSION = 4  # of what is in the caches; another one makes them stale
 _HEADER = "__header__"
 _TAIL = 4  # bytes
 

@@ -104,13 +104,13 @@ def tiny(run: Run) -> Run:
     """The same run made so small that a few steps take seconds on two cores: every part stays what it is."""
     task: Any = run.only.task
     neck = task.neck.model_copy(update={"channels": 16})
-    return quick(run, {"backbone": small_adapter(), "neck": neck, "head": _narrow(task.head)})
+    return quick(run, {"backbone": small_adapter(), "neck": neck, "head": narrow(task.head)})
 
 
-def _narrow(head: Any) -> Any:
+def narrow(head: Any) -> Any:
     """A head of two stages with narrow layers and few proposals."""
     if isinstance(head, MaskRcnnConfig):
-        return head.model_copy(update={"box": _narrow(head.box), "mask_width": 16, "mask_convs": 1})
+        return head.model_copy(update={"box": narrow(head.box), "mask_width": 16, "mask_convs": 1})
     few = {"proposals_train": 64, "proposals_test": 64}
     if isinstance(head, OrientedRcnnConfig):
         few = {"proposals": 64, "candidates": 128}

@@ -116,16 +116,7 @@ def scenes(
         fit: pixels that an image's longer side is brought to before it is varied.
         size: pixels of a crop, and of a window; windows overlap by `overlap`.
     """
-    augment = Augment(
-        fit=(fit, fit),
-        scale=(0.5, 2.0),
-        scale_draw="even",
-        crop=(size, size),
-        crop_max_share=0.75,
-        hflip=True,
-        distort=Distort(),
-    )
-    train = MapDataConfig(root=data, format=format, split=split, augment=augment)
+    train = MapDataConfig(root=data, format=format, split=split, augment=varied_scenes(fit, size))
     val = train.model_copy(update={"split": "val", "augment": None})
     return published(
         name,
@@ -139,6 +130,19 @@ def scenes(
         weight_decay=weight_decay,
         seed=seed,
         slide=Slide(size=size, overlap=overlap),
+    )
+
+
+def varied_scenes(fit: int, size: int) -> Augment:
+    """The published variation of scenes: of half to twice the size that fits, a crop, flipped, its colours changed."""
+    return Augment(
+        fit=(fit, fit),
+        scale=(0.5, 2.0),
+        scale_draw="even",
+        crop=(size, size),
+        crop_max_share=0.75,
+        hflip=True,
+        distort=Distort(),
     )
 
 

@@ -53,7 +53,7 @@ def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> 
     """Write whole-image records as COCO json; reading gives them back. Ids count from 1.
 
     Oriented boxes go where a mask would be, as polygons of four corners that other tools read; beside a mask they have
-    a key of their own, `quad`.
+    a key of their own, `quad`. Columns of `extra`, of plain json, are `attributes`, as CVAT has them.
 
     Args:
         path: the json file; without that ending the folder of the data set, with `annotations.json` in it.
@@ -102,7 +102,8 @@ def _shape(objects: Objects[np.ndarray], number: int) -> dict[str, Any]:
         points = objects.keypoints[number]
         flat = [value for x, y, seen in points.tolist() for value in (x, y, int(seen))]
         shape |= {"keypoints": flat, "num_keypoints": int((points[:, 2] > 0).sum())}
-    return shape
+    more = {name: column[number] for name, column in objects.extra.items() if column[number] is not None}
+    return shape | ({"attributes": more} if more else {})
 
 
 def _json_text(value: object) -> str:

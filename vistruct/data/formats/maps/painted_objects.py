@@ -1,15 +1,16 @@
 """Annotations of objects as label maps: any box format, its masks (or for want of them its boxes) painted.
 
 Class 0 is "background", where nothing is. Large objects are painted first, so that a small one on a large one stays.
-Crowds and difficult objects are neither learned nor counted where nothing else is painted over them.
+Crowds, difficult and ignored objects are neither learned nor counted where nothing else is painted over them.
+The same `Painter` makes label maps beside objects (`data/beside_objects.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from vistruct.issues import IssueCounter
 
 BACKGROUND = "background"
 IGNORED_VALUE = 65535  # in what is painted
+NO_MASK = "object without a mask: its box is painted in the label map"
+
+Fill = Literal["masks", "boxes", "either"]
 
 
 def splits(path: Path) -> tuple[str, ...]:
@@ -44,9 +48,13 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     records, class_names = chosen_objects(records, class_names, wanted, where=path, report=report, stop=stop)
     if ask.coding is not None and ask.coding.classes != (BACKGROUND, *class_names):
         raise UserError("painted objects need no coding", where=path, fix="leave coding out; classes chooses an order")
-    objects = {record.image_id: _objects(record, ask.fill) for record in records}
-    coding = Coding(classes=(BACKGROUND, *class_names), ignored=(IGNORED_VALUE,))
-    return Walked(records=[_bare(record) for record in records], coding=coding, is_chosen=True, raster=Painter(objects))
+    painter, bare = Painter.of(records, ask.fill, report), [replace(record, objects=NO_OBJECTS) for record in records]
+    return Walked(records=bare, coding=painted_coding(class_names), is_chosen=True, raster=painter)
+
+
+def painted_coding(class_names: Sequence[str]) -> Coding:
+    """Of what a `Painter` gives for objects of these classes."""
+    return Coding(classes=(BACKGROUND, *class_names), ignored=(IGNORED_VALUE,))
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,18 @@ class Painter:
 
     objects: Mapping[str, Painted]  # by image_id
 
+    @classmethod
+    def of(cls, records: Sequence[Record], fill: Fill, report: IssueCounter) -> Self:
+        """Of the objects of whole images.
+
+        Args:
+            fill: masks, and every object has one; boxes (or quads); either: boxes for want of masks, counted.
+
+        Raises:
+            UserError: masks are wanted, and an object has none.
+        """
+        return cls({record.image_id: _objects(record, fill, report) for record in records})
+
     def __call__(self, record: Record) -> np.ndarray:
         """uint16[h, w] of the record's window: 0 background, classes from 1, IGNORED_VALUE."""
         assert record.size_hw is not None
@@ -78,21 +98,22 @@ class Painter:
         return raster
 
 
-def _objects(record: Record, fill: Literal["masks", "boxes"]) -> Painted:
-    """Those of an image, large first; crowds and difficult ones before all, so that they cover nothing that is known.
-
-    Raises:
-        UserError: masks are wanted, and an object has none.
-    """
+def _objects(record: Record, fill: Fill, report: IssueCounter) -> Painted:
+    """Those of an image, large first; what does not count before all, so that it covers nothing that is known."""
     objects = record.objects
-    if fill == "boxes":
-        masks = tuple([corner.ravel().tolist()] for corner in objects.outlines)
-    else:
-        masks = objects.masks if objects.masks is not None else ((),) * len(objects)
-        if any(not mask for mask in masks):
-            fix = "fill=boxes paints boxes instead"
-            raise UserError("an object without a mask", where=record.id, fix=fix)
-    values = np.where(objects.is_crowd | objects.is_difficult, IGNORED_VALUE, objects.labels + 1).astype(np.uint16)
+    masks: tuple[Any, ...] = ((),) * len(objects)
+    if objects.masks is not None and fill != "boxes":
+        masks = objects.masks
+    without = [number for number, mask in enumerate(masks) if not mask]
+    if without and fill == "masks":
+        fix = "fill=boxes paints boxes instead"
+        raise UserError("an object without a mask", where=record.id, fix=fix)
+    for number in without if fill == "either" else ():
+        report.note(NO_MASK, f"{record.id}: box {number}", "kept")
+    boxes = [[corners.ravel().tolist()] for corners in objects.outlines]
+    masks = tuple(mask or box for mask, box in zip(masks, boxes, strict=True))
+    is_unknown = objects.is_crowd | objects.is_difficult | objects.is_ignored
+    values = np.where(is_unknown, IGNORED_VALUE, objects.labels + 1).astype(np.uint16)
     sides = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
     order = np.lexsort((-np.prod(sides, axis=1), values != IGNORED_VALUE))
     masks = tuple(masks[number] for number in order)
@@ -107,10 +128,6 @@ def _hull(mask: Any) -> tuple[float, float, float, float]:
     points = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in mask])
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
     return float(x0), float(y0), float(x1), float(y1)
-
-
-def _bare(record: Record) -> Record:
-    return replace(record, objects=NO_OBJECTS)
 
 
 FORMAT = Format(kind="maps", splits=splits, walk=walk)  # always named: annotations of boxes are boxes

@@ -127,7 +127,7 @@ def _images(top: Path, kind: Path | None) -> dict[str, Path]:
     """The image of each place; of the kind asked for, else of the first that there is."""
     by_kind: dict[str, dict[str, Path]] = {}
     for file in files_below(top):
-        if file.suffix.lower() in (".tif", ".tiff") and (key := _key(file)) is not None:
+        if file.suffix.lower() in (".tif", ".tiff") and (key := place_of(file)) is not None:
             by_kind.setdefault(_kind(file, key), {})[key] = file
     if kind is not None:
         wanted = kind.name.lower()
@@ -147,14 +147,15 @@ def _outlines(top: Path, most: int | None = None) -> dict[str, Path]:
         inside.sort()
         for name in sorted(names):
             file = Path(folder, name)
-            if file.suffix.lower() == ".geojson" and (key := _key(file)) is not None:
+            if file.suffix.lower() == ".geojson" and (key := place_of(file)) is not None:
                 found[key] = file
                 if len(found) == most:
                     return found
     return found
 
 
-def _key(file: Path) -> str | None:
+def place_of(file: Path) -> str | None:
+    """The part of a name from AOI on, which an image shares with its footprints; None: it has none."""
     match = _KEY.fullmatch(file.stem)
     return match[1] if match else None
 
