@@ -28,6 +28,7 @@ from typing import Any
 import box_sets
 import numpy as np
 import rasterio
+import samrs_sets
 import tool_exports
 import torch
 from class_folders import class_folder, labelled_csv
@@ -311,6 +312,19 @@ def _box_set(make: Callable[[Path], Any]) -> Callable[[Path], Path]:
     return lambda folder: make(folder / "set").root
 
 
+def _samrs(folder: Path) -> Path:
+    made = samrs_sets.make_sota(folder)
+    (folder / "trainval" / "train.txt").write_text("\n".join(made.truth))
+    return folder
+
+
+def _samrs_json(folder: Path) -> Path:
+    made = samrs_sets.make_sota(folder)
+    samrs_sets.write_json(made, "train", list(made.truth))
+    shutil.rmtree(made.segs / "ins")
+    return folder
+
+
 def _look(path: Path) -> object:
     return check(path)
 
@@ -333,6 +347,9 @@ MADE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "hrsc": (_box_set(box_sets.make_hrsc), _look),
     "ssdd": (_box_set(box_sets.make_ssdd), _look),
     "sardet": (_box_set(box_sets.make_sardet), _look),
+    "samrs": (_samrs, _look),
+    "samrs json": (_samrs_json, _look),
+    "samrs xml": (lambda folder: samrs_sets.make_sior(folder).root, _look),
     "yolo": (_yolo, _look),
     "xview": (_xview, _look),
     "chat": (_chat, _look),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -171,8 +172,12 @@ def test_a_made_up_column_changes_the_fingerprint_and_is_said_to_be_lost_where_i
     sys.modules.pop("phrased")
     sys.path_importer_cache.clear()
     assert config(folder).build().info.fingerprint != before
-    done = convert(folder, tmp_path / "out", "coco", Reading(format="phrased:FORMAT"), pictures="none")
+    done = convert(folder, tmp_path / "out", "dota", Reading(format="phrased:FORMAT"), pictures="none")
     assert done.lost.counts[EXTRA_LOST] == 2
+    done = convert(folder, tmp_path / "coco", "coco", Reading(format="phrased:FORMAT"), pictures="none")
+    assert done.lost.counts[EXTRA_LOST] == 0
+    written = json.loads((tmp_path / "coco" / "annotations.json").read_text())["annotations"]
+    assert all("phrase" in entry["attributes"] for entry in written)
 
 
 def found(x: float, phrase: str, window: tuple[int, int, int, int]) -> BoxPrediction:

@@ -114,6 +114,7 @@ class Stream(Part):
     batch: int = Field(gt=0)  # samples in a step, over all devices and micro-batches
     pack: Pack | None = None  # None: micro-batches of equally many samples
     start: Path | None = None  # a run or public model to start the task from as a whole, heads and language model too
+    start_set: str = ""  # of a file of MTP's pretraining: whose last layers, sota, sior or fast; "": as the classes say
     loss_weights: dict[str, float] = Field({})  # factors on terms of the task's loss, by name; 1 where nothing is said
     # Beside other streams:
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)  # factor on its loss, or how often it is drawn

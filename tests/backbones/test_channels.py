@@ -16,6 +16,7 @@ from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
+from vistruct.backbones.vit_rvsa import VitRvsaConfig
 from vistruct.checkpoint.public import write_backbone
 from vistruct.checkpoint.verify import verify_backbone
 from vistruct.checkpoint.weights import load_backbone
@@ -41,6 +42,12 @@ def intern_image(channels: int = 3) -> InternImageConfig:
     return InternImageConfig(width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), layer_scale=0.5, channels=channels)
 
 
+def rvsa(channels: int = 3) -> VitRvsaConfig:
+    return VitRvsaConfig(
+        width=16, depth=2, heads=2, interval=2, out_indices=(1,), pyramid="last", image_size=64, channels=channels
+    )
+
+
 def eva(channels: int = 3) -> TimmConfig:
     return TimmConfig(name="test_vit", channels=channels, image_size=64)
 
@@ -52,6 +59,7 @@ KINDS = {
     "convnext": convnext,
     "timm_vit": eva,
     "intern_image": intern_image,
+    "rvsa": rvsa,
 }
 KERNELS = {
     "vit": {"embeddings.patch_embedding.weight"},
@@ -60,6 +68,7 @@ KERNELS = {
     "convnext": {"model.stem.0.weight"},
     "timm_vit": {"model.patch_embed.proj.weight"},
     "intern_image": {"patch_embed.conv1.weight"},
+    "rvsa": {"patch_embed.proj.weight"},
 }
 
 

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import toy_heads
+import toy_vlm
 from conftest import GOLDEN
 from dcnv3_by_hand import by_hand
 from torch import Tensor, nn
 from torch.testing import assert_close
+from whole_loss import task_loss
 
 from vistruct.backbones.intern_image import SIZES, InternImage, InternImageConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
+from vistruct.config import Lora, Move
 from vistruct.contracts import TokenBackbone
+from vistruct.engine.lora import adapted_layers, merged_state, unused_adapters
 from vistruct.engine.optim import layer_factor
+from vistruct.engine.trainable import apply_moves
 from vistruct.errors import UserError
+from vistruct.heads.linear import LinearConfig
+from vistruct.heads.mask_rcnn import MaskRcnnConfig
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
+from vistruct.heads.pooled import PooledConfig
+from vistruct.heads.unet import UNetConfig
+from vistruct.heads.upernet import UperNetConfig
+from vistruct.necks.fpn import FpnConfig
+from vistruct.vlm.tiling import Tiling
 
 TINY = InternImageConfig(width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), mlp_ratio=2.0)
 SMALL = TINY.model_copy(update={"width": 4, "groups": (1, 1, 2, 2), "offset_scale": 1.0})
@@ -278,6 +293,67 @@ def test_bfloat16_stays_near_float32_under_autocast_and_as_weights(golden: Any) 
 def test_settings_that_do_not_fit_are_refused(bad: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         InternImageConfig(**bad)
+
+
+@pytest.mark.parametrize(
+    "head", [UperNetConfig(channels=8, norm="group"), UNetConfig(channels=(32, 16, 8, 8), norm="group"), LinearConfig()]
+)
+def test_heads_of_pixels_and_classes_stand_on_its_maps(head: Any) -> None:
+    net, image = drawn(TINY), torch.randn(2, 3, 64, 96)
+    built = head.build(net.specs, 3)
+    logits = built(net(image))
+    assert logits.shape[:2] == (2, 3)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
+    assert PooledConfig().build(net.specs, 5)(net(image)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("head", [MaskRcnnConfig(), OrientedRcnnConfig()], ids=lambda head: head.kind)
+def test_heads_of_boxes_stand_on_its_maps_with_a_pyramid(head: Any) -> None:
+    net, image = drawn(TINY), torch.randn(1, 3, 128, 128)
+    neck = FpnConfig(channels=8).build(net.specs)
+    built = head.build(neck.specs, 2)
+    target = toy_heads.target(3, seed=0)
+    if head.kind == "oriented_rcnn":
+        boxes = torch.tensor([[40.0, 40, 30, 20, 0.3], [80, 90, 40, 25, -0.2], [90, 30, 20, 18, 0.0]])
+        target = replace(target, boxes_cxcywha=boxes, masks=None)
+    loss = built.loss(built(neck(net(image))), [target])
+    sum(loss.terms.values()).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
+
+
+def test_it_sits_in_a_vision_language_model() -> None:
+    task = toy_vlm.build(
+        backbone=TINY.model_copy(update={"layer_scale": 0.5}),
+        shuffle=1,
+        tiling=Tiling(size=64, max_tiles=4),
+        vrl="paper",
+    ).train()
+    assert (task.tokens_per_tile, task.grid) == (4, 2)
+    batch = task.collator([toy_vlm.sample(size=64)])
+    task_loss(task, batch).loss.backward()
+    still = {name for name, p in task.backbone.named_parameters() if p.grad is None or not p.grad.any()}
+    assert all("dw_conv" in name for name in still)  # what makes offsets and weights, which start at zero
+    assert task.eval().visual_tokens(batch.tiles).shape[0] == 4 * len(batch.tiles)
+
+
+def test_adapters_on_its_linear_layers_learn_count_and_can_be_merged() -> None:
+    model, image = nn.ModuleDict({"backbone": drawn(TINY)}), torch.randn(1, 3, 40, 40)
+    last = lambda: model["backbone"](image)[-1]  # noqa: E731
+    before = last().detach()
+    plan = apply_moves(model, [Move(pattern="*", mode="lora", lora=Lora(rank=2))])
+    assert torch.equal(last(), before)
+    assert len(adapted_layers(model)) == 5 * 6  # offsets, weights, two projections and an MLP of each block
+    assert all(".lora_" in name for name in plan.lr_factors)
+    sum(one.square().sum() for one in model["backbone"](image)).backward()
+    assert unused_adapters(model) == []
+    for layer in adapted_layers(model).values():
+        nn.init.normal_(layer.lora_B, std=0.1)
+    after = last().detach()
+    assert (after - before).abs().max() > 1e-3
+    plain = nn.ModuleDict({"backbone": TINY.build().eval()})
+    plain.load_state_dict(merged_state(model))
+    assert_close(plain["backbone"](image)[-1], after, rtol=1e-3, atol=1e-4)
 
 
 def test_no_adapter_goes_around_it() -> None:

@@ -14,6 +14,7 @@ from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
+from vistruct.backbones.vit_rvsa import VitRvsaConfig
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.errors import UserError
 
@@ -31,6 +32,7 @@ CONFIGS: dict[str, Any] = {
     "intern_image": InternImageConfig(
         width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), layer_scale=0.5, drop_path=0.2
     ),
+    "rvsa": VitRvsaConfig(width=32, depth=4, heads=2, interval=2, out_indices=(0, 1, 2, 3), image_size=96),
     "eva": TimmConfig(name="eva02_tiny_patch14_224", image_size=56),
 }
 

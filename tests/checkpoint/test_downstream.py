@@ -86,7 +86,7 @@ def test_another_number_of_classes_is_refused(tmp_path):
 def test_a_file_without_a_head_is_refused(tmp_path):
     state = {k: v for k, v in published(task()).items() if k.startswith("backbone.")}
     save_file(state, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="are not there: head"):
+    with pytest.raises(UserError, match="nothing of its head fits this one: there are no tensors of one"):
         load_start(task(), tmp_path / "x.safetensors")
 
 

@@ -18,14 +18,18 @@ from toy_vlm import build, logits, picture, sample, talk
 from transformers import AutoModel, AutoProcessor, InternVLForConditionalGeneration
 
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint import verify
 from vistruct.checkpoint.export import export
 from vistruct.checkpoint.shards import read_folder
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.checkpoint.whole import load_whole
+from vistruct.contracts import DataInfo
 from vistruct.errors import UserError
+from vistruct.heads.linear import LinearConfig
 from vistruct.tasks.instruct import Instruct, InstructConfig
+from vistruct.tasks.segment import SegmentConfig
 from vistruct.vlm.language import LanguageConfig, read_tokenizer
 from vistruct.vlm.tiling import Tiling
 
@@ -168,6 +172,17 @@ def test_the_backbone_alone_has_the_published_names_and_features(tmp_path, golde
             coverage = load_backbone(vit, tmp_path / folder)
             assert (coverage.missing, coverage.unexpected, coverage.resized) == ((), (), ())
             assert_close(vit.hidden(image), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_any_backbone_goes_out_as_ours_and_is_compared(tmp_path):
+    config, info = TimmConfig(name="resnet10t"), DataInfo(class_names=("ground", "ship"))
+    task = SegmentConfig(backbone=config, head=LinearConfig()).build(info, tmp_path)
+    exported = export(ship_task(tmp_path / "model", task, info), tmp_path / "x", format="backbone-plain")
+    assert exported.verified.apart == 0
+    again = config.build()
+    assert load_backbone(again, tmp_path / "x").missing == ()
+    assert all(torch.equal(value, task.backbone.state_dict()[name]) for name, value in again.state_dict().items())
+    assert "holds an InternViT" in refused(tmp_path / "model", tmp_path / "y", "backbone-original").what
 
 
 def refused(source, out, format="transformers", **settings) -> UserError:

@@ -57,9 +57,9 @@ def published(
 
 
 def weights(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     index = TINY.build().state_dict()["blocks.0.attn.relative_position_index"]
-    made = {name: 0.2 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    made = {name: 0.2 * torch.randn(shape) for name, shape in shapes.items()}
     return made | {name: index for name in shapes if name.endswith("relative_position_index")}
 
 
@@ -181,6 +181,17 @@ def test_an_mae_gives_its_blocks_and_positions_without_the_class_token(tmp_path:
     assert any("start from random weights" in line for line in report.lines())
     larger = TINY.model_copy(update={"image_size": 112}).build()
     assert load_backbone(larger, tmp_path / "mae.pth").resized == ("pos_embed",)
+
+
+@pytest.mark.parametrize(("config", "width", "depth"), [(MTP_B, 768, 12), (MTP_L, 1024, 24)], ids=["ViT-B", "ViT-L"])
+def test_an_mae_of_a_real_size_fits_name_by_name(config: VitRvsaConfig, width: int, depth: int) -> None:
+    with torch.device("meta"):
+        vit, state = config.build(), mae(width, depth, 14)
+    state, resized = vit.traits.resize_state(vit.traits.convert_keys(state))
+    assert resized == ([] if config is MTP_B else ["pos_embed"])
+    own, fresh = vit.state_dict(), vit.traits.fresh_parts(state)
+    assert own.keys() - state.keys() == fresh
+    assert all(state[name].shape == own[name].shape for name in own.keys() - fresh)
 
 
 def test_half_of_a_part_is_missing_and_not_fresh(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import typer
 import vistruct
 from vistruct.cli.main import app
 from vistruct.config import Part, flat
+from vistruct.kinds import KINDS, part_class
 from vistruct.recipes import RECIPES, find
 from vistruct.recipes.options import option, options_of
 
@@ -57,8 +59,10 @@ def every_option() -> set[str]:
 
 
 def every_setting() -> set[str]:
-    """Of all tiny runs, and of the parts in them whether they are there or not."""
-    found: set[str] = set()
+    """Of all tiny runs, of the parts in them whether they are there or not, and of every kind of backbone."""
+    found = {
+        f"task.backbone.{name}" for kind in KINDS["backbone"] for name in part_class(kind, "backbone").model_fields
+    }
     for recipe in RECIPES:
         run = find(recipe).tiny()
         found |= {re.sub(r"\.\d+\b", ".0", key) for key in flat(run.model_dump(mode="json"))}
@@ -72,6 +76,9 @@ def _fields(part: Any, prefix: str) -> Iterator[str]:
     for name in type(part).model_fields:
         yield prefix + name
         value = vars(part)[name]
+        for other in typing.get_args(type(part).model_fields[name].annotation):  # in the place of a word
+            if isinstance(other, type) and issubclass(other, Part):
+                yield from (f"{prefix}{name}.{field}" for field in other.model_fields)
         if isinstance(value, Part):
             yield from _fields(value, f"{prefix}{name}.")
         for key, one in value.items() if isinstance(value, dict) else ():

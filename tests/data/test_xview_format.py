@@ -11,6 +11,7 @@ import pytest
 from box_sets import read_boxes, walk_boxes
 from PIL import Image
 
+from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.convert import convert
 from vistruct.data.formats.boxes import xview
 from vistruct.data.formats.boxes.objects import CLIPPED, MISSING_IMAGE, NO_AREA
@@ -142,3 +143,24 @@ def test_parts_of_pixels_and_images_without_a_box_are_counted(tmp_path: Path) ->
     assert [names[label] for label in record.objects.labels] == ["Helicopter", "Small Car"]
     report = xview.write(tmp_path / "b", [record.keep(record.objects.labels < 0)], names)
     assert dict(report.counts) == {xview.NO_FEATURE: 1}
+
+
+def test_images_are_drawn_for_splits_that_are_not_on_disk(tmp_path: Path) -> None:
+    """By their names and the seed: a larger part contains a smaller, and every image is in one."""
+    boxes = [feature("1,2,11,12", 18, name) for name in ("5.tif", "40.tif", "100.tif")]
+    root = saved(tmp_path, *boxes)
+
+    def drawn(split: str, share: float, seed: int = 0) -> set[str]:
+        shares = {"train": share, "val": 1 - share}
+        data = BoxDataConfig(annotation=root, format="xview", split=split, shares=shares, split_seed=seed)
+        return {record.id for record in data.build(tmp_path / "kept").records}
+
+    assert drawn("train", 2 / 3) | drawn("val", 2 / 3) == {"5.tif", "40.tif", "100.tif"}
+    assert len(drawn("train", 2 / 3)) == 2
+    assert drawn("train", 1 / 3) < drawn("train", 2 / 3)
+    assert drawn("validation", 2 / 3) == drawn("val", 2 / 3)
+    assert len({frozenset(drawn("val", 2 / 3, seed)) for seed in range(9)}) > 1
+    with pytest.raises(UserError, match="no split 'test'"):
+        drawn("test", 2 / 3)
+    with pytest.raises(UserError, match="no parts of one"):
+        BoxDataConfig(annotation=root, shares={"train": 1.5})

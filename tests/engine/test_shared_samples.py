@@ -170,3 +170,16 @@ def test_a_trunk_of_other_parts_is_refused(tmp_path: Path) -> None:
     points = run.streams["points"].model_copy(update={"trunk": "a"})
     with pytest.raises(UserError, match="differs between the two tasks"):
         build(run.model_copy(update={"streams": {**run.streams, "points": points}}), tmp_path)
+
+
+def test_two_starts_must_agree_about_the_trunk_that_they_share(tmp_path: Path) -> None:
+    run = two_heads_on_two_sets(steps=2)
+    streams = {"a": run.streams["a"], "b": run.streams["b"]}
+    run = run.model_copy(update={"streams": streams})
+    first = train(run, tmp_path / "first")
+    told = {name: one.model_copy(update={"start": first / "model" / name}) for name, one in streams.items()}
+    build(run.model_copy(update={"streams": told}), tmp_path / "agree")
+    other = train(run.model_copy(update={"seed": 1, "init": first}), tmp_path / "other")
+    told["b"] = streams["b"].model_copy(update={"start": other / "model" / "b"})
+    with pytest.raises(UserError, match="a and b start from different weights of"):
+        build(run.model_copy(update={"streams": told}), tmp_path / "differ")

@@ -230,7 +230,7 @@ def test_a_run_starts_each_task_from_its_own_run_over_the_same_frozen_backbone(t
     for name, source in (("near", first), ("far", second)):
         own = read_tensors(source / "model" / "model.safetensors")
         assert all(torch.equal(state.sources[name].task.state_dict()[key], value) for key, value in own.items())
-    with pytest.raises(UserError, match="near and far start from different backbones"):
+    with pytest.raises(UserError, match="near and far start from different weights of backbone"):
         build(from_(first, other), tmp_path / "torn")
 
 

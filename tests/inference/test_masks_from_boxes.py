@@ -19,7 +19,9 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from vistruct.contracts import Objects, Record
+from vistruct.data.at_path import maps_at
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.formats.detect import family_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Reading
 from vistruct.errors import UserError
 from vistruct.files.filled import filled
@@ -367,3 +369,77 @@ def test_a_large_object_has_a_window_of_its_own_and_it_is_counted(tmp_path: Path
     done = made(source, tmp_path / "out", Asked(tile=100, margin=4), stub)
     assert done.issues.counts == {NO_TILE: 1}
     assert sorted(stub.images) == [(3, 100, 100), (3, 156, 236)]
+
+
+def test_label_maps_have_small_objects_on_top_and_say_what_does_not_count(tmp_path: Path) -> None:
+    entries = [
+        {"bbox": [10, 10, 8, 8]},
+        {"bbox": [5, 5, 40, 40], "category_id": 2},
+        {"bbox": [50, 5, 20, 20], "ignore": 1},
+        {"bbox": [50, 40, 20, 10], "iscrowd": 1},
+    ]
+    source = write_coco(tmp_path / "in", {"a.png": entries, "b.png": []})
+    made(source, tmp_path / "out", Asked(fill="box"), maps=True)
+    painted = np.array(Image.open(tmp_path / "out" / "painted" / "a.png"))
+    truth = np.zeros((60, 80), int)
+    truth[5:45, 5:45], truth[10:18, 10:18], truth[5:25, 50:70], truth[40:50, 50:70] = 2, 1, 255, 255
+    np.testing.assert_array_equal(painted, truth)
+    assert not np.array(Image.open(tmp_path / "out" / "painted" / "b.png")).any()
+    assert family_of(tmp_path / "out").kind == "boxes"  # the maps are no second data set
+    reading = Reading(images="images", labels="painted", classes=("background", "ship", "plane"))
+    maps = maps_at(tmp_path / "out", reading, AS_THEY_ARE).build()
+    learned = maps.sample(0, 0).label_map
+    from_objects = BoxDataConfig(annotation=tmp_path / "out", masks=True, label_maps="painted").build()
+    assert learned is not None
+    assert torch.equal(learned, from_objects.sample(0, 0).label_map)
+
+
+def test_what_was_rejected_does_not_count_in_a_label_map_and_its_box_is_still_learned(tmp_path: Path) -> None:
+    source = write_coco(tmp_path / "in", {"a.png": [{"bbox": [10, 10, 8, 8]}, {"bbox": [40, 10, 8, 8]}]})
+    answers = iter([np.zeros((60, 80), bool), filled_box()])
+    made(source, tmp_path / "out", Asked(), Stub(answer=lambda _: (next(answers), 0.9)), maps=True)
+    painted = np.array(Image.open(tmp_path / "out" / "painted" / "a.png"))
+    assert np.unique(painted).tolist() == [0, 1, 255]
+    assert (painted[10:18, 10:18] == 255).all()
+    assert (painted[10:18, 40:48] == 1).all()
+    sample = BoxDataConfig(annotation=tmp_path / "out", masks=True).build().sample(0, 0)
+    assert sample.objects.masks.flatten(1).any(dim=1).tolist() == [False, True]
+    assert len(sample.objects.boxes_xyxy) == 2
+
+
+def filled_box() -> np.ndarray:
+    pixels = np.zeros((60, 80), bool)
+    pixels[10:18, 40:48] = True
+    return pixels
+
+
+def test_attributes_of_the_annotations_stay(tmp_path: Path) -> None:
+    entry = {"bbox": [10, 10, 18, 8], "attributes": {"colour": "red", "rotation": 30.0, "occluded": False}}
+    source = write_coco(tmp_path / "in", {"a.png": [entry, {"bbox": [40, 10, 8, 8]}]})
+    made(source, tmp_path / "out", ELLIPSES)
+    first, second = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
+    assert first["attributes"]["colour"] == "red"
+    assert first["attributes"]["occluded"] is False
+    assert "colour" not in second["attributes"]
+    (before,) = BoxDataConfig(annotation=source).build().records
+    (after,) = BoxDataConfig(annotation=tmp_path / "out").build().records
+    np.testing.assert_allclose(before.objects.quads, after.objects.quads, atol=1e-3)
+
+
+def test_sam_from_a_folder_makes_the_masks_that_are_written(tmp_path: Path) -> None:
+    """Nothing is put in anybody's place: the folder, its processor, tiles, run lengths."""
+    folder = tiny_sam.save_sam2(tmp_path / "sam2")
+    source = write_coco(tmp_path / "in", BOXES)
+    asked = Asked(min_inside=0.0, prompts=(("box", "point"),))
+    done = make_masks(source, tmp_path / "out", AS_FOUND, AS_THEY_ARE, asked=asked, sam=folder)
+    assert done.masks == 5
+    segmenter = load_segmenter(folder, torch.device("cpu"))
+    truth = COCO(str(tmp_path / "out" / "annotations.json"))
+    pixels = torch.from_numpy(np.array(Image.open(source / "a.png"))).permute(2, 0, 1)
+    boxes = torch.tensor([[4.0, 5, 24, 15], [30, 20, 60, 50], [60, 40, 70, 52]])
+    prompts = Prompts(boxes_xyxy=boxes, points_xy=(boxes[:, :2] + boxes[:, 2:]) / 2)
+    for entry, (mask, iou) in zip(
+        truth.loadAnns([1, 2, 3]), segmenter.masks(segmenter.encode(pixels), prompts), strict=True
+    ):
+        np.testing.assert_array_equal(truth.annToMask(entry).astype(bool), mask)
+        assert entry["attributes"]["predicted_iou"] == pytest.approx(iou, abs=1e-4)

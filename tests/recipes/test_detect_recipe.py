@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.backbones.vit_rvsa import MTP_B
 from vistruct.config import read_run, run_to_yaml
 from vistruct.contracts import BoxPrediction
 from vistruct.engine.train import train
@@ -58,6 +61,14 @@ def test_a_runs_backbone_decides_the_architecture_and_is_loaded(run_dir: Path, t
 def test_public_weights_mean_the_published_size_and_none_a_small_one() -> None:
     assert architecture(Path("weights.safetensors"))[0] == InternVitConfig()
     assert architecture(None)[0].width == 384
+
+
+@pytest.mark.parametrize("config", [InternImageConfig(width=16, groups=(1, 2, 4, 8)), MTP_B], ids=lambda c: c.kind)
+def test_a_backbone_with_several_maps_gets_a_pyramid_on_these(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "backbone.json").write_text(json.dumps({"config": config.model_dump(mode="json")}))
+    run = recipe(data=trees().train, backbone=tmp_path, steps=1)
+    assert run.only.task.backbone == config
+    assert run.only.task.neck.kind == "fpn"
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_heads_are_those_of_the_configurations() -> None:
     assert (head["mtp.loveda"].channels, head["mtp.loveda"].bins) == (512, (1, 2, 3, 6))
     assert (head["mtp.svcd"].channels, head["mtp.svcd"].dropout) == ((512, 256, 128, 64), 0.1)
     assert head["mtp.eurosat"].norm == "none"
+    measured = find("mtp.eurosat").recipe(data=Path("data")).evals["val"].data.resize
+    assert (measured.height, measured.middle) == (224, 224 / 256)
 
 
 def test_the_unet_ends_at_the_pixels_after_its_four_blocks() -> None:

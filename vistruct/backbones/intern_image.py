@@ -33,6 +33,13 @@ _EPS = 1e-6
 _KERNEL = 3
 _THIRD = 2  # the stage with most of the blocks
 _STRIDES = (4, 8, 16, 32)
+# What only some variants have, the setting that says so, and its values with it and without.
+_MARKS = {
+    "levels.0.norm.0.weight": ("post_norm", "false", "true"),
+    "levels.0.blocks.0.gamma1": ("layer_scale", "1.0e-5", "null"),
+    "levels.0.blocks.0.res_post_norm1.0.weight": ("res_post_norm", "true", "false"),
+    "levels.0.blocks.0.dcn.center_feature_scale_proj_weight": ("center_feature_scale", "true", "false"),
+}
 Four = tuple[int, int, int, int]
 
 
@@ -231,6 +238,7 @@ class InternImage(nn.Module):
             repeated_blocks=tuple(module for module in self.modules() if isinstance(module, Block)),
             layer_of=self.layer_of,
             match_state=self.match_state,
+            to_published=dict,  # the names are the published ones
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -291,24 +299,24 @@ class InternImage(nn.Module):
         return self.starts[stage] + block + 1, num_blocks
 
     def match_state(self, state: dict[str, Tensor]) -> list[str]:
-        """Say where weights are of a published size that reads further or nearer than this model: no shape tells.
+        """Say where a model of a published size reads further or nearer than its weights did: no shape tells.
 
         Raises:
-            UserError: norms are at other places in the model of these weights.
+            UserError: weights of another variant.
         """
-        is_post = "levels.0.norm.0.weight" not in state
-        if "levels.0.blocks.0.norm1.0.weight" in state and is_post != self.config.post_norm:
-            raise UserError(
-                f"the maps of these weights have {'no norm' if is_post else 'norms'}: post_norm={is_post} is their way",
-                fix=f"--set task.backbone.post_norm={str(is_post).lower()}",
-            )
-        own = self.config
-        like = next((name for name, c in SIZES.items() if (c.width, c.depths) == (own.width, own.depths)), None)
-        if like is None or SIZES[like].offset_scale == own.offset_scale:
+        own, config = self.state_dict(), self.config
+        for name, (field, with_it, without) in _MARKS.items():
+            if "levels.0.blocks.0.norm1.0.weight" in state and (name in state) != (name in own):
+                raise UserError(
+                    f"{name} is {'in the weights and not in this model' if name in state else 'not in the weights'}",
+                    fix=f"--set task.backbone.{field}={with_it if name in state else without}",
+                )
+        like = next((name for name, c in SIZES.items() if (c.width, c.depths) == (config.width, config.depths)), None)
+        if like is None or SIZES[like].offset_scale == config.offset_scale:
             return []
         published = SIZES[like].offset_scale
         return [
-            f"offsets are scaled by {own.offset_scale:g}; the published {like} was trained with {published:g}: "
+            f"offsets are scaled by {config.offset_scale:g}; the published {like} was trained with {published:g}: "
             f"--set task.backbone.offset_scale={published:g}"
         ]
 

@@ -125,8 +125,8 @@ class FullAttention(nn.Module):
     def with_positions(self, q: Tensor, k: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Queries and keys with their positions: float[B, H, L, d + h + w], and zeros up to a multiple of 8."""
         (h, w), grid = grid_hw, q.unflatten(2, grid_hw)
-        by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, _apart(self.full_attn_rel_pos_h, h).to(q.dtype))
-        by_column = torch.einsum("bhyxd,xkd->bhyxk", grid, _apart(self.full_attn_rel_pos_w, w).to(q.dtype))
+        by_row = torch.einsum("bhyxd,ykd->bhyxk", grid, rows_by_distance(self.full_attn_rel_pos_h, h).to(q.dtype))
+        by_column = torch.einsum("bhyxd,xkd->bhyxk", grid, rows_by_distance(self.full_attn_rel_pos_w, w).to(q.dtype))
         more = -(q.shape[-1] + h + w) % 8  # fused attention of some GPUs wants it so
         at = torch.arange(h * w, device=q.device)
         row_and_column = torch.cat([F.one_hot(at // w, h), F.one_hot(at % w, w + more)], dim=1).to(k.dtype)
@@ -323,7 +323,7 @@ def resize_rel_pos(table: Tensor, length: int) -> Tensor:
     return resized[0, 0].to(table.dtype)
 
 
-def _apart(table: Tensor, side: int) -> Tensor:
+def rows_by_distance(table: Tensor, side: int) -> Tensor:
     """float[2 * g - 1, d] -> float[side, side, d]: the row of each query's distance to each key, in places."""
     at = torch.arange(side, device=table.device)
     return resize_rel_pos(table, 2 * side - 1)[at[:, None] - at + side - 1]

@@ -127,6 +127,15 @@ def read_pickled(source: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a file of torch's, by name; and in words what else is in it.
 
     Raises:
+        UserError: as `read_with_classes`.
+    """
+    return read_with_classes(source)[:2]
+
+
+def read_with_classes(source: Path) -> tuple[dict[str, Tensor], list[str], tuple[str, ...] | None]:
+    """As `read_pickled`, and the names of the classes where the mm toolboxes have left them beside the weights.
+
+    Raises:
         UserError: a damaged file; one that names what could run code; a program; no tensors.
     """
     _check_no_program(source)
@@ -146,7 +155,20 @@ def read_pickled(source: Path) -> tuple[dict[str, Tensor], list[str]]:
         held = f"it holds {_said(values)}" if isinstance(values, Mapping) else f"it is {_kind(values)}"
         fix = "save the state dict of the model: torch.save(model.state_dict(), FILE)"
         raise UserError(f"no tensors by name in this file: {held}", where=source, fix=fix)
-    return state, notes
+    return state, notes, _class_names(values)
+
+
+def _class_names(values: Any) -> tuple[str, ...] | None:
+    """What mmcv, and since then mmengine, keep of the training data."""
+    meta = values.get("meta") if isinstance(values, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return None
+    for place in (meta.get("dataset_meta"), meta):
+        for key in ("classes", "CLASSES"):
+            names = place.get(key) if isinstance(place, Mapping) else None
+            if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return None
 
 
 def _check_no_program(source: Path) -> None:

@@ -25,18 +25,22 @@ from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
 
 
-def load_start(task: Any, source: Path, name: str = "") -> Coverage:
+def load_start(task: Any, source: Path, name: str = "", start_set: str = "") -> Coverage:
     """Start a whole task from one of our runs or models, a public folder, or the file of a published downstream model.
 
     Args:
         name: of the task, where the source is a run with several.
+        start_set: as of `load_downstream`.
 
     Raises:
         UserError: as `load_whole` and `load_downstream`; a model of another shape; a public folder without its
             tokenizer; a run that has not finished and has adapters.
     """
     if source.is_file():
-        return load_downstream(task, source)
+        return load_downstream(task, source, start_set)
+    if start_set:
+        what = f"start_set={start_set} chooses among last layers in a file of MTP's pretraining, and this is a folder"
+        raise UserError(what, where=source, fix="leave start_set out, and name the model of one task")
     if stopped_run(source):
         return _load_stopped(task, source, name)
     if is_ours(source):

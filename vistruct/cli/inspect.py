@@ -72,7 +72,7 @@ def gather(path: Path) -> dict[str, Any]:
             }
     if (path / "adapter_config.json").is_file():
         return _adapters(path)
-    if (path / "config.json").is_file() or list(path.glob("*.safetensors")):
+    if (path / "config.json").is_file() or any(list(path.glob(f"*.{kind}")) for kind in ("safetensors", "pth")):
         return _public(path)
     if not (path / "run.yaml").is_file():
         raise UserError("not a run, model or backbone", where=path, fix="give a directory with run.yaml or model.json")

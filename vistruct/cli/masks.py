@@ -72,6 +72,9 @@ def command(
     ] = Otherwise.none,
     existing: Annotated[Existing | None, typer.Option(help="Masks that the annotations have already.")] = None,
     pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Label maps too: painted/*.png, small objects over large ones.")
+    ] = False,
 ) -> None:
     """Turn annotated boxes, horizontal or oriented, into instance masks.
 
@@ -103,10 +106,15 @@ def command(
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-    done = make_masks(source, out, reading, values, asked=asked, sam=sam, split=split, pictures=pictures.value)
+    done = make_masks(
+        source, out, reading, values, asked=asked, sam=sam, split=split, pictures=pictures.value, maps=maps
+    )
     note(f"{done.images:,} images, {done.objects:,} objects, {done.masks:,} with a mask")
     for line in (*done.read.lines(), *done.issues.lines()):
         note(line)
+    if done.masks < done.objects and otherwise is Otherwise.none:
+        without = f"{done.objects - done.masks:,} objects have a box and no mask"
+        note(f"{without}: detection learns their boxes, segmentation refuses them; --else ellipse (or box) fills them")
     typer.echo(f"report: {done.report}")
     made(done.path)
     if done.broken:

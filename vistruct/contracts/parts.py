@@ -53,6 +53,7 @@ class NeckTraits:
     """What a neck offers beside its maps."""
 
     least_divisor: int | None = None  # pixels; None: the least common multiple of its strides
+    convert_keys: Callable[[State], State] = _as_it_is  # published names to its own
     repeated_blocks: tuple[nn.Module, ...] = ()
 
 

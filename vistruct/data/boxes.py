@@ -27,10 +27,11 @@ from vistruct.files.geo import num_channels
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 from vistruct.transforms.augment import PlacedAugment
-from vistruct.transforms.sizing import Size
+from vistruct.transforms.sizing import PlacedSize
 from vistruct.windows.tiles import Tiles, tile_records
 
 DIFFICULT_LEFT_OUT = "box left out: difficult"
+NO_ANGLE = "object without an angle: its upright box stands for it"
 NOT_LEARNED = "class without an object to learn from: all of its are crowds or ignored"
 
 
@@ -59,7 +60,7 @@ class BoxDataConfig(Part):
     augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
-    resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each window (or image)
+    resize: Annotated[float, Field(gt=0)] | PlacedSize | None = None  # factor, or a size, of each window (or image)
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
@@ -93,7 +94,7 @@ class BoxDataConfig(Part):
         if self.label_maps != "none":
             labels_of = label_reader(self.label_maps, walked, self.intake, self.annotation, report)
         if self.oriented:
-            records = [with_corners(record) for record in records]
+            records = [with_corners(record, report) for record in records]
         whole_records = records
         records = _eased(records, self.difficult, report)
         if self.tiles is not None:
@@ -177,8 +178,11 @@ def _contents(records: Sequence[Record], class_names: Sequence[str]) -> Iterator
             yield column.tobytes() if isinstance(column, np.ndarray) else repr(column).encode()
 
 
-def with_corners(record: Record) -> Record:
+def with_corners(record: Record, report: IssueCounter) -> Record:
     """Boxes without an orientation as upright quads: once an image is turned, their hulls would be larger than they."""
+    if record.objects.quads is None:
+        for number in range(len(record.objects)):
+            report.note(NO_ANGLE, f"{record.id}: object {number}", "kept")
     return record.with_columns(quads=record.objects.outlines)
 
 

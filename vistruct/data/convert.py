@@ -140,7 +140,7 @@ def read_parts(path: Path, reading: Reading, values: PixelValues, *, split: str 
         find_format(part.format, "boxes")  # says it where it is none
     part = part.model_copy(update={"format": format_of(path, "boxes", part.format, part.ask())})
     several = splits_of(path, part.format) if split is None else ()
-    ask = replace(part.ask(), split="+".join(several) or split)
+    ask = replace(part.ask(), split="+".join(several) or split, attributes=True)
     walked, report = read(path, "boxes", format=part.format, ask=ask)
     parts = {"": walked.records}
     if several:
@@ -208,7 +208,7 @@ def _fit_one(record: Record, form: Writer, lost: IssueCounter) -> Record:
             lost.note(QUAD_LOST, here, "repaired")
         if objects.keypoints is not None and objects.keypoints[number].any() and not form.keypoints:
             lost.note(POINTS_LOST, here, "repaired")
-    for name in objects.extra:
+    for name in objects.extra if not form.extra else ():
         lost.note(EXTRA_LOST, f"{record.id}: {name}", "repaired")
     for key in record.notes if not form.notes else ():
         lost.note(NOTES_LOST, f"{record.id}: {key}", "repaired")
@@ -219,7 +219,7 @@ def _fit_one(record: Record, form: Writer, lost: IssueCounter) -> Record:
             masks=objects.masks if form.masks else None,
             quads=objects.quads if form.quads else None,
             keypoints=objects.keypoints if form.keypoints else None,
-            extra={},
+            extra=objects.extra if form.extra else {},
         ),
         notes=record.notes if form.notes else {},
     )

@@ -92,11 +92,16 @@ class ClassDataConfig(Part):
             records,
             report,
             self,
-            Input(channels=num_channels(records[0], self.intake), intake=self.intake, resize=self.resize),
+            Input(channels=num_channels(records[0], self.intake), intake=self.intake, resize=self._shown()),
             class_names=class_names,
             fingerprint=fingerprint(found.annotations, [record.images[0] for record in records], self.root),
             counts={name: counts[number] for number, name in enumerate(class_names)},
         )
+
+    def _shown(self) -> float | Size | None:
+        """At which size a model of these data looks at an image: what is cropped at random has one too."""
+        crop = None if self.augment is None else self.augment.resized_crop
+        return self.resize if crop is None else Size(height=crop.height, width=crop.width, keep_aspect=False)
 
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""

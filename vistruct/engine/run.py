@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vistruct.checkpoint.load import copy_assets, is_ours, model_dir, stopped_run
 from vistruct.checkpoint.restore import restore
@@ -112,10 +112,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     index = out_dir / "index"
     with main_first(ranks):
         datasets = _learned_from(run, index)
-        eval_datasets = {
-            name: _data(for_classes(e.data, datasets[run.task_of(e)].info), index, run.max_left_out)
-            for name, e in run.evals.items()
-        }
+        eval_datasets = _measured_on(run, datasets, index)
         evals = {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()}
         check_counted(datasets, evals, {name: is_named(stream.data) for name, stream in run.streams.items()})
         check_groups(datasets, evals)
@@ -198,6 +195,20 @@ def _learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
     return {name: found[name] for name in run.streams}
 
 
+def _measured_on(run: Run, datasets: Mapping[str, Dataset], cache: Path) -> dict[str, Dataset]:
+    """The data of each evaluation; what several tasks are measured on is read once."""
+    read: list[tuple[Any, Dataset]] = []
+    found = {}
+    for name, measured in run.evals.items():
+        part = for_classes(measured.data, datasets[run.task_of(measured)].info)
+        dataset = next((there for one, there in read if one == part), None)
+        if dataset is None:
+            dataset = _data(part, cache, run.max_left_out)
+            read.append((part, dataset))
+        found[name] = dataset
+    return found
+
+
 def _tasks(run: Run, datasets: Mapping[str, Dataset], out_dir: Path) -> dict[str, Any]:
     """The task of each stream, in order; the first builds the backbone, the others are handed it."""
     torch.manual_seed(derive(run.seed, "init"))
@@ -236,26 +247,28 @@ def _admitted(name: str, stream: Stream, dataset: Dataset, task: Any, max_left_o
 
 
 def _started(sources: Mapping[str, Source]) -> dict[str, Source]:
-    """With the weights that each task starts from in place; they must agree about the backbone.
+    """With the weights that each task starts from in place; they must agree about what tasks have in common.
 
     Raises:
-        UserError: two of them bring different backbones.
+        UserError: two of them bring different backbones, or a trunk that they share.
     """
-    started, brought = dict(sources), None
+    started = dict(sources)
+    brought: dict[int, tuple[str, Tensor]] = {}  # by where it lies in memory: who brought it, and what
     starts = {name: source.stream.start for name, source in sources.items() if source.stream.start is not None}
     for name, start in starts.items():
         source = sources[name]
         # It brings language models along, which most tasks have no use for.
         from vistruct.checkpoint.whole import load_start
 
-        started[name] = replace(source, coverage=load_start(source.task, start, name))
+        started[name] = replace(source, coverage=load_start(source.task, start, name, source.stream.start_set))
         if len(starts) == 1:
             break
-        own = {key: value.clone() for key, value in source.task.backbone.state_dict().items()}
-        if brought is not None and any(not torch.equal(own[key], value) for key, value in brought[1].items()):
-            what = f"{brought[0]} and {name} start from different backbones, and the run has one"
-            raise UserError(what, where=f"streams.{name}.start", fix="start from runs over the same frozen backbone")
-        brought = name, own
+        for key, value in source.task.state_dict().items():
+            other, there = brought.setdefault(value.data_ptr(), (name, value.clone()))
+            if value.numel() and not torch.equal(there, value):
+                what = f"{other} and {name} start from different weights of {key}, which they have in common"
+                fix = "start from runs over the same frozen backbone, or one of them alone"
+                raise UserError(what, where=f"streams.{name}.start", fix=fix)
     return started
 
 

@@ -2,6 +2,7 @@
 
     OUT/annotations.json     of several splits OUT/SPLIT/annotations.json; masks as run lengths, `quad` beside them
     OUT/images/...           copies or links; the objects of all images, also of those without any
+    OUT/painted/a.png        label maps, where they are asked for (`mask_maps.py`)
     OUT/report.html
 
 What was found stays in OUT/.vistruct/parts, image by image, before any rule: a run that was killed goes on there, and
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vistruct.errors import UserError
 from vistruct.files.geo import num_channels
 from vistruct.files.owned import Owned
 from vistruct.inference.cache import Parts
+from vistruct.inference.mask_maps import map_files, write_map
 from vistruct.inference.masks_from_boxes import (
     NO_TILE,
     Asked,
@@ -85,6 +87,7 @@ def make_masks(
     sam: Path | None = None,
     split: str | None = None,
     pictures: Pictures = "copy",
+    maps: bool = False,
 ) -> MadeMasks:
     """Make masks of the boxes of a data set, and write it with them.
 
@@ -92,6 +95,7 @@ def make_masks(
         path: annotated boxes in any format.
         out: folder of the results; what was found there before is gone on from.
         sam: folder of the segmenter; None: filled as `asked` says.
+        maps: write label maps too.
 
     Raises:
         UserError: as `read_parts` and `load_segmenter`; no boxes, masks that are there already, prompts that the boxes
@@ -105,7 +109,9 @@ def make_masks(
     owned = Owned(out, "masks")
     every = [(name, record) for name, records in source.parts.items() for record in records]
     targets = {out / name / "images" / record.id: record.images[0] for name, record in every}
+    painted = {name: map_files(out / name, records) if maps else {} for name, records in source.parts.items()}
     files = [out / "report.html", *(out / name / "annotations.json" for name in source.parts)]
+    files += [file for some in painted.values() for file in some.values()]
     targets = {} if pictures == "none" else targets
     left = {file: given for file, given in targets.items() if not _is_there(file, given, owned, pictures)}
     owned.check([*files, *left], [file for _, record in every for file in record.images])
@@ -123,8 +129,10 @@ def make_masks(
         done = [one for name, record in every if (one := _judged(name, record, asked, parts, issues)).name not in gone]
         _bring(owned, left, pictures)
         for name in source.parts:
+            records = [_with_masks(one) for one in done if one.split == name]
             with owned.making(out / name / "annotations.json") as place:
-                coco.write(place, [_with_masks(one) for one in done if one.split == name], source.class_names)
+                coco.write(place, records, source.class_names)
+            _paint(owned, painted[name], records, source.class_names)
         from vistruct.inference.masks_report import masks_report
 
         with owned.making(out / "report.html") as place:
@@ -254,6 +262,14 @@ def _with_masks(one: Judged) -> Record:
     }
     masks: tuple[Any, ...] = tuple(outcome.mask for outcome in one.outcomes)
     return one.record.with_columns(masks=masks, extra={**one.record.objects.extra, **columns})
+
+
+def _paint(owned: Owned, files: Mapping[str, Path], records: Sequence[Record], class_names: Sequence[str]) -> None:
+    with tracking("label maps", 0, len(records), quiet=not files) as show:
+        for done, record in enumerate(records if files else (), start=1):
+            with owned.making(files[record.id]) as place:
+                write_map(place, record, class_names)
+            show(done, "")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vistruct.inference.mask_files import Judged
 
 REJECTED_SHOWN, OTHERS_SHOWN = 6, 6  # images in the report
+REJECTED_DRAWN = 12  # rejected masks in a picture; of more only the boxes, or they would hide it
 _SIDE = 768  # pixels of an image that is larger are shown, around what matters
 _NEW, _REJECTED, _INSTEAD, _OLD = "mask", "rejected", "filled in its place", "crowd, or kept from the annotations"
 _COLOURS = {_NEW: FOUND, _REJECTED: FALSE_ALARM, _INSTEAD: MISSED, _OLD: UNCOUNTED}
@@ -169,7 +170,7 @@ def draw_masks(one: Judged, parts: Parts, source: Source) -> Image.Image:
         elif outcome.reason:
             if outcome.by != "none":
                 masks[_INSTEAD] = filled(corners, "ellipse" if outcome.by == "ellipse" else "box", whole)
-            masks[_REJECTED] = found[number].mask
+            masks[_REJECTED] = found[number].mask if counts[_REJECTED] < REJECTED_DRAWN else None
         else:
             masks[_NEW] = found[number].mask
         for kind, mask in masks.items():
@@ -187,8 +188,10 @@ def draw_masks(one: Judged, parts: Parts, source: Source) -> Image.Image:
     legend = [
         (_COLOURS[kind], f"{kind} {counts[kind]}", kind in (_REJECTED, _OLD)) for kind in _COLOURS if counts[kind]
     ]
+    hidden = counts[_REJECTED] - REJECTED_DRAWN
+    more = f"of {hidden} rejected the boxes alone" if hidden > 0 else ""
     part = "" if window == whole else f"pixels {x0}-{x1}, {y0}-{y1} of {whole[2]} x {whole[3]}"
-    return with_legend(picture, legend, ", ".join(text for text in (part, note) if text))
+    return with_legend(picture, legend, ", ".join(text for text in (more, part, note) if text))
 
 
 def _shown(mask: MaskPatch, window: Window) -> MaskPatch:

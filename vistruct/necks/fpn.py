@@ -62,7 +62,7 @@ class Fpn(nn.Module):
             raise UserError(what, where="neck.skip", fix=f"--set task.neck.skip={len(specs) - 1} at most")
         self.skip = config.skip
         self.specs = coarser(strides[config.skip :], config.channels, config.extra_levels)
-        self.traits = NeckTraits(least_divisor=math.lcm(*strides))  # extra levels round up
+        self.least_divisor = math.lcm(*strides)  # extra levels round up
         self.pyramid = FeaturePyramidNetwork(
             [spec.channels for spec in specs[config.skip :]],
             config.channels,
@@ -75,6 +75,24 @@ class Fpn(nn.Module):
             for conv in self.extra:
                 nn.init.kaiming_uniform_(conv.get_parameter("weight"), a=1)  # as torchvision's other layers here
                 nn.init.zeros_(conv.get_parameter("bias"))
+
+    @property
+    def traits(self) -> NeckTraits:
+        return NeckTraits(least_divisor=self.least_divisor, convert_keys=self.convert_keys)
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmdet's names as ours; what is not this pyramid's falls away."""
+        num = len(self.pyramid.inner_blocks)
+        places = {f"lateral_convs.{i}.conv.": f"pyramid.inner_blocks.{i}.0." for i in range(num)}
+        places |= {f"fpn_convs.{i}.conv.": f"pyramid.layer_blocks.{i}.0." for i in range(num)}
+        places |= {f"fpn_convs.{num + i}.conv.": f"extra.{i}." for i in range(len(self.extra))}
+        found: dict[str, Tensor] = {}
+        for key, value in state.items():
+            front = next((front for front in places if key.startswith(front)), None)
+            own = key if front is None else places[front] + key.removeprefix(front)
+            if front is not None or own.startswith(("pyramid.", "extra.")):
+                found[own] = value
+        return found
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         levels = list(self.pyramid(OrderedDict((str(i), m) for i, m in enumerate(maps[self.skip :]))).values())

@@ -149,7 +149,7 @@ def oscd_folder() -> Path:
 
     def write(folder: Path) -> None:
         for number, city in enumerate(("paris", "rennes", "lasvegas")):
-            before, after, changed = pair(number, PAIR_SIDE)
+            before, after, changed = pair(number, 3 * PAIR_SIDE)  # a piece that the published model is shown
             for time, pixels in (("imgs_1_rect", before), ("imgs_2_rect", after)):
                 for band, name in enumerate(oscd.BANDS):  # B04, B03 and B02 are red, green and blue
                     colour = pixels[..., (3 - band) % 3].astype(np.uint16) * 11

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from faster_coco_eval.core import mask
 from PIL import Image, ImageDraw
 
+from vistruct.files.masks import rasterise
 from vistruct.files.owned import HOME
 
 SPLITS = ("train", "train", "val")  # of the three scenes
@@ -145,6 +148,36 @@ def coco_folder(class_names: Sequence[str], annotations: str, images: str, masks
             categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
             content = {"images": entries, "categories": categories, "annotations": found}
             _text(folder / annotations / f"{split}.json", [json.dumps(content)])
+
+    return kept_by_content(write)
+
+
+def samrs_folder(class_names: Sequence[str]) -> Path:
+    """SOTA and FAST of SAMRS: label maps, pickled instances and texts beside the images, and lists of the splits.
+
+    Args:
+        class_names: all of the set, in the order of its label ids; the first two are used.
+    """
+
+    def write(folder: Path) -> None:
+        root = folder / "trainval"
+        made = scenes(class_names)
+        for scene in made:
+            _save(scene, root / "images", "png")
+            gray, rows = np.full((SIDE, SIDE), 255, np.uint8), []
+            for (quad, name), hull in zip(_objects(scene), scene.boxes_xyxy, strict=True):
+                pixels = rasterise([quad.ravel().tolist()], (0, 0, SIDE, SIDE))
+                gray[pixels] = label = class_names.index(name)
+                runs = mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
+                found = {"size": [SIDE, SIDE], "counts": runs["counts"].decode("ascii")}
+                of = {"category": name, "label": label, "size": int(pixels.sum())}
+                rows.append({"mask": found, "rbox": quad, "rhbox": hull} | of)
+            for kind in ("gray", "ins"):
+                (root / "rhbox_segs_init" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(gray).save(root / "rhbox_segs_init" / "gray" / f"{scene.name}.png")
+            (root / "rhbox_segs_init" / "ins" / f"{scene.name}.pkl").write_bytes(pickle.dumps(rows, protocol=4))
+        for split in ("train", "val"):
+            _text(root / f"{split.replace('val', 'valid')}.txt", [one.name for one in made if one.split == split])
 
     return kept_by_content(write)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
 
 from vistruct.config import Part
-from vistruct.contracts import Sample
+from vistruct.contracts import Sample, Window
+from vistruct.errors import UserError
+from vistruct.transforms.crop import crop
 from vistruct.transforms.geometry import rescale, resize
 
 
@@ -15,6 +19,23 @@ class Size(Part):
     height: int = Field(gt=0)  # pixels
     width: int = Field(gt=0)
     keep_aspect: bool = True  # as large as fits into it; false: exactly this size, stretched
+    middle: float | None = Field(None, gt=0, le=1)  # exactly this size, of the largest such window so large a part
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.middle is not None and not self.keep_aspect:
+            raise UserError("middle keeps the aspect", where="resize", fix="leave out keep_aspect, or middle")
+        return self
+
+
+def _of_all(size: Size) -> Size:
+    if size.middle is not None:
+        what = "middle looks at a part of each image, and what lies outside of it could not be found"
+        raise UserError(what, where="resize", fix="leave middle out: it is for classes of whole images")
+    return size
+
+
+PlacedSize = Annotated[Size, AfterValidator(_of_all)]  # of data that say where something is
 
 
 def sized_hw(size_hw: tuple[int, int], size: float | Size | None) -> tuple[int, int]:
@@ -22,7 +43,7 @@ def sized_hw(size_hw: tuple[int, int], size: float | Size | None) -> tuple[int, 
     height, width = size_hw
     if size is None:
         return size_hw
-    if isinstance(size, Size) and not size.keep_aspect:
+    if isinstance(size, Size) and (size.middle is not None or not size.keep_aspect):
         return size.height, size.width
     factor = min(size.height / height, size.width / width) if isinstance(size, Size) else float(size)
     return max(1, round(height * factor)), max(1, round(width * factor))
@@ -35,5 +56,20 @@ def sized(sample: Sample, size: float | Size | None) -> Sample:
     if isinstance(size, float | int):
         return rescale(sample, float(size))
     height, width = sample.images[0].shape[1:]
+    if size.middle is not None:
+        sample = crop(sample, middle_of((height, width), size))
+        height, width = sample.images[0].shape[1:]
     wanted = sized_hw((height, width), size)
     return sample if wanted == (height, width) else resize(sample, wanted)
+
+
+def middle_of(size_hw: tuple[int, int], size: Size) -> Window:
+    """xyxy in whole pixels: the window in the middle of which nothing but `size.middle` is looked at.
+
+    Classifiers are mostly measured so: 7/8 is the shorter side brought to 256 pixels, and 224 x 224 from the middle.
+    """
+    height, width = size_hw
+    part = (size.middle or 1.0) * min(height / size.height, width / size.width)  # pixels here to a pixel shown
+    high, wide = max(1, round(size.height * part)), max(1, round(size.width * part))
+    y, x = (height - high) // 2, (width - wide) // 2
+    return x, y, x + wide, y + high

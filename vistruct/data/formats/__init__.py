@@ -40,12 +40,14 @@ class Listed:
     at: str  # module:NAME below this package
     files: tuple[str, ...] = ()  # endings that one file of it may have; other files are not shown to it
     is_guessed: bool = True  # whether it may be found by looking; others must be named
+    is_whole: bool = False  # what others would read of such a place is a part of it, so that no other is meant
     may_be_beside: bool = False  # another of the family at the same place is another data set, and one must be named
 
 
 # Within a family from the particular to the general: of label maps, volumes and image classes that look like several,
 # the first is meant; of boxes, it is an error that names them all.
 FORMATS: dict[str, Listed] = {
+    "samrs": Listed("boxes", "boxes.samrs:FORMAT", (".json",), is_whole=True),
     "coco": Listed("boxes", "boxes.coco:FORMAT", _JSON),
     "coco-degrees": Listed("boxes", "boxes.coco:DEGREES", _JSON, is_guessed=False),
     "coco-degrees-cw": Listed("boxes", "boxes.coco:DEGREES_CW", _JSON, is_guessed=False),
@@ -81,6 +83,7 @@ FORMATS: dict[str, Listed] = {
     "yolo-keras": Listed("boxes", "boxes.yolo_keras:FORMAT", (".txt",)),
     "chat": Listed("talk", "chat.schemas:FORMAT", (".jsonl", ".json")),
     "mix": Listed("talk", "chat.schemas:MIX", (".json",)),
+    "samrs_maps": Listed("maps", "maps.samrs:FORMAT"),
     "isaid": Listed("maps", "maps.isaid:FORMAT"),
     "loveda": Listed("maps", "maps.loveda:FORMAT"),
     "uavid": Listed("maps", "maps.uavid:FORMAT"),

@@ -99,7 +99,7 @@ def matching(path: Path, kind: Kind) -> list[str]:
         may_be = listed.is_guessed and (is_folder or (is_file and path.suffix.lower() in listed.files))
         if may_be and find_format(name).looks_like(path):
             found.append(name)
-            if kind != "boxes" and not listed.may_be_beside:
+            if listed.is_whole or (kind != "boxes" and not listed.may_be_beside):
                 break
     return found
 
@@ -168,6 +168,9 @@ def detect_annotation(annotation: Path) -> str:
 
 def _found(path: Path) -> list[Family]:
     """Every family that a path looks like, in the order of the messages."""
+    whole = [name for name in matching(path, "boxes") if FORMATS[name].is_whole]
+    if whole:
+        return [Family(kind="boxes", format=whole[0], path=path)]
     found: list[Family] = []
     places = [path, path / "annotations"] if path.is_dir() else []
     files = [file for place in places for file in _json_files(place)] or ([path] if path.suffix in _JSON else [])

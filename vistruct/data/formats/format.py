@@ -43,6 +43,7 @@ class Ask:
     missing: Literal["stop", "drop"] = "stop"  # what an annotated image that is not on disk does
     class_field: str | None = None  # boxes: which field of an object (or column) says its class; None: found
     masks: bool = False  # boxes: whether masks of the objects are wanted, as a head that learns them does
+    attributes: bool = False  # boxes: what else is said of each object, for who writes them again
     # Label maps:
     labels: str | None = None  # folder of the label rasters below the root
     image_suffix: str | None = None  # what follows the common part of the names
@@ -104,6 +105,7 @@ class Writer:
     is_crowd: bool = False
     is_difficult: bool = False
     notes: bool = False
+    extra: bool = False  # columns of words, numbers and plain json, by their names
     join: Callable[[Path, Sequence[str], Sequence[str]], None] | None = None  # folders of splits -> one data set
     empty_classes: bool = True  # whether a class without objects, and the order of the classes, can be told
 

@@ -2,9 +2,7 @@
 
 Source: the scene classification configurations of MTP's public code: MMPretrain's RandomResizedCrop, a flip,
     RandAugment (`timm_increasing`, 2 operations of magnitude 9, deviation 0.5), a quarter of the images with a hole of
-    noise; no norm between the mean and the last layer.
-Differs from both: they are measured on the whole image at the size of training; there its shorter side is brought to
-    256 pixels, and 224 from the middle are looked at.
+    noise; no norm between the mean and the last layer; measured on 7/8 of an image, the middle, at the training's size.
 """
 
 from __future__ import annotations
@@ -42,8 +40,8 @@ def data(root: Path, split: str, size: int) -> tuple[ClassDataConfig, dict[str, 
     """Varied images, and `val` where that is not learned from."""
     augment = Augment(hflip=True, resized_crop=ResizedCrop(height=size, width=size), randaug=RandAugment(), erase=0.25)
     train = ClassDataConfig(root=root, split=split, augment=augment)
-    whole = Size(height=size, width=size, keep_aspect=False)
-    val = train.model_copy(update={"split": "val", "augment": None, "resize": whole})
+    middle = Size(height=size, width=size, middle=224 / 256)
+    val = train.model_copy(update={"split": "val", "augment": None, "resize": middle})
     return train, {} if "val" in split.split("+") else {"val": Eval(data=val, metric=ClassesConfig())}
 
 

@@ -6,7 +6,7 @@ Needs:    published: 8 accelerators of 3.1 (rvsa_b), 9.5 (rvsa_l) or 12.4 GB (in
 Expect:   published OA on val, without MTP -> with it: rvsa_b 98.54 -> 98.76, rvsa_l 98.56 -> 98.78,
           intern_xl 99.30 -> 99.24; ours: not yet run
 Source:   MTP (arXiv:2403.13430), `eurosat` of its public code: 100 epochs of 253 steps
-Differs:  as `mtp.classification` and `mtp.fine_tuning`
+Differs:  as `mtp.fine_tuning`
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from vistruct.config import STREAM_NAME, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.data.at_path import boxes_at
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.formats.boxes.published import FAST, SOTA
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Named, PixelValues, Reading
 from vistruct.errors import UserError, closest
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
@@ -43,7 +44,7 @@ from vistruct.necks.fpn import FpnConfig
 from vistruct.recipes.mtp.fine_tuning import LAYER_DECAY, RATES, Model, small_parts
 from vistruct.recipes.mtp.fine_tuning import backbone as backbone_of
 from vistruct.recipes.options import convert
-from vistruct.samples.made_scenes import coco_folder
+from vistruct.samples.made_scenes import samrs_folder
 from vistruct.tasks.dense import DetectConfig
 from vistruct.tasks.segment import SegmentConfig
 from vistruct.transforms.augment import Augment
@@ -52,7 +53,6 @@ from vistruct.transforms.sizing import Size
 from vistruct.windows.tiles import Tiles
 
 TaskName = Literal["ss", "is", "rd"]  # semantic segmentation, instance segmentation, oriented (rotated) detection
-MADE = {"near": ("plane", "ship"), "far": ("ship", "bridge", "dam")}
 METRICS: dict[str, Part] = {"ss": PixelsConfig(), "is": CocoMasksConfig(), "rd": OrientedBoxesConfig(rule="11-point")}
 
 
@@ -133,15 +133,9 @@ def recipe(
 
 
 def tiny() -> Run:
-    """A few steps of all three tasks on two made-up data sets; it hardly learns."""
-    folders = {name: coco_folder(names, "", "images", masks=True) for name, names in MADE.items()}
-    run = recipe(
-        data=tuple(Named(f"{name}={path / 'train.json'}") for name, path in folders.items()),
-        val=tuple(Named(f"{name}={path / 'test.json'}") for name, path in folders.items()),
-        size=96,
-        batch=4,
-        steps=4,
-    )
+    """A few steps of all three tasks on two made-up data sets in the layout of SAMRS; it hardly learns."""
+    sets = tuple(Named(f"{name}={samrs_folder(names)}") for name, names in (("sota", SOTA), ("fast", FAST)))
+    run = recipe(data=sets, split="train", val_split="valid", size=96, batch=4, steps=4)
     tasks: dict[str, Any] = {name: one.task for name, one in run.streams.items()}
     small = {name: task.model_copy(update=small_parts(task)) for name, task in tasks.items()}
     streams = {name: one.model_copy(update={"task": small[name]}) for name, one in run.streams.items()}

@@ -8,7 +8,7 @@ Expect:   published OA on val, without MTP -> with it: rvsa_b (no run without) -
           95.46 -> 95.88, intern_xl 95.82 -> 96.27; ours: not yet run
 Source:   MTP (arXiv:2403.13430), `resisc45` of its public code: 200 epochs of 99 steps
 Differs:  there is no configuration of rvsa_b without MTP; `--model rvsa_b` with any start is here. As
-          `mtp.classification` and `mtp.fine_tuning`
+          `mtp.fine_tuning`
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def write(path: Path, records: Sequence[Record], class_names: Sequence[str]) -> 
     """Write whole-image records as COCO json; reading gives them back. Ids count from 1.
 
     Oriented boxes go where a mask would be, as polygons of four corners that other tools read; beside a mask they have
-    a key of their own, `quad`. Columns of `extra`, of plain json, are `attributes`, as CVAT has them.
+    a key of their own, `quad`. Columns of `extra` are `attributes`, as CVAT has them.
 
     Args:
         path: the json file; without that ending the folder of the data set, with `annotations.json` in it.
@@ -102,14 +102,18 @@ def _shape(objects: Objects[np.ndarray], number: int) -> dict[str, Any]:
         points = objects.keypoints[number]
         flat = [value for x, y, seen in points.tolist() for value in (x, y, int(seen))]
         shape |= {"keypoints": flat, "num_keypoints": int((points[:, 2] > 0).sum())}
-    more = {name: column[number] for name, column in objects.extra.items() if column[number] is not None}
+    more: dict[str, Any] = {name: column[number] for name, column in objects.extra.items()}
+    more = {name: value for name, value in more.items() if value is not None}
+    more = {**(more.pop(coco_shapes.ATTRIBUTES, None) or {}), **more}
     return shape | ({"attributes": more} if more else {})
 
 
-def _json_text(value: object) -> str:
-    """Run lengths are text in json; the COCO tools hand them out as bytes."""
+def _json_text(value: object) -> Any:
+    """Run lengths are text in json; the COCO tools hand them out as bytes. Columns may be arrays."""
     if isinstance(value, bytes):
         return value.decode("ascii")
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
     raise TypeError(f"json has no word for {type(value).__name__}")
 
 
@@ -149,7 +153,7 @@ FORMAT = Format(
     looks_like=looks_like,
     splits=splits,
     walk=walk,
-    writer=Writer(write=write, quads=True, masks=True, keypoints=True, is_crowd=True, is_difficult=True),
+    writer=Writer(write=write, quads=True, masks=True, keypoints=True, is_crowd=True, is_difficult=True, extra=True),
 )
 
 _NAMED = replace(FORMAT, looks_like=never, writer=None)  # the answers to a question about angles

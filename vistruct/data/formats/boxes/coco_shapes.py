@@ -28,6 +28,7 @@ POLYGON_NOT_FINITE = "polygon left out of its mask: NaN or infinite"
 POINT_NOT_FINITE = "key point left out: NaN or infinite"
 
 ORIENTED = "oriented boxes"  # what `info` says of `segmentation`
+ATTRIBUTES = "attributes"  # the column of what else an annotation says, as CVAT and others have it
 
 Orientation = Literal["none", "bbox", "quad", "segmentation", "rotation"]
 Fault = tuple[str, str]  # what cannot be understood, in the same words for all of its kind; and the value

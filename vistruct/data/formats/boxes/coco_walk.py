@@ -30,17 +30,28 @@ FOREIGN_NAME = "path of another machine: its end looked for in the folder of the
 BESIDE_TURNED = "box without a rotation among turned ones: taken as upright"
 
 
-def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, angles: Angles = "auto") -> Walked:
+def walk(
+    path: Path,
+    ask: Ask,
+    report: IssueCounter,
+    stop: Stop,
+    *,
+    angles: Angles = "auto",
+    content: dict[str, Any] | None = None,
+) -> Walked:
     """One record for each image in the order of the file, its id being `file_name`; also of those without boxes.
 
     Class names come in the order of their category ids. A box keeps what COCO calls a crowd in `is_crowd`, and `ignore`
     in `is_difficult`.
+
+    Args:
+        content: what the file says, where it was read before.
     """
     parts = [None] if ask.split is None else ask.split.split("+")
     if len(parts) > 1:
         return _joined([walk(path, replace(ask, split=part), report, stop, angles=angles) for part in parts], path)
     annotation = find_json(path, parts[0])
-    content = document(annotation)
+    content = document(annotation) if content is None else content
     label_of, class_names = _categories(content, annotation, report, stop)
     names = [entry["file_name"] for entry in content["images"] if _has_name(entry)]
     root = ask.images if ask.images is not None else find_images(annotation, names)
@@ -52,7 +63,8 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, angles: Angl
     question = coco_angles.angle_question(entries, is_oriented, angles, annotation)
     if question is not None:
         stop(question)
-    reader = _Reader(annotation, found, label_of, _points_of_categories(content["categories"]), where, angles, report)
+    points = _points_of_categories(content["categories"])
+    reader = _Reader(annotation, found, label_of, points, where, angles, report, ask.attributes)
     for position, entry in enumerate(content["annotations"]):
         reader.add(entry, position, stop)
     kept = [image for image in found.values() if image is not None]
@@ -83,7 +95,11 @@ def document(annotation: Path) -> dict[str, Any]:
     Raises:
         UserError: no file, not json (with line and column), or not COCO.
     """
-    content = read_json(annotation)
+    return checked(read_json(annotation), annotation)
+
+
+def checked(content: Any, annotation: Path) -> dict[str, Any]:
+    """The same of what a json says."""
     if not isinstance(content, dict):
         what = f"COCO json is an object with images, annotations and categories, not a {type(content).__name__}"
         fix = "conversations go one object a line, in a .jsonl file"
@@ -214,6 +230,7 @@ class _Reader:
     oriented_by: Orientation
     angles: Angles
     report: IssueCounter
+    with_attributes: bool = False
     seen: set[object] = field(default_factory=set)  # ids
 
     def add(self, entry: Any, position: int, stop: Stop) -> None:
@@ -240,6 +257,7 @@ class _Reader:
             is_difficult=bool(entry.get("ignore", 0)),
             mask=[] if is_turned_rectangle else coco_shapes.mask(entry, here, self.report),
             keypoints=coco_shapes.key_points(entry, here, self.report),
+            extra=self._attributes(entry),
         )
         if corners is not None:
             image.add_quad(corners, label, here, self.report, told)
@@ -247,6 +265,14 @@ class _Reader:
         x, y, width, height = (float(value) for value in entry["bbox"])
         edges: Edges = (x, y, x + width, y + height)
         image.add_box(edges, label, here, self.report, told)
+
+    def _attributes(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A column of them; without a rotation, which corners say."""
+        told = entry.get("attributes")
+        if not self.with_attributes or not isinstance(told, dict):
+            return {}
+        told = {name: value for name, value in told.items() if name != "rotation"}
+        return {coco_shapes.ATTRIBUTES: told} if told else {}
 
     def _faults(self, entry: Any, number: object) -> Iterator[Fault]:
         """Why an annotation cannot be understood, if so."""

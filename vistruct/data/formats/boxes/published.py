@@ -3,7 +3,8 @@
 A data set's own files do not tell the order, and one split may lack a class that another has. When a list is taken:
 see `order.class_order`.
 
-Source: the class tuples of MMRotate and MMDetection (DOTA, DIOR-R, HRSC2016), of ViTP (RSAR, DIOR) and MTP (FAIR1M).
+Source: the class tuples of MMRotate and MMDetection (DOTA, DIOR-R, HRSC2016), of ViTP (RSAR, DIOR) and MTP (FAIR1M);
+    the label ids of SAMRS.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ FAIR1M = (
     "Motorboat", "other-airplane", "other-ship", "other-vehicle", "Passenger Ship", "Roundabout", "Small Car",
     "Tennis Court", "Tractor", "Trailer", "Truck Tractor", "Tugboat", "Van", "Warship",
 )  # fmt: skip
+
+# SAMRS: in the order of the label ids in its label maps and instances. SOTA has DOTA-2.0's classes in an order of its
+# own, FAST has FAIR1M's with hyphens.
+SOTA = (
+    "large-vehicle", "swimming-pool", "helicopter", "bridge", "plane", "ship", "soccer-ball-field", "basketball-court",
+    "ground-track-field", "small-vehicle", "baseball-diamond", "tennis-court", "roundabout", "storage-tank", "harbor",
+    "container-crane", "airport", "helipad",
+)  # fmt: skip
+SIOR = DIOR_R
+FAST = tuple(name.replace(" ", "-") for name in FAIR1M)
 
 # By the last two digits of HRSC2016's Class_ID, 100000001 to 100000033; 21 and 23 are not used.
 HRSC = {

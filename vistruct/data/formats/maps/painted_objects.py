@@ -106,7 +106,7 @@ def _objects(record: Record, fill: Fill, report: IssueCounter) -> Painted:
         masks = objects.masks
     without = [number for number, mask in enumerate(masks) if not mask]
     if without and fill == "masks":
-        fix = "fill=boxes paints boxes instead"
+        fix = "--fill boxes paints boxes instead (fill=boxes)"
         raise UserError("an object without a mask", where=record.id, fix=fix)
     for number in without if fill == "either" else ():
         report.note(NO_MASK, f"{record.id}: box {number}", "kept")
