@@ -37,7 +37,8 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                 )
             if depth == len(parents):
                 try:
-                    at[key] = from_yaml(text)
+                    is_text = isinstance(at, dict) and isinstance(at.get(key), str)
+                    at[key] = "" if is_text and not text else from_yaml(text)
                 except yaml.YAMLError as error:
                     what = f"a value that is no YAML: {text}"
                     raise UserError(what, where=f"--set {path}", fix="close every bracket and quote") from error

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vistruct.checkpoint import whole
 from vistruct.checkpoint.class_rows import match_classes
 from vistruct.checkpoint.load import MODEL_FORMAT
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
@@ -121,7 +122,7 @@ def test_a_detector_of_other_classes_begins_with_all_but_the_rows_of_new_classes
         assert torch.equal(own[deltas][:4], before[deltas][:4])
     said = "\n".join(coverage.lines())
     assert "3 of 4 classes by their names: ship, small vehicle, plane" in said
-    assert "1 classes new, with random weights: harbor" in said
+    assert "1 class new, with random weights: harbor" in said
     assert coverage.licence == "CC BY 4.0"
 
 
@@ -193,7 +194,8 @@ def test_a_batch_norm_is_no_group_norm(tmp_path):
 def test_nothing_of_the_head_is_refused_with_the_way_to_its_backbone(tmp_path):
     folder = ship(tmp_path / "run/model", detector(THERE))
     error = refused(detector(HERE, head=RetinaConfig()), folder)
-    assert "nothing of its head fits" in error.what
+    kinds = "head.kind=faster_rcnn (here retina)"
+    assert error.what == f"nothing of its head fits this one: set otherwise there: {kinds}"
     assert f"--backbone {folder}" in error.fix
     narrow = segmenter(("a", "b"), head=UperNetConfig(channels=4, bins=(1, 2)))
     error = refused(narrow, ship(tmp_path / "other/model", segmenter(("a", "b"))))
@@ -272,3 +274,19 @@ def test_a_run_starts_from_a_model_of_other_classes_and_says_so(tmp_path):
     (coverage,) = state.coverages()
     assert set(coverage.by_class) == {f"head.roi.{a}.{b}" for a in ("deltas", "logits") for b in ("bias", "weight")}
     assert "1 of 1 classes by their names: tree" in "\n".join(coverage.lines())
+
+
+def test_a_run_that_has_not_finished_starts_its_own_classes_alone(tmp_path, monkeypatch):
+    source = segmenter(("a", "b"))
+    (tmp_path / "checkpoints/step_00000002").mkdir(parents=True)
+    (tmp_path / "run.yaml").write_text("")
+    noted = {"train": {"main": info_to_dict(DataInfo(class_names=("a", "b")))}, "evals": {}}
+    (tmp_path / "data.json").write_text(json.dumps(noted))
+    monkeypatch.setattr(whole, "newest_good", lambda root, say: root / "step_00000002")
+    monkeypatch.setattr(whole, "read_weights", lambda folder: source.state_dict())
+    task = segmenter(("a", "b"), seed=1)
+    assert "has not finished" in "\n".join(load_start(task, tmp_path, "main").lines())
+    assert torch.equal(task.head.conv_seg.weight, source.head.conv_seg.weight)
+    error = refused(segmenter(("b", "a")), tmp_path)  # as many rows, and each would mean the other class
+    assert "other classes" in error.what
+    assert error.fix.startswith("finish it first: vistruct train")

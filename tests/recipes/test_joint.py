@@ -9,11 +9,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from vistruct.checkpoint.export import export
 from vistruct.checkpoint.load import model_dir
 from vistruct.checkpoint.tensors import read_tensors
+from vistruct.cli.inspect import gather
 from vistruct.cli.show import data_of
 from vistruct.config import MAIN, read_run, run_to_yaml
 from vistruct.contracts import BoxPrediction, MapPrediction
+from vistruct.data.loading.loader import check_split
 from vistruct.errors import UserError
 from vistruct.files.images import read_image
 from vistruct.inference.model import load
@@ -60,6 +63,23 @@ def test_who_needs_one_task_of_several_is_told_all_of_them(run_dir):
         model_dir(run_dir, MAIN)
     assert caught.value.what == "this run has several tasks: boxes, fields"
     assert all(str(run_dir / "model" / name) in caught.value.fix for name in ("boxes", "fields"))
+
+
+def test_a_finished_run_is_called_so_and_its_backbone_needs_no_task(run_dir, tmp_path):
+    assert {"state": "finished", "models": "boxes, fields"}.items() <= gather(run_dir).items()
+    whole, one = (
+        export(place, tmp_path / name, format="backbone-plain").path / "backbone.safetensors"
+        for name, place in (("whole", run_dir), ("one", run_dir / "model" / "fields"))
+    )
+    assert whole.read_bytes() == one.read_bytes()
+
+
+def test_a_batch_that_does_not_divide_is_answered_with_its_setting():
+    with pytest.raises(UserError, match="batch=3 does not divide") as caught:
+        check_split(3, world=2, accumulate=1, where="streams.boxes.batch")
+    assert caught.value.fix == "--set streams.boxes.batch=4 or streams.boxes.batch=2"
+    fixed = with_settings(joint.tiny(), ["streams.boxes.batch=4", "streams.boxes.trunk="])
+    assert (fixed.streams["boxes"].batch, fixed.streams["boxes"].trunk) == (4, "")
 
 
 def test_a_setting_may_name_a_term_of_the_loss_and_no_field_that_a_part_lacks():

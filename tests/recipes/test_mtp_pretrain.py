@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ from several_processes import train_in_ranks
 
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.cli.main import main
-from vistruct.config import AdamW, Run, read_run, run_to_yaml
+from vistruct.config import AdamW, Run, read_run, run_to_yaml, with_values
 from vistruct.contracts import IGNORED, Sample
+from vistruct.data.formats.boxes.published import DIOR_R, SOTA
 from vistruct.data.reading import Named
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
-from vistruct.engine.train import loader_of
+from vistruct.engine.train import loader_of, train
 from vistruct.errors import UserError
-from vistruct.recipes.mtp import pretrain
+from vistruct.recipes.mtp import dior_r, pretrain
 from vistruct.samples.made_scenes import coco_folder
 from vistruct.transforms.crop import stretched
 
@@ -73,11 +76,15 @@ def test_any_tasks_on_any_data_sets(sets: dict[str, Path], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"data": ("near",)}, "NAME=PATH"),
+        ({"data": ("near",)}, "no data set with a name"),
+        ({"data": ("1a=x",)}, "a data set called '1a'"),
+        ({"size": 0}, "crops of 0 pixels"),
         ({"data": ("near=/nowhere/a.json",)}, "nowhere"),
         ({"val": given(other="HERE")}, "no data set 'other'"),
         ({"batch": 1}, "1 images in a step, of 2 data sets"),
         ({"weight": given(cd=1)}, "no task 'cd'"),
+        ({"weight": (*given(ss=1), *given(ss=2))}, "two weights of 'ss'"),
+        ({"weight": given(rd=1), "tasks": ("ss",)}, "no task 'rd' is learned"),
         ({"tasks": ()}, "no task to learn"),
     ],
 )
@@ -95,7 +102,7 @@ def test_batches_go_by_the_numbers_of_images_and_none_is_left_out(monkeypatch: p
             return self
 
     train: Any = {"small": Data([0]), "large": Data([0] * 100), "middle": Data([0] * 50)}
-    assert pretrain._shares(train, 32, "ratio") == {"small": 1, "large": 20, "middle": 11}
+    assert pretrain._shares(train, 32, "ratio") == {"small": 2, "large": 19, "middle": 11}
     assert pretrain._shares(train, 32, "avg") == {"small": 11, "large": 11, "middle": 10}
     assert pretrain._shares(train, 3, "ratio") == {"small": 1, "large": 1, "middle": 1}
 
@@ -142,6 +149,41 @@ def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:
         one, two = (read_tensors(tmp_path / str(n) / "model" / name / "model.safetensors") for n in (1, 2))
         for key, value in one.items():
             torch.testing.assert_close(two[key], value, rtol=1e-4, atol=2e-5)
+
+
+def test_fine_tuning_begins_with_the_decoder_of_pretraining(tmp_path: Path) -> None:
+    run = pretrain.tiny()
+    out = train(run.model_copy(update={"evals": {}, "steps": 1, "one_pass": True}), tmp_path / "pre")
+    # Of its 18 classes and DIOR's 20 some have one name; all layers but the last are those of pretraining.
+    small = dior_r.tiny()
+    again = dior_r.recipe(data=small.only.data.annotation, start=out / "model" / "sota_rd", split="train+val", size=96)
+    task: Any = again.only.task.model_copy(update={"backbone": small.only.task.backbone})
+    state = build(with_values(again, task=task, workers=0), tmp_path / "fine")
+    there = read_tensors(out / "model" / "sota_rd" / "model.safetensors")
+    here = state.model.state_dict()
+    shared = [key for key in here if key.startswith(("neck.", "head.rpn.", "head.roi.layers.", "backbone.blocks.1."))]
+    assert len(shared) > 30
+    assert all(torch.equal(here[key], there[key]) for key in shared)
+    logits = "head.roi.logits.weight"
+    assert torch.equal(here[logits][DIOR_R.index("bridge")], there[logits][SOTA.index("bridge")])
+    assert "classes" in "\n".join(state.only.coverage.lines() if state.only.coverage else [])
+
+
+def die_once(out_dir: Path, _rank: int, step: int, _metrics: dict[str, float]) -> None:
+    if step == 3 and out_dir.name == "cut" and not (out_dir.parent / "died").exists():
+        (out_dir.parent / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_in_the_middle_changes_no_bit(tmp_path: Path) -> None:
+    run = pretrain.tiny().model_copy(update={"evals": {}, "save_every": 2, "save_async": False})
+    assert train_in_ranks(1, run, tmp_path / "whole") == [0]
+    assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [-signal.SIGKILL]
+    assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [0]
+    assert "going on from step 2" in (tmp_path / "cut" / "train.log").read_text()
+    for name in run.streams:
+        one, two = (read_tensors(tmp_path / part / "model" / name / "model.safetensors") for part in ("whole", "cut"))
+        assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys()), name
 
 
 def test_labels_are_stretched_over_the_margin_only_where_asked() -> None:

@@ -341,6 +341,27 @@ def test_names_with_marks_in_them_are_shown_as_they_are(tmp_path: Path) -> None:
     assert names == {"**a**", "b<i>", "c_d_e"}
 
 
+def test_a_report_of_many_streams_leaves_none_out_and_counts_shared_samples_once(tmp_path: Path) -> None:
+    names = [f"{one}_{task}" for one in ("sota", "sior", "fast") for task in ("ss", "is", "rd")]
+    info = {"num_records": 12, "counts": {"tree": 34}, "dropped": {"box outside its image": 5}}
+    row = {"step": 1, "loss": 3.0} | {f"{name}.loss": 1.0 for name in names} | {f"{name}/AP": 0.5 for name in names}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    streams = {name: {"samples": "" if name.endswith("ss") else f"{name[:-3]}_ss"} for name in names}
+    (tmp_path / "run.yaml").write_text(json.dumps({"recipe": "mtp.pretrain", "streams": streams}))
+    every = dict.fromkeys(names, info)
+    other = info | {"num_records": 7}
+    (tmp_path / "data.json").write_text(json.dumps({"train": every, "evals": every | {"sota_rd": other}}))
+    (axis,) = curves(tmp_path / "metrics.jsonl").axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in axis.lines[1::2]}
+    assert len(looks) == 9
+    text = write_run_report(tmp_path).read_text()
+    assert "<b>36</b><span>training samples" in text
+    for name in ("sota_ss", "sota_is", "sota_rd"):
+        assert f"<b>0.5</b><span>{name}/AP" in text
+    left_out = [row[0] for row in rows_below(Page(text), "data")]
+    assert left_out == ["train sota_ss", "train sior_ss", "train fast_ss", "sota_ss", "sota_rd", "sior_ss", "fast_ss"]
+
+
 def test_curves_leave_single_classes_out(tmp_path: Path) -> None:
     rows = [{"step": step, "val/mIoU": 0.5, "val/IoU/road": 0.4, "val/mask/AP": 0.3} for step in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

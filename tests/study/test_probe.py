@@ -10,8 +10,8 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.contracts import FeatureSpec
 from vistruct.errors import UserError
 from vistruct.study.linear import Statistics, statistics
-from vistruct.study.patches import cell_labels, cut, dense_crops, object_patches
-from vistruct.study.probe import dense_features, dense_probe, label_efficiency, pooled_features
+from vistruct.study.patches import cell_labels, cut, dense_crops, object_patches, places
+from vistruct.study.probe import dense_features, dense_probe, label_efficiency, pooled_features, turned_probe
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave pixels in [0, 1]
 
@@ -211,3 +211,25 @@ def test_both_probes_run_on_the_real_backbone():
     precision = dense_probe(backbone, image, boxes, 32, shots=(2, 4), draws=2)
     assert sum(accuracy[4]) / 2 > 0.7  # objects are far brighter than ground
     assert all(0 < value <= 1 for values in precision.values() for value in values)
+
+
+def test_places_lie_side_by_side_and_inside():
+    corners = places((70, 100), 32)
+    assert corners.tolist() == [[0, 0], [32, 0], [64, 0], [0, 32], [32, 32], [64, 32]]
+
+
+def test_what_does_not_turn_gives_exactly_a_half_and_what_does_is_found():
+    image = torch.randint(0, 256, (3, 64 * 6, 64 * 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    patches = cut(image, places((64 * 6, 64 * 8), 64), 64)
+    colours = patches.float().mean((2, 3))
+    for own in turned_probe(colours, patches.flip(2, 3).float().mean((2, 3)), (5, 20), draws=4).values():
+        assert own == [0.5] * 4
+    lit = patches.float() + torch.linspace(0, 40, 64)[:, None]  # brighter below
+    below, above = ((one[:, :, 32:].mean((2, 3)) - one[:, :, :32].mean((2, 3))) for one in (lit, lit.flip(2, 3)))
+    found = turned_probe(below, above, (5, 20), draws=4)
+    assert min(found[20]) > 0.95
+    assert found == turned_probe(below, above, (5, 20), draws=4)
+    assert found[5] == turned_probe(below, above, (5, 20, 10), draws=4)[5]  # the same first places
+    with pytest.raises(UserError, match="leave none of 48") as caught:
+        turned_probe(below, above, (24,))
+    assert "24 shots" in (caught.value.fix or "")

@@ -41,7 +41,7 @@ class ClassMatch:
             ("there, and not here", self.unused),
         ):
             if which:
-                lines.append(f"{len(which)} classes {what}: {_listed(which)}")
+                lines.append(f"{len(which)} class{'es' if len(which) > 1 else ''} {what}: {_listed(which)}")
         return lines
 
 

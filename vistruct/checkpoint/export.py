@@ -54,7 +54,7 @@ def export(
     """Write a model in a public layout, read it back, compare, and put it in place.
 
     Args:
-        source: a finished run, or the model/ directory inside one.
+        source: a finished run, or the model/ directory inside one; of several tasks one, but for their backbone.
         out: a folder that is not there yet.
         format: one of `Format`.
         dtype: of the file: float32, bf16 or fp16.
@@ -70,8 +70,9 @@ def export(
     if dtype not in DTYPES:
         raise UserError(f"no type {dtype!r}", fix=closest(dtype, DTYPES))
     refuse(out, "--out")
-    task, card = load_model(source)
     only_backbone = format.startswith("backbone-")
+    several = sorted((source / "model").glob("*/model.json")) if only_backbone else []
+    task, card = load_model(several[0].parent if several else source)  # all tasks of a run have one backbone
     notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
     if adapters is not None:
         added = merge_adapters(task, adapters, card.values["stream"])

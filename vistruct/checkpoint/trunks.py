@@ -55,11 +55,11 @@ def carry(task: Any, state: Mapping[str, Tensor], names: Sequence[str] | None, r
     match = _matched(task, layers, own, above, names, source)
     carried = _carried(task, own, above, layers, match)
     if not any(name.startswith("head.") for name in carried.state):
-        raise UserError(
-            f"nothing of its head fits this one{_first_misfit(own, above)}",
-            where=source,
-            fix=f"give neck and head the sizes they have there, or start from its backbone: {backbone_option(source)}",
-        )
+        has_head = any(name.startswith("head.") for name in above)
+        why = _first_misfit(own, above) if has_head or source.is_file() else f": {'; '.join(report.notes)}"
+        alike = "leave --head and --channels out" if source.is_dir() else "give neck and head the sizes they have there"
+        fix = f"{alike}, or start from its backbone: {backbone_option(source)}"
+        raise UserError(f"nothing of its head fits this one{why}", where=source, fix=fix)
     broken = next((name for name, value in carried.state.items() if not bool(value.isfinite().all())), None)
     if broken is not None:
         raise UserError(f"NaN or infinity in {broken}", where=source, fix="use an earlier checkpoint of that model")

@@ -21,6 +21,7 @@ from vistruct.checkpoint.weights import Coverage, fill, in_float32
 from vistruct.config import flat
 from vistruct.contracts import Described, HeadTraits
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_record
 from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
 
@@ -110,10 +111,22 @@ def _load_stopped(task: Any, source: Path, name: str) -> Coverage:
     if any(key.startswith("tasks.") for key in state):  # of several, each with the backbone under its own name too
         own = f"tasks.{name}."
         state = {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
+    known, own_names = _classes_of(source, name), task.traits.class_names
+    if known and own_names and own_names not in known:  # as many of others would fit, and mean something else
+        what = "this run has not finished and has other classes, which only a finished one brings along"
+        raise UserError(what, where=source, fix=finish)
     load_exactly(task, state, newest, f"give it the sizes in {source / 'run.yaml'}, or {finish}")
     notes.append(f"{source} has not finished: these are its weights after {step_of(newest):,} steps")
     licence = f"unknown: that of {source.name}, and of what it began with, holds"
     return Coverage(source=source, what="model", matched=tuple(sorted(state)), notes=tuple(notes), licence=licence)
+
+
+def _classes_of(run: Path, stream: str) -> list[tuple[str, ...]]:
+    """The names of a run's classes, of objects and of pixels; none: it has not got as far as reading its data."""
+    file = run / "data.json"
+    noted = read_record(file, dict[str, Any])["train"] if file.is_file() else {}
+    info = next(iter(noted.values()), {}) if len(noted) < 2 else noted.get(stream, {})
+    return [tuple(info[key]) for key in ("class_names", "map_class_names") if info.get(key)]
 
 
 def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Coverage:

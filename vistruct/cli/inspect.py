@@ -80,6 +80,8 @@ def gather(path: Path) -> dict[str, Any]:
     model = path / "model"
     if (model / "model.json").is_file():
         facts |= {k: v for k, v in gather(model).items() if k != "what"} | {"state": "finished"}
+    elif several := sorted(file.parent.name for file in model.glob("*/model.json")):
+        facts |= {"state": "finished", "models": ", ".join(several)}
     else:
         steps = sorted(p.name for p in (path / "checkpoints").glob("step_*"))
         facts["state"] = f"unfinished, {steps[-1] if steps else 'no checkpoint yet'}"

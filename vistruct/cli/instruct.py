@@ -41,6 +41,10 @@ def command(
         Path | None,
         typer.Option(help="Directory for the same conversations, each moved to another picture: teaches nothing."),
     ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="Directory for the same pictures with their boxes, as COCO json: the labels themselves."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 0,
 ) -> None:
     """Turn annotated boxes into conversations, the jsonl that pretraining reads.
@@ -49,7 +53,7 @@ def command(
     that cover it. The side of a crop is 1.5 to 3 times the median object side unless --crop-size says
     otherwise.
     """
-    from vistruct.data.instructions.write import FILE, write_control, write_instructions
+    from vistruct.data.instructions.write import FILE, LABELS, write_control, write_instructions
     from vistruct.files.owned import Owned, free
     from vistruct.progress import tracking
 
@@ -64,10 +68,14 @@ def command(
     chosen: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}  # the rest has its own defaults
     if crop_size is not None:
         chosen["crop_size"] = sides(crop_size)
-    if control is not None:
-        if control.resolve() == out.resolve():
-            raise UserError("two data sets in one folder", where=f"--control {control}", fix=f"--control {free(out)}")
-        Owned(control, "instruct").check([control / FILE])
+    places = {"": out}
+    for flag, folder, file in (("--control", control, FILE), ("--boxes", boxes, LABELS)):
+        if folder is None:
+            continue
+        if folder.resolve() in (other.resolve() for other in places.values()):
+            raise UserError("two data sets in one folder", where=f"{flag} {folder}", fix=f"{flag} {free(folder)}")
+        Owned(folder, "instruct").check([folder / file])
+        places[flag] = folder
     with ExitStack() as bar:
         shows: list[Any] = []  # the bar, once the number of pictures is known
 
@@ -76,12 +84,16 @@ def command(
                 shows.append(bar.enter_context(tracking("instructions", done=0, total=total)))
             shows[0](done, "pictures")
 
-        summary = write_instructions(source, out, crops=crops, turned=turned, seed=seed, progress=progress, **chosen)
+        summary = write_instructions(
+            source, out, crops=crops, turned=turned, boxes=boxes, seed=seed, progress=progress, **chosen
+        )
     table(["family", "questions", "commonest answers"], summary.rows())
     typer.echo(summary.line())
     for reason, count in summary.dropped.items():
         note(f"{count} x {reason}")
     made(summary.path)
+    if boxes is not None:
+        made(boxes / LABELS)
     if control is not None:
         made(write_control(summary.path, control, seed))
 

@@ -126,7 +126,7 @@ def default_dir(run: Run, config: Path | None = None) -> Path:
     place = first = RUNS / f"{(run.recipe or 'run').replace('.', '-')}-{short}"
     number = 1
     while config is not None and (
-        place.resolve() == config.resolve().parent or (place / "model" / "model.json").exists()
+        place.resolve() == config.resolve().parent or any((place / "model").glob("**/model.json"))
     ):
         number += 1
         place = first.with_name(f"{first.name}-{number}")

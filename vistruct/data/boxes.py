@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from vistruct.config import Part
 from vistruct.contracts import Record
 from vistruct.data.beside_objects import LabelMaps, label_reader
-from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
+from vistruct.data.dataset import NO_MASKS, OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.format import Ask, Walked
 from vistruct.data.formats.read import read
 from vistruct.data.formats.splits import chosen
@@ -112,8 +112,7 @@ class BoxDataConfig(Part):
             fix = "mark the objects that are to be found as no crowds: iscrowd 0"
             raise UserError("no object to learn from: all are crowds or ignored", where=self.annotation, fix=fix)
         if self.masks and all(record.objects.masks is None for record in records):
-            fix = "a head that learns from boxes: --head faster_rcnn"
-            raise UserError("masks are wanted, and these annotations have none", where=self.annotation, fix=fix)
+            raise UserError("masks are wanted, and these annotations have none", where=self.annotation, fix=NO_MASKS)
         return as_dataset(
             records,
             report,

@@ -26,6 +26,10 @@ from vistruct.transforms.augment import Augment
 from vistruct.transforms.jpeg import JpegReencode
 from vistruct.transforms.sizing import Size, sized
 
+NO_MASKS = (
+    "`vistruct masks DATA --fill ellipse --out MASKS` makes some; or learn boxes alone: "
+    "train detect --head faster_rcnn, train mtp.pretrain --tasks ss,rd"
+)
 OnBroken = Literal["stop", "replace"]  # the run stops, or the next sample takes the place; see `fetch`
 
 
@@ -126,9 +130,7 @@ class RecordDataset:
     def _masks(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor:
         """bool[N, H, W] of the record's window."""
         if record.objects.masks is None:
-            raise UserError(
-                "masks are wanted, and these annotations have none", where=record.id, fix="--head faster_rcnn"
-            )
+            raise UserError("masks are wanted, and these annotations have none", where=record.id, fix=NO_MASKS)
         height, width = size_hw
         window = record.window_xyxy or (0, 0, width, height)
         drawn = [torch.from_numpy(rasterise(mask, window)) for mask in record.objects.masks]

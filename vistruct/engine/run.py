@@ -160,7 +160,8 @@ def _check(run: Run, ranks: Ranks) -> None:
     first = next(iter(run.streams))
     for name, stream in run.streams.items():
         if stream.pack is None:
-            check_split(stream.batch, world=ranks.world, accumulate=run.accumulate)
+            where = "batch" if len(run.streams) == 1 else f"streams.{name}.batch"
+            check_split(stream.batch, world=ranks.world, accumulate=run.accumulate, where=where)
         elif run.accumulate != 1 and len(run.streams) == 1:
             raise UserError(
                 f"accumulate={run.accumulate} and pack both say what a micro-batch is",

@@ -26,7 +26,7 @@ def rasterise(segmentation: Any, window_xyxy: Window) -> np.ndarray:
     """
     x0, y0, x1, y1 = window_xyxy
     if isinstance(segmentation, dict):
-        return decode_rle(segmentation)[y0:y1, x0:x1].astype(bool)
+        return _window_of_runs(segmentation, window_xyxy)
     pixels = np.zeros((y1 - y0, x1 - x0), bool)
     rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in segmentation if len(ring)]
     if not rings:
@@ -42,6 +42,58 @@ def rasterise(segmentation: Any, window_xyxy: Window) -> np.ndarray:
     right, bottom = max(left, min(x1, high[0])), max(top, min(y1, high[1]))
     inside = drawn[top - low[1] : bottom - low[1], left - low[0] : right - low[0]]
     pixels[top - y0 : bottom - y0, left - x0 : right - x0] = inside
+    return pixels
+
+
+def run_lengths(rle: dict[str, Any]) -> np.ndarray:
+    """int64[K], outside, inside, outside, ... down the columns, of run lengths as numbers, text or bytes.
+
+    In COCO's text a number is the difference to the one before the last, in signs of five bits, lowest first.
+    """
+    counts = rle["counts"]
+    if isinstance(counts, list | np.ndarray):
+        return np.asarray(counts, np.int64)
+    signs = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    if not len(signs):
+        return np.zeros(0, np.int64)
+    is_last = (signs & 0x20) == 0
+    first = np.flatnonzero(np.r_[True, is_last[:-1]])
+    place = np.arange(len(signs)) - np.repeat(first, np.diff(np.r_[first, len(signs)]))
+    numbers = np.add.reduceat((signs & 0x1F) << (5 * place), first)
+    ends = np.r_[first[1:], len(signs)] - 1
+    numbers -= np.where(signs[ends] & 0x10, 1 << (5 * (place[ends] + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def hull_of_runs(rle: dict[str, Any]) -> Window:
+    """Whole pixels around a mask in run lengths, right and bottom exclusive; (0, 0, 0, 0) of an empty one."""
+    height, marks = int(rle["size"][0]), np.cumsum(run_lengths(rle))
+    starts, ends = marks[:-1:2], marks[1::2] - 1
+    starts = starts[: len(ends)]
+    keep = ends >= starts
+    starts, ends = starts[keep], ends[keep]
+    if not len(starts):
+        return 0, 0, 0, 0
+    is_within = (starts // height == ends // height).all()  # no run goes on in the next column
+    y0, y1 = (int((starts % height).min()), int((ends % height).max()) + 1) if is_within else (0, height)
+    return int(starts[0] // height), y0, int(ends[-1] // height) + 1, y1
+
+
+def _window_of_runs(rle: dict[str, Any], window: Window) -> np.ndarray:
+    """bool[h, w]; only the columns of the window in which the mask is are made."""
+    x0, y0, x1, y1 = window
+    pixels = np.zeros((y1 - y0, x1 - x0), bool)
+    low, _, high, _ = hull_of_runs(rle)
+    low, high, height = max(low, x0), min(high, x1), int(rle["size"][0])
+    if low >= high:
+        return pixels
+    marks = np.clip(np.cumsum(run_lengths(rle)) - low * height, 0, (high - low) * height)
+    counts = np.diff(marks, prepend=0)
+    rest = (high - low) * height - int(marks[-1])
+    columns = np.repeat(np.r_[np.arange(len(counts)) % 2 == 1, False], np.r_[counts, rest])
+    pixels[:, low - x0 : high - x0] = columns.reshape(high - low, height).T[y0:y1]
     return pixels
 
 

@@ -37,11 +37,9 @@ class BatchNorm(nn.SyncBatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         ranks = world_size() if self.training else 1
         if self.training and ranks == 1 and input.numel() == self.num_features:
-            raise UserError(
-                "batch norm over one value a channel: one image, and a map of one cell",
-                where="head.norm",
-                fix="norm=group, or at least two images in a micro-batch",
-            )
+            what = "batch norm over one value a channel: one image, and a map of one cell"
+            fix = "--set task.head.norm=group (of a stream: streams.NAME.task...), or a larger --batch"
+            raise UserError(what, where="head.norm", fix=fix)
         if ranks == 1 or input.device.type != "cpu":
             return super().forward(input)
         return self._over_ranks(input)

@@ -16,6 +16,7 @@ RECIPES = {
     "change": "vistruct.recipes.change",
     "classify": "vistruct.recipes.classify",
     "joint": "vistruct.recipes.joint",
+    "labels": "vistruct.recipes.labels",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
     "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
     "vitp.medical": "vistruct.recipes.vitp.medical",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import STREAM_NAME, Eval, Run, Schedule
+from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes import change, classify, detect, oriented, segment
@@ -67,7 +67,7 @@ def recipe(
             "weight": factors.get(name, 1.0),
             "trunk": trunks.get(name, ""),
         }
-        streams[name] = run.only.model_copy(update=told)
+        streams[name] = Stream.model_validate(dict(run.only) | told)
         for measured, one in run.evals.items():
             called = name if measured == "val" else f"{name}_{measured}"
             if called in evals:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ROW = TypeAdapter(dict[str, float | None])
 Series = dict[str, list[tuple[int, float]]]
 PICTURES = {".png", ".jpg", ".jpeg"}
+DASHES = ("-", "--", ":")  # of curves, after every round of colours
 
 
 def write_run_report(run_dir: Path) -> Path:
@@ -37,7 +38,9 @@ def write_run_report(run_dir: Path) -> Path:
     run_yaml = run_dir / "run.yaml"
     run_text = run_yaml.read_text(encoding="utf-8") if run_yaml.exists() else ""
     steps = max((points[-1][0] for points in series.values()), default=0)
-    recipe = read_yaml(run_yaml).get("recipe", "") if run_text else ""
+    asked = read_yaml(run_yaml) if run_text else {}
+    recipe = asked.get("recipe", "")
+    data = _once(data, asked.get("streams") or {}) if data else {}
     page = Report(run_dir.resolve().name, f"Training run{f' of the recipe `{recipe}`' if recipe else ''}")
     page.key_numbers(_key_numbers(series, steps, data))
     if series:
@@ -121,12 +124,14 @@ def curves(metrics_jsonl: Path) -> Figure:
             if name == "loss":
                 axis.set_title("loss")
                 streams = {one.removesuffix(".loss"): points for one, points in series.items() if one.endswith(".loss")}
-                for colour, (label, points) in zip(COLOURS, (streams or {"": series[name]}).items(), strict=False):
+                for number, (label, points) in enumerate((streams or {"": series[name]}).items()):
+                    round_, colour = divmod(number, len(COLOURS))
                     own_steps, own = zip(*points, strict=True)
-                    axis.plot(own_steps, own, alpha=0.35, linewidth=1, color=colour)
-                    axis.plot(own_steps, smooth(own), color=colour, label=label)
-                if streams:
-                    axis.legend()
+                    axis.plot(own_steps, own, alpha=0.35, linewidth=1, color=COLOURS[colour])
+                    style = DASHES[round_ % len(DASHES)]
+                    axis.plot(own_steps, smooth(own), color=COLOURS[colour], linestyle=style, label=label)
+                if streams:  # below the axis, where no curve lies
+                    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=3, fontsize="small")
                 finite = [v for v in values if math.isfinite(v) and v > 0]
                 if finite and max(finite) > 30 * min(finite):
                     axis.set_yscale("log")
@@ -164,7 +169,9 @@ def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tu
         first, last = series["loss"][0][1], smooth([v for _, v in series["loss"]])[-1]
         numbers.append((last, "loss at the end", f"{first:.4g} at the first step; smoothed"))
     overall = {n: p for n, p in evaluations(series).items() if parted(n.split("/", 1)[1])[1] is None}
-    for name, points in list(overall.items())[:2]:
+    of_each = {name.split("/", 1)[0]: name for name in reversed(overall)}  # the first metric of each evaluation
+    shown = list(reversed(of_each.values()))[:6] if len(of_each) > 1 else list(overall)[:2]
+    for name, points in ((name, overall[name]) for name in shown):
         numbers.append((points[-1][1], name, f"at step {points[-1][0]}"))
     if data:
         samples = sum(int(info["num_records"]) for info in data["train"].values())
@@ -178,6 +185,14 @@ def _curve_caption(series: Series) -> str:
     bad = sum(not math.isfinite(v) for _, v in series.get("loss", []))
     text = "Faint: each logged step. Solid: its moving average."
     return text + (f" {bad} losses were not finite and are gaps." if bad else "")
+
+
+def _once(data: Mapping[str, Any], streams: Mapping[str, Any]) -> dict[str, Any]:
+    """Data without those of streams that learn from another's samples, and are measured on the same."""
+    owners = {name: one["samples"] for name, one in streams.items() if one.get("samples")}
+    train = {name: info for name, info in data["train"].items() if name not in owners}
+    evals = {name: i for name, i in data["evals"].items() if i != data["evals"].get(owners.get(name))}
+    return {**data, "train": train, "evals": evals}
 
 
 def _data(page: Report, data: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ def write_answers(page: Report, found: Mapping[str, Any]) -> None:
     """
     if not found["questions"]:
         return
-    inits, control = list(found["plan"]["inits"]), _control(found)
+    inits, control = asked(found), _control(found)
     scores = {about: {name: _lines(one) for name, one in own.items()} for about, own in found["questions"].items()}
     page.text(
         "## What the models themselves answer\n\n"
@@ -39,7 +39,7 @@ def write_answers(page: Report, found: Mapping[str, Any]) -> None:
         + "\n".join(f"- {line}" for line in sentences(found))
     )
     page.figure(
-        answer_bars(scores, found["plan"]),
+        answer_bars(scores, found["plan"], inits),
         "Score of each family of questions that has one between 0 and 1; the marks across the bars are the best "
         "constant answer. The untrained model is in the tables only.",
     )
@@ -53,10 +53,15 @@ def write_answers(page: Report, found: Mapping[str, Any]) -> None:
         )
 
 
-def answer_bars(scores: Mapping[str, Scores], plan: Mapping[str, Any]) -> Figure:
+def asked(found: Mapping[str, Any]) -> list[str]:
+    """The inits that were: those of other tasks than answering have nothing to say."""
+    own = next(iter(found["questions"].values()))
+    return [name for name in found["plan"]["inits"] if name in own]
+
+
+def answer_bars(scores: Mapping[str, Scores], plan: Mapping[str, Any], inits: Sequence[str]) -> Figure:
     """Bars by what was asked about, family and init, with the constant answer as a mark across them."""
-    inits = list(plan["inits"])
-    colours = ink(inits, plan["baseline"])
+    colours = ink(list(plan["inits"]), plan["baseline"])
     wide = 0.8 / len(inits)
     with styled():
         figure, axes = plots(len(scores), height=2.6, wide=11.5, columns=1)
@@ -98,12 +103,12 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     control, fixed = _control(found), found["plan"]["against"]
     lines = []
     for about, own in found["questions"].items():
-        for init in (name for name in found["plan"]["inits"] if control and name not in fixed):
+        for init in (name for name in asked(found) if control and name not in fixed):
             better, worse = differences(_lines(own[init]), _lines(own[control]))
             found_in = f"clearly better in {_listed(better)}, clearly worse in {_listed(worse)}"
             lines.append(f"{about}, {init} against {control}: {found_in}")
-    asked = [own[name] for own in found["questions"].values() for name in own if name != UNTRAINED]
-    malformed = [value for one in asked for key, value in one.items() if key == "malformed/ground_one"]
+    figures = [one for own in found["questions"].values() for name, one in own.items() if name != UNTRAINED]
+    malformed = [value for one in figures for key, value in one.items() if key == "malformed/ground_one"]
     if malformed and min(malformed) > 0.5:
         lines.append(
             f"at least {min(malformed):.0%} of the answers that should be a box are none: where all tokens of an "

@@ -30,6 +30,7 @@ class Budget(Part):
     questions: int  # pictures of each scene that the models themselves are asked about
     align_steps: int
     pretrain_steps: int
+    label_steps: int  # of training on the labels themselves: about as many seconds of CPU as `pretrain_steps` take
     detect_steps: int
     fractions: tuple[float, ...]  # of the windows of the test scene's labelled third, for the detector
     seeds: int  # of the detector
@@ -44,6 +45,7 @@ BUDGETS = {
         questions=5,
         align_steps=3,
         pretrain_steps=3,
+        label_steps=3,
         detect_steps=2,
         fractions=(0.25,),
         seeds=1,
@@ -56,6 +58,7 @@ BUDGETS = {
         questions=120,
         align_steps=150,
         pretrain_steps=300,
+        label_steps=400,
         detect_steps=60,
         fractions=(0.25,),
         seeds=3,
@@ -66,6 +69,7 @@ BUDGETS = {
         questions=500,
         align_steps=200,
         pretrain_steps=900,
+        label_steps=1200,
         detect_steps=150,
         fractions=(0.1, 0.25, 1.0),
         seeds=5,
@@ -105,8 +109,9 @@ def data_jobs(budget: Budget, folder: Path) -> list[Job]:
 
 
 def study_of(budget: Budget, made: Mapping[str, Mapping[str, Any]]) -> Study:
-    """One ViT from random weights, and after instructions without VRL, with it, and with shuffled answers; detectors
-    from each on a fraction of the test scene's labelled third, measured on the rest; probes and questions beside them.
+    """One ViT from random weights, after instructions without VRL, with it, and with shuffled answers, and after the
+    boxes of the same pictures as labels; detectors from each on a fraction of the test scene's labelled third, measured
+    on the rest; probes and questions beside them.
 
     Args:
         made: results of `data_jobs`.
@@ -149,8 +154,9 @@ def study_of(budget: Budget, made: Mapping[str, Mapping[str, Any]]) -> Study:
             "instructions": taught(true, "off"),
             "VRL": taught(true, "paper"),
             "shuffled": taught(shuffled, "off"),
+            "labels": labelled(made["instructions"]["labels"], budget.label_steps),
         },
-        inits={"random": "aligned", "instructions": "instructions", "VRL": "VRL", "shuffled": "shuffled"},
+        inits={"random": "aligned"} | {name: name for name in ("instructions", "VRL", "labels", "shuffled")},
         against=("random", "shuffled"),
         fractions=budget.fractions,
         seeds=budget.seeds,
@@ -158,22 +164,48 @@ def study_of(budget: Budget, made: Mapping[str, Mapping[str, Any]]) -> Study:
         lr=dict.fromkeys(budget.tune, 3e-3),
         backbone_lr=0.2,
         metric="val/AP50",
-        probes=Probes(scene=trees().test, elsewhere=trees().train, draws=budget.draws),
+        probes=Probes(scene=trees().test, elsewhere=trees().train, turned_shots=(20, 50, 100), draws=budget.draws),
         questions={TRAIN: made["questions"]["train"], TEST: made["questions"]["test"]},
     )
 
 
+def labelled(data: str, steps: int) -> Pretraining:
+    """The same pictures with their boxes: found and filled by one backbone in one pass, each picture seen as large, and
+    with the optimiser and schedule, as where questions about them are answered."""
+    see = "{height: 96, width: 96, keep_aspect: false}"
+    return Pretraining(
+        recipe="labels",
+        options={"data": data, "steps": steps, "size": 144, "overlap": 0, "batch": 16, "channels": 64, "lr": 2e-3,
+                 "map_head": "linear"},
+        settings=(
+            "streams.boxes.data.tiles=null",
+            "streams.boxes.data.augment=null",
+            f"streams.boxes.data.resize={see}",
+            "streams.boxes.task.neck={kind: simple_pyramid, channels: 64, strides: [16, 32]}",
+            "streams.boxes.task.head={kind: fcos, num_convs: 1, nms_iou: 0.35, prior: 0.1}",
+            "optim.weight_decay=0.01",
+            "optim.layer_decay=1.0",
+            "move=[{pattern: backbone, lr_factor: 0.5}]",
+            f"schedule.warmup_steps={round(0.2 * steps)}",
+            "workers=0",
+            "log_every=5",
+        ),
+        start="aligned",
+    )  # fmt: skip
+
+
 def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """Instructions about the training scene, and their control."""
-    from vistruct.data.instructions.write import write_control, write_instructions
+    """Instructions about the training scene, the boxes of the same pictures, and shuffled answers as their control."""
+    from vistruct.data.instructions.write import LABELS, write_control, write_instructions
     from vistruct.samples import trees
 
     summary = write_instructions(
         trees().train, Path(out) / "instructions", crops=crops, crop_size=CROP, questions=3, always=("grid_map",),
-        turned=True, seed=0, progress=lambda done, total: report(done, total, "pictures"),
+        turned=True, boxes=Path(out) / "labels", seed=0, progress=lambda done, total: report(done, total, "pictures"),
     )  # fmt: skip
     return {
         "true": str(summary.path),
+        "labels": str(Path(out) / "labels" / LABELS),
         "shuffled": str(write_control(summary.path, Path(out) / "shuffled")),
         "families": [list(row) for row in summary.rows()],
         "line": summary.line(),

@@ -19,9 +19,9 @@ from vistruct.files.images import read_image
 from vistruct.ops.seeds import derive
 from vistruct.study.jobs import Job
 from vistruct.study.linear import Statistics, statistics
-from vistruct.study.patches import object_patches
+from vistruct.study.patches import cut, object_patches, places
 from vistruct.study.plan import Plan, init_digest
-from vistruct.study.probe import dense_probe, label_efficiency, pooled_features
+from vistruct.study.probe import dense_probe, label_efficiency, pooled_features, turned_probe
 from vistruct.study.statistics import paired_gain
 from vistruct.study.study import Probes, Study
 from vistruct.study.workers import Report
@@ -93,6 +93,10 @@ def few_labels(
     values["dense"] = dense_probe(
         backbone, image, scene.objects.boxes_xyxy, asked.crop, asked.crop_shots, asked.draws, **pixels, l2=CROP_L2
     )
+    if asked.turned_shots:
+        patches = cut(image, places((image.shape[1], image.shape[2]), asked.patch), asked.patch)
+        upright, turned = (pooled_features(backbone, one, **pixels) for one in (patches, patches.flip(2, 3)))
+        values["turned"] = turned_probe(upright, turned, asked.turned_shots, asked.draws)
     report(4, 4)
     return {"what": names[0] if len(names) == 1 else "object", "values": values}
 

@@ -71,6 +71,14 @@ def object_patches(
     return cut(image, torch.cat([objects, free[chosen]]), side), labels
 
 
+def places(size_hw: tuple[int, int], side: int) -> Tensor:
+    """int64[N, 2] xy, upper left corners of squares side by side, row by row; what is left at the edges is none."""
+    height, width = size_hw
+    return torch.cartesian_prod(torch.arange(0, height - side + 1, side), torch.arange(0, width - side + 1, side)).flip(
+        1
+    )
+
+
 def cut(image: Tensor, corners_xy: Tensor, side: int) -> Tensor:
     """[K, C, side, side]: the squares of `image` [C, H, W] at K upper left corners int64[K, 2], K >= 1."""
     return torch.stack([image[:, y : y + side, x : x + side] for x, y in corners_xy.tolist()])

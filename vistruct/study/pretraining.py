@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vistruct.config import Run, run_from_dict
 from vistruct.recipes import find
+from vistruct.recipes.options import options_of
 from vistruct.runs import train_and_report
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
@@ -29,9 +31,10 @@ def pretraining_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path
     """
     jobs: list[Job] = []
     places: dict[str, Path] = {}
+    runs: dict[str, Run] = {}
     cache = out / "index" if out.exists() else None  # a dry run leaves nothing behind
     for name, one in study.pretrain.items():
-        run = _run(one, places)
+        run = runs[name] = _run(one, places, runs)
         data = {key: stream.data.build(cache=cache).info.fingerprint for key, stream in run.streams.items()}
         asked = {"run": run.model_dump(mode="json"), "data": data}
         places[name] = out / "pretrained" / f"{name}-{digest_of(asked)}"
@@ -47,19 +50,41 @@ def pretraining_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path
     return jobs, places
 
 
-def _run(one: Pretraining, places: Mapping[str, Path]) -> Run:
-    start = {} if one.start is None else {"start": places[one.start]}
+def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run]) -> Run:
+    """A recipe that goes on from whole models does so; any other one begins with the backbone that is there, alone."""
     function = find(one.recipe).recipe
+    goes_on = one.start is not None and "start" in options_of(function)
+    start = {"start": places[one.start]} if one.start is not None and goes_on else {}
     run = made_by(one.recipe, function, checked_options(function, {**one.options, **start}, {}))
+    if one.start is not None and not goes_on:
+        run = _over(run, runs[one.start], places[one.start])
     return with_settings(run, list(one.settings)) if one.settings else run
+
+
+def _over(run: Run, earlier: Run, place: Path) -> Run:
+    """The run on the backbone of an earlier one: its architecture, its weights, mean and std of its pixels."""
+    other: Any = next(iter(earlier.streams.values())).task
+    same = {name: vars(other)[name] for name in ("backbone", "mean", "std")}
+    streams = {}
+    for name, stream in run.streams.items():
+        task: Any = stream.task
+        streams[name] = stream.model_copy(update={"task": task.model_copy(update=same)})
+    return run.model_copy(update={"streams": streams, "init": place})
 
 
 def pretrain(
     *, run: dict[str, Any], directory: str, data: Mapping[str, str], results: Mapping[str, Any], report: Report
 ) -> dict[str, Any]:
-    """Train a run, or go on with it; `data` are fingerprints, so that with other data the job is another one."""
-    resolved = run_from_dict(run, directory)
+    """Train a run, or go on with it; `data` are fingerprints, so that with other data the job is another one.
+
+    Returns:
+        `run` the directory, and `seconds` of the processor from start to report; None where a part of it was done
+        before or by other processes.
+    """
+    resolved, is_new = run_from_dict(run, directory), not Path(directory).exists()
+    began = time.process_time()
     train_and_report(
         resolved, Path(directory), on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}")
     )
-    return {"run": directory}
+    spent = round(time.process_time() - began, 3)
+    return {"run": directory, "seconds": spent if is_new and not resolved.workers else None}

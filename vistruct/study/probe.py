@@ -1,7 +1,8 @@
-"""What a frozen backbone is worth with few labels: two probes on one annotated scene.
+"""What a frozen backbone is worth with few labels: three probes on one annotated scene.
 
 `label_efficiency` tells object patches from ground patches by their pooled features; `dense_probe` says of
-each cell of a feature map whether an object is there. Both fit a logistic regression on a few labels and test
+each cell of a feature map whether an object is there; `turned_probe` tells patches as they lie from those turned by
+half a turn, which no annotation of objects says, and no colour. All fit a logistic regression on a few labels and test
 on the rest. Which patches and crops are drawn depends on the scene and the seed alone, so that backbones are
 compared pair by pair.
 
@@ -122,6 +123,48 @@ def label_efficiency(
             w, b = logistic_regression(standardised(features[train], scale), labels[train], l2)
             is_object = standardised(features[test], scale) @ w + b > 0
             accuracies[n].append(float((is_object == (labels[test] == 1)).double().mean()))
+    return accuracies
+
+
+def turned_probe(
+    upright: Tensor,
+    turned: Tensor,
+    shots: Sequence[int] = (20, 50, 100),
+    draws: int = 8,
+    seed: int = 0,
+    *,
+    l2: float = 1.0,
+) -> dict[int, list[float]]:
+    """Accuracy of "this place is shown as it lies, or turned by half a turn" after learning from few places of each.
+
+    Where light falls from one side it can be seen, by the shadows. Places that are learned from are shown one way; all
+    others are tested both ways, so that what does not change with the turn, such as colours, gives exactly a half.
+
+    Args:
+        upright, turned: float[N, C], features of the same N places.
+        shots: numbers of places that are learned from as they lie, and as many that are turned.
+
+    Returns:
+        for each number of shots, `draws` accuracies in [0, 1]; chance is 1/2.
+
+    Raises:
+        UserError: no place is left to test on.
+    """
+    _check_shots(shots, draws)
+    most = max(shots)
+    if 2 * most >= len(upright):
+        what = f"{most} places of each of two ways leave none of {len(upright)} to test on"
+        raise UserError(what, fix=f"use fewer than {(len(upright) + 1) // 2} shots, or smaller patches")
+    accuracies: dict[int, list[float]] = {n: [] for n in shots}
+    for draw in range(draws):
+        order = torch.randperm(len(upright), generator=generator("turned places", seed, draw))
+        ways, test = (order[:most], order[most : 2 * most]), order[2 * most :]
+        for n in shots:
+            x, y = torch.cat([upright[ways[0][:n]], turned[ways[1][:n]]]), torch.arange(2).repeat_interleave(n)
+            scale = statistics(x)
+            w, b = logistic_regression(standardised(x, scale), y, l2)
+            right = [standardised(upright[test], scale) @ w + b <= 0, standardised(turned[test], scale) @ w + b > 0]
+            accuracies[n].append(float(torch.cat(right).double().mean()))
     return accuracies
 
 

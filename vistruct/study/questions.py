@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vistruct.checkpoint.load import load_model
-from vistruct.config import Eval
+from vistruct.config import Eval, read_run
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine.evaluate import evaluate
 from vistruct.metrics.answers import AnswersConfig
@@ -25,7 +25,7 @@ UNTRAINED = "untrained"  # the baseline's model with fresh random weights; no in
 
 
 def question_jobs(study: Study, weights: Mapping[str, str]) -> list[Job]:
-    """One for each init, and one for the baseline's model without its training.
+    """One for each init that answers, and one for the baseline's model without its training.
 
     Args:
         study: its inits are paths.
@@ -36,7 +36,7 @@ def question_jobs(study: Study, weights: Mapping[str, str]) -> list[Job]:
     data = {about: str(path) for about, path in study.questions.items()}
     digests = {about: init_digest(path) for about, path in study.questions.items()}
     asked = {"questions": data, "data": digests}
-    sources = {UNTRAINED: study.baseline, **{init: init for init in study.inits}}
+    sources = {UNTRAINED: study.baseline, **{init: init for init in study.inits if _answers(Path(study.inits[init]))}}
     return [
         Job(
             name=f"answers-{name}",
@@ -46,6 +46,12 @@ def question_jobs(study: Study, weights: Mapping[str, str]) -> list[Job]:
         )
         for name, init in sources.items()
     ]
+
+
+def _answers(source: Path) -> bool:
+    """Whether an init is a model with language, and not one of other tasks, which has nothing to say."""
+    tasks = read_run(source / "run.yaml").streams.values() if (source / "run.yaml").is_file() else ()
+    return all(vars(stream.task)["kind"] == "instruct" for stream in tasks)
 
 
 def ask(
@@ -89,5 +95,5 @@ def found_by_questions(study: Study, results: Mapping[str, Mapping[str, Any]]) -
     """What study.json says of them: about -> init (and `untrained`) -> figures; None: nothing was asked."""
     if not study.questions:
         return None
-    names = (UNTRAINED, *study.inits)
+    names = [name for name in (UNTRAINED, *study.inits) if f"answers-{name}" in results]
     return {about: {name: results[f"answers-{name}"][about] for name in names} for about in study.questions}

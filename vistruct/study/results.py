@@ -16,6 +16,7 @@ few_labels  null, or: what (the objects are), values (kind of probe -> number of
             gains (kind, labels, init, against, before, after, and as above, paired by draw)
 questions   null, or: about -> init, and `untrained` -> figures of metrics.answers
 pretrained  directory of each pretraining's run
+pretraining_seconds  of the processor, of each; null: not known
 robustness  by trial: what study.robustness gives
 notes       what is not the same for all inits, and what could not be said
 """
@@ -103,6 +104,7 @@ def results_of(
         "gains": gains,
         "slices": slices,
         "pretrained": {name: str(place.relative_to(out)) for name, place in pretrained.items()},
+        "pretraining_seconds": {name: results.get(f"pretrain-{name}", {}).get("seconds") for name in pretrained},
         "few_labels": found_by_probes(study, results),
         "questions": found_by_questions(study, results),
         "robustness": robust,

@@ -73,14 +73,13 @@ def _run(
     from vistruct.study.report import write_study_report
 
     first, places = pretraining_jobs(study, out)
-    if first:
-        run(first)
+    pretrained = run(first) if first else {}
     ready = study.with_weights(places)
     plan = plan_trials(ready, make)
     metric = chosen_metric(study, plan.trials[0].run)
     fingerprints, weights = data_fingerprints(plan.trials, out / "index"), weight_digests(ready)
     jobs = study_jobs(ready, plan, out, fingerprints, metric, train=train, robust=robust)
-    results = run([*jobs, *probe_jobs(study, plan, weights), *question_jobs(ready, weights)])
+    results = pretrained | run([*jobs, *probe_jobs(study, plan, weights), *question_jobs(ready, weights)])
     found = results_of(study, plan, results, out, fingerprints, places)
     write_json(out / "study.json", found)
     write_study_report(out / "report.html", found, out)
@@ -121,7 +120,12 @@ def describe(plan: Plan, jobs: list[Job], out: Path) -> list[tuple[str, ...]]:
         there = (out / "jobs" / f"{job.name}.json").exists()
         after = f" after {', '.join(job.needs)}" if job.needs else ""
         size = ("", "", "") if run is None else (
-            f"{run.steps:,}", f"{run.steps * run.only.batch:,}", f"{run.optim.lr:g}"
+            f"{run.steps:,}", f"{run.steps * _batch(run):,}", f"{run.optim.lr:g}"
         )  # fmt: skip
         rows.append((job.name, *size, "done" if there else f"to do{after}"))
     return rows
+
+
+def _batch(run: Run) -> int:
+    """Samples of a step; those that several tasks learn from are one."""
+    return sum(stream.batch for stream in run.streams.values() if not stream.samples)

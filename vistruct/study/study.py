@@ -33,7 +33,9 @@ class Pretraining(Part):
     recipe: str  # a name from `vistruct recipes`
     options: dict[str, Any] = Field({})  # of the recipe
     settings: tuple[str, ...] = ()  # a.b=c
-    start: str | None = None  # an earlier pretraining that this one starts from: the recipe's option `start`
+    # An earlier pretraining that this one starts from: as a whole where the recipe has an option `start`, else from its
+    # backbone.
+    start: str | None = None
 
 
 class Probes(Part):
@@ -45,6 +47,7 @@ class Probes(Part):
     patch_shots: tuple[int, ...] = (5, 20, 50)  # labelled patches of each of the two
     crop: int = Field(96, gt=0)  # pixels, a crop of which each cell is an object or ground
     crop_shots: tuple[int, ...] = (2, 8, 32)  # labelled crops
+    turned_shots: tuple[int, ...] = ()  # places of each way, as they lie and half a turn; (): the light has no side
     draws: int = Field(8, ge=1)  # of the labels
 
 
@@ -74,7 +77,7 @@ class Study(Part):
     level: float = Field(0.95, gt=0, lt=1)  # of the intervals
     draws: int = Field(10_000, ge=100)  # of the bootstrap
     probes: Probes | None = None
-    questions: dict[str, Path] = Field({})  # jsonl by what it is about: inits that are whole models are asked
+    questions: dict[str, Path] = Field({})  # jsonl by what it is about: inits that are models that answer are asked
     robust: bool = False  # also measure the first seed's models on the largest fraction under corruptions
 
     @field_validator("inits")

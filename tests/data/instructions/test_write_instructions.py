@@ -15,12 +15,14 @@ from vistruct.cli.main import main
 from vistruct.contracts import Objects, Record
 from vistruct.data.checks.check import check
 from vistruct.data.dataset import ChatDataConfig
+from vistruct.data.formats.read import read
 from vistruct.data.instructions.crops import TOO_SMALL, cover, crop_side, cut
 from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.scene import CROWD
 from vistruct.data.instructions.view import turn_boxes, turn_image, view
 from vistruct.data.instructions.write import Summary, shuffle_answers, write_control, write_instructions
 from vistruct.errors import UserError
+from vistruct.files.images import read_image
 from vistruct.issues import IssueCounter
 from vistruct.samples import trees
 
@@ -317,6 +319,32 @@ def test_the_control_lies_in_a_folder_of_its_own_and_finds_its_pictures(written,
         own = truth[picture.relative_to(written["test"].path.parent.resolve()).as_posix()]
         assert row["conversations"] != own
         assert dataset.sample(index, 0).images
+
+
+def test_labels_of_the_same_pictures_are_what_the_questions_are_made_of(tmp_path):
+    boxes = [("person", 20, 30, 30, 20, 0), ("aircraft", 70, 60, 30, 40, 0), ("person", 5, 80, 16, 12, 1)]
+    source = data_set(tmp_path / "data", [{"size": (120, 110), "boxes": boxes}])
+    asked = {"crops": 30, "crop_size": (50, 90), "turned": True}
+    summary = write_instructions(source, tmp_path / "talk", boxes=tmp_path / "far" / "labels", **asked)
+    walked, report = read(tmp_path / "far" / "labels" / "annotations.json", "boxes")
+    assert not report.counts
+    assert [one.images[0].resolve() for one in walked.records] == [
+        (tmp_path / "talk" / row["image"]).resolve() for row in rows_of(summary)
+    ]
+    seen = 0
+    for record in walked.records:
+        picture = read_image(record.images[0])
+        for box, label, crowd in zip(
+            record.objects.boxes_xyxy, record.objects.labels, record.objects.is_crowd, strict=True
+        ):
+            x0, y0, x1, y1 = (round(float(edge)) for edge in box)
+            if crowd or min(x1 - x0, y1 - y0) < 8:
+                continue
+            inside = picture[:, y0 + 3 : y1 - 3, x0 + 3 : x1 - 3].float().mean((1, 2)).tolist()
+            assert inside == pytest.approx(COLOURS[int(label)], abs=12)
+            seen += 1
+    assert seen > 20
+    assert any(record.objects.is_crowd.any() for record in walked.records)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vistruct.contracts import Record, Window
+from vistruct.contracts import Objects, Record, Window
 from vistruct.data.at_path import boxes_at
+from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.formats.read import read
 from vistruct.data.instructions.converse import Tally, converse
 from vistruct.data.instructions.crops import CropSide, cover, crop_side, cut, size_of
 from vistruct.data.instructions.exchange import Exchange
 from vistruct.data.instructions.families import FAMILIES
+from vistruct.data.instructions.scene import Scene
 from vistruct.data.instructions.view import turn_image, view
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError, closest
@@ -32,7 +34,7 @@ from vistruct.files.owned import Owned
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 
-FILE = "instructions.jsonl"
+FILE, LABELS = "instructions.jsonl", "annotations.json"
 SILENT = "picture left out: nothing could be asked about it"
 
 
@@ -79,6 +81,7 @@ def write_instructions(
     families: Sequence[str] = tuple(FAMILIES),
     always: Sequence[str] = (),
     turned: bool = False,
+    boxes: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
@@ -101,6 +104,8 @@ def write_instructions(
         families: which of FAMILIES to ask.
         always: those of them that every conversation asks, as far as its picture allows.
         turned: also turn and mirror the pictures: for those without an up (aerial, microscopy).
+        boxes: folder for a COCO json of the same pictures with the boxes that the questions are made of, for
+            training on the labels themselves. What is neither there nor not there is a crowd: not learned.
         seed: the same seed writes the same files.
         progress: called with (done, total).
 
@@ -128,12 +133,18 @@ def write_instructions(
     plan, side = _plan(records, crops, crop_size, seed, report)
     summary, owned = Summary(path=out / FILE), Owned(out, "instruct")
     owned.check([summary.path, *(out / _crop(index) for index in range(len(plan)))])
+    if boxes is not None:
+        Owned(boxes, "instruct").check([boxes / LABELS])
     with owned.held():
-        rows = _rows(plan, names, intake, owned, summary, report, questions, families, always, turned, seed, progress)
+        rows, scenes = _rows(
+            plan, names, intake, owned, summary, report, questions, families, always, turned, seed, progress
+        )
         if not rows:
             raise UserError("nothing could be asked about any picture", where=source, fix="other families or crops")
         with owned.making(summary.path) as place:
             chat.write(place, rows)
+        if boxes is not None:
+            _write_labels(boxes, scenes, [(out / row["image"]).resolve() for row in rows], names)
         for name in {*owned.listed} - {row["image"] for row in rows} - {FILE}:
             owned.remove(out / name)  # of other instructions than these
     summary.side = side if summary.whole < summary.pictures else None
@@ -154,9 +165,10 @@ def _rows(
     turned: bool,
     seed: int,
     progress: Callable[[int, int], None] | None,
-) -> list[dict[str, Any]]:
-    """The conversations; their pictures are written, what was asked is counted."""
+) -> tuple[list[dict[str, Any]], list[Scene]]:
+    """The conversations and what they are about; their pictures are written, what was asked is counted."""
     rows: list[dict[str, Any]] = []
+    scenes: list[Scene] = []
     for index, (record, window) in enumerate(plan):
         rng = np.random.default_rng(derive(seed, "picture", index))
         turn = int(rng.integers(8)) if turned else 0
@@ -174,11 +186,29 @@ def _rows(
                     picture = read_image(record.images[0], window, intake=intake)
                     place.write_bytes(jpeg(turn_image(picture, turn)))
             rows.append(_row(f"{record.id}-{index}", name, scene.size_hw, exchanges))
+            scenes.append(scene)
         else:
             report.note(SILENT, f"{record.id} {window}")
         if progress is not None:
             progress(index + 1, len(plan))
-    return rows
+    return rows, scenes
+
+
+def _write_labels(out: Path, scenes: Sequence[Scene], pictures: Sequence[Path], names: tuple[str, ...]) -> None:
+    """What questions are made of, as annotations; the doubtful are crowds."""
+    records = []
+    for scene, picture in zip(scenes, pictures, strict=True):
+        of = scene.doubtful_labels if len(scene.doubtful_labels) else np.zeros(len(scene.doubtful_xyxy), np.int64)
+        objects = Objects(
+            labels=np.concatenate([scene.labels, of]),
+            boxes_xyxy=np.concatenate([scene.boxes_xyxy, scene.doubtful_xyxy]).astype(np.float32).reshape(-1, 4),
+            is_crowd=np.arange(len(scene.labels) + len(of)) >= len(scene.labels),
+        )
+        name = Path(os.path.relpath(picture, out.resolve())).as_posix()
+        records.append(Record(id=name, image_id=name, images=(picture,), size_hw=scene.size_hw, objects=objects))
+    owned = Owned(out, "instruct")
+    with owned.held(), owned.making(out / LABELS) as place:
+        coco.write(place, records, names)
 
 
 def _crop(index: int) -> str:

@@ -152,13 +152,17 @@ def eval_batches(
     yield from zip(parts, batches_of(Fetch(dataset, collator, 0), keys, workers), strict=True)
 
 
-def check_split(batch: int, *, world: int, accumulate: int) -> None:
-    """Raise a UserError naming the nearest batch that divides evenly, if this one does not."""
+def check_split(batch: int, *, world: int, accumulate: int, where: str = "batch") -> None:
+    """Raise a UserError naming the nearest batch that divides evenly, if this one does not.
+
+    Args:
+        where: the setting that says it.
+    """
     parts = world * accumulate
     if batch % parts:
         below, above = batch // parts * parts, (batch // parts + 1) * parts
         raise UserError(
             f"batch={batch} does not divide among {world} devices x {accumulate} micro-batches",
-            where="batch",
-            fix=f"use batch={above}" + (f" or batch={below}" if below else ""),
+            where=where,
+            fix=f"--set {where}={above}" + (f" or {where}={below}" if below else ""),
         )

@@ -25,6 +25,7 @@ from vistruct.heads.mask_rcnn import MaskRcnnConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.heads.unet import UNetConfig
 from vistruct.heads.upernet import UperNetConfig
+from vistruct.recipes.detect import model_at
 from vistruct.recipes.small import quick
 from vistruct.recipes.vitp.detection import narrow
 
@@ -34,6 +35,7 @@ Maps = Literal["last", "blocks", "pyramid", "branches"]  # of a ViT; InternImage
 RVSA = {"rvsa_b": MTP_B, "rvsa_l": MTP_L}
 RATES: dict[Model, float] = {"rvsa_b": 6e-5, "rvsa_l": 6e-5, "intern_xl": 2e-5}  # of classes and pixels
 BOX_RATES: dict[Model, float] = {"rvsa_b": 1e-4, "rvsa_l": 1e-4, "intern_xl": 1e-4}
+DECODER = 256  # channels of UPerNet in pretraining; 512 in fine-tuning
 LAYER_DECAY: dict[Model, float] = {"rvsa_b": 0.9, "rvsa_l": 0.9, "intern_xl": 0.94}
 
 
@@ -66,6 +68,7 @@ def recipe_for(own: Downstream) -> Callable[..., Run]:
         data: Path,  # folder of the data set
         model: Model = "rvsa_b",  # ViT-B or ViT-L with RVSA, InternImage-XL
         backbone: Path | None = None,  # MTP's, MAE's or InternImage's weights, a run or a backbone directory
+        start: Path | None = None,  # to begin with the decoder too: a pretraining run's model/NAME, or its *_model.pth
         split: str = own.split,
         size: int = own.size,
         steps: int = own.steps,
@@ -78,7 +81,7 @@ def recipe_for(own: Downstream) -> Callable[..., Run]:
         decay = 1.0 if as_published and model == "intern_xl" else LAYER_DECAY[model]
         return Run(
             recipe=own.name,
-            streams={MAIN: Stream(task=own.task(model, size), data=train, batch=own.batch)},
+            streams={MAIN: Stream(task=_begun(own.task(model, size), start), data=train, batch=own.batch, start=start)},
             evals=evals,
             init=backbone,
             steps=steps,
@@ -91,6 +94,16 @@ def recipe_for(own: Downstream) -> Callable[..., Run]:
         )
 
     return recipe
+
+
+def _begun(task: Any, start: Path | None) -> Part:
+    """The task with the neck and head of what it starts from: the published ones may have other sizes."""
+    begun = model_at(start, type(task))
+    if begun is not None and begun.task.head.kind == task.head.kind:
+        return task.model_copy(update={"neck": begun.task.neck, "head": begun.task.head})
+    if begun is None and start is not None and isinstance(task.head, UperNetConfig):  # a file of MTP's pretraining
+        return task.model_copy(update={"head": UperNetConfig(channels=DECODER)})
+    return task
 
 
 def backbone(model: Model, *, maps: Maps, size: int, recompute: bool = False) -> Part:

@@ -13,9 +13,10 @@ Differs:  layer decay is applied to ViTs too: the public code looks for layers u
           Labels lie where their pixels are: there those of images that come out smaller than the crop, a third of all,
           are stretched over its margin. Both are as published with `--as-published`, and so is float32 in place of
           bf16. Images are read by workers, not by the training process. Each term is divided by its own units over the
-          whole step; what belongs to no class is background for pixels, crowds and margins are left out of account. An
-          image whose objects are all cut away teaches background, where another one is drawn there. Resuming goes on
-          with the same samples at the same rate.
+          whole step; what belongs to no class is background for pixels, crowds and margins are left out of account.
+          Boxes are those of the annotations where there are some, not hulls of masks. An image whose objects are all
+          cut away teaches background; there another one is drawn. Biases of windows (RVSA) are not decayed. Resuming
+          goes on with the same samples at the same rate.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from vistruct.metrics.coco import CocoMasksConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.necks.fpn import FpnConfig
-from vistruct.recipes.mtp.fine_tuning import LAYER_DECAY, RATES, Model, small_parts
+from vistruct.recipes.mtp.fine_tuning import DECODER, LAYER_DECAY, RATES, Model, small_parts
 from vistruct.recipes.mtp.fine_tuning import backbone as backbone_of
 from vistruct.recipes.options import convert
 from vistruct.samples.made_scenes import samrs_folder
@@ -79,7 +80,11 @@ def recipe(
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """One backbone, up to three tasks, any number of data sets, all in every step."""
-    sets, size = _paths(data, "--data"), size or (224 if model == "rvsa_b" else 448)
+    sets = _paths(data, "--data")
+    if size is None:
+        size = 224 if model == "rvsa_b" else 448
+    if size < 1:
+        raise UserError(f"crops of {size} pixels", where=f"--size {size}", fix="--size 224, or leave it out")
     wanted = [name for name in METRICS if name in tasks]
     if not wanted:
         raise UserError("no task to learn", where="--tasks", fix="--tasks ss,is,rd")
@@ -161,7 +166,7 @@ def augment(size: int, *, stretch: bool = False) -> Augment:
 def _task(name: str, backbone: Part) -> Part:
     """The published decoder of a task, and what is measured of it."""
     if name == "ss":
-        return SegmentConfig(backbone=backbone, head=UperNetConfig(channels=256), size_divisor=32)
+        return SegmentConfig(backbone=backbone, head=UperNetConfig(channels=DECODER), size_divisor=32)
     head: Part = OrientedRcnnConfig()
     if name == "is":
         roi = RoiConfig(low_quality=True, beta=0.0, sampling=0)
@@ -196,7 +201,9 @@ def _whole(size: int, tile: int | None) -> Size:
 
 
 def _shares(train: Mapping[str, BoxDataConfig], batch: int, how: str) -> dict[str, int]:
-    """Images of each data set in a step; of each at least one, together `batch`.
+    """Images of each data set in a step, together `batch`; of each at least two, or one where there is no more room.
+
+    Two, for the norms of the decoder of pixels know nothing of a pooled map of one cell of one image.
 
     Raises:
         UserError: fewer images than data sets.
@@ -205,9 +212,10 @@ def _shares(train: Mapping[str, BoxDataConfig], batch: int, how: str) -> dict[st
         what = f"{batch} images in a step, of {len(train)} data sets"
         raise UserError(what, where="--batch", fix=f"--batch {len(train)}, or more")
     sizes = {name: 1 if how == "avg" else len(part.build()) for name, part in train.items()}
-    left = batch - len(sizes)
+    least = 2 if batch >= 2 * len(sizes) else 1
+    left = batch - least * len(sizes)
     exact = {name: left * number / sum(sizes.values()) for name, number in sizes.items()}
-    shares = {name: 1 + int(part) for name, part in exact.items()}
+    shares = {name: least + int(part) for name, part in exact.items()}
     most = sorted(exact, key=lambda name: int(exact[name]) - exact[name])  # largest remainder first
     for name in most[: batch - sum(shares.values())]:
         shares[name] += 1
@@ -224,8 +232,9 @@ def _paths(given: tuple[Named, ...], flag: str) -> dict[str, Path]:
     for text in given:
         name, is_one, place = text.partition("=")
         if not (is_one and place and STREAM_NAME.fullmatch(name)):
-            fix = f"{flag} NAME=PATH, as {flag} fast=data/FAST; small letters, digits and _ in a name"
-            raise UserError(f"{flag} {text}", where=flag, fix=fix)
+            wrong = f"a data set called {name!r}" if is_one and place else "no data set with a name"
+            fix = f"{flag} NAME=PATH, as {flag} fast=data/FAST; small letters, digits and _, a letter first, in a name"
+            raise UserError(wrong, where=f"{flag} {text}", fix=fix)
         if name in found:
             raise UserError(f"two data sets are called {name!r}", where=flag, fix="give each a name of its own")
         found[name] = convert(place, Path, flag)
@@ -237,7 +246,12 @@ def _factors(given: tuple[Named, ...], tasks: Sequence[str]) -> dict[str, float]
     for text in given:
         name, _, factor = text.partition("=")
         if name not in tasks:
-            raise UserError(f"no task {name!r} is learned", where=f"--weight {text}", fix=closest(name, tasks))
+            learn = (
+                f"--tasks {','.join([*tasks, name])}, or leave this out" if name in METRICS else closest(name, tasks)
+            )
+            raise UserError(f"no task {name!r} is learned", where=f"--weight {text}", fix=learn)
+        if name in found:
+            raise UserError(f"two weights of {name!r}", where=f"--weight {text}", fix="give one")
         found[name] = convert(factor, float, f"--weight {name}=")
     return found
 

@@ -185,7 +185,7 @@ def _images(
         if path is None:
             absent.append(folder.root / name)
             continue
-        if record_id != name:
+        if record_id != name and path.resolve() != (folder.root / name).resolve():
             report.note(FOREIGN_NAME, name, "repaired")
         try:
             size_hw = image_size(path)

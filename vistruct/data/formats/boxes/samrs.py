@@ -106,7 +106,10 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
         report.note(ORDER[names], str(path), "kept")
     if any(boxes.values()) and not is_oriented:
         numbers = {name: number for number, name in enumerate(names)}
-        records = [with_boxes(one, _numbered(boxes[one.id], numbers, stop), report, stop) for one in records]
+        records = [
+            with_boxes(one, _numbered(boxes[one.id], numbers, stop), report, stop, as_written=ask.as_written)
+            for one in records
+        ]
     if place.gray is None:
         return Walked(records=records, class_names=names)
     records = _with_maps(records, place.gray, stop)

@@ -169,7 +169,9 @@ def add_instances(image: ImageObjects, rows: Sequence[Drawn], report: IssueCount
             image.add_box(one.edges, one.label, one.here, report, Told(mask=mask))
 
 
-def with_boxes(record: Record, boxes: Sequence[Drawn], report: IssueCounter, stop: Stop) -> Record:
+def with_boxes(
+    record: Record, boxes: Sequence[Drawn], report: IssueCounter, stop: Stop, *, as_written: bool = False
+) -> Record:
     """A record whose objects have those of these oriented boxes that are theirs: of their class, and where they are.
 
     The pairs are those whose hulls overlap most, all together. What is left on either side stays as it is, counted.
@@ -183,7 +185,7 @@ def with_boxes(record: Record, boxes: Sequence[Drawn], report: IssueCounter, sto
         rows, columns = linear_sum_assignment(overlap, maximize=True)
         pairs = {int(row): int(one) for row, one in zip(rows, columns, strict=True) if overlap[row, one] >= _SAME}
     assert record.size_hw is not None
-    image = ImageObjects(record.id, record.images[0], record.size_hw, record.notes)
+    image = ImageObjects(record.id, record.images[0], record.size_hw, record.notes, as_written=as_written)
     masks = objects.masks if objects.masks is not None else ((),) * len(objects)
     for row, (outline, label, mask) in enumerate(zip(objects.outlines, objects.labels, masks, strict=True)):
         here = f"{record.id}: object {row}"

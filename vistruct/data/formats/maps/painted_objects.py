@@ -21,7 +21,7 @@ from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.order import chosen_objects
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
-from vistruct.files.masks import rasterise
+from vistruct.files.masks import hull_of_runs, rasterise
 from vistruct.issues import IssueCounter
 
 BACKGROUND = "background"
@@ -62,7 +62,7 @@ class Painted:
     """Of one image, in the order in which they are painted."""
 
     values: np.ndarray  # uint16[N]
-    hulls_xyxy: np.ndarray  # float64[N, 4], pixels of the whole image; infinite where it is not known
+    hulls_xyxy: np.ndarray  # float64[N, 4], pixels of the whole image
     masks: tuple[Any, ...]  # N COCO segmentations, pixels of the whole image
 
 
@@ -94,7 +94,12 @@ class Painter:
         low, high = one.hulls_xyxy[:, :2], one.hulls_xyxy[:, 2:]
         is_near = (low <= window[2:]).all(axis=1) & (high >= window[:2]).all(axis=1)
         for number in np.flatnonzero(is_near):
-            raster[rasterise(one.masks[number], window)] = one.values[number]
+            near = np.r_[np.floor(low[number]) - 1, np.ceil(high[number]) + 2]  # only there, of large images
+            x0, y0 = np.maximum(near[:2], window[:2]).astype(int).tolist()
+            x1, y1 = np.minimum(near[2:], window[2:]).astype(int).tolist()
+            if x0 < x1 and y0 < y1:
+                part = raster[y0 - window[1] : y1 - window[1], x0 - window[0] : x1 - window[0]]
+                part[rasterise(one.masks[number], (x0, y0, x1, y1))] = one.values[number]
         return raster
 
 
@@ -122,9 +127,10 @@ def _objects(record: Record, fill: Fill, report: IssueCounter) -> Painted:
 
 
 def _hull(mask: Any) -> tuple[float, float, float, float]:
-    """Of polygons; of run lengths, which say theirs only when they are decoded, everywhere."""
+    """Of polygons, or of run lengths."""
     if isinstance(mask, dict):
-        return -np.inf, -np.inf, np.inf, np.inf
+        x0, y0, x1, y1 = hull_of_runs(mask)
+        return float(x0), float(y0), float(x1), float(y1)
     points = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in mask])
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
     return float(x0), float(y0), float(x1), float(y1)
