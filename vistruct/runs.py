@@ -88,7 +88,7 @@ def draw_predictions(state: State) -> list[Path]:
     seen: list[Any] = []
     kept = {one.name: one for one in read_evaluations(state.out_dir)}
     for name, dataset in state.eval_datasets.items():
-        asked = state.run.task_of(state.run.evals[name]), state.run.evals[name].data
+        asked = state.asked(name).task, state.run.evals[name].data
         if asked in seen:
             continue
         seen.append(asked)

@@ -86,6 +86,7 @@ WRONG = [
     (["--fill", "box", "--sam", "x"], "not from both", "--sam FOLDER"),
     (["--sam", "nowhere"], "no such folder", "sam2.1"),
     (["--fill", "blob"], "blob", "--help"),
+    (["--fill", "box", "--prompt", "box"], "--prompt is for a segmenter", "leave --prompt out"),
     (["--sam", "SAM", "--prompt", "bx"], "no prompt 'bx'", "box"),
     (["--sam", "SAM", "--prompt", "quad"], "no oriented boxes in this data", "--prompt box"),
     (["--sam", "SAM", "--tile", "100", "--margin", "50"], "leaves nothing of a tile", "--margin 6"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import class_folders
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +17,7 @@ from vistruct.data.maps import MapDataConfig
 from vistruct.errors import UserError
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.vitp import loveda
-from vistruct.samples import made_maps, made_scenes, made_volumes, trees
+from vistruct.samples import made_classes, made_maps, made_scenes, made_volumes, trees
 from vistruct.windows.tiles import Tiles
 
 
@@ -29,7 +28,7 @@ def test_each_family_is_told() -> None:
     assert splits_of(found.path, found.format) == ("test", "train", "val")
     found = family_of(made_volumes.amos_folder())
     assert (found.kind, found.format, splits_of(found.path, found.format)) == ("volumes", "amos2022", ("train", "val"))
-    found = family_of(class_folders.resisc45_folder())
+    found = family_of(made_classes.resisc45_folder())
     assert (found.kind, found.format) == ("image_classes", "list")
     assert splits_of(found.path, found.format) == ("train", "valid")
 

@@ -313,6 +313,17 @@ def test_a_label_map_without_instances_or_of_another_size_is_no_empty_image(tmp_
         records(made, missing="drop")
 
 
+def test_check_reads_the_label_maps_that_training_is_told_to_read(tmp_path: Path) -> None:
+    made = make_fast(tmp_path)
+    file = made.segs / "gray" / f"{next(iter(made.truth))}.png"
+    labels = np.array(Image.open(file))
+    labels[0, 0] = 77
+    Image.fromarray(labels).save(file)
+    assert check(tmp_path).ok
+    found = check(tmp_path, Reading(label_maps="files"))
+    assert [one.what for one in found.problems if one.effect == "stops training"] == ["labels of no class: 77"]
+
+
 def test_objects_whose_mask_is_empty_and_images_that_are_absent_are_counted(tmp_path: Path) -> None:
     made = make_sota(tmp_path)
     change_rows(made, lambda row: row["mask"].update(counts=[HEIGHT * WIDTH]))

@@ -155,6 +155,13 @@ def test_labels_that_nobody_named_are_an_error(tmp_path: Path) -> None:
         VolumeDataConfig(root=plain(tmp_path), intake=MR).build()
 
 
+def test_values_that_nothing_makes_black_and_white_are_told_before_any_step(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="type int16, and nothing says which become black") as raised:
+        VolumeDataConfig(root=plain(tmp_path), classes=TWO).build()
+    assert "--percentiles 0.5,99.5" in str(raised.value.fix)
+    assert VolumeDataConfig(root=plain(tmp_path), classes=TWO, intake=MR).build()
+
+
 def test_a_dataset_json_that_is_none_is_an_error(tmp_path: Path) -> None:
     (plain(tmp_path) / "dataset.json").write_text("{")
     with pytest.raises(UserError, match="not valid json"):

@@ -55,7 +55,7 @@ class ColourFinder(nn.Module):
         self.colours = {colour(number): number for number in range(len(boxes))}
         self.boxes, self.kind, self.asked, self.seen = boxes, kind, 0, 0
 
-    traits = TaskTraits(prediction="boxes", terms=())
+    traits = TaskTraits(prediction="boxes", terms=(), class_names=CLASSES)
 
     def collator(self, samples: list[Sample]) -> Any:
         return SimpleNamespace(samples=samples, to=lambda device: SimpleNamespace(samples=samples))
@@ -319,7 +319,7 @@ def test_fair1m_files_are_zipped_in_a_folder(tmp_path: Path) -> None:
     model = finder(boxes)
     look = model.task.look
     model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
-    model = dataclasses.replace(model, card=dataclasses.replace(model.card, info=DataInfo(class_names=names)))
+    model.task.traits = TaskTraits(prediction="boxes", terms=(), class_names=names)
     assert possible(images, names) == ["coco", "geojson", "gpkg", "dota", "fair1m"]
     found = predict_files(model, images, tmp_path / "out", formats=["fair1m"])
     with zipfile.ZipFile(found.files["fair1m"]) as archive:
@@ -341,7 +341,7 @@ def test_patches_of_an_xview_image_are_one_file_that_is_measured_alike(tmp_path:
     model = finder(boxes, "horizontal")
     look = model.task.look
     model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
-    model = dataclasses.replace(model, card=dataclasses.replace(model.card, info=DataInfo(class_names=names)))
+    model.task.traits = TaskTraits(prediction="boxes", terms=(), class_names=names)
     cases = [Case(pictures=(file,), name=file.name) for file in (left, right)]
     found = predict_files(model, cases, tmp_path / "out", formats=["xview"])
     with zipfile.ZipFile(found.made) as archive:

@@ -15,11 +15,13 @@ from vistruct.backbones.vit_rvsa import MTP_B
 from vistruct.config import read_run, run_to_yaml
 from vistruct.contracts import BoxPrediction
 from vistruct.engine.train import train
+from vistruct.errors import UserError
 from vistruct.files.images import read_image
 from vistruct.inference.model import load
-from vistruct.recipes import find
+from vistruct.recipes import find, oriented
 from vistruct.recipes.detect import VIT_S, architecture, pyramid_strides, recipe, tiny
 from vistruct.samples import trees
+from vistruct.samples.made_scenes import dota_folder
 from vistruct.settings import with_settings
 
 
@@ -56,6 +58,15 @@ def test_a_runs_backbone_decides_the_architecture_and_is_loaded(run_dir: Path, t
         assert run.only.task.neck.strides == (4, 8, 16, 32)
         assert run.init == place
         assert run.optim.layer_decay < 1
+
+
+def test_a_detector_of_the_other_kind_of_boxes_is_no_start(run_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"horizontal boxes \(fcos") as caught:
+        oriented.recipe(data=dota_folder(), split="train", start=run_dir)
+    assert caught.value.fix.startswith("vistruct train detect")
+    run = oriented.recipe(data=dota_folder(), split="train", start=run_dir, head="oriented_fcos")
+    task: Any = run.only.task
+    assert task.head.kind == "oriented_fcos"
 
 
 def test_public_weights_mean_the_published_size_and_none_a_small_one() -> None:

@@ -19,7 +19,7 @@ from vistruct.data.formats.boxes.published import DIOR_R, SOTA
 from vistruct.data.reading import Named
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
-from vistruct.engine.train import loader_of, train
+from vistruct.engine.train import introduce, loader_of, train
 from vistruct.errors import UserError
 from vistruct.recipes.mtp import dior_r, pretrain
 from vistruct.samples.made_scenes import coco_folder
@@ -139,6 +139,13 @@ def test_a_step_of_three_tasks_on_two_sets_is_the_same_however_it_is_split(tmp_p
         split = gradients(run.model_copy(update=changes), tmp_path)
         assert whole.keys() == split.keys()
         assert torch.stack([(split[name] - g).norm() for name, g in whole.items()]).norm() < 1e-5 * total, changes
+
+
+def test_what_is_read_once_is_told_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    introduce(build(pretrain.tiny(), tmp_path), said.append)
+    assert sum("order of SOTA's label ids" in line for line in said) == 2  # of training, and of what is measured
+    assert sum(line.startswith("to be measured") for line in said) == 6
 
 
 def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:

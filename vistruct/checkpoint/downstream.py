@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from vistruct.checkpoint.fronts import take_front
-from vistruct.checkpoint.mtp_decoders import FRONTS, MASKS, ORIENTED, PIXELS, has_decoders, take_decoder
+from vistruct.checkpoint.mtp_decoders import FRONTS, decoder_of, has_decoders, take_decoder
 from vistruct.checkpoint.pickled import is_pickled, read_with_classes
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.trunks import BACKBONE, backbone_option, carry
@@ -41,7 +41,7 @@ def load_downstream(task: Any, source: Path, start_set: str = "") -> Coverage:
         UserError: a task whose head reads no published weights; several of MTP's data sets fit; else as
             `weights.load_backbone` and `trunks.carry`.
     """
-    traits = _head_traits(task, source)
+    _check_head(task, source)
     names: tuple[str, ...] | None = None
     if is_pickled(source):
         state, notes, names = read_with_classes(source)
@@ -53,14 +53,13 @@ def load_downstream(task: Any, source: Path, start_set: str = "") -> Coverage:
     unused: tuple[str, ...] = ()
     notes = [*notes, *more]
     if has_decoders(tuple(state)):
-        decoder = PIXELS if task.traits.prediction == "maps" else ORIENTED if traits.is_oriented else MASKS
-        taken = take_decoder(state, decoder, task.traits.class_names, source, start_set)
+        taken = take_decoder(state, decoder_of(task), task.traits.class_names, source, start_set)
         state, names, unused = taken.state, taken.class_names, taken.unused
         notes += taken.notes
     elif start_set:
         what = f"start_set={start_set} chooses among the data sets of MTP's pretraining, and this file is none of it"
         raise UserError(what, where=source, fix="leave start_set out")
-    own = _own(task, traits, state)
+    own = own_names(task, state)
     values = {id(value) for value in own.values()}
     report = Coverage(
         source=source,
@@ -73,7 +72,7 @@ def load_downstream(task: Any, source: Path, start_set: str = "") -> Coverage:
     return carry(task, own, names, report)
 
 
-def _head_traits(task: Any, source: Path) -> HeadTraits:
+def _check_head(task: Any, source: Path) -> None:
     """
     Raises:
         UserError: a head that reads no published names, or none.
@@ -83,11 +82,11 @@ def _head_traits(task: Any, source: Path) -> HeadTraits:
     if not isinstance(traits, HeadTraits) or traits.convert_keys is None:
         whose = type(head).__name__ if head is not None else "this task"
         raise UserError(f"{whose} reads no published weights", where=source, fix=backbone_option(source))
-    return traits
 
 
-def _own(task: Any, traits: HeadTraits, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Under the names that the task's layers have; of the backbone as they are."""
+def own_names(task: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model of the mm toolboxes under the names that the task's layers have; of the backbone as they are."""
+    traits = task.head.traits
     assert traits.convert_keys is not None
     own = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
     rest = {key: value for key, value in state.items() if not key.startswith((BACKBONE, "neck."))}

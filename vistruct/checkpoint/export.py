@@ -6,6 +6,7 @@ backbone-transformers   the ViT, for `InternVLVisionModel.from_pretrained`
 backbone-original       the backbone as its published code reads it: an InternViT under the names of InternVL and ViTP;
                         of MTP one .pth with a state dict
 backbone-plain          any backbone of ours: one safetensors file and a json
+mtp-original            all tasks of a pretraining run as one `*_model.pth` of MTP: a .pth with a state dict
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vistruct.backbones.intern_vit import InternVit
 from vistruct.checkpoint.adapters import merge_adapters
 from vistruct.checkpoint.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.checkpoint.load import BACKBONE_FORMAT, load_model
+from vistruct.checkpoint.mtp_joint import Member, notes_of, published_state, read_joint, verify_joint
 from vistruct.checkpoint.public import write_backbone, write_published, write_whole
 from vistruct.checkpoint.save import fsync_dir, write_json, write_text
 from vistruct.checkpoint.tensors import no_room, write_tensors
@@ -28,7 +30,9 @@ from vistruct.files.owned import new_folder, refuse
 from vistruct.tasks.instruct import Instruct
 from vistruct.vlm.names import Layout
 
-Format = Literal["transformers", "original", "backbone-transformers", "backbone-original", "backbone-plain"]
+Format = Literal[
+    "transformers", "original", "backbone-transformers", "backbone-original", "backbone-plain", "mtp-original"
+]
 PUBLISHED_GRID = 32  # patches a side that the published downstream code expects of a position table
 
 
@@ -54,7 +58,8 @@ def export(
     """Write a model in a public layout, read it back, compare, and put it in place.
 
     Args:
-        source: a finished run, or the model/ directory inside one; of several tasks one, but for their backbone.
+        source: a finished run, or the model/ directory inside one; of several tasks one, but for their backbone and for
+            a format of all tasks.
         out: a folder that is not there yet.
         format: one of `Format`.
         dtype: of the file: float32, bf16 or fp16.
@@ -70,17 +75,28 @@ def export(
     if dtype not in DTYPES:
         raise UserError(f"no type {dtype!r}", fix=closest(dtype, DTYPES))
     refuse(out, "--out")
+    members: list[Member] = []
     only_backbone = format.startswith("backbone-")
-    several = sorted((source / "model").glob("*/model.json")) if only_backbone else []
-    task, card = load_model(several[0].parent if several else source)  # all tasks of a run have one backbone
-    notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
+    if format == "mtp-original":
+        if adapters is not None:
+            what = f"{format} is of all tasks of a run, and adapters are of one"
+            raise UserError(what, where=adapters, fix="leave --adapters out: a run's own are in its models already")
+        members = read_joint(source)
+        task, card, notes = members[0].task, members[0].card, notes_of(members)
+    else:
+        several = sorted((source / "model").glob("*/model.json")) if only_backbone else []
+        task, card = load_model(several[0].parent if several else source)  # all tasks of a run have one backbone
+        notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
     if adapters is not None:
         added = merge_adapters(task, adapters, card.values["stream"])
         say(f"{len(added)} adapters of {adapters} added into the weights")
     try:
         with new_folder(out, "--out") as partial:
             say(f"writing {format}, {dtype}")
-            if only_backbone:
+            if members:
+                write_published(partial / "model.pth", published_state(members, dtype))
+                verified = verify_joint(partial, members, dtype)
+            elif only_backbone:
                 verified = _write_backbone(partial, task, card.values, format, dtype, max_bytes)
             else:
                 layout: Layout = "original" if format == "original" else "transformers"
@@ -192,6 +208,7 @@ def _card(
         "backbone-transformers": "transformers.InternVLVisionModel.from_pretrained(FOLDER)",
         "backbone-original": "vistruct train detect --backbone FOLDER, or the code it was published with",
         "backbone-plain": "vistruct train detect --backbone FOLDER",
+        "mtp-original": "vistruct train mtp.dior_r --start FOLDER/model.pth, or the code it was published with",
     }[format]
     lines = [
         f"# {source.resolve().name}, as {format}",

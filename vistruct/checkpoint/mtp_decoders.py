@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from vistruct.checkpoint.class_rows import match_classes
+from vistruct.config import Part
 from vistruct.data.formats.boxes.published import FAST, SIOR, SOTA
 from vistruct.errors import UserError, closest
+from vistruct.heads.faster_rcnn import FasterRcnnConfig
+from vistruct.heads.mask_rcnn import MaskRcnnConfig
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
+from vistruct.heads.roi_stage import RoiConfig
+from vistruct.heads.rpn import RpnConfig
+from vistruct.heads.upernet import UperNetConfig
+from vistruct.necks.fpn import FpnConfig
 
 SETS = {"sota": SOTA, "sior": SIOR, "fast": FAST}  # by the numbers 1, 2, 3
 BACKGROUND = "background"  # the first class of pixels
@@ -25,6 +34,7 @@ BACKGROUND = "background"  # the first class of pixels
 class Decoder:
     """Where the tensors of one kind of decoder are, and what they are called there."""
 
+    task: str  # what the published code calls it
     front: str  # of the trunk
     last: dict[str, str]  # layers of a data set, its number left out, and their names in the mm toolboxes
 
@@ -33,8 +43,9 @@ class Decoder:
         return f"{name}{number}.1." if name.endswith("_") else f"{name}{number}."
 
 
-PIXELS = Decoder(front="semsegdecoder.", last={"semseghead_": "decode_head.conv_seg."})
+PIXELS = Decoder(task="ss", front="semsegdecoder.", last={"semseghead_": "decode_head.conv_seg."})
 MASKS = Decoder(
+    task="is",
     front="inssegdecoder.",
     last={
         "inssegroiboxhead_fc_cls": "roi_head.bbox_head.fc_cls.",
@@ -43,6 +54,7 @@ MASKS = Decoder(
     },
 )
 ORIENTED = Decoder(
+    task="rd",
     front="rotdetdecoder.",
     last={
         "rotdetroiboxhead_fc_cls": "roi_head.bbox_head.fc_cls.",
@@ -50,6 +62,16 @@ ORIENTED = Decoder(
     },
 )
 DECODERS = (PIXELS, MASKS, ORIENTED)
+_MASK_BOXES = FasterRcnnConfig(
+    rpn=RpnConfig(beta=0.0, least_iou=0.3),
+    roi=RoiConfig(low_quality=True, beta=0.0, sampling=0),
+    max_detections=100,
+)
+PARTS: dict[str, tuple[Part | None, Part]] = {  # neck and head of each task, as the published code builds them
+    "ss": (None, UperNetConfig(channels=256)),
+    "is": (FpnConfig(), MaskRcnnConfig(box=_MASK_BOXES)),
+    "rd": (FpnConfig(), OrientedRcnnConfig()),
+}
 FRONTS = ("encoder.", *(one.front for one in DECODERS), *(name for one in DECODERS for name in one.last))
 
 
@@ -68,6 +90,13 @@ def has_decoders(names: Sequence[str]) -> bool:
     return any(name.startswith(one.front) for one in DECODERS for name in names)
 
 
+def decoder_of(task: Any) -> Decoder:
+    """Which of them has the layers of a task of pixels or of boxes."""
+    if task.traits.prediction == "maps":
+        return PIXELS
+    return ORIENTED if task.head.traits.is_oriented else MASKS
+
+
 def take_decoder(
     state: Mapping[str, Tensor], decoder: Decoder, names: Sequence[str], source: Path, wanted: str = ""
 ) -> Taken:
@@ -81,10 +110,21 @@ def take_decoder(
     """
     sets = _sets(state, decoder)
     chosen = _chosen(sets, names, source, wanted)
+    found, unused = layers_of(state, decoder, list(SETS).index(chosen) + 1 if chosen else None)
+    note = f"its {decoder.front.rstrip('.')}, with the last layers of {chosen.upper()}"
+    if not chosen:
+        note = f"its {decoder.front.rstrip('.')}; none of its data sets has one of these classes"
+    return Taken(state=found, class_names=sets.get(chosen, ()), unused=tuple(unused), notes=(note,))
+
+
+def layers_of(state: Mapping[str, Tensor], decoder: Decoder, number: int | None) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone and one decoder under the names of the mm toolboxes, and what is neither.
+
+    Args:
+        number: of the data set whose last layers are taken; None: none are.
+    """
+    places = {} if number is None else {decoder.layer(name, number): own for name, own in decoder.last.items()}
     found: dict[str, Tensor] = {}
-    places = (
-        {decoder.layer(name, list(SETS).index(chosen) + 1): own for name, own in decoder.last.items()} if chosen else {}
-    )
     unused = []
     for key, value in state.items():
         front = next((front for front in places if key.startswith(front)), None)
@@ -97,10 +137,21 @@ def take_decoder(
             found[trunk] = value
         else:
             unused.append(key)
-    note = f"its {decoder.front.rstrip('.')}, with the last layers of {chosen.upper()}"
-    if not chosen:
-        note = f"its {decoder.front.rstrip('.')}; none of its data sets has one of these classes"
-    return Taken(state=found, class_names=sets.get(chosen, ()), unused=tuple(unused), notes=(note,))
+    return found, unused
+
+
+def placed(state: Mapping[str, Tensor], decoder: Decoder, number: int) -> dict[str, Tensor]:
+    """The way back of `layers_of`: from the names of the mm toolboxes to those of a `*_model.pth`."""
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name, own = next(((name, own) for name, own in decoder.last.items() if key.startswith(own)), ("", ""))
+        if key.startswith("backbone."):
+            found[f"encoder.{key.removeprefix('backbone.')}"] = value
+        elif name:
+            found[decoder.layer(name, number) + key.removeprefix(own)] = value
+        else:
+            found[decoder.front + key] = value
+    return found
 
 
 def _sets(state: Mapping[str, Tensor], decoder: Decoder) -> dict[str, tuple[str, ...]]:

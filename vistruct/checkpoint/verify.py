@@ -80,7 +80,7 @@ def verify_whole(folder: Path, task: Any, layout: Layout, dtype: str) -> Verifie
     found, strange = to_ours(read_folder(folder), layout, names, folder)
     if task.language.config.tie_word_embeddings:
         state = {key: value for key, value in state.items() if not key.startswith(f"language.{names.head}")}
-    _same_tensors(state, found, strange, folder)
+    same_tensors(state, found, strange, folder)
     task.load_state_dict(state, strict=False)
     exact = _logits(task, batch)
     _same_config(instruct_config(folder), task.config, folder)
@@ -105,15 +105,21 @@ def verify_backbone(folder: Path, backbone: Any, layout: Layout | None, dtype: s
     Raises:
         UserError: it is not the same backbone.
     """
+    state = rounded(backbone.state_dict(), dtype)
+    own, _ = read_public(folder)
+    same_tensors(state, own if layout is None else backbone.traits.convert_keys(own), [], folder)
+    return verify_features(folder, backbone, layout, dtype)
+
+
+@torch.inference_mode()
+def verify_features(folder: Path, backbone: Any, layout: Layout | None, dtype: str) -> Verified:
+    """Compare what a backbone and the one that is built from a folder make of a random image; else as above."""
     traits = backbone.traits
     divisor = traits.least_divisor or math.lcm(*(spec.stride for spec in backbone.specs))
     size = backbone.config.image_size if isinstance(backbone, InternVit) else -(-PROBE // divisor) * divisor
     image = torch.randn(1, traits.channels, size, size, generator=torch.Generator().manual_seed(0))
     before = _features(backbone, image)
-    state = rounded(backbone.state_dict(), dtype)
-    own, _ = read_public(folder)
-    _same_tensors(state, own if layout is None else traits.convert_keys(own), [], folder)
-    backbone.load_state_dict(state)
+    backbone.load_state_dict(rounded(backbone.state_dict(), dtype))
     exact = _features(backbone, image)
     if layout == "transformers":
         out = _theirs(InternVLVisionModel, folder)(image).last_hidden_state
@@ -165,7 +171,7 @@ def _again(folder: Path, task: Any) -> Any:
     return again.eval()
 
 
-def _same_tensors(state: Mapping[str, Tensor], found: Mapping[str, Tensor], strange: list[str], folder: Path) -> None:
+def same_tensors(state: Mapping[str, Tensor], found: Mapping[str, Tensor], strange: list[str], folder: Path) -> None:
     wrong = sorted(state.keys() ^ found.keys()) + strange
     wrong += [k for k in state.keys() & found.keys() if found[k].dtype != state[k].dtype]
     wrong = wrong or [k for k in state if not torch.equal(found[k], state[k])]

@@ -74,21 +74,21 @@ def _load_ours(task: Any, source: Path, name: str) -> Coverage:
             raise UserError(what, where=source, fix=backbone_option(source))
         shapes = {key: tuple(value.shape) for key, value in other.state_dict().items()}
         refuse_others(shapes, {key: tuple(value.shape) for key, value in state.items()}, card.path)
-        differences = _differences(other.config, task.config)
+        others = differences(other.config, task.config)
         names = other.traits.class_names
-        if differences or names != task.traits.class_names:
+        if others or names != task.traits.class_names:
             convert = traits.convert_keys or dict
             above = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
             rest = {key: value for key, value in state.items() if not key.startswith("head.")}
             own = rest | {f"head.{key}": value for key, value in convert(above).items()}
-            notes = (f"set otherwise there: {'; '.join(differences)}",) if differences else ()
+            notes = (f"set otherwise there: {'; '.join(others)}",) if others else ()
             return carry(task, own, names, replace(report, notes=notes))
     fix = f"give it the sizes in {card.path / 'model.json'}, or only its backbone: {backbone_option(source)}"
     load_exactly(task, state, card.path, fix)
     return replace(report, matched=tuple(sorted(state)))
 
 
-def _differences(there: Any, here: Any) -> list[str]:
+def differences(there: Any, here: Any) -> list[str]:
     """How two models of a kind are described differently, in words; of parts of two kinds these alone."""
     found = []
     for part in ("backbone", "neck", "head", "fusion", "multi_label"):

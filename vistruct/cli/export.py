@@ -20,7 +20,7 @@ def command(
         str,
         typer.Option(
             help="transformers, original: the whole model. backbone-transformers, backbone-original, backbone-plain: "
-            "the backbone alone."
+            "the backbone alone. mtp-original: all tasks of an mtp.pretrain run."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],

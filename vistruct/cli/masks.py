@@ -87,6 +87,9 @@ def command(
     if (sam is None) == (fill is None):
         what = "masks come from a segmenter or from filling" + ("" if sam is None else ", not from both")
         raise UserError(what, where="--sam, --fill", fix="--sam FOLDER, or without weights --fill ellipse")
+    if fill is not None and (prompt or min_iou is not None):
+        told = "--prompt" if prompt else "--min-iou"
+        raise UserError(f"{told} is for a segmenter, and nothing is asked here", where=told, fix=f"leave {told} out")
     if 2 * margin >= tile:
         what = f"a margin of {margin} pixels on both sides leaves nothing of a tile of {tile}"
         raise UserError(what, where="--margin, --tile", fix=f"--margin {tile // 16}")

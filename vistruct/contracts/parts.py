@@ -54,6 +54,7 @@ class NeckTraits:
 
     least_divisor: int | None = None  # pixels; None: the least common multiple of its strides
     convert_keys: Callable[[State], State] = _as_it_is  # published names to its own
+    to_published: Callable[[State], State] | None = None  # and back; None: its layers have none
     repeated_blocks: tuple[nn.Module, ...] = ()
 
 
@@ -76,6 +77,7 @@ class HeadTraits:
     nms_iou: float = 0.5  # by which the boxes of several views of an image are joined
     max_detections: int = 100  # of one image, after that
     convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none
+    to_published: Callable[[State], State] | None = None  # and back; None: it writes none
     class_layers: tuple[ClassLayer, ...] = ()  # what belongs to one set of classes; the rest may serve several
     repeated_blocks: tuple[nn.Module, ...] = ()
 

@@ -161,11 +161,13 @@ class VolumeDataConfig(Part):
     def build(self, cache: Path | None = None) -> RecordDataset:
         """Find the volumes and read their headers; no voxel is decoded yet, unless empty slices are to be left out.
 
+        Where nothing says what becomes black and white, one slice is: other values than those of 8 bits are told now.
+
         Args:
             cache: folder for unpacked copies of packed volumes; None: they are unpacked into memory, while they fit.
 
         Raises:
-            UserError: see `cases`; image and labels of different grids; no slice is left.
+            UserError: see `cases`; image and labels of different grids; no slice is left; values without a range.
         """
         report = IssueCounter()
         (coding, painting), intake = self.labels_used(report), self.intake_used()
@@ -183,6 +185,9 @@ class VolumeDataConfig(Part):
             records = _without_empty(records, self, (coding, painting), copies, report)
         if not records:
             raise UserError("no slices are left", where=self.root, fix="`vistruct check` says more")
+        reader = SliceReader(self.axis, self.neighbours, intake, copies)
+        if not intake.has_range and self.on_broken == "stop":
+            reader(records[0])
         counts = {"volumes": len(cases), "patients": len({case.patient for case in cases}), "slices": len(records)}
         counts |= {"megabytes of unpacked copies, once all are read": packed_bytes // 10**6} if packed_bytes else {}
         return as_dataset(
@@ -194,7 +199,7 @@ class VolumeDataConfig(Part):
             palette=coding.shown,
             fingerprint=fingerprint([], _files(cases, modalities), self.root),
             counts=counts,
-            read=SliceReader(self.axis, self.neighbours, intake, copies),
+            read=reader,
             read_label_map=SliceLabelReader(self.axis, coding, copies, self.label_grid, painting),
         )
 

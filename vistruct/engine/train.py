@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
+from vistruct.contracts import Dataset
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
 from vistruct.data.loading.streams import JointCollator, Streams, learners, seed_of, streams_of, turns_before
@@ -186,11 +187,14 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
             say(f"  {number} x {reason}")
     if len(state.sources) > 1:
         say(drawn_in_words(state.run))
+    told: list[Dataset] = []  # several tasks may be measured on the same
     for name, measured in state.run.evals.items():
-        when = " at the end" if measured.at_end else ""
-        say(f"to be measured{when}, as {name}: {asked_of(measured, state.eval_datasets[name])}")
-        for reason, number in state.eval_datasets[name].info.dropped.items():
-            say(f"  {number} x {reason}")
+        when, dataset = " at the end" if measured.at_end else "", state.eval_datasets[name]
+        say(f"to be measured{when}, as {name}: {asked_of(measured, dataset)}")
+        if not any(dataset is one for one in told):
+            for reason, number in dataset.info.dropped.items():
+                say(f"  {number} x {reason}")
+        told.append(dataset)
     for coverage in state.coverages():
         say("\n".join(coverage.lines()))
     say("\n".join(["trainable parameters:", *state.plan.lines()]))

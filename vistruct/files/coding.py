@@ -15,6 +15,7 @@ from vistruct.contracts import IGNORED, RGB
 from vistruct.errors import UserError
 
 _MOST = 65535  # that a PNG has room for
+SHOWN = "`vistruct check DATA` shows what values there are; beside objects, with --label-maps files"
 
 
 class Coding(Part):
@@ -103,9 +104,7 @@ class Coding(Part):
         if strange and self.others == "stop":
             text = ", ".join(f"#{value:06x}" if is_colour else str(value) for value in strange[:5])
             more = ", ..." if len(strange) > 5 else ""
-            raise UserError(
-                f"labels of no class: {text}{more}", where=where, fix="`vistruct check` shows what values there are"
-            )
+            raise UserError(f"labels of no class: {text}{more}", where=where, fix=SHOWN)
         table = np.array([known.get(int(value), IGNORED) for value in found], np.int16)
         return table[inverse].reshape(numbers.shape)
 

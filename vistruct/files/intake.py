@@ -62,7 +62,11 @@ class Intake(Part):
         if self.window is not None and self.window not in (*CT_WINDOWS, FROM_TAGS):
             raise UserError(f"no CT window {self.window!r}", where="intake", fix=closest(self.window, CT_WINDOWS))
         if len(self.low) != len(self.high) or any(a >= b for a, b in zip(self.low, self.high, strict=False)):
-            raise UserError(f"low={self.low} and high={self.high} are no ranges", where="intake", fix="low below high")
+            raise UserError(
+                f"low={self.low} and high={self.high} are no ranges",
+                where="intake",
+                fix="as many --low as --high, each below its own: --low 0 --high 4000",
+            )
         if self.percentiles is not None and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise UserError(f"percentiles={self.percentiles}", where="intake", fix="for example 1 and 99")
         if any(band < 1 for band in self.bands or ()):

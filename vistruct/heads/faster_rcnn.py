@@ -20,7 +20,7 @@ from vistruct.config import Part
 from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.oriented_roi import OrientedRoiStage
-from vistruct.heads.published_names import ROI, RPN, renamed
+from vistruct.heads.published_names import ROI, RPN, published, renamed
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
 from vistruct.heads.selection import select_classes
@@ -66,12 +66,17 @@ class FasterRcnn(nn.Module):
             nms_iou=config.nms_iou,
             max_detections=config.max_detections,
             convert_keys=self.convert_keys,
+            to_published=self.to_published,
             class_layers=self.roi.class_layers("roi"),
         )
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """mmdet's and mmrotate's names, or those of our Mask R-CNN, as this head's; what is not its own falls away."""
-        return renamed(self, state, RPN | ROI | {r"box\.": ""})
+        return renamed(self, state, RPN | ROI | {"box.": ""})
+
+    def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The way back, to mmdet's and mmrotate's names."""
+        return published(state, RPN | ROI)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.rpn(features)

@@ -26,10 +26,11 @@ from vistruct.config import Part
 from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
-from vistruct.heads.published_names import MASK, ROI, RPN, below, renamed
+from vistruct.heads.published_names import MASK, ROI, RPN, below, published, renamed
 from vistruct.heads.roi_stage import RoiSample, pool_rois
 from vistruct.heads.rpn import RpnOutput
 
+_NAMES = below("box", RPN | ROI) | MASK
 PIXELS_AT_ONCE = 32_000_000  # of true masks as float32, 128 MB
 
 
@@ -64,12 +65,16 @@ class MaskRcnn(nn.Module):
         box = self.box.traits
         boxes = (replace(layer, name=f"box.{layer.name}") for layer in box.class_layers)
         masks = ClassLayer(name="logits.mask_fcn_logits")
-        return replace(box, has_masks=True, class_layers=(*boxes, masks), convert_keys=self.convert_keys)
+        named = {"convert_keys": self.convert_keys, "to_published": self.to_published}
+        return replace(box, has_masks=True, class_layers=(*boxes, masks), **named)
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """mmdet's names, or those of our Faster R-CNN, as this head's; what is not its own falls away."""
-        ours = {r"rpn\.": "box.rpn.", r"roi\.": "box.roi."}
-        return renamed(self, state, below("box", RPN | ROI) | MASK | ours)
+        return renamed(self, state, _NAMES | {"rpn.": "box.rpn.", "roi.": "box.roi."})
+
+    def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The way back, to mmdet's names."""
+        return published(state, _NAMES)
 
     def forward(self, features: list[Tensor]) -> RpnOutput:
         return self.box(features)

@@ -13,54 +13,74 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from vistruct.errors import UserError
+
 RPN = {
-    r"rpn_head\.rpn_conv\.": "rpn.head.conv.0.0.",
-    r"rpn_head\.rpn_cls\.": "rpn.head.cls_logits.",
-    r"rpn_head\.rpn_reg\.": "rpn.head.bbox_pred.",
+    "rpn_head.rpn_conv.": "rpn.head.conv.0.0.",
+    "rpn_head.rpn_cls.": "rpn.head.cls_logits.",
+    "rpn_head.rpn_reg.": "rpn.head.bbox_pred.",
 }
 ROI = {
-    r"roi_head\.bbox_head\.shared_fcs\.0\.": "roi.layers.fc6.",
-    r"roi_head\.bbox_head\.shared_fcs\.1\.": "roi.layers.fc7.",
-    r"roi_head\.bbox_head\.fc_cls\.": "roi.logits.",
-    r"roi_head\.bbox_head\.fc_reg\.": "roi.deltas.",
+    "roi_head.bbox_head.shared_fcs.0.": "roi.layers.fc6.",
+    "roi_head.bbox_head.shared_fcs.1.": "roi.layers.fc7.",
+    "roi_head.bbox_head.fc_cls.": "roi.logits.",
+    "roi_head.bbox_head.fc_reg.": "roi.deltas.",
 }
 CASCADE = {
-    r"roi_head\.bbox_head\.(\d+)\.shared_fcs\.0\.": r"stages.\1.layers.fc6.",
-    r"roi_head\.bbox_head\.(\d+)\.shared_fcs\.1\.": r"stages.\1.layers.fc7.",
-    r"roi_head\.bbox_head\.(\d+)\.fc_cls\.": r"stages.\1.logits.",
-    r"roi_head\.bbox_head\.(\d+)\.fc_reg\.": r"stages.\1.deltas.",
+    "roi_head.bbox_head.{}.shared_fcs.0.": "stages.{}.layers.fc6.",
+    "roi_head.bbox_head.{}.shared_fcs.1.": "stages.{}.layers.fc7.",
+    "roi_head.bbox_head.{}.fc_cls.": "stages.{}.logits.",
+    "roi_head.bbox_head.{}.fc_reg.": "stages.{}.deltas.",
 }
 MASK = {
-    r"roi_head\.mask_head\.convs\.(\d+)\.conv\.": r"layers.\1.0.",
-    r"roi_head\.mask_head\.upsample\.": "logits.conv5_mask.",
-    r"roi_head\.mask_head\.conv_logits\.": "logits.mask_fcn_logits.",
+    "roi_head.mask_head.convs.{}.conv.": "layers.{}.0.",
+    "roi_head.mask_head.upsample.": "logits.conv5_mask.",
+    "roi_head.mask_head.conv_logits.": "logits.mask_fcn_logits.",
 }
 RETINA = {
-    r"bbox_head\.cls_convs\.(\d+)\.conv\.": r"classify.conv.\1.0.",
-    r"bbox_head\.reg_convs\.(\d+)\.conv\.": r"locate.conv.\1.0.",
-    r"bbox_head\.retina_cls\.": "classify.cls_logits.",
-    r"bbox_head\.retina_reg\.": "locate.bbox_reg.",
+    "bbox_head.cls_convs.{}.conv.": "classify.conv.{}.0.",
+    "bbox_head.reg_convs.{}.conv.": "locate.conv.{}.0.",
+    "bbox_head.retina_cls.": "classify.cls_logits.",
+    "bbox_head.retina_reg.": "locate.bbox_reg.",
 }
 
 
 def below(path: str, names: Mapping[str, str]) -> dict[str, str]:
     """The same names for a part that is called `path` here."""
-    return {pattern: f"{path}.{name}" for pattern, name in names.items()}
+    return {there: f"{path}.{name}" for there, name in names.items()}
 
 
 def renamed(head: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """A published model's tensors under the names of `head`: of its modules alone, what else is there falls away.
 
     Args:
-        names: beginnings of names there, as regular expressions, and what stands here in their place; the first that
-            fits is taken, and a name that begins as none stays.
+        names: beginnings of names there, `{}` a number, and what stands here in their place; the first that fits is
+            taken, and a name that begins as none stays.
     """
     modules = {path for path, _ in head.named_modules()}
-    found: dict[str, Tensor] = {}
-    for key, value in state.items():
-        begin = ((pattern, name) for pattern, name in names.items() if re.match(pattern, key))
-        pattern, name = next(begin, ("", ""))
-        own = re.sub(f"^{pattern}", name, key)
-        if own.rpartition(".")[0] in modules:
-            found[own] = value
-    return found
+    found = {_begun(key, names) or key: value for key, value in state.items()}
+    return {key: value for key, value in found.items() if key.rpartition(".")[0] in modules}
+
+
+def published(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The way back of `renamed`, by the same names.
+
+    Raises:
+        UserError: a tensor that has no published name.
+    """
+    back = {own: there for there, own in names.items()}
+    found = {key: _begun(key, back) for key in state}
+    nameless = [key for key, name in found.items() if name is None]
+    if nameless:
+        what = f"{nameless[0]} has no name in published models ({len(nameless)} such tensors)"
+        raise UserError(what, fix="export its backbone: --format backbone-original, or backbone-plain")
+    return {name: state[key] for key, name in found.items() if name is not None}
+
+
+def _begun(key: str, names: Mapping[str, str]) -> str | None:
+    """A name with another beginning; None: it begins as none of these."""
+    for there, own in names.items():
+        found = re.match(re.escape(there).replace(r"\{\}", r"(\d+)"), key)
+        if found is not None:
+            return own.format(*found.groups()) + key[found.end() :]
+    return None

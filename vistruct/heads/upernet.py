@@ -13,6 +13,7 @@ Shapes: maps float[B, C_i, h_i, w_i], finest first -> logits float[B, K, h_0, w_
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -54,6 +55,7 @@ class UperNet(nn.Module):
         super().__init__()
         check_finest_first(specs)
         width, norm = config.channels, config.norm
+        self.norm_kind = norm
         *finer, coarsest = (spec.channels for spec in specs)
         self.psp_modules = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(bins), ConvNorm(coarsest, width, 1, norm)) for bins in config.bins
@@ -68,7 +70,11 @@ class UperNet(nn.Module):
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(convert_keys=self.convert_keys, class_layers=(ClassLayer(name="conv_seg"),))
+        return HeadTraits(
+            convert_keys=self.convert_keys,
+            to_published=self.to_published,
+            class_layers=(ClassLayer(name="conv_seg"),),
+        )
 
     def forward(self, features: list[Tensor]) -> Tensor:
         *finer, coarsest = features
@@ -89,7 +95,18 @@ class UperNet(nn.Module):
 
         The keys may also be those of the head alone.
         """
-        return renamed(self, state, {_FRONT: ""})
+        return renamed(self, {re.sub(f"^{_FRONT}", "", key): value for key, value in state.items()}, {})
+
+    def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The way back, to mmseg's names.
+
+        Raises:
+            UserError: norms that are called otherwise there.
+        """
+        if self.norm_kind != "batch":
+            what = f"published UPerNets have batch norms, and this one's are of kind {self.norm_kind!r}"
+            raise UserError(what, where="head.norm", fix="export its backbone: --format backbone-original")
+        return {f"decode_head.{key}": value for key, value in state.items()}
 
 
 def check_finest_first(specs: Sequence[FeatureSpec]) -> None:

@@ -78,20 +78,41 @@ class Fpn(nn.Module):
 
     @property
     def traits(self) -> NeckTraits:
-        return NeckTraits(least_divisor=self.least_divisor, convert_keys=self.convert_keys)
+        return NeckTraits(
+            least_divisor=self.least_divisor, convert_keys=self.convert_keys, to_published=self.to_published
+        )
 
-    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """mmdet's names as ours; what is not this pyramid's falls away."""
+    def _names(self) -> dict[str, str]:
+        """Beginnings of mmdet's names, and what stands here in their place."""
         num = len(self.pyramid.inner_blocks)
         places = {f"lateral_convs.{i}.conv.": f"pyramid.inner_blocks.{i}.0." for i in range(num)}
         places |= {f"fpn_convs.{i}.conv.": f"pyramid.layer_blocks.{i}.0." for i in range(num)}
-        places |= {f"fpn_convs.{num + i}.conv.": f"extra.{i}." for i in range(len(self.extra))}
+        return places | {f"fpn_convs.{num + i}.conv.": f"extra.{i}." for i in range(len(self.extra))}
+
+    def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """mmdet's names as ours; what is not this pyramid's falls away."""
+        places = self._names()
         found: dict[str, Tensor] = {}
         for key, value in state.items():
             front = next((front for front in places if key.startswith(front)), None)
             own = key if front is None else places[front] + key.removeprefix(front)
             if front is not None or own.startswith(("pyramid.", "extra.")):
                 found[own] = value
+        return found
+
+    def to_published(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The way back, to mmdet's names.
+
+        Raises:
+            UserError: a tensor that has none there: of a norm.
+        """
+        found: dict[str, Tensor] = {}
+        for key, value in state.items():
+            front = next(((there, own) for there, own in self._names().items() if key.startswith(own)), None)
+            if front is None:
+                what = f"{key} has no name in published pyramids"
+                raise UserError(what, where="neck", fix="export its backbone: --format backbone-original")
+            found[front[0] + key.removeprefix(front[1])] = value
         return found
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

@@ -28,11 +28,14 @@ from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.input import Input
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
+from vistruct.heads.oriented_fcos import OrientedFcosConfig
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.heads.retina import RetinaConfig
 from vistruct.kinds import BackbonePart
 from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
@@ -52,6 +55,8 @@ HEADS: dict[str, type[Part]] = {
     "cascade_rcnn": CascadeRcnnConfig,
     "mask_rcnn": MaskRcnnConfig,
 }
+ORIENTED: dict[str, type[Part]] = {"oriented_rcnn": OrientedRcnnConfig, "oriented_fcos": OrientedFcosConfig}
+OF_RECIPE = {"detect": HEADS, "oriented": ORIENTED}
 
 Normalisation = Literal["backbone", "data"]  # mean and std that a backbone was trained with, or of the training data
 
@@ -85,9 +90,7 @@ def recipe(
     The architecture is that of `backbone` (or `start`) where it is a run or a directory of ours, the published
     300M-448px InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
     """
-    begun = model_at(start, DetectConfig)
-    part = FcosConfig() if begun is None else begun.task.head
-    part = part if head is None else HEADS[head]()
+    part = chosen_head("detect", start, head)
     masks = isinstance(part, MaskRcnnConfig)
     return detector(
         "detect",
@@ -262,6 +265,25 @@ def _normalised(known: Input) -> dict[str, Any]:
     if is_raw(known.intake):
         return {}
     return {name: value for name, value in (("mean", known.mean), ("std", known.std)) if value}
+
+
+def chosen_head(recipe: str, start: Path | None, head: str | None) -> Part:
+    """The head that is asked for, that of what a run starts from, or the recipe's first.
+
+    Raises:
+        UserError: what it starts from finds boxes of the other kind.
+    """
+    if head is not None:
+        return OF_RECIPE[recipe][head]()
+    begun = model_at(start, DetectConfig)
+    own: Any = next(iter(OF_RECIPE[recipe].values()))() if begun is None else begun.task.head
+    for other, heads in OF_RECIPE.items():
+        if other != recipe and own.kind in heads:
+            boxes = {"detect": "horizontal", "oriented": "oriented"}[other]
+            first = next(iter(OF_RECIPE[recipe]))
+            fix = f"vistruct train {other}; or another head, over the same backbone: --head {first}"
+            raise UserError(f"a detector of {boxes} boxes ({own.kind})", where=f"--start {start}", fix=fix)
+    return own
 
 
 def model_at(start: Path | None, kind: type[Part]) -> ModelCard | None:

@@ -75,7 +75,8 @@ def of_both(found: Run, filled: Part) -> Run:
     evals = {}
     for name, one in found.evals.items():
         evals[f"{BOXES}_{name}"] = one.model_copy(update={"task": BOXES})
-        evals[f"{FILLED}_{name}"] = Eval(data=_painted(one.data), metric=PixelsConfig(), task=FILLED)
+        whole = _painted(one.data).model_copy(update={"tiles": None})  # a segmenter puts its windows together itself
+        evals[f"{FILLED}_{name}"] = Eval(data=whole, metric=PixelsConfig(), task=FILLED)
     return found.model_copy(update={"recipe": "labels", "streams": streams, "evals": evals})
 
 

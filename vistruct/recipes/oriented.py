@@ -13,19 +13,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from vistruct.config import Part, Run
+from vistruct.config import Run
 from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
-from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
-from vistruct.recipes.detect import Normalisation, detector, is_raw, made_tiny, measured_on, model_at
+from vistruct.recipes.detect import Normalisation, chosen_head, detector, is_raw, made_tiny, measured_on
 from vistruct.samples.made_scenes import dota_folder
-from vistruct.tasks.dense import DetectConfig
 from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
-
-HEADS: dict[str, type[Part]] = {"oriented_rcnn": OrientedRcnnConfig, "oriented_fcos": OrientedFcosConfig}
 
 
 def recipe(
@@ -53,8 +49,6 @@ def recipe(
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A detector for oriented boxes; of horizontal annotations it learns turned ones by turning the images."""
-    begun = model_at(start, DetectConfig)
-    part = OrientedRcnnConfig() if begun is None else begun.task.head
     return detector(
         "oriented",
         data=boxes_at(
@@ -77,7 +71,7 @@ def recipe(
         ),
         val=measured_on(data, val, val_split),
         metric=OrientedBoxesConfig(),
-        head=part if head is None else HEADS[head](),
+        head=chosen_head("oriented", start, head),
         backbone=backbone,
         timm=timm,
         start=start,

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from vistruct.contracts import Record
+from vistruct.data.beside_objects import label_reader
 from vistruct.data.boxes import NOT_LEARNED, unlearned
 from vistruct.data.checks.images import IN_TWO_SPLITS, decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.data.formats.boxes.objects import CLIPPED, OUTSIDE, ROUNDING_PX
 from vistruct.data.formats.format import Walked
+from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 
 MANY = 0.2  # part of all boxes clipped or outside above which their layout is doubted
@@ -36,6 +38,8 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     records = parts.records()
     paths = [record.images[0] for record in records]
     sizes, of_bands = decoded(paths[:decode_at_most], parts.errors, parts.part.intake)
+    for part in walked.values():
+        _read_label_maps(parts, part, decode_at_most)
     counts, classes = count_boxes(records, class_names)
     return Findings(
         counts={"images": len(paths), **counts, "images decoded": len(paths[:decode_at_most])},
@@ -49,6 +53,22 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
             *tiny_images(sizes),
         ],
     )
+
+
+def _read_label_maps(parts: Parts, part: Walked, at_most: int | None) -> None:
+    """Adds an error for every raster beside the objects that training would stop at, where it is told to read them."""
+    if parts.part.label_maps != "files":
+        return
+    try:
+        reader = label_reader("files", part, parts.part.intake, parts.family.path, parts.report)
+    except UserError as error:
+        parts.errors.append(error)
+        return
+    for record in part.records[:at_most]:
+        try:
+            reader(record)
+        except UserError as error:
+            parts.errors.append(error)
 
 
 def _unknown_in_train(walked: Mapping[str, Walked], class_names: Sequence[str]) -> list[Problem]:

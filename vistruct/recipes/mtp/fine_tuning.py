@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from vistruct.backbones.intern_image import SIZES, InternImageConfig
 from vistruct.backbones.vit_rvsa import MTP_B, MTP_L, VitRvsaConfig
+from vistruct.checkpoint.mtp_decoders import PARTS
 from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
@@ -35,7 +36,6 @@ Maps = Literal["last", "blocks", "pyramid", "branches"]  # of a ViT; InternImage
 RVSA = {"rvsa_b": MTP_B, "rvsa_l": MTP_L}
 RATES: dict[Model, float] = {"rvsa_b": 6e-5, "rvsa_l": 6e-5, "intern_xl": 2e-5}  # of classes and pixels
 BOX_RATES: dict[Model, float] = {"rvsa_b": 1e-4, "rvsa_l": 1e-4, "intern_xl": 1e-4}
-DECODER = 256  # channels of UPerNet in pretraining; 512 in fine-tuning
 LAYER_DECAY: dict[Model, float] = {"rvsa_b": 0.9, "rvsa_l": 0.9, "intern_xl": 0.94}
 
 
@@ -102,7 +102,7 @@ def _begun(task: Any, start: Path | None) -> Part:
     if begun is not None and begun.task.head.kind == task.head.kind:
         return task.model_copy(update={"neck": begun.task.neck, "head": begun.task.head})
     if begun is None and start is not None and isinstance(task.head, UperNetConfig):  # a file of MTP's pretraining
-        return task.model_copy(update={"head": UperNetConfig(channels=DECODER)})
+        return task.model_copy(update={"head": PARTS["ss"][1]})
     return task
 
 

@@ -26,23 +26,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vistruct.checkpoint.mtp_decoders import PARTS
 from vistruct.config import STREAM_NAME, AdamW, Eval, Part, Run, Schedule, Stream
 from vistruct.data.at_path import boxes_at
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.formats.boxes.published import FAST, SOTA
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Named, PixelValues, Reading
 from vistruct.errors import UserError, closest
-from vistruct.heads.faster_rcnn import FasterRcnnConfig
-from vistruct.heads.mask_rcnn import MaskRcnnConfig
-from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
-from vistruct.heads.roi_stage import RoiConfig
-from vistruct.heads.rpn import RpnConfig
-from vistruct.heads.upernet import UperNetConfig
 from vistruct.metrics.coco import CocoMasksConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.metrics.pixels import PixelsConfig
-from vistruct.necks.fpn import FpnConfig
-from vistruct.recipes.mtp.fine_tuning import DECODER, LAYER_DECAY, RATES, Model, small_parts
+from vistruct.recipes.mtp.fine_tuning import LAYER_DECAY, RATES, Model, small_parts
 from vistruct.recipes.mtp.fine_tuning import backbone as backbone_of
 from vistruct.recipes.options import convert
 from vistruct.samples.made_scenes import samrs_folder
@@ -165,14 +159,10 @@ def augment(size: int, *, stretch: bool = False) -> Augment:
 
 def _task(name: str, backbone: Part) -> Part:
     """The published decoder of a task, and what is measured of it."""
+    neck, head = PARTS[name]
     if name == "ss":
-        return SegmentConfig(backbone=backbone, head=UperNetConfig(channels=DECODER), size_divisor=32)
-    head: Part = OrientedRcnnConfig()
-    if name == "is":
-        roi = RoiConfig(low_quality=True, beta=0.0, sampling=0)
-        box = FasterRcnnConfig(rpn=RpnConfig(beta=0.0, least_iou=0.3), roi=roi, max_detections=100)
-        head = MaskRcnnConfig(box=box)
-    return DetectConfig(backbone=backbone, neck=FpnConfig(), head=head, size_divisor=32)
+        return SegmentConfig(backbone=backbone, neck=neck, head=head, size_divisor=32)
+    return DetectConfig(backbone=backbone, neck=neck, head=head, size_divisor=32)
 
 
 def _data(
