@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from vistruct.errors import UserError
-from vistruct.recipes.options import describe_type, help_rows, parse
+from vistruct.recipes.options import convert, describe_type, help_rows, parse
 
 
 def recipe(
@@ -73,3 +73,11 @@ def test_help_names_every_option_with_type_and_default() -> None:
     assert ("--sizes", "INT,...", "(1,)") in rows
     assert ("--val-data", "PATH", "None") in rows
     assert describe_type(bool) == "true|false"
+
+
+def test_words_of_a_list_stay_words() -> None:
+    assert convert("yes, no", tuple[str, ...], "--classes") == ("yes", "no")  # of YAML, truths
+    assert convert("1,2", tuple[str, ...], "--classes") == ("1", "2")
+    assert convert("1,2", tuple[int, ...], "--bands") == convert("[1, 2]", tuple[int, ...], "--bands") == (1, 2)
+    with pytest.raises(UserError, match="Input should be 'ss' or 'is'"):
+        convert("ss,xx", tuple[Literal["ss", "is"], ...], "--tasks")

@@ -137,7 +137,8 @@ def asked_of(eval: Eval, dataset: Dataset) -> str:
     metric: Any = eval.metric
     taken = len(few(len(dataset), vars(metric).get("most")))
     share = "" if taken == len(dataset) else f" of {len(dataset):,}, drawn once and for all"
-    return f"{metric.kind} on {taken:,} samples{share}"
+    split = vars(eval.data).get("split")  # data sets of one piece have none
+    return f"{metric.kind} on {taken:,} samples{share}" + (f" ({split})" if split else "")
 
 
 def few(total: int, most: int | None) -> Sequence[int]:

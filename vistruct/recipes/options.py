@@ -114,15 +114,24 @@ def convert(text: str, hint: Any, flag: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     adapter = TypeAdapter(hint)
-    try:
-        value = adapter.validate_strings(text)
-    except ValidationError as first:
-        try:  # `[1, 2]` and `1,2` are not strings of anything
-            is_list = "[" not in text and ("," in text or _takes_a_list(hint))
-            value = adapter.validate_python(yaml.safe_load(f"[{text}]" if is_list else text))
-        except (ValidationError, yaml.YAMLError):
-            what = f"{flag.removesuffix('=')}: {first.errors()[0]['msg']}, got {text!r}"
-            raise UserError(what, fix=f"{flag}{'' if flag.endswith('=') else ' '}{describe_type(hint)}") from None
+    is_list = "[" not in text and ("," in text or _takes_a_list(hint))
+    words = [word.strip() for word in text.split(",")]  # as they are: YAML would make a truth of `no`
+    told = ""
+    for way in (
+        lambda: adapter.validate_strings(text),
+        lambda: adapter.validate_python(words if is_list else text),
+        lambda: adapter.validate_python(yaml.safe_load(f"[{text}]" if is_list else text)),  # `[1, 2]`, `null`
+    ):
+        try:
+            value = way()
+            break
+        except ValidationError as error:
+            told = error.errors()[0]["msg"] if is_list or not told else told
+        except yaml.YAMLError:
+            continue
+    else:
+        what = f"{flag.removesuffix('=')}: {told}, got {text!r}"
+        raise UserError(what, fix=f"{flag}{'' if flag.endswith('=') else ' '}{describe_type(hint)}")
     if isinstance(value, Path) and not value.exists():  # the paths that recipes take are all read
         raise UserError(f"{flag.removesuffix('=')}: no such file or directory", where=value, fix=_nearby(value))
     return value
