@@ -16,7 +16,7 @@ def command(
     full: Annotated[bool, typer.Option("--full", help="More label shares and seeds.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of the report and its runs.")] = Path("runs/demo"),
 ) -> None:
-    """Run the whole idea on real aerial images: pretrain, transfer, report (12 minutes on 2 cores)."""
+    """Run the whole idea on real aerial images: pretrain, transfer, report (10 minutes on 2 cores)."""
     if quick and full:
         raise UserError("--quick and --full exclude each other", fix="choose one of them")
     from vistruct.study.demo import run_demo
