@@ -24,7 +24,7 @@ from box_sets import (
 )
 
 from vistruct.data.formats.boxes.per_image import UNANNOTATED
-from vistruct.data.formats.boxes.places import HULLS, Layout, find_places, find_sources, split_lists
+from vistruct.data.formats.boxes.places import HULLS, Layout, _refuse_absent, find_places, find_sources, split_lists
 from vistruct.data.formats.boxes.published import DOTA_1_0, DOTA_2_0, RSAR
 from vistruct.data.formats.detect import detect, matching
 from vistruct.data.formats.order import class_order
@@ -286,3 +286,8 @@ def test_two_versions_of_labels_are_a_question(tmp_path: Path) -> None:
         read_boxes(tmp_path, split="train")
     assert caught.value.fix.endswith("train/labelTxt-v1.5")
     assert len(read_boxes(tmp_path / "train" / "labelTxt-v1.5")[0]) == 3
+
+
+def test_a_name_that_no_file_can_have_is_told_as_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 1 listed annotation files are not on disk"):
+        _refuse_absent([tmp_path / ("9" * 300 + ".xml")], {}, None, tmp_path)

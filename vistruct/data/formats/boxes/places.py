@@ -159,7 +159,7 @@ def split_lists(*roots: Path) -> dict[str, Path]:
 
 
 def _refuse_absent(files: Sequence[Path], lists: dict[str, Path], split: str | None, root: Path) -> None:
-    absent = [file for file in files if not file.is_file()]
+    absent = [file for file in files if not os.path.isfile(file)]  # a name may be too long for `is_file`
     if absent:
         shown = ", ".join(str(file) for file in absent[:3]) + (", ..." if len(absent) > 3 else "")
         what = f"{len(absent)} of {len(files)} listed annotation files are not on disk: {shown}"
