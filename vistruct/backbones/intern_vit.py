@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vistruct.backbones.intern_vit_names import convert_keys
-from vistruct.backbones.tokens import blocks_named, split
+from vistruct.backbones.tokens import blocks_named, patches_of, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError
@@ -227,13 +227,7 @@ class InternVit(nn.Module):
         Raises:
             UserError: the image is not a whole number of patches.
         """
-        h, w = image.shape[-2:]
-        if h % self.patch or w % self.patch:
-            raise UserError(
-                f"image of {h} x {w} pixels is not a whole number of {self.patch}-pixel patches",
-                fix=f"pad or resize to a multiple of {self.patch}",
-            )
-        return h // self.patch, w // self.patch
+        return patches_of(image, self.patch)
 
     def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tokens:
         """float[B, C, H, W] -> the last block's class token, and L patches, or K of them with `keep`."""

@@ -35,3 +35,16 @@ def blocks_named(which: Sequence[int], num_blocks: int) -> list[int]:
         fix = f"they count from 0 to {num_blocks - 1}, or from the last with -1"
         raise UserError(f"no block {beyond[0]} among {num_blocks}", where="layers", fix=fix)
     return [i % num_blocks for i in which]
+
+
+def patches_of(image: Tensor, patch: int) -> tuple[int, int]:
+    """Patches down and across an image float[..., H, W].
+
+    Raises:
+        UserError: it is not a whole number of patches.
+    """
+    h, w = image.shape[-2:]
+    if h % patch or w % patch:
+        what = f"image of {h} x {w} pixels is not a whole number of {patch}-pixel patches"
+        raise UserError(what, fix=f"pad or resize to a multiple of {patch}")
+    return h // patch, w // patch

@@ -32,7 +32,7 @@ from torchvision.ops import StochasticDepth
 
 from vistruct.backbones.intern_vit import Mlp, init_linear, resize_positions
 from vistruct.backbones.rotated_windows import RotatedWindowAttention
-from vistruct.backbones.tokens import blocks_named, split
+from vistruct.backbones.tokens import blocks_named, patches_of, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError
@@ -219,13 +219,7 @@ class VitRvsa(nn.Module):
         Raises:
             UserError: the image is not a whole number of patches.
         """
-        h, w = image.shape[-2:]
-        if h % self.patch or w % self.patch:
-            raise UserError(
-                f"image of {h} x {w} pixels is not a whole number of {self.patch}-pixel patches",
-                fix=f"pad or resize to a multiple of {self.patch}",
-            )
-        return h // self.patch, w // self.patch
+        return patches_of(image, self.patch)
 
     def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tokens:
         """float[B, C, H, W] -> the last block's patches, with the last norm where there is one (`pyramid="last"`).
