@@ -115,7 +115,9 @@ class Stream(Part):
     pack: Pack | None = None  # None: micro-batches of equally many samples
     start: Path | None = None  # a run or public model to start the task from as a whole, heads and language model too
     start_set: str = ""  # of a file of MTP's pretraining: whose last layers, sota, sior or fast; "": as the classes say
-    loss_weights: dict[str, float] = Field({})  # factors on terms of the task's loss, by name; 1 where nothing is said
+    # Factors on terms of the task's loss, by name, "*" for all of them; 1 where nothing is said.
+    loss_weights: dict[str, float] = Field({})
+    shuffled: bool = False  # a control that cannot help: every image has the truth of another
     # Beside other streams:
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)  # factor on its loss, or how often it is drawn
     samples: str = ""  # the stream whose samples this task learns from too, decoded once: its data, batch and pack
@@ -126,7 +128,7 @@ STREAM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 MAIN = "main"  # the stream of a run that has one, whose fields then stand in the run itself
 _BESIDE = ("weight", "samples", "trunk")  # what a stream alone cannot say
 _FLAT = tuple(name for name in Stream.model_fields if name not in _BESIDE)
-_OF_SAMPLES = ("data", "batch", "pack")  # said by the stream whose samples they are
+_OF_SAMPLES = ("data", "batch", "pack", "shuffled")  # said by the stream whose samples they are
 
 
 class Run(Part):

@@ -117,6 +117,9 @@ def test_weights_of_streams_and_terms_are_factors_on_the_loss(tmp_path):
     terms = [factor * plain[f"boxes.loss_{name}"] for name, factor in zip(names, (2, 10, 2), strict=True)]
     assert weighed["loss"] == pytest.approx(sum(terms) + plain["fields.loss_pixels"], rel=1e-5)
     assert weighed["boxes.loss"] == pytest.approx(sum(terms), rel=1e-5)
+    whole = boxes.model_copy(update={"loss_weights": {"box": 5.0, "*": 3.0}})
+    _, tripled = gradients_after_a_step(run.model_copy(update={"streams": {**run.streams, "boxes": whole}}), tmp_path)
+    assert tripled["boxes.loss"] == pytest.approx(3 * sum(terms), rel=1e-5)
 
 
 def lines(out_dir: Path) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
                                                             Batch --task.predict--> Prediction --metric--> numbers
 """
 
-from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Shown
 from vistruct.contracts.objects import (
     NO_OBJECTS,
     Column,
@@ -22,6 +22,7 @@ from vistruct.contracts.parts import (
     FeatureSpec,
     Head,
     HeadTraits,
+    LearningHead,
     MapTask,
     Metric,
     Neck,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
 
-from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss
+from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Shown
 from vistruct.contracts.step import Costs, Measurer, StepOutput
 from vistruct.contracts.truth import RGB, Pixels, Record, Sample
 
@@ -73,7 +73,9 @@ class HeadTraits:
     """What a head learns from and gives, beside what every head does."""
 
     is_oriented: bool = False  # learns from oriented boxes and gives them
-    has_masks: bool = False  # learns from masks and gives them
+    # It learns from masks and gives them as probabilities: float[N, m, m] on a grid over each "box", or float[N, h, w]
+    # over the whole padded "image", at any resolution.
+    masks: Literal["none", "box", "image"] = "none"
     nms_iou: float = 0.5  # by which the boxes of several views of an image are joined
     max_detections: int = 100  # of one image, after that
     convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none
@@ -195,6 +197,24 @@ class Head(Protocol):
     def __call__(self, features: list[Tensor]) -> Tensor: ...
 
 
+@runtime_checkable
+class LearningHead(Head, Protocol):
+    """A head of pixels with a loss of its own in place of the task's: one that matches what it says with what is there.
+
+    What it gives when called are logits as of any other.
+    """
+
+    terms: tuple[str, ...]  # names of the terms of its loss
+
+    def learn(self, features: list[Tensor], label_maps: Tensor) -> HeadLoss:
+        """From the classes int16[B, H, W] of the padded batch's pixels, or IGNORED."""
+        ...
+
+    def units(self, label_maps: Tensor) -> Mapping[str, float | Tensor]:
+        """How many units each term of the loss is summed over."""
+        ...
+
+
 class BoxHead(Protocol):
     """Feature maps -> an output of its own, from which it makes a loss, or detections."""
 
@@ -203,7 +223,9 @@ class BoxHead(Protocol):
     @property
     def traits(self) -> HeadTraits: ...
 
-    def __call__(self, features: list[Tensor]) -> Any: ...
+    def __call__(self, features: list[Tensor], shown: Shown | None = None) -> Any:
+        """`shown`: what of the batch is image; None: all of it."""
+        ...
 
     def loss(self, output: Any, targets: list[BoxTarget]) -> HeadLoss:
         """One target for each image; class indices count from 0, background is not a class."""

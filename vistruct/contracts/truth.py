@@ -49,6 +49,7 @@ class Record:
     image_labels: tuple[int, ...] | None = None  # classes of the image as a whole: one, or any number (multi-label)
     group: str = ""  # what must not straddle training and test: a patient, a scene, a flight; "": nothing known
     notes: Mapping[str, str] = field(default_factory=dict)  # what else a format says of the image: gsd, source, ...
+    captions: tuple[str, ...] = ()  # what people said of the image as a whole
     turns: tuple[Turn, ...] = ()
     families: tuple[str, ...] = ()  # of each answer, the kind of its question; empty: not known
     max_tiles: int | None = None  # of its images together; None: as the task has it
@@ -77,6 +78,7 @@ class Sample:
     objects: Objects[Tensor] = field(default_factory=lambda: Objects().tensors())  # pixels of images[0]
     label_map: Tensor | None = None  # int16[H, W], the class of every pixel of images[0], or IGNORED
     image_labels: tuple[int, ...] | None = None  # classes of the image as a whole
+    captions: tuple[str, ...] = ()  # what people said of it
     turns: tuple[Turn, ...] = ()
     families: tuple[str, ...] = ()
     max_tiles: int | None = None

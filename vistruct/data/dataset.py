@@ -50,6 +50,7 @@ class RecordDataset:
     # Of files that are no 8-bit images. Both must be able to travel to a worker process.
     read_images: Callable[[Record], list[torch.Tensor]] | None = None  # number[C, H, W] each; None: 8-bit colours
     read_label_map: Callable[[Record], torch.Tensor] | None = None  # int16[H, W]; None: no class for every pixel
+    pictures: tuple[int, ...] | None = None  # a control: whose pixels each record is shown; None: its own
     class_pixels: Counter[int] | None = None  # label maps only: by class, in all of them; None: not looked at
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class RecordDataset:
         """
         record = self.records[index]
         lazy = self.records if isinstance(self.records, Records) else None
-        images = self.images(index)
+        images = self.images(index if self.pictures is None else self.pictures[index])
         if record.size_hw is not None and tuple(images[0].shape[1:]) != record.size_hw:
             height, width = images[0].shape[1:]
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
@@ -97,6 +98,7 @@ class RecordDataset:
             ),
             label_map=self._label_map(record, tuple(images[0].shape[1:]) if images else ()),
             image_labels=record.image_labels,
+            captions=record.captions,
             turns=record.turns,
             families=record.families,
             max_tiles=record.max_tiles,

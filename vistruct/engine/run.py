@@ -25,6 +25,7 @@ from vistruct.data.formats.maps.painted_objects import BACKGROUND
 from vistruct.data.loading.loader import check_split
 from vistruct.data.loading.streams import learners
 from vistruct.data.maps import MapDataConfig
+from vistruct.data.shuffled import with_shuffled_truth
 from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.precision import amp_dtype
@@ -190,6 +191,8 @@ def _learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
             continue
         dataset, names = _data(stream.data, cache, run.max_left_out), learners(run, owner)
         told = [run.streams[name].task.model_dump(mode="json") for name in names]
+        if stream.shuffled:
+            dataset = with_shuffled_truth(dataset, run.seed)
         if any("data" in (one.get("mean"), one.get("std")) for one in told):
             dataset = with_statistics_of_pixels(dataset, cache)
         found |= dict.fromkeys(names, dataset)
@@ -285,12 +288,12 @@ def loss_weights(run: Run, terms: Mapping[str, Sequence[str]]) -> dict[str, floa
     found: dict[str, float] = {}
     for name, stream in run.streams.items():
         for term in stream.loss_weights:
-            if term not in terms[name]:
+            if term not in (*terms[name], "*"):
                 where = "loss_weights" if len(run.streams) == 1 else f"streams.{name}.loss_weights"
                 raise UserError(f"the loss has no term {term!r}", where=where, fix=closest(term, terms[name]))
         whole = stream.weight if run.draw == "every" else 1.0
         for term in terms[name]:
-            factor = whole * stream.loss_weights.get(term, 1.0)
+            factor = whole * stream.loss_weights.get("*", 1.0) * stream.loss_weights.get(term, 1.0)
             found[term if len(run.streams) == 1 else named_term(name, term)] = factor
     return {term: factor for term, factor in found.items() if factor != 1.0}
 

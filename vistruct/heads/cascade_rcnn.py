@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
 from vistruct.heads.boxes import add_images, count_images, split
 from vistruct.heads.published_names import CASCADE, RPN, renamed
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
@@ -86,7 +86,7 @@ class CascadeRcnn(nn.Module):
         """mmdet's names as this head's; what is not its own falls away."""
         return renamed(self, state, RPN | CASCADE)
 
-    def forward(self, features: list[Tensor]) -> RpnOutput:
+    def forward(self, features: list[Tensor], shown: Shown | None = None) -> RpnOutput:
         return self.rpn(features)
 
     def loss(self, output: RpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.oriented_roi import OrientedRoiStage
 from vistruct.heads.published_names import ROI, RPN, published, renamed
@@ -78,7 +78,7 @@ class FasterRcnn(nn.Module):
         """The way back, to mmdet's and mmrotate's names."""
         return published(state, RPN | ROI)
 
-    def forward(self, features: list[Tensor]) -> RpnOutput:
+    def forward(self, features: list[Tensor], shown: Shown | None = None) -> RpnOutput:
         return self.rpn(features)
 
     def loss(self, output: RpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:

@@ -31,7 +31,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio, Shown
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.selection import best_of_levels, select_detections
 
@@ -108,7 +108,7 @@ class Fcos(nn.Module):
             is_oriented=self.points.is_oriented, nms_iou=nms_iou, max_detections=most, class_layers=layers
         )
 
-    def forward(self, features: list[Tensor]) -> Any:
+    def forward(self, features: list[Tensor], shown: Shown | None = None) -> Any:
         said = {name: value.float() for name, value in self.layers(features).items()}
         cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
         return self.points.output(**said, cells_xyxy=torch.cat(cells), level_sizes=tuple(map(len, cells)))

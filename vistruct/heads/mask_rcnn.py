@@ -23,7 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.faster_rcnn import FasterRcnn, FasterRcnnConfig
 from vistruct.heads.published_names import MASK, ROI, RPN, below, published, renamed
@@ -66,7 +66,7 @@ class MaskRcnn(nn.Module):
         boxes = (replace(layer, name=f"box.{layer.name}") for layer in box.class_layers)
         masks = ClassLayer(name="logits.mask_fcn_logits")
         named = {"convert_keys": self.convert_keys, "to_published": self.to_published}
-        return replace(box, has_masks=True, class_layers=(*boxes, masks), **named)
+        return replace(box, masks="box", class_layers=(*boxes, masks), **named)
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """mmdet's names, or those of our Faster R-CNN, as this head's; what is not its own falls away."""
@@ -76,7 +76,7 @@ class MaskRcnn(nn.Module):
         """The way back, to mmdet's names."""
         return published(state, _NAMES)
 
-    def forward(self, features: list[Tensor]) -> RpnOutput:
+    def forward(self, features: list[Tensor], shown: Shown | None = None) -> RpnOutput:
         return self.box(features)
 
     def loss(self, output: RpnOutput, targets: Sequence[BoxTarget]) -> HeadLoss:

@@ -25,7 +25,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead, 
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
@@ -89,7 +89,7 @@ class Retina(nn.Module):
         """mmdet's names as this head's; what is not its own falls away."""
         return renamed(self, state, RETINA)
 
-    def forward(self, features: list[Tensor]) -> RetinaOutput:
+    def forward(self, features: list[Tensor], shown: Shown | None = None) -> RetinaOutput:
         anchors = self.anchors.lay(features)
         return RetinaOutput(
             logits=self.classify(features).float(),

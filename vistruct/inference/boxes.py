@@ -288,7 +288,7 @@ def _metrics(task: Any) -> tuple[str, ...]:
     """Where boxes alone do not say it, what the head gives."""
     if task.head.traits.is_oriented:
         return ("oriented_boxes",)
-    return ("coco_masks",) if task.head.traits.has_masks else ("coco_boxes",)
+    return ("coco_masks",) if task.head.traits.masks != "none" else ("coco_boxes",)
 
 
 BOXES = Kind(

@@ -1,7 +1,7 @@
 """Detection: backbone, neck and head in a row, from images to boxes in pixels of the whole image.
 
-The head decides what kind, by its traits: one that `is_oriented` learns from and gives oriented boxes, one that
-`has_masks` masks.
+The head decides what kind, by its traits: one that `is_oriented` learns from and gives oriented boxes, one with
+`masks` masks.
 Horizontal boxes in the data are enough for either kind of box, oriented ones too: of these a horizontal head takes
 the hulls, as far as they show.
 
@@ -12,7 +12,7 @@ to `size_divisor`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -31,6 +31,7 @@ from vistruct.contracts import (
     Detections,
     MaskPatch,
     Sample,
+    Shown,
     StepOutput,
     TaskTraits,
 )
@@ -150,7 +151,7 @@ class DetectCollator:
                     where=sample.id,
                     fix="--set data.masks=true if the annotations have them; or --head fcos",
                 )
-            masks = torch.zeros(len(labels), *padded_hw, dtype=torch.bool)
+            masks = torch.zeros(len(labels), *padded_hw, dtype=torch.bool if drawn is None else drawn.dtype)
             if drawn is not None:
                 masks[:, : drawn.shape[1], : drawn.shape[2]] = drawn
         return replace(objects, boxes_xyxy=boxes, boxes_cxcywha=turned, masks=masks)
@@ -181,7 +182,7 @@ class Detect(nn.Module):
             size_divisor=self.size_divisor,
             num_classes=len(self.class_names),
             is_oriented=self.head.traits.is_oriented,
-            has_masks=self.head.traits.has_masks,
+            has_masks=self.head.traits.masks != "none",
         )
 
     def forward(self, batch: DetectBatch) -> StepOutput:
@@ -193,7 +194,7 @@ class Detect(nn.Module):
 
     def learn(self, maps: list[Tensor], batch: DetectBatch) -> StepOutput:
         """The terms of the loss, from the backbone's maps."""
-        loss = self.head.loss(self._head_of(maps), batch.targets)
+        loss = self.head.loss(self._head_of(maps, _shown(batch.images, batch.sizes_hw)), batch.targets)
         return StepOutput(terms=loss.terms, metrics=loss.metrics)
 
     def units(self, batch: DetectBatch) -> Mapping[str, float | Tensor]:
@@ -211,17 +212,20 @@ class Detect(nn.Module):
 
     def _detections(self, batch: DetectBatch) -> list[Detections]:
         """In pixels of the padded batch."""
-        image, views = self.normalise(batch.images, batch.sizes_hw), self.config.views
+        image, views, traits = self.normalise(batch.images, batch.sizes_hw), self.config.views, self.head.traits
         if views is None:
-            return self.head.decode(self._look(image), batch.sizes_hw)
+            return self.head.decode(self._look(image, batch.sizes_hw), batch.sizes_hw)
         found: list[list[Detections]] = [[] for _ in batch.ids]
         for scale in views.scales:
             for flip in views.flips:
                 seen = view(image, batch.sizes_hw, flip, scale, self.size_divisor)
-                decoded = self.head.decode(self._look(seen.images), seen.sizes_hw)
-                for one, detections, size_hw in zip(found, decoded, batch.sizes_hw, strict=True):
+                decoded = self.head.decode(self._look(seen.images, seen.sizes_hw), seen.sizes_hw)
+                for i, (one, detections, size_hw) in enumerate(zip(found, decoded, batch.sizes_hw, strict=True)):
+                    if traits.masks == "image" and detections.masks is not None:
+                        padded_hw = (seen.images.shape[-2], seen.images.shape[-1])
+                        masks = of_image(detections.masks, padded_hw, seen.sizes_hw[i], size_hw)
+                        detections = replace(detections, masks=masks)
                     one.append(undo(detections, seen, size_hw))
-        traits = self.head.traits
         return [joined(one, traits.nms_iou, traits.max_detections) for one in found]
 
     def _prediction(self, batch: DetectBatch, i: int, found: Detections) -> BoxPrediction:
@@ -234,6 +238,12 @@ class Detect(nn.Module):
             turned = quads_to_cxcywha(quads / quads.new_tensor(scale_xy) + quads.new_tensor(origin_xy)).float()
             boxes = cxcywha_to_xyxy(turned)
         window = _window(batch.sizes_hw[i], origin_xy, scale_xy)
+        masks: tuple[MaskPatch, ...] | None = None
+        if found.masks is not None and self.head.traits.masks == "box":
+            masks = patches(found.masks.float(), boxes, window)
+        elif found.masks is not None:
+            padded_hw = None if self.config.views is not None else (batch.images.shape[-2], batch.images.shape[-1])
+            masks = image_patches(found.masks.float(), padded_hw, batch.sizes_hw[i], window)
         return BoxPrediction(
             id=batch.ids[i],
             image_id=batch.image_ids[i],
@@ -241,18 +251,18 @@ class Detect(nn.Module):
                 found,
                 boxes_xyxy=boxes,
                 boxes_cxcywha=turned,
-                masks=None if found.masks is None else patches(found.masks.float(), boxes, window),
+                masks=masks,
             ),
             class_names=self.class_names,
             window_xyxy=window,
         )
 
-    def _look(self, image: Tensor) -> object:
+    def _look(self, image: Tensor, sizes_hw: Sequence[tuple[int, int]]) -> object:
         """The head's output for normalised images."""
-        return self._head_of(self.backbone(image))
+        return self._head_of(self.backbone(image), _shown(image, sizes_hw))
 
-    def _head_of(self, maps: list[Tensor]) -> object:
-        return self.head(maps if self.neck is None else self.neck(maps))
+    def _head_of(self, maps: list[Tensor], shown: Shown) -> object:
+        return self.head(maps if self.neck is None else self.neck(maps), shown)
 
 
 def patches(masks: Tensor, boxes_xyxy: Tensor, window_xyxy: tuple[float, float, float, float]) -> tuple[MaskPatch, ...]:
@@ -277,6 +287,57 @@ def patches(masks: Tensor, boxes_xyxy: Tensor, window_xyxy: tuple[float, float, 
         value = F.grid_sample(grid[None, None], at[None], align_corners=False)[0, 0]
         made.append(MaskPatch(pixels=(value >= 0.5).numpy(), x=x0, y=y0))
     return tuple(made)
+
+
+def of_image(
+    masks: Tensor, padded_hw: tuple[int, int] | None, size_hw: tuple[int, int], to_hw: tuple[int, int]
+) -> Tensor:
+    """Masks over a padded batch as masks over one image of it.
+
+    Args:
+        masks: float[N, h, w], probabilities.
+        padded_hw: of the batch, pixels; None: they are over the image already.
+        size_hw: of the image in it.
+        to_hw: what is wanted.
+
+    Returns:
+        float[N, H, W], each step bilinear: enlarged to the batch, the padding cut, brought to the size wanted.
+    """
+    if padded_hw is not None:
+        masks = _resized(masks, padded_hw)[:, : size_hw[0], : size_hw[1]]
+    return _resized(masks, to_hw)
+
+
+def image_patches(
+    masks: Tensor,
+    padded_hw: tuple[int, int] | None,
+    size_hw: tuple[int, int],
+    window_xyxy: tuple[float, float, float, float],
+) -> tuple[MaskPatch, ...]:
+    """Masks over a padded batch as pixels of the whole image, those above a half; a few at a time.
+
+    Args:
+        masks, padded_hw, size_hw: as `of_image`.
+        window_xyxy: where the image lies in the whole one, pixels.
+    """
+    left, top, right, bottom = (round(edge) for edge in window_xyxy)
+    made = []
+    for some in masks.split(16):  # together they may be gigabytes
+        for pixels in (of_image(some, padded_hw, size_hw, (bottom - top, right - left)) > 0.5).numpy():
+            rows, columns = pixels.any(axis=1).nonzero()[0], pixels.any(axis=0).nonzero()[0]
+            y0, y1, x0, x1 = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if len(rows) else (0, 1, 0, 1)
+            made.append(MaskPatch(pixels=pixels[y0:y1, x0:x1].copy(), x=left + int(x0), y=top + int(y0)))
+    return tuple(made)
+
+
+def _resized(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if masks.shape[-2:] == size_hw or not len(masks):
+        return masks.expand(len(masks), *size_hw) if len(masks) else masks.new_zeros(0, *size_hw)
+    return F.interpolate(masks[:, None], size_hw, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _shown(images: Tensor, sizes_hw: Sequence[tuple[int, int]]) -> Shown:
+    return Shown(sizes_hw=tuple(sizes_hw), padded_hw=(images.shape[-2], images.shape[-1]))
 
 
 def _size_hw(sample: Sample) -> tuple[int, int]:

@@ -19,7 +19,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import IGNORED, Backbone, DataInfo, MapPrediction, Sample, StepOutput, TaskTraits
+from vistruct.contracts import (
+    IGNORED,
+    Backbone,
+    DataInfo,
+    LearningHead,
+    MapPrediction,
+    Sample,
+    StepOutput,
+    TaskTraits,
+)
 from vistruct.errors import UserError
 from vistruct.heads.pixel_loss import PixelLoss
 from vistruct.kinds import BackbonePart, NeckPart, PixelHeadPart
@@ -47,7 +56,7 @@ class SegmentConfig(Part):
     neck: NeckPart | None = None  # None: the head takes the backbone's maps
     head: PixelHeadPart
     fusion: Fusion | None = None  # of the maps of a pair; None: one image
-    loss: PixelLoss = PixelLoss()
+    loss: PixelLoss = PixelLoss()  # unless the head has one of its own
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
     std: Statistics = IMAGENET_STD
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
@@ -170,10 +179,14 @@ class Segment(nn.Module):
         if config.fusion == "concat":
             specs = tuple(replace(spec, channels=2 * spec.channels) for spec in specs)
         self.head = config.head.build(specs, len(class_names))
+        if isinstance(self.head, LearningHead) and config.loss != PixelLoss():
+            what = f"a head of kind {config.head.kind} has a loss of its own"
+            raise UserError(what, where="task.loss", fix="leave loss out; weights are settings of the head")
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="maps", terms=self.config.loss.terms, class_names=self.class_names)
+        terms = self.head.terms if isinstance(self.head, LearningHead) else self.config.loss.terms
+        return TaskTraits(prediction="maps", terms=terms, class_names=self.class_names)
 
     @property
     def collator(self) -> Callable[[list[Sample]], MapBatch]:
@@ -188,11 +201,16 @@ class Segment(nn.Module):
 
     def learn(self, maps: list[Tensor], batch: MapBatch) -> StepOutput:
         """The terms of the loss, from the backbone's maps."""
-        loss = self.config.loss(self._logits(maps, batch.images), batch.label_maps)
+        if isinstance(self.head, LearningHead):
+            loss = self.head.learn(self._features(maps), self._padded_labels(batch))
+        else:
+            loss = self.config.loss(self._logits(maps, batch.images), batch.label_maps)
         return StepOutput(terms=loss.terms, metrics=loss.metrics)
 
     def units(self, batch: MapBatch) -> Mapping[str, float | Tensor]:
         """Of each term of the loss, over how many pixels (or weights of theirs) the batch sums it."""
+        if isinstance(self.head, LearningHead):
+            return self.head.units(self._padded_labels(batch))
         return self.config.loss.units(batch.label_maps)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -206,12 +224,23 @@ class Segment(nn.Module):
     def _logits(self, maps: list[Tensor], images: Tensor) -> Tensor:
         """float[B, K, H, W] from the backbone's maps of images [B, T, C, H, W]."""
         height, width = images.shape[-2:]
-        features = maps if self.neck is None else self.neck(maps)
-        if self.config.fusion is not None:
-            features = [_fused(one.unflatten(0, (-1, 2)), self.config.fusion) for one in features]
         padded_hw = [-(-side // self.size_divisor) * self.size_divisor for side in (height, width)]
-        found = F.interpolate(self.head(features).float(), padded_hw, mode="bilinear", align_corners=False)
+        logits = self.head(self._features(maps)).float()
+        found = F.interpolate(logits, padded_hw, mode="bilinear", align_corners=False)
         return found[..., :height, :width]
+
+    def _features(self, maps: list[Tensor]) -> list[Tensor]:
+        """What the head is given: through the neck, those of pairs fused."""
+        features = maps if self.neck is None else self.neck(maps)
+        if self.config.fusion is None:
+            return features
+        return [_fused(one.unflatten(0, (-1, 2)), self.config.fusion) for one in features]
+
+    def _padded_labels(self, batch: MapBatch) -> Tensor:
+        """int16[B, H, W], IGNORED beyond the images, to the size that the backbone is shown."""
+        height, width = batch.label_maps.shape[-2:]
+        more = (0, -width % self.size_divisor, 0, -height % self.size_divisor)
+        return F.pad(batch.label_maps, more, value=IGNORED)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """float[B, K, H, W] of images [B, T, C, H, W] as a batch has them."""
