@@ -82,11 +82,14 @@ class Move(Part):
     mode: Literal["full", "frozen", "lora"] = "full"
     lr_factor: float = Field(1.0, gt=0)
     lora: Lora | None = None  # mode lora alone; None: its defaults
+    train_mode: bool = False  # of what is frozen: dropout and running statistics stay on
 
     @model_validator(mode="after")
     def _fits(self) -> Move:
         if self.lora is not None and self.mode != "lora":
             raise ValueError(f"lora says how to adapt, but mode is {self.mode}: set mode: lora")
+        if self.train_mode and self.mode != "frozen":
+            raise ValueError(f"train_mode is said of what is frozen, and mode is {self.mode}: leave train_mode out")
         return self
 
 

@@ -28,12 +28,14 @@ KINDS: dict[Role, dict[str, str]] = {
         "maps": "vistruct.data.maps:MapDataConfig",
         "volumes": "vistruct.data.volumes:VolumeDataConfig",
         "image_classes": "vistruct.data.image_classes:ClassDataConfig",
+        "captions": "vistruct.data.captions:CaptionDataConfig",
     },
     "backbone": {
         "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
         "vit_adapter": "vistruct.backbones.vit_adapter:VitAdapterConfig",
         "timm": "vistruct.backbones.timm_model:TimmConfig",
         "vit_rvsa": "vistruct.backbones.vit_rvsa:VitRvsaConfig",
+        "eva_vit": "vistruct.backbones.eva_vit:EvaVitConfig",
         "intern_image": "vistruct.backbones.intern_image:InternImageConfig",
     },
     "neck": {
@@ -47,6 +49,8 @@ KINDS: dict[Role, dict[str, str]] = {
         "faster_rcnn": "vistruct.heads.faster_rcnn:FasterRcnnConfig",
         "cascade_rcnn": "vistruct.heads.cascade_rcnn:CascadeRcnnConfig",
         "mask_rcnn": "vistruct.heads.mask_rcnn:MaskRcnnConfig",
+        "mask2former": "vistruct.heads.mask2former:Mask2FormerConfig",
+        "detr": "vistruct.heads.detr:DetrConfig",
         "oriented_rcnn": "vistruct.heads.oriented_rcnn:OrientedRcnnConfig",
         "oriented_fcos": "vistruct.heads.oriented_fcos:OrientedFcosConfig",
     },
@@ -54,6 +58,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "upernet": "vistruct.heads.upernet:UperNetConfig",
         "unet": "vistruct.heads.unet:UNetConfig",
         "linear": "vistruct.heads.linear:LinearConfig",
+        "mask2former": "vistruct.heads.mask2former_maps:Mask2FormerMapsConfig",
     },
     "class head": {"pooled": "vistruct.heads.pooled:PooledConfig"},
     "task": {

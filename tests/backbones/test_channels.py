@@ -12,6 +12,7 @@ from timm.models import adapt_input_conv
 from torch import nn
 from transformers import InternVLVisionConfig
 
+from vistruct.backbones.eva_vit import EvaVitConfig
 from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
@@ -48,6 +49,10 @@ def rvsa(channels: int = 3) -> VitRvsaConfig:
     )
 
 
+def eva_vit(channels: int = 3) -> EvaVitConfig:
+    return EvaVitConfig(width=16, depth=2, heads=2, mlp_width=32, patch=16, image_size=64, channels=channels)
+
+
 def eva(channels: int = 3) -> TimmConfig:
     return TimmConfig(name="test_vit", channels=channels, image_size=64)
 
@@ -60,6 +65,7 @@ KINDS = {
     "timm_vit": eva,
     "intern_image": intern_image,
     "rvsa": rvsa,
+    "eva_vit": eva_vit,
 }
 KERNELS = {
     "vit": {"embeddings.patch_embedding.weight"},
@@ -69,6 +75,7 @@ KERNELS = {
     "timm_vit": {"model.patch_embed.proj.weight"},
     "intern_image": {"patch_embed.conv1.weight"},
     "rvsa": {"patch_embed.proj.weight"},
+    "eva_vit": {"patch_embed.proj.weight"},
 }
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
+from vistruct.backbones.eva_vit import EvaVitConfig
 from vistruct.backbones.intern_image import InternImageConfig
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
@@ -33,6 +34,7 @@ CONFIGS: dict[str, Any] = {
         width=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), layer_scale=0.5, drop_path=0.2
     ),
     "rvsa": VitRvsaConfig(width=32, depth=4, heads=2, interval=2, out_indices=(0, 1, 2, 3), image_size=96),
+    "eva_vit": EvaVitConfig(width=32, depth=2, heads=2, mlp_width=64, image_size=56, class_token=True, drop_path=0.1),
     "eva": TimmConfig(name="eva02_tiny_patch14_224", image_size=56),
 }
 

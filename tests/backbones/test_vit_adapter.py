@@ -11,12 +11,13 @@ from conftest import GOLDEN
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from vistruct.backbones.adapter_interaction import DeformableAttention, Extractor, centres
+from vistruct.backbones.adapter_interaction import Extractor
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.vit_adapter import VitAdapter, VitAdapterConfig
 from vistruct.backbones.windows import from_windows, to_windows
 from vistruct.engine.optim import is_decayed, layer_factor
 from vistruct.errors import UserError
+from vistruct.ops.deformable_attention import DeformableAttention, centres
 
 VIT = InternVitConfig(width=64, depth=4, heads=4, mlp_width=128, patch=16, image_size=64)
 TINY = VitAdapterConfig(vit=VIT, groups=((0, 0), (1, 1), (2, 2), (3, 3)), heads=4, conv_width=8)

@@ -203,7 +203,7 @@ def test_half_of_a_part_is_missing_and_not_fresh(tmp_path: Path) -> None:
 
 def test_a_table_of_places_in_no_square_is_a_question(tmp_path: Path) -> None:
     state = weights(published(16, 4, 2, 2, 4)) | {"pos_embed": torch.zeros(1, 15, 16)}
-    with pytest.raises(UserError, match="15 places, no square"):
+    with pytest.raises(UserError, match="15 places, which is no square"):
         load_backbone(TINY.build(), training_file(tmp_path / "x.pth", state))
 
 

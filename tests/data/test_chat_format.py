@@ -460,3 +460,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
     text.write_text(tmp_path / "new" / "a.txt", ["x", "y"])
     assert (tmp_path / "new" / "a.txt").read_text() == "xy"
+
+
+def test_what_others_answered_is_written_and_reads_back_the_same(tmp_path: Path) -> None:
+    answer = Turn(role="assistant", text="net", others=("net", "netting"), form="vqa")
+    record = Record(id="1", images=(), turns=(Turn(role="user", text="What is it?"), answer))
+    chat.write(tmp_path / "out.jsonl", [chat.row(record, tmp_path)])
+    assert chat.parse((tmp_path / "out.jsonl").read_bytes()).turns == record.turns
+    for key, value in (("others", "net"), ("others", [1]), ("form", "guess")):
+        line = {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a", key: value}]}
+        with pytest.raises(chat.Defect, match=r"others are answers|form is"):
+            chat.parse(json.dumps(line).encode())

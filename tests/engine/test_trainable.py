@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from toy_engine import ToyDataset, ToyTask, ToyTaskConfig, collate
 from whole_loss import task_loss
@@ -84,6 +85,14 @@ def test_frozen_modules_are_in_eval_mode_and_the_rest_trains(task):
     assert not any(module.training for module in task.backbone.modules())
     assert task.training
     assert task.drop.training
+
+
+def test_a_frozen_part_stays_in_training_mode_where_a_rule_says_so(task):
+    rules = [Move(pattern="*", mode="frozen", train_mode=True), Move(pattern="backbone.blocks", mode="lora")]
+    set_train_mode(task, apply_moves(task, rules))
+    assert all(module.training for module in task.modules())
+    with pytest.raises(ValidationError, match="said of what is frozen"):
+        Move(pattern="*", train_mode=True)
 
 
 def test_a_tied_tensor_obeys_the_last_rule_of_any_of_its_names():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, mean_absolute_error
 
 from vistruct.config import Eval
-from vistruct.contracts import AnswerPrediction
+from vistruct.contracts import AnswerPrediction, Form
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.instructions.families import FAMILIES, MAP_CELLS, grid_map
 from vistruct.data.instructions.scene import Scene
 from vistruct.metrics.answers import (
+    AGAINST_ALL,
     MAIN,
     SCORES,
     Answers,
@@ -49,7 +51,7 @@ def measured(*asked: AnswerPrediction) -> dict[str, float]:
 
 def test_every_family_that_instructions_are_written_of_has_a_form_and_every_form_a_measure():
     assert set(FAMILY_FORMS) == set(FAMILIES)
-    assert set(FAMILY_FORMS.values()) == set(SCORES) == set(MAIN)
+    assert {*FAMILY_FORMS.values(), "vqa"} == {*SCORES, *AGAINST_ALL} == set(MAIN) == set(get_args(Form))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,8 @@ def test_an_empty_answer_is_wrong_in_every_form():
         (["yes"], yes_no_scores),
         (["3"], number_scores),
         (["none " * 36], map_scores),
-        (["a tree stands here", "a ship"], caption_scores),
+        ([["a tree stands here"], ["a ship"]], caption_scores),
+        ([["a tree"] * 10], AGAINST_ALL["vqa"]),
         (["[1, 2, 3, 4]"], SCORES["box"]),
         (["[1, 2, 3, 4]"], SCORES["boxes"]),
     ):

@@ -8,7 +8,6 @@ Shapes: B images, L = h * w tokens of the ViT, C = 4 L + L + L/4 of the pyramid 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,61 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistruct.ops.deformable_attention import deformable_attention
-from vistruct.ops.precision import at_least_float32
+from vistruct.ops.deformable_attention import DeformableAttention, Sizes, centres
 
 Variant = Literal["mmcv", "ddetr"]
-Sizes = Sequence[tuple[int, int]]
-
-
-class DeformableAttention(nn.Module):
-    """Queries read a few places around where they are, in every map of the other side."""
-
-    def __init__(self, *, width: int, heads: int, levels: int, points: int, value_width: int, dropout: float) -> None:
-        super().__init__()
-        self.width, self.heads, self.levels, self.points = width, heads, levels, points
-        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(width, heads * levels * points)
-        self.value_proj = nn.Linear(width, value_width)
-        self.output_proj = nn.Linear(value_width, width)
-        self.dropout = nn.Dropout(dropout)
-        self.reset()
-
-    def reset(self) -> None:
-        """Start by looking around: head m in its own direction, point p at p + 1 cells, all of the same weight."""
-        nn.init.zeros_(self.sampling_offsets.weight)
-        turn = torch.arange(self.heads) * (2 * math.pi / self.heads)
-        directions = torch.stack([turn.cos(), turn.sin()], dim=-1)
-        directions = directions / directions.abs().amax(dim=-1, keepdim=True)  # [M, 2], on a square
-        steps = torch.arange(1, self.points + 1)[None, None, :, None]
-        with torch.no_grad():
-            looks = directions[:, None, None] * steps  # [M, 1, P, 2]
-            self.sampling_offsets.bias.copy_(looks.expand(-1, self.levels, -1, -1).flatten())
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        for layer in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def resize_values(self, value_width: int, dropout: float) -> None:
-        """New, empty projections of another width: weights of the other variant are about to come in."""
-        like = self.value_proj.weight
-        self.value_proj = nn.Linear(self.width, value_width, device=like.device, dtype=like.dtype)
-        self.output_proj = nn.Linear(value_width, self.width, device=like.device, dtype=like.dtype)
-        self.dropout.p = dropout
-
-    def forward(self, query: Tensor, places: Tensor, maps: Tensor, sizes_hw: Sizes) -> Tensor:
-        """float[B, Q, D] at places float[Q, 2] (x and y from 0 to 1), float[B, S, D] -> float[B, Q, D]."""
-        b, q, _ = query.shape
-        shape = (b, q, self.heads, self.levels, self.points)
-        offsets = at_least_float32(self.sampling_offsets(query).view(*shape, 2))  # cells
-        cells_xy = places.new_tensor([[w, h] for h, w in sizes_hw])[:, None]  # [levels, 1, 2]
-        weights = (
-            self.attention_weights(query).view(b, q, self.heads, self.levels * self.points).softmax(-1).view(shape)
-        )
-        value = self.value_proj(maps).unflatten(2, (self.heads, self.value_proj.out_features // self.heads))
-        locations = places[:, None, None, None] + offsets / cells_xy
-        return self.dropout(self.output_proj(deformable_attention(value, sizes_hw, locations, weights)))
 
 
 class DepthwiseConv(nn.Module):
@@ -159,13 +106,3 @@ class Interaction(nn.Module):
         for extractor in (self.extractor, *self.extra_extractors):
             c = call(extractor, c, x, grid_hw, sizes_hw)
         return x, c
-
-
-def centres(sizes_hw: Sizes, device: torch.device) -> Tensor:
-    """float32[S, 2]: x and y of every cell's centre, from 0 to 1, map after map and row by row."""
-    places = []
-    for h, w in sizes_hw:
-        y = (torch.arange(h, device=device) + 0.5) / h
-        x = (torch.arange(w, device=device) + 0.5) / w
-        places.append(torch.stack([x.expand(h, w), y[:, None].expand(h, w)], dim=-1).flatten(0, 1))
-    return torch.cat(places)

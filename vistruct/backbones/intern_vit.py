@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -284,33 +284,13 @@ class InternVit(nn.Module):
 
         Source: bicubic, no corner alignment, no gain correction, as the published downstream code does.
         """
-        state, resized = dict(state), []
-        name = "embeddings.position_embedding"
-        own = self.embeddings.position_embedding
-        if name in state and state[name].shape != own.shape and state[name].shape[-1] == own.shape[-1]:
-            num_places = state[name].shape[1] - 1
-            side = round(num_places**0.5)
-            if side * side != num_places:
-                raise UserError(
-                    f"{name} has {num_places} places, which is no square: how many lie in a row it does not say",
-                    fix="resize the table where its grid is known, or start from a model of square images",
-                )
-            table = at_least_float32(state[name])  # rounded by who keeps it
-            state[name] = resize_positions(table, (side, side), (self.embeddings.grid, self.embeddings.grid))
-            resized.append(name)
-        name = "embeddings.patch_embedding.weight"
-        conv = self.embeddings.patch_embedding
-        if (
-            name in state
-            and isinstance(conv, nn.Conv2d)
-            and state[name].dim() == 4
-            and len(state[name]) == len(conv.weight)
-            and state[name].shape[2:] != conv.weight.shape[2:]
-        ):
-            kernel = at_least_float32(state[name])
-            state[name] = F.interpolate(kernel, conv.weight.shape[2:], mode="bicubic")
-            resized.append(name)
-        return state, resized
+        return fit_sizes(
+            state,
+            self.state_dict(),
+            positions="embeddings.position_embedding",
+            kernel="embeddings.patch_embedding.weight",
+            grid=self.embeddings.grid,
+        )
 
 
 def sincos_positions(width: int, grid: int, amplitude: float = 0.2) -> Tensor:
@@ -339,6 +319,46 @@ def resize_positions(table: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, 
     grid = at_least_float32(table[:, num_class:]).transpose(1, 2).unflatten(2, from_hw)  # [1, D, h, w]
     grid = F.interpolate(grid, to_hw, mode="bicubic", align_corners=False)
     return torch.cat([table[:, :num_class], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def fit_positions(name: str, table: Tensor, grid: int, num_class: int = 1) -> Tensor:
+    """float[1, c + g * g, D] of any g -> float[1, c + grid * grid, D], in float32 at least: rounded by who keeps it.
+
+    Raises:
+        UserError: places that are no square.
+    """
+    num_places = table.shape[1] - num_class
+    side = round(num_places**0.5)
+    if side * side != num_places:
+        raise UserError(
+            f"{name} has {num_places} places, which is no square: how many lie in a row it does not say",
+            fix="resize the table where its grid is known, or start from a model of square images",
+        )
+    return resize_positions(at_least_float32(table), (side, side), (grid, grid), num_class)
+
+
+def fit_sizes(
+    state: dict[str, Tensor], own: Mapping[str, Tensor], *, positions: str, kernel: str, grid: int
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Positions and patch kernel of another image or patch size, as a ViT has them; and which were resized.
+
+    Args:
+        own: the ViT's own tensors.
+        positions: the name of its table, whose first row is the class token's.
+        kernel: the name of its patch kernel, if it has one.
+        grid: patches along a side of its table.
+    """
+    state, resized = dict(state), []
+    there, here = state.get(positions), own[positions]
+    if there is not None and there.shape != here.shape and there.shape[-1] == here.shape[-1]:
+        state[positions] = fit_positions(positions, there, grid)
+        resized.append(positions)
+    there, here = state.get(kernel), own.get(kernel)
+    fits = there is not None and here is not None and there.dim() == here.dim() == 4 and len(there) == len(here)
+    if fits and there.shape[2:] != here.shape[2:]:
+        state[kernel] = F.interpolate(at_least_float32(there), here.shape[2:], mode="bicubic")
+        resized.append(kernel)
+    return state, resized
 
 
 def init_linear(module: nn.Module) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 
-from vistruct.backbones.adapter_interaction import DeformableAttention, Extractor, Injector, Interaction
+from vistruct.backbones.adapter_interaction import Extractor, Injector, Interaction
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.spatial_prior import SpatialPrior
 from vistruct.backbones.windows import from_windows, to_windows
@@ -30,6 +30,7 @@ from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec
 from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
+from vistruct.ops.deformable_attention import DeformableAttention
 from vistruct.ops.precision import at_least_float32
 
 _STRIDES = (4, 8, 16, 32)

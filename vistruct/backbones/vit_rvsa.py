@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
-from vistruct.backbones.intern_vit import Mlp, init_linear, resize_positions
+from vistruct.backbones.intern_vit import Mlp, fit_positions, init_linear, resize_positions
 from vistruct.backbones.rotated_windows import RotatedWindowAttention
 from vistruct.backbones.tokens import blocks_named, patches_of, split
 from vistruct.config import Part
@@ -289,13 +289,7 @@ class VitRvsa(nn.Module):
             if there.shape == here.shape or there.shape[-1] != here.shape[-1]:
                 continue
             if name == "pos_embed":
-                side = round(there.shape[1] ** 0.5)
-                if side * side != there.shape[1]:
-                    raise UserError(
-                        f"{name} has {there.shape[1]} places, no square: how many lie in a row it does not say",
-                        fix="resize the table where its grid is known, or start from a model of square images",
-                    )
-                state[name] = resize_positions(at_least_float32(there), (side, side), self.table_hw, num_class=0)
+                state[name] = fit_positions(name, there, self.table_hw[0], num_class=0)
             elif "full_attn_rel_pos_" in name:
                 state[name] = resize_rel_pos(at_least_float32(there), len(here))
             else:

@@ -19,7 +19,7 @@ from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.pickled import is_pickled, read_pickled
 from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.contracts import Backbone, Weights
+from vistruct.contracts import Backbone, BackboneTraits, Described, Weights
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_record
 from vistruct.vlm.quantised import refuse_quantised
@@ -97,9 +97,12 @@ def fitted(backbone: Backbone, state: dict[str, Tensor], source: Path) -> tuple[
 
     state, notes = take_front(state, fits, source, of_all=False)
     state = traits.convert_keys(state)
-    notes += traits.match_state(state)
-    # What is computed of half precision is computed in float32, and rounded once: by the module that keeps it.
-    state, resized = traits.resize_state({name: in_float32(value) for name, value in state.items()})
+    try:
+        notes += traits.match_state(state)
+        # What is computed of half precision is computed in float32, and rounded once: by the module that keeps it.
+        state, resized = traits.resize_state({name: in_float32(value) for name, value in state.items()})
+    except UserError as error:
+        raise UserError(error.what, where=error.where or source, fix=error.fix) from error
     state, inflated = inflate(backbone, state)
     return state, Coverage(
         source=source,
@@ -208,10 +211,12 @@ def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_m
     fresh = set(report.fresh) - state.keys()
     missing = [name for name in sorted(own.keys() - state.keys() - fresh) if own[name].data_ptr() not in there]
     if missing and not allow_missing:
+        traits = module.traits if isinstance(module, Described) else None
+        advice = traits.advise(missing) if isinstance(traits, BackboneTraits) else ""
         raise UserError(
             f"{len(missing)} of the {what}'s {len(own)} tensors are not there: {', '.join(missing[:3])}",
             where=source,
-            fix=f"give the {what} the size (depth, stem) that the weights were made with",
+            fix=advice or f"give the {what} the size (depth, stem) that the weights were made with",
         )
     module.load_state_dict({name: state[name] for name in found}, strict=False)
     return Coverage(

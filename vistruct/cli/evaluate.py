@@ -266,13 +266,14 @@ def _read_as(source: Any, part: Any, is_measured: bool) -> Any:
     whole |= {"as_written": True}
     if told.get("coding") is not None:
         whole |= {"classes": None, "others": "stop"}
-    path = part.annotation if part.kind == "boxes" else part.root
+    is_file = "annotation" in vars(part)
+    path = part.annotation if is_file else part.root
     update = {name: value for name, value in whole.items() if name in fields}
     update["format"] = format_of(path, part.kind, part.format, part.ask())
     if part.split is None and is_measured and source.split in splits_of(path, update["format"]):
         update["split"] = source.split
     for name in ("images", "labels"):  # folders below the root, where they are called the same
-        if part.kind != "boxes" and vars(source).get(name) is not None and (path / vars(source)[name]).is_dir():
+        if not is_file and vars(source).get(name) is not None and (path / vars(source)[name]).is_dir():
             update[name] = vars(source)[name]
     return source.model_copy(update=update | told)
 

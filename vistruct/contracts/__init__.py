@@ -61,6 +61,7 @@ from vistruct.contracts.truth import (
     POINT_MARKS,
     REGION_MARK,
     RGB,
+    Form,
     Pixels,
     Record,
     Role,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -45,6 +45,9 @@ class BackboneTraits:
     match_state: Callable[[State], list[str]] = lambda state: []  # become the variant of these weights; what it changed
     resize_state: Callable[[State], tuple[State, list[str]]] = _nothing_resized  # fit what depends on sizes; which
     fresh_parts: Callable[[State], set[str]] = lambda state: set()  # names that these weights need not have
+    advise: Callable[[Iterable[str]], str] = lambda missing: (
+        ""
+    )  # what to do where a file lacks these; "": nothing known
     to_published: Callable[[State], State] | None = None  # its names to those of a published .pth; None: none
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from vistruct.contracts.objects import Objects
+from vistruct.contracts.truth import Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class AnswerPrediction:
     answer: str
     truth: str = ""
     family: str = ""  # the kind of question, "" where it is not known
+    others: tuple[str, ...] = ()  # see `Turn`
+    form: Form | None = None  # see `Turn`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,9 @@ from torch import Tensor
 from vistruct.contracts.objects import NO_OBJECTS, Objects
 
 Role = Literal["system", "user", "assistant"]
+# How an answer is measured: as words, by its first word, as a number, as one box or several, as a map of cells, as a
+# description, or by how many of those who were asked gave it.
+Form = Literal["words", "yes_no", "number", "box", "boxes", "map", "caption", "vqa"]
 RGB = tuple[int, int, int]  # 0 to 255
 Window = tuple[int, int, int, int]  # xyxy in pixels, right and bottom exclusive
 Pixels = Literal["uint8", "uint16", "float32", "raw"]  # 1 is 255, 65535, 1; raw: float32 in the unit of the files
@@ -32,6 +35,8 @@ class Turn:
     text: str
     is_taught: bool = True  # an answer that is only read, and never learned or asked for, is not
     points: tuple[tuple[int, ...], ...] = ()  # of each region or object mark, in order: rows of the sample's objects
+    others: tuple[str, ...] = ()  # of an answer, those of others who were asked, each as often as it was given
+    form: Form | None = None  # of an answer, how it is measured; None: as it looks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from vistruct.config import Part
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import family_of
@@ -37,6 +38,7 @@ _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each fam
     | {"threshold", "coordinates", "fill"},
     "volumes": _CHOICE | _VALUES | {"values", "ignored", "modalities", "label_grid"},
     "image_classes": _CHOICE | _VALUES | {"images"},
+    "captions": _VALUES | {"format", "images", "missing"},
     "talk": {"format", "images"},
 }
 WORDS: dict[str, str] = {  # by family, and by kind of data set
@@ -44,6 +46,7 @@ WORDS: dict[str, str] = {  # by family, and by kind of data set
     "maps": "label maps",
     "volumes": "volumes",
     "image_classes": "image classes",
+    "captions": "captions",
     **dict.fromkeys(("talk", "chat", "mix"), "conversations"),
 }
 
@@ -72,6 +75,8 @@ def part_at(
         return volumes_at(family.path, reading, values, split=split)
     if family.kind == "image_classes":
         return classes_at(family.path, reading, values, split=split)
+    if family.kind == "captions":
+        return captions_at(family.path, reading, values, split=split)
     _fits("talk", reading, values, family.path)
     root = None if reading.images is None else Path(reading.images)
     if family.format == "mix":
@@ -126,6 +131,14 @@ def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -
     _fits("image_classes", reading, values, path)
     images = None if reading.images is None else str(_below(path, reading.images, "--images"))
     return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
+
+
+def captions_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> CaptionDataConfig:
+    """Images with captions; see `boxes_at`."""
+    _fits("captions", reading, values, path)
+    images = None if reading.images is None else _folder(path, reading.images, "--images")
+    told: dict[str, Any] = {"format": reading.format, "missing": reading.missing, "intake": intake_of(values)}
+    return CaptionDataConfig(annotation=path, images=images, **told | more)
 
 
 def intake_of(values: PixelValues, known: Intake | None = None) -> Intake | None:

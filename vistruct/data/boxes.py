@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from vistruct.config import Part
 from vistruct.contracts import Record
 from vistruct.data.beside_objects import LabelMaps, label_reader
-from vistruct.data.dataset import NO_MASKS, OnBroken, RecordDataset, as_dataset
+from vistruct.data.dataset import NO_MASKS, OnBroken, RecordDataset, as_dataset, mask_kind
 from vistruct.data.formats.format import Ask, Walked
 from vistruct.data.formats.read import read
 from vistruct.data.formats.splits import chosen
@@ -27,7 +27,7 @@ from vistruct.files.geo import num_channels
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 from vistruct.transforms.augment import PlacedAugment
-from vistruct.transforms.sizing import PlacedSize
+from vistruct.transforms.sizing import PlacedSizing
 from vistruct.windows.tiles import Tiles, tile_records
 
 DIFFICULT_LEFT_OUT = "box left out: difficult"
@@ -52,7 +52,7 @@ class BoxDataConfig(Part):
     class_field: str | None = None  # which field of an object, or column of a table, says its class; None: found
     as_written: bool = False  # truths of an evaluation, as others' rules take them: nothing clipped, mended, left out
     oriented: bool = False  # horizontal boxes get corners, which then turn with the image; others have theirs anyway
-    masks: bool = False  # rasters of the objects too, for heads that learn them
+    masks: bool | Literal["soft"] = False  # rasters of the objects too; soft: with edges between pixels (`MaskKind`)
     label_maps: LabelMaps = "none"  # the class of every pixel too: rasters of the data set, or painted from objects
     difficult: Literal["learn", "ignore", "drop"] = "learn"  # objects marked so: as others, neither hit nor background
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
@@ -60,7 +60,7 @@ class BoxDataConfig(Part):
     augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
-    resize: Annotated[float, Field(gt=0)] | PlacedSize | None = None  # factor, or a size, of each window (or image)
+    resize: PlacedSizing | None = None  # factor, or a size, of each window (or image)
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
@@ -124,7 +124,7 @@ class BoxDataConfig(Part):
             counts={name: labels[number] for number, name in enumerate(class_names)},
             read_label_map=labels_of,
             whole_records=whole_records,
-            with_masks=self.masks,
+            masks=mask_kind(self.masks),
         )
 
     def ask(self) -> Ask:
@@ -139,7 +139,7 @@ class BoxDataConfig(Part):
             class_field=self.class_field,
             as_written=self.as_written,
             missing=self.missing,
-            masks=self.masks or self.label_maps == "painted",
+            masks=bool(self.masks) or self.label_maps == "painted",
         )
 
     def _input(self, record: Record, coding: Coding | None) -> Input:

@@ -20,16 +20,17 @@ from vistruct.data.chat.sources import Opened, Wanted, joined_fingerprint, open_
 from vistruct.data.input import Input
 from vistruct.errors import UserError
 from vistruct.files.images import UnreadableImage, read_image, read_images
-from vistruct.files.masks import rasterise
+from vistruct.files.masks import rasterise, shares
 from vistruct.issues import IssueCounter
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.jpeg import JpegReencode
-from vistruct.transforms.sizing import Size, sized
+from vistruct.transforms.sizing import Sizing, sized
 
 NO_MASKS = (
     "`vistruct masks DATA --fill ellipse --out MASKS` makes some; or learn boxes alone: "
     "train detect --head faster_rcnn, train mtp.pretrain --tasks ss,rd"
 )
+MaskKind = Literal["none", "pixels", "soft"]  # in an object or not; soft: by how much of the pixel (`shares`)
 OnBroken = Literal["stop", "replace"]  # the run stops, or the next sample takes the place; see `fetch`
 
 
@@ -40,13 +41,13 @@ class RecordDataset:
     records: Sequence[Record]
     info: DataInfo
     report: IssueCounter  # what the readers left out, clipped or repaired
-    resize: float | Size | None = None  # factor, or what to bring every image to
+    resize: Sizing | None = None  # factor, or what to bring every image to
     augment: Augment | None = None
     whole_records: Sequence[Record] = ()  # boxes only: the images before they were cut into windows
     reencode: JpegReencode | None = None  # conversations only: for the sources that ask for it
     accounts: tuple[Account, ...] = ()  # conversations only: of each data set
     on_broken: OnBroken = "stop"
-    with_masks: bool = False  # boxes only: each sample has a raster for every object
+    masks: MaskKind = "none"  # boxes only: a raster for every object of a sample
     # Of files that are no 8-bit images. Both must be able to travel to a worker process.
     read_images: Callable[[Record], list[torch.Tensor]] | None = None  # number[C, H, W] each; None: 8-bit colours
     read_label_map: Callable[[Record], torch.Tensor] | None = None  # int16[H, W]; None: no class for every pixel
@@ -85,7 +86,7 @@ class RecordDataset:
             height, width = images[0].shape[1:]
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
             raise UnreadableImage(what, where=record.images[0], fix="the image changed meanwhile: start again")
-        is_drawn = self.with_masks or (record.turns != () and record.objects.masks is not None)
+        is_drawn = self.masks != "none" or (record.turns != () and record.objects.masks is not None)
         x0, y0 = record.window_xyxy[:2] if record.window_xyxy is not None else (0, 0)
         sample = Sample(
             id=record.id,
@@ -130,20 +131,26 @@ class RecordDataset:
         return label_map
 
     def _masks(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor:
-        """bool[N, H, W] of the record's window."""
+        """bool[N, H, W] of the record's window, float32 where they are soft."""
         if record.objects.masks is None:
             raise UserError("masks are wanted, and these annotations have none", where=record.id, fix=NO_MASKS)
         height, width = size_hw
         window = record.window_xyxy or (0, 0, width, height)
-        drawn = [torch.from_numpy(rasterise(mask, window)) for mask in record.objects.masks]
-        return torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=torch.bool)
+        draw, dtype = (shares, torch.float32) if self.masks == "soft" else (rasterise, torch.bool)
+        drawn = [torch.from_numpy(draw(mask, window)) for mask in record.objects.masks]
+        return torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=dtype)
+
+
+def mask_kind(wanted: bool | Literal["soft"]) -> MaskKind:
+    """Of what a data config says."""
+    return "soft" if wanted == "soft" else "pixels" if wanted else "none"
 
 
 class Showing(Protocol):
     """What a data config says of how its records are shown."""
 
     @property
-    def resize(self) -> float | Size | None: ...
+    def resize(self) -> Sizing | None: ...
 
     @property
     def augment(self) -> Augment | None: ...
@@ -166,7 +173,8 @@ def as_dataset(
     read: Callable[[Record], list[torch.Tensor]] | None = None,
     read_label_map: Callable[[Record], torch.Tensor] | None = None,
     whole_records: Sequence[Record] = (),
-    with_masks: bool = False,
+    masks: MaskKind = "none",
+    corpus: Callable[[], Iterator[str]] | None = None,
 ) -> RecordDataset:
     """The data set of records that a data config has found and chosen.
 
@@ -184,6 +192,7 @@ def as_dataset(
         fingerprint=fingerprint,
         counts=counts,
         dropped=dict(report.counts),
+        corpus=corpus,
     )
     if read is None and shown.intake is not None:
         read = functools.partial(read_images, intake=shown.intake)  # a partial travels to worker processes
@@ -195,7 +204,7 @@ def as_dataset(
         showing.augment,
         whole_records,
         on_broken=showing.on_broken,
-        with_masks=with_masks,
+        masks=masks,
         read_images=read,
         read_label_map=read_label_map,
     )

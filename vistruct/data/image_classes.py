@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,7 +30,7 @@ from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels
 from vistruct.files.intake import Intake
 from vistruct.transforms.augment import Augment
-from vistruct.transforms.sizing import Size
+from vistruct.transforms.sizing import Size, Sizing
 
 
 class ClassDataConfig(Part):
@@ -53,7 +53,7 @@ class ClassDataConfig(Part):
     augment: Augment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the images of each class used, one at least
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
-    resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each image
+    resize: Sizing | None = None  # factor, or a size, of each image
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
@@ -98,7 +98,7 @@ class ClassDataConfig(Part):
             counts={name: counts[number] for number, name in enumerate(class_names)},
         )
 
-    def _shown(self) -> float | Size | None:
+    def _shown(self) -> Sizing | None:
         """At which size a model of these data looks at an image: what is cropped at random has one too."""
         crop = None if self.augment is None else self.augment.resized_crop
         return self.resize if crop is None else Size(height=crop.height, width=crop.width, keep_aspect=False)

@@ -7,7 +7,7 @@ Wrong input units are the costliest silent mistake, so that they are written dow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,7 +17,7 @@ from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.files.volume_grid import Axis
-from vistruct.transforms.sizing import Size
+from vistruct.transforms.sizing import Size, Sizing, sized_hw
 
 
 class Windows(Part):
@@ -35,7 +35,7 @@ class Windows(Part):
             raise UserError(what, where="windows", fix="an overlap as large as the largest object, if that can be")
         return self
 
-    def shown(self, resize: float | Size | None) -> Windows:
+    def shown(self, resize: Sizing | None) -> Windows:
         """The same windows in pixels after resizing, as models of label maps take them.
 
         Args:
@@ -43,8 +43,8 @@ class Windows(Part):
         """
         if self.unit == "shown":
             return self
-        factor = resize or 1.0
-        size = max(1, max(factor.height, factor.width) if isinstance(factor, Size) else round(self.size * factor))
+        square = self.size, self.size
+        size = max((resize.height, resize.width) if isinstance(resize, Size) else sized_hw(square, resize))
         overlap = min(size - 1, round(self.overlap * size / self.size))
         return Windows(size=size, overlap=overlap, blend=self.blend, unit="shown")
 
@@ -63,7 +63,7 @@ class Input(Part):
     images: int = Field(1, gt=0)  # looked at together; 2: before and after
     channels: int = Field(3, gt=0)  # of each; without an intake three are red, green and blue
     intake: Intake | None = None  # which bands they are, and what of their values; None: 8-bit colours
-    resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size; of a window, if `unit` is file
+    resize: Sizing | None = None  # factor, or a size; of a window, if `unit` is file
     windows: Windows | None = None  # None: an image is looked at as a whole
     slices: Slices | None = None  # None: images, and no volumes
     coding: Coding | None = None  # what values stand for classes in label maps and volumes

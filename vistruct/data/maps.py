@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from vistruct.files.intake import Intake
 from vistruct.files.raster_files import valid_in_all
 from vistruct.files.rasters import palette_of, read_raster
 from vistruct.transforms.augment import PlacedAugment
-from vistruct.transforms.sizing import PlacedSize
+from vistruct.transforms.sizing import PlacedSizing
 from vistruct.windows.tiles import Tiles, tile_records
 
 
@@ -56,9 +56,7 @@ class MapDataConfig(Part):
     augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
-    resize: Annotated[float, Field(gt=0)] | PlacedSize | None = (
-        None  # what the model is shown; predictions are put back
-    )
+    resize: PlacedSizing | None = None  # what the model is shown; predictions are put back
     missing: Literal["stop", "drop"] = "stop"  # what an image without its labels (or the other way round) does
     on_broken: OnBroken = "stop"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from vistruct.files.volume_names import channel_path, file_of
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 from vistruct.transforms.augment import PlacedAugment
-from vistruct.transforms.sizing import PlacedSize
+from vistruct.transforms.sizing import PlacedSizing
 
 EMPTY_SLICE = "slice left out: no labelled voxel in it"
 LACKS_MODALITY = "volume left out: a modality is missing"
@@ -71,7 +71,7 @@ class VolumeDataConfig(Part):
     augment: PlacedAugment | None = None
     share: float = Field(1.0, gt=0, le=1)  # part of the *patients* used
     share_seed: int = 0
-    resize: Annotated[float, Field(gt=0)] | PlacedSize | None = None
+    resize: PlacedSizing | None = None
     label_grid: LabelGrid = "header"  # where labels lie; image: as its array does, whatever they say
     missing: Literal["stop", "drop"] = "stop"  # what a volume without labels, a modality, or a slice does
     on_broken: OnBroken = "stop"

@@ -36,7 +36,7 @@ class Plan:
     """What trains, and how fast."""
 
     lr_factors: dict[str, float] = field(default_factory=dict)  # of each parameter that trains, by name
-    frozen_modules: tuple[str, ...] = ()  # topmost modules of which nothing trains
+    frozen_modules: tuple[str, ...] = ()  # topmost modules of which nothing trains, but for rules with `train_mode`
     rules: tuple[RuleCount, ...] = ()
 
     @property
@@ -113,6 +113,7 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
             factors[name] = rules[held].lr_factor
         counts[held][0] += 1
         counts[held][1 if trains else 2] += parameter.numel()
+    kept = {identity for identity, held in holder.items() if rules[held].train_mode}
     if not factors:
         raise UserError(
             "nothing trains: every parameter is frozen",
@@ -121,7 +122,7 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
         )
     return Plan(
         lr_factors=factors,
-        frozen_modules=tuple(_frozen_modules(model)),
+        frozen_modules=tuple(_frozen_modules(model, kept)),
         rules=tuple(
             RuleCount(
                 pattern=rule.pattern, mode=rule.mode, lr_factor=rule.lr_factor,
@@ -134,7 +135,7 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
 
 
 def set_train_mode(model: nn.Module, plan: Plan) -> None:
-    """Training mode where something trains; frozen ones in eval mode: no dropout, no running statistics."""
+    """Training mode where something trains, or a rule says so; else eval mode: no dropout, no running statistics."""
     model.train()
     for name in plan.frozen_modules:
         model.get_submodule(name).eval()
@@ -186,8 +187,8 @@ def _adapt(
     raise UserError(what, where="move", fix=fix)
 
 
-def _frozen_modules(model: nn.Module) -> Iterator[str]:
-    """Topmost modules that hold parameters, none of which trains; each by one of its names."""
+def _frozen_modules(model: nn.Module, kept: set[int]) -> Iterator[str]:
+    """Topmost modules that hold parameters, none of which trains or is `kept` in training mode; each by one name."""
     seen: set[nn.Module] = set()
 
     def walk(module: nn.Module, name: str) -> Iterator[str]:
@@ -195,7 +196,7 @@ def _frozen_modules(model: nn.Module) -> Iterator[str]:
         if module in seen or not parameters:
             return
         seen.add(module)
-        if not any(p.requires_grad for p in parameters):
+        if not any(p.requires_grad or id(p) in kept for p in parameters):
             yield name
             return
         for child, sub in module.named_children():

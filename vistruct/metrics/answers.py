@@ -19,6 +19,7 @@ from vistruct.contracts import AnswerPrediction
 from vistruct.metrics import captions
 from vistruct.metrics.forms import Form, cells_in, form_of, form_of_family, mapped_name, number_in, plain, polarity
 from vistruct.metrics.grounding import box_set_scores, scale_in, single_box_scores
+from vistruct.metrics.vqa import agreement, normalised
 from vistruct.metrics.yardstick import commonest, standard_error
 
 Scores = dict[str, float]
@@ -32,6 +33,7 @@ MAIN: dict[Form, str] = {
     "boxes": "f1_50",
     "map": "cells",
     "caption": "cider_d",
+    "vqa": "accuracy",
 }
 
 
@@ -80,21 +82,30 @@ class Answers:
             number, `constant/<family>`, `error/<family>` (the standard error of the number, where it is a mean over
             questions) and others by form. A family in brackets is a form: that of questions which
             name no family, `unnamed` of them. Families whose boxes are of another scale than 0 to 1000 say so
-            (`boxes_0_to_1/<family>`, `boxes_in_pixels/<family>`). `no_truth` questions without an answer to compare
-            with are not measured.
+            (`boxes_0_to_1/<family>`, `boxes_in_pixels/<family>`). `cider_d` and `bleu4` of all descriptions together
+            where several families are of them. `no_truth` questions without an answer to compare with are not
+            measured.
         """
         known = [one for one in self.asked if one.truth]
-        groups: dict[str, list[AnswerPrediction]] = {}
+        groups: dict[tuple[str, Form | None], list[AnswerPrediction]] = {}
         for one in known:
-            groups.setdefault(one.family or f"({form_of(one.truth)})", []).append(one)
+            groups.setdefault((one.family or f"({one.form or form_of(one.truth)})", one.form), []).append(one)
         totals = {"questions": float(len(known))}
         totals |= _counted(unnamed=sum(not one.family for one in known), no_truth=len(self.asked) - len(known))
         figures: Scores = {}
         exact: list[tuple[int, float, float]] = []  # questions, accuracy, accuracy of the constant answer
-        for family, ones in sorted(groups.items()):
+        described: list[list[AnswerPrediction]] = []
+        several = Counter(name for name, _ in groups)
+        for (name, told), ones in sorted(groups.items(), key=lambda pair: (pair[0][0], pair[0][1] or "")):
             truths = [one.truth for one in ones]
-            form = form_of_family(family, truths)
-            scores = SCORES[form]([one.answer for one in ones], truths)
+            form = told or form_of_family(name, truths)
+            family = name if several[name] == 1 else f"{name} ({form})"
+            answers = [one.answer for one in ones]
+            if form in AGAINST_ALL:
+                scores = AGAINST_ALL[form](answers, [(one.truth, *one.others) for one in ones])
+            else:
+                scores = SCORES[form](answers, truths)
+            described += [ones] if form == "caption" else []
             figures |= {f"questions/{family}": float(len(ones))}
             if form in ("box", "boxes") and (scale := scale_in(truths)) != "0 to 1000":
                 figures |= {f"{SCALES[scale]}/{family}": float(len(ones))}
@@ -106,6 +117,11 @@ class Answers:
             totals["accuracy"] = float((number * right).sum() / number.sum())
             totals["accuracy_macro"] = float(right.mean())
             totals["constant"] = float((number * constant).sum() / number.sum())
+        if len(described) > 1:
+            together = [one for ones in described for one in ones]
+            answers, references = [one.answer for one in together], [(one.truth, *one.others) for one in together]
+            scores = caption_scores(answers, references)
+            totals |= {name: scores[name] for name in ("cider_d", "bleu4")}
         return {**totals, **figures}
 
 
@@ -193,15 +209,25 @@ def map_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
     }
 
 
-def caption_scores(answers: Sequence[str], truths: Sequence[str]) -> Scores:
-    """`cider_d`, `bleu4` and `rouge_l` against one reference each; `constant`: CIDEr-D of the commonest truth."""
-    references = [[truth] for truth in truths]
-    (usual,) = commonest(truths, 1)
+def caption_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """`cider_d`, `bleu4` and `rouge_l` against all references of each; `constant`: CIDEr-D of the commonest first."""
+    (usual,) = commonest([first for first, *_ in references], 1)
     return {
         "cider_d": captions.cider_d(answers, references),
         "bleu4": captions.bleu(answers, references)[-1],
         "rouge_l": captions.rouge_l(answers, references),
-        "constant": captions.cider_d([usual] * len(truths), references),
+        "constant": captions.cider_d([usual] * len(references), references),
+    }
+
+
+def vqa_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """`accuracy`: mean `agreement` with all who were asked; `constant`: that of the commonest first answer."""
+    right = np.array([agreement(answer, told) for answer, told in zip(answers, references, strict=True)])
+    (usual,) = commonest([normalised(first) for first, *_ in references], 1)
+    return {
+        "accuracy": float(right.mean()),
+        "error": standard_error(right),
+        "constant": float(np.mean([agreement(usual, told) for told in references])),
     }
 
 
@@ -221,5 +247,8 @@ SCORES: dict[Form, Callable[[Sequence[str], Sequence[str]], Scores]] = {
     "box": single_box_scores,
     "boxes": box_set_scores,
     "map": map_scores,
+}
+AGAINST_ALL: dict[Form, Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]] = {  # that several people gave
     "caption": caption_scores,
+    "vqa": vqa_scores,
 }

@@ -96,7 +96,12 @@ def longest_common(a: Words, b: Words) -> int:
 
 
 def cider_d(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean similarity of n-gram counts, in which an n-gram weighs the more the fewer questions' references have it.
+    """The mean of `cider_d_each`, in [0, 10]; NaN without answers."""
+    return known_mean(cider_d_each(answers, references))
+
+
+def cider_d_each(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Similarity of n-gram counts, in which an n-gram weighs the more the fewer questions' references have it.
 
     The weights come from the references given here: the same answers have another score among other questions, and
     of a single question, or of questions with equal references, it is 0.
@@ -106,7 +111,7 @@ def cider_d(answers: Sequence[str], references: Sequence[Sequence[str]]) -> floa
         references: one or more for each answer.
 
     Returns:
-        in [0, 10]; NaN without answers.
+        of each answer, in [0, 10].
     """
     own = [_counts(words(text)) for text in answers]
     wanted = [[_counts(words(text)) for text in texts] for texts in references]
@@ -129,7 +134,7 @@ def cider_d(answers: Sequence[str], references: Sequence[Sequence[str]]) -> floa
             alike = sum(_alike(a, b) for a, b in zip(mine, weighted(other), strict=True)) / LONGEST
             total += alike * math.exp(-(gap**2) / (2 * SIGMA**2))
         scores.append(10 * total / len(others))
-    return known_mean(scores)
+    return scores
 
 
 def _alike(answer: dict[tuple[str, ...], float], other: dict[tuple[str, ...], float]) -> float:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
+from vistruct.contracts import Form
 from vistruct.data.formats.chat.text_boxes import is_boxes, read_boxes
 from vistruct.data.instructions.exchange import NOTHING
 from vistruct.data.instructions.families import MAP_CELLS
 from vistruct.metrics.captions import words
-
-Form = Literal["words", "yes_no", "number", "box", "boxes", "map", "caption"]
 
 FAMILY_FORMS: dict[str, Form] = {
     "presence": "yes_no",

@@ -43,7 +43,7 @@ def draw_classes(
         shown = order[:BARS]
         missing = [i for i in order[BARS:] if i in truth]
         lines = [(names[i], scores[i], _colour(i, said, truth if known else None)) for i in (shown + missing)[:MOST]]
-    picture = _framed(sample)
+    picture = framed(sample)
     size, pad = 17, 12
     line = round(size * 1.75)
     canvas = Image.new("RGB", (SIDE, picture.height + pad * 2 + line * len(lines) - (line - size) // 2), PAPER)
@@ -64,7 +64,7 @@ def draw_classes(
     return canvas
 
 
-def _framed(sample: Sample) -> Image.Image:
+def framed(sample: Sample) -> Image.Image:
     """The image in a frame of one width, all of it."""
     if not sample.images:
         return Image.new("RGB", (SIDE, 1), PAPER)

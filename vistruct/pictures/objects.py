@@ -191,8 +191,8 @@ def match(
 
 
 def patch_of(mask: Tensor) -> MaskPatch:
-    """The part of bool[H, W] where the object is; one empty pixel where it is nowhere."""
-    pixels = mask.cpu().numpy()
+    """The part of bool[H, W] (soft: float, from a half on) where the object is; one empty pixel where it is nowhere."""
+    pixels = (mask >= 0.5 if mask.is_floating_point() else mask).cpu().numpy()
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
     if not len(rows):
         return MaskPatch(pixels=np.zeros((1, 1), bool), x=0, y=0)

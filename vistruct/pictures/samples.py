@@ -12,6 +12,7 @@ from torch import Tensor
 from vistruct.contracts import Dataset, Sample
 from vistruct.ops.seeds import derive
 from vistruct.pictures.areas import beside
+from vistruct.pictures.captions import draw_captions
 from vistruct.pictures.chat import draw_conversation
 from vistruct.pictures.classes import draw_classes
 from vistruct.pictures.in_sample import map_in_sample
@@ -37,7 +38,8 @@ def columns_for(samples: Sequence[Sample]) -> int:
 
 
 def draw_one(sample: Sample, dataset: Any) -> Image.Image:
-    """One sample with its truth: a conversation, a pair, a label map, classes of the whole image, or objects."""
+    """One sample with its truth: a conversation, a pair, a label map, classes or captions of the whole image,
+    or objects."""
     info = dataset.info
     if sample.turns:
         return draw_conversation(sample)
@@ -51,6 +53,8 @@ def draw_one(sample: Sample, dataset: Any) -> Image.Image:
         return draw_map(image, sample.label_map, info.class_names, info.palette)
     if sample.image_labels is not None:
         return draw_classes(sample, None, info.class_names)
+    if sample.captions:
+        return draw_captions(sample)
     return draw_sample(sample, info.class_names)
 
 

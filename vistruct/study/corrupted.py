@@ -39,7 +39,7 @@ def why_not(dataset: RecordDataset, name: str) -> str:
         return "it moves things, and what is said about the images would no longer be true"
     if not _has_boxes(dataset):
         return ""
-    if dataset.with_masks:
+    if dataset.masks != "none":
         return "it moves things, and masks of objects are not moved along"
     tables = [record.objects for record in dataset.whole_records if len(record.objects)]
     if name == "rotation" and any(table.quads is None for table in tables):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.config import Run, run_from_dict
+from vistruct.errors import UserError
 from vistruct.recipes import find
 from vistruct.recipes.options import options_of
 from vistruct.runs import train_and_report
@@ -43,7 +44,7 @@ def pretraining_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path
                 name=f"pretrain-{name}",
                 call=PRETRAIN,
                 arguments={**asked, "directory": str(places[name])},
-                needs=() if one.start is None else (f"pretrain-{one.start}",),
+                needs=tuple(f"pretrain-{start}" for start in one.needs),
                 cost=run.steps,
             )
         )
@@ -51,13 +52,28 @@ def pretraining_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path
 
 
 def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run]) -> Run:
-    """A recipe that goes on from whole models does so; any other one begins with the backbone that is there, alone."""
-    function = find(one.recipe).recipe
+    """A recipe that goes on from whole models does so; any other one begins with the backbone that is there, alone.
+
+    Raises:
+        UserError: as `checked_options` and `made_by`; several starts for a recipe that joins none.
+    """
+    module = find(one.recipe)
+    if isinstance(one.start, dict):
+        joined = vars(module).get("of_runs")
+        if joined is None:
+            what, fix = f"{one.recipe} starts from one run, not from one for each task", "start: NAME; or visft.joint"
+            raise UserError(what, where="pretrain", fix=fix)
+        given = checked_options(module.recipe, one.options, {"start": "start: {TASK: NAME}"})
+        run = joined({task: (runs[start], places[start]) for task, start in one.start.items()}, **given)
+        return with_settings(run, list(one.settings)) if one.settings else run
+    function = module.recipe
     goes_on = one.start is not None and "start" in options_of(function)
     start = {"start": places[one.start]} if one.start is not None and goes_on else {}
     run = made_by(one.recipe, function, checked_options(function, {**one.options, **start}, {}))
     if one.start is not None and not goes_on:
         run = _over(run, runs[one.start], places[one.start])
+    if one.backbone is not None:
+        run = _over(run, runs[one.backbone], places[one.backbone])
     return with_settings(run, list(one.settings)) if one.settings else run
 
 

@@ -34,8 +34,15 @@ class Pretraining(Part):
     options: dict[str, Any] = Field({})  # of the recipe
     settings: tuple[str, ...] = ()  # a.b=c
     # An earlier pretraining that this one starts from: as a whole where the recipe has an option `start`, else from its
-    # backbone.
-    start: str | None = None
+    # backbone. Of a recipe that joins several (visft.joint): one for each task, by its name.
+    start: str | dict[str, str] | None = None
+    backbone: str | None = None  # an earlier one of which it takes the backbone alone
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The earlier pretrainings that it starts from."""
+        starts = tuple(self.start.values()) if isinstance(self.start, dict) else (self.start,)
+        return tuple(one for one in (*starts, self.backbone) if one is not None)
 
 
 class Probes(Part):
@@ -112,9 +119,10 @@ class Study(Part):
             raise UserError("a pretraining called random", where="pretrain", fix="`random` means no weights: rename it")
         for at, (name, one) in enumerate(self.pretrain.items()):
             earlier = list(self.pretrain)[:at]
-            if one.start is not None and one.start not in earlier:
-                fix = closest(one.start, earlier) if earlier else "name one that stands before it"
-                raise UserError(f"{name!r} starts from {one.start!r}, which is no earlier pretraining", fix=fix)
+            for start in one.needs:
+                if start not in earlier:
+                    fix = closest(start, earlier) if earlier else "name one that stands before it"
+                    raise UserError(f"{name!r} starts from {start!r}, which is no earlier pretraining", fix=fix)
         for name in names:
             if name not in self.inits:
                 raise UserError(f"no init {name!r}", where="study", fix=closest(name, self.inits))

@@ -335,6 +335,8 @@ class Instruct(nn.Module):
                 question=batch.questions[row],
                 answer=str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip(),
                 truth=batch.truths[row],
+                others=batch.others[row],
+                form=batch.forms[row],
                 family=batch.families[row],
             )
             for row, ids in enumerate(tokens)

@@ -22,12 +22,21 @@ from vistruct.ops.seeds import derive
 from vistruct.transforms.crop import pad, random_crop, stretched
 from vistruct.transforms.distort import Distort
 from vistruct.transforms.erase import erase
-from vistruct.transforms.geometry import fit_factor, flip_diagonal, flip_horizontal, flip_vertical, rescale, turn
+from vistruct.transforms.geometry import (
+    fit_factor,
+    flip_diagonal,
+    flip_horizontal,
+    flip_vertical,
+    rescale,
+    resize,
+    turn,
+)
 from vistruct.transforms.jpeg import JpegReencode
 from vistruct.transforms.photometric import jitter
 from vistruct.transforms.rand_augment import RandAugment
-from vistruct.transforms.resized_crop import ResizedCrop
+from vistruct.transforms.resized_crop import ResizedCrop, SizedCrop
 from vistruct.transforms.rotate import rotate
+from vistruct.transforms.sizing import ShortSide, short_side_hw
 
 
 class Augment(Part):
@@ -36,7 +45,9 @@ class Augment(Part):
     The settings of the public configurations: MMSegmentation's RandomResize(scale, ratio_range) is `fit` with `scale`
     and scale_draw="even", its RandomCrop(crop_size, cat_max_ratio) is `crop` with `crop_max_share`, its
     RandomRotFlip(rotate_prob, flip_prob, degree) is `rotate`, `rot_flip` and `rotate_range`; MMDetection's RandomFlip
-    of three directions is `hflip`, `vflip` and `dflip` with flips="one"; Open-CD's ExchangeTime is `exchange`.
+    of three directions is `hflip`, `vflip` and `dflip` with flips="one"; Open-CD's ExchangeTime is `exchange`; DETR's
+    crops and sizes are `hflip`, `sized_crop`, `sizes`, `longest` and `min_kept` 0; large-scale jitter is `hflip`, `fit`
+    and `crop` of one size, `scale` 0.1 to 2 and scale_draw="even".
     """
 
     hflip: bool = False  # left and right
@@ -51,13 +62,17 @@ class Augment(Part):
     photometric: float = Field(0.0, ge=0, le=1)  # largest relative change of brightness, contrast and saturation
     jpeg: JpegReencode | None = None  # last of all, JPEG compression; None: none
     fit: tuple[int, int] | None = None  # (height, width) in pixels to fill as far as the aspect lets; None: any size
+    sized_crop: SizedCrop | None = None  # first of all, a window of the image at another size
     sizes: tuple[int, ...] = ()  # pixels of the shorter side, one is drawn; with `fit`, never more than fits
+    longest: int | None = Field(None, gt=0)  # with `sizes`: pixels of the longer side at most, rounded as `ShortSide`
     scale: tuple[float, float] = (1.0, 1.0)  # lowest and highest factor; what grows is cropped to its old size
     scale_draw: Literal["log", "even"] = "log"  # half and double equally often, or each factor as often as any other
     crop: tuple[int, int] | None = None  # (height, width) in pixels of a window; what is smaller is padded to it
+    fill: float | None = Field(None, ge=0, le=1)  # of padding, black to white; None: the mean colour
     stretch_labels: bool = False  # label maps smaller than the crop are stretched over it: a mistake of MTP's code
     crop_max_share: float = Field(1.0, gt=0, le=1)  # most of its counted pixels for one class, else drawn again
     resized_crop: ResizedCrop | None = None  # in place of sizes, fit, scale and crop
+    min_kept: float = Field(0.4, ge=0, le=1)  # share of an object that must be left in view; 0: any of its box (`crop`)
     exchange: float = Field(0.0, ge=0, le=1)  # how often (chance) before and after of a pair are swapped
     distort: Distort | None = None  # colours, in place of `photometric`
     randaug: RandAugment | None = None  # operations on images that have nothing but a class
@@ -81,8 +96,21 @@ class Augment(Part):
         return self
 
     @model_validator(mode="after")
+    def _longest_is_of_sizes(self) -> Augment:
+        if self.longest is not None and (not self.sizes or self.fit is not None):
+            what = "longest limits one of `sizes`" + (", and `fit` does so too" if self.fit is not None else "")
+            raise UserError(what, fix="for example sizes: [480, 512], longest: 672, and no fit")
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_a_size(self) -> Augment:
-        sized = {"sizes": self.sizes, "fit": self.fit, "crop": self.crop, "scale": self.scale != (1.0, 1.0)}
+        sized = {
+            "sized_crop": self.sized_crop is not None,
+            "sizes": self.sizes,
+            "fit": self.fit,
+            "crop": self.crop,
+            "scale": self.scale != (1.0, 1.0),
+        }
         also = [name for name, is_on in sized.items() if is_on]
         if self.resized_crop is not None and also:
             raise UserError(f"resized_crop and {also[0]} both decide the size", fix=f"leave out {' and '.join(also)}")
@@ -98,6 +126,7 @@ class Augment(Part):
             or self.turns90
             or self.rotate > 0
             or self.rot_flip > 0
+            or self.sized_crop is not None
             or bool(self.sizes)
             or self.fit is not None
             or self.scale != (1.0, 1.0)
@@ -164,11 +193,19 @@ class Augment(Part):
 
     def _sized(self, sample: Sample, draw: float, grow: float, generator: torch.Generator) -> Sample:
         if self.resized_crop is not None:
-            return self.resized_crop(sample)
+            return self.resized_crop(sample, self.min_kept)
+        if self.sized_crop is not None:
+            sample = self.sized_crop(sample, self.min_kept)
         height, width = sample.images[0].shape[1:]
         factors = []
-        if self.sizes:
-            factors.append(self.sizes[int(draw * len(self.sizes))] / min(sample.images[0].shape[1:]))
+        short = self.sizes[int(draw * len(self.sizes))] if self.sizes else None
+        if short is not None and self.longest is not None:
+            size_hw = short_side_hw((height, width), ShortSide(short=short, longest=self.longest))
+            if self.scale == (1.0, 1.0):
+                return resize(sample, size_hw)
+            factors.append(min(size_hw) / min(height, width))
+        elif short is not None:
+            factors.append(short / min(height, width))
         if self.fit is not None:
             factors.append(fit_factor(sample, self.fit))
         factor = min(factors) if factors else 1.0
@@ -179,14 +216,16 @@ class Augment(Part):
         grown = rescale(sample, factor * (low + (high - low) * grow if even else low * (high / low) ** grow))
         if self.crop is not None:
             return grown
-        return random_crop(grown, (max(1, round(height * factor)), max(1, round(width * factor))), generator)
+        return random_crop(
+            grown, (max(1, round(height * factor)), max(1, round(width * factor))), generator, self.min_kept
+        )
 
     def _cropped(self, sample: Sample, size_hw: tuple[int, int]) -> Sample:
         generator = torch.Generator().manual_seed(derive(sample.seed, "augment", "crop"))
-        sample = random_crop(sample, size_hw, generator, max_share=self.crop_max_share)
+        sample = random_crop(sample, size_hw, generator, self.min_kept, max_share=self.crop_max_share)
         if tuple(sample.images[0].shape[1:]) == size_hw:
             return sample
-        padded = pad(sample, size_hw)
+        padded = pad(sample, size_hw, fill=self.fill)
         if not self.stretch_labels or sample.label_map is None:
             return padded
         return dataclasses.replace(padded, label_map=stretched(sample.label_map, size_hw))
@@ -205,7 +244,7 @@ class Augment(Part):
         if self.upright_classes and torch.isin(sample.objects.labels, torch.tensor(self.upright_classes)).any():
             return turn(sample, (1, 2, 2, 3)[int(draw * 4)])
         first, last = self.rotate_range
-        return rotate(sample, math.radians(first + (last - first) * draw))
+        return rotate(sample, math.radians(first + (last - first) * draw), min_kept=self.min_kept)
 
 
 def _keeps_places(augment: Augment) -> Augment:

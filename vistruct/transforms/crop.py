@@ -6,6 +6,8 @@ An object stays if enough of it shows: the share of the area of its quad (else i
   do, and `boxes_xyxy` remain the hulls of the quads. A quad cut to the window would be another rectangle, of other
   width, height and angle, than what a detector should learn to see there.
 - Without quads the box is clipped to the window; where there is a mask, to the part of the mask that shows.
+- Where enough is any of it (`min_kept` 0, the rule of DETR and Mask2Former), boxes alone say what stays and are clipped
+  as boxes, whatever is left of a mask.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vistruct.contracts import IGNORED, Objects, Sample
+from vistruct.ops.values import from_unit
 from vistruct.ops.window_area import area_in_window, polygon_area
 from vistruct.transforms.fill import fill_of
 from vistruct.transforms.points import affine, move_objects
@@ -35,7 +38,7 @@ def crop(
     of it shows). Crops being drawn anew each time, this is no property of the data and is not counted.
 
     Args:
-        min_kept: in (0, 1].
+        min_kept: in [0, 1].
         else_ignore: those that still show a little stay as `is_ignored`, learnt neither as objects nor as background.
 
     Raises:
@@ -96,12 +99,15 @@ def _largest_share(label_map: Tensor, window_xyxy: tuple[int, int, int, int]) ->
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
-def pad(sample: Sample, size_hw: tuple[int, int], offset_yx: tuple[int, int] = (0, 0)) -> Sample:
+def pad(
+    sample: Sample, size_hw: tuple[int, int], offset_yx: tuple[int, int] = (0, 0), fill: float | None = None
+) -> Sample:
     """Put a margin around a sample, of the mean colour, IGNORED in its label map.
 
     Args:
         size_hw: of the result, pixels.
         offset_yx: where the image's top left pixel comes to lie; (0, 0): the margin is at the bottom and right.
+        fill: in place of the mean colour, from 0 to 1 in every channel.
 
     Raises:
         ValueError: the image does not fit there.
@@ -113,7 +119,7 @@ def pad(sample: Sample, size_hw: tuple[int, int], offset_yx: tuple[int, int] = (
         raise ValueError(f"an image of {height} x {width} at {offset_yx} is not inside {size_hw[0]} x {size_hw[1]}")
     return dataclasses.replace(
         sample,
-        images=[_padded(image, margin) for image in sample.images],
+        images=[_padded(image, margin, fill) for image in sample.images],
         objects=move_objects(
             sample.objects, affine([[1, 0, x], [0, 1, y]]), lambda masks: F.pad(masks, margin, value=False)
         ),
@@ -122,10 +128,13 @@ def pad(sample: Sample, size_hw: tuple[int, int], offset_yx: tuple[int, int] = (
     )
 
 
-def _padded(image: Tensor, margin: list[int]) -> Tensor:
+def _padded(image: Tensor, margin: list[int], fill: float | None) -> Tensor:
     left, right, top, bottom = margin
     height, width = image.shape[1:]
-    sheet = image.new_tensor(fill_of(image))[:, None, None].repeat(1, top + height + bottom, left + width + right)
+    colour = (
+        image.new_tensor(fill_of(image)) if fill is None else from_unit(torch.full((len(image),), fill), image.dtype)
+    )
+    sheet = colour[:, None, None].repeat(1, top + height + bottom, left + width + right)
     sheet[:, top : top + height, left : left + width] = image
     return sheet
 
@@ -145,23 +154,23 @@ def settle(
     enough = shown >= (min_kept - 1e-6) * polygon_area(places)  # less than rounding in float32
     kept = (shown > 0) & (enough | ~objects.is_single)
     pixels = has_pixels(objects)
-    if pixels is not None and had_mask is not None:
+    if min_kept > 0 and pixels is not None and had_mask is not None:
         kept &= pixels | ~had_mask
     if else_ignore:
         ignored = ~kept & (shown >= MIN_IGNORED_PX2)
         objects = dataclasses.replace(objects, is_ignored=objects.is_ignored | ignored)
         kept |= ignored
-    return dataclasses.replace(sample, objects=_within(objects.keep(kept), size_hw))
+    return dataclasses.replace(sample, objects=_within(objects.keep(kept), size_hw, by_mask=min_kept > 0))
 
 
-def _within(objects: Objects[Tensor], size_hw: Sequence[int]) -> Objects[Tensor]:
+def _within(objects: Objects[Tensor], size_hw: Sequence[int], *, by_mask: bool) -> Objects[Tensor]:
     """Boxes without quads clipped to the image, keypoints outside of it no longer annotated."""
     height, width = size_hw
     boxes, keypoints = objects.boxes_xyxy, objects.keypoints
     if objects.quads is None:
         clipped = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
         pixels = has_pixels(objects)
-        if pixels is not None:
+        if by_mask and pixels is not None:
             is_cut = (clipped != boxes).any(dim=1) & pixels
             clipped[is_cut] = mask_hulls(objects.masks[is_cut]).to(boxes.dtype)
         boxes = clipped

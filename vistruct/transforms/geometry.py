@@ -71,7 +71,8 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     """Resize to a height and width in pixels, smoothly in both directions (bilinear, antialiased).
 
     The aspect changes as it must. A rectangle that lies askew then becomes a parallelogram, and its quad says so.
-    Masks and label maps take the pixel at the centre: no class is made that was not there.
+    Masks and label maps take the pixel at the centre: no class is made that was not there. Soft masks are resized
+    bilinearly.
     """
     height, width = sample.images[0].shape[1:]
     scale_x, scale_y = size_hw[1] / width, size_hw[0] / height
@@ -79,7 +80,7 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
         sample,
         images=[resized(image, size_hw) for image in sample.images],
         objects=move_objects(
-            sample.objects, affine([[scale_x, 0, 0], [0, scale_y, 0]]), lambda masks: nearest(masks, size_hw)
+            sample.objects, affine([[scale_x, 0, 0], [0, scale_y, 0]]), lambda masks: _resized_masks(masks, size_hw)
         ),
         label_map=None if sample.label_map is None else nearest(sample.label_map, size_hw),
         scale_xy=(sample.scale_xy[0] * scale_x, sample.scale_xy[1] * scale_y),
@@ -93,6 +94,12 @@ def resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
     if pixels.dtype == torch.uint8 and size_hw != (1, 1):  # at one pixel torch 2.15 fails with an internal assertion
         return F.resize(pixels, list(size_hw), antialias=True)
     return stored(F.resize(pixels.float(), list(size_hw), antialias=True), pixels.dtype)
+
+
+def _resized_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if not masks.is_floating_point():
+        return nearest(masks, size_hw)
+    return F.resize(masks, list(size_hw), antialias=False)  # as published; where they shrink, edges stay as narrow
 
 
 def nearest(grid: Tensor, size_hw: tuple[int, int]) -> Tensor:

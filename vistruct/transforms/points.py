@@ -33,7 +33,7 @@ def hulls(polygons: Tensor) -> Tensor:
 
 
 def move_objects(objects: Objects[Tensor], matrix: Tensor, move: Callable[[Tensor], Tensor]) -> Objects[Tensor]:
-    """Boxes, quads and keypoints moved by `matrix`, masks bool[N, H, W] by `move`; all else stays.
+    """Boxes, quads and keypoints moved by `matrix`, masks [N, H, W] by `move`; all else stays.
 
     Keypoints keep their numbers: after a mirroring, a left one is still called left. Keypoints that are not annotated
     (visibility 0) stay as they are.

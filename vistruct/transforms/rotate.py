@@ -79,8 +79,10 @@ def _rotated(image: Tensor, back: Tensor, fill: Colour) -> Tensor:
 
 def _rotated_masks(masks: Tensor, back: Tensor) -> Tensor:
     turned = torch.zeros_like(masks)
+    is_soft = masks.is_floating_point()
+    kind, dtype = (Image.Resampling.BILINEAR, torch.float32) if is_soft else (Image.Resampling.NEAREST, torch.uint8)
     for number, mask in enumerate(masks):
-        turned[number] = _warped(mask.to(torch.uint8), back, Image.Resampling.NEAREST, 0).bool()
+        turned[number] = _warped(mask.to(dtype), back, kind, 0).to(masks.dtype)
     return turned
 
 

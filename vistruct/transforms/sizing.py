@@ -1,8 +1,8 @@
-"""The size at which a model is shown images: by a factor, or to a height and width."""
+"""The size at which a model is shown images: by a factor, to a height and width, or by the shorter side."""
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -38,25 +38,54 @@ def _of_all(size: Size) -> Size:
 PlacedSize = Annotated[Size, AfterValidator(_of_all)]  # of data that say where something is
 
 
-def sized_hw(size_hw: tuple[int, int], size: float | Size | None) -> tuple[int, int]:
+class ShortSide(Part):
+    """A length of the shorter side, and a limit for the longer: how many detectors are shown whole photographs.
+
+    Source: DETR and its successors: the longer side is rounded down; where it is limited, DETR rounds the shorter one
+    that follows to the nearest, and ViSFT's segmentation rounds it down.
+    """
+
+    short: int = Field(gt=0)  # pixels
+    longest: int | None = Field(None, gt=0)  # pixels of the longer side at most; None: any
+    limited: Literal["nearest", "down"] = "nearest"  # how the shorter side is rounded where the longer one is limited
+
+
+Sizing = Annotated[float, Field(gt=0)] | Size | ShortSide
+PlacedSizing = Annotated[float, Field(gt=0)] | PlacedSize | ShortSide
+
+
+def short_side_hw(size_hw: tuple[int, int], size: ShortSide) -> tuple[int, int]:
+    """The height and width, pixels, of an image of this height and width whose shorter side is brought to a length."""
+    small, large = min(size_hw), max(size_hw)
+    short = size.short
+    if size.longest is not None and large / small * short > size.longest:
+        exact = size.longest * small / large
+        short = max(1, round(exact) if size.limited == "nearest" else int(exact))
+    long = int(short * large / small)
+    return (short, long) if size_hw[0] <= size_hw[1] else (long, short)
+
+
+def sized_hw(size_hw: tuple[int, int], size: float | Size | ShortSide | None) -> tuple[int, int]:
     """The height and width, pixels, that a configuration brings an image of this height and width to."""
     height, width = size_hw
     if size is None:
         return size_hw
+    if isinstance(size, ShortSide):
+        return short_side_hw(size_hw, size)
     if isinstance(size, Size) and (size.middle is not None or not size.keep_aspect):
         return size.height, size.width
     factor = min(size.height / height, size.width / width) if isinstance(size, Size) else float(size)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def sized(sample: Sample, size: float | Size | None) -> Sample:
+def sized(sample: Sample, size: float | Size | ShortSide | None) -> Sample:
     """The sample at the size that a configuration asks for; None, 1 and the size it has leave it alone."""
     if size is None:
         return sample
     if isinstance(size, float | int):
         return rescale(sample, float(size))
     height, width = sample.images[0].shape[1:]
-    if size.middle is not None:
+    if isinstance(size, Size) and size.middle is not None:
         sample = crop(sample, middle_of((height, width), size))
         height, width = sample.images[0].shape[1:]
     wanted = sized_hw((height, width), size)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from vistruct.contracts import IMAGE_MARK, Measure, Objects, Record, Sample, Turn
+from vistruct.contracts import IMAGE_MARK, Form, Measure, Objects, Record, Sample, Turn
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.vlm import chat
@@ -46,6 +46,8 @@ class ChatBatch:
     labels: Tensor  # int64[N]
     questions: list[str]  # the last user turn of each row, without image marks before or behind it
     truths: list[str]  # the answer after it, "" if there is none
+    others: list[tuple[str, ...]]  # of each row's truth, see `Turn`
+    forms: list[Form | None]  # likewise
     # Of each row, for what a decoder is to find or a region shows: of each of its region and object marks in order the
     # rows of its sample's objects, which stay where they are; a row that is cut shows the first of its marks.
     points: list[tuple[tuple[int, ...], ...]]
@@ -75,6 +77,8 @@ class Asked:
     images: int = 0  # how many of the sample's images it shows, from the first on
     is_cut: bool = False
     truth: str = ""
+    others: tuple[str, ...] = ()
+    form: Form | None = None
     family: str = ""
     points: tuple[tuple[int, ...], ...] = ()  # see ChatBatch
 
@@ -138,6 +142,8 @@ class ChatCollator:
             labels=torch.tensor([i for r in rows for i in r.row.labels], dtype=torch.int64),
             questions=[r.question for r in rows],
             truths=[r.truth for r in rows],
+            others=[r.others for r in rows],
+            forms=[r.form for r in rows],
             points=[r.points for r in rows],
             objects=[sample.objects for sample in samples],
         )
@@ -159,12 +165,12 @@ class ChatCollator:
         before = 0  # answers in the rows so far
         for one in whole:
             for asked in questions_of(one) if self.generate else [one]:
-                shown, truth = list(asked), ""
+                shown, truth = list(asked), Turn(role="assistant", text="")
                 answer = before + _answers(asked)
                 if self.generate and not asked[-1].is_taught:
                     continue  # nobody vouches for such an answer
                 if self.generate and shown and shown[-1].role == "assistant":
-                    truth = shown.pop().text
+                    truth = shown.pop()
                 marks = sum(turn.text.count(IMAGE_MARK) for turn in shown if turn.role == "user")
                 row = whole_row = chat.encode(
                     shown, counts[:marks], self.tokenizer, begin=self.begin, answer=self.generate
@@ -180,7 +186,9 @@ class ChatCollator:
                         images=marks,
                         is_cut=row is not whole_row,
                         question=_MARKS_AROUND.sub("", last),
-                        truth=truth,
+                        truth=truth.text,
+                        others=truth.others,
+                        form=truth.form,
                         points=tuple(point for turn in shown for point in turn.points),
                         family=families[answer - 1] if _answers(asked) and answer <= len(families) else "",
                     )

@@ -16,6 +16,7 @@ from typing import Any
 from vistruct.config import Part, Run
 from vistruct.data.at_path import part_at
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.checks.parts import Findings, walk_parts
 from vistruct.data.checks.problem import Problem, counted, stops
@@ -36,6 +37,7 @@ _LOOKS: dict[Kind, str] = {  # by family, where its `look(parts, decode_at_most)
     "maps": "vistruct.data.checks.maps",
     "volumes": "vistruct.data.checks.volumes",
     "image_classes": "vistruct.data.checks.classes",
+    "captions": "vistruct.data.checks.captions",
 }
 
 PLACES = 3  # of each problem that are shown
@@ -194,10 +196,11 @@ def _family(part: Any) -> Family:
         (MapDataConfig, "maps"),
         (VolumeDataConfig, "volumes"),
         (ClassDataConfig, "image_classes"),
+        (CaptionDataConfig, "captions"),
     )
     for config, kind in kinds:
         if isinstance(part, config):
-            path = part.annotation if isinstance(part, BoxDataConfig) else part.root
+            path = part.annotation if "annotation" in vars(part) else part.root
             return Family(kind=kind, format=format_of(path, kind, part.format, part.ask()), path=path)
     what = f"data of kind {part.kind!r} are not looked at"
     raise UserError(what, where="check", fix="vistruct check PATH --format NAME, where a format reads them")

@@ -29,6 +29,7 @@ _WORDS: dict[Kind, str] = {
     "maps": "format of label maps",
     "volumes": "format of volumes",
     "image_classes": "format of image classes",
+    "captions": "format of captions",
 }
 
 
@@ -104,6 +105,13 @@ FORMATS: dict[str, Listed] = {
     "class_files": Listed("volumes", "volumes.class_files:FORMAT"),
     "dicom": Listed("volumes", "volumes.dicom:FORMAT", may_be_beside=True),
     "nifti": Listed("volumes", "volumes.nifti:FORMAT"),
+    "karpathy": Listed("captions", "captions.karpathy:FORMAT", (".json",)),
+    "coco-captions": Listed("captions", "captions.coco:FORMAT", (".json",)),
+    "caption-lines": Listed("captions", "captions.lines:FORMAT", _JSON),
+    "caption-table": Listed("captions", "captions.tables:FORMAT", (".csv", ".tsv", ".token", ".txt")),
+    "captions-hdf5": Listed("captions", "captions.hdf5:FORMAT"),
+    # Conversations are conversations, unless somebody asks for the captions in them.
+    "instructions": Listed("captions", "captions.lines:TALK", _JSON, is_guessed=False),
     "csv": Listed("image_classes", "classes.csv:FORMAT", (".csv", ".tsv")),
     "list": Listed("image_classes", "classes.lists:FORMAT", (".txt",)),
     "folders": Listed("image_classes", "classes.folders:FORMAT"),

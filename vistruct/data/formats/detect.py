@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vistruct.data.formats.format import Kind
 
 _JSON = (".json", ".jsonl")
+_CAPTIONED = ("captions", "karpathy")  # kinds of json that are neither boxes nor conversations
 _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, where nothing of a family is found
     "boxes": (
         "no box annotations are found here; known formats: {known}",
@@ -34,6 +35,10 @@ _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, whe
     "image_classes": (
         "no images with classes here: neither a folder of images for each class, nor a list or csv",
         "name the folder that holds a folder for each class, or the csv",
+    ),
+    "captions": (
+        "no images with captions are found here; known formats: {known}",
+        "name the json, jsonl or csv of images and captions",
     ),
     "talk": ("no conversations here", "name the jsonl or json file"),
 }
@@ -105,7 +110,8 @@ def matching(path: Path, kind: Kind) -> list[str]:
 
 
 def detect(path: Path, kind: Kind) -> str:
-    """The one format of a family that lies at a path; of label maps "objects", where it is boxes.
+    """The one format of a family that lies at a path; of label maps "objects", where it is boxes, of
+    captions "instructions", where it is conversations.
 
     Raises:
         UserError: nothing there, nothing of the family, or several formats of boxes.
@@ -116,6 +122,8 @@ def detect(path: Path, kind: Kind) -> str:
     found = matching(path, kind)
     if not found and kind == "maps" and (path.suffix in (".json", ".yaml") or matching(path, "boxes")):
         return "objects"
+    if not found and kind == "captions" and _is_talk(path):
+        return "instructions"
     if not found and kind == "boxes" and path.is_file() and path.suffix.lower() != ".txt":
         found = [name for name in names_of(kind) if path.suffix.lower() in FORMATS[name].files]
         found = found[:1]  # its reader says what is wrong
@@ -126,6 +134,11 @@ def detect(path: Path, kind: Kind) -> str:
         raise UserError(what, where=path, fix=f"say which is meant: --format {found[0]}; or name its file or folder")
     what, fix = _NOTHING[kind]
     raise UserError(what.format(known=", ".join(names_of(kind))), where=path, fix=fix)
+
+
+def _is_talk(path: Path) -> bool:
+    file = path / "instructions.jsonl" if path.is_dir() else path
+    return file.is_file() and bool(matching(file, "talk"))
 
 
 def find_annotation(path: Path) -> Path:
@@ -139,7 +152,8 @@ def find_annotation(path: Path) -> Path:
     if not path.is_dir():
         raise UserError("no such file or folder", where=path, fix="check the path")
     files = next((found for folder in (path, path / "annotations") if (found := _json_files(folder))), [])
-    kinds = {file: json_kind(file) for file in files}
+    kinds = {file: kind for file in files if (kind := json_kind(file)) not in _CAPTIONED}
+    files = list(kinds)
     if len(files) == 1:  # it may lie beside what is meant, as notes.json does
         return path if kinds[files[0]] is None and matching(path, "boxes") else files[0]
     is_talk, are_coco = bool({"chat", "mix"} & {*kinds.values()}), all(kind == "coco" for kind in kinds.values())
@@ -174,9 +188,9 @@ def _found(path: Path) -> list[Family]:
     found: list[Family] = []
     places = [path, path / "annotations"] if path.is_dir() else []
     files = [file for place in places for file in _json_files(place)] or ([path] if path.suffix in _JSON else [])
-    if any(json_kind(file) for file in files) or matching(path, "boxes"):
+    if any(json_kind(file) not in (None, *_CAPTIONED) for file in files) or matching(path, "boxes"):
         found.append(_boxes_or_talk(path))
-    kinds: tuple[Kind, ...] = ("maps", "volumes")
+    kinds: tuple[Kind, ...] = ("captions", "maps", "volumes")
     found += [Family(kind=kind, format=name, path=path) for kind in kinds for name in matching(path, kind)]
     if not found:
         found = [Family(kind="image_classes", format=name, path=path) for name in matching(path, "image_classes")]

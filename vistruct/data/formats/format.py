@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from vistruct.contracts import Record
 from vistruct.errors import UserError
@@ -25,7 +26,7 @@ from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 
-Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes"]
+Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes", "captions"]
 Stop = Callable[[UserError], None]
 
 
@@ -82,7 +83,8 @@ class Walked:
 
     records: list[Record] = field(default_factory=list)  # of label maps they need no sizes yet
     class_names: tuple[str, ...] = ()  # boxes and image classes: what labels count in
-    annotations: tuple[Path, ...] = ()  # image classes: the files beside the images that say their classes
+    annotations: tuple[Path, ...] = ()  # image classes, captions: the files beside the images that say them
+    images: Callable[[Record], list[Tensor]] | None = None  # captions: of images that are no files of their own
     # Label maps, alone or beside boxes (then the background is the first class, and the others are `class_names`):
     coding: Coding | None = None  # of these labels; None: nothing was found
     is_chosen: bool = False  # whether its classes are those that were asked for already

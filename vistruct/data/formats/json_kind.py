@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 from vistruct.errors import UserError
 
 Tool = Literal["label studio", "labelme", "via", "datumaro", "supervisely"]
-JsonKind = Literal["coco", "chat", "mix", "geojson"] | Tool
+JsonKind = Literal["coco", "captions", "karpathy", "chat", "mix", "geojson"] | Tool
 
 _HEAD = 64 * 1024  # bytes looked at
 _COCO_KEYS = {"images", "annotations"}  # categories alone are notes, as Label Studio puts them beside YOLO labels
@@ -18,11 +19,15 @@ _CHAT_KEYS = {"conversations", "messages", "conversation", "dialogue", "dialog"}
 _QUESTIONS = {"query", "question", "prompt", "instruction", "problem", "input"}
 _ANSWERS = {"response", "answer", "output", "completion", "solution", "chosen"}
 _VIA = re.compile(r'\{\s*"[^"]*"\s*:\s*\{\s*"(filename|fileref)"\s*:')  # an image, by its name and size
+NAME_KEYS = ("image", "file_name", "filename", "image_path", "file", "path", "img")  # of an image with captions
+CAPTION_KEYS = ("caption", "captions", "sentences", "sentence", "text", "description")
+_BOX = re.compile(r'"(bbox|category_id)"\s*:')
 _FOUND = {"image_id", "category_id", "bbox", "segmentation", "keypoints", "score"}  # of a detector's result
 
 
 def json_kind(file: Path) -> JsonKind | None:
-    """COCO, the export of a tool, conversations, a mix of data sets, or GeoJSON; None where the beginning does not say.
+    """COCO, captions, the export of a tool, conversations, a mix of data sets, or GeoJSON; None where the beginning
+    (of COCO's lists the end too) does not say.
 
     Raises:
         UserError: it cannot be read.
@@ -30,12 +35,26 @@ def json_kind(file: Path) -> JsonKind | None:
     try:
         with open(file, "rb") as opened:
             head = opened.read(_HEAD).decode("utf-8-sig", errors="replace").lstrip()
+            opened.seek(max(0, os.fstat(opened.fileno()).st_size - _HEAD))
+            tail = opened.read(_HEAD).decode(errors="replace")
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", where=file, fix="check path and permissions") from error
+    found = _kind_of(head)
+    if found == "coco" and not _BOX.search(head + tail):
+        if re.search(r'"sentences"\s*:\s*\[', head):
+            return "karpathy"
+        return "captions" if re.search(r'"caption"\s*:', head + tail) else found
+    return found
+
+
+def _kind_of(head: str) -> JsonKind | None:
+    """What a text that begins like this holds; of COCO's lists it may be any."""
     tool = _tool(head)
     if tool is not None:
         return tool
     if head.startswith("["):
+        if _has_captions(_first_value(head[1:].lstrip())):
+            return "captions"
         return "chat" if _is_talk(head[1:].lstrip()) else None
     first = _first_value(head)
     if first is None:  # one value over many lines, a long line, or malformed
@@ -46,6 +65,8 @@ def json_kind(file: Path) -> JsonKind | None:
         return "chat"
     if first.get("type") == "FeatureCollection":
         return "geojson"
+    if _has_captions(first):
+        return "captions"
     if first and all(isinstance(entry, dict) and "annotation" in entry for entry in first.values()):
         return "mix"
     return "coco" if _COCO_KEYS & set(first) else None
@@ -81,6 +102,16 @@ def _first_value(text: str) -> object:
 
 def _is_conversation(keys: set[str]) -> bool:
     return bool(_CHAT_KEYS & keys) or (bool(_QUESTIONS & keys) and bool(_ANSWERS & keys))
+
+
+def _has_captions(first: object) -> bool:
+    """Whether it is an image with a caption or several, and no turn of a conversation."""
+    if not isinstance(first, dict) or _is_conversation(set(first)):
+        return False
+    told = next((first[key] for key in CAPTION_KEYS if key in first), None)
+    captions = [told] if isinstance(told, str) else told
+    is_told = isinstance(captions, list) and bool(captions) and all(isinstance(one, str) for one in captions)
+    return is_told and any(isinstance(first.get(key), str) for key in NAME_KEYS)
 
 
 def _is_talk(head: str) -> bool:

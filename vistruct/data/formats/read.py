@@ -23,6 +23,7 @@ _LEFT: dict[Kind, str] = {
     "maps": "images with label maps",
     "volumes": "volumes of format {format}",
     "image_classes": "images",
+    "captions": "images with captions",
 }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vistruct.data.formats.boxes.image_names import ImageFolder, same_file
-from vistruct.data.formats.json_kind import json_kind
+from vistruct.data.formats.json_kind import JsonKind, json_kind
 from vistruct.errors import UserError
 
 _FOLDERS = ("annotations", "Annotations", "annotation")
@@ -23,12 +23,18 @@ _BESIDE = {*_FOLDERS, "Main", "labels", "label", "json", "jsons", "labelme", "an
 _TRIED = 20  # images looked for in each folder
 
 
-def json_files(folder: Path) -> dict[str, Path]:
-    """The COCO json files of a data set by the name of their split, from the first place that has any."""
+def json_files(folder: Path, kind: JsonKind = "coco") -> dict[str, Path]:
+    """The COCO json files of boxes, or of captions, by the name of their split, from the first place that has any."""
     named = [folder / name for name in _FOLDERS]
     below = [inner for inner in sorted(folder.iterdir()) if inner.is_dir() and inner not in named]
     for places in ([folder], named, below):
-        files = [file for place in places if place.is_dir() for file in sorted(place.glob("*.json")) if _is_coco(file)]
+        files = [
+            file
+            for place in places
+            if place.is_dir()
+            for file in sorted(place.glob("*.json"))
+            if file.is_file() and json_kind(file) == kind
+        ]
         if files:
             names = [_split_name(file) for file in files]
             same = len(set(names)) < len(names)
@@ -36,7 +42,7 @@ def json_files(folder: Path) -> dict[str, Path]:
     return {}
 
 
-def find_json(path: Path, split: str | None) -> Path:
+def find_json(path: Path, split: str | None, kind: JsonKind = "coco") -> Path:
     """The one json file that is meant.
 
     Args:
@@ -51,7 +57,7 @@ def find_json(path: Path, split: str | None) -> Path:
         return path
     if not path.is_dir():
         raise UserError("no such annotation file", where=path, fix="check the path")
-    files = json_files(path)
+    files = json_files(path, kind)
     if not files:
         raise UserError("no COCO json here", where=path, fix="name the file")
     found = files if split is None else _of_split(files, split)
@@ -100,12 +106,10 @@ def _found(place: Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: file for name in names if (file := folder.find(name)) is not None}
 
 
-def _is_coco(file: Path) -> bool:
-    return file.is_file() and json_kind(file) == "coco"
-
-
 def _split_name(file: Path) -> str:
-    return file.parent.name if file.stem in _NAMELESS else file.stem.removeprefix("instances_")
+    return (
+        file.parent.name if file.stem in _NAMELESS else file.stem.removeprefix("instances_").removeprefix("captions_")
+    )
 
 
 def _of_split(files: dict[str, Path], split: str) -> dict[str, Path]:

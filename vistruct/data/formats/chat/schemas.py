@@ -4,8 +4,9 @@
                                          {"from": "gpt", "value": "Three."}]}
 
 `image` (or `images`) is a path, a list of paths, the image itself in base64, or empty or absent for text alone; `id` is
-optional; `families` may name the kind of each answered question; what turns point at is read by `objects.py`, marks of
-other tools by `marks.py`, boxes that are kept apart by `text_boxes.py`. Keys that carry texts, images or weights and
+optional; `families` may name the kind of each answered question; an answer may have `others` beside it, those of other
+people, and a `form` that says how it is measured (`contracts.Form`); what turns point at is read by `objects.py`, marks
+of other tools by `marks.py`, boxes that are kept apart by `text_boxes.py`. Keys that carry texts, images or weights and
 are not read are said. Objects stand one on a line (jsonl), or all in one list (LLaVA's json).
 """
 
@@ -17,14 +18,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from vistruct.contracts import IMAGE_MARK, NO_OBJECTS, Objects, Record, Role, Turn
+from vistruct.contracts import IMAGE_MARK, NO_OBJECTS, Form, Objects, Record, Role, Turn
 from vistruct.data.formats.chat.marks import IMAGE_SUFFIXES, settle
 from vistruct.data.formats.chat.objects import parse_objects, pointed, written
-from vistruct.data.formats.chat.shapes import IMAGE_KEYS, WEIGHT_KEYS, in_order, read_line
+from vistruct.data.formats.chat.shapes import IMAGE_KEYS, WEIGHT_KEYS, Said, in_order, read_line
 from vistruct.data.formats.chat.text_boxes import Filling, fill_boxes, fill_refs, from_json, is_grounding, note_of_boxes
 from vistruct.data.formats.chat.turns import (
     BOXES_FILLED,
@@ -41,6 +42,7 @@ from vistruct.data.formats.json_kind import json_kind
 from vistruct.files.embedded import spans
 from vistruct.files.text import write_text
 
+FORMS = get_args(Form)
 _SPEAKERS: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt"}
 _PATH = re.compile(r"[^\n]{1,400}")
 
@@ -91,7 +93,10 @@ def parse(line: bytes) -> Talk:
     if not images and (key := _image_key(entry, said.keys)):
         what = f"the key {key!r} holds {_text_of(entry[key]):.60}, which looks like an image's path and is not read"
         raise Defect(UNREAD_IMAGE, what, f"call the key `image` or `images` instead of {key!r}")
-    turns = [Turn(role=one.role, text=one.text, is_taught=one.is_taught) for one in said.turns]
+    turns = [
+        Turn(role=one.role, text=one.text, is_taught=one.is_taught, **_measured(one, number))
+        for number, one in enumerate(said.turns, start=1)
+    ]
     check_order([turn.role for turn in turns], said.names)
     given = from_json(entry.get("objects"))
     notes = [*said.notes, *_unread(entry, said.keys)]
@@ -164,14 +169,31 @@ def _unread(entry: Mapping[str, Any], read: set[str]) -> list[str]:
 def row(record: Record, root: Path) -> dict[str, Any]:
     """The json object of a record, with image paths relative to `root`; `parse` gives its content back."""
     images = [Path(os.path.relpath(image, root)).as_posix() for image in record.images]
-    turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} | _points(turn) for turn in record.turns]
+    turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} | _beside(turn) for turn in record.turns]
     image: dict[str, Any] = {} if not images else {"image": images[0] if len(images) == 1 else images}
     families: dict[str, Any] = {"families": list(record.families)} if record.families else {}
     return {"id": record.id, **image, **written(record.objects), "conversations": turns, **families}
 
 
-def _points(turn: Turn) -> dict[str, Any]:
-    return {"points": [list(point) for point in turn.points]} if turn.points else {}
+def _beside(turn: Turn) -> dict[str, Any]:
+    """What stands beside the text of a turn."""
+    points: dict[str, Any] = {"points": [list(point) for point in turn.points]} if turn.points else {}
+    others: dict[str, Any] = {"others": list(turn.others)} if turn.others else {}
+    return points | others | ({"form": turn.form} if turn.form is not None else {})
+
+
+def _measured(said: Said, number: int) -> dict[str, Any]:
+    """What others answered, and how an answer is measured.
+
+    Raises:
+        Defect: neither texts nor a known form.
+    """
+    others, form = [] if said.others is None else said.others, said.form
+    if not isinstance(others, list) or not all(isinstance(one, str) for one in others):
+        raise Defect(MALFORMED, f"turn {number}: others are answers of other people, this is {others!r:.60}")
+    if form is not None and form not in FORMS:
+        raise Defect(MALFORMED, f"turn {number}: form is {form!r:.40}", f"known: {', '.join(FORMS)}")
+    return {"others": tuple(others), "form": form}
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

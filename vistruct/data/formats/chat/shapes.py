@@ -66,6 +66,8 @@ class Said:
     text: str
     paths: list[str | None]  # of each image mark in the text, the path that stands with it
     points: object = None
+    others: object = None
+    form: object = None
     is_taught: bool = True
 
 
@@ -187,7 +189,8 @@ def _turns(entry: object, number: int, notes: list[str]) -> list[Said]:
     off = _is_off(entry, notes)
     if off and role == "assistant":
         notes.append(NOT_TAUGHT)
-    return [Said(role=role, text=text, paths=paths, points=entry.get("points"), is_taught=not off)]
+    told = {name: entry.get(name) for name in ("points", "others", "form")}
+    return [Said(role=role, text=text, paths=paths, is_taught=not off, **told)]
 
 
 def _is_off(entry: Mapping[str, Any], notes: list[str]) -> bool:

@@ -1,0 +1,1 @@
+"""Formats of captions: sentences of people about whole images."""

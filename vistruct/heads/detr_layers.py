@@ -1,0 +1,119 @@
+"""The transformer of DETR: an encoder over the cells of a map, and a decoder of queries that look at them.
+
+Source: Carion et al., "End-to-End Object Detection with Transformers", arXiv:2005.12872, section A.3. The layers are
+    torch's, with positions added to queries and keys of every attention, which torch's own do not.
+Shapes: B images, L cells of a map, Q queries, E and D the widths of encoder and decoder.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+TEMPERATURE = 10_000.0  # of the wave lengths of positions
+
+
+class EncoderLayer(nn.TransformerEncoderLayer):
+    """Self-attention with positions, then two linear layers, each with its norm behind it."""
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:  # ty: ignore[incompatible-method-override]
+        """float[B, L, E] cells and positions, bool[B, L] true where nothing is shown -> float[B, L, E]."""
+        where = x + positions
+        seen = self.self_attn(where, where, x, key_padding_mask=padding, need_weights=False)[0]
+        x = self.norm1(x + self.dropout1(seen))
+        return self.norm2(x + self._ff_block(x))
+
+
+class DecoderLayer(nn.TransformerDecoderLayer):
+    """Self-attention of the queries, attention to the cells, then two linear layers, each with its norm behind it."""
+
+    def forward(  # ty: ignore[incompatible-method-override]
+        self, x: Tensor, queries: Tensor, memory: Tensor, where: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """float[B, Q, D] of x and queries, float[B, L, D] cells without and with positions -> float[B, Q, D]."""
+        own = x + queries
+        x = self.norm1(x + self.dropout1(self.self_attn(own, own, x, need_weights=False)[0]))
+        seen = self.multihead_attn(x + queries, where, memory, key_padding_mask=padding, need_weights=False)[0]
+        x = self.norm2(x + self.dropout2(seen))
+        return self.norm3(x + self._ff_block(x))
+
+
+class Encoder(nn.Module):
+    """Cells that have looked at each other.
+
+    Args:
+        task_token: whether one more cell, learned and without a position, stands before them.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, dropout: float, *, task_token: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, hidden, dropout, batch_first=True) for _ in range(layers)
+        )
+        spread_evenly(self)
+        self.task_token = nn.Parameter(torch.randn(1, width)) if task_token else None
+
+    def forward(self, cells: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        """float[B, L, E] cells and positions, bool[B, L] -> float[B, L, E], or float[B, 1 + L, E] with a task token."""
+        if self.task_token is not None:
+            token = self.task_token.to(cells.dtype).expand(len(cells), 1, -1)
+            cells = torch.cat([token, cells], dim=1)
+            positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+            padding = None if padding is None else torch.cat([torch.zeros_like(padding[:, :1]), padding], dim=1)
+        for layer in self.layers:
+            cells = layer(cells, positions, padding)
+        return cells
+
+
+class Decoder(nn.Module):
+    """Queries that have looked at the cells: what each layer made of them, under one norm."""
+
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, heads, hidden, dropout, batch_first=True) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        spread_evenly(self)
+
+    def forward(self, queries: Tensor, memory: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
+        """float[Q, D], float[B, L, D] cells and positions, bool[B, L] -> float[layers, B, Q, D]."""
+        queries = queries.expand(len(memory), -1, -1)
+        x, where = torch.zeros_like(queries), memory + positions
+        found = []
+        for layer in self.layers:
+            x = layer(x, queries, memory, where, padding)
+            found.append(self.norm(x))
+        return torch.stack(found)
+
+
+def spread_evenly(module: nn.Module) -> None:
+    """Draw matrices as the published code does (Glorot), which leaves norms and biases alone."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+def sine_positions(padding: Tensor, width: int) -> Tensor:
+    """Where each cell of a map lies in its image, as waves.
+
+    Args:
+        padding: bool[B, h, w], true at the cells that show no image; these are the last of their rows and columns.
+        width: of an embedding, a multiple of 4.
+
+    Returns:
+        float32[B, h*w, width], rows first: half of the waves are of y, half of x, sine and cosine in turn; the image's
+        last cell is at 2 pi.
+    """
+    shown = ~padding
+    number = torch.arange(width // 2, device=padding.device, dtype=torch.float32)
+    length = TEMPERATURE ** (2 * (number // 2) / (width // 2))
+    waves = []
+    for axis in (1, 2):
+        at = shown.cumsum(axis, dtype=torch.float32)
+        last = at.narrow(axis, -1, 1)
+        angle = (at / (last + 1e-6) * 2 * math.pi)[..., None] / length  # [B, h, w, width / 2]
+        waves.append(torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(3))
+    return torch.cat(waves, dim=-1).flatten(1, 2)
