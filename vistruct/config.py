@@ -143,7 +143,7 @@ class Run(Part):
     one_pass: bool = False  # the images of all streams of a step go through the backbone together
     evals: dict[str, Eval] = Field({})
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
-    adapters: Path | None = None  # a run, or a folder of peft's: LoRA adapters that the starting weights begin with
+    adapters: Path | None = None  # LoRA to begin with: a run, a folder of peft's, or a file of ViSFT
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
     steps: int = Field(gt=0)  # optimiser steps
     accumulate: int = Field(1, gt=0)  # micro-batches of a stream in a step, on each device; with `pack` by themselves
@@ -159,6 +159,7 @@ class Run(Part):
     save_every: int = Field(200, gt=0)  # steps
     save_async: bool = True  # write checkpoints while training goes on
     keep: int = Field(2, gt=0)  # newest checkpoints kept
+    snapshots: tuple[int, ...] = ()  # steps after which the adapters are kept for good, as adapters/step_NNNNNN
     max_left_out: float = Field(0.01, ge=0, le=1)  # share of a data set that may be unusable before the run refuses
 
     @model_validator(mode="before")
@@ -212,6 +213,18 @@ class Run(Part):
         if together and any(stream.pack is not None for stream in self.streams.values()):
             what = "`pack` fills the batches of one stream by size: they go through the backbone by themselves"
             raise UserError(what, where="pack", fix="leave pack out, or `samples` and `one_pass`")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_kept(self) -> Run:
+        if self.snapshots and not any(move.mode == "lora" for move in self.move):
+            what = "snapshots are of adapters (LoRA), and no rule trains any"
+            fix = "leave snapshots out; checkpoints of whole models are kept by keep and save_every"
+            raise UserError(what, where="snapshots", fix=fix)
+        odd = [step for step in self.snapshots if not 0 < step <= self.steps]
+        if odd or len(set(self.snapshots)) < len(self.snapshots):
+            what = f"snapshots after {list(self.snapshots)} of {self.steps} steps"
+            raise UserError(what, where="snapshots", fix=f"steps from 1 to {self.steps}, each once")
         return self
 
     @model_validator(mode="after")

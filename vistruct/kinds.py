@@ -28,6 +28,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "maps": "vistruct.data.maps:MapDataConfig",
         "volumes": "vistruct.data.volumes:VolumeDataConfig",
         "image_classes": "vistruct.data.image_classes:ClassDataConfig",
+        "questions": "vistruct.data.questions:QuestionsDataConfig",
         "captions": "vistruct.data.captions:CaptionDataConfig",
     },
     "backbone": {
@@ -67,6 +68,9 @@ KINDS: dict[Role, dict[str, str]] = {
         "change": "vistruct.tasks.segment:SegmentConfig",
         "classify": "vistruct.tasks.classify:ClassifyConfig",
         "instruct": "vistruct.tasks.instruct:InstructConfig",
+        "zero_shot": "vistruct.tasks.zero_shot:ZeroShotConfig",
+        "match": "vistruct.tasks.match:MatchConfig",
+        "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
     },
     "metric": {
         "coco_boxes": "vistruct.metrics.coco:CocoBoxesConfig",
@@ -76,6 +80,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "volumes_overlap": "vistruct.metrics.volumes:VolumesConfig",
         "classes": "vistruct.metrics.classes:ClassesConfig",
         "answers": "vistruct.metrics.answers:AnswersConfig",
+        "retrieval": "vistruct.metrics.retrieval:RetrievalConfig",
         "mean_loss": "vistruct.metrics.loss:MeanLossConfig",
     },
 }

@@ -15,7 +15,8 @@ from torch import nn
 from torch.testing import assert_close
 from toy_vlm import VIT, build
 
-from vistruct.checkpoint.adapters import merge_adapters, read_adapters, write_adapters
+from vistruct.checkpoint.adapters import merge_adapters, read_adapters
+from vistruct.checkpoint.peft_folder import write_adapters
 from vistruct.cli.inspect import gather
 from vistruct.config import Lora, Move
 from vistruct.engine.lora import adapted_layers, adapters_of, begin_with
@@ -45,7 +46,7 @@ def adapted(**settings: Any) -> Vit:
 
 def written(model: nn.Module, folder: Path) -> Path:
     modules = [name for name, _ in model.named_modules()]
-    write_adapters(folder, adapters_of(model), modules=modules, base="a base")
+    write_adapters(folder, adapters_of(model), modules=modules, base="a base", prints={})
     return folder
 
 
@@ -73,7 +74,7 @@ def test_peft_loads_them_and_so_do_weights_and_adapters_of_ours(tmp_path, settin
     assert_close(in_peft(folder)(IMAGE), expected, rtol=1e-3, atol=5e-4)
 
     merged = Vit().eval()
-    assert set(merge_adapters(merged, folder)) == set(adapted_layers(model))
+    assert set(merge_adapters(merged, folder).layers) == set(adapted_layers(model))
     assert_close(merged(IMAGE), expected, rtol=1e-3, atol=5e-4)
 
     going_on = Vit().eval()
@@ -185,8 +186,10 @@ def test_damaged_adapters_are_refused(tmp_path):
         save_file(tensors | broken, file)
         with pytest.raises(UserError, match=said):
             read_adapters(folder)
-    with pytest.raises(UserError, match="no adapters here"):
+    with pytest.raises(UserError, match="no such file"):
         read_adapters(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="no adapters here"):
+        read_adapters(tmp_path.parent)
 
 
 def test_inspect_says_what_they_are(tmp_path):

@@ -215,7 +215,7 @@ def test_what_the_layout_has_no_place_for_is_named(tmp_path: Path, finished: Pat
     thick = of_task(run, "near_ss", backbone=task.backbone.model_copy(update={"mlp_ratio": 2.0}))
     error = refused(shipped(thick, tmp_path / "thick"), tmp_path / "x")
     assert "its backbone is not of the size of vit_b_rvsa or vit_l_rvsa: blocks.0.mlp.fc1" in error.what
-    assert "leave --adapters out" in (refused(finished, tmp_path / "x", adapters=finished).fix or "")
+    assert "leave --lora out" in (refused(finished, tmp_path / "x", lora=finished).fix or "")
 
 
 @pytest.mark.parametrize(

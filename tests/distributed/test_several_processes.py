@@ -51,14 +51,18 @@ def test_several_processes_take_the_same_steps_as_one(tmp_path, alone, world, pa
 
 def test_what_a_spread_model_ships_has_its_adapters_merged(tmp_path):
     moves = (Move(pattern="backbone.blocks", mode="lora"), Move(pattern="backbone.embed", mode="frozen"))
-    run = toy_run(task=CALM, move=moves)
+    run = toy_run(task=CALM, move=moves, snapshots=(5,))
     assert train_in_ranks(1, run, tmp_path / "one") == [0]
     assert train_in_ranks(2, run.model_copy(update={"parallel": "fsdp"}), tmp_path / "two") == [0, 0]
-    for part in ("model/model", "backbone/backbone", "adapters/adapter_model"):
+    for part in ("model/model", "backbone/backbone", "adapters/adapter_model", "adapters/step_000005/adapter_model"):
         one, two = (read_tensors(tmp_path / d / f"{part}.safetensors") for d in ("one", "two"))
         assert one.keys() == two.keys()
         for name in one.keys() - {"seen"}:
             torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    bases = [json.loads((tmp_path / d / "adapters" / "base.json").read_text())["layers"] for d in ("one", "two")]
+    before, same = [{name: prints[0] for name, prints in one.items()} for one in bases]
+    assert before == same
+    assert before
     cards = [json.loads((tmp_path / d / "model" / "model.json").read_text()) for d in ("one", "two")]
     assert cards[0]["parameters"] == cards[1]["parameters"] == 546
 

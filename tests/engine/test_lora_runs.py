@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from toy_engine import ToyDataConfig, ToyTaskConfig, toy_run
 
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.checkpoint.adapters import merge_adapters
+from vistruct.checkpoint.adapters import merge_adapters, read_adapters
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
@@ -99,14 +99,76 @@ def test_a_run_that_was_cut_off_ends_bit_identical_with_adapters(tmp_path):
 
         return on_step
 
-    run = toy_run(move=(Move(pattern="backbone", mode="lora", lora=Lora(rank=2, dropout=0.3)),))
+    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2, dropout=0.3))
+    run = toy_run(move=(rule,), snapshots=(3, 7, 12))  # the second is taken twice: the cut is before a checkpoint
     train(run, tmp_path / "whole")
     for step in (6, 11):
         with pytest.raises(Interrupted):
             train(run, tmp_path / "cut", on_step=at(step))
     train(run, tmp_path / "cut")
-    for part in ("model/model.safetensors", "adapters/adapter_model.safetensors"):
+    kept = [f"adapters/step_{step:06d}/adapter_model.safetensors" for step in run.snapshots]
+    for part in ("model/model.safetensors", "adapters/adapter_model.safetensors", *kept):
         assert sha256(tmp_path / "cut" / part) == sha256(tmp_path / "whole" / part)
+
+
+def test_a_snapshot_is_what_a_run_that_ends_there_would_leave(tmp_path):
+    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2))
+    settings: dict[str, Any] = {"move": (rule,), "schedule": {"shape": "constant"}}
+    out = train(toy_run(**settings, snapshots=(4,)), tmp_path / "long")
+    short = train(toy_run(**settings, steps=4), tmp_path / "short")
+    kept, ended = (read_adapters(path) for path in (out / "adapters" / "step_000004", short))
+    assert kept.digest == ended.digest != read_adapters(out).digest
+    assert kept.base == ended.base
+    base: Any = build(toy_run(), tmp_path / "base").model
+    merge_adapters(base, kept.source)
+    shipped, _ = load_model(short)
+    assert_close(dict(base.backbone.named_parameters()), dict(shipped.backbone.named_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"move": ()}, "no rule trains any"),
+        ({"snapshots": (4, 4)}, "each once"),
+        ({"snapshots": (13,)}, "from 1 to 12"),
+    ],
+)
+def test_snapshots_of_nothing_are_refused(changes, said):
+    settings: dict[str, Any] = {"move": (Move(pattern="backbone", mode="lora"),), "snapshots": (4,)} | changes
+    with pytest.raises(UserError) as caught:
+        toy_run(**settings)
+    assert said in str(caught.value)
+
+
+def test_adapters_are_never_added_twice_nor_to_other_weights(tmp_path):
+    rule = Move(pattern="backbone", mode="lora")
+    first = train(toy_run(steps=3, move=(rule,)), tmp_path / "first")
+    for changes, said in (
+        ({"start": first, "adapters": first}, "in the weights already"),
+        ({"init": first, "adapters": first / "adapters"}, "in the weights already"),
+        ({"seed": 1, "adapters": first}, "beside other weights"),
+        ({"seed": 1, "adapters": first, "move": (rule,)}, "beside other weights"),
+    ):
+        with pytest.raises(UserError, match=said):
+            build(toy_run(**changes), tmp_path / "refused")
+    going_on = train(toy_run(steps=3, adapters=first, move=(rule,)), tmp_path / "second")
+    known = json.loads((going_on / "model" / "model.json").read_text())["adapters"]
+    assert [one["digest"] for one in known] == [read_adapters(path).digest for path in (first, going_on)]
+    third = train(toy_run(steps=1, start=going_on), tmp_path / "third")  # all of it moves, and it is still known
+    (first / "adapters" / "base.json").unlink()
+    with pytest.raises(UserError, match="in the weights already"):
+        build(toy_run(start=third, adapters=first), tmp_path / "refused")
+
+
+def test_the_norm_of_the_gradient_is_said_of_the_stream_that_was_drawn(tmp_path):
+    out = train(streams(draw="one"), tmp_path / "run")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    own = [[name for name in ("near", "far") if f"{name}.grad_norm" in line] for line in lines]
+    assert all(len(names) == 1 for names in own)
+    assert {name for names in own for name in names} == {"near", "far"}
+    for line, (name,) in zip(lines, own, strict=True):
+        assert line[f"{name}.grad_norm"] == line["grad_norm"]
+        assert f"{name}.loss" in line
 
 
 def streams(**changes: Any) -> Run:
@@ -146,7 +208,7 @@ def test_adapters_of_a_joint_run_are_merged_into_one_of_its_tasks(tmp_path):
         shipped, _ = load_model(out, task=name)
         base: Any = build(streams(), tmp_path / f"base_{name}").model.tasks[name]
         merged = merge_adapters(base, out, name)
-        assert sorted(merged) == ["backbone.blocks.0", "backbone.blocks.1", "backbone.embed", "head"]
+        assert sorted(merged.layers) == ["backbone.blocks.0", "backbone.blocks.1", "backbone.embed", "head"]
         assert_close(dict(base.named_parameters()), dict(shipped.named_parameters()), rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match="are of the tasks far, near, and the model is of another: main"):
         merge_adapters(base, out, "main")

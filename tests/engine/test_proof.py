@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from vistruct.checkpoint.export import export
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
+from vistruct.cli.train import with_lora
 from vistruct.config import Eval, Run, with_values
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine import ship
@@ -128,10 +129,11 @@ def test_a_run_that_never_finished_is_started_from_at_its_newest_checkpoint(tmp_
 def test_the_recipe_adapts_and_begins_with_adapters(tmp_path, tied):
     talk = tied / "talk.jsonl"
     settings = ["pack.tokens=512", "workers=0", "amp=off"]
-    run = with_settings(recipe(data=talk, start=tied / "model", batch=6, lr=0.02, steps=6, lora=4), settings)
+    run = with_settings(recipe(data=talk, start=tied / "model", batch=6, lr=0.02, steps=6, lora_rank=4), settings)
     out = train(run, tmp_path / "run")
     shipped = loss_of(load_model(out)[0], tied)
-    onward = recipe(data=talk, start=tied / "model", batch=6, steps=1, lora=4, adapters=out, recompute=True)
+    onward = recipe(data=talk, start=tied / "model", batch=6, steps=1, lora_rank=4, recompute=True)
+    onward = with_lora(onward, out)
     onward = with_settings(onward, [*settings, "move=[{pattern: language, mode: lora, lora: {rank: 4, alpha: 8}}]"])
     assert onward.only.task.language.recompute
     assert onward.only.task.backbone.recompute

@@ -29,7 +29,7 @@ def measured(rng: np.random.Generator, right: float, images: int = 12, pixels: i
         truth = rng.integers(0, 3, pixels)
         answer = np.where(rng.random(pixels) < right, truth, rng.integers(0, 3, pixels))
         rows.append(counts_of(truth, answer))
-    return Measured(images=tuple(f"i{n}" for n in range(images)), class_names=NAMES, counts=np.array(rows))
+    return Measured(images=tuple(f"i{n}" for n in range(images)), names=NAMES, counts=np.array(rows))
 
 
 def test_scores_of_counts_are_scikit_learns():
@@ -91,7 +91,7 @@ def test_the_interval_of_accuracy_over_equal_images_is_the_closed_formula():
     for share in (0.6, 0.75):
         answer = np.where(rng.random(n) < share, truth, (truth + 1) % 3)
         counts = np.array([counts_of(truth[i : i + 1], answer[i : i + 1]) for i in range(n)])
-        sides.append(Measured(images=tuple(map(str, range(n))), class_names=NAMES, counts=counts))
+        sides.append(Measured(images=tuple(map(str, range(n))), names=NAMES, counts=counts))
         right.append((answer == truth).astype(float))
     gain = image_gain([sides[1]], [sides[0]], "OA", draws=3000)
     difference = right[1] - right[0]
@@ -117,8 +117,8 @@ def test_images_are_paired_by_name_in_any_order_and_those_of_one_side_are_left_o
 def test_nothing_is_said_without_a_pair_a_common_image_or_the_same_classes():
     rng = np.random.default_rng(5)
     one = measured(rng, 0.5)
-    other = Measured(images=tuple(f"x{n}" for n in range(12)), class_names=NAMES, counts=one.counts)
-    renamed = Measured(images=one.images, class_names=("a", "b", "c"), counts=one.counts)
+    other = Measured(images=tuple(f"x{n}" for n in range(12)), names=NAMES, counts=one.counts)
+    renamed = Measured(images=one.images, names=("a", "b", "c"), counts=one.counts)
     assert image_gain([], [], "mIoU") is None
     assert image_gain([other], [one], "mIoU") is None
     assert image_gain([renamed], [one], "mIoU") is None

@@ -9,15 +9,17 @@ import pytest
 import torch
 from toy_study import first_head, recipe
 
-from vistruct.config import AdamW, Move, Run, with_values
+from vistruct.cli.study import with_adapters
+from vistruct.config import AdamW, Lora, Move, Run, with_values
 from vistruct.engine.run import build
 from vistruct.engine.ship import ship
+from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.recipes import detect
 from vistruct.samples import trees
 from vistruct.study.display import Lines
 from vistruct.study.jobs import Job, run_jobs
-from vistruct.study.plan import data_fingerprints, init_digest, plan_trials, study_jobs
+from vistruct.study.plan import data_fingerprints, init_digest, plan_trials, study_jobs, weight_digests
 from vistruct.study.results import chosen_metric, is_higher_better
 from vistruct.study.study import Study, percent, read_study, study_to_yaml
 
@@ -248,3 +250,49 @@ def test_each_worker_sees_an_accelerator_of_its_own(tmp_path):
 
 def test_percent_keeps_small_shares():
     assert [percent(fraction) for fraction in (1.0, 0.1, 0.025, 0.001)] == ["100%", "10%", "2.5%", "0.1%"]
+
+
+def test_adapters_are_a_variant_of_an_init(tmp_path, pretrained):
+    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2))
+    tuned = train(recipe(backbone=pretrained).model_copy(update={"move": (rule,)}), tmp_path / "tuned")
+    inits = {"random": "random", "ours": str(pretrained), "tuned": str(pretrained)}
+    one = study(inits=inits, adapters={"tuned": str(tuned)})
+    assert read_study_of(tmp_path, one) == one
+    plan = plan_trials(one, recipe)
+    assert {p.init: p.run.adapters for p in plan.trials} == {"random": None, "ours": None, "tuned": tuned}
+    assert {p.run.init for p in plan.trials if p.init != "random"} == {pretrained}
+    digests = weight_digests(one)
+    assert digests["tuned"].startswith(digests["ours"])
+    assert digests["tuned"] != digests["ours"]
+    with pytest.raises(UserError, match="whose weights are random"):
+        study(inits=inits, adapters={"random": str(tuned)})
+    with pytest.raises(UserError, match="no init 'tund'"):
+        study(inits=inits, adapters={"tund": str(tuned)})
+
+
+def read_study_of(folder: Path, one: Study) -> Study:
+    (folder / "study.yaml").write_text(study_to_yaml(one))
+    return read_study(folder / "study.yaml")
+
+
+def test_adapters_of_a_pretraining_are_there_once_it_has_run():
+    one = study(
+        pretrain={"joint": {"recipe": "detect"}},
+        inits={"eva": "eva.pt", "joint": "eva.pt"},
+        adapters={"joint": "joint"},
+    )
+    assert one.unpretrained.adapters == {}
+    assert one.with_weights({"joint": "runs/joint"}).adapters == {"joint": "runs/joint"}
+
+
+def test_the_command_takes_adapters_by_name_or_for_the_only_weights():
+    known = {"random": "random", "eva": "eva.pt"}
+    found = with_adapters(["eva=a.pt"], known)
+    assert found == {"inits": known, "adapters": {"eva": "a.pt"}}
+    found = with_adapters(["runs/x/adapters/step_000500", "b-c.pt"], known)
+    assert found["inits"] == known | {"eva_step_000500": "eva.pt", "eva_b_c": "eva.pt"}
+    assert found["adapters"] == {"eva_step_000500": "runs/x/adapters/step_000500", "eva_b_c": "b-c.pt"}
+    with pytest.raises(UserError, match="to which init"):
+        with_adapters(["a.pt"], known | {"other": "o.pt"})
+    with pytest.raises(UserError, match="two adapters"):
+        with_adapters(["eva=a.pt", "eva=b.pt"], known)

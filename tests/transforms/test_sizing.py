@@ -61,3 +61,17 @@ def test_what_learned_from_crops_of_one_size_is_shown_images_of_that_size() -> N
     info = ClassDataConfig(root=eurosat_folder(), split="train", augment=augment).build().info
     resize = Input.model_validate({"channels": info.channels, **info.input}).resize
     assert resize == Size(height=24, width=40, keep_aspect=False)
+
+
+@pytest.mark.parametrize("size_hw", [(40, 64), (64, 40), (61, 50), (28, 28), (20, 33)])
+def test_from_the_middle_and_bicubic_is_what_clip_is_shown(size_hw: tuple[int, int]) -> None:
+    from open_clip import image_transform
+    from torchvision.transforms.functional import to_pil_image
+
+    smooth = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    image = (torch.nn.functional.interpolate(smooth[None], size_hw, mode="bilinear")[0] * 255).to(torch.uint8)
+    theirs = image_transform(28, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3)(to_pil_image(image)) * 255
+    shown = Size(height=28, width=28, middle=1.0, interpolation="bicubic")
+    ours = sized(Sample(id="a", image_id="a", seed=0, images=[image]), shown).images[0].float()
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= 2  # of 255: Pillow rounds between rows and columns

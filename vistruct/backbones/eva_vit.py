@@ -149,6 +149,7 @@ class EvaVit(nn.Module):
             resize_state=self.resize_state,
             advise=self.advise,
             to_published=dict,  # the names are the published ones
+            published_key="",  # as ViSFT and LAVIS want it; neither says where it finds nothing
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:

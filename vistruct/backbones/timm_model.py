@@ -37,6 +37,7 @@ class TimmConfig(Part):
     channels: int = Field(3, gt=0)  # of the image; weights of three are inflated, see `checkpoint.weights`
     final_norm: bool = False  # a ViT's last norm on its maps
     drop_path: float = Field(0.0, ge=0, lt=1)
+    options: dict[str, Any] = Field({})  # further arguments of this model in timm: embed_dim, depth, num_heads, ...
     recompute: bool = False  # forget activations inside of blocks and find them again: less memory, more time
 
     def build(self) -> TimmModel:
@@ -224,7 +225,9 @@ def _create(config: TimmConfig) -> Any:
             where="backbone.name",
             fix=closest(config.name, timm.list_models()) if config.name else "see timm.list_models()",
         )
-    wanted: dict[str, Any] = {} if config.image_size is None else {"img_size": config.image_size}
+    wanted: dict[str, Any] = dict(config.options)
+    if config.image_size is not None:
+        wanted["img_size"] = config.image_size
     if config.drop_path:
         wanted["drop_path_rate"] = config.drop_path
     if config.channels != 3:
@@ -241,7 +244,7 @@ def _create(config: TimmConfig) -> Any:
         raise UserError(
             f"{config.name} does not take {' and '.join(wanted)}: {refused}",
             where="backbone",
-            fix="leave image_size, drop_path and channels at their defaults",
+            fix="leave image_size, drop_path, channels and options at their defaults",
         )
     if not hasattr(model, "forward_intermediates"):  # some of timm's families
         raise UserError(

@@ -1,213 +1,218 @@
-"""Adapters (LoRA) without the model they adapt, in peft's own folder: adapter_config.json, adapter_model.safetensors.
+"""Adapters (LoRA) from any file, and into the weights of a model: once, and of the model they were made for.
 
-What is written here loads with `peft.PeftModel.from_pretrained(model, folder)`, and a folder of peft's is read here. An
-adapter of some rows of a layer alone (queries and values of a fused one) is written as what peft has a word for: one
-whose B is zero in the other rows. The numbers are the same; peft would train the zeros too.
+Read are a run that trained some, a folder of peft's (`peft_folder`), and the files of ViSFT (`visft_lora`). Layers are
+found in a model whatever stands before their names, and by the words that several code bases have for the same layer:
+one file serves a backbone of ours, timm's and open_clip's towers and BLIP-2 as `transformers` has it.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
-import reprlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import nn
 
-from vistruct.checkpoint.save import write_json
-from vistruct.checkpoint.tensors import read_tensors, write_tensors
+from vistruct.checkpoint.low_rank import Adapters, LowRank, Record, one_spelling, print_of
+from vistruct.checkpoint.peft_folder import BASE, CONFIG, adapters_dir, read_folder
+from vistruct.checkpoint.visft_lora import read_visft
 from vistruct.errors import UserError, closest
-from vistruct.files.json_files import read_record
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_NO_MATTER = {  # settings of peft's that change nothing of what an adapter gives, whatever they say
-    *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version", "r"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_alpha", "lora_dropout"),
-    *("rank_pattern", "alpha_pattern", "use_rslora", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
-    *("eva_config", "peft_type", "velora_config"),
-}
-_PLAIN = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva")}
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowRank:
-    """What is added to the weight of one linear layer: scale * b @ a."""
-
-    a: Tensor  # float[rank, in]
-    b: Tensor  # float[out, rank]
-    scale: float
-
-    def delta(self) -> Tensor:
-        """float[out, in]."""
-        return self.scale * (self.b.float() @ self.a.float())
-
-    def equals(self, other: LowRank) -> bool:
-        """Whether all numbers are the same."""
-        return self.scale == other.scale and torch.equal(self.a, other.a) and torch.equal(self.b, other.b)
-
-
-def adapters_dir(path: Path) -> Path | None:
-    """The folder of adapters that `path` is or, as a run, holds."""
-    return next((d for d in (path, path / "adapters") if (d / CONFIG).is_file()), None)
-
-
-def write_adapters(
-    folder: Path, adapters: Mapping[str, LowRank], *, modules: Iterable[str], base: str, dropout: float = 0.0
-) -> None:
-    """Write a folder for peft; its json last, so that with it all is there.
-
-    Args:
-        adapters: by the name of the layer within the model.
-        modules: names of all modules of that model, so that no other layer is meant by the names given.
-        base: what the adapters belong to, for the record.
-        dropout: of an adapter's input in training, for who trains on.
-
-    Raises:
-        UserError: no room.
-    """
-    from peft import LoraConfig  # seconds to import
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, adapter in adapters.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = (
-            adapter.a.clone()
-        )  # two layers may share one: peft has no word for it
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = adapter.b.clone()
-    partial = folder / f".{WEIGHTS}.partial"
-    try:
-        write_tensors(partial, tensors)
-        os.replace(partial, folder / WEIGHTS)
-    finally:
-        partial.unlink(missing_ok=True)
-    ranks = {name: len(adapter.a) for name, adapter in adapters.items()}
-    alphas = {name: _whole(adapter.scale * ranks[name]) for name, adapter in adapters.items()}
-    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
-    targets = _targets(set(adapters), set(modules))
-    config = LoraConfig(
-        base_model_name_or_path=base,
-        inference_mode=True,
-        r=rank,
-        lora_alpha=alpha,  # ty: ignore[invalid-argument-type]  # only ever divided by the rank
-        lora_dropout=dropout,
-        target_modules=targets,
-        rank_pattern={f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank},
-        alpha_pattern={f"^{re.escape(name)}": a for name, a in alphas.items() if a != alpha},
-    )
-    config.save_pretrained(str(folder))
-    values = json.loads((folder / CONFIG).read_text())
-    write_json(folder / CONFIG, values | {"target_modules": targets})  # peft has them in any order
-
-
-def read_adapters(source: Path) -> dict[str, LowRank]:
+def read_adapters(source: Path) -> Adapters:
     """Adapters by the name of the layer they belong to, on the CPU.
 
     Args:
-        source: a folder of peft's, or a run that has one.
+        source: a run that has some, a folder of peft's, or a file of ViSFT.
 
     Raises:
         UserError: none there, a damaged one, or adapters that do more than add a product of two matrices.
     """
-    folder = adapters_dir(source)
+    if source.is_file() and source.name != CONFIG:
+        return read_visft(source)
+    folder = adapters_dir(source.parent if source.is_file() else source)
     if folder is None:
-        fix = "give a run that trained adapters (LoRA), its adapters/, or a folder of peft's"
-        raise UserError(f"no adapters here: no {CONFIG}", where=source, fix=fix)
-    config = _read_config(folder / CONFIG)
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(folder / WEIGHTS).items():
-        parts = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_([AB])\.weight", key)
-        if parts is None or tensor.ndim != 2:
-            what = f"{key} {list(tensor.shape)} is no adapter of a linear layer"
-            raise UserError(what, where=folder / WEIGHTS, fix="merge these into their model with peft itself")
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"NaN or infinity in {key}", where=folder / WEIGHTS, fix="use an earlier checkpoint")
-        found.setdefault(parts[1], {})[parts[2]] = tensor
-    adapters: dict[str, LowRank] = {}
-    for name, pair in found.items():
-        if pair.keys() != {"A", "B"} or len(pair["A"]) != pair["B"].shape[1]:
-            shapes = {f"lora_{k}": list(v.shape) for k, v in pair.items()}
-            raise UserError(f"A and B of {name} do not fit: {shapes}", where=folder / WEIGHTS, fix="copy it again")
-        rank, alpha = len(pair["A"]), _by_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8))
-        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        adapters[name] = LowRank(a=pair["A"], b=pair["B"], scale=scale)
-    if not adapters:
-        raise UserError("no adapter in this file", where=folder / WEIGHTS, fix="copy it again")
-    return adapters
+        what = f"no adapters here: no {CONFIG}" if source.exists() else "no such file or directory"
+        fix = "give a run that trained adapters (LoRA), its adapters/, a folder of peft's, or a file of ViSFT"
+        raise UserError(what, where=source, fix=fix)
+    return replace(read_folder(folder), source=source)
 
 
-def placed(model: nn.Module, adapters: Mapping[str, LowRank], source: Path) -> dict[str, LowRank]:
+def placed(model: nn.Module, adapters: Adapters) -> Adapters:
     """The same adapters by the names that their layers have in `model`.
 
-    They may have been made for a part of it alone: the prefix under which all of them are found is looked for.
+    They may have been made for a part of it alone, as part of another model, and for other names of the same layers:
+    the prefix under which all of them are found is looked for. Of a model that ends a block earlier (BLIP-2's ViT) the
+    last block is left out.
 
     Raises:
         UserError: a layer that the model does not have, or that is no linear layer of this size; several prefixes.
     """
     shapes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    first = next(iter(adapters))
-    prefixes = [name.removesuffix(first) for name in shapes if name == first or name.endswith(f".{first}")]
-    fitting = [p for p in prefixes if all(p + name in shapes for name in adapters)]
-    if "" in fitting:
-        fitting = [""]
-    if len(fitting) > 1:
-        what = f"these adapters fit under several parts: {', '.join(sorted(p.rstrip('.') for p in fitting))}"
-        raise UserError(what, where=source, fix="make them for the whole model, so that their names say which")
-    if not fitting:
-        prefix = prefixes[0] if prefixes else ""
-        missing = [name for name in adapters if prefix + name not in shapes]
-        raise UserError(
-            f"{len(missing)} of {len(adapters)} adapters belong to linear layers that are not here: {missing[0]}",
-            where=source,
-            fix=f"use the model they were made for; {closest(prefix + missing[0], shapes)}",
-        )
-    mine = {fitting[0] + name: adapter for name, adapter in adapters.items()}
-    for name, adapter in mine.items():
-        wanted = (len(adapter.b), adapter.a.shape[1])
-        if shapes[name] != wanted:
-            what = f"the adapter of {name} is for a weight of {list(wanted)}, and here it is {list(shapes[name])}"
-            raise UserError(what, where=source, fix="use the model they were made for")
-    return mine
+    own: dict[str, list[str]] = {}
+    for name in shapes:
+        own.setdefault(one_spelling(name), []).append(name)
+    wanted, prefixes = _where({name: one_spelling(name) for name in adapters.layers}, own)
+    left = len(adapters.layers) - len(wanted)
+    ends = f"{left} adapters of the last block left aside: this model ends a block earlier"
+    notes = (*adapters.notes, ends) if left else adapters.notes
+    found = [{name: own[prefix + one] for name, one in wanted.items()} for prefix in prefixes]
+    if len(found) > 1 or any(len(names) > 1 for one in found for names in one.values()):
+        what = f"these adapters fit under several parts: {', '.join(sorted(p.rstrip('.') for p in prefixes))}"
+        raise UserError(what, where=adapters.source, fix="make them for the whole model, so that their names say which")
+    if not found:
+        raise _not_here(own, list(wanted.values()), adapters.source)
+    mine = {name: names[0] for name, names in found[0].items()}
+    for theirs, name in mine.items():
+        needed = (len(adapters.layers[theirs].b), adapters.layers[theirs].a.shape[1])
+        if shapes[name] != needed:
+            what = f"the adapter of {name} is for a weight of {list(needed)}, and here it is {list(shapes[name])}"
+            raise UserError(what, where=adapters.source, fix="use the model they were made for")
+    return _renamed(adapters, mine, notes)
 
 
-def merge_adapters(model: nn.Module, source: Path, stream: str = "") -> list[str]:
-    """Add the adapters of a folder or run into the weights of a model that has none itself, in place; to which layers.
+def _where(wanted: Mapping[str, str], own: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
+    """The names that are there, without what stands before all of them, and what stands before them in the model.
 
     Args:
+        wanted: by their own names, in one spelling.
+        own: the model's, in the same.
+    """
+    at = dict(wanted)
+    while True:
+        prefixes = _prefixes(own, list(at.values()))
+        if prefixes:
+            return at, prefixes
+        last = _last_block(list(at.values()))
+        rest = {name: one for name, one in at.items() if not one.startswith(last)} if last else {}
+        prefixes = [p for p in _prefixes(own, list(rest.values())) if not any(n.startswith(p + last) for n in own)]
+        if prefixes:
+            return rest, prefixes
+        fronts = {one.partition(".")[0] for one in at.values()}
+        inside = {name: one.partition(".")[2] for name, one in at.items()}
+        if len(fronts) > 1 or any(not one or one[0].isdigit() for one in inside.values()):
+            return dict(wanted), []
+        at = inside
+
+
+def _prefixes(own: Mapping[str, object], wanted: Sequence[str]) -> list[str]:
+    """What may stand before all of these names so that they are all there; nothing, where that is enough."""
+    if not wanted:
+        return []
+    prefixes = [n.removesuffix(wanted[0]) for n in own if n == wanted[0] or n.endswith(f".{wanted[0]}")]
+    fitting = [prefix for prefix in prefixes if all(prefix + name in own for name in wanted)]
+    return [""] if "" in fitting else fitting
+
+
+def _last_block(names: Sequence[str]) -> str:
+    """`blocks.39.` with what stands before it, if names are of several blocks, numbered without a gap."""
+    parts = [re.match(r"(.*\bblocks\.)(\d+)\.", name) for name in names]
+    numbers = {int(part[2]) for part in parts if part is not None}
+    fronts = {part[1] for part in parts if part is not None}
+    if None in parts or len(fronts) != 1 or numbers != set(range(len(numbers))) or len(numbers) < 2:
+        return ""
+    return f"{fronts.pop()}{max(numbers)}."
+
+
+def _not_here(own: Mapping[str, object], wanted: Sequence[str], source: Path) -> UserError:
+    partly = [n.removesuffix(wanted[0]) for n in own if n == wanted[0] or n.endswith(f".{wanted[0]}")]
+    prefix = partly[0] if partly else ""
+    missing = [name for name in wanted if prefix + name not in own]
+    return UserError(
+        f"{len(missing)} of {len(wanted)} adapters belong to linear layers that are not here: {missing[0]}",
+        where=source,
+        fix=f"use the model they were made for; {closest(prefix + missing[0], own)}",
+    )
+
+
+def _renamed(adapters: Adapters, names: Mapping[str, str], notes: tuple[str, ...] | None = None) -> Adapters:
+    """Some of the adapters, by other names."""
+    return replace(
+        adapters,
+        layers={new: adapters.layers[old] for old, new in names.items()},
+        base={new: adapters.base[old] for old, new in names.items() if old in adapters.base},
+        notes=adapters.notes if notes is None else notes,
+    )
+
+
+def adapters_for(model: nn.Module, source: Path, stream: str = "", already: Sequence[Record] = ()) -> Adapters:
+    """Adapters that can be added into the weights of a model, by the names that their layers have there.
+
+    Args:
+        source: as of `read_adapters`.
         stream: of a run with several tasks: the one that the model is of. Adapters of the others are left out.
+        already: the adapters that its weights are known to have in them.
 
     Raises:
-        UserError: as `read_adapters`, `placed` and `add_adapters`; adapters of several tasks and none of them is the
-            model's.
+        UserError: as `read_adapters`, `placed` and `check_base`; adapters of several tasks and none of them is the
+            model's; adapters that are in these weights already.
     """
-    adapters = placed(model, _of_task(read_adapters(source), stream, source), source)
-    add_adapters(model, adapters, source)
-    return list(adapters)
+    given = read_adapters(source)
+    refuse_twice(given, already)
+    found = placed(model, _of_task(given, stream))
+    check_base(model, found)
+    return found
 
 
-def _of_task(adapters: dict[str, LowRank], stream: str, source: Path) -> dict[str, LowRank]:
+def merge_adapters(model: nn.Module, source: Path, stream: str = "", already: Sequence[Record] = ()) -> Adapters:
+    """Add adapters into the weights of a model that has none itself, in place; which ones, by its layers.
+
+    Raises:
+        UserError: as `adapters_for` and `add_adapters`.
+    """
+    found = adapters_for(model, source, stream, already)
+    add_adapters(model, found)
+    return found
+
+
+def refuse_twice(adapters: Adapters, already: Sequence[Record]) -> None:
+    """
+    Raises:
+        UserError: the same numbers are in the weights already.
+    """
+    if any(one["digest"] == adapters.digest for one in already):
+        what = "these adapters (LoRA) are in the weights already, and would be added a second time"
+        raise UserError(what, where=adapters.source, fix="leave --lora out")
+
+
+def _of_task(adapters: Adapters, stream: str) -> Adapters:
     """Those of a run with several tasks that belong to one of them, by the names that its layers have there."""
-    parts = {name: name.split(".", 2) for name in adapters}
+    parts = {name: name.split(".", 2) for name in adapters.layers}
     tasks = {own[1] for own in parts.values() if own[0] == "tasks" and len(own) == 3}
     if not tasks:
         return adapters
     if stream not in tasks:
         known = ", ".join(sorted(tasks))
         what = f"these adapters are of the tasks {known}, and the model is of another: {stream or 'not said which'}"
-        raise UserError(what, where=source, fix="export the model of one of these tasks: RUN/model/NAME")
+        raise UserError(what, where=adapters.source, fix="export the model of one of these tasks: RUN/model/NAME")
     own = f"tasks.{stream}."
-    return {name.removeprefix(own): one for name, one in adapters.items() if name.startswith((own, "backbone."))}
+    return _renamed(adapters, {n: n.removeprefix(own) for n in parts if n.startswith((own, "backbone."))})
 
 
-def add_adapters(model: nn.Module, adapters: Mapping[str, LowRank], source: Path) -> None:
+def check_base(model: nn.Module, adapters: Adapters) -> None:
+    """See that adapters belong to the weights of `model`, where they say what they belong to.
+
+    Args:
+        adapters: as `placed` gives them.
+
+    Raises:
+        UserError: weights that have them already; other weights than those that they were trained beside.
+    """
+    for name, prints in adapters.base.items():
+        found = print_of(dict(model.get_submodule(name).named_parameters(recurse=False))["weight"])
+        if found == prints.before:
+            continue
+        if found == prints.after:
+            what = f"these adapters (LoRA) are in the weights already: {name} would get its own a second time"
+            raise UserError(what, where=adapters.source, fix="leave --lora out, or give the weights it was trained on")
+        what = f"these adapters (LoRA) were trained beside other weights than those of {name}"
+        fix = f"give the weights they began with, or a model without adapters; {BASE} beside them says which they are"
+        raise UserError(what, where=adapters.source, fix=fix)
+
+
+def add_adapters(model: nn.Module, adapters: Adapters) -> None:
     """Add adapters into the weights of `model`, in place.
 
     Args:
@@ -218,14 +223,14 @@ def add_adapters(model: nn.Module, adapters: Mapping[str, LowRank], source: Path
     """
     readers = readers_of(model)
     done: dict[int, LowRank] = {}
-    for name, adapter in adapters.items():
+    for name, adapter in adapters.layers.items():
         weight = model.get_parameter(f"{name}.weight")
-        others = [n for n, module in readers[id(weight)].items() if n not in adapters or module is None]
+        others = [n for n, module in readers[id(weight)].items() if n not in adapters.layers or module is None]
         before = done.setdefault(id(weight), adapter)
         if others or not before.equals(adapter):
             raise UserError(
                 f"{name} shares its weight with {', '.join(others) or 'a layer of another adapter'}",
-                where=source,
+                where=adapters.source,
                 fix="untie them: --set task.language.options.tie_word_embeddings=false",
             )
         if before is adapter:
@@ -242,44 +247,3 @@ def readers_of(model: nn.Module) -> dict[int, dict[str, nn.Linear | None]]:
             is_linear = isinstance(module, nn.Linear) and own == "weight"
             readers.setdefault(id(parameter), {})[name] = module if is_linear else None
     return readers
-
-
-def _targets(names: set[str], modules: set[str]) -> list[str] | str:
-    """How peft finds these layers: by the ends of their names, as is usual, where no other module ends so."""
-    ends = {name.rpartition(".")[2] for name in names}
-    if {name for name in modules if name.rpartition(".")[2] in ends} == names:
-        return sorted(ends)
-    return "|".join(re.escape(name) for name in sorted(names))  # a string is matched as a whole name
-
-
-class _Numbers(BaseModel):
-    """Of peft's configuration, what is calculated with."""
-
-    r: int = Field(8, gt=0)
-    lora_alpha: float = 8
-    use_rslora: bool = False
-    rank_pattern: dict[str, float] | None = None
-    alpha_pattern: dict[str, float] | None = None
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    config = read_record(file, dict[str, Any])
-    if config.get("peft_type") != "LORA":
-        kind = reprlib.repr(config.get("peft_type"))
-        raise UserError(f"adapters of type {kind}", where=file, fix="only LoRA is read here")
-    read_record(file, _Numbers)
-    for key, value in config.items():
-        if value and key not in _NO_MATTER and value not in _PLAIN.get(key, ()):
-            what = f"these adapters do more than add a product of two matrices: {key}={value!r}"
-            raise UserError(what, where=file, fix="merge them into their model with peft itself")
-    return config
-
-
-def _by_pattern(patterns: Mapping[str, float] | None, name: str, default: float) -> float:
-    """Of the first pattern that matches, as peft has it: at the end of the name, from a point on."""
-    found = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", name))
-    return float(next(found, default))
-
-
-def _whole(number: float) -> float:
-    return int(number) if number == int(number) else number

@@ -2,11 +2,12 @@
 
 Source: the names of mmseg's, open-cd's, mmdet's and mmrotate's checkpoints: `backbone.*`, `neck.*`, and of the head
     `decode_head.*`, `bbox_head.*`, `rpn_head.*`, `roi_head.*`; what else is there (`auxiliary_head.*`) has no place
-    here. A head that can read them has `convert_keys` among its traits. MTP's: see `mtp_decoders`.
+    here. A head that can read them has `convert_keys` among its traits. MTP's: `mtp_decoders`; ViSFT's: `visft_heads`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vistruct.checkpoint.mtp_decoders import FRONTS, decoder_of, has_decoders, t
 from vistruct.checkpoint.pickled import is_pickled, read_with_classes
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.checkpoint.trunks import BACKBONE, backbone_option, carry
+from vistruct.checkpoint.visft_heads import FRONT as VISFT
+from vistruct.checkpoint.visft_heads import begin_with_heads, has_visft_heads
 from vistruct.checkpoint.weights import Coverage
 from vistruct.contracts import Described, HeadTraits, NeckTraits
 from vistruct.errors import UserError
@@ -41,7 +44,6 @@ def load_downstream(task: Any, source: Path, start_set: str = "") -> Coverage:
         UserError: a task whose head reads no published weights; several of MTP's data sets fit; else as
             `weights.load_backbone` and `trunks.carry`.
     """
-    _check_head(task, source)
     names: tuple[str, ...] | None = None
     if is_pickled(source):
         state, notes, names = read_with_classes(source)
@@ -52,6 +54,11 @@ def load_downstream(task: Any, source: Path, start_set: str = "") -> Coverage:
     state, more = take_front(state, lambda part: (sum(map(_is_own, part)),), source, of_all=True)
     unused: tuple[str, ...] = ()
     notes = [*notes, *more]
+    licence = f"unknown: that of {source.name} holds"
+    report = Coverage(source=source, what="model", names=every, licence=licence, notes=tuple(notes))
+    if has_visft_heads(state) and not start_set:
+        return begin_with_heads(task, state, report)
+    _check_head(task, source)
     if has_decoders(tuple(state)):
         taken = take_decoder(state, decoder_of(task), task.traits.class_names, source, start_set)
         state, names, unused = taken.state, taken.class_names, taken.unused
@@ -61,15 +68,8 @@ def load_downstream(task: Any, source: Path, start_set: str = "") -> Coverage:
         raise UserError(what, where=source, fix="leave start_set out")
     own = own_names(task, state)
     values = {id(value) for value in own.values()}
-    report = Coverage(
-        source=source,
-        what="model",
-        names=every,
-        licence=f"unknown: that of {source.name} holds",
-        unexpected=(*sorted(key for key, value in state.items() if id(value) not in values), *unused),
-        notes=tuple(notes),
-    )
-    return carry(task, own, names, report)
+    left = sorted(key for key, value in state.items() if id(value) not in values)
+    return carry(task, own, names, replace(report, unexpected=(*left, *unused), notes=tuple(notes)))
 
 
 def _check_head(task: Any, source: Path) -> None:
@@ -101,4 +101,4 @@ def own_names(task: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_own(key: str) -> bool:
     """Whether a name begins as those of a downstream model do."""
-    return key.startswith((BACKBONE, *HEADS, *FRONTS))
+    return key.startswith((BACKBONE, *HEADS, *FRONTS, VISFT))

@@ -4,7 +4,9 @@ transformers            the whole model, for `InternVLForConditionalGeneration.f
 original                the whole model, as InternVL's own code keeps it
 backbone-transformers   the ViT, for `InternVLVisionModel.from_pretrained`
 backbone-original       the backbone as its published code reads it: an InternViT under the names of InternVL and ViTP;
-                        of MTP one .pth with a state dict
+                        of MTP and of EVA one .pth with a state dict
+backbone-timm           an EVA ViT, for `timm.create_model`
+backbone-lavis          an EVA ViT in a checkpoint of LAVIS's BLIP-2
 backbone-plain          any backbone of ours: one safetensors file and a json
 mtp-original            all tasks of a pretraining run as one `*_model.pth` of MTP: a .pth with a state dict
 """
@@ -17,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vistruct.backbones.intern_vit import InternVit
-from vistruct.checkpoint.adapters import merge_adapters
+from vistruct.checkpoint.eva_layouts import EVA_LAYOUTS, check_eva, write_eva
 from vistruct.checkpoint.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.checkpoint.load import BACKBONE_FORMAT, load_model
+from vistruct.checkpoint.low_rank import records_in
 from vistruct.checkpoint.mtp_joint import Member, notes_of, published_state, read_joint, verify_joint
 from vistruct.checkpoint.public import write_backbone, write_published, write_whole
 from vistruct.checkpoint.save import fsync_dir, write_json, write_text
@@ -31,7 +34,14 @@ from vistruct.tasks.instruct import Instruct
 from vistruct.vlm.names import Layout
 
 Format = Literal[
-    "transformers", "original", "backbone-transformers", "backbone-original", "backbone-plain", "mtp-original"
+    "transformers",
+    "original",
+    "backbone-transformers",
+    "backbone-original",
+    "backbone-plain",
+    "backbone-timm",
+    "backbone-lavis",
+    "mtp-original",
 ]
 PUBLISHED_GRID = 32  # patches a side that the published downstream code expects of a position table
 
@@ -52,7 +62,7 @@ def export(
     format: str,
     dtype: str = "float32",
     max_bytes: int = 5 * 10**9,
-    adapters: Path | None = None,
+    lora: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Exported:
     """Write a model in a public layout, read it back, compare, and put it in place.
@@ -64,7 +74,7 @@ def export(
         format: one of `Format`.
         dtype: of the file: float32, bf16 or fp16.
         max_bytes: of one safetensors file.
-        adapters: a run, or a folder of peft's: adapters (LoRA) that are added into the weights first.
+        lora: adapters that are added into the weights first, as of `checkpoint.adapters.read_adapters`.
 
     Raises:
         UserError: no model there; adapters of another model; `out` exists; a model that the layout cannot hold;
@@ -78,23 +88,25 @@ def export(
     members: list[Member] = []
     only_backbone = format.startswith("backbone-")
     if format == "mtp-original":
-        if adapters is not None:
+        if lora is not None:
             what = f"{format} is of all tasks of a run, and adapters are of one"
-            raise UserError(what, where=adapters, fix="leave --adapters out: a run's own are in its models already")
+            raise UserError(what, where=lora, fix="leave --lora out: a run's own adapters are in its models already")
         members = read_joint(source)
         task, card, notes = members[0].task, members[0].card, notes_of(members)
     else:
         several = sorted((source / "model").glob("*/model.json")) if only_backbone else []
-        task, card = load_model(several[0].parent if several else source)  # all tasks of a run have one backbone
+        task, card = load_model(
+            several[0].parent if several else source, lora=lora
+        )  # all tasks of a run have one backbone
         notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
-    if adapters is not None:
-        added = merge_adapters(task, adapters, card.values["stream"])
-        say(f"{len(added)} adapters of {adapters} added into the weights")
+    if lora is not None:
+        say(f"{records_in(card.values)[-1]['layers']} adapters of {lora} added into the weights")
+        notes = (*card.notes, *notes)
     try:
         with new_folder(out, "--out") as partial:
             say(f"writing {format}, {dtype}")
             if members:
-                write_published(partial / "model.pth", published_state(members, dtype))
+                write_published(partial / "model.pth", published_state(members, dtype), "state_dict")
                 verified = verify_joint(partial, members, dtype)
             elif only_backbone:
                 verified = _write_backbone(partial, task, card.values, format, dtype, max_bytes)
@@ -117,6 +129,8 @@ def _write_backbone(
     folder: Path, task: Any, values: dict[str, Any], format: str, dtype: str, max_bytes: int
 ) -> Verified:
     backbone, config = task.backbone, task.config.backbone
+    if format in EVA_LAYOUTS:
+        return write_eva(folder, backbone, format, dtype)
     state = rounded(backbone.state_dict(), dtype)
     if format == "backbone-plain":
         digest = write_tensors(folder / "backbone.safetensors", state)
@@ -137,7 +151,7 @@ def _write_backbone(
         return verify_backbone(folder, backbone, None, dtype)
     publish = backbone.traits.to_published
     if format == "backbone-original" and publish is not None:
-        write_published(folder / "model.pth", publish(state))
+        write_published(folder / "model.pth", publish(state), backbone.traits.published_key)
         return verify_backbone(folder, backbone, "original", dtype)
     layout: Layout = "original" if format == "backbone-original" else "transformers"
     write_backbone(folder, config, state, layout, dtype, max_bytes)
@@ -183,6 +197,8 @@ def _check_whole(task: Any, format: str) -> tuple[str, ...]:
 def _check_backbone(task: Any, format: str) -> tuple[str, ...]:
     if format == "backbone-plain" or (format == "backbone-original" and task.backbone.traits.to_published is not None):
         return ()
+    if format in EVA_LAYOUTS:
+        return check_eva(task.backbone, format)
     _need_plain_vit(task, format)
     grid = task.backbone.embeddings.grid
     if format == "backbone-original" and grid != PUBLISHED_GRID:
@@ -208,6 +224,8 @@ def _card(
         "backbone-transformers": "transformers.InternVLVisionModel.from_pretrained(FOLDER)",
         "backbone-original": "vistruct train detect --backbone FOLDER, or the code it was published with",
         "backbone-plain": "vistruct train detect --backbone FOLDER",
+        "backbone-timm": "timm.create_model(NAME, num_classes=0, checkpoint_path='FOLDER/model.safetensors')",
+        "backbone-lavis": "load_checkpoint('FOLDER/model.pth') of a BLIP-2 of LAVIS",
         "mtp-original": "vistruct train mtp.dior_r --start FOLDER/model.pth, or the code it was published with",
     }[format]
     lines = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
@@ -14,6 +14,8 @@ from pydantic import with_config
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from vistruct.checkpoint.adapters import adapters_for, add_adapters
+from vistruct.checkpoint.low_rank import Adapters, records_in
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import MAIN, Run, of_one_task, run_from_dict, task_from_dict
 from vistruct.contracts import BackboneTraits, DataInfo, Described
@@ -123,6 +125,7 @@ class ModelCard:
     info: DataInfo  # of its training data: class names, counts, fingerprint
     input: Input  # how images are put before it
     values: dict[str, Any] = field(default_factory=dict)  # all of model.json
+    notes: tuple[str, ...] = ()  # what of adapters that were added was left aside
 
     @property
     def run(self) -> Run:
@@ -137,7 +140,8 @@ class ModelCard:
 
 def is_ours(path: Path) -> bool:
     """Whether a path is one of our runs or models, finished or not, and not a folder in a public layout."""
-    return not (path / "config.json").is_file() or (path / "model.json").is_file()
+    public = ("config.json", "open_clip_config.json")
+    return not any((path / name).is_file() for name in public) or (path / "model.json").is_file()
 
 
 def model_dir(path: Path, task: str = "") -> Path:
@@ -220,18 +224,22 @@ def weights_of(card: ModelCard) -> dict[str, Tensor]:
     return read_tensors(weights)
 
 
-def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -> tuple[Any, ModelCard]:
+def load_model(
+    path: Path, device: torch.device | str = "cpu", task: str = "", *, lora: Path | None = None
+) -> tuple[Any, ModelCard]:
     """Rebuild a task with its weights, in eval mode.
 
     Args:
         path: a run directory or the model/ directory inside one.
         task: of a run with several tasks: the name of one.
+        lora: adapters that are added into its weights: a run, a folder of peft's, or a file of ViSFT.
 
     Returns:
-        the task, and what is known of it.
+        the task, and what is known of it, the adapters too.
 
     Raises:
-        UserError: no model, damaged weights, weights that do not cover the task, or are not finite.
+        UserError: no model, damaged weights, weights that do not cover the task, or are not finite; as
+            `checkpoint.adapters.adapters_for` and `add_adapters`.
     """
     card = read_card(path, task)
     weights = card.path / "model.safetensors"
@@ -242,4 +250,18 @@ def load_model(path: Path, device: torch.device | str = "cpu", task: str = "") -
     if bad:  # whatever is found with them means nothing, and mostly is nothing
         what = f"{len(bad)} of the weights are not finite (NaN or infinite), first {bad[0]}"
         raise UserError(what, where=weights, fix="train again, with a smaller learning rate: --set optim.lr=...")
+    if lora is not None:
+        added = lora_for(task, card, lora)
+        add_adapters(task, added)
+        values = card.values | {"adapters": [*records_in(card.values), added.record]}
+        card = replace(card, values=values, notes=added.notes)
     return task.to(device).eval(), card
+
+
+def lora_for(task: Any, card: ModelCard, lora: Path) -> Adapters:
+    """Adapters that can be added into the weights of a model that was loaded.
+
+    Raises:
+        UserError: as `checkpoint.adapters.adapters_for`.
+    """
+    return adapters_for(task, lora, str(card.values.get("stream", "")), records_in(card.values))

@@ -162,7 +162,7 @@ def verify_joint(folder: Path, members: Sequence[Member], dtype: str) -> Verifie
             same_tensors(
                 {key: value.to(own[key].dtype) for key, value in exact.items()}, fresh.state_dict(), [], folder
             )
-    return verify_features(folder, members[0].task.backbone, "original", dtype)
+    return verify_features(folder, members[0].task.backbone, dtype)
 
 
 def _mm_names(task: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

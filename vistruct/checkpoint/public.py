@@ -86,10 +86,15 @@ def write_backbone(
     write_json(folder / "config.json", _original_vision(config, dtype))
 
 
-def write_published(file: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict under its published names as codes read it that know pickles only; it holds tensors alone."""
+def write_published(file: Path, state: Mapping[str, Tensor], key: str) -> None:
+    """Write a state dict under its published names as codes read it that know pickles only; it holds tensors alone.
+
+    Args:
+        key: under which they look for it; "": it is all there is.
+    """
+    values = {name: value.contiguous() for name, value in state.items()}
     with file.open("wb") as stream:
-        torch.save({"state_dict": {name: value.contiguous() for name, value in state.items()}}, stream)
+        torch.save({key: values} if key else values, stream)
         stream.flush()
         os.fsync(stream.fileno())
 

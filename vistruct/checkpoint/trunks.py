@@ -32,7 +32,14 @@ class _Carried:
     fresh: list[str] = field(default_factory=list)
 
 
-def carry(task: Any, state: Mapping[str, Tensor], names: Sequence[str] | None, report: Coverage) -> Coverage:
+def carry(
+    task: Any,
+    state: Mapping[str, Tensor],
+    names: Sequence[str] | None,
+    report: Coverage,
+    *,
+    is_head_whole: bool = False,
+) -> Coverage:
     """Start a task from the weights of another model of its kind.
 
     Args:
@@ -40,12 +47,15 @@ def carry(task: Any, state: Mapping[str, Tensor], names: Sequence[str] | None, r
         state: `backbone.*`, `neck.*` and `head.*`, these two under the task's own names.
         names: of the classes there; None: they are not known, so that there must be equally many.
         report: what is known of the source already.
+        is_head_whole: whether the head must come with every layer; such a source may be without a backbone, which then
+            stays as it is.
 
     Returns:
         the report, complete.
 
     Raises:
-        UserError: another backbone; nothing of the head; another number of classes and no names; NaN among the weights.
+        UserError: another backbone; nothing of the head, or not all of it; another number of classes and no names; NaN
+            among the weights.
     """
     source = report.source
     inner = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
@@ -60,11 +70,18 @@ def carry(task: Any, state: Mapping[str, Tensor], names: Sequence[str] | None, r
         alike = "leave --head and --channels out" if source.is_dir() else "give neck and head the sizes they have there"
         fix = f"{alike}, or start from its backbone: {backbone_option(source)}"
         raise UserError(f"nothing of its head fits this one{why}", where=source, fix=fix)
+    if is_head_whole and carried.fresh:
+        misfit = _first_misfit(own, above)
+        what = f"{len(carried.fresh)} tensors of the head are not in it, or of another shape{misfit}"
+        fix = "name the backbone that it was trained on (--backbone), and set the head as it was"
+        raise UserError(what, where=source, fix=fix)
     broken = next((name for name, value in carried.state.items() if not bool(value.isfinite().all())), None)
     if broken is not None:
         raise UserError(f"NaN or infinity in {broken}", where=source, fix="use an earlier checkpoint of that model")
-    converted, found = fitted(task.backbone, inner, source)
-    found = fill(task.backbone, converted, found, allow_missing=False)
+    found = Coverage(source=source)
+    if inner or not is_head_whole:
+        converted, found = fitted(task.backbone, inner, source)
+        found = fill(task.backbone, converted, found, allow_missing=False)
     task.load_state_dict(carried.state, strict=False)
     whole = [name for name in carried.state if name not in carried.by_class]
     return replace(

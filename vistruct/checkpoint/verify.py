@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import InternVLForConditionalGeneration
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
+from vistruct.backbones.eva_vit import EvaVit
 from vistruct.backbones.intern_vit import InternVit
 from vistruct.checkpoint.layouts import Architecture, instruct_config
 from vistruct.checkpoint.shards import read_folder
@@ -108,21 +109,31 @@ def verify_backbone(folder: Path, backbone: Any, layout: Layout | None, dtype: s
     state = rounded(backbone.state_dict(), dtype)
     own, _ = read_public(folder)
     same_tensors(state, own if layout is None else backbone.traits.convert_keys(own), [], folder)
-    return verify_features(folder, backbone, layout, dtype)
+    if layout != "transformers":
+        return verify_features(folder, backbone, dtype)
+    theirs = lambda image: _theirs(InternVLVisionModel, folder)(image).last_hidden_state  # noqa: E731
+    return verify_features(folder, backbone, dtype, theirs)
 
 
 @torch.inference_mode()
-def verify_features(folder: Path, backbone: Any, layout: Layout | None, dtype: str) -> Verified:
-    """Compare what a backbone and the one that is built from a folder make of a random image; else as above."""
+def verify_features(
+    folder: Path, backbone: Any, dtype: str, theirs: Callable[[Tensor], Tensor] | None = None
+) -> Verified:
+    """Compare what a backbone and the one that is built from a folder make of a random image; else as above.
+
+    Args:
+        theirs: what another library's makes of it, as `_features` has it; None: ours is built from the folder again.
+    """
     traits = backbone.traits
     divisor = traits.least_divisor or math.lcm(*(spec.stride for spec in backbone.specs))
-    size = backbone.config.image_size if isinstance(backbone, InternVit) else -(-PROBE // divisor) * divisor
+    is_plain = isinstance(backbone, InternVit | EvaVit)
+    size = backbone.config.image_size if is_plain else -(-PROBE // divisor) * divisor
     image = torch.randn(1, traits.channels, size, size, generator=torch.Generator().manual_seed(0))
     before = _features(backbone, image)
     backbone.load_state_dict(rounded(backbone.state_dict(), dtype))
     exact = _features(backbone, image)
-    if layout == "transformers":
-        out = _theirs(InternVLVisionModel, folder)(image).last_hidden_state
+    if theirs is not None:
+        out = theirs(image)
     else:
         again = backbone.config.build().eval()
         load_backbone(again, folder)
@@ -131,9 +142,14 @@ def verify_features(folder: Path, backbone: Any, layout: Layout | None, dtype: s
 
 
 def _features(backbone: Any, image: Tensor) -> Tensor:
-    """All that it gives: of an InternViT the class token too, which its map does not have."""
+    """All that it gives: of an InternViT or an EVA ViT the class token too, which the map does not have."""
     if isinstance(backbone, InternVit):
         return backbone.hidden(image)
+    if isinstance(backbone, EvaVit):
+        x, _ = backbone.embed(image)
+        for block in backbone.blocks:
+            x = block(x)
+        return backbone.norm(x)
     return torch.cat([one.flatten() for one in backbone(image)])
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from vistruct.checkpoint.fronts import take_front
+from vistruct.checkpoint.low_rank import Record
 from vistruct.checkpoint.pickled import is_pickled, read_pickled
 from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
@@ -41,6 +42,7 @@ class Coverage:
     unexpected: tuple[str, ...] = ()  # in the file, not of the module: not used
     notes: tuple[str, ...] = ()  # what the module changed about itself to fit the weights
     licence: str = "unknown"  # of the weights, as far as the source says
+    adapters: tuple[Record, ...] = ()  # that are in these weights, as far as the source says
     before: Coverage | None = None  # of what was loaded first, where this replaced a part of it
 
     def lines(self) -> list[str]:
@@ -78,9 +80,12 @@ def load_backbone(backbone: Backbone, source: Path, *, allow_missing: bool = Fal
         UserError: nothing there; a pickle that would run code; tensors of another shape; NaN among the
             weights; nothing in common; missing tensors.
     """
+    ours = backbone_dir(source)
+    records = () if ours is None else read_backbone_card(ours).adapters
     state, licence, notes = read_source(source)
     state, report = fitted(backbone, state, source)
-    return fill(backbone, state, replace(report, licence=licence, notes=(*notes, *report.notes)), allow_missing)
+    report = replace(report, licence=licence, notes=(*notes, *report.notes), adapters=records)
+    return fill(backbone, state, report, allow_missing)
 
 
 def fitted(backbone: Backbone, state: dict[str, Tensor], source: Path) -> tuple[dict[str, Tensor], Coverage]:
@@ -154,6 +159,7 @@ class BackboneCard(BaseModel):
     input: dict[str, Any] | None = None
     licence: str = "unknown"
     sha256: str = ""
+    adapters: tuple[dict[str, str | int], ...] = ()  # that were added into them
 
 
 def read_backbone_card(directory: Path) -> BackboneCard:
@@ -231,6 +237,7 @@ def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_m
         unexpected=(*report.unexpected, *sorted(state.keys() - own.keys())),
         notes=report.notes,
         licence=report.licence,
+        adapters=report.adapters,
     )
 
 

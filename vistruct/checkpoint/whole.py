@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistruct.checkpoint.clip import is_start_of, load_clip
 from vistruct.checkpoint.downstream import load_downstream
 from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.layouts import layout_of
 from vistruct.checkpoint.load import is_ours, load_exactly, read_card, refuse_others, stopped_run, weights_of
+from vistruct.checkpoint.low_rank import records_in
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import newest_good, step_of
 from vistruct.checkpoint.shards import read_folder
@@ -37,6 +39,8 @@ def load_start(task: Any, source: Path, name: str = "", start_set: str = "") -> 
         UserError: as `load_whole` and `load_downstream`; a model of another shape; a public folder without its
             tokenizer; a run that has not finished and has adapters.
     """
+    if is_start_of(task, source):
+        return load_clip(task, source)
     if source.is_file():
         return load_downstream(task, source, start_set)
     if start_set:
@@ -63,7 +67,8 @@ def _load_ours(task: Any, source: Path, name: str) -> Coverage:
     """Start from a model of ours: described alike, it must be the same to the last tensor; else what fits comes."""
     card = read_card(source, name)
     state = weights_of(card)
-    report = Coverage(source=source, what="model", licence=str(card.values.get("licence", "unknown")))
+    licence = str(card.values.get("licence", "unknown"))
+    report = Coverage(source=source, what="model", licence=licence, adapters=records_in(card.values))
     head = dict(task.named_children()).get("head")
     traits = head.traits if isinstance(head, Described) else None
     if isinstance(traits, HeadTraits):

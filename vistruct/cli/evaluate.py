@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistruct.cli.groups import grouped
+from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.output import as_json, made, note, table
 from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption, views_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
+    from vistruct.checkpoint.load import ModelCard
+    from vistruct.checkpoint.low_rank import Adapters
     from vistruct.config import Eval, Run
+    from vistruct.study.compare import Number
 
 
 class Coded(StrEnum):
@@ -44,6 +48,7 @@ def command(
     values: PixelValues,
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of --data: train, val, test, ...")] = None,
+    lora: LoraOption = None,
     most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
     max_new_tokens: Annotated[int | None, LongestOption] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
@@ -63,68 +68,136 @@ def command(
 ) -> None:
     """Measure a trained model, on its own evaluation data or on other data; or predictions that lie in files.
 
+    With --lora it is measured without and with the adapters, on the same images, and their difference is said with an
+    interval over images.
+
     With --data TRUTH, predictions of any program are measured without a model: COCO results, predictions.json,
     DOTA's Task1 and Task2 files, YOLO rows with scores, a folder of masks or of label volumes; or a zip of these.
     """
-    from vistruct.files.owned import Owned
-
+    adapters = one_lora(lora)
     if not is_run(run):
-        asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale}
+        asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale, "--lora": lora}
         _score(run, data, split, reading, values, patches, coded, json, [flag for flag, one in asked.items() if one])
         return
     if patches is not None or coded != Coded.auto:
         what = "--patches and --coded are said of predictions in files"
         raise UserError(what, where=run, fix="vistruct predict RUN IMAGES --out OUT; vistruct eval OUT --data TRUTH")
-    from vistruct.checkpoint.load import load_model
-    from vistruct.distributed.precision import amp_dtype
+    if data is None and (reading != AS_FOUND or values != AS_THEY_ARE or split is not None):
+        what = "what is said of other data, and no data"
+        raise UserError(what, where="--split, --classes, ...", fix=f"vistruct eval {run} --data PATH --split NAME")
+    from vistruct.checkpoint.load import load_model, lora_for
     from vistruct.distributed.ranks import setup
-    from vistruct.engine.evaluate import asked_of, keep_measured, measure
-    from vistruct.engine.run import for_classes
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
-    from vistruct.metrics.means import partial_means
 
-    device = setup().device
-    task, card = load_model(run, device)
+    task, card = load_model(run, setup().device)
+    found = None if adapters is None else lora_for(task, card, adapters)  # told before it is measured without them
     views = views_of(flip, scale)
     kind = kind_of(task, card.input)
     if views is not None:
         task.config = config_seen_in(kind, task.config, views)
     if max_new_tokens is not None:
         task.config = with_longest(task.config, max_new_tokens)
-    if data is None and (reading != AS_FOUND or values != AS_THEY_ARE or split is not None):
-        what = "what is said of other data, and no data"
-        raise UserError(what, where="--split, --classes, ...", fix=f"vistruct eval {run} --data PATH --split NAME")
+    evals = list(card.run.evals.items())
     if data is not None:
         evals = on_other_data(card.run, data, kind.metrics(task), reading, values, split)
-    else:
-        evals = list(card.run.evals.items())
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
+    plans = [(name, one if most is None else _at_most(one, most)) for name, one in evals]
+    names = [
+        "" if data is None else name_of(data, split),
+        "" if adapters is None else f"lora-{name_of(adapters, None)}",
+    ]
+    _measure(task, card, plans, batch, workers, found, "-".join(["eval", *filter(None, names)]), json)
+
+
+def _measure(
+    task: Any,
+    card: ModelCard,
+    plans: Sequence[tuple[str, Eval]],
+    batch: int,
+    workers: int,
+    adapters: Adapters | None,
+    name: str,
+    json: bool,
+) -> None:
+    """Measure a model, and once more with adapters added; print and keep what was found as `name`."""
+    from vistruct.checkpoint.adapters import add_adapters
+    from vistruct.distributed.precision import amp_dtype
+    from vistruct.distributed.ranks import setup
+    from vistruct.engine.evaluate import asked_of, keep_measured, measure
+    from vistruct.engine.run import for_classes
+    from vistruct.files.owned import Owned
+    from vistruct.metrics.means import partial_means
+    from vistruct.study.compare import side_by_side
+
+    device = setup().device
+    amp = amp_dtype(card.run.amp, device)
     place = card.path.parent if card.path.name == "model" else card.path
-    file = place / (f"eval-{name_of(data, split)}.json" if data is not None else "eval.json")
+    file = place / f"{name}.json"
     owned = Owned(place, "eval")
     owned.check([file])
-    results: dict[str, dict[str, float]] = {}
-    for name, one in evals:
-        one = one if most is None else _at_most(one, most)
-        dataset = for_classes(one.data, card.info).build()
-        note(f"{name}: {asked_of(one, dataset)}")
-        amp = amp_dtype(card.run.amp, device)
-        measured = measure(task, one, device, batch, workers, dataset=dataset, amp=amp)
-        results[name] = results.get(name, {}) | measured.numbers
-        for line in partial_means(measured.numbers):
-            note(f"{name}: {line}")
-        if measured.details:
-            metric: Any = one.metric
-            keep_measured(place / "evaluations" / f"{name}.json", metric.kind, None, measured)
-    text = {name: {k: v if abs(v) < float("inf") else None for k, v in r.items()} for name, r in results.items()}
+    datasets = [for_classes(one.data, card.info).build() for _, one in plans]
+    measured = []
+    for (of, one), dataset in zip(plans, datasets, strict=True):
+        note(f"{of}: {asked_of(one, dataset)}")
+        measured.append(measure(task, one, device, batch, workers, dataset=dataset, amp=amp))
+        for line in partial_means(measured[-1].numbers):
+            note(f"{of}: {line}")
+    results: dict[str, dict[str, Any]] = {}
+    if adapters is None:
+        for (of, one), got in zip(plans, measured, strict=True):
+            results[of] = results.get(of, {}) | got.numbers
+            if got.details:
+                keep_measured(place / "evaluations" / f"{of}.json", vars(one.metric)["kind"], None, got)
+    else:
+        for line in (*adapters.notes, f"once more with {len(adapters.layers)} adapters of {adapters.source}"):
+            note(line)
+        add_adapters(task, adapters)
+        for (of, one), dataset, got in zip(plans, datasets, measured, strict=True):
+            again = measure(task, one, device, batch, workers, dataset=dataset, amp=amp)
+            numbers = side_by_side(vars(one.metric)["kind"], got, again)
+            results[of] = results.get(of, {}) | {number.name: number for number in numbers}
+    as_text = {of: {k: _plain(v) for k, v in own.items()} for of, own in results.items()}
     with owned.held(), owned.making(file) as fresh:
-        fresh.write_text(json_.dumps(text, indent=2) + "\n")
+        fresh.write_text(json_.dumps(as_text, indent=2) + "\n")
     if json:
-        as_json({"evaluations": results, "written": file})
+        as_json({"evaluations": as_text, "written": file})
         return
-    show(results)
+    if adapters is None:
+        show(results)
+    else:
+        _show_before_and_after(results)
     made(file)
+
+
+def _plain(value: Any) -> Any:
+    """As json has it: a number that is not finite as null."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    told = value.as_json()
+    return {**{new: told[old] for new, old in (("before", "a"), ("after", "b"))}, **{k: told[k] for k in _TOLD}}
+
+
+_TOLD = ("difference", "interval", "over", "count")
+
+
+def _show_before_and_after(results: Mapping[str, Mapping[str, Number]]) -> None:
+    """Print each number without and with the adapters, the difference, and how much of it depends on the images."""
+    headers = ["data", "metric", "without", "with", "difference", "95% interval"]
+    rows = []
+    for of, own in results.items():
+        for name, one in own.items():
+            change = None if one.difference is None else f"{one.difference:+.4f}"
+            rows.append([of, name, *(_cell(v) for v in (one.a, one.b)), change or "", one.said])
+        unpaired = [name for name, one in own.items() if one.interval is None and one.difference is not None]
+        if unpaired:
+            shown = ", ".join(unpaired[:6]) + (", ..." if len(unpaired) > 6 else "")
+            note(f"{of}: no interval, because what each image adds to them is not kept: {shown}")
+    table(headers, rows)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def is_run(path: Path) -> bool:

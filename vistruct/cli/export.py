@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.output import made, note
 from vistruct.errors import UserError
 
@@ -20,15 +21,14 @@ def command(
         str,
         typer.Option(
             help="transformers, original: the whole model. backbone-transformers, backbone-original, backbone-plain: "
-            "the backbone alone. mtp-original: all tasks of an mtp.pretrain run."
+            "the backbone alone; backbone-timm, backbone-lavis: an EVA ViT. mtp-original: all tasks of an mtp.pretrain "
+            "run."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
     dtype: Annotated[str, typer.Option(help="float32, bf16 or fp16.")] = "float32",
     max_shard: Annotated[str, typer.Option(help="Largest size of one file, such as 5GB.")] = "5GB",
-    adapters: Annotated[
-        Path | None, typer.Option(help="LoRA adapters to merge first: a run, or a folder in peft's format.")
-    ] = None,
+    lora: LoraOption = None,
 ) -> None:
     """Write a model for others; it is read back and compared before it is there.
 
@@ -40,7 +40,7 @@ def command(
     from vistruct.checkpoint.export import export
 
     logging.disable_progress_bar()
-    made(export(run, out, format=format, dtype=dtype, max_bytes=max_bytes, adapters=adapters, say=note).path)
+    made(export(run, out, format=format, dtype=dtype, max_bytes=max_bytes, lora=one_lora(lora), say=note).path)
 
 
 def size(text: str) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistruct.cli.groups import grouped
-from vistruct.cli.output import as_json, made
+from vistruct.cli.lora import LoraOption, one_lora
+from vistruct.cli.output import as_json, made, note
 from vistruct.data.reading import AS_THEY_ARE, PixelValues
 from vistruct.errors import LeftOut, UserError
 
@@ -35,6 +36,7 @@ def command(
     sources: Annotated[list[Path], typer.Argument(metavar="IMAGE|VOLUME|FOLDER...", help="What to run on.")],
     values: PixelValues,
     out: Annotated[Path | None, typer.Option(help="Directory of the results; by default in the run.")] = None,
+    lora: LoraOption = None,
     ask: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all the images.")] = False,
     pairs: Annotated[
@@ -95,7 +97,9 @@ def command(
     from vistruct.inference.scenes import Case
     from vistruct.recipes.options import convert
 
-    model = load(run)
+    model = load(run, lora=one_lora(lora))
+    for line in model.card.notes:
+        note(line)
     if values != AS_THEY_ARE:
         model = model.reading(intake_of(values, model.input.intake) or Intake())
     _check_pairs(model, pairs)

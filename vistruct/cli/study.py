@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,19 @@ if TYPE_CHECKING:
     from vistruct.study.study import Study
 
 OWN = (
-    *("--config", "--init", "--fraction", "--seeds", "--tune", "--lr", "--metric", "--against", "--set", "--out"),
+    *(
+        "--config",
+        "--init",
+        "--lora",
+        "--fraction",
+        "--seeds",
+        "--tune",
+        "--lr",
+        "--metric",
+        "--against",
+        "--set",
+        "--out",
+    ),
     *("--workers", "--threads", "--robust", "--dry-run", "--json"),
 )
 
@@ -27,6 +39,14 @@ def command(
     init: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="Initial weights: a run, a backbone, a file, or `random`; repeatable."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Adapters (LoRA) that the init NAME begins with too; FILE alone: one more init, the only other one "
+            "with weights and these adapters; repeatable.",
+        ),
     ] = None,
     fraction: Annotated[list[float] | None, typer.Option(help="Fraction of the labels; repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions of everything; 3 unless told.")] = None,
@@ -80,6 +100,8 @@ def command(
         "robust": robust or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if lora:
+        given |= with_adapters(lora, given.get("inits") or {})
     study = resolve(recipe, config, context.args, given)
     if dry_run:
         _describe(study, out, json=json)
@@ -136,6 +158,33 @@ def inits(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"two inits are called {name!r}", where=f"--init {word}", fix="--init NAME=PATH")
         found[name] = source
     return found
+
+
+def with_adapters(words: Sequence[str], known: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """`inits` and `adapters` of a study, from `NAME=FILE`, or a FILE alone.
+
+    Args:
+        known: the inits that were named.
+
+    Raises:
+        UserError: a FILE alone beside no or several inits with weights; an init that gets two.
+    """
+    found, adapters = dict(known), dict[str, str]()
+    for word in words:
+        name, has_name, file = word.partition("=")
+        if not has_name:
+            file = word
+            weights = {n: source for n, source in known.items() if source.partition(":")[0] != "random"}
+            if len(weights) != 1:
+                what = f"{word} is to be added to which init? {len(weights)} have weights"
+                raise UserError(what, where=f"--lora {word}", fix="--init NAME=WEIGHTS --lora NAME=FILE")
+            ((of, source),) = weights.items()
+            name = f"{of}_{Path(word).stem}".replace("-", "_")
+            found[name] = source
+        if name in adapters:
+            raise UserError(f"two adapters for the init {name!r}", where=f"--lora {word}", fix="--lora NAME=FILE, once")
+        adapters[name] = file
+    return {**({"inits": found} if found else {}), "adapters": adapters}
 
 
 def rates(words: Sequence[str], tune: Sequence[str]) -> dict[str, float]:

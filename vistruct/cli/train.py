@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.output import made, note
 from vistruct.errors import UserError
 
@@ -26,6 +27,7 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one value; repeatable.")
     ] = None,
+    lora: LoraOption = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="The recipe's small twin: seconds, on a CPU.")] = False,
     dry_run: Annotated[
         bool,
@@ -50,7 +52,7 @@ def command(
         from vistruct.files.in_use import check_free
 
         check_free(out)
-    run = resolve(recipe, config, context.args, settings or [], tiny)
+    run = with_lora(resolve(recipe, config, context.args, settings or [], tiny), one_lora(lora))
     if dry_run:
         from vistruct.cli.dry_run import describe
 
@@ -104,7 +106,7 @@ def resolve(
         module = find(recipe)
         if tiny and options:
             raise UserError(f"--tiny takes no options, got {options[0]!r}", fix="change values with --set")
-        own = ("--config", "--set", "--tiny", "--dry-run", "--devices", "--out")
+        own = ("--config", "--set", "--lora", "--tiny", "--dry-run", "--devices", "--out")
         values = {} if tiny else parse(module.recipe, options, own)
         try:
             run = module.tiny() if tiny else called(module.recipe, values)
@@ -113,6 +115,23 @@ def resolve(
         if not run.recipe:
             run = run.model_copy(update={"recipe": recipe})
     return with_settings(run, settings) if settings else run
+
+
+def with_lora(run: Run, lora: Path | None) -> Run:
+    """The run, begun with these adapters too.
+
+    Raises:
+        UserError: it has some already; it begins with random weights, which no adapter was trained beside.
+    """
+    if lora is None:
+        return run
+    if run.adapters is not None:
+        what = f"this run begins with the adapters of {run.adapters} already"
+        raise UserError(what, where=f"--lora {lora}", fix="leave --lora out, or --set adapters=null beside it")
+    if run.init is None and all(stream.start is None for stream in run.streams.values()):
+        what = "adapters belong to weights, and this run begins with random ones"
+        raise UserError(what, where=f"--lora {lora}", fix="--backbone with the weights that they were trained beside")
+    return run.model_copy(update={"adapters": lora})
 
 
 def default_dir(run: Run, config: Path | None = None) -> Path:

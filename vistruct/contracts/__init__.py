@@ -38,6 +38,7 @@ from vistruct.contracts.predictions import (
     AnswerPrediction,
     BoxPrediction,
     ClassPrediction,
+    Embedded,
     MapPrediction,
     MaskPatch,
     Prediction,

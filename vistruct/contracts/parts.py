@@ -49,6 +49,7 @@ class BackboneTraits:
         ""
     )  # what to do where a file lacks these; "": nothing known
     to_published: Callable[[State], State] | None = None  # its names to those of a published .pth; None: none
+    published_key: str = "state_dict"  # under which that file has them; "": they are all there is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class TaskTraits:
     prediction: str  # kind of what `predict` gives: boxes, maps, classes, answers, `module:NAME`; "": of none
     terms: tuple[str, ...]  # names of the terms of its loss
     class_names: tuple[str, ...] = ()  # what the labels of its predictions stand for
+    take_classes: Callable[[tuple[str, ...]], None] | None = None  # tell these apart from now on; None: only its own
     predict_collator: Collator | None = None  # None: `predict` is given batches as they are for training
     measurer: Measurer | None = None  # says what a record costs; None: nothing is known before decoding
     work: Callable[[Costs], np.ndarray] | None = None  # how long samples take, in any unit; there with `measurer`

@@ -90,4 +90,16 @@ class ClassPrediction:
     is_multi_label: bool = False
 
 
-Prediction = BoxPrediction | AnswerPrediction | MapPrediction | VolumePrediction | ClassPrediction
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """One image, and what was said of it, as vectors of length 1 in one space."""
+
+    id: str
+    image_id: str
+    image: Tensor  # float[E]
+    texts: Tensor  # float[T, E], of its captions
+    captions: tuple[str, ...] = ()
+    cut: int = 0  # captions whose end was not read
+
+
+Prediction = BoxPrediction | AnswerPrediction | MapPrediction | VolumePrediction | ClassPrediction | Embedded

@@ -20,6 +20,7 @@ from vistruct.data.formats.format import Kind
 from vistruct.data.formats.maps.coding import CHANGE, TWO_CLASSES
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
+from vistruct.data.questions import QuestionsDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
@@ -39,6 +40,7 @@ _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each fam
     "volumes": _CHOICE | _VALUES | {"values", "ignored", "modalities", "label_grid"},
     "image_classes": _CHOICE | _VALUES | {"images"},
     "captions": _VALUES | {"format", "images", "missing"},
+    "questions": {"format", "images", "missing"},
     "talk": {"format", "images"},
 }
 WORDS: dict[str, str] = {  # by family, and by kind of data set
@@ -47,6 +49,7 @@ WORDS: dict[str, str] = {  # by family, and by kind of data set
     "volumes": "volumes",
     "image_classes": "image classes",
     "captions": "captions",
+    "questions": "questions about images",
     **dict.fromkeys(("talk", "chat", "mix"), "conversations"),
 }
 
@@ -77,6 +80,8 @@ def part_at(
         return classes_at(family.path, reading, values, split=split)
     if family.kind == "captions":
         return captions_at(family.path, reading, values, split=split)
+    if family.kind == "questions":
+        return questions_at(family.path, reading, values, split=split)
     _fits("talk", reading, values, family.path)
     root = None if reading.images is None else Path(reading.images)
     if family.format == "mix":
@@ -139,6 +144,14 @@ def captions_at(path: Path, reading: Reading, values: PixelValues, **more: Any) 
     images = None if reading.images is None else _folder(path, reading.images, "--images")
     told: dict[str, Any] = {"format": reading.format, "missing": reading.missing, "intake": intake_of(values)}
     return CaptionDataConfig(annotation=path, images=images, **told | more)
+
+
+def questions_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> QuestionsDataConfig:
+    """Questions about images, or captions as the question for one; see `boxes_at`."""
+    _fits("questions", reading, values, path)
+    images = None if reading.images is None else _folder(path, reading.images, "--images")
+    told: dict[str, Any] = {"format": reading.format, "missing": reading.missing}
+    return QuestionsDataConfig(annotation=path, images=images, **told | more)
 
 
 def intake_of(values: PixelValues, known: Intake | None = None) -> Intake | None:

@@ -16,7 +16,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vistruct.checkpoint.adapters import LowRank, add_adapters, placed, read_adapters, readers_of
+from vistruct.checkpoint.adapters import (
+    add_adapters,
+    check_base,
+    placed,
+    read_adapters,
+    readers_of,
+    refuse_twice,
+)
+from vistruct.checkpoint.low_rank import LowRank, Record
 from vistruct.checkpoint.weights import Coverage
 from vistruct.config import Lora
 from vistruct.distributed.ranks import any_rank
@@ -215,33 +223,39 @@ def adapters_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> 
     return found
 
 
-def begin_with(model: nn.Module, source: Path, before: Coverage | None = None) -> Coverage:
+def begin_with(
+    model: nn.Module, source: Path, before: Coverage | None = None, already: Sequence[Record] = ()
+) -> Coverage:
     """Start from adapters that were trained before: what the model gives is what it gave there.
 
     Where a layer has an adapter already (a rule adapts it), that one takes the numbers and goes on training; into all
     other weights they are added.
 
     Args:
-        before: what the weights were started from.
+        before: what the backbone was started from.
+        already: the adapters that the weights are known to have in them.
 
     Raises:
         UserError: as `checkpoint.adapters`; an adapter of another rank or of other parts.
     """
-    adapters, layers = placed(model, read_adapters(source), source), adapted_layers(model)
-    for name in adapters.keys() & layers.keys():
-        _take(layers[name], adapters[name], source)
-    rest = {name: adapter for name, adapter in adapters.items() if name not in layers}
-    add_adapters(model, rest, source)
-    notes = [f"{len(adapters) - len(rest)} go on training, {len(rest)} were added into the weights"]
-    fresh = tuple(sorted(layers.keys() - adapters.keys()))
+    given = read_adapters(source)
+    refuse_twice(given, already)
+    found, layers = placed(model, given), adapted_layers(model)
+    check_base(model, found)
+    going_on = {name: one for name, one in found.layers.items() if name in layers}
+    rest = replace(found, layers={name: one for name, one in found.layers.items() if name not in layers})
+    for name, adapter in going_on.items():
+        _take(layers[name], adapter, source)
+    add_adapters(model, rest)
     licence = "" if before is None else f"{before.licence}; "
     return Coverage(
         source=source,
         what="adapters",
-        matched=tuple(sorted(adapters)),
-        fresh=fresh,
-        notes=tuple(notes),
+        matched=tuple(sorted(found.layers)),
+        fresh=tuple(sorted(layers.keys() - found.layers.keys())),
+        notes=(*found.notes, f"{len(going_on)} go on training, {len(rest.layers)} were added into the weights"),
         licence=f"{licence}of the adapters unknown: that of {source.name} holds",
+        adapters=(given.record,),
         before=before,
     )
 

@@ -20,8 +20,12 @@ UNDECAYED = (
     "class_token",
     "cls_token",
     "mask_token",
+    "task_token",
+    "queries.weight",
     "relative_position",
     "level_embed",
+    "query_embed",
+    "query_feat",
 )
 
 

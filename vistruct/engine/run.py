@@ -132,7 +132,9 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     coverage = None if run.init is None else load_backbone(backbone, run.init)
     plan = apply_moves(model, run.move)
     if run.adapters is not None:
-        coverage = begin_with(model, run.adapters, coverage)
+        started = (one.coverage for one in sources.values() if one.coverage is not None)
+        already = [record for one in (*started, *([coverage] if coverage else [])) for record in one.adapters]
+        coverage = begin_with(model, run.adapters, coverage, already)
     model.to(ranks.device)
     broadcast_weights(model)
     amp = amp_dtype(run.amp, ranks.device)
@@ -301,6 +303,13 @@ def loss_weights(run: Run, terms: Mapping[str, Sequence[str]]) -> dict[str, floa
 def model_place(run: Run, out_dir: Path, stream: str) -> Path:
     """Where a run leaves the model of a stream: `model/`, or `model/STREAM` where there are several."""
     return out_dir / "model" if len(run.streams) == 1 else out_dir / "model" / stream
+
+
+def started_from(state: State, source: Source) -> str:
+    """Where the weights of a task came from that the run began with."""
+    paths = [str(path) for path in (source.stream.start, state.run.init) if path]
+    weights = ", then the backbone of ".join(paths) or "random weights"
+    return weights + (f", and the adapters of {state.run.adapters}" if state.run.adapters else "")
 
 
 def resume(state: State, say: Callable[[str], None]) -> None:

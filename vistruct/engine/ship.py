@@ -6,14 +6,15 @@ they lie in `adapters/`. Each model is asked about a sample and must answer as t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import Tensor
 
-from vistruct.checkpoint.adapters import write_adapters
 from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
+from vistruct.checkpoint.low_rank import Adapters, Record
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.contracts import DataInfo
@@ -21,10 +22,11 @@ from vistruct.data.checks.groups import LEARNED
 from vistruct.data.input import Input, as_measured, read_input
 from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
-from vistruct.engine.lora import adapters_of, merged_state, plain_name
+from vistruct.engine.lora import merged_state, plain_name
 from vistruct.engine.proof import asked, prove
-from vistruct.engine.run import Source, State, model_place
+from vistruct.engine.run import Source, State, model_place, started_from
 from vistruct.engine.run_dir import info_to_dict
+from vistruct.engine.snapshots import keep_adapters, trained_adapters
 from vistruct.files.whole import whole_file
 
 
@@ -37,18 +39,19 @@ def ship(state: State) -> None:
     Raises:
         UserError: no room; a model that is not what was trained.
     """
-    run = state.run
+    run, trained = state.run, trained_adapters(state)
+    records = records_of(state, trained)
     for name, source in state.sources.items():
         expected = asked(state, source)
         held = on_main(source.task.state_dict(keep_vars=True))
         if state.ranks.is_main:
             folder = model_place(run, state.out_dir, name)
-            _ship_task(state, source, merged_state(source.task, held), folder)
+            _ship_task(state, source, merged_state(source.task, held), folder, records)
             prove(state, source, folder, expected)
     held = on_main(state.model.state_dict(keep_vars=True))
     if not state.ranks.is_main:
         return
-    weights, adapters = merged_state(state.model, held), adapters_of(state.model, held)
+    weights = merged_state(state.model, held)
     first = next(iter(state.sources.values()))
     folder = state.out_dir / "backbone"
     folder.mkdir(exist_ok=True)
@@ -68,15 +71,26 @@ def ship(state: State) -> None:
                 "started_from": started_from(state, first),
             },
             "licence": licence_of(state),
+            "adapters": records,
             "sha256": digest,
         },
     )
-    if adapters:
-        modules = [name for name, _ in state.model.named_modules()]
-        write_adapters(state.out_dir / "adapters", adapters, modules=modules, base=started_from(state, first))
+    if trained is not None:
+        keep_adapters(state, trained, trained.source)
 
 
-def _ship_task(state: State, source: Source, weights: dict[str, Tensor], folder: Path) -> None:
+def records_of(state: State, own: Adapters | None) -> list[Record]:
+    """The adapters that are in the weights which the run leaves: those it began with, and its own."""
+    known = [one for coverage in state.coverages() for one in coverage.adapters]
+    if state.coverage is not None and state.coverage.before is not None:
+        known += state.coverage.before.adapters
+    known += [] if own is None else [own.record]
+    return list({record["digest"]: record for record in known}.values())
+
+
+def _ship_task(
+    state: State, source: Source, weights: dict[str, Tensor], folder: Path, records: Sequence[Record]
+) -> None:
     """One task with the backbone, so that it can be loaded alone."""
     digest = _write_weights(folder / "model.safetensors", weights)
     write_text(folder / "README.md", card(state, source))
@@ -89,6 +103,7 @@ def _ship_task(state: State, source: Source, weights: dict[str, Tensor], folder:
             "input": input_of(state, source).model_dump(mode="json"),
             "parameters": sum(p.numel() for n, p in source.task.named_parameters() if plain_name(n) == n),
             "licence": licence_of(state),
+            "adapters": list(records),
             "sha256": digest,
             "stream": source.name,
             "run": state.run.model_dump(mode="json"),
@@ -100,13 +115,6 @@ def licence_of(state: State) -> str:
     """Of the weights that the run leaves: those of what it began with, as far as that is known."""
     known = [coverage.licence for coverage in state.coverages()]
     return "; ".join(dict.fromkeys(known)) or "as its training data and this run's owner allow"
-
-
-def started_from(state: State, source: Source) -> str:
-    """Where the weights of a task came from that the run began with."""
-    paths = [str(path) for path in (source.stream.start, state.run.init) if path]
-    weights = ", then the backbone of ".join(paths) or "random weights"
-    return weights + (f", and the adapters of {state.run.adapters}" if state.run.adapters else "")
 
 
 def input_of(state: State, source: Source) -> Input:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vistruct.checkpoint.save import write_json
 from vistruct.contracts import StepOutput
-from vistruct.data.loading.streams import samples_in
+from vistruct.data.loading.streams import samples_in, streams_of
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
 from vistruct.distributed.shard import is_sharded, local, reach_all
@@ -41,8 +41,8 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         microbatches: those of this rank, as the loader gives them.
 
     Returns:
-        loss, grad_norm (before clipping), lr, seconds, samples_per_second, peak_memory_mb, and means of the
-        task's own metrics; of all ranks.
+        loss, grad_norm (before clipping; of a stream that was drawn also by its name), lr, seconds,
+        samples_per_second, peak_memory_mb, and means of the task's own metrics; of all ranks.
 
     Raises:
         NonFiniteGradient: on every rank alike; the weights are untouched.
@@ -100,6 +100,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     return {
         **figures,
         "grad_norm": grad_norm,
+        **({f"{streams_of(run, state.step - 1)[0]}.grad_norm": grad_norm} if run.draw == "one" else {}),
         "lr": lr,
         "seconds": seconds,
         "samples_per_second": samples / seconds,

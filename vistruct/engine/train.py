@@ -25,6 +25,7 @@ from vistruct.engine.lora import AdapterWatch
 from vistruct.engine.run import State, build, resume
 from vistruct.engine.run_dir import note_data, note_plan, open_run_dir
 from vistruct.engine.ship import ship
+from vistruct.engine.snapshots import write_snapshot
 from vistruct.engine.step import train_step, without_gradient
 from vistruct.engine.stop import EXIT_CODE, StopRequest
 from vistruct.issues import IssueCounter
@@ -113,6 +114,8 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             if state.step == first + 1:
                 tell_unused(state, log.say)
             watch.after_step(is_last=state.step == run.steps)
+            if state.step in run.snapshots:  # before any checkpoint that a run could go on from behind it
+                log.say(f"adapters after step {state.step:,}: {write_snapshot(state)}")
             if on_step is not None:
                 on_step(state.step, metrics)
 

@@ -75,6 +75,9 @@ class DetrConfig(Part):
     hidden: int = Field(1024, gt=0)  # units between the two linear layers of a layer
     dropout: float = Field(0.1, ge=0, lt=1)
     task_token: bool = False  # one more cell before those of the map, learned and without a position
+    linear_between: bool = (
+        False  # before the decoder cells and positions go through a linear layer, of equal widths too
+    )
     residual: bool = False  # whether what goes into the encoder is added to what comes out
     auxiliary: bool = True  # whether layers before the last learn, too
     no_object: float = Field(0.1, ge=0)  # weight of queries that stand for no object, in the loss of classes

@@ -3,8 +3,9 @@
 Source: Cheng et al., "Masked-attention Mask Transformer", arXiv:2112.01527, section 3.2.3; weights, costs and points
     are the published ones. The matching is `set_matching`.
 Differs: the truth of every image of a batch is used (ViSFT's criterion looks at the first alone); terms are sums over
-    units that the truth says; pixels that do not count (crowds, ignored ones) weigh nothing in cost and loss; objects
-    beyond the number of queries are found by none, counted, and are no part of the units either.
+    units that the truth says; pixels that do not count (crowds, ignored ones) weigh nothing in cost and loss, and a
+    query that stands for nothing and lies mostly there learns no class; objects beyond the number of queries are found
+    by none, counted (`unmatched`), and are no part of the units either.
 Shapes: B images, L layers, Q queries, M objects of an image, P points, K classes.
 """
 
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from vistruct.config import Part
 from vistruct.contracts import IGNORED, BoxTarget, HeadLoss, Ratio
+from vistruct.heads.boxes import add_images
 from vistruct.heads.mask_points import Draw, at_points, drawn_for, least_certain, truth_at_points
 from vistruct.heads.masked_decoder import Said
+from vistruct.heads.matching import CROWD_SHARE
 from vistruct.heads.set_matching import assign, class_cost, class_goals, class_loss, class_units
 
 TERMS = ("class", "mask", "dice")
@@ -33,7 +36,7 @@ class MaskTruth:
 
     labels: Tensor  # int64[M]
     masks: Tensor  # bool or float[M, H, W] in [0, 1]
-    counts: Tensor | None  # bool[H, W]; None: every pixel does
+    counts: Tensor | None  # bool[H, W]; None: every pixel of the image does
     share_xy: tuple[float, float]  # of the padded width and height that the image takes
     name: Tensor  # tells this image's objects from those of others: what is drawn for them follows from it
 
@@ -59,12 +62,13 @@ def truth_of_map(label_map: Tensor) -> MaskTruth:
     counts = label_map != IGNORED
     pixels = label_map[counts].long().bincount()  # by class
     labels = pixels.nonzero().squeeze(1)
-    ends = [1 + int(counts.any(dim=axis).nonzero().max()) if len(labels) else counts.shape[1 - axis] for axis in (0, 1)]
+    height, width = counts.shape
+    down, right = (1 + int(counts.any(dim=axis).nonzero().max()) if len(labels) else 0 for axis in (1, 0))
     return MaskTruth(
         labels=labels,
         masks=label_map == labels[:, None, None],
-        counts=counts,
-        share_xy=(ends[0] / counts.shape[1], ends[1] / counts.shape[0]),
+        counts=None if counts[:down, :right].all() and len(labels) else counts,
+        share_xy=(right / width, down / height),
         name=pixels,
     )
 
@@ -89,26 +93,14 @@ class MaskLoss(Part):
         """
         draw = drawn_for([truth.name for truth in truths]) if draw is None else draw
         with torch.autocast(said.logits[0].device.type, enabled=False):
-            logits = torch.stack(said.logits).float()  # [L, B, Q, K + 1]
-            costs = [self.costs(said, i, truth, draw) for i, truth in enumerate(truths)]
-            goals, pairs, masks, dices = [], assign(costs), logits.sum() * 0, logits.sum() * 0
-            for i, (truth, (rows, columns)) in enumerate(zip(truths, pairs, strict=True)):
-                goals.append(class_goals(logits[:, i], rows, truth.labels[columns]))
-                if rows.numel():
-                    mask, dice = self._mask_losses(said, i, truth, rows, columns, draw)
-                    masks, dices = masks + mask, dices + dice
-            classes = class_loss(logits, torch.stack(goals, dim=1), self.no_object).sum()
-        unused = sum(one.sum() for one in said.masks) * 0 if not any(rows.numel() for rows, _ in pairs) else 0.0
-        queries, objects = logits.shape[2], sum(len(truth.labels) for truth in truths)
-        beyond = sum(max(0, len(truth.labels) - queries) for truth in truths)
-        return HeadLoss(
-            terms={
-                "class": self.class_weight * classes,
-                "mask": self.mask_weight * masks + unused,
-                "dice": self.dice_weight * dices,
-            },
-            metrics={"beyond_queries": Ratio(total=beyond, count=objects)},
-        )
+            pairs = assign([self.costs(said, i, truth, draw) for i, truth in enumerate(truths)])
+            parts = [
+                [self._class_loss(said, i, truth, *pair), *self._mask_losses(said, i, truth, *pair, draw)]
+                for i, (truth, pair) in enumerate(zip(truths, pairs, strict=True))
+            ]
+        queries, objects = said.logits[0].shape[1], [len(truth.labels) for truth in truths]
+        unmatched = Ratio(total=sum(max(0, number - queries) for number in objects), count=sum(objects))
+        return HeadLoss(terms=add_images(parts, TERMS), metrics={"unmatched": unmatched})
 
     def units(self, truths: Sequence[MaskTruth], queries: int) -> dict[str, float]:
         """Weights of the queries, and objects that a query can stand for."""
@@ -136,10 +128,22 @@ class MaskLoss(Part):
         dice = 1 - overlap / (shown.sum(dim=2)[:, :, None] + true.sum(dim=2)[:, None] + 1)
         return found + self.mask_weight * entropy + self.dice_weight * dice
 
+    def _class_loss(self, said: Said, i: int, truth: MaskTruth, rows: Tensor, columns: Tensor) -> Tensor:
+        """float[] of queries int64[L, N] and their objects, and of all the others, which stand for none."""
+        logits = torch.stack([one[i] for one in said.logits]).float()  # [L, Q, K + 1]
+        goals = class_goals(logits, rows, truth.labels[columns])
+        losses = self.class_weight * class_loss(logits, goals, self.no_object)
+        if truth.counts is None:
+            return losses.sum()
+        return losses[(goals < logits.shape[-1] - 1) | ~_excused(said, i, truth.counts)].sum()
+
     def _mask_losses(
         self, said: Said, i: int, truth: MaskTruth, rows: Tensor, columns: Tensor, draw: Draw
     ) -> tuple[Tensor, Tensor]:
-        """Of queries int64[L, N] and their objects: cross-entropies and dice losses float[], added up."""
+        """Of queries int64[L, N] and their objects: cross-entropies and dice losses float[], weighted, added up."""
+        if not rows.numel():
+            nothing = torch.stack([one[i].float().mean() for one in said.masks]).sum() * 0
+            return nothing, nothing  # the layers stay part of the graph
         chosen = torch.cat([one[i][row] for one, row in zip(said.masks, rows, strict=True)]).float()[:, None]
         with torch.no_grad():
             points = self.loss_points(chosen, truth, i, len(rows), draw)
@@ -152,7 +156,8 @@ class MaskLoss(Part):
         entropy = F.binary_cross_entropy_with_logits(seen, true, counts, reduction="none").sum(dim=1)
         shown = seen.sigmoid() * counts
         dice = 1 - (2 * (shown * true).sum(dim=1) + 1) / (shown.sum(dim=1) + true.sum(dim=1) + 1)
-        return (entropy / counts.sum(dim=1).clamp(min=1)).sum(), dice.sum()
+        entropy = entropy / counts.sum(dim=1).clamp(min=1)
+        return self.mask_weight * entropy.sum(), self.dice_weight * dice.sum()
 
     def loss_points(self, masks: Tensor, truth: MaskTruth, i: int, layers: int, draw: Draw) -> Tensor:
         """float[L * N, P, 2]: where masks float[L * N, 1, h, w] are least certain, and some anywhere."""
@@ -175,3 +180,12 @@ def _truth_at(truth: MaskTruth, rows: Tensor, points: Tensor) -> tuple[Tensor, T
         return true, torch.ones_like(points[..., 0])
     counts = truth_at_points(truth.counts[None], rows[:1] * 0, flat).view(layers, number).round()
     return true * counts[:, None], counts
+
+
+@torch.no_grad()
+def _excused(said: Said, i: int, counts: Tensor) -> Tensor:
+    """bool[L, Q]: whose mask lies mostly where bool[H, W] does not count, so that nobody knows whether it is right."""
+    masks = torch.stack([one[i] for one in said.masks]) > 0  # [L, Q, h, w]
+    outside = ~F.adaptive_max_pool2d(counts[None].float(), masks.shape[2:])[0].bool()
+    size, beyond = masks.flatten(2).sum(dim=2), (masks & outside).flatten(2).sum(dim=2)
+    return beyond > CROWD_SHARE * size

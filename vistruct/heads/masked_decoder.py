@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistruct.heads.conv_norm import resized
-from vistruct.heads.positions import sine_positions
+from vistruct.heads.detr_layers import sine_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class MaskedDecoder(nn.Module):
         values, keys = [], []
         for one, padding, level in zip(maps, paddings, self.level_embed.weight, strict=True):
             values.append(one.flatten(2).transpose(1, 2) + level)  # [B, S, D]
-            keys.append(values[-1] + sine_positions(padding, one.shape[1]).flatten(2).transpose(1, 2))
+            keys.append(values[-1] + sine_positions(padding, one.shape[1]))
         sizes_hw = [(one.shape[2], one.shape[3]) for one in maps]
         own = self.query_embed.weight
         x = self.query_feat.weight.expand(len(mask_features), -1, -1)

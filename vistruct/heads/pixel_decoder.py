@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vistruct.contracts import FeatureSpec
 from vistruct.heads.conv_norm import resized
-from vistruct.heads.positions import sine_positions
+from vistruct.heads.detr_layers import sine_positions
 from vistruct.ops.deformable_attention import DeformableAttention, Sizes, centres
 
 GROUPS = 32  # of the norms, in every published model
@@ -58,10 +58,7 @@ class DeformableEncoder(nn.Module):
         width = maps[0].shape[1]
         x = torch.cat([one.flatten(2) for one in maps], dim=2).transpose(1, 2)  # [B, S, D]
         positions = torch.cat(
-            [
-                sine_positions(padding, width).flatten(2).transpose(1, 2) + level
-                for padding, level in zip(paddings, self.level_embed, strict=True)
-            ],
+            [sine_positions(padding, width) + level for padding, level in zip(paddings, self.level_embed, strict=True)],
             dim=1,
         )
         places = centres(sizes_hw, x.device)

@@ -27,9 +27,9 @@ SAID = 0.5  # score from which on one of several labels is said
 
 
 @torch.inference_mode()
-def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[ClassPrediction]:
+def in_batches(model: Model, cases: Sequence[Case], asked: Asked) -> list[Any]:
     """Images of one size go through the model together."""
-    found: list[ClassPrediction] = []
+    found: list[Any] = []
     waiting: list[Sample] = []
     for case in cases:
         scene = model.scene(case)
@@ -98,7 +98,7 @@ def _seen_in(config: Any, views: Views) -> Any:
 CLASSES = Kind(
     name="classes",
     prediction=ClassPrediction,
-    look=_look,
+    look=in_batches,
     pack=_pack,
     unpack=_unpack,
     tell=_tell,

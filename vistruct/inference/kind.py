@@ -30,6 +30,7 @@ KINDS = {
     "volumes": "vistruct.inference.volumes:VOLUMES",
     "classes": "vistruct.inference.classes:CLASSES",
     "answers": "vistruct.inference.answers:ANSWERS",
+    "embeddings": "vistruct.inference.embeddings:EMBEDDINGS",
 }
 
 Values = Mapping[str, Any]  # plain json

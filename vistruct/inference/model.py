@@ -27,13 +27,20 @@ from vistruct.inference.scenes import PICTURES, Case, Pair, Picture, Scene, scen
 from vistruct.windows.views import Views
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None, task: str = "") -> Model:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    task: str = "",
+    lora: str | Path | None = None,
+) -> Model:
     """Load a finished run.
 
     Args:
         path: a run directory, or the model directory inside one.
         device: where to compute; None: a GPU if there is one.
         task: of a run with several tasks: the name of one.
+        lora: adapters that are added into its weights: a run, a folder of peft's, or a file of ViSFT.
 
     Raises:
         UserError: not a run, a run that has not finished, or damaged weights; several tasks, and none is named.
@@ -41,7 +48,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None, task: st
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not Path(path).exists():
         raise UserError("no such directory", where=path, fix="give a run directory, or the model directory inside one")
-    asked, card = load_model(Path(path), where, task)
+    asked, card = load_model(Path(path), where, task, lora=None if lora is None else Path(lora))
     return Model(task=asked, card=card, device=where)
 
 

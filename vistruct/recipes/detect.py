@@ -5,7 +5,7 @@ Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and h
 Expect:   depends on the data; no published number. ours: not yet run
 Source:   pyramid and layer-wise learning rates of ViTDet (Li et al., arXiv:2203.16527); FCOS (Tian et al.,
           arXiv:2006.09214), RetinaNet, Faster R-CNN and Mask R-CNN by torchvision, Cascade R-CNN (Cai and Vasconcelos,
-          arXiv:1712.00726)
+          arXiv:1712.00726), DETR (Carion et al., arXiv:2005.12872)
 Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block, windows of large images in place of
           resized images
 """
@@ -31,6 +31,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
+from vistruct.heads.detr import DetrConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
@@ -54,7 +55,9 @@ HEADS: dict[str, type[Part]] = {
     "faster_rcnn": FasterRcnnConfig,
     "cascade_rcnn": CascadeRcnnConfig,
     "mask_rcnn": MaskRcnnConfig,
+    "detr": DetrConfig,
 }
+ON_ONE_MAP = (DetrConfig,)  # heads that take a map as the backbone gives it: no pyramid
 ORIENTED: dict[str, type[Part]] = {"oriented_rcnn": OrientedRcnnConfig, "oriented_fcos": OrientedFcosConfig}
 OF_RECIPE = {"detect": HEADS, "oriented": ORIENTED}
 
@@ -70,7 +73,7 @@ def recipe(
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     start: Path | None = None,  # a detector to begin with whole, of whatever classes: run or model; or a published file
-    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn"]
+    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr"]
     | None = None,  # None: of start, or fcos
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows
@@ -91,6 +94,8 @@ def recipe(
     300M-448px InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
     """
     part = chosen_head("detect", start, head)
+    if channels is not None and isinstance(part, DetrConfig):
+        part = part.model_copy(update={"encoder_width": channels, "decoder_width": channels})
     masks = isinstance(part, MaskRcnnConfig)
     return detector(
         "detect",
@@ -161,9 +166,11 @@ def detector(
         whole |= {} if val[0] == data.annotation else {"images": None}
         evals["val"] = Eval(data=data.model_copy(update=whole), metric=metric)
     begun = model_at(start, DetectConfig)
-    if channels is None and begun is not None and backbone is None and timm is None:
-        neck = begun.task.neck
-    else:
+    same = begun is not None and channels is None and backbone is None and timm is None
+    neck: Any = begun.task.neck if begun is not None and same else None
+    if isinstance(head, ON_ONE_MAP):
+        neck = neck if begun is not None and begun.task.head.kind == head.kind else None
+    elif neck is None:
         neck = pyramid_on(parts, channels or 256)
     task = DetectConfig(backbone=parts, neck=neck, head=head, **mean_std)
     return one_task(name, task, data, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed)

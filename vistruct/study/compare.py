@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
 from vistruct.config import flat, read_run
+from vistruct.engine.evaluate import Measured
 from vistruct.engine.run_dir import Noted
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_record
 from vistruct.reports.run_report import Series, read_metrics
-from vistruct.study.images import image_gain, read_measured
+from vistruct.study.images import ImageGain, by_image, image_gain, image_gains, read_measured
 from vistruct.study.statistics import Interval, paired_gain
 from vistruct.study.trial import last_numbers
 
@@ -55,6 +56,12 @@ class Number:
     def difference(self) -> float | None:
         return None if self.a is None or self.b is None else self.b - self.a
 
+    def as_json(self) -> dict[str, Any]:
+        """For a program."""
+        values = {key: value for key, value in asdict(self).items() if key != "interval"}
+        ends = None if self.interval is None else [self.interval.low, self.interval.high]
+        return values | {"difference": self.difference, "interval": ends}
+
     @property
     def said(self) -> str:
         """The interval, and whether it leaves zero out."""
@@ -80,19 +87,11 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """For a program."""
-        numbers = [
-            {
-                **{key: value for key, value in asdict(n).items() if key != "interval"},
-                "difference": n.difference,
-                "interval": None if n.interval is None else [n.interval.low, n.interval.high],
-            }
-            for n in self.numbers
-        ]
         return {
             "kind": self.kind,
             "a": str(self.a),
             "b": str(self.b),
-            "numbers": numbers,
+            "numbers": [number.as_json() for number in self.numbers],
             "settings": [list(row) for row in self.settings],
             "data": [list(row) for row in self.data],
             "warnings": self.warnings,
@@ -168,6 +167,32 @@ def _number(a: Path, b: Path, name: str, numbers: list[dict[str, float | None]],
         if gain is not None:
             return Number(name=name, a=values[0], b=values[1], interval=gain.interval, over="images", count=gain.images)
     return Number(name=name, a=values[0], b=values[1])
+
+
+def side_by_side(kind: str, a: Measured, b: Measured) -> list[Number]:
+    """Two evaluations of the same images, number by number, with an interval of B - A over images where the metric
+    keeps what each image adds to the number.
+
+    Args:
+        kind: of the metric.
+    """
+    sums = [one.details.get("per_image") or {} for one in (a, b)]
+    both = [one for one in sums[0] if one in sums[1]]
+    details = [one.details | {"per_image": {n: own[n] for n in both}} for one, own in zip((a, b), sums, strict=True)]
+    gains: dict[str, ImageGain] = {}
+    for before, after in zip(*(by_image(kind, one) for one in details), strict=False):
+        pairs = {name: (a.numbers[name], b.numbers[name]) for name in a.numbers if name in b.numbers}
+        known = [n for n, (x, y) in pairs.items() if n not in gains and before.gives(n, x) and after.gives(n, y)]
+        gains |= image_gains([after], [before], known)
+    found = []
+    for name in dict.fromkeys([*a.numbers, *b.numbers]):
+        values = [None if (v := one.numbers.get(name)) is None or not math.isfinite(v) else v for one in (a, b)]
+        gain = gains.get(name)
+        number = Number(name=name, a=values[0], b=values[1])
+        if gain is not None:
+            number = replace(number, interval=gain.interval, over="images", count=gain.images)
+        found.append(number)
+    return found
 
 
 def _data_row(name: str, data: list[dict[str, str]]) -> tuple[str, str, str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vistruct.checkpoint.adapters import merge_adapters
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.config import run_from_dict
 from vistruct.contracts import Record
@@ -135,6 +136,8 @@ def _backbone(values: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:
     source = run.init or run.only.start
     if source is not None:
         load_backbone(backbone, source)
+    if run.adapters is not None:
+        merge_adapters(backbone, run.adapters)
     return backbone, {"mean": task.mean, "std": task.std}
 
 

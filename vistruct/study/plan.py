@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from vistruct.checkpoint.adapters import read_adapters
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
 from vistruct.config import Move, Run, explain, with_values
@@ -33,6 +34,7 @@ VARIED = {  # options of recipes that the study sets itself, and where it is tol
     "share": "fractions (--fraction)",
     "seed": "seeds (--seeds)",
     "lr": "lr (--lr MODE=RATE)",
+    "adapters": "adapters (--lora NAME=FILE)",
 }
 
 
@@ -188,6 +190,8 @@ def _one(
         changes["data"] = _shared(run.only.data, fraction, seed)
     if "backbone" not in parameters:
         changes["init"] = sources[init]
+    if init in study.adapters:
+        changes["adapters"] = Path(study.adapters[init])
     if study.is_random(init):
         optim = changes.get("optim", run.optim)
         decay = optim.layer_decay if study.scratch_layer_decay is None else study.scratch_layer_decay
@@ -266,7 +270,8 @@ def digest_of(asked: Mapping[str, Any]) -> str:
 
 def weight_digests(study: Study) -> dict[str, str]:
     """What tells the weights of each init from others."""
-    return {name: init_digest(None if study.is_random(name) else Path(study.inits[name])) for name in study.inits}
+    found = {name: init_digest(None if study.is_random(name) else Path(study.inits[name])) for name in study.inits}
+    return found | {name: f"{found[name]} {read_adapters(Path(one)).digest}" for name, one in study.adapters.items()}
 
 
 def init_digest(source: Path | None) -> str:

@@ -41,7 +41,13 @@ def question_jobs(study: Study, weights: Mapping[str, str]) -> list[Job]:
         Job(
             name=f"answers-{name}",
             call=ASK,
-            arguments={**asked, "model": study.inits[init], "weights": weights[init], "trained": name != UNTRAINED},
+            arguments={
+                **asked,
+                "model": study.inits[init],
+                "lora": study.adapters.get(init),
+                "weights": weights[init],
+                "trained": name != UNTRAINED,
+            },
             cost=100,
         )
         for name, init in sources.items()
@@ -58,6 +64,7 @@ def ask(
     *,
     model: str,
     questions: dict[str, str],
+    lora: str | None,
     trained: bool,
     weights: str,
     data: Mapping[str, str],
@@ -69,6 +76,7 @@ def ask(
     Args:
         model: a run with a whole model that answers.
         questions: jsonl of conversations, by what they are about.
+        lora: adapters that are added into it.
         trained: False asks the same model with fresh random weights.
         weights, data: digests, so that with others the job is another one.
 
@@ -78,7 +86,7 @@ def ask(
     Raises:
         UserError: no model there, or one that does not answer.
     """
-    task, card = load_model(Path(model))
+    task, card = load_model(Path(model), lora=None if lora is None else Path(lora))
     if not trained:
         torch.manual_seed(derive(0, "init"))
         task = card.task.build(card.info, card.path)

@@ -68,6 +68,9 @@ class Study(Part):
     # Initial weights by name: `random`, `random:NAME` (the architecture of that init without its weights), a name of
     # `pretrain`, or the path of a run, a backbone directory or a file of weights.
     inits: dict[str, str] = Field(min_length=1)
+    # Adapters (LoRA) that some of the inits begin with too, by the init's name: a run, a folder of peft's, a file of
+    # ViSFT, or a name of `pretrain`.
+    adapters: dict[str, str] = Field({})
     # Inits that the others are compared with, such as random weights and a control that learned nothing of the kind;
     # the first is the baseline. None: a random one, else the first.
     against: tuple[str, ...] = ()
@@ -123,7 +126,11 @@ class Study(Part):
                 if start not in earlier:
                     fix = closest(start, earlier) if earlier else "name one that stands before it"
                     raise UserError(f"{name!r} starts from {start!r}, which is no earlier pretraining", fix=fix)
-        for name in names:
+        for name in self.adapters:
+            if self.inits.get(name, "").partition(":")[0] == "random":
+                fix = f"--init {name}=PATH, with the weights that they were trained beside"
+                raise UserError(f"adapters for {name!r}, whose weights are random", where="adapters", fix=fix)
+        for name in (*names, *self.adapters):
             if name not in self.inits:
                 raise UserError(f"no init {name!r}", where="study", fix=closest(name, self.inits))
         return self
@@ -142,13 +149,19 @@ class Study(Part):
 
     def with_weights(self, places: Mapping[str, Path | str]) -> Study:
         """The same with the runs of its pretrainings, by name, in place of their names."""
-        found = {init: str(places.get(source, source)) for init, source in self.inits.items()}
-        return self.model_copy(update={"inits": found})
+        found, adapters = (
+            {init: str(places.get(source, source)) for init, source in given.items()}
+            for given in (self.inits, self.adapters)
+        )
+        return self.model_copy(update={"inits": found, "adapters": adapters})
 
     @property
     def unpretrained(self) -> Study:
         """The same with random weights where its pretrainings' are to be: for what is known before they are there."""
-        return self.with_weights(dict.fromkeys(self.pretrain, "random"))
+        known = {name: source for name, source in self.adapters.items() if source not in self.pretrain}
+        without = self.model_copy(update={"adapters": known}).with_weights(dict.fromkeys(self.pretrain, "random"))
+        left = {name: source for name, source in known.items() if not without.is_random(name)}
+        return without.model_copy(update={"adapters": left})
 
     def is_random(self, init: str) -> bool:
         """Whether an init has no weights."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vistruct.contracts import Backbone, FeatureSpec, Neck
+from vistruct.contracts import Backbone, FeatureSpec, Neck, TokenBackbone
 from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart, NeckPart
 
@@ -71,6 +71,19 @@ def backbone_for(part: BackbonePart, channels: int, shared: Backbone | None) -> 
             where="task.backbone",
             fix=f"--bands with {taken} numbers chooses among them; or --set task.backbone.channels={channels}",
         )
+    return backbone
+
+
+def tokens_of(part: BackbonePart, shared: Backbone | None) -> TokenBackbone:
+    """A new backbone of colours that gives tokens, or the shared one.
+
+    Raises:
+        UserError: it gives none; as `backbone_for`.
+    """
+    backbone = backbone_for(part, 3, shared)
+    if not isinstance(backbone, TokenBackbone):
+        what = f"a backbone of kind {part.kind} gives no tokens for a language model"
+        raise UserError(what, where="task.backbone", fix="use a plain ViT: kind intern_vit, eva_vit, or timm")
     return backbone
 
 

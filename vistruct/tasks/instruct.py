@@ -38,7 +38,7 @@ from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
 from vistruct.ops.precision import at_least_float32
 from vistruct.ops.seeds import derive
-from vistruct.tasks.features import backbone_for
+from vistruct.tasks.features import tokens_of
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.vlm import chat, packed
 from vistruct.vlm import vrl as vrl_
@@ -348,10 +348,7 @@ def _token_backbone(config: InstructConfig, shared: Backbone | None) -> TokenBac
     Raises:
         UserError: a backbone without tokens, or tiles that are no whole number of visual tokens.
     """
-    backbone = backbone_for(config.backbone, 3, shared)
-    if not isinstance(backbone, TokenBackbone):
-        what = f"a backbone of kind {config.backbone.kind} gives no tokens for a language model"
-        raise UserError(what, where="task.backbone", fix="use kind intern_vit")
+    backbone = tokens_of(config.backbone, shared)
     cell = backbone.patch * config.shuffle
     if config.tiling.size % cell:
         what = f"tiles of {config.tiling.size} pixels are not a multiple of patch * shuffle = {cell}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from vistruct.contracts import Sample
 from vistruct.ops.values import moved, stored
 from vistruct.transforms.points import affine, move_objects
 
+Interpolation = Literal["bilinear", "bicubic"]
 UNMAPPED = (float("nan"), float("nan"))
 
 
@@ -67,8 +69,8 @@ def _rearranged(sample: Sample, matrix: Tensor, move: Callable[[Tensor], Tensor]
     )
 
 
-def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
-    """Resize to a height and width in pixels, smoothly in both directions (bilinear, antialiased).
+def resize(sample: Sample, size_hw: tuple[int, int], interpolation: Interpolation = "bilinear") -> Sample:
+    """Resize to a height and width in pixels, smoothly in both directions (antialiased).
 
     The aspect changes as it must. A rectangle that lies askew then becomes a parallelogram, and its quad says so.
     Masks and label maps take the pixel at the centre: no class is made that was not there. Soft masks are resized
@@ -78,7 +80,7 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     scale_x, scale_y = size_hw[1] / width, size_hw[0] / height
     return dataclasses.replace(
         sample,
-        images=[resized(image, size_hw) for image in sample.images],
+        images=[resized(image, size_hw, interpolation) for image in sample.images],
         objects=move_objects(
             sample.objects, affine([[scale_x, 0, 0], [0, scale_y, 0]]), lambda masks: _resized_masks(masks, size_hw)
         ),
@@ -87,13 +89,14 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
     )
 
 
-def resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """number[..., H, W] as the same type of another height and width, smoothly (bilinear, antialiased)."""
+def resized(pixels: Tensor, size_hw: tuple[int, int], interpolation: Interpolation = "bilinear") -> Tensor:
+    """number[..., H, W] as the same type of another height and width, smoothly (antialiased)."""
+    mode = F.InterpolationMode(interpolation)
     if tuple(pixels.shape[-2:]) == size_hw:
         return pixels
     if pixels.dtype == torch.uint8 and size_hw != (1, 1):  # at one pixel torch 2.15 fails with an internal assertion
-        return F.resize(pixels, list(size_hw), antialias=True)
-    return stored(F.resize(pixels.float(), list(size_hw), antialias=True), pixels.dtype)
+        return F.resize(pixels, list(size_hw), mode, antialias=True)
+    return stored(F.resize(pixels.float(), list(size_hw), mode, antialias=True), pixels.dtype)
 
 
 def _resized_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:

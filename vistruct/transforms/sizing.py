@@ -10,7 +10,7 @@ from vistruct.config import Part
 from vistruct.contracts import Sample, Window
 from vistruct.errors import UserError
 from vistruct.transforms.crop import crop
-from vistruct.transforms.geometry import rescale, resize
+from vistruct.transforms.geometry import Interpolation, rescale, resize
 
 
 class Size(Part):
@@ -20,6 +20,7 @@ class Size(Part):
     width: int = Field(gt=0)
     keep_aspect: bool = True  # as large as fits into it; false: exactly this size, stretched
     middle: float | None = Field(None, gt=0, le=1)  # exactly this size, of the largest such window so large a part
+    interpolation: Interpolation = "bilinear"  # bicubic, as CLIP is shown images: `middle` is cut after resizing
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -85,11 +86,18 @@ def sized(sample: Sample, size: float | Size | ShortSide | None) -> Sample:
     if isinstance(size, float | int):
         return rescale(sample, float(size))
     height, width = sample.images[0].shape[1:]
+    if isinstance(size, Size) and size.middle is not None and size.interpolation == "bicubic":
+        factor = max(size.height / height, size.width / width) / size.middle
+        high, wide = max(size.height, int(height * factor)), max(size.width, int(width * factor))
+        sample = resize(sample, (high, wide), "bicubic") if (high, wide) != (height, width) else sample
+        y, x = round((high - size.height) / 2), round((wide - size.width) / 2)
+        return crop(sample, (x, y, x + size.width, y + size.height))
     if isinstance(size, Size) and size.middle is not None:
         sample = crop(sample, middle_of((height, width), size))
         height, width = sample.images[0].shape[1:]
     wanted = sized_hw((height, width), size)
-    return sample if wanted == (height, width) else resize(sample, wanted)
+    way: Interpolation = size.interpolation if isinstance(size, Size) else "bilinear"
+    return sample if wanted == (height, width) else resize(sample, wanted, way)
 
 
 def middle_of(size_hw: tuple[int, int], size: Size) -> Window:

@@ -26,6 +26,7 @@ from vistruct.data.formats.format import Kind
 from vistruct.data.formats.read import format_of
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
+from vistruct.data.questions import QuestionsDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
@@ -38,6 +39,7 @@ _LOOKS: dict[Kind, str] = {  # by family, where its `look(parts, decode_at_most)
     "volumes": "vistruct.data.checks.volumes",
     "image_classes": "vistruct.data.checks.classes",
     "captions": "vistruct.data.checks.captions",
+    "questions": "vistruct.data.checks.questions",
 }
 
 PLACES = 3  # of each problem that are shown
@@ -197,6 +199,7 @@ def _family(part: Any) -> Family:
         (VolumeDataConfig, "volumes"),
         (ClassDataConfig, "image_classes"),
         (CaptionDataConfig, "captions"),
+        (QuestionsDataConfig, "questions"),
     )
     for config, kind in kinds:
         if isinstance(part, config):

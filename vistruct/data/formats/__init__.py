@@ -30,6 +30,7 @@ _WORDS: dict[Kind, str] = {
     "volumes": "format of volumes",
     "image_classes": "format of image classes",
     "captions": "format of captions",
+    "questions": "format of questions",
 }
 
 
@@ -110,6 +111,9 @@ FORMATS: dict[str, Listed] = {
     "caption-lines": Listed("captions", "captions.lines:FORMAT", _JSON),
     "caption-table": Listed("captions", "captions.tables:FORMAT", (".csv", ".tsv", ".token", ".txt")),
     "captions-hdf5": Listed("captions", "captions.hdf5:FORMAT"),
+    "vqa": Listed("questions", "chat.vqa:FORMAT", (".json",)),
+    "gqa": Listed("questions", "chat.gqa:FORMAT", (".json",)),
+    "text-vqa": Listed("questions", "chat.text_vqa:FORMAT", (".json",)),
     # Conversations are conversations, unless somebody asks for the captions in them.
     "instructions": Listed("captions", "captions.lines:TALK", _JSON, is_guessed=False),
     "csv": Listed("image_classes", "classes.csv:FORMAT", (".csv", ".tsv")),

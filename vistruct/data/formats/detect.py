@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vistruct.data.formats.format import Kind
 
 _JSON = (".json", ".jsonl")
-_CAPTIONED = ("captions", "karpathy")  # kinds of json that are neither boxes nor conversations
+_CAPTIONED = ("captions", "karpathy", "questions")  # kinds of json that are neither boxes nor conversations
 _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, where nothing of a family is found
     "boxes": (
         "no box annotations are found here; known formats: {known}",
@@ -36,6 +36,7 @@ _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, whe
         "no images with classes here: neither a folder of images for each class, nor a list or csv",
         "name the folder that holds a folder for each class, or the csv",
     ),
+    "questions": ("no questions about images are found here; known formats: {known}", "name the json of the answers"),
     "captions": (
         "no images with captions are found here; known formats: {known}",
         "name the json, jsonl or csv of images and captions",
@@ -190,7 +191,7 @@ def _found(path: Path) -> list[Family]:
     files = [file for place in places for file in _json_files(place)] or ([path] if path.suffix in _JSON else [])
     if any(json_kind(file) not in (None, *_CAPTIONED) for file in files) or matching(path, "boxes"):
         found.append(_boxes_or_talk(path))
-    kinds: tuple[Kind, ...] = ("captions", "maps", "volumes")
+    kinds: tuple[Kind, ...] = ("captions", "questions", "maps", "volumes")
     found += [Family(kind=kind, format=name, path=path) for kind in kinds for name in matching(path, kind)]
     if not found:
         found = [Family(kind="image_classes", format=name, path=path) for name in matching(path, "image_classes")]

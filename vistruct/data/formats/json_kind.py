@@ -11,7 +11,7 @@ from typing import Literal
 from vistruct.errors import UserError
 
 Tool = Literal["label studio", "labelme", "via", "datumaro", "supervisely"]
-JsonKind = Literal["coco", "captions", "karpathy", "chat", "mix", "geojson"] | Tool
+JsonKind = Literal["coco", "captions", "karpathy", "questions", "chat", "mix", "geojson"] | Tool
 
 _HEAD = 64 * 1024  # bytes looked at
 _COCO_KEYS = {"images", "annotations"}  # categories alone are notes, as Label Studio puts them beside YOLO labels
@@ -21,6 +21,11 @@ _ANSWERS = {"response", "answer", "output", "completion", "solution", "chosen"}
 _VIA = re.compile(r'\{\s*"[^"]*"\s*:\s*\{\s*"(filename|fileref)"\s*:')  # an image, by its name and size
 NAME_KEYS = ("image", "file_name", "filename", "image_path", "file", "path", "img")  # of an image with captions
 CAPTION_KEYS = ("caption", "captions", "sentences", "sentence", "text", "description")
+_ASKED = (  # questions or answers of VQA, GQA, TextVQA: how the lists begin, and a key that each entry has
+    (re.compile(r'"(questions|annotations)"\s*:\s*\[\s*\{'), '"question_id"'),
+    (re.compile(r'\A\{\s*"[^"]*"\s*:\s*\{'), '"imageId"'),
+    (re.compile(r'"data"\s*:\s*\[\s*\{'), '"answers"'),
+)
 _BOX = re.compile(r'"(bbox|category_id)"\s*:')
 _FOUND = {"image_id", "category_id", "bbox", "segmentation", "keypoints", "score"}  # of a detector's result
 
@@ -32,19 +37,38 @@ def json_kind(file: Path) -> JsonKind | None:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        with open(file, "rb") as opened:
-            head = opened.read(_HEAD).decode("utf-8-sig", errors="replace").lstrip()
-            opened.seek(max(0, os.fstat(opened.fileno()).st_size - _HEAD))
-            tail = opened.read(_HEAD).decode(errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot read: {error.strerror}", where=file, fix="check path and permissions") from error
+    head, tail = ends_of(file)
+    if _has_questions(head):
+        return "questions"
     found = _kind_of(head)
     if found == "coco" and not _BOX.search(head + tail):
         if re.search(r'"sentences"\s*:\s*\[', head):
             return "karpathy"
         return "captions" if re.search(r'"caption"\s*:', head + tail) else found
     return found
+
+
+def ends_of(file: Path) -> tuple[str, str]:
+    """How a file begins and how it ends, 64 KiB each, of a short one all of it twice.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(_HEAD).decode("utf-8-sig", errors="replace").lstrip()
+            opened.seek(max(0, os.fstat(opened.fileno()).st_size - _HEAD))
+            return head, opened.read(_HEAD).decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read: {error.strerror}", where=file, fix="check path and permissions") from error
+
+
+def _has_questions(head: str) -> bool:
+    """Whether it is a set of questions with the answers of several people, or one half of such a set."""
+    if head.startswith("["):
+        keys = set(_top_keys(head[1:]))
+        return {"image", "question", "answers"} <= keys and not keys & _ANSWERS
+    return head.startswith("{") and any(key in head and start.search(head) for start, key in _ASKED)
 
 
 def _kind_of(head: str) -> JsonKind | None:

@@ -24,6 +24,7 @@ _LEFT: dict[Kind, str] = {
     "volumes": "volumes of format {format}",
     "image_classes": "images",
     "captions": "images with captions",
+    "questions": "questions about images",
 }
 
 

@@ -141,9 +141,8 @@ def recipe(
     vrl: Literal["off", "paper", "published-code"] = "paper",
     start: Path | None = None,  # folder of a whole InternVL, or a run of this recipe, to go on from in its size
     freeze_backbone: bool = False,  # only projector and language model learn, as before a run with `start`
-    lora: int
-    | None = None,  # rank of adapters on the language model, which is frozen beside them; None: all of it learns
-    adapters: Path | None = None,  # run or folder of peft's, whose adapters it begins with
+    lora_rank: int
+    | None = None,  # of adapters on the language model, which is frozen beside them; None: all of it learns
     recompute: bool = False,  # keep no activations inside of blocks and find them again: less memory, more time
     steps: int | None = None,  # None: 8000, or 600 of small
     batch: int | None = None,  # conversations in a step, over all devices; None: 128, or 16 of small
@@ -183,8 +182,7 @@ def recipe(
         },
         evals=evals,
         init=backbone,
-        adapters=adapters,
-        move=(_move(like, freeze_backbone), *_adapted(lora)),
+        move=(_move(like, freeze_backbone), *_adapted(lora_rank)),
         steps=num_steps,
         optim=AdamW(lr=like.lr if lr is None else lr, weight_decay=0.01, betas=(0.9, 0.999)),
         schedule=Schedule(shape="cosine", warmup_steps=round(WARMUP * num_steps)),

@@ -1,0 +1,54 @@
+"""Vectors of images (`embeddings`) of a model that puts images and texts into one space.
+
+embeddings.csv   image, and the E numbers of its unit vector
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vistruct.contracts import Embedded
+from vistruct.files.text import write_text
+from vistruct.inference.classes import in_batches
+from vistruct.inference.kind import Done, Kind, OneFile, Told, Values
+from vistruct.inference.model import Model
+from vistruct.inference.scenes import Case
+
+
+def _unpack(model: Model, case: Case, values: Values, _: Any) -> Embedded:
+    image = torch.tensor(values["embedding"])
+    return Embedded(id=case.name, image_id=case.name, image=image, texts=image.new_zeros(0, len(image)))
+
+
+def _tell(model: Model, done: Sequence[Done]) -> Told:
+    width = len(done[0].values["embedding"]) if done else 0
+    return Told(values={"images": len(done), "width": width}, lines=[f"{len(done)} images as {width} numbers each"])
+
+
+def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    width = len(done[0].values["embedding"]) if done else 0
+    writer.writerow(["image", *range(width)])
+    writer.writerows([one.case.name, *(f"{value:.7g}" for value in one.values["embedding"])] for one in done)
+    write_text(file, [text.getvalue()])
+    return file
+
+
+EMBEDDINGS = Kind(
+    name="embeddings",
+    prediction=Embedded,
+    look=in_batches,
+    pack=lambda case, found: {"embedding": found.image.tolist()},
+    unpack=_unpack,
+    tell=_tell,
+    at_once=True,
+    metrics=lambda task: ("retrieval",),
+    formats=(OneFile(name="csv", file="embeddings.csv", write=_write, use="always"),),
+)
