@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WholeLoss:
-    total: Tensor  # the terms added up, of equal units
+    total: Tensor  # the terms added up, of equal units; else their means, which are of one unit
     count: float  # units
     metrics: dict[str, float]  # `loss_TERM` and the part's own, each divided by its units
 
@@ -25,10 +25,13 @@ class WholeLoss:
 def _whole(out: Any, units: Mapping[str, float | Tensor]) -> WholeLoss:
     assert list(out.terms) == list(units)
     counts = {float(number) for number in units.values()}
-    assert len(counts) == 1
+    terms = list(out.terms.values())
+    if len(counts) > 1:
+        terms = [term / (float(units[name]) or 1.0) for name, term in out.terms.items()]
+        counts = {1.0}
     means = {f"loss_{name}": float(term.detach()) / (float(units[name]) or 1.0) for name, term in out.terms.items()}
     ratios = {name: float(one.total) / (float(one.count) or 1.0) for name, one in out.metrics.items()}
-    return WholeLoss(torch.stack(list(out.terms.values())).sum(), counts.pop(), means | ratios)
+    return WholeLoss(torch.stack(terms).sum(), counts.pop(), means | ratios)
 
 
 def head_loss(head: Any, output: Any, targets: Sequence[Any]) -> WholeLoss:

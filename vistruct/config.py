@@ -100,6 +100,14 @@ class Pack(Part):
     tiles: int | None = Field(None, gt=0)  # of one micro-batch at most; None: as many as its tokens allow
 
 
+class CacheMaps(Part):
+    """What a frozen backbone gives for each image, kept on disk: it is computed once, however many epochs there are."""
+
+    folder: Path  # may serve many runs: backbones have folders of their own in it
+    limit_gb: float = Field(200.0, gt=0)  # of this backbone's maps; what does not fit is computed each time
+    dtype: Literal["as_computed", "bf16", "float32"] = "as_computed"  # of what is kept
+
+
 class Eval(Part):
     """One evaluation: what on, and measured how."""
 
@@ -145,6 +153,7 @@ class Run(Part):
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
     adapters: Path | None = None  # LoRA to begin with: a run, a folder of peft's, or a file of ViSFT
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
+    cache_maps: CacheMaps | None = None  # of a backbone that is frozen, of images that are not varied; None: not kept
     steps: int = Field(gt=0)  # optimiser steps
     accumulate: int = Field(1, gt=0)  # micro-batches of a stream in a step, on each device; with `pack` by themselves
     parallel: Literal["ddp", "fsdp"] = "ddp"  # among devices: every one holds the whole model, or a part of it
@@ -171,9 +180,8 @@ class Run(Part):
         if not flat:
             return values | {"streams": _with_samples(values["streams"])} if "streams" in values else values
         if "streams" in values:
-            raise UserError(
-                f"{next(iter(flat))!r} beside streams", where="run", fix="say it in the stream that it is about"
-            )
+            fix = "say it in the stream that it is about"
+            raise UserError(f"{next(iter(flat))!r} beside streams", where="run", fix=fix)
         return {name: value for name, value in values.items() if name not in flat} | {"streams": {MAIN: flat}}
 
     @model_serializer(mode="wrap")
@@ -203,9 +211,8 @@ class Run(Part):
             for key in _OF_SAMPLES if owner is not None else ():
                 if vars(stream)[key] != vars(owner)[key]:
                     what = f"{key} of {name!r} differ from those of {stream.samples!r}, whose samples it learns from"
-                    raise UserError(
-                        what, where=f"streams.{name}.{key}", fix=f"say it in streams.{stream.samples}.{key}"
-                    )
+                    fix = f"say it in streams.{stream.samples}.{key}"
+                    raise UserError(what, where=f"streams.{name}.{key}", fix=fix)
         together = self.one_pass or any(stream.samples for stream in self.streams.values())
         if together and self.draw == "one":
             what = "draw=one gives a step to one stream, and `samples` and `one_pass` bring several together"

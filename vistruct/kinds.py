@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from vistruct.errors import UserError, closest
 
-Role = Literal["data set", "backbone", "neck", "box head", "pixel head", "class head", "task", "metric"]
+Role = Literal["data set", "backbone", "neck", "box head", "pixel head", "class head", "caption head", "task", "metric"]
 
 # Where each exchangeable part lives, by its role. Imported only when a run asks for it, so that `--help` stays fast.
 KINDS: dict[Role, dict[str, str]] = {
@@ -62,12 +62,17 @@ KINDS: dict[Role, dict[str, str]] = {
         "mask2former": "vistruct.heads.mask2former_maps:Mask2FormerMapsConfig",
     },
     "class head": {"pooled": "vistruct.heads.pooled:PooledConfig"},
+    "caption head": {
+        "show_attend_tell": "vistruct.heads.show_attend_tell:ShowAttendTellConfig",
+        "caption_transformer": "vistruct.heads.caption_transformer:CaptionTransformerConfig",
+    },
     "task": {
         "detect": "vistruct.tasks.dense:DetectConfig",
         "segment": "vistruct.tasks.segment:SegmentConfig",
         "change": "vistruct.tasks.segment:SegmentConfig",
         "classify": "vistruct.tasks.classify:ClassifyConfig",
         "instruct": "vistruct.tasks.instruct:InstructConfig",
+        "caption": "vistruct.tasks.caption:CaptionConfig",
         "zero_shot": "vistruct.tasks.zero_shot:ZeroShotConfig",
         "match": "vistruct.tasks.match:MatchConfig",
         "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
@@ -80,6 +85,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "volumes_overlap": "vistruct.metrics.volumes:VolumesConfig",
         "classes": "vistruct.metrics.classes:ClassesConfig",
         "answers": "vistruct.metrics.answers:AnswersConfig",
+        "captions": "vistruct.metrics.caption_scores:CaptionsConfig",
         "retrieval": "vistruct.metrics.retrieval:RetrievalConfig",
         "mean_loss": "vistruct.metrics.loss:MeanLossConfig",
     },
@@ -94,6 +100,7 @@ _GIVEN: dict[Role, tuple[str, ...]] = {
     "box head": _HEAD,
     "pixel head": _HEAD,
     "class head": _HEAD,
+    "caption head": ("specs", "num_words"),
     "task": ("info", "assets", "backbone"),
     "metric": ("dataset",),
 }
@@ -202,6 +209,9 @@ if TYPE_CHECKING:
 
     class ClassHeadPart(PixelHeadPart, Protocol): ...
 
+    class CaptionHeadPart(AnyPart, Protocol):
+        def build(self, specs: tuple[contracts.FeatureSpec, ...], num_words: int) -> contracts.CaptionHead: ...
+
     class TaskPart(AnyPart, Protocol):
         def build(
             self, info: contracts.DataInfo, assets: Path, backbone: contracts.Backbone | None = None
@@ -219,4 +229,5 @@ else:
 
     DataPart, BackbonePart, NeckPart = _part("data set"), _part("backbone"), _part("neck")
     BoxHeadPart, PixelHeadPart, ClassHeadPart = _part("box head"), _part("pixel head"), _part("class head")
+    CaptionHeadPart = _part("caption head")
     TaskPart, MetricPart = _part("task"), _part("metric")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import question_sets as sets
 import torch
 from PIL import Image
 
@@ -161,3 +162,14 @@ def test_the_length_of_answers_is_an_option(
     short = json.loads(run_main(capsys, *asked, "--max-new-tokens", "1"))["answers"][0]["answer"]
     assert len(short) <= len(long)
     run_main(capsys, "eval", run_dir, "--data", talk, "--max-new-tokens", "1")
+
+
+def test_a_set_of_questions_and_captions_are_asked_of_a_model_of_ours(run_dir, tmp_path, capsys):
+    sets.vqa(tmp_path / "vqa")
+    figures = json.loads(run_main(capsys, "eval", run_dir, "--data", tmp_path / "vqa", "--json"))["evaluations"]["vqa"]
+    assert figures["questions"] == 3
+    assert {"accuracy/other", "accuracy/number", "accuracy/yes/no", "loss"} <= set(figures)
+    told = ("--ask", "What is here?", "--max-new-tokens", "8", "--json")
+    found = json.loads(run_main(capsys, "eval", run_dir, "--data", sets.nocaps(tmp_path / "nocaps"), *told))
+    (figures,) = found["evaluations"].values()
+    assert {"cider_d", "bleu4", "cider_d/in-domain", "cider_d/near-domain", "cider_d/out-domain"} <= set(figures)

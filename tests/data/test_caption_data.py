@@ -18,12 +18,12 @@ from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.checks.check import check
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.formats.captions import hdf5
-from vistruct.data.formats.captions.words import tokens_of
 from vistruct.data.formats.detect import family_of, splits_of
 from vistruct.data.instructions.write import write_instructions
 from vistruct.errors import UserError
 from vistruct.samples import trees
 from vistruct.transforms.sizing import Size
+from vistruct.vlm.words import tokens_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "visft_caption" / "dataset"
 HDF5 = GOLDEN / "processed_datasets" / "coco_caption_hdf5_files"

@@ -14,8 +14,8 @@ from vistruct.data.checks.check import check
 from vistruct.data.formats.chat.asked import NO_ANSWER
 from vistruct.data.formats.chat.vqa import UNASKED
 from vistruct.data.formats.detect import family_of
-from vistruct.data.questions import DESCRIBE, QuestionsDataConfig
-from vistruct.data.reading import Reading
+from vistruct.data.questions import QuestionsDataConfig
+from vistruct.data.reading import DESCRIBE, Reading
 from vistruct.errors import UserError
 
 LAYOUTS = {"vqa": sets.vqa, "gqa": sets.gqa, "text-vqa": sets.text_vqa}

@@ -50,6 +50,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "eva_giant_patch14_clip_224": {**VITS, "img_size": 28},
     "eva02_enormous_patch14_clip_224": {**VITS, "img_size": 28},
     "eva02_tiny_patch14_224": {**VITS, "img_size": 28},
+    "eva02_base_patch16_clip_224": {**VITS, "img_size": 32},  # queries, keys and values apart; norms inside
+    "eva02_large_patch14_clip_224": {**VITS, "img_size": 28},
     "vit_small_patch16_dinov3": {**VITS, "img_size": 32},
     "vit_small_patch16_rope_224": {**VITS, "img_size": 32},
     "vit_base_patch16_siglip_224": {**VITS, "img_size": 32},

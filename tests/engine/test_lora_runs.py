@@ -14,7 +14,9 @@ from timm.models.eva import Eva
 from torch.testing import assert_close
 from toy_engine import ToyDataConfig, ToyTaskConfig, toy_run
 
+from vistruct.backbones.eva_vit import EvaVitConfig
 from vistruct.backbones.timm_model import TimmConfig
+from vistruct.backbones.vit_rvsa import VitRvsaConfig
 from vistruct.checkpoint.adapters import merge_adapters, read_adapters
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
@@ -41,7 +43,15 @@ def toy_eva(pretrained: bool = False, **settings: Any) -> Eva:
     return model
 
 
-BACKBONES = {"intern_vit": small_vit(), "vit": TimmConfig(name="test_vit"), "eva": TimmConfig(name="toy_eva")}
+BACKBONES = {
+    "intern_vit": small_vit(),
+    "vit": TimmConfig(name="test_vit"),
+    "eva": TimmConfig(name="toy_eva"),
+    "eva_vit": EvaVitConfig(width=32, depth=2, heads=2, mlp_width=64, patch=8, image_size=32),
+    "vit_rvsa": VitRvsaConfig(
+        width=32, depth=2, heads=2, patch=8, image_size=32, interval=2, out_indices=(1,), pyramid="none"
+    ),
+}
 
 
 def run_of(backbone: Any, **changes: Any) -> Run:

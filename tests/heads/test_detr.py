@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
 from toy_heads import CHANNELS, SIZE, average_precision, maps, specs, target, truth
 from transformers import DetrConfig as TheirConfig
 from transformers import DetrForObjectDetection, ResNetConfig
 
 from vistruct.contracts import BoxTarget, FeatureSpec, Shown
 from vistruct.errors import UserError
-from vistruct.heads.detr import Detr, DetrConfig, DetrOutput
+from vistruct.heads.detr import Detr, DetrConfig, DetrOutput, spread_boxes
 from vistruct.heads.detr_layers import sine_positions
 
 TINY = DetrConfig(
@@ -251,6 +251,17 @@ def test_it_reads_the_level_that_is_asked_for() -> None:
         build(level=3)
     with pytest.raises(UserError, match="5 heads do not divide encoder_width 32"):
         build(heads=5)
+
+
+def test_queries_with_anchors_begin_side_by_side_over_the_whole_image() -> None:
+    boxes = spread_boxes(12)
+    corners = box_convert(boxes, "cxcywh", "xyxy")
+    assert corners.min() == pytest.approx(0, abs=1e-6)
+    assert corners.max() == pytest.approx(1, abs=1e-6)
+    assert float((boxes[:, 2] * boxes[:, 3]).sum()) == pytest.approx(1)
+    assert torch.triu(box_iou(corners, corners), diagonal=1).max() < 1e-5
+    head = build(anchors=True)
+    torch.testing.assert_close(head(maps(1)).boxes[:, 0], boxes.expand(2, -1, -1), atol=1e-6, rtol=1e-5)
 
 
 def test_it_learns_to_find_the_objects_of_two_images() -> None:

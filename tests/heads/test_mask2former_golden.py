@@ -18,6 +18,7 @@ from vistruct.heads.mask_loss import MaskLoss, truth_of_objects
 from vistruct.heads.mask_points import Purpose
 from vistruct.heads.mask_queries import MaskQueriesConfig, semantic_scores
 from vistruct.heads.set_matching import assign
+from vistruct.tasks.dense import of_image
 
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 GRADIENTS = {"atol": 3e-4, "rtol": 1e-3}
@@ -180,11 +181,13 @@ def test_one_label_a_query_as_visft_evaluates() -> None:
     head.config = head.config.model_copy(update={"one_label": True})
     found = head.decode(head([io["a.features"]]), [tuple(config["final"])])[0]
     order = io["a.post.scores"].argsort(descending=True, stable=True)
+    there = torch.isclose(io["a.post.scores"][order][:, None], found.scores).any(dim=1)
+    assert len(found) == 7
+    assert not io["a.post.masks"][order[~there]].any()  # a mask of nothing is no detection
+    order = order[there]
     assert_close(found.scores, io["a.post.scores"][order], **CLOSE)
     assert torch.equal(found.labels, io["a.post.labels"][order])
-    final = F.interpolate(found.masks.logit()[None], config["final"], mode="bilinear", align_corners=False)
-    height, width = config["resized"]
-    whole = F.interpolate(final[..., :height, :width], config["orig"], mode="bilinear", align_corners=False)[0] > 0
+    whole = of_image(found.masks, *(tuple(config[name]) for name in ("final", "resized", "orig"))) > 0.5
     assert torch.equal(whole, io["a.post.masks"][order])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -117,3 +118,28 @@ def test_a_family_that_is_measured_in_two_ways_is_two():
     figures = metric.compute()
     assert figures["accuracy/count (vqa)"] == 1.0
     assert figures["accuracy/count (number)"] == 0.0
+
+
+def test_what_each_image_adds_gives_the_numbers_of_all():
+    """The sums by image are what a paired comparison resamples; each number is the quotient of its sums."""
+    metric = Answers()
+    lines = [
+        ("yes", ["yes"] * 10, "yes/no", "1", {}),
+        ("no", ["yes"] * 7 + ["no"] * 3, "yes/no", "1", {}),
+        ("2", ["2"] * 2 + ["3"] * 8, "number", "2", {}),
+        ("tree", ["tree"], "", "2", {"form": None}),
+        ("a red boat", ["a boat", "a red boat"], "in-domain", "3", {"form": "caption"}),
+        ("a dog", ["two cats"], "out-domain", "4", {"form": "caption"}),
+    ]
+    metric.update(
+        [replace(asked(answer, people, family, **more), image_id=im) for answer, people, family, im, more in lines]
+    )
+    figures, sums = metric.compute(), metric.details()["per_image"]
+    assert set(sums) == {
+        *("accuracy", "accuracy/yes/no", "accuracy/number", "accuracy/(words)"),
+        *("cider_d", "cider_d/in-domain", "cider_d/out-domain"),
+    }
+    assert sums["accuracy"]["1"] == pytest.approx([1.9, 2])
+    for number, own in sums.items():
+        total, count = (sum(column) for column in zip(*own.values(), strict=True))
+        assert figures[number] == pytest.approx(total / count)

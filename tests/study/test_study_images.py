@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sk
 from toy_study import recipe
 
 from vistruct.config import run_to_yaml
-from vistruct.study.images import Measured, image_gain, read_measured, score
+from vistruct.contracts import ClassPrediction
+from vistruct.engine.evaluate import Measured as Evaluated
+from vistruct.metrics.classes import Classes
+from vistruct.study.compare import side_by_side
+from vistruct.study.images import Measured, by_image, image_gain, read_measured, score
 
 NAMES = ("ground", "tree", "road")
 
@@ -166,3 +171,71 @@ def test_one_image_says_nothing_about_other_images():
     one, two = measured(rng, 0.5, images=1), measured(rng, 0.5, images=2)
     assert image_gain([one], [one], "mIoU") is None
     assert image_gain([two], [two], "mIoU") is not None
+
+
+def sums(values: dict[str, list[tuple[float, float]]]) -> dict:
+    return {"per_image": {name: {f"i{n}": list(one) for n, one in enumerate(rows)} for name, rows in values.items()}}
+
+
+def test_a_number_that_is_a_ratio_of_sums_is_paired_over_what_each_image_adds():
+    rng = np.random.default_rng(8)
+    asked = rng.integers(1, 5, 40).astype(float)
+    sides = []
+    for share in (0.4, 0.7):
+        right = rng.binomial(asked.astype(int), share).astype(float)
+        details = sums({"accuracy": list(zip(right, asked, strict=True)), "hits": [(100 * r, 1.0) for r in right]})
+        numbers = {"accuracy": right.sum() / asked.sum(), "hits": 100 * right.mean(), "bleu": share}
+        sides.append(Evaluated(numbers=numbers, details=details))
+    accuracy, hits, bleu = side_by_side("answers", *sides)
+    assert accuracy.difference == pytest.approx(sides[1].numbers["accuracy"] - sides[0].numbers["accuracy"])
+    drawn = rng.integers(0, 40, (4000, 40))
+    right = [np.array([one[0] for one in side.details["per_image"]["accuracy"].values()]) for side in sides]
+    means = (right[1][drawn].sum(1) - right[0][drawn].sum(1)) / asked[drawn].sum(1)
+    assert accuracy.interval is not None
+    assert accuracy.interval.low == pytest.approx(np.quantile(means, 0.025), abs=0.02)
+    assert accuracy.interval.high == pytest.approx(np.quantile(means, 0.975), abs=0.02)
+    assert (accuracy.over, accuracy.count) == ("images", 40)
+    assert hits.interval is not None
+    assert bleu.interval is None
+    assert bleu.difference == pytest.approx(0.3)
+
+
+def test_what_images_add_is_not_used_where_it_does_not_give_the_number():
+    side = Evaluated(numbers={"accuracy": 0.6}, details=sums({"accuracy": [(1.0, 2.0), (0.0, 2.0), (1.0, 1.0)]}))
+    (number,) = side_by_side("answers", side, side)
+    assert number.interval is None
+    again = Evaluated(numbers={"accuracy": 0.4}, details=side.details)
+    (number,) = side_by_side("answers", again, again)
+    assert number.interval is not None
+
+
+def test_an_image_that_one_number_is_not_about_counts_for_nothing_there():
+    details = sums({"a": [(1.0, 1.0), (0.0, 1.0)], "b": [(1.0, 1.0), (1.0, 2.0), (0.0, 1.0)]})
+    (found,) = by_image("answers", details)
+    assert found.images == ("i0", "i1", "i2")
+    assert found.gives("a", 0.5)
+    assert found.gives("b", 0.5)
+
+
+def test_top_five_and_all_classes_right_are_known_image_by_image():
+    rng = np.random.default_rng(9)
+    names = tuple("abcdefgh")
+    for several, number in ((False, "top5"), (True, "exact")):
+        truths = {f"i{n}": tuple({int(k) for k in rng.integers(0, 8, 1 + several)}) for n in range(30)}
+        sides = []
+        for skill in (0.2, 0.6):
+            metric = Classes(truths, names)
+            for image, truth in truths.items():
+                scores = torch.tensor(rng.random(8) * (1 - skill))
+                scores[list(truth)] += skill
+                metric.update(
+                    [
+                        ClassPrediction(
+                            id=image, image_id=image, class_names=names, scores=scores, is_multi_label=several
+                        )
+                    ]
+                )
+            sides.append(Evaluated(numbers=metric.compute(), details=metric.details()))
+        found = {one.name: one for one in side_by_side("classes", *sides)}
+        assert found[number].interval is not None
+        assert found[number].count == 30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,15 @@ from typing import Any
 import pytest
 import torch
 from blip2_folders import SIZE, asked, write_blip2
+from safetensors.torch import load_file, save_file
 from transformers import Blip2ForConditionalGeneration
 
+from vistruct.backbones.eva_vit import EvaVitConfig
+from vistruct.checkpoint.adapters import adapters_for, add_adapters
 from vistruct.contracts import DataInfo, Turn
+from vistruct.errors import UserError
 from vistruct.tasks.blip2 import CLIP_MEAN, CLIP_STD, VisionLanguage, VisionLanguageConfig
+from vistruct.vlm.blip2_folder import read_blip2, shown_to
 from vistruct.vlm.tiling import normalise
 
 KINDS = ("opt", "t5")
@@ -127,3 +134,93 @@ def test_the_loss_is_that_of_the_true_answer_after_the_question(folders, kind):
     both = task(task.collator(QUESTIONS)).terms["answers"]
     alone = sum(task(task.collator([one])).terms["answers"] for one in QUESTIONS)
     assert both.item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+EVA = EvaVitConfig(width=32, depth=2, heads=2, mlp_width=40, image_size=SIZE, class_token=True, final_norm=False)
+
+
+def released(folder: Path, *, blocks: int, is_zero: bool) -> Path:
+    """Adapters under the names of ViSFT's released files."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"A": (128, 32), "B": (64, 64)}
+    state = {
+        f"visual.blocks.{block}.attn.qkv.lora_{which}": torch.randn(shape, generator=generator)
+        * (not (is_zero and which == "B"))
+        for block in range(blocks)
+        for which, shape in shapes.items()
+    }
+    file = folder / f"lora-{blocks}-{is_zero}.pth"
+    torch.save(state, file)
+    return file
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_tower_in_the_place_of_theirs_gives_the_same_with_and_without_adapters(folders, tmp_path, kind):
+    theirs, ours = task_of(folders[kind]), task_of(folders[kind], backbone=EVA)
+    batch = theirs.collator(QUESTIONS)
+    before = theirs.see(batch.images)
+    torch.testing.assert_close(ours.see(batch.images), before, rtol=1e-5, atol=1e-5)
+    assert ours.predict(batch) == theirs.predict(batch)
+    file = released(tmp_path, blocks=2, is_zero=False)
+    for task in (theirs, ours):
+        add_adapters(task, adapters_for(task, file))
+    after = theirs.see(batch.images)
+    torch.testing.assert_close(ours.see(batch.images), after, rtol=1e-5, atol=1e-5)
+    assert ours.predict(batch) == theirs.predict(batch)
+    assert (after - before).abs().max() > 0.1
+
+
+def test_adapters_go_to_queries_and_values_of_the_tower_and_nowhere_else(folders, tmp_path):
+    task = task_of(folders["opt"])
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    file = released(tmp_path, blocks=2, is_zero=False)
+    add_adapters(task, adapters_for(task, file))
+    state = torch.load(file, weights_only=True)
+    changed = {name for name, value in task.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"model.vision_model.encoder.layers.{i}.self_attn.qkv.weight" for i in range(2)}
+    a, b = (state[f"visual.blocks.1.attn.qkv.lora_{which}"] for which in "AB")
+    name = "model.vision_model.encoder.layers.1.self_attn.qkv.weight"
+    delta = task.state_dict()[name] - before[name]
+    torch.testing.assert_close(delta[:32], b[:32] @ a[:64] / 64, rtol=1e-4, atol=1e-4)
+    assert torch.equal(delta[32:64], torch.zeros(32, 32))
+    torch.testing.assert_close(delta[64:], b[32:] @ a[64:] / 64, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_without_effect_change_no_bit_and_those_of_a_block_that_is_not_here_are_named(folders, tmp_path):
+    task = task_of(folders["t5"])
+    batch = task.collator(QUESTIONS)
+    before, said = task.see(batch.images), task.predict(batch)
+    found = adapters_for(task, released(tmp_path, blocks=3, is_zero=True))
+    assert len(found.layers) == 2
+    assert "this model ends a block earlier" in found.notes[0]
+    add_adapters(task, found)
+    assert torch.equal(task.see(batch.images), before)
+    assert task.predict(batch) == said
+
+
+def test_a_backbone_that_is_not_the_tower_is_refused(folders):
+    with pytest.raises(UserError, match="not the tower"):
+        task_of(folders["opt"], backbone=EVA.model_copy(update={"depth": 3}))
+
+
+def test_a_folder_that_is_not_whole_or_not_a_blip2_is_refused(folders, tmp_path):
+    whole = shutil.copytree(folders["opt"], tmp_path / "copy")
+    config = json.loads((whole / "config.json").read_text())
+    tensors = load_file(whole / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if "layers.1.self_attn.qkv" not in k}, whole / "model.safetensors")
+    with pytest.raises(UserError, match="not there"):
+        read_blip2(whole, None)
+    (whole / "config.json").write_text(json.dumps({**config, "model_type": "blip"}))
+    with pytest.raises(UserError, match="model_type"):
+        read_blip2(whole, None)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        read_blip2(tmp_path, None)
+
+
+def test_what_its_image_processor_says_is_how_images_are_shown(tmp_path):
+    told = {"size": {"height": 364, "width": 364}, "image_mean": [0.5, 0.5, 0.5], "do_resize": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    assert shown_to(tmp_path) == {"size": 364, "mean": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told | {"size": {"shortest_edge": 224}}))
+    with pytest.raises(UserError, match="square"):
+        shown_to(tmp_path)

@@ -19,9 +19,21 @@ from torch import Tensor, nn
 from whole_loss import task_loss
 
 from vistruct import config as parts
-from vistruct.contracts import BackboneTraits, DataInfo, FeatureSpec, HeadTraits, Objects, Record, Sample, Task
+from vistruct.contracts import (
+    BackboneTraits,
+    DataInfo,
+    FeatureSpec,
+    HeadTraits,
+    JointBatch,
+    Objects,
+    Record,
+    Sample,
+    StreamBatch,
+    Task,
+)
 from vistruct.errors import UserError
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
+from vistruct.heads.detr import DetrConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
@@ -35,6 +47,7 @@ from vistruct.metrics.coco import CocoBoxes
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.tasks.dense import Detect, DetectBatch, DetectCollator, DetectConfig, patches
+from vistruct.tasks.joint import Joint, share_trunk
 from vistruct.windows.views import Views
 
 NAMES = ("red", "blue")
@@ -92,6 +105,16 @@ HEADS = (
     CascadeRcnnConfig(
         rpn=RpnConfig(proposals_train=50, proposals_test=50), roi=RoiConfig(width=32, size=3), score_threshold=0.0
     ),
+    DetrConfig(
+        encoder_width=32,
+        decoder_width=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        hidden=32,
+        queries=20,
+        dropout=0.0,
+        score_threshold=0.0,
+    ),
     OrientedFcosConfig(num_convs=1, score_threshold=0.0),
     OrientedRcnnConfig(
         rpn=OrientedRpnConfig(candidates=50, proposals=50), roi=OrientedRoiConfig(width=32, size=3), score_threshold=0.0
@@ -100,8 +123,8 @@ HEADS = (
 
 
 def said(traits: HeadTraits) -> HeadTraits:
-    """Without its functions, which are those of one head."""
-    return replace(traits, convert_keys=None, to_published=None)
+    """Without its functions and layers, which are those of one head."""
+    return replace(traits, convert_keys=None, to_published=None, repeated_blocks=())
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.kind)
@@ -396,10 +419,11 @@ def test_a_patch_is_what_the_grid_says_at_the_centres_of_the_pixels_inside_the_w
     assert not patch.pixels[:, :4].any()
 
 
-def test_one_plain_view_is_no_view_and_a_second_one_is_joined_with_the_first() -> None:
-    plain, one = build(HEADS[0]), build(HEADS[0], views=Views(flips=("none",)))
+@pytest.mark.parametrize("head", [HEADS[0], HEADS[4]], ids=lambda head: head.kind)
+def test_one_plain_view_is_no_view_and_a_second_one_is_joined_with_the_first(head: parts.Part) -> None:
+    plain, one = build(head), build(head, views=Views(flips=("none",)))
     one.load_state_dict(plain.state_dict())
-    both = build(HEADS[0], views=Views(flips=("none", "horizontal"), scales=(1.0, 1.5)))
+    both = build(head, views=Views(flips=("none", "horizontal"), scales=(1.0, 1.5)))
     both.load_state_dict(plain.state_dict())
     for task in (plain, one, both):
         task.eval()
@@ -413,3 +437,20 @@ def test_one_plain_view_is_no_view_and_a_second_one_is_joined_with_the_first() -
         assert (c.objects.boxes_xyxy[:, 2] <= width + 1).all()
         assert (c.objects.boxes_xyxy[:, 3] <= height + 1).all()
         assert c.objects.scores[0] >= a.objects.scores.max() - 1e-6  # the best of all views stays
+
+
+def test_two_sets_share_all_of_detr_but_the_layer_of_their_classes() -> None:
+    config = detect_config(HEADS[4], neck=None)
+    one = config.build(DataInfo(class_names=NAMES), Path())
+    other = config.build(DataInfo(class_names=("green",)), Path(), one.backbone)
+    share_trunk(other, one, "trunk")
+    ours, theirs = dict(one.named_parameters()), dict(other.named_parameters())
+    own = {name for name in ours if ours[name] is not theirs[name]}
+    assert own == {"head.classes.weight", "head.classes.bias"}
+    joint = Joint({"one": one, "other": other})
+    tasks = (("one", one, squares(0)), ("other", other, sample(96, 64, [[8, 8, 40, 40]])))
+    parts_of = tuple(StreamBatch(stream=name, batch=task.collator([case])) for name, task, case in tasks)
+    together = joint(JointBatch(parts=parts_of)).terms
+    for part in parts_of:
+        for name, term in joint(part).terms.items():
+            torch.testing.assert_close(together[name], term, rtol=1e-4, atol=1e-4)

@@ -52,7 +52,7 @@ class Bright(nn.Module):
             Detections(
                 labels=torch.zeros(1, dtype=torch.int64), boxes_xyxy=boxes, scores=torch.ones(1), masks=one[None]
             )
-            for one in (output > 0).float()
+            for one in 0.1 + 0.8 * (output > 0)
         ]
 
 
@@ -95,11 +95,12 @@ def test_an_image_without_a_bright_pixel_has_an_empty_mask() -> None:
     assert not found.objects.masks[0].pixels.any()
 
 
-def test_each_step_to_the_image_is_bilinear() -> None:
-    masks = torch.rand(2, 5, 7)
-    padded = F.interpolate(masks[:, None], (40, 56), mode="bilinear")[:, 0, :33, :50]
-    expected = F.interpolate(padded[:, None], (66, 25), mode="bilinear")[:, 0]
-    assert torch.equal(of_image(masks, (40, 56), (33, 50), (66, 25)), expected)
+def test_each_step_to_the_image_is_bilinear_in_logits() -> None:
+    logits = torch.randn(2, 5, 7)
+    masks = logits.sigmoid()
+    padded = F.interpolate(logits[:, None], (40, 56), mode="bilinear")[:, 0, :33, :50]
+    expected = F.interpolate(padded[:, None], (66, 25), mode="bilinear")[:, 0].sigmoid()
+    assert torch.allclose(of_image(masks, (40, 56), (33, 50), (66, 25)), expected, atol=1e-6)
     assert of_image(masks[:0], (40, 56), (33, 50), (66, 25)).shape == (0, 66, 25)
 
 

@@ -80,11 +80,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, width = x.shape
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q, v = q + self.q_bias.to(q.dtype), v + self.v_bias.to(v.dtype)
-        q, k, v = (
-            part.view(b, n, self.heads, width // self.heads).transpose(1, 2) for part in (q, k, v)
-        )  # each [B, H, N, D / H]
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = self.qkv(x).add_(bias)  # in place: nothing needs what it was
+        q, k, v = qkv.view(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)  # each [B, H, N, D / H]
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vistruct.checkpoint.low_rank import Adapters, LowRank, Record, one_spelling, print_of
 from vistruct.checkpoint.peft_folder import BASE, CONFIG, adapters_dir, read_folder
@@ -50,7 +50,13 @@ def placed(model: nn.Module, adapters: Adapters) -> Adapters:
     Raises:
         UserError: a layer that the model does not have, or that is no linear layer of this size; several prefixes.
     """
-    shapes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return placed_among(
+        {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, nn.Linear)}, adapters
+    )
+
+
+def placed_among(shapes: Mapping[str, tuple[int, ...]], adapters: Adapters) -> Adapters:
+    """As `placed`, of a model whose linear layers are known by name and shape of their weight alone."""
     own: dict[str, list[str]] = {}
     for name in shapes:
         own.setdefault(one_spelling(name), []).append(name)
@@ -200,8 +206,14 @@ def check_base(model: nn.Module, adapters: Adapters) -> None:
     Raises:
         UserError: weights that have them already; other weights than those that they were trained beside.
     """
+    weights = {name: dict(model.get_submodule(name).named_parameters(recurse=False)) for name in adapters.base}
+    check_weights({name: own["weight"] for name, own in weights.items()}, adapters)
+
+
+def check_weights(weights: Mapping[str, Tensor], adapters: Adapters) -> None:
+    """`check_base` of weights alone, by the name of the layer."""
     for name, prints in adapters.base.items():
-        found = print_of(dict(model.get_submodule(name).named_parameters(recurse=False))["weight"])
+        found = print_of(weights[name])
         if found == prints.before:
             continue
         if found == prints.after:

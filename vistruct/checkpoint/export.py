@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 from vistruct.backbones.intern_vit import InternVit
 from vistruct.checkpoint.eva_layouts import EVA_LAYOUTS, check_eva, write_eva
+from vistruct.checkpoint.export_adapters import ADAPTER_FORMATS
 from vistruct.checkpoint.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.checkpoint.load import BACKBONE_FORMAT, load_model
 from vistruct.checkpoint.low_rank import records_in
@@ -81,7 +82,7 @@ def export(
             weights that the type cannot hold; an export that is not the same model when it is read back.
     """
     if format not in get_args(Format):
-        raise UserError(f"no format {format!r}", fix=closest(format, get_args(Format)))
+        raise UserError(f"no format {format!r}", fix=closest(format, (*get_args(Format), *ADAPTER_FORMATS)))
     if dtype not in DTYPES:
         raise UserError(f"no type {dtype!r}", fix=closest(dtype, DTYPES))
     refuse(out, "--out")
@@ -95,9 +96,8 @@ def export(
         task, card, notes = members[0].task, members[0].card, notes_of(members)
     else:
         several = sorted((source / "model").glob("*/model.json")) if only_backbone else []
-        task, card = load_model(
-            several[0].parent if several else source, lora=lora
-        )  # all tasks of a run have one backbone
+        one = several[0].parent if several else source  # all tasks of a run have one backbone
+        task, card = load_model(one, lora=lora)
         notes = _check_backbone(task, format) if only_backbone else _check_whole(task, format)
     if lora is not None:
         say(f"{records_in(card.values)[-1]['layers']} adapters of {lora} added into the weights")
@@ -145,6 +145,7 @@ def _write_backbone(
                 "data_fingerprint": values["info"]["fingerprint"],
             },
             "licence": values["licence"],
+            "adapters": list(records_in(values)),
             "sha256": digest,
         }
         write_json(folder / "backbone.json", about)

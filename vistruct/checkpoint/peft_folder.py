@@ -28,6 +28,7 @@ from vistruct.errors import UserError
 from vistruct.files.json_files import read_record
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+FILES = (CONFIG, WEIGHTS, BASE)
 BASE_FORMAT = 1
 _PREFIX = "base_model.model."
 _NO_MATTER = {  # settings of peft's that change nothing of what an adapter gives, whatever they say
@@ -48,7 +49,7 @@ def write_adapters(
     folder: Path,
     adapters: Mapping[str, LowRank],
     *,
-    modules: Iterable[str],
+    modules: Iterable[str] | None,
     base: str,
     prints: Mapping[str, Prints],
     dropout: float = 0.0,
@@ -57,7 +58,7 @@ def write_adapters(
 
     Args:
         adapters: by the name of the layer within the model.
-        modules: names of all modules of that model, so that no other layer is meant by the names given.
+        modules: names of all modules of that model, so that no other layer is meant by the names given; None: unknown.
         base: what the adapters belong to, for the record.
         prints: of the weights they belong to, by the name of the layer; {}: not known.
         dropout: of an adapter's input in training, for who trains on.
@@ -87,7 +88,7 @@ def write_adapters(
     ranks = {name: len(adapter.a) for name, adapter in adapters.items()}
     alphas = {name: _whole(adapter.scale * ranks[name]) for name, adapter in adapters.items()}
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
-    targets = _targets(set(adapters), set(modules))
+    targets = _targets(set(adapters), None if modules is None else set(modules))
     config = LoraConfig(
         base_model_name_or_path=base,
         inference_mode=True,
@@ -141,10 +142,10 @@ def _read_base(file: Path) -> dict[str, Prints]:
     return read_record(file, _Base, "copy it again").layers if file.is_file() else {}
 
 
-def _targets(names: set[str], modules: set[str]) -> list[str] | str:
+def _targets(names: set[str], modules: set[str] | None) -> list[str] | str:
     """How peft finds these layers: by the ends of their names, as is usual, where no other module ends so."""
     ends = {name.rpartition(".")[2] for name in names}
-    if {name for name in modules if name.rpartition(".")[2] in ends} == names:
+    if modules is not None and {name for name in modules if name.rpartition(".")[2] in ends} == names:
         return sorted(ends)
     return "|".join(re.escape(name) for name in sorted(names))  # a string is matched as a whole name
 

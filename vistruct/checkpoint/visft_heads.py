@@ -20,6 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from vistruct.checkpoint.trunks import BACKBONE, carry
+from vistruct.checkpoint.visft_segment_head import CLASSES, NOTE, each_once, segment_settings, without_output_0
+from vistruct.checkpoint.visft_segment_head import ROWS as SEGMENT_ROWS
 from vistruct.checkpoint.weights import Coverage
 from vistruct.errors import UserError
 
@@ -68,6 +70,9 @@ def begin_with_heads(task: Any, state: Mapping[str, Tensor], report: Coverage) -
     if kind not in READERS:
         fix = f"--head {' or '.join(READERS)}; or leave --start out"
         raise UserError(f"{kind} begins with none of ViSFT's heads", where=report.source, fix=fix)
+    if kind == "mask2former" and task.config.neck is not None:
+        what = "ViSFT's segmentation head reads the map of the backbone itself, and here a neck is between them"
+        raise UserError(what, where=report.source, fix="--set task.neck=null")
     taken = READERS[kind](task.config.head, state, report.source)
     backbone = {name: value for name, value in state.items() if name.startswith(BACKBONE)}
     own = {f"head.{name}": value for name, value in task.head.traits.convert_keys(taken.state).items()}
@@ -119,8 +124,11 @@ def part_of(state: Mapping[str, Tensor], what: str, source: Path) -> dict[str, T
     return part
 
 
-def check_settings(head: Any, there: Mapping[str, Any], source: Path) -> None:
+def check_settings(head: Any, there: Mapping[str, Any], source: Path, at: str = "task.head") -> None:
     """
+    Args:
+        at: where `head` is in the run.
+
     Raises:
         UserError: the head is set otherwise than the file's; the fix sets it so.
     """
@@ -128,7 +136,7 @@ def check_settings(head: Any, there: Mapping[str, Any], source: Path) -> None:
     others = {name: value for name, value in there.items() if own[name] != value}
     if others:
         told = ", ".join(f"{name}={_said(value)} (here {_said(own[name])})" for name, value in others.items())
-        fix = " ".join(f"--set task.head.{name}={_said(value)}" for name, value in others.items())
+        fix = " ".join(f"--set {at}.{name}={_said(value)}" for name, value in others.items())
         raise UserError(f"its head is set otherwise: {told}", where=source, fix=fix)
 
 
@@ -156,5 +164,27 @@ def _said(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def take_segment(head: Any, state: Mapping[str, Tensor], source: Path) -> Taken:
+    """The Mask2Former head.
+
+    Raises:
+        UserError: as `begin_with_heads`; it is there in two versions.
+    """
+    part = part_of(state, "segment", source)
+    single = each_once(part, source)
+    check_settings(head.layers, segment_settings(single), source, "task.head.layers")
+    is_coco = len(single[CLASSES[0]]) == SEGMENT_ROWS
+    if is_coco:
+        single = without_output_0(single)
+    return Taken(
+        state={f"{FRONT}{name}": value for name, value in (part | single).items()},
+        class_names=NAMES[:-1] if is_coco else None,
+        notes=(NOTE,) if is_coco else (),
+    )
+
+
 # By the kind of the task's head.
-READERS: dict[str, Callable[[Any, Mapping[str, Tensor], Path], Taken]] = {"detr": take_detection}
+READERS: dict[str, Callable[[Any, Mapping[str, Tensor], Path], Taken]] = {
+    "detr": take_detection,
+    "mask2former": take_segment,
+}

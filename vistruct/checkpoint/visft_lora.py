@@ -11,7 +11,6 @@ Source: Tian et al., arXiv:2401.10222; loralib's MergedLinear with its usual alp
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,10 +98,9 @@ def write_visft(file: Path, adapters: Mapping[str, LowRank], source: Path) -> No
             raise UserError(what, where=source, fix="--format lora: peft's folder has any layer")
         a, b = _parts(name, adapter, source)
         state |= {f"{FRONT}{named[2]}.lora_A": a, f"{FRONT}{named[2]}.lora_B": b}
-    with file.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    from vistruct.checkpoint.public import write_published  # seconds to import
+
+    write_published(file, state, "")
 
 
 def _parts(name: str, adapter: LowRank, source: Path) -> tuple[Tensor, Tensor]:

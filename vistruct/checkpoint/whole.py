@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vistruct.checkpoint.adapters import read_adapters
 from vistruct.checkpoint.clip import is_start_of, load_clip
 from vistruct.checkpoint.downstream import load_downstream
 from vistruct.checkpoint.fronts import take_front
@@ -24,6 +25,7 @@ from vistruct.config import flat
 from vistruct.contracts import Described, HeadTraits
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_record
+from vistruct.read_yaml import read_yaml
 from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
 
@@ -123,7 +125,16 @@ def _load_stopped(task: Any, source: Path, name: str) -> Coverage:
     load_exactly(task, state, newest, f"give it the sizes in {source / 'run.yaml'}, or {finish}")
     notes.append(f"{source} has not finished: these are its weights after {step_of(newest):,} steps")
     licence = f"unknown: that of {source.name}, and of what it began with, holds"
-    return Coverage(source=source, what="model", matched=tuple(sorted(state)), notes=tuple(notes), licence=licence)
+    begun = read_yaml(source / "run.yaml").get("adapters")
+    records = (read_adapters(Path(begun)).record,) if begun and Path(begun).exists() else ()
+    return Coverage(
+        source=source,
+        what="model",
+        matched=tuple(sorted(state)),
+        notes=tuple(notes),
+        licence=licence,
+        adapters=records,
+    )
 
 
 def _classes_of(run: Path, stream: str) -> list[tuple[str, ...]]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vistruct.cli.blip2 import is_blip2
+from vistruct.cli.blip2 import opened as opened_blip2
 from vistruct.cli.groups import grouped
 from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.output import as_json, made, note, table
 from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption, views_of
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, DESCRIBE, PixelValues, Reading
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +35,11 @@ class Coded(StrEnum):
     classes = "classes"
 
 
-TALK = {"chat": "jsonl", "mix": "mix"}  # kinds of conversations, and what they call their file
+TALK = {
+    "chat": "jsonl",
+    "mix": "mix",
+    "questions": "annotation",
+}  # kinds of conversations, and what they call their file
 
 
 @grouped
@@ -41,13 +47,17 @@ def command(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|PREDICTIONS", help="A run directory or its model directory; or predictions, see below."
+            metavar="RUN|BLIP2|PREDICTIONS",
+            help="A run directory or its model directory; the folder of a BLIP-2; or predictions, see below.",
         ),
     ],
     reading: Reading,
     values: PixelValues,
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of --data: train, val, test, ...")] = None,
+    ask: Annotated[
+        str, typer.Option(metavar="QUESTION", help="What a model that has language is asked of images with captions.")
+    ] = DESCRIBE,
     lora: LoraOption = None,
     most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
     max_new_tokens: Annotated[int | None, LongestOption] = None,
@@ -71,11 +81,14 @@ def command(
     With --lora it is measured without and with the adapters, on the same images, and their difference is said with an
     interval over images.
 
+    The folder of a BLIP-2 (transformers) is measured as it is, on questions about images and on captions.
+
     With --data TRUTH, predictions of any program are measured without a model: COCO results, predictions.json,
-    DOTA's Task1 and Task2 files, YOLO rows with scores, a folder of masks or of label volumes; or a zip of these.
+    DOTA's Task1 and Task2 files, YOLO rows with scores, a folder of masks or of label volumes, captions; or a zip.
     """
     adapters = one_lora(lora)
-    if not is_run(run):
+    blip2 = is_blip2(run)
+    if not (blip2 or is_run(run)):
         asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale, "--lora": lora}
         _score(run, data, split, reading, values, patches, coded, json, [flag for flag, one in asked.items() if one])
         return
@@ -89,7 +102,8 @@ def command(
     from vistruct.distributed.ranks import setup
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
 
-    task, card = load_model(run, setup().device)
+    device = setup().device
+    task, card = opened_blip2(run, data, split, ask, reading, values, device) if blip2 else load_model(run, device)
     found = None if adapters is None else lora_for(task, card, adapters)  # told before it is measured without them
     views = views_of(flip, scale)
     kind = kind_of(task, card.input)
@@ -99,7 +113,7 @@ def command(
         task.config = with_longest(task.config, max_new_tokens)
     evals = list(card.run.evals.items())
     if data is not None:
-        evals = on_other_data(card.run, data, kind.metrics(task), reading, values, split)
+        evals = on_other_data(card.run, data, kind.metrics(task), reading, values, split, ask)
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
     plans = [(name, one if most is None else _at_most(one, most)) for name, one in evals]
@@ -122,6 +136,7 @@ def _measure(
 ) -> None:
     """Measure a model, and once more with adapters added; print and keep what was found as `name`."""
     from vistruct.checkpoint.adapters import add_adapters
+    from vistruct.data.checks.learned import learned_images
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
     from vistruct.engine.evaluate import asked_of, keep_measured, measure
@@ -137,6 +152,11 @@ def _measure(
     owned = Owned(place, "eval")
     owned.check([file])
     datasets = [for_classes(one.data, card.info).build() for _, one in plans]
+    if adapters is not None:  # an evaluation called "train" says itself that it is no test
+        tests = [(of, one) for (of, _), one in zip(plans, datasets, strict=True) if of != "train"]
+        found = {f"{of}: {line}" for of, one in tests if (line := learned_images(adapters.source, one))}
+        for line in sorted(found):
+            note(line)
     measured = []
     for (of, one), dataset in zip(plans, datasets, strict=True):
         note(f"{of}: {asked_of(one, dataset)}")
@@ -268,6 +288,7 @@ def on_other_data(
     reading: Reading = AS_FOUND,
     values: PixelValues = AS_THEY_ARE,
     split: str | None = None,
+    ask: str = DESCRIBE,
 ) -> list[tuple[str, Eval]]:
     """Evaluations on other annotations, cut and measured like the run's own; without random variation.
 
@@ -275,6 +296,7 @@ def on_other_data(
         reading, values: what is said of these data; what is not said is as the run has it.
         split: which part; None: the split that the run itself measures on, where there is one of its name.
         usual: kinds of metrics, beside what the run itself measures.
+        ask: of images with captions, where the run learned from conversations.
 
     Returns:
         one for each metric, all of one name.
@@ -285,6 +307,7 @@ def on_other_data(
     from vistruct.config import Eval
     from vistruct.data.at_path import WORDS, part_at
     from vistruct.data.maps import MapDataConfig
+    from vistruct.data.questions import as_questions
     from vistruct.kinds import part_class
 
     own = list(run.evals.values())
@@ -298,6 +321,8 @@ def on_other_data(
         # masks of objects can be painted
         place: dict[str, Any] = {"root": part.annotation, "images": part.images, "format": "objects"}
         part = MapDataConfig(**place, split=split, **{name: vars(part)[name] for name in _CHOICE})
+    if wanted == "talk" and part.kind == "captions":
+        part = as_questions(part, ask)
     if ("talk" if part.kind in TALK else part.kind) != wanted:
         what = f"these are {WORDS[part.kind]}, the run was trained on {WORDS.get(source.kind, source.kind)}"
         raise UserError(what, where=path, fix="vistruct eval RUN --data PATH, with data of that kind")

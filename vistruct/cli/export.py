@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,18 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="A finished run, or the model directory inside one.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="A finished run, or the model directory inside one; of merged and lora also a file of others."
+        ),
+    ],
     format: Annotated[
         str,
         typer.Option(
             help="transformers, original: the whole model. backbone-transformers, backbone-original, backbone-plain: "
             "the backbone alone; backbone-timm, backbone-lavis: an EVA ViT. mtp-original: all tasks of an mtp.pretrain "
-            "run."
+            "run. lora, lora-visft: its adapters alone. merged: RUN, or weights of others, with those of --lora added."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
@@ -38,9 +43,14 @@ def command(
     from transformers.utils import logging
 
     from vistruct.checkpoint.export import export
+    from vistruct.checkpoint.export_adapters import ADAPTER_FORMATS, export_adapters
 
     logging.disable_progress_bar()
-    made(export(run, out, format=format, dtype=dtype, max_bytes=max_bytes, lora=one_lora(lora), say=note).path)
+    settings: dict[str, Any] = {"dtype": dtype, "max_bytes": max_bytes, "lora": one_lora(lora), "say": note}
+    if format in ADAPTER_FORMATS:
+        made(export_adapters(run, out, format=format, **settings))
+        return
+    made(export(run, out, format=format, **settings).path)
 
 
 def size(text: str) -> int:

@@ -15,6 +15,7 @@ from vistruct.contracts.parts import (
     Backbone,
     BackboneTraits,
     BoxHead,
+    CaptionHead,
     ClassLayer,
     DataInfo,
     Dataset,
@@ -37,6 +38,7 @@ from vistruct.contracts.parts import (
 from vistruct.contracts.predictions import (
     AnswerPrediction,
     BoxPrediction,
+    CaptionPrediction,
     ClassPrediction,
     Embedded,
     MapPrediction,

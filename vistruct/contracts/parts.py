@@ -245,6 +245,32 @@ class BoxHead(Protocol):
         ...
 
 
+class CaptionHead(Protocol):
+    """Feature maps -> sentences about the image. Captions are numbers of units: start, units, end, padding."""
+
+    terms: tuple[str, ...]  # names of the terms of its loss
+
+    @property
+    def traits(self) -> HeadTraits: ...
+
+    def learn(self, features: list[Tensor], captions: Tensor, lengths: Tensor) -> HeadLoss:
+        """int64[B, L], and int64[B] how much of each row counts, start and end too."""
+        ...
+
+    def units(self, lengths: Tensor) -> Mapping[str, float | Tensor]:
+        """How many units each term of the loss is summed over."""
+        ...
+
+    def begin(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """What is known before the first unit: tensors whose first dimension is images."""
+        ...
+
+    def step(self, tokens: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """int64[N, t] so far, and what is known of their rows -> log-probabilities of the next unit float[N, V], and
+        what is known now."""
+        ...
+
+
 class Task(Protocol):
     """Parts composed for one purpose: an `nn.Module` that the engine can train and ask."""
 

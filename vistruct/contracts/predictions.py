@@ -55,6 +55,17 @@ class AnswerPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionPrediction:
+    """What is said of one image as a whole."""
+
+    id: str
+    image_id: str
+    caption: str
+    log_probability: float | None = None  # of all its units together; None: nobody says
+    is_finished: bool = True  # False: the limit of its length cut it
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapPrediction:
     """The class of every pixel of one image, window or slice, on the grid of its file."""
 
@@ -102,4 +113,6 @@ class Embedded:
     cut: int = 0  # captions whose end was not read
 
 
-Prediction = BoxPrediction | AnswerPrediction | MapPrediction | VolumePrediction | ClassPrediction | Embedded
+Prediction = (
+    BoxPrediction | AnswerPrediction | MapPrediction | VolumePrediction | ClassPrediction | CaptionPrediction | Embedded
+)

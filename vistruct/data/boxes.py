@@ -148,7 +148,7 @@ class BoxDataConfig(Part):
         return Input(
             channels=num_channels(record, self.intake),
             intake=self.intake,
-            resize=self.resize,
+            resize=self.resize if self.augment is None else self.augment.usual or self.resize,
             windows=windows,
             coding=coding,
         )

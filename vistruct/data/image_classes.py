@@ -30,7 +30,7 @@ from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels
 from vistruct.files.intake import Intake
 from vistruct.transforms.augment import Augment
-from vistruct.transforms.sizing import Size, Sizing
+from vistruct.transforms.sizing import Sizing
 
 
 class ClassDataConfig(Part):
@@ -100,8 +100,7 @@ class ClassDataConfig(Part):
 
     def _shown(self) -> Sizing | None:
         """At which size a model of these data looks at an image: what is cropped at random has one too."""
-        crop = None if self.augment is None else self.augment.resized_crop
-        return self.resize if crop is None else Size(height=crop.height, width=crop.width, keep_aspect=False)
+        return self.resize if self.augment is None else self.augment.usual or self.resize
 
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""

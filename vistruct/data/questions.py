@@ -13,16 +13,16 @@ from typing import Literal
 
 from vistruct.config import Part
 from vistruct.contracts import Record
+from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
 from vistruct.data.formats.chat.asked import dialogue
 from vistruct.data.formats.detect import family_of
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input
+from vistruct.data.reading import DESCRIBE
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
-
-DESCRIBE = "Describe this image in one sentence."
 
 
 class QuestionsDataConfig(Part):
@@ -80,6 +80,12 @@ class QuestionsDataConfig(Part):
             return record
         asked, answer = record.turns
         return replace(record, turns=(replace(asked, text=f"{asked.text}\n{self.hint}"), answer))
+
+
+def as_questions(captioned: CaptionDataConfig, question: str = DESCRIBE) -> QuestionsDataConfig:
+    """Images with captions, as they are read, as questions for one."""
+    told = {name: vars(captioned)[name] for name in ("annotation", "images", "format", "split", "missing")}
+    return QuestionsDataConfig(**told, question=question)
 
 
 def _texts(records: Sequence[Record]) -> Iterator[str]:

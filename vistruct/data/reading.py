@@ -88,6 +88,7 @@ class PixelValues:
     )
 
 
+DESCRIBE = "Describe this image in one sentence."  # what a model with language is asked of images with captions
 AS_FOUND, AS_THEY_ARE = Reading(), PixelValues()  # nothing was said
 
 

@@ -31,6 +31,7 @@ from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.precision import amp_dtype
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
+from vistruct.engine.kept_maps import KeptMaps, kept_maps
 from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
@@ -74,6 +75,7 @@ class State:
     coverage: Coverage | None = None  # of the backbone's starting weights
     loss_weights: dict[str, float] = field(default_factory=dict)  # of terms that do not count once
     amp: torch.dtype | None = None  # autocast dtype; None: float32
+    maps: KeptMaps | None = None  # of a frozen backbone, kept on disk; None: it looks at every batch
     step: int = 0  # optimiser steps done
 
     @property
@@ -155,6 +157,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         coverage=coverage,
         loss_weights=loss_weights(run, {name: task.traits.terms for name, task in tasks.items()}),
         amp=amp,
+        maps=None if run.cache_maps is None else kept_maps(run, model, tasks, ranks, amp),
     )
 
 

@@ -27,6 +27,7 @@ from vistruct.files.owned import free
 FREE = (
     *("recipe", "workers", "log_every", "save_every", "save_async", "keep", "max_left_out"),
     *("accumulate", "parallel"),
+    *("cache_maps.folder", "cache_maps.limit_gb"),
 )
 
 

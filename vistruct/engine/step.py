@@ -28,6 +28,7 @@ from vistruct.engine.run import State
 from vistruct.engine.schedule import lr_factor
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive, on_rank
+from vistruct.tasks.joint import learned
 
 
 class NonFiniteGradient(UserError):
@@ -62,7 +63,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     outs: list[StepOutput] = []
     for number, batch in enumerate(moved, 1):
         with explained_memory(state.device), autocast(state.amp, state.device):
-            out = model(batch)
+            out = learned(model, batch, state.maps)
             total = reach_all(model, loss_of(out.terms, units, state.loss_weights))
         if number == len(microbatches) and state.gradients is not None:
             state.gradients.start()

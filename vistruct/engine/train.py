@@ -20,6 +20,7 @@ from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import asked_of, keep_measured, measure
+from vistruct.engine.kept_maps import announce
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
 from vistruct.engine.run import State, build, resume
@@ -89,6 +90,8 @@ def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Gen
         )
         note_plan(state.plan, out_dir, ranks)
         introduce(state, log.say)
+        if state.maps is not None:
+            announce(state.maps, [source for source in state.sources.values() if not source.stream.samples], log.say)
         resume(state, log.say)
         yield Training(state=state, log=log, stop=stop, progress=progress)
         barrier()
@@ -133,6 +136,8 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 log.flush()
                 saver.save(state.step, state.model, state.optimizer)
     tell_replaced(loader, log.say)
+    if state.maps is not None:
+        state.maps.tell(log.say)
     if state.step < run.steps:
         log.say(f"{stop.name}: saved at step {state.step}; the same command goes on from there")
         raise SystemExit(EXIT_CODE)

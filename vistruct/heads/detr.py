@@ -1,7 +1,7 @@
 """DETR: a set of queries looks at the whole image, and each says one object, or none.
 
 Source: Carion et al., "End-to-End Object Detection with Transformers", arXiv:2005.12872. `VISFT_DETR` is the form in
-    which ViSFT (Tian et al., arXiv:2401.10222) trains it on a frozen ViT: a narrower encoder with a task token before
+    which ViSFT (Jiang et al., arXiv:2401.10222) trains it on a frozen ViT: a narrower encoder with a task token before
     its cells, and what goes into it added to what comes out.
 Differs:
     - queries that stand for no object and lie mostly in a crowd region take no part in the loss;
@@ -36,7 +36,7 @@ from vistruct.contracts import (
 )
 from vistruct.errors import UserError
 from vistruct.heads.boxes import add_images, split
-from vistruct.heads.detr_layers import Decoder, Encoder, sine_positions
+from vistruct.heads.detr_layers import Decoder, Encoder, sine_positions, waves
 from vistruct.heads.matching import CROWD_SHARE
 from vistruct.heads.published_names import published, renamed
 from vistruct.heads.set_matching import assign, class_cost, class_goals, class_loss, class_units
@@ -74,6 +74,7 @@ class DetrConfig(Part):
     heads: int = Field(8, gt=0)  # of each attention
     hidden: int = Field(1024, gt=0)  # units between the two linear layers of a layer
     dropout: float = Field(0.1, ge=0, lt=1)
+    anchors: bool = False  # a query begins at a place of its own, and says how far from it its box is
     task_token: bool = False  # one more cell before those of the map, learned and without a position
     linear_between: bool = (
         False  # before the decoder cells and positions go through a linear layer, of equal widths too
@@ -143,11 +144,14 @@ class Detr(nn.Module):
         self.widen = nn.Identity() if narrow == wide else nn.Linear(narrow, wide)
         self.widen_positions = nn.Identity() if narrow == wide else nn.Linear(narrow, wide)
         self.queries = nn.Embedding(config.queries, wide)
-        self.decoder = Decoder(wide, config.decoder_layers, *sizes)
+        self.anchors = nn.Parameter(spread_boxes(config.queries).logit()) if config.anchors else None
+        self.decoder = Decoder(wide, config.decoder_layers, *sizes, look_near=config.anchors)
         self.classes = nn.Linear(wide, num_classes + 1)
-        self.boxes = nn.Sequential(
-            nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 4)
-        )
+        last = nn.Linear(wide, 4)
+        self.boxes = nn.Sequential(nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU(), last)
+        if config.anchors:  # what is said first are the anchors
+            for parameter in (self.queries.weight, *last.parameters()):
+                nn.init.zeros_(parameter)
 
     @property
     def traits(self) -> HeadTraits:
@@ -182,8 +186,9 @@ class Detr(nn.Module):
             shown = Shown(sizes_hw=sizes_hw, padded_hw=sizes_hw[0])
         padding = shown.padding((height, width), level.device)
         queries = self.look(level, padding)
-        logits, boxes = self.classes(queries).float(), self.boxes(queries).float().sigmoid()
-        return DetrOutput(logits=logits, boxes=boxes, sizes_hw=tuple(shown.sizes_hw))
+        logits, boxes = self.classes(queries).float(), self.boxes(queries).float()
+        boxes = boxes if self.anchors is None else boxes + self.anchors
+        return DetrOutput(logits=logits, boxes=boxes.sigmoid(), sizes_hw=tuple(shown.sizes_hw))
 
     def look(self, level: Tensor, padding: Tensor) -> Tensor:
         """float[B, channels, h, w] and bool[B, h, w], true at padding -> float[L, B, Q, D], the queries."""
@@ -192,7 +197,10 @@ class Detr(nn.Module):
         hidden = padding.flatten(1)
         seen = self.encoder(cells, positions, hidden)[:, -cells.shape[1] :]
         memory = self.widen(seen + cells if self.config.residual else seen)
-        return self.decoder(self.queries.weight, memory, self.widen_positions(positions), hidden)
+        queries = self.queries.weight
+        if self.anchors is not None:
+            queries = queries + waves(self.anchors.sigmoid()[:, [1, 0]], self.config.decoder_width)
+        return self.decoder(queries, memory, self.widen_positions(positions), hidden)
 
     def loss(self, output: DetrOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
         """Cross entropy of all queries, L1 distance and GIoU loss of the boxes of those that stand for an object.
@@ -288,3 +296,12 @@ def _truth(target: BoxTarget, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor,
     height, width = size_hw
     relative = box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
     return relative, labels, regions
+
+
+def spread_boxes(num: int) -> Tensor:
+    """float[num, 4], cxcywh in (0, 1): boxes side by side that cover an image."""
+    rows = max(1, round(num**0.5))
+    columns = -(-num // rows)
+    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    size = torch.full_like(x, 1 / columns)
+    return torch.stack([x, y, size, torch.full_like(y, 1 / rows)], dim=-1).flatten(0, 1)[:num]

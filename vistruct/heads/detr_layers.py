@@ -68,15 +68,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Queries that have looked at the cells: what each layer made of them, under one norm."""
+    """Queries that have looked at the cells: what each layer made of them, under one norm.
 
-    def __init__(self, width: int, layers: int, heads: int, hidden: int, dropout: float) -> None:
+    Args:
+        look_near: whether queries begin with looking at the cells of positions like theirs.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, dropout: float, *, look_near: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, heads, hidden, dropout, batch_first=True) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(width)
+        made = [DecoderLayer(width, heads, hidden, dropout, batch_first=True) for _ in range(layers)]
+        self.layers, self.norm = nn.ModuleList(made), nn.LayerNorm(width)
         spread_evenly(self)
+        if look_near:
+            for layer in made:
+                query, key, _ = layer.multihead_attn.in_proj_weight.detach().chunk(3)
+                key.copy_(query)
 
     def forward(self, queries: Tensor, memory: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
         """float[Q, D], float[B, L, D] cells and positions, bool[B, L] -> float[layers, B, Q, D]."""
@@ -104,16 +110,18 @@ def sine_positions(padding: Tensor, width: int) -> Tensor:
         width: of an embedding, a multiple of 4.
 
     Returns:
-        float32[B, h*w, width], rows first: half of the waves are of y, half of x, sine and cosine in turn; the image's
-        last cell is at 2 pi.
+        float32[B, h*w, width], rows first, as `waves` of the cells' places: the image's last cell is at 1.
     """
-    shown = ~padding
-    number = torch.arange(width // 2, device=padding.device, dtype=torch.float32)
-    length = TEMPERATURE ** (2 * (number // 2) / (width // 2))
-    waves = []
+    shown, places = ~padding, []
     for axis in (1, 2):
         at = shown.cumsum(axis, dtype=torch.float32)
-        last = at.narrow(axis, -1, 1)
-        angle = (at / (last + 1e-6) * 2 * math.pi)[..., None] / length  # [B, h, w, width / 2]
-        waves.append(torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(3))
-    return torch.cat(waves, dim=-1).flatten(1, 2)
+        places.append(at / (at.narrow(axis, -1, 1) + 1e-6))
+    return waves(torch.stack(places, dim=-1), width).flatten(1, 2)
+
+
+def waves(places_yx: Tensor, width: int) -> Tensor:
+    """float[..., 2] in [0, 1] -> float32[..., width]: half are of y, half of x, sine and cosine in turn."""
+    number = torch.arange(width // 2, device=places_yx.device, dtype=torch.float32)
+    length = TEMPERATURE ** (2 * (number // 2) / (width // 2))
+    angle = (places_yx.float() * 2 * math.pi)[..., None] / length  # [..., 2, width / 2]
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)

@@ -3,8 +3,8 @@
 Source: Cheng et al., "Masked-attention Mask Transformer", arXiv:2112.01527; the best pairs of query and class, with the
     quality of the mask in the score, are the published `instance_inference`. With `one_label` a query says its best
     class, without that quality, as ViSFT's evaluation does.
-Differs: boxes are the hulls of the masks; a mask's quality is measured on the cells that show the image, at the stride
-    of the masks.
+Differs: boxes are the hulls of the masks, and a mask of nothing is no detection; a mask's quality is measured on the
+    cells that show the image, at the stride of the masks.
 Shapes: B images, Q queries, K classes, N detections, h x w cells of the masks.
 """
 
@@ -97,7 +97,8 @@ class Mask2Former(nn.Module):
             rows, labels, scores = self._best(logits, _in_image(masks, size_hw, padded_hw))
             kept = masks[rows]
             boxes = torch.cat([_hulls(some, padded_hw, size_hw) for some in kept.split(MASKS_AT_ONCE)])
-            found.append(Detections(boxes_xyxy=boxes, labels=labels, scores=scores, masks=kept.sigmoid()))
+            every = Detections(boxes_xyxy=boxes, labels=labels, scores=scores, masks=kept.sigmoid())
+            found.append(every.keep(boxes[:, 2] > boxes[:, 0]))
         return found
 
     def _best(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,6 +56,12 @@ class MaskQueriesConfig(Part):
 ONE_LEVEL = MaskQueriesConfig(levels=1, encoder_ffn=512, decoder_ffn=1024)  # ViSFT's, on the one map of a ViT
 
 
+def sized(width: int) -> MaskQueriesConfig:
+    """The published proportions at another width: 32 channels a head, at least one."""
+    heads = max(1, width // 32)
+    return MaskQueriesConfig(width=width, heads=heads, encoder_ffn=4 * width, decoder_ffn=8 * width)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskOutput:
     """What the queries say of a padded batch."""

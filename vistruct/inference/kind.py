@@ -30,6 +30,7 @@ KINDS = {
     "volumes": "vistruct.inference.volumes:VOLUMES",
     "classes": "vistruct.inference.classes:CLASSES",
     "answers": "vistruct.inference.answers:ANSWERS",
+    "captions": "vistruct.inference.captions:CAPTIONS",
     "embeddings": "vistruct.inference.embeddings:EMBEDDINGS",
 }
 

@@ -68,6 +68,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.asked: list[AnswerPrediction] = []
+        self.by_image: dict[str, dict[str, list[float]]] = {}  # see `details`
 
     def update(self, predictions: Sequence[AnswerPrediction]) -> None:
         """Add answers, in any number and order."""
@@ -106,6 +107,7 @@ class Answers:
             else:
                 scores = SCORES[form](answers, truths)
             described += [ones] if form == "caption" else []
+            self._keep(form, family, ones, "accuracy" in scores)
             figures |= {f"questions/{family}": float(len(ones))}
             if form in ("box", "boxes") and (scale := scale_in(truths)) != "0 to 1000":
                 figures |= {f"{SCALES[scale]}/{family}": float(len(ones))}
@@ -122,7 +124,39 @@ class Answers:
             answers, references = [one.answer for one in together], [(one.truth, *one.others) for one in together]
             scores = caption_scores(answers, references)
             totals |= {name: scores[name] for name in ("cider_d", "bleu4")}
+            self._add("cider_d", together, captions.cider_d_each(answers, references))
         return {**totals, **figures}
+
+    def details(self) -> dict[str, Any]:
+        """`per_image`: of each number that is a mean over questions, by image, the sum over the questions about it and
+        how many there are."""
+        return {"per_image": self.by_image} if self.by_image else {}
+
+    def _keep(self, form: Form, family: str, ones: Sequence[AnswerPrediction], is_exact: bool) -> None:
+        each = each_of(form, [one.answer for one in ones], [(one.truth, *one.others) for one in ones])
+        if each is not None:
+            self._add(f"{MAIN[form]}/{family}", ones, each)
+            if is_exact:
+                self._add("accuracy", ones, each)
+
+    def _add(self, number: str, ones: Sequence[AnswerPrediction], each: Sequence[float]) -> None:
+        own = self.by_image.setdefault(number, {})
+        for one, value in zip(ones, each, strict=True):
+            sums = own.setdefault(one.image_id, [0.0, 0.0])
+            sums[0] += float(value)
+            sums[1] += 1.0
+
+
+def each_of(form: Form, answers: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float] | None:
+    """What each question adds to its form's number in `MAIN`; None where that is no mean over questions."""
+    if form == "vqa":
+        return [agreement(answer, told) for answer, told in zip(answers, references, strict=True)]
+    if form == "caption":
+        return captions.cider_d_each(answers, references)
+    read: Callable[[str], object] | None = {"words": plain, "yes_no": polarity, "number": number_in}.get(form)
+    if read is None:
+        return None
+    return [float(read(answer) == read(told[0])) for answer, told in zip(answers, references, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

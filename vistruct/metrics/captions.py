@@ -62,7 +62,12 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[fl
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean over the answers of the weighted mean of precision and recall of the longest common subsequence of words.
+    """The mean of `rouge_l_each`; NaN without answers."""
+    return known_mean(rouge_l_each(answers, references))
+
+
+def rouge_l_each(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Of each answer the weighted mean of precision and recall of the longest common subsequence of words.
 
     With several references the best precision and the best recall count, as in the COCO evaluation.
 
@@ -71,7 +76,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) -> floa
         references: one or more for each answer.
 
     Returns:
-        in [0, 1]; NaN without answers.
+        in [0, 1].
     """
     scores = []
     for answer, others in zip(map(words, answers), references, strict=True):
@@ -82,7 +87,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) -> floa
             recall = max(recall, common / max(len(other), 1))
         both = recall + BETA**2 * precision
         scores.append((1 + BETA**2) * precision * recall / both if both else 0.0)
-    return known_mean(scores)
+    return scores
 
 
 def longest_common(a: Words, b: Words) -> int:

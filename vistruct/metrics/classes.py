@@ -8,7 +8,7 @@ Differs: a class that no image has and that is never predicted is in no mean; sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -102,15 +102,14 @@ class Classes:
         hits, support = np.diag(confusion), confusion.sum(axis=1)
         numbers = {"OA": _share(hits.sum(), support.sum())}
         if len(self.class_names) > TOP:
-            own = scores[np.arange(len(truths)), truths][:, None]
-            is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < truths[:, None]))
-            numbers["top5"] = known_mean((is_before.sum(axis=1) < TOP).astype(float))
+            numbers["top5"] = known_mean(_among_first(truths, scores).astype(float))
         each, f1 = _by_class(self.class_names, hits, confusion.sum(axis=0) - hits, support - hits)
         recalls = np.array([each[f"recall/{name}"] for name in self.class_names])
         return numbers | {"mAcc": known_mean(recalls), "mF1": known_mean(f1)} | each
 
     def details(self) -> dict[str, Any]:
-        """Plain json: the confusion (rows truth, columns prediction), and truth and scores of every image.
+        """Plain json: the confusion (rows truth, columns prediction), and truth and scores of every image; `per_image`,
+        what each adds to top5 or exact.
 
         Of several classes an image there is no confusion (None), but `counts`: [tp, fp, fn, tn] of each class.
         """
@@ -120,9 +119,13 @@ class Classes:
         }
         found: dict[str, Any] = {"class_names": list(self.class_names), "confusion": None, "images": images}
         if not self.is_multi_label:
-            return found | {"confusion": self._confusion().tolist()}
+            found |= {"confusion": self._confusion().tolist()}
+            return found | (
+                _each("top5", self.found, _among_first(*self._single())) if len(self.class_names) > TOP else {}
+            )
         is_true, scores = self._matrices()
         is_found = scores >= self.threshold
+        found |= _each("exact", self.found, (is_true == is_found).all(axis=1))
         cells = [is_true & is_found, ~is_true & is_found, is_true & ~is_found, ~is_true & ~is_found]
         return found | {"counts": np.stack([cell.sum(axis=0) for cell in cells], axis=1).tolist()}
 
@@ -184,6 +187,18 @@ def average_precision(scores: np.ndarray, is_true: np.ndarray) -> float:
     hits = np.cumsum(is_true[order])[is_last]
     precision = hits / (np.flatnonzero(is_last) + 1)
     return float((np.diff(hits, prepend=0) * precision).sum() / is_true.sum())
+
+
+def _among_first(truths: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """bool[N], whether the true class is among the five with the highest scores; of equal ones the first count."""
+    own = scores[np.arange(len(truths)), truths][:, None]
+    is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < truths[:, None]))
+    return is_before.sum(axis=1) < TOP
+
+
+def _each(number: str, images: Iterable[str], is_right: np.ndarray) -> dict[str, Any]:
+    """What each image adds to a number, as evaluations are compared by it."""
+    return {"per_image": {number: {image: [float(one), 1.0] for image, one in zip(images, is_right, strict=True)}}}
 
 
 def _by_class(names: Sequence[str], tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> tuple[Scores, np.ndarray]:

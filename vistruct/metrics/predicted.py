@@ -10,6 +10,7 @@ from vistruct.data.dataset import RecordDataset
 from vistruct.data.predicted.maps import Coded
 from vistruct.data.predicted.read import Predicted, opened, predictions_at
 from vistruct.issues import IssueCounter
+from vistruct.metrics.caption_scores import CaptionsConfig
 from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.metrics.pixels import PixelsConfig
@@ -57,6 +58,8 @@ def metric_for(part: Any, dataset: RecordDataset, predicted: Predicted) -> Any:
         return PixelsConfig()
     if part.kind == "volumes":
         return VolumesConfig()
+    if part.kind == "captions":
+        return CaptionsConfig()
     tables = [record.objects for record in dataset.whole_records]
     if predicted.is_oriented:
         return OrientedBoxesConfig()

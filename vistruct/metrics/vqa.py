@@ -8,6 +8,7 @@ Differs: answers that all agree are compared as the others are. The public evalu
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -32,6 +33,7 @@ CONTRACTIONS = {
 } | {"somebody'd": "somebodyd"}
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def normalised(text: str) -> str:
     """As answers are compared: small letters, no articles and marks, numbers as digits, contractions with apostrophes.
 

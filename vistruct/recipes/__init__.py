@@ -15,6 +15,7 @@ RECIPES = {
     "segment": "vistruct.recipes.segment",
     "change": "vistruct.recipes.change",
     "classify": "vistruct.recipes.classify",
+    "caption": "vistruct.recipes.caption",
     "joint": "vistruct.recipes.joint",
     "labels": "vistruct.recipes.labels",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
@@ -52,6 +53,9 @@ RECIPES = {
     "mtp.whu_cd": "vistruct.recipes.mtp.whu_cd",
     "mtp.levir_cd": "vistruct.recipes.mtp.levir_cd",
     "mtp.svcd": "vistruct.recipes.mtp.svcd",
+    "visft.detect": "vistruct.recipes.visft.detect",
+    "visft.segment": "vistruct.recipes.visft.segment",
+    "visft.joint": "vistruct.recipes.visft.joint",
 }
 
 

@@ -5,7 +5,8 @@ Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and h
 Expect:   depends on the data; no published number. ours: not yet run
 Source:   pyramid and layer-wise learning rates of ViTDet (Li et al., arXiv:2203.16527); FCOS (Tian et al.,
           arXiv:2006.09214), RetinaNet, Faster R-CNN and Mask R-CNN by torchvision, Cascade R-CNN (Cai and Vasconcelos,
-          arXiv:1712.00726), DETR (Carion et al., arXiv:2005.12872)
+          arXiv:1712.00726), DETR (Carion et al., arXiv:2005.12872),
+          Mask2Former (Cheng et al., arXiv:2112.01527)
 Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block, windows of large images in place of
           resized images
 """
@@ -34,6 +35,8 @@ from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.detr import DetrConfig
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
+from vistruct.heads.mask2former import Mask2FormerConfig
+from vistruct.heads.mask_queries import sized
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
@@ -56,7 +59,9 @@ HEADS: dict[str, type[Part]] = {
     "cascade_rcnn": CascadeRcnnConfig,
     "mask_rcnn": MaskRcnnConfig,
     "detr": DetrConfig,
+    "mask2former": Mask2FormerConfig,
 }
+WITH_MASKS = (MaskRcnnConfig, Mask2FormerConfig)
 ON_ONE_MAP = (DetrConfig,)  # heads that take a map as the backbone gives it: no pyramid
 ORIENTED: dict[str, type[Part]] = {"oriented_rcnn": OrientedRcnnConfig, "oriented_fcos": OrientedFcosConfig}
 OF_RECIPE = {"detect": HEADS, "oriented": ORIENTED}
@@ -73,7 +78,7 @@ def recipe(
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     start: Path | None = None,  # a detector to begin with whole, of whatever classes: run or model; or a published file
-    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr"]
+    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr", "mask2former"]
     | None = None,  # None: of start, or fcos
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows
@@ -88,7 +93,7 @@ def recipe(
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
-    """A detector for horizontal boxes, and masks with `--head mask_rcnn`.
+    """A detector for horizontal boxes, and masks with `--head mask_rcnn` or `mask2former`.
 
     The architecture is that of `backbone` (or `start`) where it is a run or a directory of ours, the published
     300M-448px InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
@@ -96,7 +101,9 @@ def recipe(
     part = chosen_head("detect", start, head)
     if channels is not None and isinstance(part, DetrConfig):
         part = part.model_copy(update={"encoder_width": channels, "decoder_width": channels})
-    masks = isinstance(part, MaskRcnnConfig)
+    if channels is not None and isinstance(part, Mask2FormerConfig):
+        part = part.model_copy(update={"layers": sized(channels)})
+    masks = isinstance(part, WITH_MASKS)
     return detector(
         "detect",
         data=boxes_at(

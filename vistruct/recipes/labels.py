@@ -33,7 +33,9 @@ def recipe(
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr"] = "fcos",  # of the boxes
+    head: Literal[
+        "fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr", "mask2former"
+    ] = "fcos",  # boxes
     map_head: HeadName = "upernet",  # of the pixels
     steps: int = 5000,
     size: int = 512,  # pixels of a window; larger images are cut into windows

@@ -3,8 +3,8 @@
 Run:      vistruct train segment --data data/fields --split train --val-split val --backbone runs/pretrained
 Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
 Expect:   depends on the data; no published number. ours: docs/segmentation.md
-Source:   UPerNet (Xiao et al., arXiv:1807.10221); pyramid and layer-wise learning rates of ViTDet (Li et al.,
-          arXiv:2203.16527)
+Source:   UPerNet (Xiao et al., arXiv:1807.10221), Mask2Former (Cheng et al., arXiv:2112.01527); pyramid and layer-wise
+          learning rates of ViTDet (Li et al., arXiv:2203.16527)
 Differs:  windows of large images while training, and smoothly joined windows afterwards, in place of resized images
 """
 
@@ -22,8 +22,11 @@ from vistruct.data.formats.detect import matching
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.data.volumes import VolumeDataConfig
+from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.heads.linear import LinearConfig
+from vistruct.heads.mask2former_maps import Mask2FormerMapsConfig
+from vistruct.heads.mask_queries import sized
 from vistruct.heads.pixel_loss import Dice, PixelLoss
 from vistruct.heads.unet import UNetConfig
 from vistruct.heads.upernet import UperNetConfig
@@ -47,7 +50,7 @@ from vistruct.transforms.augment import Augment
 from vistruct.windows.slide import Slide
 from vistruct.windows.tiles import Tiles
 
-HeadName = Literal["upernet", "unet", "linear"]
+HeadName = Literal["upernet", "unet", "linear", "mask2former"]
 
 
 def recipe(
@@ -185,6 +188,11 @@ def segmenter(
     neck, part = neck_of(parts, channels or 256, named), head_of(named, channels or 256)
     if begun is not None and head is None and channels is None:
         neck, part = begun.task.neck, begun.task.head
+    if dice and isinstance(part, Mask2FormerMapsConfig):
+        what = (
+            f"--dice {dice:g} beside mask2former, which has a dice loss of its own (weight {part.loss.dice_weight:g})"
+        )
+        raise UserError(what, where="--dice", fix=f"--set task.head.loss.dice_weight={dice:g} in its place")
     task = SegmentConfig(
         kind="segment" if fusion is None else "change",
         backbone=parts,
@@ -216,6 +224,8 @@ def head_of(name: HeadName, channels: int) -> Part:
         return UperNetConfig(channels=channels, norm="group")
     if name == "unet":
         return UNetConfig(channels=tuple(max(16, channels >> halvings) for halvings in range(4)), norm="group")
+    if name == "mask2former":
+        return Mask2FormerMapsConfig(layers=sized(channels))
     return LinearConfig()
 
 

@@ -120,6 +120,8 @@ def _images(page: Report, more: Evaluation, several: str) -> None:
     if more.metric == "classes":
         is_single = more.confusion is not None
         headers, how = [kind, "score", "truth", "said"], "what the true class got" if is_single else "score"
+    if more.metric == "captions":
+        headers, how = [kind, "ROUGE-L", "CIDEr-D", "said"], "ROUGE-L"
     chosen = scores if len(scores) <= WORST + BEST else scores[:WORST] + scores[-BEST:]
     rest = f"The {WORST} worst and the {BEST} best of {len(scores)}" if len(chosen) < len(scores) else "All of them"
     page.text(f"### The worst {kind}s{several}")
@@ -128,7 +130,10 @@ def _images(page: Report, more: Evaluation, several: str) -> None:
 
 
 def _why(more: Evaluation, image_id: str) -> list[Any]:
-    """Two cells: truth and what was said of an image; or the class that overlaps least, and how much."""
+    """Two cells: truth and what was said of an image; or the class that overlaps least, and how much; of a caption its
+    CIDEr-D and the caption."""
+    if more.metric == "captions":
+        return [float(more.details["per_image"]["CIDEr-D"][image_id][0]), literal(more.details["captions"][image_id])]
     kept, names = more.details["images"][image_id], more.class_names
     if not isinstance(kept, Mapping):
         weakest, overlap = weakest_class(more, image_id)

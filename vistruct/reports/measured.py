@@ -111,9 +111,11 @@ def image_scores(evaluation: Evaluation) -> list[tuple[str, float]]:
 
     Of maps the mean IoU over the classes that are there or were said to be; of volumes the mean Dice over those without
     the first, the background; of classes the score of the true one, of several labels one minus the mean distance of
-    scores and truth.
+    scores and truth; of captions ROUGE-L.
     """
     scores = []
+    if evaluation.metric == "captions":
+        scores = [(image_id, float(one[0])) for image_id, one in evaluation.details["per_image"]["ROUGE-L"].items()]
     for image_id, kept in (evaluation.details.get("images") or {}).items():
         score = _of_classes(kept, evaluation) if isinstance(kept, Mapping) else known_mean(_overlaps(kept, evaluation))
         if not math.isnan(score):

@@ -301,11 +301,13 @@ def of_image(
         to_hw: what is wanted.
 
     Returns:
-        float[N, H, W], each step bilinear: enlarged to the batch, the padding cut, brought to the size wanted.
+        float[N, H, W], probabilities; each step bilinear in their logits, which is what heads learn at points between
+        the cells: enlarged to the batch, the padding cut, brought to the size wanted.
     """
+    logits = masks.logit().clamp(-90, 17)  # finite, as far as float32 tells probabilities from 0 and from 1
     if padded_hw is not None:
-        masks = _resized(masks, padded_hw)[:, : size_hw[0], : size_hw[1]]
-    return _resized(masks, to_hw)
+        logits = _resized(logits, padded_hw)[:, : size_hw[0], : size_hw[1]]
+    return _resized(logits, to_hw).sigmoid()
 
 
 def image_patches(

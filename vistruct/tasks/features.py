@@ -43,7 +43,7 @@ def features(
     built = backbone_for(backbone, channels, shared)
     bottom = None if neck is None else neck.build(built.specs)
     strides = [spec.stride for spec in (*built.specs, *(() if bottom is None else bottom.specs))]
-    least = _divisor(built) if bottom is None else math.lcm(_divisor(built), _divisor(bottom))
+    least = least_divisor(built) if bottom is None else math.lcm(least_divisor(built), least_divisor(bottom))
     if size_divisor is not None and size_divisor % least:
         raise UserError(
             f"size_divisor={size_divisor} is not a multiple of the strides {sorted(set(strides))}",
@@ -87,7 +87,8 @@ def tokens_of(part: BackbonePart, shared: Backbone | None) -> TokenBackbone:
     return backbone
 
 
-def _divisor(part: Backbone | Neck) -> int:
+def least_divisor(part: Backbone | Neck) -> int:
+    """Pixels; sides of what it is shown are multiples of it."""
     return part.traits.least_divisor or math.lcm(*(spec.stride for spec in part.specs))
 
 

@@ -6,7 +6,7 @@ What two tasks have in common beside it (`share_trunk`) both have under their ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,15 @@ from torch import Tensor, nn
 
 from vistruct.contracts import JointBatch, MapTask, StepOutput, StreamBatch, Task, named_term
 from vistruct.errors import UserError
+
+Look = Callable[[Tensor], list[Tensor]]  # float[B, C, H, W], normalised -> maps
+
+
+def learned(task: Any, batch: Any, look: Look | None = None) -> StepOutput:
+    """What a task, or several as one, makes of a batch, with maps from `look` in place of the backbone."""
+    if look is None:
+        return task(batch)
+    return task(batch, look) if isinstance(task, Joint) else task.learn(look(task.images(batch)), batch)
 
 
 class Joint(nn.Module):
@@ -35,19 +44,23 @@ class Joint(nn.Module):
             raise UserError(what, where="streams", fix=f"{taken[0]}_data, or what the task is about")
         self.tasks = nn.ModuleDict(dict(tasks))  # ty: ignore[invalid-argument-type]  # a task is a module
 
-    def forward(self, batch: StreamBatch | JointBatch) -> StepOutput:
+    def forward(self, batch: StreamBatch | JointBatch, look: Look | None = None) -> StepOutput:
+        """
+        Args:
+            look: what gives maps for images, of tasks that learn from maps alone; None: the backbone.
+        """
         if isinstance(batch, StreamBatch):
-            return _named(batch.stream, self.tasks[batch.stream](batch.batch))
+            return _named(batch.stream, learned(self.tasks[batch.stream], batch.batch, look))
         outs = [
             _named(part.stream, self._learner(part).learn(maps, part.batch))
-            for part, maps in zip(batch.parts, self._seen(batch.parts), strict=True)
+            for part, maps in zip(batch.parts, self._seen(batch.parts, look or self.backbone), strict=True)
         ]
         return StepOutput(
             terms={name: term for out in outs for name, term in out.terms.items()},
             metrics={name: ratio for out in outs for name, ratio in out.metrics.items()},
         )
 
-    def _seen(self, parts: Sequence[StreamBatch]) -> list[list[Tensor]]:
+    def _seen(self, parts: Sequence[StreamBatch], look: Look) -> list[list[Tensor]]:
         """The backbone's maps for each part. Images of one size go through it as one batch, and what several tasks are
         shown alike goes through it once."""
         shown: list[Tensor] = []
@@ -64,7 +77,7 @@ class Joint(nn.Module):
         maps: dict[int, list[Tensor]] = {}
         for size in dict.fromkeys(one.shape[1:] for one in shown):
             which = [i for i, one in enumerate(shown) if one.shape[1:] == size]
-            seen = self.backbone(torch.cat([shown[i] for i in which]) if len(which) > 1 else shown[which[0]])
+            seen = look(torch.cat([shown[i] for i in which]) if len(which) > 1 else shown[which[0]])
             levels = [level.split([len(shown[i]) for i in which]) for level in seen]
             maps |= {i: [level[k] for level in levels] for k, i in enumerate(which)}
         return [maps[at] for at in place]

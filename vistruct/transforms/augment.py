@@ -36,7 +36,7 @@ from vistruct.transforms.photometric import jitter
 from vistruct.transforms.rand_augment import RandAugment
 from vistruct.transforms.resized_crop import ResizedCrop, SizedCrop
 from vistruct.transforms.rotate import rotate
-from vistruct.transforms.sizing import ShortSide, short_side_hw
+from vistruct.transforms.sizing import ShortSide, Size, short_side_hw
 
 
 class Augment(Part):
@@ -115,6 +115,15 @@ class Augment(Part):
         if self.resized_crop is not None and also:
             raise UserError(f"resized_crop and {also[0]} both decide the size", fix=f"leave out {' and '.join(also)}")
         return self
+
+    @property
+    def usual(self) -> Size | ShortSide | None:
+        """How large images are shown where nothing is varied: as they mostly were; None: at their own size."""
+        if self.resized_crop is not None:
+            return Size(height=self.resized_crop.height, width=self.resized_crop.width, keep_aspect=False)
+        if self.fit is not None:
+            return Size(height=self.fit[0], width=self.fit[1])
+        return ShortSide(short=max(self.sizes), longest=self.longest) if self.sizes else None
 
     @property
     def moves_things(self) -> bool:

@@ -96,7 +96,9 @@ def undo(found: Detections, seen: View, size_hw: tuple[int, int]) -> Detections:
 
 
 def joined(views: Sequence[Detections], nms_iou: float, max_detections: int) -> Detections:
-    """What several views of one image found, by the same suppression as within one view; best score first."""
+    """What several views of one image found, doubles suppressed, best score first; of one view what it found."""
+    if len(views) == 1:
+        return views[0]
     every = cat(views)
     if every.boxes_cxcywha is not None:
         keep = oriented_batched_nms(every.boxes_cxcywha, every.scores, every.labels, nms_iou)

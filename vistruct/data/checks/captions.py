@@ -11,7 +11,7 @@ from collections import Counter
 from vistruct.data.checks.images import decoded, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
-from vistruct.data.formats.captions.words import tokens_of
+from vistruct.vlm.words import tokens_of
 
 SHARED = 0.2  # part of all images that have the same caption
 

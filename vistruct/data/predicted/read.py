@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vistruct.contracts import BoxPrediction, MapPrediction
+from vistruct.contracts import BoxPrediction, CaptionPrediction, MapPrediction
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.dataset import RecordDataset
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.predicted.boxes import Detections, read_coco, read_dota, read_xview, read_yolo
+from vistruct.data.predicted.captions import predicted_captions
 from vistruct.data.predicted.images import TruthImages, bare
 from vistruct.data.predicted.maps import Coded, matched, predicted_maps, predicted_volumes
 from vistruct.data.volumes import VolumeDataConfig
@@ -33,7 +35,7 @@ _KNOWN = "COCO results, predictions.json, Task1_CLASS.txt, YOLO rows with scores
 class Predicted:
     """What was found at a path."""
 
-    predictions: Iterator[BoxPrediction | MapPrediction]  # read as they are asked for
+    predictions: Iterator[BoxPrediction | MapPrediction | CaptionPrediction]  # read as they are asked for
     report: IssueCounter  # complete once all are
     is_oriented: bool = False
     has_masks: bool = False
@@ -72,8 +74,10 @@ def predictions_at(
     report = IssueCounter()
     if isinstance(part, BoxDataConfig):
         return _boxes(path, part, dataset, patches, report)
+    if isinstance(part, CaptionDataConfig):
+        return Predicted(predictions=predicted_captions(path, dataset, report), report=report)
     if not isinstance(part, MapDataConfig | VolumeDataConfig):
-        what = "predictions in files are scored on boxes, label maps and volumes"
+        what = "predictions in files are scored on boxes, label maps, volumes and captions"
         raise UserError(what, where=path, fix="vistruct eval RUN --data PATH, with a trained run")
     own = path / _OURS[part.kind]
     root = own if own.is_dir() else path

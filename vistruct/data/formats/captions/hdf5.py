@@ -30,7 +30,6 @@ from torch import Tensor
 
 from vistruct.contracts import Record
 from vistruct.data.formats.captions.said import spoken
-from vistruct.data.formats.captions.words import END, PAD, START, UNKNOWN, tokens_of
 from vistruct.data.formats.classes.lines import chosen_splits
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.errors import UserError
@@ -38,6 +37,7 @@ from vistruct.files.images import read_image
 from vistruct.files.json_files import read_record
 from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
+from vistruct.vlm.words import END, PAD, START, UNKNOWN, tokens_of, word_map_of
 
 SIDE = 256  # pixels of an image; its aspect is not kept
 NO_SHORT = "image left out: none of its captions has few enough words"
@@ -108,14 +108,6 @@ def image_of(record: Record) -> list[Tensor]:
         return [torch.from_numpy(file["images"][int(record.notes[ROW])])]
 
 
-def word_map_of(counts: Mapping[str, int], min_word_freq: int) -> dict[str, int]:
-    """The number of each word that occurs more often than that, in the order in which they were first met, from 1;
-    behind them unknown, start and end; padding is 0."""
-    words = [word for word, count in counts.items() if count > min_word_freq]
-    numbers = {word: number for number, word in enumerate(words, start=1)}
-    return numbers | {word: len(words) + at for at, word in enumerate((UNKNOWN, START, END), start=1)} | {PAD: 0}
-
-
 def write(
     folder: Path, parts: Mapping[str, Sequence[Record]], read_image_of: Any = None, layout: Layout | None = None
 ) -> IssueCounter:
@@ -134,7 +126,7 @@ def write(
     for split, records in parts.items():
         for record in records:
             kept[split].add(record, layout.max_len, counts, lost)
-    words = word_map_of(counts, layout.min_word_freq)
+    words = word_map_of(counts, layout.min_word_freq + 1)
     _write_json(folder / f"WORDMAP_{layout.base}.json", words)
     rng = random.Random(layout.seed)
     for split, part in kept.items():

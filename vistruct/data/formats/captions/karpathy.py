@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.data.formats.captions.said import COCO_ID, Said, records_of
-from vistruct.data.formats.captions.words import tokens_of
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.json_kind import json_kind
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_json
 from vistruct.issues import IssueCounter
+from vistruct.vlm.words import tokens_of
 
 OTHER_TOKENS = "sentence whose tokens are not its words: its words taken"
 REST = "image of split restval left out: the published training split is train+restval"

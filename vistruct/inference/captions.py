@@ -1,0 +1,112 @@
+"""Captions (`captions`) of whole images.
+
+captions.json   [{"image_id": ..., "caption": ...}], as COCO's caption tools score it; a number where names of images
+                end in numbers that differ, as COCO's do, else the name
+captions.csv    image, caption, log_probability, whether it was finished
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vistruct.contracts import RGB, CaptionPrediction, Sample
+from vistruct.files.text import write_text
+from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
+from vistruct.inference.model import Model
+from vistruct.inference.scenes import Case
+from vistruct.transforms.sizing import sized
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_NUMBER = re.compile(r"(?:.*\D)?0*(\d{1,18})")  # that a name ends in
+
+
+@torch.inference_mode()
+def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[CaptionPrediction]:
+    """Images of one size go through the model together."""
+    found: list[CaptionPrediction] = []
+    waiting: list[Sample] = []
+    for case in cases:
+        scene = model.scene(case)
+        sample = Sample(id=case.name, image_id=case.name, seed=0, images=list(scene.read(scene.whole)))
+        sample = sized(sample, model.input.resize)
+        if waiting and (len(waiting) == asked.batch or waiting[0].images[0].shape != sample.images[0].shape):
+            found += model.task.predict(model.task.collator(waiting).to(model.device))
+            waiting = []
+        waiting.append(sample)
+    return found + (model.task.predict(model.task.collator(waiting).to(model.device)) if waiting else [])
+
+
+def _pack(case: Case, prediction: CaptionPrediction) -> dict[str, Any]:
+    return {
+        "caption": prediction.caption,
+        "log_probability": prediction.log_probability,
+        "is_finished": prediction.is_finished,
+    }
+
+
+def _unpack(model: Model, case: Case, values: Values, _: Any) -> CaptionPrediction:
+    return CaptionPrediction(id=case.name, image_id=case.name, **values)
+
+
+def _tell(model: Model, done: Sequence[Done]) -> Told:
+    rows = [{"image": one.case.name, **one.values} for one in done]
+    lines = [f"{row['image']}: {row['caption']}" for row in rows]
+    cut = sum(not row["is_finished"] for row in rows)
+    lines += [f"{cut} of {len(rows)} captions were cut at {model.task.config.longest} units"] if cut else []
+    return Told(values={"captions": rows}, lines=lines)
+
+
+def _draw(found: Sequence[CaptionPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
+    from vistruct.pictures.captions import draw_captions
+
+    return draw_captions(sample, found[0].caption)
+
+
+def _write_json(model: Model, done: Sequence[Done], file: Path) -> Path:
+    names = [one.case.name for one in done]
+    numbers = [match[1] if (match := _NUMBER.fullmatch(Path(name).stem)) else "" for name in names]
+    is_numbered = all(numbers) and len(set(numbers)) == len(numbers)
+    ids = [int(number) for number in numbers] if is_numbered else names
+    rows = [{"image_id": id, "caption": one.values["caption"]} for id, one in zip(ids, done, strict=True)]
+    write_text(file, [json.dumps(rows, ensure_ascii=False) + "\n"])
+    return file
+
+
+def _write_csv(model: Model, done: Sequence[Done], file: Path) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "caption", "log_probability", "is_finished"])
+    for one in done:
+        values = one.values
+        writer.writerow(
+            [one.case.name, values["caption"], f"{values['log_probability']:.6g}", str(values["is_finished"]).lower()]
+        )
+    write_text(file, [text.getvalue()])
+    return file
+
+
+CAPTIONS = Kind(
+    name="captions",
+    prediction=CaptionPrediction,
+    look=_look,
+    pack=_pack,
+    unpack=_unpack,
+    tell=_tell,
+    draw=_draw,
+    at_once=True,
+    metrics=lambda task: ("captions",),
+    formats=(
+        OneFile(name="json", file="captions.json", write=_write_json, use="always"),
+        OneFile(name="csv", file="captions.csv", write=_write_csv, use="always"),
+    ),
+)
