@@ -27,6 +27,7 @@ from typing import Any
 
 import box_sets
 import numpy as np
+import question_sets
 import rasterio
 import samrs_sets
 import tool_exports
@@ -355,6 +356,10 @@ MADE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "chat": (_chat, _look),
     "messages": (_messages, _look),
     "mix": (_mix, _look),
+    "vqa": (question_sets.vqa, _look),
+    "gqa": (question_sets.gqa, _look),
+    "vizwiz": (question_sets.vizwiz, _look),
+    "textvqa": (question_sets.text_vqa, _look),
     "list": (_lists, _look),
     "csv": (_copied(labelled_csv), _look),
     "class folders": (_copied(class_folder), _look),

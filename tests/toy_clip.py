@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vistruct.checkpoint.clip import load_clip
 from vistruct.checkpoint.clip_layouts import public_clip
@@ -21,12 +21,12 @@ TEXT_HF = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "
 VISION_HF = TEXT_HF | {"hidden_size": 32, "intermediate_size": 50, "image_size": 32, "patch_size": 8}
 
 
-def shuffled(model: nn.Module, seed: int = 0) -> Any:
+def shuffled(model: nn.Module, seed: int = 0, std: float = 0.1) -> Any:
     """Weights that tell all inputs apart; the scale stays."""
     torch.manual_seed(seed)
     for parameter in model.parameters():
         if parameter.numel() > 1:
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=std)
     return model.eval()
 
 
@@ -67,3 +67,17 @@ def match_of(source: Path, assets: Path, model: str | None = None) -> Match:
     built = task.build(DataInfo(), assets).eval()
     load_clip(built, source)
     return built
+
+
+def eva_clip_file(folder: Path, visual: dict[str, Tensor], name: str, **vision: Any) -> tuple[Path, Path]:
+    """A file as EVA-CLIP's releases are, with these weights of the image tower; and its configuration as there."""
+    import open_clip
+
+    text = shuffled(open_clip.CustomTextCLIP(24, VISION, TEXT).text, seed=1, std=0.5).state_dict()
+    state = {f"visual.{key}": value for key, value in visual.items()} | {f"text.{k}": v for k, v in text.items()}
+    described, weights = folder / "eva.json", folder / name
+    torch.save(state | {"logit_scale": torch.tensor(3.0)}, weights)
+    own = {"eva_model_name": "eva-clip-toy", "patch_size": 14, "xattn": True, "fusedLN": True} | vision
+    tower = TEXT | {"xattn": False, "fusedLN": True}
+    described.write_text(json.dumps({"embed_dim": 24, "vision_cfg": own, "text_cfg": tower}))
+    return weights, described

@@ -279,7 +279,7 @@ def test_a_run_starts_from_a_model_of_other_classes_and_says_so(tmp_path):
 def test_a_run_that_has_not_finished_starts_its_own_classes_alone(tmp_path, monkeypatch):
     source = segmenter(("a", "b"))
     (tmp_path / "checkpoints/step_00000002").mkdir(parents=True)
-    (tmp_path / "run.yaml").write_text("")
+    (tmp_path / "run.yaml").write_text("steps: 1\n")
     noted = {"train": {"main": info_to_dict(DataInfo(class_names=("a", "b")))}, "evals": {}}
     (tmp_path / "data.json").write_text(json.dumps(noted))
     monkeypatch.setattr(whole, "newest_good", lambda root, say: root / "step_00000002")

@@ -20,6 +20,7 @@ from vistruct.checkpoint.weights import load_backbone, read_public
 from vistruct.cli.main import main
 from vistruct.config import Lora, Move, with_values
 from vistruct.engine.train import train
+from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes import classify
 
 
@@ -27,11 +28,13 @@ from vistruct.recipes import classify
 def runs(tmp_path_factory) -> dict[str, Path]:
     """A model; the same with adapters trained in its backbone; another model."""
     folder = tmp_path_factory.mktemp("lora")
-    base = with_values(classify.tiny(), steps=4)
+    run = classify.tiny()
+    loss = run.evals["val"].model_copy(update={"metric": MeanLossConfig()})
+    base = with_values(run, steps=4, evals=run.evals | {"loss": loss})
     found = {"base": train(base, folder / "base")}
     rules = (
         Move(pattern="*", mode="frozen"),
-        Move(pattern="backbone", mode="lora", lora=Lora(rank=2, scale=1.0, parts=("q", "v"))),
+        Move(pattern="backbone", mode="lora", lora=Lora(rank=2, scale=100.0, parts=("q", "v"))),
     )
     optim = base.optim.model_copy(update={"lr": 3e-2})
     tuned = with_values(base, start=found["base"], init=None, move=rules, optim=optim)
@@ -56,11 +59,17 @@ def evaluated(capsys: Any, *words: object) -> Any:
 
 
 def test_eval_measures_without_and_with_them_and_says_how_sure_the_difference_is(capsys, runs):
-    base, tuned = (evaluated(capsys, runs[name])["evaluations"]["val"] for name in ("base", "tuned"))
+    measured = [evaluated(capsys, runs[name])["evaluations"] for name in ("base", "tuned")]
+    base, tuned = (one["val"] for one in measured)
     found = evaluated(capsys, runs["base"], "--lora", runs["tuned"])
     numbers = found["evaluations"]["val"]
     assert {name: one["before"] for name, one in numbers.items()} == pytest.approx(base, nan_ok=True)
     assert {name: one["after"] for name, one in numbers.items()} == pytest.approx(tuned, nan_ok=True)
+    before, after = (one["loss"]["loss"] for one in measured)
+    loss = found["evaluations"]["loss"]["loss"]
+    assert (loss["before"], loss["after"]) == pytest.approx((before, after), abs=1e-5)
+    assert abs(after - before) > 1e-3
+    assert loss["interval"] is None  # of no image alone
     assert numbers["OA"]["difference"] == pytest.approx(tuned["OA"] - base["OA"])
     low, high = numbers["OA"]["interval"]
     assert low <= numbers["OA"]["difference"] <= high

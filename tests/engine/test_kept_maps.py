@@ -31,13 +31,19 @@ FROZEN = (Move(pattern="backbone", mode="frozen"),)
 def plain(folder: Path | None, recipe: Any = detect, **changes: Any) -> Run:
     """The tiny run, but for its variation; two images of different sizes on one canvas."""
     scenes = coco_folder(("plane", "ship"), "annotations", "{split}", masks=True)
-    told: dict[str, Any] = {"data": scenes / "annotations/train.json", "model": "eva_g", "size": 70, "augment": False}
+    told: dict[str, Any] = {
+        "data": scenes / "annotations/train.json",
+        "model": "eva_g",
+        "backbone": scenes,
+        "size": 70,
+        "augment": False,
+    }
     run = recipe.recipe(**told, cache=None if folder is None else str(folder), steps=6)
     tiny: Any = recipe.tiny().only.task
     task: Any = run.only.task
     task = task.model_copy(update={"backbone": tiny.backbone, "head": tiny.head})
     run = with_values(run, task=task, batch=2, workers=0, log_every=1, amp="off")
-    return run.model_copy(update=changes)
+    return run.model_copy(update={"init": None, **changes})
 
 
 def weights_of(run: Run, place: Path, **more: Any) -> dict[str, torch.Tensor]:
@@ -205,7 +211,7 @@ def test_what_would_make_maps_untrue_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             build(one, tmp_path / "out")
     with pytest.raises(UserError, match="never come twice") as caught:
-        detect.recipe(data=Path(), model="eva_g", cache="maps")
+        detect.recipe(data=Path(), model="eva_g", backbone=Path(), cache="maps")
     assert "--no-augment" in caught.value.fix
 
 

@@ -114,7 +114,7 @@ def test_outputs_loss_and_gradients_equal_those_of_transformers(theirs: DetrForO
     said = theirs(pixel_values=image, pixel_mask=mask, labels=pairs)
 
     sizes_of = {"encoder_layers": 2, "decoder_layers": 3, "heads": 4, "hidden": 48, "queries": 9}
-    config = DetrConfig(encoder_width=32, decoder_width=32, **sizes_of)
+    config = DetrConfig(encoder_width=32, decoder_width=32, anchors=False, **sizes_of)
     head = config.build((FeatureSpec(channels=16, stride=8),), 5).eval()
     head.load_state_dict(from_transformers(theirs))
     level = theirs.model.backbone(image, mask)[-1][0]

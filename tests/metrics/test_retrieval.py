@@ -54,8 +54,11 @@ def test_ranks_are_those_of_sorting(counts: list[int], monkeypatch: pytest.Monke
         assert numbers[f"image_to_text_R@{k}"] == pytest.approx(sum(rank <= k for rank in known) / len(known))
         assert numbers[f"text_to_image_R@{k}"] == pytest.approx(sum(rank <= k for rank in of_texts) / len(of_texts))
     assert numbers["text_to_image_rank"] == pytest.approx(sum(of_texts) / len(of_texts))
-    own = metric.details()["images"]
+    own = metric.details()["ranks"]
     assert [own[one.id]["image_to_text"] for one in found] == of_images
+    for name, images in metric.details()["per_image"].items():
+        totals = [sum(column) for column in zip(*images.values(), strict=True)]
+        assert numbers[name] == pytest.approx(totals[0] / totals[1])
     assert [rank for one in found for rank in own[one.id]["text_to_image"]] == of_texts
 
 

@@ -26,7 +26,9 @@ from vistruct.transforms.sizing import ShortSide
 @pytest.fixture(scope="module")
 def scenes() -> dict[str, Path]:
     folder = coco_folder(("plane", "ship"), "annotations", "{split}", masks=True) / "annotations"
-    return {"data": folder / "train.json", "val": folder / "test.json"}
+    weights = folder / "weights.pth"  # which nobody reads
+    weights.touch()
+    return {"data": folder / "train.json", "val": folder / "test.json", "backbone": weights}
 
 
 @pytest.fixture(scope="module")
@@ -128,21 +130,23 @@ def test_tiny_runs_to_its_end_and_is_shown_what_it_learned(name: str, tmp_path: 
 
 def test_what_is_not_said_is_asked(scenes: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none is named") as caught:
-        detect.recipe(**scenes)
+        detect.recipe(data=scenes["data"])
     assert "--model eva_g --backbone" in caught.value.fix
     file = tmp_path / "weights.pth"
     file.touch()
     with pytest.raises(UserError, match="of which backbone is not said"):
-        segment.recipe(**scenes, backbone=file)
+        segment.recipe(**scenes)
+    with pytest.raises(UserError, match="no weights of it are named"):
+        segment.recipe(data=scenes["data"], model="eva_g")
     with pytest.raises(UserError, match="both name a backbone"):
-        segment.recipe(**scenes, model="eva_g", timm="resnet18", backbone=file)
+        segment.recipe(**scenes, model="eva_g", timm="resnet18")
     assert detect.recipe(**scenes, model="eva_g", start=file).only.task.model_dump()["backbone"]["margin"] == "crop"
 
 
 def test_a_model_without_evaluation_is_shown_images_as_large_as_in_training(scenes: dict[str, Path]) -> None:
     shown = {}
     for recipe in (detect.recipe, segment.recipe):
-        data: Any = recipe(data=scenes["data"], model="eva_g").only.data
+        data: Any = recipe(data=scenes["data"], backbone=scenes["backbone"], model="eva_g").only.data
         shown[recipe.__module__.split(".")[-1]] = data.build().info.input["resize"]
     assert shown["detect"] == {"short": 672, "longest": 672, "limited": "nearest"}
     assert (shown["segment"]["height"], shown["segment"]["width"]) == (1024, 1024)

@@ -224,3 +224,14 @@ def test_what_its_image_processor_says_is_how_images_are_shown(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(told | {"size": {"shortest_edge": 224}}))
     with pytest.raises(UserError, match="square"):
         shown_to(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("opt", "fp16"), ("t5", "bf16")])
+def test_a_language_model_of_half_precision_gives_nearly_the_same_loss_and_the_tower_stays_whole(folders, kind, dtype):
+    whole: Any = task_of(folders[kind])
+    half: Any = VisionLanguageConfig(weights=folders[kind], size=SIZE, dtype=dtype).build(DataInfo(), folders[kind])
+    batch = whole.collator(QUESTIONS)
+    losses = [task.eval()(batch).terms["answers"].item() for task in (whole, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert {p.dtype for p in half.model.vision_model.parameters()} == {torch.float32}
+    assert all(one.answer is not None for one in half.predict(batch))

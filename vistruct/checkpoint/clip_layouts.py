@@ -8,6 +8,7 @@ Differs: what ours cannot carry (ResNets, text towers of other libraries, layer 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from vistruct.backbones.eva_vit import EVA02_E, EVA_G, EvaVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.config import Part
 from vistruct.errors import UserError, closest
@@ -26,6 +28,11 @@ from vistruct.vlm.text_tower import TextConfig, open_clip
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _KINDS = ("clip", "siglip")  # model_type
+_EVA = {
+    "eva_giant_patch14_224": EVA_G,
+    "eva_giant_patch14_clip_224": EVA_G,
+    "eva02_enormous_patch14_clip_224": EVA02_E,
+}
 _EVA_FILES = (  # of EVA-CLIP's release, and what open_clip calls them; the longer names first
     ("EVA01_CLIP_g_14_plus", "EVA01-g-14-plus"),
     ("EVA01_CLIP_g_14", "EVA01-g-14"),
@@ -84,7 +91,7 @@ def public_clip(source: Path, model: str | None = None) -> PublicClip:
     model = model or next((name for start, name in _EVA_FILES if source.name.startswith(start)), None)
     if model is None:
         what = "a file of weights does not say which CLIP it is"
-        fix = f"--model NAME, as open_clip calls it: {closest(source.stem, open_clip().list_models())}"
+        fix = f"--model NAME, as open_clip calls it: {_near(source.stem)}; or --model FILE.json that describes it"
         raise UserError(what, where=source, fix=fix)
     if model.endswith(".json"):
         values = read_record(Path(model), dict[str, Any], "a json as open_clip's model configurations are")
@@ -98,7 +105,7 @@ def _named(model: str, source: Path) -> PublicClip:
     name, _, tag = model.partition("/")
     values = library.get_model_config(name)
     if values is None:
-        fix = f"--model {closest(name, library.list_models())}"
+        fix = f"--model {_near(name)}"
         raise UserError(f"open_clip {library.__version__} has no model {name!r}", where="--model", fix=fix)
     tags = {one: library.get_pretrained_cfg(name, one) for one in library.list_pretrained_tags_by_model(name)}
     if tag and tag not in tags:
@@ -120,6 +127,13 @@ def _named(model: str, source: Path) -> PublicClip:
     return _shown(_of_open_clip(values, source), told)
 
 
+def _near(name: str) -> str:
+    """Models of open_clip that a name may mean."""
+    known = {one.lower().replace("_", "-"): one for one in open_clip().list_models()}
+    found = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=4)
+    return " or ".join(known[one] for one in found) or "EVA02-E-14-plus, ViT-L-14/openai, ViT-B-16-SigLIP, ..."
+
+
 def _of_open_clip(values: Mapping[str, Any], source: Path) -> PublicClip:
     """Of a model configuration as open_clip and EVA-CLIP write them."""
     vision, text = _part(values, "vision_cfg", source), _part(values, "text_cfg", source)
@@ -127,7 +141,9 @@ def _of_open_clip(values: Mapping[str, Any], source: Path) -> PublicClip:
     if not width:
         raise UserError("embed_dim is not said", where=source, fix="complete the model configuration")
     size = int(vision.get("image_size", 224))
-    if vision.get("timm_model_name"):
+    if vision.get("eva_model_name"):
+        backbone, pool = _eva(vision, source), PoolConfig(project="bias")
+    elif vision.get("timm_model_name"):
         backbone, pool = _of_timm(vision, size, source)
     else:
         backbone, pool = _vit(vision, quick, source), PoolConfig()
@@ -144,12 +160,32 @@ def _of_open_clip(values: Mapping[str, Any], source: Path) -> PublicClip:
     return PublicClip(backbone=backbone, clip=clip, size=_size(size))
 
 
+def _eva(vision: Mapping[str, Any], source: Path) -> EvaVitConfig:
+    odd = sorted(name for name in vision.keys() - _EVA_VIT if vision[name])
+    if odd:
+        fix = "--model with open_clip's name of it: EVA02-B-16, EVA02-L-14, EVA02-L-14-336"
+        raise UserError(f"{', '.join(odd)} of this EVA are not carried here", where=source, fix=fix)
+    width = int(vision["width"])
+    return EvaVitConfig(
+        width=width,
+        depth=int(vision["layers"]),
+        heads=width // int(vision.get("head_width", 64)),
+        mlp_width=int(width * float(vision.get("mlp_ratio", 4.0))),
+        patch=int(vision["patch_size"]),
+        image_size=int(vision.get("image_size", 224)),
+        post_norm=bool(vision.get("postnorm", False)),
+        class_token=True,
+    )
+
+
 def _of_timm(vision: Mapping[str, Any], size: int, source: Path) -> tuple[Part, PoolConfig]:
     name, pool, project = vision["timm_model_name"], vision.get("timm_pool"), vision.get("timm_proj")
     if pool not in ("token", "map") or project not in (None, "", "none", "linear"):
         raise UserError(f"an image tower of timm with pool {pool!r} and {project!r}", where=source, fix=OTHER)
     is_bare = project == "linear" and not vision.get("timm_proj_bias", False)
     told: dict[str, Any] = {"project": "none" if project == "none" else "linear" if is_bare else "bias"}
+    if name in _EVA:
+        return _EVA[name].model_copy(update={"class_token": True, "image_size": size}), PoolConfig(**told)
     if pool == "map":
         told |= _query_of(name)
     return TimmConfig(name=name, image_size=size, final_norm=True), PoolConfig(**told)

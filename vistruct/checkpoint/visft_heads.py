@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from vistruct.checkpoint.trunks import BACKBONE, carry
+from vistruct.checkpoint.visft_caption_head import caption_settings, check_trained
 from vistruct.checkpoint.visft_segment_head import CLASSES, NOTE, each_once, segment_settings, without_output_0
 from vistruct.checkpoint.visft_segment_head import ROWS as SEGMENT_ROWS
 from vistruct.checkpoint.weights import Coverage
@@ -153,6 +154,7 @@ def _settings_of(part: Mapping[str, Tensor]) -> dict[str, Any]:
         **({} if hidden is None else {"hidden": len(hidden)}),
         "task_token": "transformer.task_embeddings_enc.weight" in part,
         "residual": True,
+        "anchors": False,
     }
 
 
@@ -162,6 +164,19 @@ def _layers(part: Mapping[str, Tensor], front: str) -> int:
 
 def _said(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def take_caption(head: Any, state: Mapping[str, Tensor], source: Path) -> Taken:
+    """The LSTM that describes images; its rows are the words of a word map that is not in the file.
+
+    Raises:
+        UserError: as `begin_with_heads`.
+    """
+    part = part_of(state, "caption", source)
+    check_trained(part, state, source)
+    check_settings(head, caption_settings(part), source)
+    note = f"its {len(part['caption_decoder.fc.bias']):,} words are those of the word map that was given"
+    return Taken(state={f"{FRONT}{name}": value for name, value in part.items()}, class_names=(), notes=(note,))
 
 
 def take_segment(head: Any, state: Mapping[str, Tensor], source: Path) -> Taken:
@@ -186,5 +201,6 @@ def take_segment(head: Any, state: Mapping[str, Tensor], source: Path) -> Taken:
 # By the kind of the task's head.
 READERS: dict[str, Callable[[Any, Mapping[str, Tensor], Path], Taken]] = {
     "detr": take_detection,
+    "show_attend_tell": take_caption,
     "mask2former": take_segment,
 }

@@ -44,7 +44,7 @@ def command(
     split_seed: Annotated[int, typer.Option(help="Which images fall to which share.")] = 0,
     pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
 ) -> None:
-    """Write a data set of boxes in another format.
+    """Write a data set of boxes in another format, or one of captions in their hdf5 layout.
 
     Splits stay splits, each in a folder of its name. Says what the new format has no room for.
     Formats that are written:
@@ -57,11 +57,24 @@ def command(
       xview     boxes in whole pixels, of its 60 classes
       yolo      boxes, masks of one outline
       yolo-obb  oriented boxes
+      captions-hdf5  captions of any format, as ViSFT and the captioning tutorials read them
 
     Read are these, and DIOR, DIOR-R, HRSC2016, xView, RSAR, SARDet-100K and SSDD as they are published.
     """
     from vistruct.data.convert import convert
+    from vistruct.data.convert_captions import FORMAT, convert_captions
 
+    if to == FORMAT:
+        if tile is not None or overlap or skip_empty or pictures != Pictures.copy:
+            what = "--tile, --overlap, --skip-empty and --pictures are said of boxes"
+            raise UserError(what, where=f"--to {to}", fix="leave them out")
+        drawn = None if shares is None else _shares(shares)
+        written = convert_captions(source, out, reading, split=split, shares=drawn, split_seed=split_seed)
+        note(", ".join(f"{number:,} images of {name}" for name, number in written.images.items()))
+        for line in (*written.read.lines(), *written.lost.lines()):
+            note(line)
+        made(written.path)
+        return
     done = convert(
         source,
         out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,18 +13,21 @@ import typer
 
 from vistruct.cli.blip2 import is_blip2
 from vistruct.cli.blip2 import opened as opened_blip2
+from vistruct.cli.clip import is_clip
+from vistruct.cli.clip import opened as opened_clip
 from vistruct.cli.groups import grouped
 from vistruct.cli.lora import LoraOption, one_lora
-from vistruct.cli.output import as_json, made, note, table
+from vistruct.cli.measured import show, show_before_and_after
+from vistruct.cli.output import as_json, made, note
 from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption, views_of
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, DESCRIBE, PixelValues, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, DESCRIBE, PixelValues, Reading, Worded
 from vistruct.errors import UserError
 
 if TYPE_CHECKING:
     from vistruct.checkpoint.load import ModelCard
     from vistruct.checkpoint.low_rank import Adapters
     from vistruct.config import Eval, Run
-    from vistruct.study.compare import Number
+    from vistruct.engine.evaluate import Measured
 
 
 class Coded(StrEnum):
@@ -47,12 +50,13 @@ def command(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|BLIP2|PREDICTIONS",
-            help="A run directory or its model directory; the folder of a BLIP-2; or predictions, see below.",
+            metavar="RUN|CLIP|BLIP2|PREDICTIONS",
+            help="A run directory or its model directory; a public CLIP or BLIP-2; or predictions, see below.",
         ),
     ],
     reading: Reading,
     values: PixelValues,
+    worded: Worded,
     data: Annotated[Path | None, typer.Option(help="Other annotations, read as the run reads its own.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of --data: train, val, test, ...")] = None,
     ask: Annotated[
@@ -81,14 +85,16 @@ def command(
     With --lora it is measured without and with the adapters, on the same images, and their difference is said with an
     interval over images.
 
+    A CLIP's file or folder (open_clip, EVA-CLIP, transformers) is measured as it is, by zero-shot classification where
+    --data have classes of images, and by image-text retrieval where they have captions.
     The folder of a BLIP-2 (transformers) is measured as it is, on questions about images and on captions.
 
     With --data TRUTH, predictions of any program are measured without a model: COCO results, predictions.json,
     DOTA's Task1 and Task2 files, YOLO rows with scores, a folder of masks or of label volumes, captions; or a zip.
     """
     adapters = one_lora(lora)
-    blip2 = is_blip2(run)
-    if not (blip2 or is_run(run)):
+    clip, blip2 = is_clip(run, worded), is_blip2(run)
+    if not (clip or blip2 or is_run(run)):
         asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale, "--lora": lora}
         _score(run, data, split, reading, values, patches, coded, json, [flag for flag, one in asked.items() if one])
         return
@@ -103,7 +109,10 @@ def command(
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
 
     device = setup().device
-    task, card = opened_blip2(run, data, split, ask, reading, values, device) if blip2 else load_model(run, device)
+    if clip:
+        task, card = opened_clip(run, data, split, worded, reading, values, device)
+    else:
+        task, card = opened_blip2(run, data, split, ask, reading, values, device) if blip2 else load_model(run, device)
     found = None if adapters is None else lora_for(task, card, adapters)  # told before it is measured without them
     views = views_of(flip, scale)
     kind = kind_of(task, card.input)
@@ -139,7 +148,8 @@ def _measure(
     from vistruct.data.checks.learned import learned_images
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
-    from vistruct.engine.evaluate import asked_of, keep_measured, measure
+    from vistruct.engine.evaluate import asked_of, keep_measured
+    from vistruct.engine.evaluate import measure as measured_by
     from vistruct.engine.run import for_classes
     from vistruct.files.owned import Owned
     from vistruct.metrics.means import partial_means
@@ -151,16 +161,23 @@ def _measure(
     file = place / f"{name}.json"
     owned = Owned(place, "eval")
     owned.check([file])
-    datasets = [for_classes(one.data, card.info).build() for _, one in plans]
+    take = task.traits.take_classes
+    datasets = [(one.data if take else for_classes(one.data, card.info)).build() for _, one in plans]
     if adapters is not None:  # an evaluation called "train" says itself that it is no test
         tests = [(of, one) for (of, _), one in zip(plans, datasets, strict=True) if of != "train"]
         found = {f"{of}: {line}" for of, one in tests if (line := learned_images(adapters.source, one))}
         for line in sorted(found):
             note(line)
+
+    def measure(one: Eval, dataset: Any) -> Measured:
+        if take is not None:
+            take(dataset.info.class_names)
+        return measured_by(task, one, device, batch, workers, dataset=dataset, amp=amp)
+
     measured = []
     for (of, one), dataset in zip(plans, datasets, strict=True):
         note(f"{of}: {asked_of(one, dataset)}")
-        measured.append(measure(task, one, device, batch, workers, dataset=dataset, amp=amp))
+        measured.append(measure(one, dataset))
         for line in partial_means(measured[-1].numbers):
             note(f"{of}: {line}")
     results: dict[str, dict[str, Any]] = {}
@@ -174,8 +191,7 @@ def _measure(
             note(line)
         add_adapters(task, adapters)
         for (of, one), dataset, got in zip(plans, datasets, measured, strict=True):
-            again = measure(task, one, device, batch, workers, dataset=dataset, amp=amp)
-            numbers = side_by_side(vars(one.metric)["kind"], got, again)
+            numbers = side_by_side(vars(one.metric)["kind"], got, measure(one, dataset))
             results[of] = results.get(of, {}) | {number.name: number for number in numbers}
     as_text = {of: {k: _plain(v) for k, v in own.items()} for of, own in results.items()}
     with owned.held(), owned.making(file) as fresh:
@@ -186,7 +202,7 @@ def _measure(
     if adapters is None:
         show(results)
     else:
-        _show_before_and_after(results)
+        show_before_and_after(results)
     made(file)
 
 
@@ -199,25 +215,6 @@ def _plain(value: Any) -> Any:
 
 
 _TOLD = ("difference", "interval", "over", "count")
-
-
-def _show_before_and_after(results: Mapping[str, Mapping[str, Number]]) -> None:
-    """Print each number without and with the adapters, the difference, and how much of it depends on the images."""
-    headers = ["data", "metric", "without", "with", "difference", "95% interval"]
-    rows = []
-    for of, own in results.items():
-        for name, one in own.items():
-            change = None if one.difference is None else f"{one.difference:+.4f}"
-            rows.append([of, name, *(_cell(v) for v in (one.a, one.b)), change or "", one.said])
-        unpaired = [name for name, one in own.items() if one.interval is None and one.difference is not None]
-        if unpaired:
-            shown = ", ".join(unpaired[:6]) + (", ..." if len(unpaired) > 6 else "")
-            note(f"{of}: no interval, because what each image adds to them is not kept: {shown}")
-    table(headers, rows)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def is_run(path: Path) -> bool:
@@ -254,31 +251,6 @@ def _score(
         as_json({"evaluations": {name: found.numbers}, "counted": dict(found.read.counts + found.left.counts)})
     else:
         show({name: found.numbers})
-
-
-def show(results: Mapping[str, Mapping[str, float]]) -> None:
-    """Print what was measured: answers by family, everything else number by number."""
-    from vistruct.metrics.answers import by_family
-
-    rest = []
-    for name, figures in results.items():
-        lines = by_family(figures)
-        if lines:
-            rows = [[s.family, s.questions, s.measure, s.score, _error(s.error), s.constant] for s in lines]
-            headers = ["family", "questions", "measure", "score", "± standard error", "best constant answer"]
-            table(headers, rows, title=name)
-        shown = {part for s in lines for part in (f"questions/{s.family}", f"{s.measure}/{s.family}")}
-        shown |= {f"{part}/{s.family}" for s in lines for part in ("constant", "error")}
-        rest += [[name, key, float(value)] for key, value in figures.items() if key not in shown]
-        if figures.get("unnamed"):
-            note(
-                f"{figures['unnamed']:.0f} questions of {name} name no family: (brackets) say the form of their answer"
-            )
-    table(["data", "metric", "value"], rest)
-
-
-def _error(value: float) -> float | str:
-    return "" if value != value else value  # NaN: the score is no mean over questions
 
 
 def on_other_data(

@@ -60,7 +60,9 @@ class QuestionsDataConfig(Part):
             self,
             Input(),
             class_names=(),
-            fingerprint=fingerprint(found.annotations, list({r.images[0] for r in records}), self.annotation),
+            fingerprint=fingerprint(
+                found.annotations, list(dict.fromkeys(r.images[0] for r in records)), self.annotation
+            ),
             counts={"questions": len(records), "images": len({one.image_id for one in records}), **counts},
             read=found.images,
             corpus=functools.partial(_texts, records),  # a partial travels to worker processes, a lambda does not

@@ -88,6 +88,17 @@ class PixelValues:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Worded:
+    """Which CLIP a public file is of, and how classes are put into words for it."""
+
+    model: str | None = _told(None, "A CLIP's file: NAME or NAME/TAG in open_clip, or a json of its configuration.")
+    templates: str = _told("openai", "A CLIP's: openai (80 of them), a file of lines, or one with {} for the name.")
+    texts: str | None = _told(None, "A CLIP's: csv of a class and what it is called in texts; or imagenet, of wnids.")
+    size: int | None = _told(None, "A CLIP's: pixels of images, in place of its own.")
+
+
+AS_USUAL = Worded()
 DESCRIBE = "Describe this image in one sentence."  # what a model with language is asked of images with captions
 AS_FOUND, AS_THEY_ARE = Reading(), PixelValues()  # nothing was said
 

@@ -22,6 +22,7 @@ UNDECAYED = (
     "mask_token",
     "task_token",
     "queries.weight",
+    "head.anchors",
     "relative_position",
     "level_embed",
     "query_embed",

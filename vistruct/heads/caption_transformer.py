@@ -68,7 +68,7 @@ class CaptionTransformer(nn.Module):
         for parameter in self.layers.parameters():  # the copies of a layer begin alike otherwise
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        nn.init.normal_(self.embed.weight, std=config.width**-0.5)
+        nn.init.normal_(self.embed.weight, std=0.02)  # larger, and each word would begin by being said again
 
     def forward(self, features: list[Tensor], captions: Tensor) -> Tensor:
         """float[B, L - 1, V]: each next unit from the true ones before it."""

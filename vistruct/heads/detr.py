@@ -4,6 +4,9 @@ Source: Carion et al., "End-to-End Object Detection with Transformers", arXiv:20
     which ViSFT (Jiang et al., arXiv:2401.10222) trains it on a frozen ViT: a narrower encoder with a task token before
     its cells, and what goes into it added to what comes out.
 Differs:
+    - queries begin at boxes side by side over the image, and look first at the cells around these (`anchors`; as in
+      DAB-DETR, Liu et al., arXiv:2201.12329, of which nothing else is here): the first steps are not spent on finding
+      out where they are;
     - queries that stand for no object and lie mostly in a crowd region take no part in the loss;
     - detections are the best pairs of query and class, of which the published code keeps one a query (`one_label`);
     - the losses are sums, and what each is divided by follows from the truth alone, so that splitting a batch changes
@@ -74,7 +77,7 @@ class DetrConfig(Part):
     heads: int = Field(8, gt=0)  # of each attention
     hidden: int = Field(1024, gt=0)  # units between the two linear layers of a layer
     dropout: float = Field(0.1, ge=0, lt=1)
-    anchors: bool = False  # a query begins at a place of its own, and says how far from it its box is
+    anchors: bool = True  # a query begins at a place of its own, and says how far from it its box is; False: DETR's own
     task_token: bool = False  # one more cell before those of the map, learned and without a position
     linear_between: bool = (
         False  # before the decoder cells and positions go through a linear layer, of equal widths too
@@ -111,7 +114,9 @@ class DetrConfig(Part):
         return Detr(self, specs, num_classes)
 
 
-VISFT_DETR = DetrConfig(encoder_width=128, task_token=True, residual=True, one_label=True, score_threshold=0.0)
+VISFT_DETR = DetrConfig(
+    encoder_width=128, anchors=False, task_token=True, residual=True, one_label=True, score_threshold=0.0
+)
 
 
 @dataclass(frozen=True, kw_only=True)

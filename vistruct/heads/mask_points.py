@@ -66,14 +66,19 @@ def truth_at_points(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
     low = corner.floor()
     share = corner - low
     x, y = low.long().unbind(-1)
+    columns = [
+        (x.clamp(min=0), (1 - share[..., 0]) * (x >= 0)),
+        ((x + 1).clamp(max=width - 1), share[..., 0] * (x < width - 1)),
+    ]
+    lines = [
+        (y.clamp(min=0), (1 - share[..., 1]) * (y >= 0)),
+        ((y + 1).clamp(max=height - 1), share[..., 1] * (y < height - 1)),
+    ]
     found = flat.new_zeros(len(rows), points.shape[1], dtype=torch.float32)
-    for down in (0, 1):
-        for right in (0, 1):
-            column, row = x + right, y + down
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            at = (rows[:, None] * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
-            weight = (share[..., 0] if right else 1 - share[..., 0]) * (share[..., 1] if down else 1 - share[..., 1])
-            found += flat[at].float() * weight * inside
+    for line, down in lines:
+        first = (rows[:, None] * height + line) * width
+        for column, right in columns:
+            found += flat[first + column] * (down * right)
     return found
 
 

@@ -89,15 +89,22 @@ class Retrieval:
         return numbers | {"images": float(len(images)), "captions": float(len(texts)), "captions_cut": float(cut)}
 
     def details(self) -> dict[str, Any]:
-        """Of each image its rank among the captions (0: it has none), and of each of its captions that of the image."""
+        """Of each image the rank of its best caption (0: it has none), and that of the image for each of its captions;
+        and what each adds to the numbers, as [total, count].
+        """
         images, texts = self.ranks()
-        own = np.split(texts, np.cumsum([len(one.captions) for one in self.found.values()])[:-1])
-        return {
-            "images": {
-                name: {"image_to_text": int(rank), "text_to_image": [int(one) for one in ranks]}
-                for name, rank, ranks in zip(self.found, images, own, strict=True)
-            }
-        }
+        own = np.split(texts, np.cumsum([len(one.texts) for one in self.found.values()])[:-1])
+        each = dict(zip(self.found, zip(images, own, strict=True), strict=True)) if self.found else {}
+        per_image: dict[str, dict[str, list[float]]] = {}
+        for name, asked in each.items():
+            for way, ranks in zip(WAYS, (asked[0][asked[0] > 0], asked[1]), strict=True):
+                sums = {f"{way}_R@{k}": float((ranks <= k).sum()) for k in self.at} | {
+                    f"{way}_rank": float(ranks.sum())
+                }
+                for number, total in sums.items():
+                    per_image.setdefault(number, {})[name] = [total, float(ranks.size)]
+        ranks = {name: {WAYS[0]: int(image), WAYS[1]: texts.tolist()} for name, (image, texts) in each.items()}
+        return {"ranks": ranks, "per_image": per_image}
 
     def ranks(self) -> tuple[np.ndarray, np.ndarray]:
         """int64[M] of the best caption of each image, int64[N] of the image of each caption."""

@@ -18,6 +18,8 @@ RECIPES = {
     "caption": "vistruct.recipes.caption",
     "joint": "vistruct.recipes.joint",
     "labels": "vistruct.recipes.labels",
+    "clip.zero_shot": "vistruct.recipes.clip.zero_shot",
+    "clip.match": "vistruct.recipes.clip.match",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
     "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
     "vitp.medical": "vistruct.recipes.vitp.medical",
@@ -55,6 +57,7 @@ RECIPES = {
     "mtp.svcd": "vistruct.recipes.mtp.svcd",
     "visft.detect": "vistruct.recipes.visft.detect",
     "visft.segment": "vistruct.recipes.visft.segment",
+    "visft.caption": "vistruct.recipes.visft.caption",
     "visft.joint": "vistruct.recipes.visft.joint",
 }
 

@@ -34,7 +34,6 @@ VARIED = {  # options of recipes that the study sets itself, and where it is tol
     "share": "fractions (--fraction)",
     "seed": "seeds (--seeds)",
     "lr": "lr (--lr MODE=RATE)",
-    "adapters": "adapters (--lora NAME=FILE)",
 }
 
 

@@ -8,6 +8,7 @@ Shapes: B images, K classes -> scores float[B, K]: a softmax over the classes, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,9 @@ class ZeroShot(nn.Module):
         self, config: ZeroShotConfig, class_names: tuple[str, ...], assets: Path, backbone: Backbone | None = None
     ) -> None:
         super().__init__()
-        self.config, self.class_names = config, class_names
+        self.config = config
+        self.class_names: tuple[str, ...] = ()
+        self.take_classes(class_names)
         self.normalise = Normalise(config.mean, config.std, 3)
         self.backbone = tokens_of(config.backbone, backbone)
         self.clip = config.clip.build(self.backbone.width, assets)
@@ -84,11 +87,15 @@ class ZeroShot(nn.Module):
         """From now on these classes are told apart.
 
         Raises:
-            UserError: fewer than two.
+            UserError: fewer than two; numbers of WordNet, of which nothing else is said.
         """
         if len(class_names) < 2:
             what = f"classes are told apart, and there are {len(class_names)}"
             raise UserError(what, where="data", fix="use data with classes of images (kind: image_classes)")
+        wnid = next((name for name in class_names if re.fullmatch(r"n\d{8}", name)), None)
+        if wnid is not None and wnid not in self.config.texts:
+            what = f"classes are called {wnid}, ..., which no text says anything of"
+            raise UserError(what, where="data", fix="--texts imagenet, or a csv of a class and what it is called")
         self.class_names = class_names
 
     def texts(self) -> list[list[str]]:
@@ -101,7 +108,8 @@ class ZeroShot(nn.Module):
         """float[K, E], of length 1; put into words and read once, for the text tower is not trained here."""
         if self._of_classes is None or self._of_classes[0] != self.class_names:
             is_training = self.clip.training
-            self._of_classes = self.class_names, self.clip.eval().of_classes(self.texts())
+            with torch.autocast(self.clip.logit_scale.device.type, enabled=False):  # the same, whoever asks first
+                self._of_classes = self.class_names, self.clip.eval().of_classes(self.texts())
             self.clip.train(is_training)
         return self._of_classes[1].to(self.clip.logit_scale.device)
 

@@ -55,7 +55,7 @@ def backbone_of(
         normalise: None: ImageNet's for EVA, as published; of others that which they were trained with.
 
     Raises:
-        UserError: no backbone is named, two are, or a file does not say what it is of.
+        UserError: no backbone is named, two are, a file does not say what it is of, or there are no weights.
     """
     if model is not None and timm is not None:
         raise UserError("--model and --timm both name a backbone", where=f"--timm {timm}", fix="leave one of them out")
@@ -68,6 +68,9 @@ def backbone_of(
         if not any(is_ours(place) or backbone_dir(place) is not None for place in known if place.is_dir()):
             what = "a file of weights, and of which backbone is not said"
             raise UserError(what, where=known[0], fix="--model eva_g, --model eva02_e or --timm NAME")
+    if backbone is None and (start is None or start.is_file()):
+        what = "the backbone stays as it is, and no weights of it are named"
+        raise UserError(what, where="--backbone", fix="--backbone FILE, its public weights or a run")
     own = None if normalise in ("imagenet", "clip", "backbone") else normalise
     parts, mean_std = architecture(backbone, timm, own, intake, start if model is None else None)
     if model is not None:
@@ -154,5 +157,5 @@ def tiny_for(recipe: Callable[..., Run], head: Part, size: int = 70) -> Run:
     """A few steps on made-up scenes; it hardly learns."""
     folder = coco_folder(("plane", "ship"), "annotations", "{split}", masks=True)
     places = {"data": folder / "annotations/train.json", "val": folder / "annotations/test.json"}
-    run = recipe(**places, model="eva_g", size=size, steps=4)
-    return quick(run, {"backbone": SMALL, "head": head})
+    run = recipe(**places, model="eva_g", backbone=folder, size=size, steps=4)
+    return quick(run.model_copy(update={"init": None}), {"backbone": SMALL, "head": head})  # of random weights

@@ -54,13 +54,14 @@ def records_of(
             report.note(NO_ANSWER, one.where)
     folder, name_of = _place(list(dict.fromkeys(one.image for one in wanted)), annotation, ask.images, ways)
     found: dict[str, list[Record]] = {}
+    paths = {image: folder.find(name_of(image)) for image in dict.fromkeys(one.image for one in wanted)}
     seen: set[str] = set()
     for one in wanted:
         if one.id in seen:
             stop(UserError(f"two questions are called {one.id}", where=one.where, fix="remove one of them"))
             continue
         seen.add(one.id)
-        path = folder.find(name_of(one.image))
+        path = paths[one.image]
         if path is None:
             what = f"the image {name_of(one.image)} is not on disk"
             error = UserError(what, where=one.where, fix=WHERE_IMAGES)
@@ -111,6 +112,12 @@ def entries(content: object, key: str, path: Path, stop: Stop) -> Iterator[tuple
             yield where, entry
         else:
             stop(UserError(f"this is {entry!r:.40}, where an object belongs", where=where, fix="correct this entry"))
+
+
+def answers_of(told: object) -> tuple[str, ...]:
+    """Everybody's answers from a list of texts, or of objects that hold one; nothing where there is no such list."""
+    answers = [one.get("answer") if isinstance(one, dict) else one for one in told] if isinstance(told, list) else []
+    return tuple(str(one) for one in answers if isinstance(one, str | int) and not isinstance(one, bool))
 
 
 def text_of(entry: Mapping[str, object], key: str, where: str) -> str:

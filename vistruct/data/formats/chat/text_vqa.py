@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from vistruct.data.formats.chat.asked import Question, entries, records_of, text_of
+from vistruct.data.formats.chat.asked import Question, answers_of, entries, records_of, text_of
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.json_kind import ends_of, json_kind
 from vistruct.files.json_files import read_json
@@ -35,17 +34,13 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
                 id=str(entry.get("question_id", number)),
                 image=text_of(entry, "image" if is_named else "image_id", where),
                 text=text_of(entry, "question", where),
-                answers=tuple(map(_answer, entry.get("answers") or [])),
+                answers=answers_of(entry.get("answers")),
                 family=str(entry.get("answer_type", "")),
                 where=where,
             )
         )
     ways = [str, lambda name: f"{name}.jpg"]
     return Walked(records=records_of(found, path, ask, report, stop, ways), annotations=(path,))
-
-
-def _answer(told: Any) -> str:
-    return str(told.get("answer", "")) if isinstance(told, dict) else str(told)
 
 
 FORMAT = Format(kind="questions", looks_like=looks_like, walk=walk)

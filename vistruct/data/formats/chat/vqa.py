@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.data.formats.captions.said import COCO_ID
-from vistruct.data.formats.chat.asked import Question, entries, records_of, text_of
+from vistruct.data.formats.chat.asked import Question, answers_of, entries, records_of, text_of
 from vistruct.data.formats.classes.lines import chosen_splits
 from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.json_kind import ends_of, json_kind
@@ -91,15 +91,12 @@ def _one(halves: Sequence[Half], split: str, role: Role, path: Path) -> Path:
 
 def ways_of(split: str) -> list[Callable[[str], str]]:
     """How COCO calls the image of a number, with its folder and without."""
-    return [partial(_coco_name, form.replace("SPLIT", split)) for form in _FORMS]
+    fronts = (f"COCO_{split}_", f"{split}/COCO_{split}_", "", f"{split}/", "train2017/", "val2017/")
+    return [partial(_coco_name, front) for front in fronts]
 
 
-_FORMS = ("COCO_SPLIT_{:012d}.jpg", "SPLIT/COCO_SPLIT_{:012d}.jpg", "{:012d}.jpg", "SPLIT/{:012d}.jpg")
-_FORMS += ("train2017/{:012d}.jpg", "val2017/{:012d}.jpg")
-
-
-def _coco_name(form: str, number: str) -> str:
-    return form.format(int(number)) if number.isdigit() else number
+def _coco_name(front: str, number: str) -> str:
+    return f"{front}{number:0>12}.jpg"
 
 
 def _questions(asked: Path, told: Path, report: IssueCounter, stop: Stop) -> list[Question]:
@@ -115,7 +112,7 @@ def _questions(asked: Path, told: Path, report: IssueCounter, stop: Stop) -> lis
                 id=id,
                 image=image,
                 text=text_of(entry, "question", where),
-                answers=tuple(str(one.get("answer", "")) for one in own.get("answers", []) if isinstance(one, dict)),
+                answers=answers_of(own.get("answers")),
                 family=str(own.get("answer_type", "")),
                 where=where,
                 notes={COCO_ID: image},

@@ -1,0 +1,103 @@
+"""Stage 1 with the maps of its frozen backbone kept on disk and without: seconds and memory of a step, side by side.
+
+    python benchmarks/cached_maps.py [--width 384] [--depth 12] [--size 224] [--images 16] [--batch 4] [--rounds 3]
+
+The same run four ways in one process, in turns, each measured from its second step on: `trained` moves the backbone as
+well (what a graph costs), `frozen` does not, `first` also writes the maps, `kept` reads them. Memory is what the
+process takes at most beyond what it had before the step (Linux alone). Maps are on the disk of --folder, and in the
+cache that the system has of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vistruct.backbones.eva_vit import EvaVitConfig
+from vistruct.config import CacheMaps, Run, with_values
+from vistruct.engine.run import State, build
+from vistruct.engine.step import train_step
+from vistruct.engine.train import loader_of
+from vistruct.recipes.visft import detect, segment
+from vistruct.samples import trees
+from vistruct.windows.tiles import Tiles
+
+WAYS = ("trained", "frozen", "first", "kept")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("width", 384), ("depth", 12), ("size", 224), ("images", 16), ("batch", 4), ("rounds", 3)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--head", choices=("detect", "segment"), default="detect")
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    place = Path(tempfile.mkdtemp(dir=asked.folder))
+    try:
+        states = {way: build(run_of(asked, way, place), place / way) for way in WAYS}
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        memory: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(asked.rounds):
+            shutil.rmtree(place / "maps", ignore_errors=True)
+            for way, state in states.items():
+                for step, (took, peak) in enumerate(steps_of(state, asked.images // asked.batch)):
+                    if step or asked.rounds == 1:
+                        seconds[way].append(took)
+                        memory[way].append(peak)
+        size = sum(file.stat().st_size for file in (place / "maps").rglob("*.safetensors"))
+        each = size / asked.images / 1e6
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, maps of an image {each:.3g} MB")
+        for way in WAYS:
+            print(f"{way:8} {statistics.median(seconds[way]):8.3f} s a step {max(memory[way]):8.0f} MB at most")
+    finally:
+        shutil.rmtree(place)
+
+
+def run_of(asked: argparse.Namespace, way: str, place: Path) -> Run:
+    """On windows of trees, each looked at once in a round."""
+    recipe = {"detect": detect, "segment": segment}[asked.head].recipe
+    run = recipe(
+        data=trees().train, model="eva_g", backbone=place, size=asked.size, augment=False, cache=str(place / "maps")
+    )
+    task: Any = run.only.task
+    vit = EvaVitConfig(width=asked.width, depth=asked.depth, heads=6, mlp_width=4 * asked.width)
+    data: Any = run.only.data
+    cut = Tiles(size=asked.size, overlap=0, skip_empty=True)
+    records = len(data.model_copy(update={"tiles": cut}).build())
+    data = data.model_copy(update={"tiles": cut, "share": min(1.0, (asked.images + 0.5) / records)})
+    run = with_values(run, task=task.model_copy(update={"backbone": vit}), data=data, batch=asked.batch, workers=0)
+    kept = CacheMaps(folder=place / "maps") if way in ("first", "kept") else None
+    move = () if way == "trained" else run.move
+    return run.model_copy(update={"init": None, "cache_maps": kept, "move": move, "amp": "off"})
+
+
+def steps_of(state: State, number: int) -> list[tuple[float, float]]:
+    """Seconds of the processor, and megabytes at most beyond what was there before, of each step."""
+    found = []
+    batches = iter(loader_of(state))
+    for _ in range(number):
+        batch = next(batches)
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what other steps have left
+        before = memory_mb("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak until now
+        start = time.process_time()  # other processes may be at work here
+        train_step(state, batch)
+        found.append((time.process_time() - start, memory_mb("VmHWM") - before))
+    return found
+
+
+def memory_mb(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()

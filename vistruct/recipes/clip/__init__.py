@@ -1,0 +1,1 @@
+"""CLIPs of others, measured as they are and taught more."""
