@@ -17,13 +17,19 @@ from vistruct.cli.show import data_of
 from vistruct.config import MAIN, read_run, run_to_yaml
 from vistruct.contracts import BoxPrediction, MapPrediction
 from vistruct.data.loading.loader import check_split
+from vistruct.data.reading import Named
+from vistruct.engine.run import build
+from vistruct.engine.step import train_step
+from vistruct.engine.train import loader_of
 from vistruct.errors import UserError
 from vistruct.files.images import read_image
 from vistruct.inference.model import load
 from vistruct.recipes import detect, joint
 from vistruct.recipes.options import parse
+from vistruct.recipes.small import small_vit
 from vistruct.runs import train_and_report
 from vistruct.samples import trees
+from vistruct.samples.made_captions import karpathy_file
 from vistruct.settings import with_settings
 
 
@@ -147,3 +153,23 @@ def test_a_weight_without_end_is_refused_and_no_evaluation_takes_the_place_of_an
     vals = ("--option", f"talk.val={talk}", "--option", f"talk_answers.val={trees().test}")
     with pytest.raises(UserError, match="two evaluations are called 'talk_answers'"):
         joint.recipe(**asked(*tasks, *vals))  # ty: ignore[invalid-argument-type]
+
+
+def test_captions_learn_beside_boxes(tmp_path):
+    run = joint.recipe(
+        task=(Named(f"boxes=detect:{trees().train}"), Named(f"words=caption:{karpathy_file()}")),
+        option=(
+            *(Named(f"boxes.{text}") for text in ("size=256", "overlap=64", "share=0.1", "batch=2")),
+            *(Named(f"words.{text}") for text in ("split=train", "val_split=val", "size=64", "batch=2")),
+        ),
+        steps=1,
+    )
+    small = small_vit(stem="conv")
+    streams = {
+        name: one.model_copy(update={"task": one.task.model_copy(update={"backbone": small})})
+        for name, one in run.streams.items()
+    }
+    state = build(run.model_copy(update={"streams": streams, "workers": 0}), tmp_path)
+    figures = train_step(state, next(iter(loader_of(state))))
+    assert {"boxes.loss_box", "words.loss_words"} <= figures.keys()
+    assert run.evals["words"].metric.kind == "captions"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from several_processes import samples_by_step, train_in_ranks
 
 from vistruct.checkpoint.adapters import read_adapters
 from vistruct.checkpoint.load import load_model
@@ -20,6 +23,7 @@ from vistruct.recipes.small import small_vit
 from vistruct.recipes.visft import joint
 from vistruct.runs import train_and_report
 from vistruct.samples import trees
+from vistruct.settings import with_settings
 from vistruct.study.pretraining import pretraining_jobs
 from vistruct.study.study import Pretraining, Study
 
@@ -148,3 +152,34 @@ def test_a_study_joins_runs_that_it_trains_itself(heads, tmp_path):
     late = {"adapted": pretrain["adapted"], "boxes": pretrain["boxes"]}
     with pytest.raises(UserError, match="no earlier pretraining"):
         Study.model_validate(study.model_dump() | {"pretrain": late})
+
+
+def three_heads(batch: int = 2) -> Run:
+    """DETR, Mask2Former and the LSTM over one small ViT, with few points and queries."""
+    settings = ["streams.segment.task.head.loss.points=64", "streams.segment.task.head.layers.queries=8"]
+    settings += [f"streams.{name}.batch={batch}" for name in joint.TASKS] + ["amp=off"]
+    run = with_settings(joint.tiny(), [*settings, "evals={}", "save_every=2", "save_async=false"])
+    return run.model_copy(update={"draw": "one", "steps": 7, "snapshots": (5,)})
+
+
+def die_once(out_dir: Path, _rank: int, step: int, _metrics: dict[str, float]) -> None:
+    if step == 5 and not (out_dir.parent / "died").exists():
+        (out_dir.parent / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_stage_two_ends_with_the_same_bits_and_two_ranks_go_the_same_way(tmp_path):
+    run = three_heads()
+    assert {streams_of(run, step)[0] for step in range(run.steps)} == set(joint.TASKS)
+    assert train_in_ranks(1, run, tmp_path / "whole") == [0]
+    assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [-signal.SIGKILL]
+    assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [0]
+    assert train_in_ranks(2, run, tmp_path / "two") == [0, 0]
+    seen = [samples_by_step(tmp_path / name, ranks) for name, ranks in (("whole", 1), ("cut", 1), ("two", 2))]
+    assert seen[0] == seen[1]
+    assert [sorted(ids) for ids in seen[0].values()] == [sorted(ids) for ids in seen[2].values()]
+    for place in ("", "adapters/step_000005"):
+        whole, cut, two = (read_adapters(tmp_path / name / place).layers for name in ("whole", "cut", "two"))
+        for name, one in whole.items():
+            assert one.equals(cut[name])
+            torch.testing.assert_close(two[name].delta(), one.delta(), rtol=1e-3, atol=1e-6)

@@ -1,4 +1,4 @@
-"""One backbone taught by several tasks on data sets of their own: boxes, pixels, classes, conversations, in any mix.
+"""One backbone taught by several tasks on data of their own: boxes, pixels, classes, captions, talk, in any mix.
 
 Run:      vistruct train joint --task boxes=detect:data/boxes.json --task fields=segment:data/masks
 Needs:    as the tasks together; one micro-batch of one task is in memory at a time
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
-from vistruct.recipes import change, classify, detect, oriented, segment
+from vistruct.recipes import caption, change, classify, detect, oriented, segment
 from vistruct.recipes.options import called, convert, option, options_of
 from vistruct.recipes.small import small_vit
 from vistruct.recipes.vitp import pretrain
@@ -31,6 +31,7 @@ TASKS: dict[str, Callable[..., Run]] = {
     "segment": segment.recipe,
     "change": change.recipe,
     "classify": classify.recipe,
+    "caption": caption.recipe,
     "instruct": pretrain.recipe,
 }
 OF_ALL = ("data", "backbone", "timm", "steps", "lr", "seed")  # options of a task's recipe that are the whole run's

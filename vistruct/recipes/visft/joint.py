@@ -91,7 +91,7 @@ def of_runs(runs: Mapping[str, tuple[Run, Path]], **options: Any) -> Run:
 
 def tiny() -> Run:
     """A few steps over the tiny runs of the stages, whose heads have learned nothing yet; it shows that all goes."""
-    told = {name: _named_after(_module(name).tiny(), name) for name in ("detect", "segment")}
+    told = {name: _named_after(_module(name).tiny(), name) for name in TASKS}
     run = _adapted(
         told, weight=(), batch=(), loss=(), draw="one", backbone=None, rank=4, scale=None, parts=("q", "v"),
         layers="backbone", head_dropout=False, steps=6, lr=1e-3, clip=0.1, snapshots=(3,), seed=0,
