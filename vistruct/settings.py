@@ -18,6 +18,7 @@ def with_settings(run: Run, settings: list[str]) -> Run:
         UserError: a path that does not exist (with the closest one), or a value that does not fit.
     """
     values, made = run.model_dump(mode="json"), set[int]()
+    kinds: dict[str, dict[str, Any]] = {}  # parts whose kind is set, by what would set them whole
     for setting in settings:
         path, sep, text = setting.partition("=")
         if not sep:
@@ -39,6 +40,8 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                 try:
                     is_text = isinstance(at, dict) and isinstance(at.get(key), str)
                     at[key] = "" if is_text and not text else from_yaml(text)
+                    if key == "kind" and isinstance(at, dict):
+                        kinds[f"--set '{'.'.join(parents)}={{kind: {text}}}'"] = at
                 except yaml.YAMLError as error:
                     what = f"a value that is no YAML: {text}"
                     raise UserError(what, where=f"--set {path}", fix="close every bracket and quote") from error
@@ -49,4 +52,19 @@ def with_settings(run: Run, settings: list[str]) -> Run:
                 at = at[key]
                 inside: Any = vars(own) if isinstance(own, Part) else own
                 own = inside.get(key) if isinstance(inside, dict) else None
-    return run_from_dict(values, "--set")
+    try:
+        return run_from_dict(values, "--set")
+    except UserError as error:
+        raise _of_another_kind(error, values, kinds) from error
+
+
+def _of_another_kind(error: UserError, values: dict[str, Any], kinds: dict[str, dict[str, Any]]) -> UserError:
+    """The same error; where a part keeps what another kind of it was told, with the setting of the whole part."""
+    for part in kinds.values():
+        for key in part.keys() - {"kind"}:
+            del part[key]
+    try:
+        run_from_dict(values)
+    except UserError:
+        return error
+    return UserError(error.what, where=error.where, fix=" ".join(kinds) or error.fix)

@@ -122,9 +122,9 @@ def test_adapters_go_out_alone_and_come_back(capsys, runs, tmp_path):
     ours = exported(capsys, runs["tuned"], "--format", "lora", "--out", tmp_path / "lora")
     assert read_adapters(ours).digest == read_adapters(runs["tuned"]).digest
     assert read_adapters(ours).base == read_adapters(runs["tuned"]).base
-    theirs = exported(capsys, runs["tuned"], "--format", "lora-visft", "--out", tmp_path / "visft") / "lora.pt"
+    theirs = exported(capsys, runs["tuned"], "--format", "lora-visft", "--out", tmp_path / "visft")
     again = exported(capsys, theirs, "--format", "lora", "--out", tmp_path / "again")
-    for file in (ours, theirs, again):
+    for file in (ours, theirs, theirs / "lora.pt", again):
         added, _ = load_model(runs["base"], lora=file)
         assert_close(dict(added.named_parameters()), dict(trained.named_parameters()), rtol=0, atol=1e-5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +343,10 @@ def test_no_value_of_objects_ends_in_anything_but_a_talk_or_a_defect(objects: di
 
 # --- there and back
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: t.strip() and "<image>" not in t)
+# Without a mark of any tool, which is refused or read as an image: hypothesis takes some from our own source.
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda t: t.strip() and not re.search(r"[<\[][/|]?\w", t)
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

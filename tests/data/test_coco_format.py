@@ -234,6 +234,14 @@ def test_what_would_make_training_wrong_is_an_error_with_its_place(saved: Saved,
     assert caught.value.fix
 
 
+def test_captions_in_the_place_of_boxes_are_called_so(saved: Saved) -> None:
+    content = document() | {"annotations": [{"id": 1, "image_id": 1, "caption": "a tree"}]}
+    del content["categories"]
+    with pytest.raises(UserError, match="no list of 'categories'") as caught:
+        read_coco(saved(content))
+    assert "vistruct train caption" in caught.value.fix
+
+
 def test_an_unknown_id_names_the_annotation(saved: Saved) -> None:
     with pytest.raises(UserError) as caught:
         read_coco(saved(broken("category id")))

@@ -43,7 +43,7 @@ class Stage(nn.Module):
         ).build()
         self.detect = DetrConfig(
             queries=Q["q"], encoder_width=Q["enc"], decoder_width=Q["dec"], encoder_layers=Q["el"],
-            decoder_layers=Q["dl"], heads=Q["heads"], hidden=Q["ffn"], task_token=True, residual=True,
+            decoder_layers=Q["dl"], heads=Q["heads"], hidden=Q["ffn"], task_token=True, residual=True, anchors=False,
         ).build(self.backbone.specs, Q["k"])  # fmt: skip
         layers = MaskQueriesConfig(
             queries=S["q"], width=S["conv"], heads=S["heads"], levels=1, encoder_layers=S["el"], encoder_ffn=S["effn"],

@@ -322,7 +322,7 @@ def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
 def test_the_command_takes_windows_views_and_formats_for_maps(tmp_path: Path, monkeypatch, capsys):
     images = folder(tmp_path, {"1.png": (40, 31), "2.png": (9, 12)})
     model, loaded = segmenter(monkeypatch), []
-    monkeypatch.setattr("vistruct.inference.model.load", lambda run: loaded.append(run) or model)
+    monkeypatch.setattr("vistruct.inference.model.load", lambda run, lora=None: loaded.append(run) or model)
     code, out, _ = command(
         capsys, tmp_path / "run", images, "--out", tmp_path / "out", "--tile", 16, "--flip", "horizontal",
         "--scale", 1, "--format", "color", "--json",
@@ -348,14 +348,14 @@ def test_the_command_takes_windows_views_and_formats_for_maps(tmp_path: Path, mo
 def test_the_command_says_how_pairs_and_classes_are_given(tmp_path: Path, monkeypatch, capsys):
     images = folder(tmp_path, {"1.png": (8, 8)})
     change = segmenter(monkeypatch, names=("unchanged", "changed"), kind="change", fusion="difference")
-    monkeypatch.setattr("vistruct.inference.model.load", lambda _: change)
+    monkeypatch.setattr("vistruct.inference.model.load", lambda run, lora=None: change)
     assert "before/ after/ --pairs" in command(capsys, tmp_path / "run", images)[2]
     assert "--pairs with 1 sources" in command(capsys, tmp_path / "run", images, "--pairs")[2]
     code, out, _ = command(capsys, tmp_path / "run", images, images, "--pairs", "--out", tmp_path / "out")
     assert code == 0
     assert "1 pairs" in out
     model = classifier(monkeypatch)
-    monkeypatch.setattr("vistruct.inference.model.load", lambda _: model)
+    monkeypatch.setattr("vistruct.inference.model.load", lambda run, lora=None: model)
     code, out, _ = command(capsys, tmp_path / "run", images, "--out", tmp_path / "classes")
     assert code == 0
     assert out.splitlines()[-1] == str(tmp_path / "classes" / "classes.csv")

@@ -145,7 +145,7 @@ def test_a_kind_from_outside_is_predicted_drawn_written_and_resumed(
     assert counter.kind.name == "counts"
     assert counter.predict(spots / "b.png").number == 2  # ty: ignore[unresolved-attribute]
     assert kind_of(counter.task).draw is not None
-    monkeypatch.setattr("vistruct.inference.model.load", lambda run: counter)
+    monkeypatch.setattr("vistruct.inference.model.load", lambda run, lora=None: counter)
     counter.task.seen = 0
     for number, more in enumerate(([], ["--format", "words"], ["--format", "all"])):
         with pytest.raises(SystemExit) as end:
@@ -169,7 +169,7 @@ def test_one_unreadable_image_does_not_stop_the_others_and_is_named(
 ) -> None:
     whole = (spots / "b.png").read_bytes()
     (spots / "b.png").write_bytes(whole[:40])
-    monkeypatch.setattr("vistruct.inference.model.load", lambda run: counter)
+    monkeypatch.setattr("vistruct.inference.model.load", lambda run, lora=None: counter)
     args = ["predict", "run", str(spots), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as end:
         main(args)

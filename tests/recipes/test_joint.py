@@ -99,6 +99,15 @@ def test_a_setting_may_name_a_term_of_the_loss_and_no_field_that_a_part_lacks():
         with_settings(joint.tiny(), ["move=[{pattern: backbone"])
 
 
+def test_a_kind_that_cannot_keep_what_another_was_told_says_how_it_is_set_whole():
+    with pytest.raises(UserError, match="unknown key") as caught:
+        with_settings(detect.tiny(), ["task.backbone.kind=eva_vit"])
+    setting = caught.value.fix
+    assert setting == "--set 'task.backbone={kind: eva_vit}'"
+    whole = with_settings(detect.tiny(), [setting.removeprefix("--set ").strip("'")])
+    assert whole.only.task.backbone.kind == "eva_vit"
+
+
 def test_its_file_is_its_own_input(run_dir):
     assert read_run(run_dir / "run.yaml") == joint.tiny()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from several_processes import samples_by_step, train_in_ranks
 
 from vistruct.checkpoint.adapters import read_adapters
@@ -100,11 +102,23 @@ def test_starts_over_different_backbones_are_refused(heads, tmp_path):
         ({"data": (Named("boxez=/"),)}, "no task 'boxez'"),
         ({"option": (Named("boxes.size=3"),)}, "no task 'boxes' with a recipe"),
         ({"batch": (Named("boxes=none"),)}, "--batch boxes"),
+        ({"model": "eva_g"}, "runs bring their backbone along"),
+        ({"backbone": Path("base")}, "runs bring their backbone along"),
+        ({"rank": 0}, "greater than 0"),
     ],
 )
 def test_what_is_said_of_no_task_is_refused(heads, options, what):
-    with pytest.raises(UserError, match=what):
+    with pytest.raises((UserError, ValidationError), match=what):
         recipe(heads, **options)
+
+
+def test_a_run_that_measured_nothing_says_so_where_it_is_to_measure(heads, tmp_path):
+    shutil.copytree(heads["boxes"], tmp_path / "boxes")
+    card = tmp_path / "boxes" / "model" / "model.json"
+    values = json.loads(card.read_text())
+    card.write_text(json.dumps(values | {"run": values["run"] | {"evals": {}}}))
+    with pytest.raises(UserError, match="measures nothing"):
+        recipe({"boxes": tmp_path / "boxes"}, "boxes", val=(Named(f"boxes={tmp_path}"),))
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,9 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
         same = [(t.backbone, t.mean, t.std) for t in (stream.task, aligned.only.task)]
         assert same[0] == same[1]
     assert (dense.optim.lr, dense.move[0].lr_factor) == (aligned.optim.lr, SIZES["small"].backbone_lr_factor)
+    (places["aligned"] / "checkpoints" / "step_00000075").mkdir(parents=True)
+    (places["aligned"] / "run.yaml").write_text(run_to_yaml(aligned))
+    assert pretraining_jobs(study, tmp_path / "out")[1] == places  # what is there by then plans nothing anew
     longer = study_of(BUDGET.model_copy(update={"align_steps": 151}), data)
     _, others = pretraining_jobs(longer, tmp_path / "out")
     assert not set(others.values()) & set(places.values())  # what starts from another one is another one too
@@ -304,3 +307,12 @@ def test_the_report_is_whole_and_within_its_window(tmp_path, monkeypatch, browse
         assert_sound(seen, size)
         assert len(seen.tables) >= 7
         assert len(seen.images) >= 3
+
+
+def test_the_study_of_the_docs_joins_heads_over_one_backbone():
+    study = read_study(Path(__file__).parents[2] / "docs" / "visft_trees.yaml")
+    joined, control = study.pretrain["visft"], study.pretrain["visft_shuffled"]
+    assert joined.start == control.start == {name: name for name in ("boxes", "crowns", "captions")}
+    assert joined.options == control.options
+    assert set(control.settings) - set(joined.settings) == {f"streams.{name}.shuffled=true" for name in control.start}
+    assert {study.pretrain[name].backbone for name in control.start} == {"base"}

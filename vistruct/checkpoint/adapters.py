@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vistruct.checkpoint.low_rank import Adapters, LowRank, Record, one_spelling, print_of
 from vistruct.checkpoint.peft_folder import BASE, CONFIG, adapters_dir, read_folder
-from vistruct.checkpoint.visft_lora import read_visft
+from vistruct.checkpoint.visft_lora import FILE, read_visft
 from vistruct.errors import UserError, closest
 
 
@@ -33,6 +33,8 @@ def read_adapters(source: Path) -> Adapters:
     if source.is_file() and source.name != CONFIG:
         return read_visft(source)
     folder = adapters_dir(source.parent if source.is_file() else source)
+    if folder is None and (source / FILE).is_file():  # as `vistruct export --format lora-visft` makes it
+        return read_visft(source / FILE)
     if folder is None:
         what = f"no adapters here: no {CONFIG}" if source.exists() else "no such file or directory"
         fix = "give a run that trained adapters (LoRA), its adapters/, a folder of peft's, or a file of ViSFT"

@@ -26,7 +26,7 @@ from vistruct.checkpoint.save import fsync_dir, write_json, write_text
 from vistruct.checkpoint.shards import write_shards
 from vistruct.checkpoint.tensors import no_room, write_tensors
 from vistruct.checkpoint.verify import DTYPES, rounded
-from vistruct.checkpoint.visft_lora import write_visft
+from vistruct.checkpoint.visft_lora import FILE, write_visft
 from vistruct.checkpoint.weights import read_public
 from vistruct.errors import UserError, closest
 from vistruct.files.owned import new_folder, refuse
@@ -93,23 +93,20 @@ def _alone(source: Path, folder: Path, format: str) -> tuple[str, ...]:
     adapters, base = read_adapters(source), f"what {source} was trained beside"
     own = adapters_dir(source) if source.is_dir() else None
     if format == "lora-visft":
-        write_visft(folder / "lora.pt", adapters.layers, source)
-        again = read_adapters(folder / "lora.pt")
+        write_visft(folder / FILE, adapters.layers, source)
+    elif own is not None:
+        for name in FILES:
+            if (own / name).is_file():
+                shutil.copy2(own / name, folder / name)
     else:
-        if own is not None:
-            for name in FILES:
-                if (own / name).is_file():
-                    shutil.copy2(own / name, folder / name)
-        else:
-            write_adapters(folder, adapters.layers, modules=None, base=base, prints=adapters.base)
-        again = read_adapters(folder)
+        write_adapters(folder, adapters.layers, modules=None, base=base, prints=adapters.base)
+    again = read_adapters(folder)
     apart = max(_apart(one, two) for one, two in zip(adapters.layers.values(), again.layers.values(), strict=True))
     if apart > 1e-6:
         raise UserError(f"read back, they are others, by {apart:.1e} of the largest", where=folder, fix="report this")
-    use = "`torch.load`" if format == "lora-visft" else "`peft.PeftModel.from_pretrained(model, FOLDER)`"
-    name = "FOLDER/lora.pt" if format == "lora-visft" else "FOLDER"
+    use = f"torch.load(FOLDER/{FILE})" if format == "lora-visft" else "peft.PeftModel.from_pretrained(model, FOLDER)"
     same = f"{len(again.layers)} adapters; read back, what they add is the same to {apart:.0e} of its largest number"
-    return (*adapters.notes, f"Use: `vistruct ... --lora {name}`, or {use}", same)
+    return (*adapters.notes, f"Use: `vistruct ... --lora FOLDER`, or `{use}`", same)
 
 
 def _apart(one: Any, other: Any) -> float:

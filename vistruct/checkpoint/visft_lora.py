@@ -25,6 +25,7 @@ from vistruct.errors import UserError
 
 RANK, SCALE = 64, 1 / 64
 FRONT = "visual."
+FILE = "lora.pt"  # as it is exported
 _NAME = re.compile(r"(.*?)\b(blocks\.\d+\.attn\.qkv)")
 
 

@@ -277,7 +277,7 @@ def on_other_data(
         UserError: nothing at the path, or data of another kind than the run's.
     """
     from vistruct.config import Eval
-    from vistruct.data.at_path import WORDS, part_at
+    from vistruct.data.at_path import WORDS, captions_at, part_at
     from vistruct.data.maps import MapDataConfig
     from vistruct.data.questions import as_questions
     from vistruct.kinds import part_class
@@ -295,6 +295,8 @@ def on_other_data(
         part = MapDataConfig(**place, split=split, **{name: vars(part)[name] for name in _CHOICE})
     if wanted == "talk" and part.kind == "captions":
         part = as_questions(part, ask)
+    if wanted == "captions" and part.kind == "image_classes":  # names and words may be either
+        part = captions_at(path, reading, values, split=split)
     if ("talk" if part.kind in TALK else part.kind) != wanted:
         what = f"these are {WORDS[part.kind]}, the run was trained on {WORDS.get(source.kind, source.kind)}"
         raise UserError(what, where=path, fix="vistruct eval RUN --data PATH, with data of that kind")

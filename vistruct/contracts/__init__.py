@@ -43,7 +43,9 @@ from vistruct.contracts.predictions import (
     Embedded,
     MapPrediction,
     MaskPatch,
+    PanopticPrediction,
     Prediction,
+    Segment,
     VolumePrediction,
 )
 from vistruct.contracts.step import (

@@ -348,6 +348,11 @@ class DataInfo:
         """What label maps count in, beside objects or alone."""
         return self.map_class_names or self.class_names
 
+    @property
+    def panoptic_class_names(self) -> tuple[str, ...]:
+        """Things first, the classes of the objects; then stuff, those of label maps that no object has."""
+        return self.class_names + tuple(name for name in self.map_class_names if name not in self.class_names)
+
 
 class Dataset(Protocol):
     """Records with a way to make a sample of each; `sample` is a pure function of its arguments."""

@@ -79,6 +79,26 @@ class MapPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One thing, or all of one class of stuff, in an image."""
+
+    label: int  # index into class_names
+    is_thing: bool
+    score: float  # in [0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticPrediction:
+    """Every pixel of one image as part of one segment, or of none."""
+
+    id: str
+    image_id: str
+    segment_map: Tensor  # int32[H, W], 0 where nothing is said, k + 1 where segments[k] is
+    segments: tuple[Segment, ...]
+    class_names: tuple[str, ...]  # things first, then stuff
+
+
+@dataclass(frozen=True, kw_only=True)
 class VolumePrediction:
     """The class of every voxel of one volume, slice by slice."""
 
@@ -114,5 +134,12 @@ class Embedded:
 
 
 Prediction = (
-    BoxPrediction | AnswerPrediction | MapPrediction | VolumePrediction | ClassPrediction | CaptionPrediction | Embedded
+    BoxPrediction
+    | AnswerPrediction
+    | MapPrediction
+    | PanopticPrediction
+    | VolumePrediction
+    | ClassPrediction
+    | CaptionPrediction
+    | Embedded
 )

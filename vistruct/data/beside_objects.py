@@ -1,6 +1,7 @@
 """Label maps beside objects: what segmentation learns from the samples that detection learns from.
 
-Class 0 is "background", class k + 1 is class k of the objects. `files` are rasters of the data set itself, where its
+Class 0 is "background", class k + 1 is class k of the objects; of panoptic annotations the classes are things, then
+stuff. `files` are rasters of the data set itself, where its
 format has some; `painted` are the masks of the objects, or for want of them their boxes (quads), small ones over large
 ones. Pixels of crowds, of difficult and ignored objects, and where the image has no data do not count.
 """
@@ -50,4 +51,4 @@ def label_reader(
         raise UserError(f"{len(lacking)} images with objects have no label map: {names}", where=where, fix=fix)
     for record in without:
         report.note(NO_FILE, record.id, "kept")
-    return LabelReader(walked.coding, None, intake, unlabelled=0)
+    return LabelReader(walked.coding, walked.raster, intake, unlabelled=0)

@@ -75,7 +75,10 @@ def _files(records: Sequence[Record]) -> Iterator[Path]:
 
 
 def _packed(walked: Walked, report: IssueCounter) -> dict[str, np.ndarray] | None:
-    """Columns of it; None for what has no columns: key points of different numbers, masks that are not json."""
+    """Columns of it; None for what has no columns: key points of different numbers, masks that are not json, label
+    maps that are no raster files of one coding."""
+    if walked.raster is not None:
+        return None
     records = walked.records
     tables = [record.objects.columns() for record in records]
     arrays: dict[str, np.ndarray] = {}

@@ -234,7 +234,8 @@ def tell_unused(state: State, say: Callable[[str], None]) -> None:
     names = [n for n in without_gradient(state) if not n.endswith(".lora_A") and not n.startswith(waiting)]
     if names:
         rest = ", ..." if len(names) > 4 else ""
-        say(f"{len(names)} trainable tensors had no gradient in the first step: {', '.join(names[:4])}{rest}")
+        why = "no part in the loss, or behind what begins at zero, as DETR's queries do"
+        say(f"{len(names)} trainable tensors had no gradient in the first step ({why}): {', '.join(names[:4])}{rest}")
 
 
 def tell_replaced(loader: Streams, say: Callable[[str], None]) -> None:

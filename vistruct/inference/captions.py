@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vistruct.contracts import RGB, CaptionPrediction, Sample
+from vistruct.data.formats.captions.said import end_numbers
 from vistruct.files.text import write_text
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
@@ -26,8 +26,6 @@ from vistruct.transforms.sizing import sized
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_NUMBER = re.compile(r"(?:.*\D)?0*(\d{1,18})")  # that a name ends in
 
 
 @torch.inference_mode()
@@ -74,9 +72,7 @@ def _draw(found: Sequence[CaptionPrediction], sample: Sample, _: Sequence[RGB] |
 
 def _write_json(model: Model, done: Sequence[Done], file: Path) -> Path:
     names = [one.case.name for one in done]
-    numbers = [match[1] if (match := _NUMBER.fullmatch(Path(name).stem)) else "" for name in names]
-    is_numbered = all(numbers) and len(set(numbers)) == len(numbers)
-    ids = [int(number) for number in numbers] if is_numbered else names
+    ids = end_numbers(names) or names
     rows = [{"image_id": id, "caption": one.values["caption"]} for id, one in zip(ids, done, strict=True)]
     write_text(file, [json.dumps(rows, ensure_ascii=False) + "\n"])
     return file
@@ -104,7 +100,7 @@ CAPTIONS = Kind(
     tell=_tell,
     draw=_draw,
     at_once=True,
-    metrics=lambda task: ("captions",),
+    metrics=lambda task: ("text" if task.config.units == "characters" else "captions",),
     formats=(
         OneFile(name="json", file="captions.json", write=_write_json, use="always"),
         OneFile(name="csv", file="captions.csv", write=_write_csv, use="always"),

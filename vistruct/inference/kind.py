@@ -31,6 +31,7 @@ KINDS = {
     "classes": "vistruct.inference.classes:CLASSES",
     "answers": "vistruct.inference.answers:ANSWERS",
     "captions": "vistruct.inference.captions:CAPTIONS",
+    "identified": "vistruct.inference.identified:IDENTIFIED",
     "embeddings": "vistruct.inference.embeddings:EMBEDDINGS",
 }
 

@@ -29,11 +29,7 @@ class CaptionsConfig(Part):
         Raises:
             UserError: it has no captions.
         """
-        truths = {record.id: record.captions for record in dataset.records}
-        without = next((id for id, captions in truths.items() if not captions), None)
-        if without is not None:
-            raise UserError("no captions to compare with", where=without, fix="data with captions (kind: captions)")
-        return Captions(truths)
+        return Captions(truths_of(dataset))
 
     def usual(self, data: Any) -> str:
         """CIDEr-D, which is a mean over images."""
@@ -42,6 +38,19 @@ class CaptionsConfig(Part):
     def higher_is_better(self, number: str) -> bool | None:
         """All but lengths and counts."""
         return None if number in ("words", "unfinished") else True
+
+
+def truths_of(dataset: RecordDataset) -> dict[str, tuple[str, ...]]:
+    """What people say of each image.
+
+    Raises:
+        UserError: an image has no captions.
+    """
+    truths = {record.id: record.captions for record in dataset.records}
+    without = next((id for id, captions in truths.items() if not captions), None)
+    if without is not None:
+        raise UserError("no captions to compare with", where=without, fix="data with captions (kind: captions)")
+    return truths
 
 
 class Captions:
@@ -77,8 +86,7 @@ class Captions:
         `constant/CIDEr-D` is that of one caption for all images, the one that people gave most often: what can be had
         without looking. `words` is the mean length, `unfinished` the part of captions that the limit cut.
         """
-        ids = self._ids()
-        answers, references = [self.found[id].caption for id in ids], [self.truths[id] for id in ids]
+        ids, answers, references = self.pairs()
         usual = Counter(caption for captions in references for caption in captions).most_common(1)
         alike = [usual[0][0] if usual else ""] * len(ids)
         blue = bleu(answers, references) if ids else [math.nan] * 4
@@ -94,12 +102,12 @@ class Captions:
     def details(self) -> dict[str, Any]:
         """Plain json: `captions`, what was said of each image; `per_image`, its CIDEr-D and ROUGE-L with a count of 1,
         whose means `compute` gives."""
-        ids = self._ids()
-        answers, references = [self.found[id].caption for id in ids], [self.truths[id] for id in ids]
+        ids, answers, references = self.pairs()
         each = {"CIDEr-D": cider_d_each(answers, references), "ROUGE-L": rouge_l_each(answers, references)}
         rows = {name: {id: [value, 1.0] for id, value in zip(ids, own, strict=True)} for name, own in each.items()}
         return {"per_image": rows, "captions": dict(zip(ids, answers, strict=True))}
 
-    def _ids(self) -> list[str]:
-        """In the order of the data set, whatever that of the predictions."""
-        return [id for id in self.truths if id in self.found]
+    def pairs(self) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+        """Names of the images, what was said of each and what people say, in the order of the data set."""
+        ids = [id for id in self.truths if id in self.found]
+        return ids, [self.found[id].caption for id in ids], [self.truths[id] for id in ids]

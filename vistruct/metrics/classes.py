@@ -102,8 +102,8 @@ class Classes:
         hits, support = np.diag(confusion), confusion.sum(axis=1)
         numbers = {"OA": _share(hits.sum(), support.sum())}
         if len(self.class_names) > TOP:
-            numbers["top5"] = known_mean(_among_first(truths, scores).astype(float))
-        each, f1 = _by_class(self.class_names, hits, confusion.sum(axis=0) - hits, support - hits)
+            numbers["top5"] = known_mean(among_first(truths, scores).astype(float))
+        each, f1 = by_class(self.class_names, hits, confusion.sum(axis=0) - hits, support - hits)
         recalls = np.array([each[f"recall/{name}"] for name in self.class_names])
         return numbers | {"mAcc": known_mean(recalls), "mF1": known_mean(f1)} | each
 
@@ -121,7 +121,7 @@ class Classes:
         if not self.is_multi_label:
             found |= {"confusion": self._confusion().tolist()}
             return found | (
-                _each("top5", self.found, _among_first(*self._single())) if len(self.class_names) > TOP else {}
+                _each("top5", self.found, among_first(*self._single())) if len(self.class_names) > TOP else {}
             )
         is_true, scores = self._matrices()
         is_found = scores >= self.threshold
@@ -158,7 +158,7 @@ class Classes:
         is_true, scores = self._matrices()
         is_found = scores >= self.threshold
         tp, fp, fn = ((a & b).sum(axis=0) for a, b in ((is_true, is_found), (~is_true, is_found), (is_true, ~is_found)))
-        each, f1 = _by_class(self.class_names, tp, fp, fn)
+        each, f1 = by_class(self.class_names, tp, fp, fn)
         ap = np.array([average_precision(scores[:, k], is_true[:, k]) for k in range(len(self.class_names))])
         return {
             "mAP": known_mean(ap),
@@ -189,7 +189,7 @@ def average_precision(scores: np.ndarray, is_true: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) * precision).sum() / is_true.sum())
 
 
-def _among_first(truths: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def among_first(truths: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """bool[N], whether the true class is among the five with the highest scores; of equal ones the first count."""
     own = scores[np.arange(len(truths)), truths][:, None]
     is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < truths[:, None]))
@@ -201,7 +201,7 @@ def _each(number: str, images: Iterable[str], is_right: np.ndarray) -> dict[str,
     return {"per_image": {number: {image: [float(one), 1.0] for image, one in zip(images, is_right, strict=True)}}}
 
 
-def _by_class(names: Sequence[str], tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> tuple[Scores, np.ndarray]:
+def by_class(names: Sequence[str], tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> tuple[Scores, np.ndarray]:
     """Figures of each class, and float[K] F1.
 
     A class that was never predicted, although it is there, has a precision of 0; one that is not there has no recall,

@@ -14,6 +14,7 @@ from vistruct.metrics.caption_scores import CaptionsConfig
 from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.metrics.pixels import PixelsConfig
+from vistruct.metrics.texts import TEXT_FORMATS, TextConfig
 from vistruct.metrics.volumes import VolumesConfig
 
 BOXES_ALONE = "truth without a mask: boxes are measured, and no masks"
@@ -59,7 +60,7 @@ def metric_for(part: Any, dataset: RecordDataset, predicted: Predicted) -> Any:
     if part.kind == "volumes":
         return VolumesConfig()
     if part.kind == "captions":
-        return CaptionsConfig()
+        return TextConfig() if part.format in TEXT_FORMATS else CaptionsConfig()
     tables = [record.objects for record in dataset.whole_records]
     if predicted.is_oriented:
         return OrientedBoxesConfig()

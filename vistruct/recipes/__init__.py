@@ -16,6 +16,8 @@ RECIPES = {
     "change": "vistruct.recipes.change",
     "classify": "vistruct.recipes.classify",
     "caption": "vistruct.recipes.caption",
+    "ocr": "vistruct.recipes.ocr",
+    "identify": "vistruct.recipes.identify",
     "joint": "vistruct.recipes.joint",
     "labels": "vistruct.recipes.labels",
     "clip.zero_shot": "vistruct.recipes.clip.zero_shot",

@@ -23,7 +23,7 @@ from vistruct.files.json_files import read_record
 from vistruct.reports.measured import Kept
 from vistruct.study.statistics import Interval, from_draws
 
-PIXELS = ("pixels", "volumes_overlap")
+COUNTED = ("pixels", "volumes_overlap", "identified")  # metrics whose details count by class in each image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def by_image(kind: str, details: Mapping[str, Any]) -> list[Measured]:
     if not details.get("images") or "class_names" not in details:
         return found
     names, images = tuple(details["class_names"]), details["images"]
-    if kind in PIXELS:
+    if kind in COUNTED:
         rows = list(images.values())
     elif kind == "classes":
         rows = [_single(one["truth"], one["scores"], len(names)) for one in images.values()]

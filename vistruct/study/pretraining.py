@@ -19,6 +19,7 @@ from vistruct.study.study import Pretraining, Study
 from vistruct.study.workers import Report
 
 PRETRAIN = f"{__name__}:pretrain"
+PLANNED = "planned"  # below a run's directory, where nothing lies
 
 
 def pretraining_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path]]:
@@ -68,13 +69,25 @@ def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run]) 
         return with_settings(run, list(one.settings)) if one.settings else run
     function = module.recipe
     goes_on = one.start is not None and "start" in options_of(function)
-    start = {"start": places[one.start]} if one.start is not None and goes_on else {}
-    run = made_by(one.recipe, function, checked_options(function, {**one.options, **start}, {}))
+    # Recipes read what they start from where it is there: planned as if it never were, a study that goes on is the same
+    planned = {"start": places[one.start] / PLANNED} if one.start is not None and goes_on else {}
+    run = made_by(one.recipe, function, checked_options(function, {**one.options, **planned}, {}))
+    if one.start is not None and goes_on:
+        run = _begun(run, places[one.start])
     if one.start is not None and not goes_on:
         run = _over(run, runs[one.start], places[one.start])
     if one.backbone is not None:
         run = _over(run, runs[one.backbone], places[one.backbone])
     return with_settings(run, list(one.settings)) if one.settings else run
+
+
+def _begun(run: Run, place: Path) -> Run:
+    """The run with what lies at `place` where it was planned to start."""
+    streams = {
+        name: stream.model_copy(update={"start": place}) if stream.start == place / PLANNED else stream
+        for name, stream in run.streams.items()
+    }
+    return run.model_copy(update={"streams": streams})
 
 
 def _over(run: Run, earlier: Run, place: Path) -> Run:

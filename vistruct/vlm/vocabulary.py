@@ -91,7 +91,7 @@ def open_vocabulary(
         counts = Counter(unit for text in corpus() for unit in units_of(text, units))
         found = Vocabulary(units=units, numbers=word_map_of(counts, least))
         if len(found) == len(SPECIAL):
-            what = f"no {units} occurs {least} times in the captions"
+            what = f"none of the {units} in the captions occurs {least} times"
             raise UserError(what, where="task.least_count", fix="--set task.least_count=1")
     if not kept.is_file():
         found.save(kept)

@@ -55,10 +55,11 @@ def _hints(captions: list[str], num_images: int) -> list[Problem]:
     """What training accepts and a person should look at."""
     if not captions:
         return [Problem(what="no images are left", effect="stops training", count=1, fix="see the lines above")]
+    single = [text for text in captions if len(text.split()) == 1]
     common = [(text, count) for text, count in Counter(captions).most_common(3) if count > SHARED * num_images]
     return hints(
         {
             "caption that many images share": [f"{count} x {text}" for text, count in common if num_images > 5],
-            "caption of one word": [text for text in captions if len(text.split()) == 1],
+            "caption of one word": single if 2 * len(single) < len(captions) else [],  # else they are words in images
         }
     )

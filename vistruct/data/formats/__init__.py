@@ -56,6 +56,7 @@ FORMATS: dict[str, Listed] = {
     "coco-radians": Listed("boxes", "boxes.coco:RADIANS", _JSON, is_guessed=False),
     "coco-radians-cw": Listed("boxes", "boxes.coco:RADIANS_CW", _JSON, is_guessed=False),
     "coco-upright": Listed("boxes", "boxes.coco:UPRIGHT", _JSON, is_guessed=False),
+    "coco-panoptic": Listed("boxes", "boxes.coco_panoptic:FORMAT", (".json",), is_guessed=False),
     "dota": Listed("boxes", "boxes.dota:FORMAT", (".txt",)),
     "voc": Listed("boxes", "boxes.voc:FORMAT", _XML),
     "voc-from-0": Listed("boxes", "boxes.voc:FROM_0", _XML, is_guessed=False),
@@ -111,6 +112,9 @@ FORMATS: dict[str, Listed] = {
     "caption-lines": Listed("captions", "captions.lines:FORMAT", _JSON),
     "caption-table": Listed("captions", "captions.tables:FORMAT", (".csv", ".tsv", ".token", ".txt")),
     "captions-hdf5": Listed("captions", "captions.hdf5:FORMAT"),
+    "text-list": Listed("captions", "captions.text_lists:FORMAT", (".txt",)),
+    # Names and words are images and their classes, unless somebody asks for the text in them.
+    "text-pairs": Listed("captions", "captions.text_lists:PAIRS", (".txt",), is_guessed=False),
     "vqa": Listed("questions", "chat.vqa:FORMAT", (".json",)),
     "gqa": Listed("questions", "chat.gqa:FORMAT", (".json",)),
     "text-vqa": Listed("questions", "chat.text_vqa:FORMAT", (".json",)),

@@ -112,7 +112,7 @@ def matching(path: Path, kind: Kind) -> list[str]:
 
 def detect(path: Path, kind: Kind) -> str:
     """The one format of a family that lies at a path; of label maps "objects", where it is boxes, of
-    captions "instructions", where it is conversations.
+    captions "instructions", where it is conversations, and "text-pairs", where it is names of images and words.
 
     Raises:
         UserError: nothing there, nothing of the family, or several formats of boxes.
@@ -125,6 +125,8 @@ def detect(path: Path, kind: Kind) -> str:
         return "objects"
     if not found and kind == "captions" and _is_talk(path):
         return "instructions"
+    if not found and kind == "captions" and _is_text(path):
+        return "text-pairs"
     if not found and kind == "boxes" and path.is_file() and path.suffix.lower() != ".txt":
         found = [name for name in names_of(kind) if path.suffix.lower() in FORMATS[name].files]
         found = found[:1]  # its reader says what is wrong
@@ -140,6 +142,12 @@ def detect(path: Path, kind: Kind) -> str:
 def _is_talk(path: Path) -> bool:
     file = path / "instructions.jsonl" if path.is_dir() else path
     return file.is_file() and bool(matching(file, "talk"))
+
+
+def _is_text(path: Path) -> bool:
+    from vistruct.data.formats.captions.text_lists import looks_like_pairs
+
+    return looks_like_pairs(path)
 
 
 def find_annotation(path: Path) -> Path:

@@ -85,7 +85,8 @@ class Walked:
     class_names: tuple[str, ...] = ()  # boxes and image classes: what labels count in
     annotations: tuple[Path, ...] = ()  # image classes, captions: the files beside the images that say them
     images: Callable[[Record], list[Tensor]] | None = None  # captions: of images that are no files of their own
-    # Label maps, alone or beside boxes (then the background is the first class, and the others are `class_names`):
+    # Label maps, alone or beside boxes (then the background is the first class, and the others are `class_names`; or
+    # `class_names` are the first, and the others stuff):
     coding: Coding | None = None  # of these labels; None: nothing was found
     is_chosen: bool = False  # whether its classes are those that were asked for already
     pixels: Counter[int] | None = None  # by class, IGNORED too, in all labels; None: not looked at

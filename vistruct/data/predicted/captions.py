@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vistruct.contracts import CaptionPrediction
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.formats.captions.said import COCO_ID
+from vistruct.data.formats.captions.said import COCO_ID, end_numbers
 from vistruct.data.predicted.images import TruthImages, numbered
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_json
@@ -29,7 +29,9 @@ def predicted_captions(path: Path, dataset: RecordDataset, report: IssueCounter)
         raise UserError(what, where=file, fix="vistruct predict RUN IMAGES --out OUT writes one")
     images = TruthImages(dataset.records, report)
     by_number = {record.notes[COCO_ID]: record for record in dataset.records if COCO_ID in record.notes}
-    by_number = by_number or {str(number): record for number, record in numbered(dataset.records).items()}
+    ends = end_numbers([record.id for record in dataset.records])
+    own = dict(zip(ends, dataset.records, strict=True)) if ends else numbered(dataset.records)
+    by_number = by_number or {str(number): record for number, record in own.items()}
     seen: dict[str, int] = {}
     found: list[CaptionPrediction] = []
     for number, one in enumerate(entries):

@@ -63,6 +63,9 @@ def recipe(
     starts = _named(start, "--start")
     others, measured = _named(data, "--data", starts), _named(val, "--val", starts)
     own = _options(option, starts)
+    if not any(source.is_file() for source in starts.values()) and (model or backbone):
+        what = "runs bring their backbone along; --model and --backbone are of released heads"
+        raise UserError(what, where=f"--model {model}" if model else f"--backbone {backbone}", fix="leave it out")
     told: dict[str, _Told] = {}
     for name, source in starts.items():
         if source.is_file():
@@ -151,7 +154,7 @@ def _adapted(
             Move(
                 pattern=layers,
                 mode="lora",
-                lora=Lora(rank=rank, scale=1 / rank if scale is None else scale, parts=parts),
+                lora=Lora(rank=rank, scale=1 / max(rank, 1) if scale is None else scale, parts=parts),
             ),
         ),
         steps=steps,
@@ -172,6 +175,10 @@ def _of_run(name: str, run: Run, source: Path, data: Path | None, val: Path | No
     found = _named_after(run, name)
     evals = dict(found.evals)
     if val is not None:
+        if not evals:
+            what = "this run measures nothing, and so does not say how"
+            fix = f"train it with --val, or leave --val {name} out and measure later: vistruct eval"
+            raise UserError(what, where=f"--val {name}={val}", fix=fix)
         evals = {called_: one.model_copy(update={"data": _elsewhere(one.data, val)}) for called_, one in evals.items()}
     return _Told(stream=Stream.model_validate(dict(found.stream) | given), evals=evals)
 

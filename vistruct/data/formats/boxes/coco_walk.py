@@ -52,6 +52,8 @@ def walk(
         return _joined([walk(path, replace(ask, split=part), report, stop, angles=angles) for part in parts], path)
     annotation = find_json(path, parts[0])
     content = document(annotation) if content is None else content
+    if any(isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"][:1]):
+        raise UserError("these are panoptic annotations", where=annotation, fix="--format coco-panoptic")
     label_of, class_names = _categories(content, annotation, report, stop)
     names = [entry["file_name"] for entry in content["images"] if _has_name(entry)]
     root = ask.images if ask.images is not None else find_images(annotation, names)
@@ -106,8 +108,12 @@ def checked(content: Any, annotation: Path) -> dict[str, Any]:
         raise UserError(what, where=annotation, fix=fix)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            known = ", ".join(content) or "none"
-            raise UserError(f"no list of {key!r} in this json", where=annotation, fix=f"COCO needs it; keys: {known}")
+            fix = f"COCO needs it; keys: {', '.join(content) or 'none'}"
+            if key == "categories" and any(
+                isinstance(one, dict) and "caption" in one for one in content["annotations"]
+            ):
+                fix = "these are captions, which have no boxes: vistruct train caption, or visft.caption"
+            raise UserError(f"no list of {key!r} in this json", where=annotation, fix=fix)
     for key in ("images", "categories"):
         if not content[key]:
             raise UserError(f"the list of {key!r} is empty", where=annotation, fix="there is nothing to learn from")

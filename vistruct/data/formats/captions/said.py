@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vistruct.contracts import Record
 from vistruct.data.formats.boxes.coco_find import find_images
@@ -20,6 +21,7 @@ TWICE = "caption that an image has twice"
 NO_CAPTION = "image left out: it has no caption"
 COCO_ID = "coco_id"  # note of a record: the number by which results of COCO's tools name its image
 
+_END_NUMBER = re.compile(r"(?:.*\D)?0*(\d{1,18})")
 _TRIED = 20  # images looked for in each folder
 
 
@@ -77,6 +79,13 @@ def spoken(captions: Sequence[str], where: str, report: IssueCounter) -> tuple[s
             report.note(TWICE, f"{where}: {plain}", "kept")
         kept.append(plain)
     return tuple(kept)
+
+
+def end_numbers(names: Sequence[str]) -> list[int]:
+    """The numbers that names of images end in, as COCO's do; nothing where some end in none, or two in the same."""
+    found = [_END_NUMBER.fullmatch(PurePosixPath(name).stem) for name in names]
+    numbers = [int(match[1]) for match in found if match is not None]
+    return numbers if len(set(numbers)) == len(names) else []
 
 
 def folder_of(annotation: Path, names: Sequence[str], images: Path | None) -> ImageFolder:
