@@ -70,6 +70,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "detect": "vistruct.tasks.dense:DetectConfig",
         "segment": "vistruct.tasks.segment:SegmentConfig",
         "change": "vistruct.tasks.segment:SegmentConfig",
+        "panoptic": "vistruct.tasks.panoptic:PanopticConfig",
         "classify": "vistruct.tasks.classify:ClassifyConfig",
         "instruct": "vistruct.tasks.instruct:InstructConfig",
         "caption": "vistruct.tasks.caption:CaptionConfig",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import ModelCard
-from vistruct.contracts import AnswerPrediction, DataInfo, Detections, HeadTraits, Sample, TaskTraits
+from vistruct.contracts import AnswerPrediction, DataInfo, Detections, HeadTraits, Sample, Shown, TaskTraits
 from vistruct.data.input import Input, Windows
 from vistruct.errors import UserError
 from vistruct.heads.fcos import FcosConfig
@@ -49,7 +49,7 @@ class WhiteFinder(nn.Module):
 
     traits = HeadTraits()
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, shown: Shown | None = None) -> Tensor:
         return features
 
     def decode(self, image: Tensor, sizes_hw: list[tuple[int, int]]) -> list[Detections]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KINDS = {
     "boxes": "vistruct.inference.boxes:BOXES",
     "maps": "vistruct.inference.maps:MAPS",
+    "panoptic": "vistruct.inference.panoptic:PANOPTIC",
     "volumes": "vistruct.inference.volumes:VOLUMES",
     "classes": "vistruct.inference.classes:CLASSES",
     "answers": "vistruct.inference.answers:ANSWERS",

@@ -52,7 +52,7 @@ class PanopticQualityConfig(Part):
             raise UserError(what, where="metric: panoptic_quality", fix=NO_MASKS)
         if any(record.window_xyxy is not None for record in dataset.records):
             what = "panoptic quality is of whole images, and these are windows"
-            raise UserError(what, where="metric: panoptic_quality", fix="--set evals.NAME.data.tiles=null")
+            raise UserError(what, where="metric: panoptic_quality", fix="--set evals.val.data.tiles=null")
         return PanopticQuality(dataset)
 
     def usual(self, data: Any) -> str:

@@ -13,6 +13,7 @@ RECIPES = {
     "detect": "vistruct.recipes.detect",
     "oriented": "vistruct.recipes.oriented",
     "segment": "vistruct.recipes.segment",
+    "panoptic": "vistruct.recipes.panoptic",
     "change": "vistruct.recipes.change",
     "classify": "vistruct.recipes.classify",
     "caption": "vistruct.recipes.caption",
