@@ -72,7 +72,7 @@ def test_the_constant_answer_and_what_was_cut_are_told():
     metric = Texts({"a": ("stop",), "b": ("stop",), "c": ("go",)})
     metric.update([said("a", "stop"), said("b", "stoppppp", is_finished=False), said("c", "no")])
     numbers = metric.compute()
-    assert numbers["constant/accuracy"] == pytest.approx(2 / 3)
+    assert numbers["accuracy_constant"] == pytest.approx(2 / 3)
     assert numbers["unfinished"] == pytest.approx(1 / 3)
     assert math.isnan(Texts({"a": ("x",)}).compute()["accuracy"])
     config = TextConfig()

@@ -16,6 +16,7 @@ from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.heads.show_attend_tell import ShowAttendTellConfig
 from vistruct.recipes.visft import caption
+from vistruct.reports.measured import by_group, read_evaluations
 from vistruct.samples.made_captions import karpathy_file
 from vistruct.transforms.sizing import Size
 
@@ -48,6 +49,9 @@ def test_the_tiny_twin_trains_with_kept_maps_and_only_its_head_moves(tmp_path: P
     plain = train(tiny, tmp_path / "plain")
     lines = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
     assert math.isfinite(lines[-1]["val/CIDEr-D"])
+    (measured,) = read_evaluations(plain)
+    assert "CIDEr-D_constant" in measured.numbers
+    assert not by_group(measured.numbers)  # no figure is one of a class
     assert {"loss_words", "loss_attention"} <= {name for line in lines for name in line}
     maps = CacheMaps(folder=tmp_path / "maps", limit_gb=1.0)
     again = tiny.model_copy(update={"cache_maps": maps, "evals": {}})

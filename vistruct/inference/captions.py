@@ -14,34 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from vistruct.contracts import RGB, CaptionPrediction, Sample
 from vistruct.data.formats.captions.said import end_numbers
 from vistruct.files.text import write_text
-from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
+from vistruct.inference.classes import in_batches
+from vistruct.inference.kind import Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
-from vistruct.transforms.sizing import sized
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-@torch.inference_mode()
-def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[CaptionPrediction]:
-    """Images of one size go through the model together."""
-    found: list[CaptionPrediction] = []
-    waiting: list[Sample] = []
-    for case in cases:
-        scene = model.scene(case)
-        sample = Sample(id=case.name, image_id=case.name, seed=0, images=list(scene.read(scene.whole)))
-        sample = sized(sample, model.input.resize)
-        if waiting and (len(waiting) == asked.batch or waiting[0].images[0].shape != sample.images[0].shape):
-            found += model.task.predict(model.task.collator(waiting).to(model.device))
-            waiting = []
-        waiting.append(sample)
-    return found + (model.task.predict(model.task.collator(waiting).to(model.device)) if waiting else [])
 
 
 def _pack(case: Case, prediction: CaptionPrediction) -> dict[str, Any]:
@@ -94,7 +76,7 @@ def _write_csv(model: Model, done: Sequence[Done], file: Path) -> Path:
 CAPTIONS = Kind(
     name="captions",
     prediction=CaptionPrediction,
-    look=_look,
+    look=in_batches,
     pack=_pack,
     unpack=_unpack,
     tell=_tell,

@@ -37,7 +37,7 @@ class CaptionsConfig(Part):
 
     def higher_is_better(self, number: str) -> bool | None:
         """All but lengths and counts."""
-        return None if number in ("words", "unfinished") else True
+        return None if number in ("words", "unfinished", "CIDEr-D_constant") else True
 
 
 def truths_of(dataset: RecordDataset) -> dict[str, tuple[str, ...]]:
@@ -83,7 +83,7 @@ class Captions:
     def compute(self) -> dict[str, float]:
         """CIDEr-D in [0, 10], BLEU-1 to BLEU-4 of all captions together and ROUGE-L in [0, 1]; NaN of no captions.
 
-        `constant/CIDEr-D` is that of one caption for all images, the one that people gave most often: what can be had
+        `CIDEr-D_constant` is that of one caption for all images, the one that people gave most often: what can be had
         without looking. `words` is the mean length, `unfinished` the part of captions that the limit cut.
         """
         ids, answers, references = self.pairs()
@@ -94,7 +94,7 @@ class Captions:
             "CIDEr-D": known_mean(cider_d_each(answers, references)),
             **{f"BLEU-{n}": value for n, value in enumerate(blue, start=1)},
             "ROUGE-L": known_mean(rouge_l_each(answers, references)),
-            "constant/CIDEr-D": known_mean(cider_d_each(alike, references)),
+            "CIDEr-D_constant": known_mean(cider_d_each(alike, references)),
             "words": known_mean([len(answer.split()) for answer in answers]),
             "unfinished": known_mean([float(not self.found[id].is_finished) for id in ids]),
         }

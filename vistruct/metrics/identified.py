@@ -44,7 +44,7 @@ class IdentifiedConfig(Part):
 
     def higher_is_better(self, number: str) -> bool | None:
         """All but how many boxes there are and what can be had without looking."""
-        return None if number in ("boxes", "constant/OA") else True
+        return None if number in ("boxes", "OA_constant") else True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Identified:
         """The figures; NaN where there is nothing to divide by.
 
         OA (part of all boxes that are right), top5 (of more than five classes), mAcc (mean over classes of the part
-        that is right), mF1, and precision, recall and F1 of each class. `boxes` is how many were asked, `constant/OA`
+        that is right), mF1, and precision, recall and F1 of each class. `boxes` is how many were asked, `OA_constant`
         what the commonest class for each would give. Of equal scores the class with the lower number is the higher.
         """
         truths, scores = self._all()
@@ -126,7 +126,7 @@ class Identified:
         each, f1 = by_class(self.class_names, hits, confusion.sum(axis=0) - hits, support - hits)
         recalls = [each[f"recall/{name}"] for name in self.class_names]
         figures |= {"mAcc": known_mean(recalls), "mF1": known_mean(f1)}
-        return figures | {"boxes": float(len(truths)), "constant/OA": float(support.max() / number)} | each
+        return figures | {"boxes": float(len(truths)), "OA_constant": float(support.max() / number)} | each
 
     def details(self) -> dict[str, Any]:
         """Plain json: the confusion (rows truth, columns prediction); `images`, [tp, fp, fn] of each class in each; and

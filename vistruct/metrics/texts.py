@@ -66,7 +66,7 @@ class Texts:
 
         `accuracy`: part of the images whose letters and digits are right, capital or not, over those that have any;
         `exact`: part whose text is right as it is; `CER`: wrong, missing and needless characters by the characters of
-        the truths, which may be above 1. `constant/accuracy`: of the commonest text for every image; `unfinished`: part
+        the truths, which may be above 1. `accuracy_constant`: of the commonest text for every image; `unfinished`: part
         of the answers that the limit cut.
         """
         ids, answers, references = self.said.pairs()
@@ -74,7 +74,7 @@ class Texts:
         alike = usual * len(ids)
         return {
             **_ratios(answers, references),
-            "constant/accuracy": _ratios(alike, references)["accuracy"],
+            "accuracy_constant": _ratios(alike, references)["accuracy"],
             "unfinished": known_mean([float(not self.said.found[id].is_finished) for id in ids]),
         }
 
