@@ -143,6 +143,12 @@ def test_a_model_with_them_goes_out_whole_and_is_known_to_have_them(capsys, runs
     assert (code, "in the weights already" in err) == (2, True)
 
 
+def test_a_backbone_for_others_says_which_adapters_are_in_it(capsys, runs, tmp_path):
+    out = exported(capsys, runs["tuned"], "--format", "backbone-transformers", "--out", tmp_path / "hf")
+    backbone = load_model(runs["tuned"])[0].config.backbone.build()
+    assert [one["digest"] for one in load_backbone(backbone, out).adapters] == [read_adapters(runs["tuned"]).digest]
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_weights_of_others_keep_their_names_and_their_kind_of_file(capsys, golden, tmp_path, suffix):
     base = golden("visft_lora/visual.safetensors").tensors
@@ -157,6 +163,10 @@ def test_weights_of_others_keep_their_names_and_their_kind_of_file(capsys, golde
     for name, value in merged.items():
         own = expected.tensors.get(f"merged.{name.removeprefix('visual.')}", state[name].float())
         assert_close(value, own, rtol=0, atol=1e-6)
+    for again in (out, out / f"clip.{suffix}"):
+        twice = (again, "--format", "merged", "--lora", released, "--out", tmp_path / "twice")
+        code, _, err = run_main(capsys, "export", *twice)
+        assert (code, "in the weights already" in err) == (2, True)
     half = (source, "--format", "merged", "--lora", released, "--dtype", "bf16", "--out", tmp_path / "half")
     code, _, err = run_main(capsys, "export", *half)
     assert code == 0

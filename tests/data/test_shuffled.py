@@ -43,7 +43,7 @@ def test_only_images_of_one_size_change_places() -> None:
 def test_a_run_may_ask_for_it(tmp_path) -> None:
     run = with_values(detect.tiny(), shuffled=True)
     state = build(run, tmp_path)
-    assert state.only.dataset.pictures is not None
+    assert sorted(state.only.dataset.pictures) == list(range(len(state.only.dataset)))
     assert state.eval_datasets["val"].pictures is None
 
 

@@ -23,7 +23,7 @@ from vistruct.checkpoint.eva_layouts import EVA_LAYOUTS, check_eva, write_eva
 from vistruct.checkpoint.export_adapters import ADAPTER_FORMATS
 from vistruct.checkpoint.layouts import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.checkpoint.load import BACKBONE_FORMAT, load_model
-from vistruct.checkpoint.low_rank import records_in
+from vistruct.checkpoint.low_rank import records_in, write_beside
 from vistruct.checkpoint.mtp_joint import Member, notes_of, published_state, read_joint, verify_joint
 from vistruct.checkpoint.public import write_backbone, write_published, write_whole
 from vistruct.checkpoint.save import fsync_dir, write_json, write_text
@@ -114,6 +114,8 @@ def export(
                 layout: Layout = "original" if format == "original" else "transformers"
                 write_whole(partial, task, rounded(task.state_dict(), dtype), layout, dtype, max_bytes)
                 verified = verify_whole(partial, task, layout, dtype)
+            if records_in(card.values):
+                write_beside(partial, "", records_in(card.values))
             write_text(partial / "README.md", _card(source, card.values, format, dtype, verified, notes))
             fsync_dir(partial)
         fsync_dir(out.parent)

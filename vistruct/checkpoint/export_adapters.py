@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistruct.checkpoint.adapters import check_weights, placed_among, read_adapters
+from vistruct.checkpoint.adapters import check_weights, placed_among, read_adapters, refuse_twice
 from vistruct.checkpoint.load import BACKBONE_FORMAT, copy_assets, load_model
-from vistruct.checkpoint.low_rank import Adapters, records_in
+from vistruct.checkpoint.low_rank import BESIDE, Adapters, records_beside, records_in, write_beside
 from vistruct.checkpoint.peft_folder import FILES, adapters_dir, write_adapters
 from vistruct.checkpoint.pickled import is_pickled
 from vistruct.checkpoint.public import write_published
@@ -143,7 +143,8 @@ def _merged_public(source: Path, lora: Path, folder: Path, dtype: str, max_bytes
     """Weights of others with the same names, in the same kind of file."""
     state, notes = read_public(source)
     shapes = {key.removesuffix(".weight"): tuple(value.shape) for key, value in state.items() if _is_linear(key, value)}
-    adapters = placed_among(shapes, read_adapters(lora))
+    adapters, before = placed_among(shapes, read_adapters(lora)), records_beside(source)
+    refuse_twice(adapters, before)
     check_weights({name: state[f"{name}.weight"] for name in adapters.layers}, adapters)
     merged, costs = _added(state, adapters, dtype)
     written = rounded(merged, dtype)
@@ -151,7 +152,7 @@ def _merged_public(source: Path, lora: Path, folder: Path, dtype: str, max_bytes
         write_shards(folder, written, max_bytes)
         for item in source.iterdir():
             is_beside = item.suffix in (".json", ".txt", ".model", ".jinja") and not item.name.endswith(".index.json")
-            if item.is_file() and is_beside:
+            if item.is_file() and is_beside and item.name != BESIDE:
                 shutil.copy2(item, folder / item.name)
         again = read_public(folder)[0]
     else:
@@ -160,6 +161,7 @@ def _merged_public(source: Path, lora: Path, folder: Path, dtype: str, max_bytes
         again = read_public(file)[0]
     if again.keys() != written.keys() or any(not torch.equal(again[key], value) for key, value in written.items()):
         raise UserError("read back, these are other weights", where=folder, fix="report this")
+    write_beside(folder, "" if source.is_dir() else source.name, (*before, adapters.record))
     cost = f"; rounding to {dtype} moves them by {costs:.1%} of what the adapters add" if dtype != "float32" else ""
     added = f"{len(adapters.layers)} adapters of {lora} added into the weights of {source}, {dtype}{cost}"
     return (*notes, *adapters.notes, added, "Use: as the weights that these were made of")

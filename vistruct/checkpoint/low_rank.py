@@ -1,16 +1,19 @@
-"""Adapters (LoRA) as numbers, of no file and no model: what is added to which layer, and what tells it from others."""
+"""Adapters (LoRA) as numbers, of no model: what is added to which layer, what tells it from others, and where it is."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from vistruct.checkpoint.save import write_json
+from vistruct.files.json_files import read_record
 
 _SPELLINGS = (  # of parts of a transformer in InternViT, open_clip and transformers; EVA's and timm's stand for all
     (re.compile(r"\b(?:encoder\.layers|transformer\.resblocks)\.(?=\d)"), "blocks."),
@@ -19,6 +22,7 @@ _SPELLINGS = (  # of parts of a transformer in InternViT, open_clip and transfor
 )
 
 
+BESIDE = "adapters.json"  # beside weights of others into which adapters were added
 Record = Mapping[str, str | int]  # of adapters that are in weights: their source, digest, and number of layers
 
 
@@ -87,6 +91,20 @@ def records_in(values: Mapping[str, object]) -> tuple[Record, ...]:
     """The adapters that the json of a model or backbone says to be in its weights."""
     found = values.get("adapters")
     return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
+
+
+def records_beside(source: Path) -> tuple[Record, ...]:
+    """The adapters that are in weights of others, as the file that `write_beside` has left there says."""
+    file = (source if source.is_dir() else source.parent) / BESIDE
+    if not file.is_file():
+        return ()
+    told = read_record(file, dict[str, Any])
+    return records_in(told) if source.is_dir() or told.get("weights") in ("", source.name) else ()
+
+
+def write_beside(folder: Path, weights: str, records: Sequence[Record]) -> None:
+    """Say which adapters are in the file `weights` of a folder; "": in all that are there."""
+    write_json(folder / BESIDE, {"weights": weights, "adapters": [dict(one) for one in records]})
 
 
 def _bytes(tensor: Tensor) -> bytes:

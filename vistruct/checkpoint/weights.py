@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from vistruct.checkpoint.fronts import take_front
-from vistruct.checkpoint.low_rank import Record
+from vistruct.checkpoint.low_rank import Record, records_beside
 from vistruct.checkpoint.pickled import is_pickled, read_pickled
 from vistruct.checkpoint.shards import has_tensors, read_folder
 from vistruct.checkpoint.tensors import read_tensors
@@ -81,7 +81,7 @@ def load_backbone(backbone: Backbone, source: Path, *, allow_missing: bool = Fal
             weights; nothing in common; missing tensors.
     """
     ours = backbone_dir(source)
-    records = () if ours is None else read_backbone_card(ours).adapters
+    records = records_beside(source) if ours is None else read_backbone_card(ours).adapters
     state, licence, notes = read_source(source)
     state, report = fitted(backbone, state, source)
     report = replace(report, licence=licence, notes=(*notes, *report.notes), adapters=records)

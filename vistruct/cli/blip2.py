@@ -34,6 +34,7 @@ def opened(
         UserError: no data, or data without questions and captions; a folder that cannot be read, or is not whole.
     """
     from vistruct.checkpoint.load import ModelCard
+    from vistruct.checkpoint.low_rank import records_beside
     from vistruct.config import MAIN, Eval, Run, Stream
     from vistruct.contracts import DataInfo
     from vistruct.data.at_path import WORDS, part_at
@@ -61,7 +62,7 @@ def opened(
     )
     place = RUNS / f"eval-{folder.resolve().stem}"
     place.mkdir(parents=True, exist_ok=True)
-    told = {"run": run.model_dump(mode="json"), "stream": MAIN}
+    told = {"run": run.model_dump(mode="json"), "stream": MAIN, "adapters": list(records_beside(folder))}
     card = ModelCard(
         path=place, task=config, info=DataInfo(), input=Input(mean=config.mean, std=config.std), values=told
     )

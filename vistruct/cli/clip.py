@@ -23,6 +23,7 @@ def opened(
 
     from vistruct.checkpoint.clip import check_size
     from vistruct.checkpoint.load import ModelCard
+    from vistruct.checkpoint.low_rank import records_beside
     from vistruct.checkpoint.whole import load_start
     from vistruct.config import MAIN
     from vistruct.data.at_path import part_at
@@ -45,7 +46,7 @@ def opened(
     for line in load_start(task, clip).lines():
         note(line)
     shown = Input(resize=found.size, mean=found.mean, std=found.std)
-    values_of_card = {"run": run.model_dump(mode="json"), "stream": MAIN}
+    values_of_card = {"run": run.model_dump(mode="json"), "stream": MAIN, "adapters": list(records_beside(clip))}
     card = ModelCard(path=place, task=run.only.task, info=info, input=shown, values=values_of_card)
     return task.to(device).eval(), card
 
