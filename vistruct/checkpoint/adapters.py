@@ -131,7 +131,7 @@ def _not_here(own: Mapping[str, object], wanted: Sequence[str], source: Path) ->
     return UserError(
         f"{len(missing)} of {len(wanted)} adapters belong to linear layers that are not here: {missing[0]}",
         where=source,
-        fix=f"use the model they were made for; {closest(prefix + missing[0], own)}",
+        fix="use the model they were made for" + (f"; {closest(prefix + missing[0], own)}" if own else ""),
     )
 
 

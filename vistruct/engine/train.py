@@ -234,7 +234,7 @@ def tell_unused(state: State, say: Callable[[str], None]) -> None:
     names = [n for n in without_gradient(state) if not n.endswith(".lora_A") and not n.startswith(waiting)]
     if names:
         rest = ", ..." if len(names) > 4 else ""
-        why = "no part in the loss, or behind what begins at zero, as DETR's queries do"
+        why = "no part in the loss, or behind a layer that begins at zero"
         say(f"{len(names)} trainable tensors had no gradient in the first step ({why}): {', '.join(names[:4])}{rest}")
 
 
