@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vistruct.cli.blip2 import is_blip2
-from vistruct.cli.blip2 import opened as opened_blip2
-from vistruct.cli.clip import is_clip
-from vistruct.cli.clip import opened as opened_clip
 from vistruct.cli.groups import grouped
 from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.measured import show, show_before_and_after
+from vistruct.cli.models_of_others import opened, opener_of
 from vistruct.cli.output import as_json, made, note
 from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption, views_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, DESCRIBE, PixelValues, Reading, Worded
@@ -93,8 +90,8 @@ def command(
     DOTA's Task1 and Task2 files, YOLO rows with scores, a folder of masks or of label volumes, captions; or a zip.
     """
     adapters = one_lora(lora)
-    clip, blip2 = is_clip(run, worded), is_blip2(run)
-    if not (clip or blip2 or is_run(run)):
+    others = opener_of(run, worded, ask)
+    if others is None and not is_run(run):
         asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale, "--lora": lora}
         _score(run, data, split, reading, values, patches, coded, json, [flag for flag, one in asked.items() if one])
         return
@@ -109,10 +106,11 @@ def command(
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
 
     device = setup().device
-    if clip:
-        task, card = opened_clip(run, data, split, worded, reading, values, device)
+    if others is None:
+        task, card = load_model(run, device)
     else:
-        task, card = opened_blip2(run, data, split, ask, reading, values, device) if blip2 else load_model(run, device)
+        task, card = opened(run, data, reading, values, split, others)
+        task = task.to(device).eval()
     found = None if adapters is None else lora_for(task, card, adapters)  # told before it is measured without them
     views = views_of(flip, scale)
     kind = kind_of(task, card.input)
