@@ -17,7 +17,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from vistruct.errors import UserError, closest
 
-Role = Literal["data set", "backbone", "neck", "box head", "pixel head", "class head", "caption head", "task", "metric"]
+Role = Literal[
+    "data set", "backbone", "neck", "box head", "pixel head", "class head", "caption head", "decoder", "task", "metric"
+]
 
 # Where each exchangeable part lives, by its role. Imported only when a run asks for it, so that `--help` stays fast.
 KINDS: dict[Role, dict[str, str]] = {
@@ -66,6 +68,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "show_attend_tell": "vistruct.heads.show_attend_tell:ShowAttendTellConfig",
         "caption_transformer": "vistruct.heads.caption_transformer:CaptionTransformerConfig",
     },
+    "decoder": {},
     "task": {
         "detect": "vistruct.tasks.dense:DetectConfig",
         "segment": "vistruct.tasks.segment:SegmentConfig",
@@ -106,6 +109,7 @@ _GIVEN: dict[Role, tuple[str, ...]] = {
     "pixel head": _HEAD,
     "class head": _HEAD,
     "caption head": ("specs", "num_words"),
+    "decoder": ("specs", "query_width"),
     "task": ("info", "assets", "backbone"),
     "metric": ("dataset",),
 }
@@ -217,6 +221,9 @@ if TYPE_CHECKING:
     class CaptionHeadPart(AnyPart, Protocol):
         def build(self, specs: tuple[contracts.FeatureSpec, ...], num_words: int) -> contracts.CaptionHead: ...
 
+    class DecoderPart(AnyPart, Protocol):
+        def build(self, specs: tuple[contracts.FeatureSpec, ...], query_width: int) -> contracts.QueryDecoder: ...
+
     class TaskPart(AnyPart, Protocol):
         def build(
             self, info: contracts.DataInfo, assets: Path, backbone: contracts.Backbone | None = None
@@ -234,5 +241,5 @@ else:
 
     DataPart, BackbonePart, NeckPart = _part("data set"), _part("backbone"), _part("neck")
     BoxHeadPart, PixelHeadPart, ClassHeadPart = _part("box head"), _part("pixel head"), _part("class head")
-    CaptionHeadPart = _part("caption head")
+    CaptionHeadPart, DecoderPart = _part("caption head"), _part("decoder")
     TaskPart, MetricPart = _part("task"), _part("metric")

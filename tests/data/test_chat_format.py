@@ -209,7 +209,7 @@ DEFECTS: list[tuple[object, str, str]] = [
     (about([[0], [1]], {"boxes": TWO}, "<region> <region> <region>?"), POINTS, "turn 1: 3 x <region> in the text"),
     (about([[0]], {"boxes": TWO}, "where?"), POINTS, "turn 1: 0 x <region>"),
     (about(None, {"boxes": TWO}, "<region>?"), POINTS, "turn 1: 1 x <region>"),
-    (about([[0]], {"boxes": TWO}, "<REF>?"), POINTS, "turn 1: 0 x <region>"),
+    (about([[0]], {"boxes": TWO}, "<object>?"), POINTS, "turn 1: 0 x <region>"),
     (about([[2]], {"boxes": TWO}), POINTS, "turn 1 points at object 2, and there are 2"),
     (about([[-1]], {"boxes": TWO}), POINTS, "turn 1 points at object -1"),
     (about([[0]], None), POINTS, "turn 1 points at object 0, and there are 0"),
@@ -375,7 +375,10 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, chats: list[Any], n
 @pytest.mark.parametrize("kind", ["conversations", "messages"])
 def test_what_turns_point_at_is_read(kind: str) -> None:
     rle = {"size": [40, 60], "counts": [40 * 10 + 5, 20, 20, 20, 40 * 48 + 15]}  # columns 10 and 11, rows 5 to 24
-    asked = [("user", "<image>Is <region> beside <region>? <REF>"), ("assistant", "No, but <REF> and <REF>. <region>")]
+    asked = [
+        ("user", "<image>Is <region> beside <region>? <object>"),
+        ("assistant", "No, but <object> and <object>. <region>"),
+    ]
     points = [[[0], [1, 2]], [[2], [0, 1]]]
     listed = [
         {
@@ -417,7 +420,7 @@ def test_hulls_are_of_quads_or_of_the_key_points_that_are_seen() -> None:
 
 
 def test_marks_are_words_where_a_line_has_no_objects() -> None:
-    talk = of(line(("human", "What does <region> mean?"), ("gpt", "<REF> or <ref>?")))
+    talk = of(line(("human", "What does <region> mean?"), ("gpt", "<object> or <ref>?")))
     assert [turn.points for turn in talk.turns] == [(), ()]
 
 
@@ -433,7 +436,7 @@ def test_what_turns_point_at_is_written_and_reads_back_the_same(tmp_path: Path) 
     )
     turns = (
         Turn(role="user", text="<image><region>?", points=((1, 0),)),
-        Turn(role="assistant", text="<REF>, <REF>", points=((0,), (1,))),
+        Turn(role="assistant", text="<object>, <object>", points=((0,), (1,))),
     )
     record = Record(id="c", images=(tmp_path / "a.png",), turns=turns, objects=objects)
     chat.write(tmp_path / "out.jsonl", [chat.row(record, tmp_path)])

@@ -30,7 +30,7 @@ LINE = {
         {"from": "human", "value": "<image>\nWhat is <region>?", "points": [[1]]},
         {"from": "gpt", "value": "A tree."},
         {"from": "human", "value": "Where are the trees and <region>?", "points": [[2, 0]]},
-        {"from": "gpt", "value": "Here: <REF>, and the road <REF>.", "points": [[0, 1], [2]]},
+        {"from": "gpt", "value": "Here: <object>, and the road <object>.", "points": [[0, 1], [2]]},
     ],
 }
 
@@ -98,7 +98,7 @@ def test_objects_of_several_images_say_which_one_they_are_in(tmp_path: Path) -> 
     objects = {"boxes": [[2, 4, 10, 12], [40, 1, 59, 11], [40, 1, 61, 11]], "images": [0, 1, 1]}
     turns = [
         {"from": "human", "value": "<image><image><region> or <region>?", "points": [[0], [1]]},
-        {"from": "gpt", "value": "<REF>", "points": [[2]]},
+        {"from": "gpt", "value": "<object>", "points": [[2]]},
     ]
     path = written(tmp_path, {"image": ["a.png", "b.png"], "objects": objects, "conversations": turns})
     (sample,) = [ChatDataConfig(jsonl=path).build().sample(0, 0)]

@@ -4,7 +4,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
                                                             Batch --task.predict--> Prediction --metric--> numbers
 """
 
-from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Shown
+from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Queries, Shown
 from vistruct.contracts.objects import (
     NO_OBJECTS,
     Column,
@@ -28,6 +28,7 @@ from vistruct.contracts.parts import (
     Metric,
     Neck,
     NeckTraits,
+    QueryDecoder,
     State,
     Task,
     TaskTraits,
@@ -41,9 +42,12 @@ from vistruct.contracts.predictions import (
     CaptionPrediction,
     ClassPrediction,
     Embedded,
+    Grounded,
+    GroundedPrediction,
     MapPrediction,
     MaskPatch,
     PanopticPrediction,
+    Phrase,
     Prediction,
     Segment,
     VolumePrediction,
@@ -63,12 +67,16 @@ from vistruct.contracts.truth import (
     IGNORED,
     IMAGE_MARK,
     OBJECT_MARK,
+    PHRASE_CLOSE,
+    PHRASE_OPEN,
     POINT_MARKS,
     REGION_MARK,
     RGB,
     Form,
     Pixels,
+    Prompt,
     Record,
+    Region,
     Role,
     Sample,
     Turn,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor, nn
 
-from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Shown
+from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Queries, Shown
 from vistruct.contracts.step import Costs, Measurer, StepOutput
 from vistruct.contracts.truth import RGB, Pixels, Record, Sample
 
@@ -242,6 +242,38 @@ class BoxHead(Protocol):
 
     def decode(self, output: Any, sizes_hw: list[tuple[int, int]]) -> list[Detections]:
         """Sizes of the images before padding -> what was found in each, in pixels of the padded batch."""
+        ...
+
+
+class QueryDecoder(Weights, Protocol):
+    """Queries and feature maps -> one object for each query: its box, its mask, its key points, ...
+
+    What it learns from has, of each row, an object for each query, those of a group in any order.
+    """
+
+    terms: tuple[str, ...]  # names of the terms of its loss
+
+    @property
+    def traits(self) -> HeadTraits: ...
+
+    def __call__(self, queries: Queries, maps: list[Tensor], shown: Shown | None = None) -> Any:
+        """`maps` of as many pictures as `queries` has rows; `shown`: what of them is image, None: all of it."""
+        ...
+
+    def loss(self, output: Any, targets: list[BoxTarget]) -> HeadLoss:
+        """One target for each row, with an object for each of its queries, in pixels of the padded picture."""
+        ...
+
+    def units(self, targets: list[BoxTarget]) -> Mapping[str, float | Tensor]:
+        """How many units each term of the loss is summed over."""
+        ...
+
+    def decode(self, output: Any, padded_hw: tuple[int, int]) -> list[Detections]:
+        """Of each row one object for each query, in the order of the queries, in pixels of the padded picture.
+
+        `scores` say how well the decoder thinks that each fits; masks are probabilities float[N, h, w] over the
+        padded picture, at any resolution.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -49,6 +49,45 @@ class AnswerPrediction:
     question: str
     answer: str
     truth: str = ""
+    family: str = ""  # the kind of question, "" where it is not known
+    others: tuple[str, ...] = ()  # see `Turn`
+    form: Form | None = None  # see `Turn`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phrase:
+    """Words of an answer, and the objects they speak of."""
+
+    text: str
+    unit: str  # what is drawn of each object: box, mask, keypoint, point, depth, ...
+    rows: tuple[int, ...]  # of the objects
+    start: int = 0  # of the phrase in the answer's words
+    end: int = 0  # behind it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounded:
+    """An answer with what it points at: said by a model, or the truth."""
+
+    words: str  # without marks and without the plan
+    phrases: tuple[Phrase, ...] = ()
+    # Pixels of the image; `scores`: how sure. Of what is no box `boxes_xyxy` are the hulls. Masks are bool[N, H, W] or
+    # MaskPatch; a depth is a float32 mask in [0, 1].
+    objects: Objects[Tensor] = field(default_factory=lambda: Objects().tensors())
+    plan: tuple[tuple[str, str, int], ...] = ()  # what the answer said it would name: (name, unit, how many)
+    defects: tuple[str, ...] = ()  # what of the answer's form is broken, named
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundedPrediction:
+    """A language model's answer about one sample, and the objects it points at."""
+
+    id: str
+    image_id: str
+    question: str
+    answer: str  # as it was written, with its marks
+    found: Grounded
+    truth: Grounded | None = None  # None: nobody knows
     family: str = ""  # the kind of question, "" where it is not known
     others: tuple[str, ...] = ()  # see `Turn`
     form: Form | None = None  # see `Turn`
@@ -136,6 +175,7 @@ class Embedded:
 Prediction = (
     BoxPrediction
     | AnswerPrediction
+    | GroundedPrediction
     | MapPrediction
     | PanopticPrediction
     | VolumePrediction

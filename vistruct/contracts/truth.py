@@ -23,8 +23,19 @@ IGNORED = -1  # in a label map: a pixel that is neither learned nor counted
 
 
 IMAGE_MARK = "<image>"  # in a question: an image goes here
-REGION_MARK, OBJECT_MARK = "<region>", "<REF>"  # in a question, in an answer: what stands for objects
+REGION_MARK, OBJECT_MARK = "<region>", "<object>"  # in a question, in an answer: what stands for objects
+PHRASE_OPEN, PHRASE_CLOSE = "<Phrase>", "</Phrase>"  # in an answer, around the words for the objects behind them
+Prompt = Literal["box", "point", "scribble", "mask"]  # how a question shows a region
 POINT_MARKS: Mapping[Role, str] = {"user": REGION_MARK, "assistant": OBJECT_MARK}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Region:
+    """What a question shows of an image, drawn by hand, in pixels of the image."""
+
+    kind: Prompt
+    xy: tuple[tuple[float, float], ...] = ()  # a point's place, two corners of a box, the line of a scribble
+    mask: np.ndarray | None = None  # bool[H, W], of a mask, or of a scribble that was painted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +46,9 @@ class Turn:
     text: str
     is_taught: bool = True  # an answer that is only read, and never learned or asked for, is not
     points: tuple[tuple[int, ...], ...] = ()  # of each region or object mark, in order: rows of the sample's objects
+    units: tuple[str, ...] = ()  # of each object mark of an answer, what is drawn of it: box, mask, ...; (): boxes
+    prompts: tuple[Prompt, ...] = ()  # of each region mark of a question, how it is shown; (): as boxes
+    task: str = ""  # of an answer, what is asked for, as a task command says it; "": as the answer looks
     others: tuple[str, ...] = ()  # of an answer, those of others who were asked, each as often as it was given
     form: Form | None = None  # of an answer, how it is measured; None: as it looks
 

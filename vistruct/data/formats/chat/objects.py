@@ -3,7 +3,10 @@
     {"image": "a.jpg",
      "objects": {"boxes": [[10, 20, 50, 60], [70, 20, 90, 60]], "phrases": ["the red roof", "a tree"]},
      "conversations": [{"from": "human", "value": "<image>\\nWhat is beside <region>?", "points": [[0]]},
-                       {"from": "gpt", "value": "A tree <REF>.", "points": [[1]]}]}
+                       {"from": "gpt", "value": "A tree <object>.", "points": [[1]]}]}
+
+Beside `points` a question may have `prompts`, how it shows each region (box, point, scribble, mask; one word for all),
+and an answer `units`, what is to be drawn of each mark's objects (box, mask, keypoint, point, depth; one word for all).
 
 Every list of `objects` has one entry an object, in pixels of the image: `boxes` (x0, y0, x1, y1), `quads` (four
 corners), `keypoints` (x, y, COCO's visibility, ...; a place that was clicked is one of them), `masks` (COCO's polygons
@@ -16,12 +19,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from vistruct.contracts import NO_OBJECTS, POINT_MARKS, Column, Objects, Turn
+from vistruct.contracts import NO_OBJECTS, POINT_MARKS, Column, Objects, Prompt, Turn
 from vistruct.data.formats.boxes import coco_shapes
+from vistruct.data.formats.chat.shapes import Said
 from vistruct.data.formats.chat.turns import OBJECTS, POINTS, Defect
 
 NAMES = "names"  # the column of `labels`: words, which no list of classes numbers
@@ -58,21 +62,21 @@ def parse_objects(value: object, num_images: int) -> Objects[np.ndarray]:
     return Objects.of({"boxes_xyxy": _hulls(columns), **columns})
 
 
-def pointed(turns: Sequence[Turn], points_of: Sequence[object], num_objects: int | None) -> list[Turn]:
+def pointed(turns: Sequence[Turn], said: Sequence[Said], num_objects: int | None) -> list[Turn]:
     """The turns with what the marks in them stand for.
 
     Args:
-        points_of: `points` of each turn, as they are written.
+        said: each turn as it is written.
         num_objects: on the line; None: it has none, and marks are words.
 
     Raises:
-        Defect: an object that does not exist, or as many marks as `points` not.
+        Defect: an object that does not exist, or as many marks as `points` not; an unknown prompt.
     """
     out = []
-    for number, (turn, value) in enumerate(zip(turns, points_of, strict=True), start=1):
-        points = [] if value is None else value
+    for number, (turn, own) in enumerate(zip(turns, said, strict=True), start=1):
+        points: Any = [] if own.points is None else own.points
         if not isinstance(points, list) or not all(isinstance(one, list) and _are_whole(one) and one for one in points):
-            what = f"turn {number}: points is a list of lists of object numbers, this is {value!r:.60}"
+            what = f"turn {number}: points is a list of lists of object numbers, this is {points!r:.60}"
             raise Defect(POINTS, what, "[[0], [1, 2]]: what each mark stands for")
         for at in (at for one in points for at in one):
             if not 0 <= at < (num_objects or 0):
@@ -83,8 +87,33 @@ def pointed(turns: Sequence[Turn], points_of: Sequence[object], num_objects: int
         if marks != len(points):
             what = f"turn {number}: {marks} x {mark} in the text, but points has {len(points)} entries"
             raise Defect(POINTS, what, f"write {mark} once for each entry of points")
-        out.append(replace(turn, points=tuple(map(tuple, points))))
+        units = _of_marks("units", own.units if turn.role == "assistant" else None, number, len(points))
+        prompts: Any = _of_marks("prompts", own.prompts if turn.role == "user" else None, number, len(points))
+        if unknown := set(prompts) - set(get_args(Prompt)):
+            known = ", ".join(get_args(Prompt))
+            raise Defect(POINTS, f"turn {number}: no way to show a region is {min(unknown)!r:.40}", f"known: {known}")
+        if not isinstance(own.task, str | None):
+            raise Defect(POINTS, f"turn {number}: task is a word, this is {own.task!r:.40}")
+        out.append(
+            replace(turn, points=tuple(map(tuple, points)), units=units, prompts=prompts, task=own.task or turn.task)
+        )
     return out
+
+
+def _of_marks(name: str, value: object, number: int, marks: int) -> tuple[str, ...]:
+    """A word for each mark of a turn, written as a list or once for all.
+
+    Raises:
+        Defect: no words, or as many as marks not.
+    """
+    if value is None:
+        return ()
+    words = [value] * marks if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        raise Defect(POINTS, f"turn {number}: {name} is a word, or one for each mark; this is {value!r:.60}")
+    if len(words) != marks:
+        raise Defect(POINTS, f"turn {number}: {len(words)} {name} for {marks} marks", "a word for each, or one for all")
+    return tuple(words)
 
 
 def written(objects: Objects[np.ndarray]) -> dict[str, Any]:

@@ -105,8 +105,9 @@ def parse(line: bytes) -> Talk:
         notes += [BOXES_FILLED] if filling or any("<box>" in turn.text for turn in turns) else []
         given = None
     objects = parse_objects(given, len(images))
-    points = [one.points for one in said.turns]
-    turns = pointed(turns, points, len(objects) if given is not None or ("objects" in entry and not notes) else None)
+    turns = pointed(
+        turns, said.turns, len(objects) if given is not None or ("objects" in entry and not notes) else None
+    )
     if check_marks(turns, len(images)):
         notes.append(PREPENDED)
         first = next(number for number, turn in enumerate(turns) if turn.role == "user")
@@ -178,6 +179,9 @@ def row(record: Record, root: Path) -> dict[str, Any]:
 def _beside(turn: Turn) -> dict[str, Any]:
     """What stands beside the text of a turn."""
     points: dict[str, Any] = {"points": [list(point) for point in turn.points]} if turn.points else {}
+    points |= {"units": list(turn.units)} if turn.units else {}
+    points |= {"prompts": list(turn.prompts)} if turn.prompts else {}
+    points |= {"task": turn.task} if turn.task else {}
     others: dict[str, Any] = {"others": list(turn.others)} if turn.others else {}
     return points | others | ({"form": turn.form} if turn.form is not None else {})
 

@@ -66,6 +66,9 @@ class Said:
     text: str
     paths: list[str | None]  # of each image mark in the text, the path that stands with it
     points: object = None
+    units: object = None
+    prompts: object = None
+    task: object = None
     others: object = None
     form: object = None
     is_taught: bool = True
@@ -189,7 +192,7 @@ def _turns(entry: object, number: int, notes: list[str]) -> list[Said]:
     off = _is_off(entry, notes)
     if off and role == "assistant":
         notes.append(NOT_TAUGHT)
-    told = {name: entry.get(name) for name in ("points", "others", "form")}
+    told = {name: entry.get(name) for name in ("points", "units", "prompts", "task", "others", "form")}
     return [Said(role=role, text=text, paths=paths, is_taught=not off, **told)]
 
 
