@@ -31,7 +31,7 @@ COLOURS = {
     "data": "#cfe3d4", "files": "#cfe3d4", "windows": "#cfe3d4", "transforms": "#cfe3d4", "samples": "#cfe3d4",
     "backbones": "#f3d9b8", "necks": "#f3d9b8", "heads": "#f3d9b8", "vlm": "#f3d9b8", "tasks": "#f3d9b8",
     "engine": "#cddcf0", "checkpoint": "#cddcf0", "distributed": "#cddcf0", "runs": "#cddcf0",
-    "inference": "#e4d3ea", "pictures": "#e4d3ea", "reports": "#e4d3ea", "metrics": "#e4d3ea",
+    "inference": "#e4d3ea", "web": "#e4d3ea", "pictures": "#e4d3ea", "reports": "#e4d3ea", "metrics": "#e4d3ea",
 }  # fmt: skip
 MEANING = {"#cfe3d4": "data", "#f3d9b8": "models", "#cddcf0": "training", "#e4d3ea": "answers and measures"}
 

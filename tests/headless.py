@@ -6,6 +6,7 @@ a zero byte), so that the page itself is opened as it is, without a script put i
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,29 @@ class Browser:
             **answer["result"]["value"],
         )
 
+    @contextmanager
+    def tab(self, address: str, size: tuple[int, int] = LAPTOP, dark: bool = False) -> Iterator[Tab]:
+        """A page that stays open and is used: typed and drawn into.
+
+        Args:
+            size: CSS pixels.
+            dark: as a system with dark colours asks for it.
+        """
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
+            self._call(f"{domain}.enable", session)
+        width, height = size
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", session, **metrics)
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self._call("Emulation.setEmulatedMedia", session, features=features)
+        self._events.clear()
+        self._call("Page.navigate", session, url=address)
+        self._wait_for("Page.loadEventFired", session)
+        yield Tab(self, session)
+        self._call("Target.closeTarget", targetId=target)
+
     def close(self) -> None:
         """End the process."""
         self._call("Browser.close")
@@ -153,6 +179,84 @@ class Browser:
             self._unread += piece
         message, _, self._unread = self._unread.partition(b"\0")
         return json.loads(message)
+
+
+class Tab:
+    """One page in a browser, as a person uses it."""
+
+    def __init__(self, browser: Browser, session: str) -> None:
+        self.browser, self.session = browser, session
+
+    def run(self, script: str) -> Any:
+        """The value of a script on the page; of a promise what it becomes."""
+        answer = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return answer["result"].get("value")
+
+    def wait(self, script: str, patience_s: float = 20.0) -> Any:
+        """Until a script gives something that is true; what it gives."""
+        until = time.monotonic() + patience_s
+        while not (value := self.run(script)):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{script} is not true after {patience_s:g} s; {self.complaints()}")
+            time.sleep(0.05)
+        return value
+
+    def press(self, selector: str) -> None:
+        """Click in the middle of an element."""
+        self.drag([self.middle(selector)])
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        look = f"document.querySelector({json.dumps(selector)})"
+        x, y = self.run(
+            f"(() => {{ const one = {look}; one.scrollIntoView({{block: 'center'}});"
+            " const b = one.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        return x, y
+
+    def drag(self, places: Sequence[tuple[float, float]]) -> None:
+        """Press at the first place (CSS pixels of the window), move over the others, let go at the last."""
+        for kind, (x, y) in [
+            ("mouseMoved", places[0]), ("mousePressed", places[0]), *(("mouseMoved", one) for one in places[1:]),
+            ("mouseReleased", places[-1]),
+        ]:  # fmt: skip
+            held = {"button": "left", "buttons": 1, "clickCount": 1} if kind != "mouseMoved" else {"buttons": 1}
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **held)
+
+    def type(self, selector: str, text: str) -> None:
+        """Put a text into a field in place of what is there."""
+        self.run(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); one.focus(); one.select(); }})()"
+        )
+        self._call("Input.insertText", text=text)
+
+    def upload(self, selector: str, files: Sequence[Path]) -> None:
+        """Choose files in a file field."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+
+    def picture(self, file: Path, quality: int = 80) -> None:
+        """A JPEG (or, by its name, a PNG) of what is in the window."""
+        kind = {"format": "png"} if file.suffix == ".png" else {"format": "jpeg", "quality": quality}
+        file.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", **kind)["data"]))
+
+    def asked(self) -> list[str]:
+        """All addresses that the page has asked for so far."""
+        return [
+            one["params"]["request"]["url"] for one in self._events() if one["method"] == "Network.requestWillBeSent"
+        ]
+
+    def complaints(self) -> list[str]:
+        """On the console so far, and scripts that failed."""
+        return [text for event in self._events() if (text := _complaint(event))]
+
+    def _events(self) -> list[dict[str, Any]]:
+        return [event for event in self.browser._events if event.get("sessionId") == self.session]
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        return self.browser._call(method, self.session, **params)
 
 
 def _complaint(event: dict[str, Any]) -> str:

@@ -114,5 +114,5 @@ def golden_batch(io: Any, case: str) -> ChatBatch:
         lengths=seen.sum(1).tolist(), tiles=io[f"{case}.pixel_values"][flags] * 255, tile_seeds=[0] * int(flags.sum()),
         mentions=torch.arange(int(flags.sum())), input_ids=io[f"{case}.input_ids"][seen],
         labels=io[f"{case}.labels"][seen], questions=rows, truths=rows, others=[()] * len(rows),
-        forms=[None] * len(rows), points=[()] * len(rows), objects=[],
+        forms=[None] * len(rows), answers=[None] * len(rows), objects=[], whole_tiles=[],
     )  # fmt: skip

@@ -20,15 +20,18 @@ FLOORS = [
     ("config", "a run is made of parts"),
     ("settings", "a run with other values"),
     ("files backbones necks distributed pictures", "know tensors, and neither data sets nor tasks"),
-    ("transforms heads vlm", "work on pixels that were read, on maps of a backbone, over several ranks"),
-    ("windows", "cut what transforms can crop, join what heads found"),
+    ("transforms heads", "work on pixels that were read, on maps of a backbone, over several ranks"),
+    (
+        "windows vlm",
+        "cut what transforms can crop, join what heads found; what a question points at moves as objects do",
+    ),
     ("data", "data sets are cut into windows; they do not know who learns from them"),
     ("metrics tasks samples", "of data each; a task does not know its measure, nor the measure the task"),
     ("checkpoint reports", "keep tasks whole; show what metrics measured"),
     ("engine inference", "the loop, and the answer: neither needs the other"),
     ("runs", "a run from its start to its report: training, then predictions, pictures and pages"),
     ("recipes", "parts put together with values that suit a purpose"),
-    ("study", "many runs of recipes, compared"),
+    ("study web", "many runs of recipes, compared; a page on which models are asked"),
     ("cli", "one command for each of these"),
 ]
 FLOOR = {room: number for number, (rooms, _) in enumerate(FLOORS) for room in rooms.split()}

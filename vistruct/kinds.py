@@ -68,7 +68,9 @@ KINDS: dict[Role, dict[str, str]] = {
         "show_attend_tell": "vistruct.heads.show_attend_tell:ShowAttendTellConfig",
         "caption_transformer": "vistruct.heads.caption_transformer:CaptionTransformerConfig",
     },
-    "decoder": {},
+    "decoder": {
+        "query_box": "vistruct.heads.query_box:QueryBoxConfig",
+    },
     "task": {
         "detect": "vistruct.tasks.dense:DetectConfig",
         "segment": "vistruct.tasks.segment:SegmentConfig",
@@ -91,6 +93,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "volumes_overlap": "vistruct.metrics.volumes:VolumesConfig",
         "classes": "vistruct.metrics.classes:ClassesConfig",
         "answers": "vistruct.metrics.answers:AnswersConfig",
+        "grounded": "vistruct.metrics.grounded:GroundedConfig",
         "captions": "vistruct.metrics.caption_scores:CaptionsConfig",
         "text": "vistruct.metrics.texts:TextConfig",
         "identified": "vistruct.metrics.identified:IdentifiedConfig",

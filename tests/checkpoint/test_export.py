@@ -211,6 +211,8 @@ def test_unknown_formats_and_types_are_refused_with_the_nearest(tmp_path, model)
     [
         ({"answer_dropout": 1.0}, "transformers", "without reading those before it"),
         ({"answer_dropout": 1.0}, "original", "without reading those before it"),
+        ({"projector_norm": False}, "transformers", "has a norm before its projector"),
+        ({"tiling": Tiling(size=56, max_tiles=1, fit="pad")}, "original", "which stretches images"),
         ({"model_type": "mistral"}, "original", "of type qwen2 and llama only, not mistral"),
         ({"language": {"head_dim": 32}, "model_type": "llama"}, "original", "heads of 32 numbers"),
         ({"language": {"rope_parameters": YARN}}, "original", "rotary positions of type yarn"),

@@ -11,11 +11,12 @@ import torch
 from conftest import GOLDEN
 from torch import Tensor
 
-from vistruct.checkpoint.visft_heads import COCO, NAMES, NUMBERS
+from vistruct.checkpoint.visft_heads import NAMES, NUMBERS
 from vistruct.checkpoint.whole import load_start
 from vistruct.config import MAIN, Run, Stream
 from vistruct.contracts import DataInfo, FeatureSpec
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.formats.boxes.coco_names import COCO
 from vistruct.errors import UserError
 from vistruct.heads.detr import VISFT_DETR
 from vistruct.heads.fcos import FcosConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vistruct.heads.set_matching import assign, class_cost, class_goals, class_loss, class_units
+from vistruct.heads.set_matching import assign, assign_within, class_cost, class_goals, class_loss, class_units
 
 
 def least(cost: torch.Tensor) -> float:
@@ -38,6 +38,18 @@ def test_tables_of_other_sizes_together_are_as_each_alone() -> None:
         assert torch.equal(columns, alone_columns)
         assert rows.shape == (*cost.shape[:-2], min(cost.shape[-2:]))
     assert assign([]) == []
+
+
+def test_within_groups_is_each_group_alone() -> None:
+    table = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
+    sizes = (3, 1, 0, 4)
+    order = assign_within(sizes, lambda span: table[span, span], table.device)
+    for start, size in ((0, 3), (3, 1), (4, 4)):
+        own = order[start : start + size] - start
+        block = table[start : start + size, start : start + size]
+        assert sorted(own.tolist()) == list(range(size))
+        assert float(block[torch.arange(size), own].sum()) == pytest.approx(least(block), abs=1e-6)
+    assert assign_within((), lambda span: table, table.device).tolist() == []
 
 
 def test_what_is_no_number_is_taken_last() -> None:

@@ -19,9 +19,9 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from whole_loss import task_loss
 
 from vistruct.contracts import Costs, Sample
-from vistruct.tasks.instruct import like_lengths
 from vistruct.vlm.chat import END, IGNORE
 from vistruct.vlm.names import LanguageNames, to_ours
+from vistruct.vlm.padded import like_lengths
 from vistruct.vlm.projector import pixel_shuffle
 from vistruct.vlm.vrl import Vrl
 

@@ -57,7 +57,7 @@ def test_marks_and_objects_come_from_the_file_to_the_batch(tmp_path: Path) -> No
         assert samples[1].objects.masks[0, 5, 7]
         assert samples[1].objects.masks.sum(dim=(1, 2)).tolist() == [samples[1].objects.masks[0].sum(), 0, 0]
         batch = collator()(samples)
-        assert batch.points == [(), ((1,), (2, 0), (0, 1), (2,))]
+        assert [turn.points for turn in samples[1].turns] == [((1,),), (), ((2, 0),), ((0, 1), (2,))]
         assert [len(objects) for objects in batch.objects] == [0, 3]
         assert_same(batch.objects[1].arrays(), samples[1].objects.arrays())
 
@@ -65,11 +65,13 @@ def test_marks_and_objects_come_from_the_file_to_the_batch(tmp_path: Path) -> No
 def test_rows_of_single_questions_point_at_what_they_speak_of(tmp_path: Path) -> None:
     sample = ChatDataConfig(jsonl=written(tmp_path, LINE)).build().sample(0, 0)
     for image_last in (False, True):
-        apart = collator(independent=True, image_last=image_last)([sample])
-        assert apart.points == [((1,),), ((2, 0), (0, 1), (2,))]
-        assert apart.owners == [0, 0]
+        rows = collator(independent=True, image_last=image_last).rows(sample.turns, (), [1])
+        assert [[turn.points for turn in row.spoken.turns] for row in rows] == [
+            [((1,),), ()],
+            [((2, 0),), ((0, 1), (2,))],
+        ]
     asked = collator(generate=True)([sample])
-    assert asked.points == [((1,),), ((1,), (2, 0))]  # what is still to be answered points at nothing
+    assert [turn.points for turn in asked.answers if turn is not None] == [(), ((0, 1), (2,))]
 
 
 def test_pointing_changes_no_token(tmp_path: Path) -> None:

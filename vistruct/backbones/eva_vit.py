@@ -140,6 +140,7 @@ class EvaVit(nn.Module):
         return BackboneTraits(
             channels=self.channels,
             least_divisor=1 if self.config.margin == "crop" else None,
+            last_norm=self.config.final_norm,
             repeated_blocks=tuple(self.blocks),
             layer_of=self.layer_of,
             convert_keys=convert_keys,

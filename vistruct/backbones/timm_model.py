@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from vistruct.backbones import clip_vit_names
 from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
@@ -32,7 +33,9 @@ class TimmConfig(Part):
 
     kind: Literal["timm"] = "timm"
     name: str  # for example resnet50, convnext_tiny, swin_tiny_patch4_window7_224, vit_small_patch14_reg4_dinov2
-    out_indices: tuple[int, ...] | None = None  # maps as timm numbers them; None: the deepest of each stride from 4
+    # Maps as timm numbers them; None: the deepest of each stride from 4. Blocks of a ViT above the last one named are
+    # left out, and its tokens are that one's: (22,) of 24 is what LLaVA reads of CLIP, its layer -2.
+    out_indices: tuple[int, ...] | None = None
     image_size: int | None = Field(None, gt=0)  # pixels; says how many positions a ViT learns; None: the model's own
     channels: int = Field(3, gt=0)  # of the image; weights of three are inflated, see `checkpoint.weights`
     final_norm: bool = False  # a ViT's last norm on its maps
@@ -110,6 +113,7 @@ class TimmModel(nn.Module):
     def traits(self) -> BackboneTraits:
         return BackboneTraits(
             channels=self.channels,
+            last_norm=self.config.final_norm,
             repeated_blocks=tuple(self.model.blocks) if self.is_plain else (),
             layer_of=self.layer_of,
             convert_keys=self.convert_keys,
@@ -194,8 +198,9 @@ class TimmModel(nn.Module):
         return self.depths[name.removeprefix("model.")], self.num_layers
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's own names, or those of a model saved by a run of this one -> our names."""
+        """timm's own names, those of a CLIP's ViT elsewhere, or of a model saved by a run of this one -> our names."""
         bare = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
+        bare = clip_vit_names.convert_keys(bare)
         return {key if key.startswith("model.") else f"model.{key}": value for key, value in bare.items()}
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -172,6 +172,9 @@ def _check_whole(task: Any, format: str) -> tuple[str, ...]:
         fix = "export its backbone: --format backbone-transformers"
         raise UserError(f"{format} holds a vision-language model, and this is a {config.kind!r}", fix=fix)
     _need_plain_vit(task, format)
+    if config.tiling.fit != "stretch" or not config.projector_norm:
+        what = f"{format} holds an InternVL, which stretches images and has a norm before its projector"
+        raise UserError(what, fix="export its backbone: --format backbone-transformers")
     if task.is_blind_to_answers:
         raise UserError(
             f"this model writes every token of an answer without reading those before it, which {format} cannot say",

@@ -24,6 +24,7 @@ from vistruct.checkpoint.visft_caption_head import caption_settings, check_train
 from vistruct.checkpoint.visft_segment_head import CLASSES, NOTE, each_once, segment_settings, without_output_0
 from vistruct.checkpoint.visft_segment_head import ROWS as SEGMENT_ROWS
 from vistruct.checkpoint.weights import Coverage
+from vistruct.data.formats.boxes.coco_names import COCO
 from vistruct.errors import UserError
 
 FRONT = "visft_heads."
@@ -32,15 +33,6 @@ HEADS = {  # beginnings of the names of each head's tensors, behind `FRONT`
     "segment": ("segment_",),
     "caption": ("caption_decoder.",),
 }
-_COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, , stop
-sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, , backpack,
-umbrella, , , handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball
-glove, skateboard, surfboard, tennis racket, bottle, , wine glass, cup, fork, knife, spoon, bowl, banana,
-apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, ,
-dining table, , , toilet, , tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink,
-refrigerator, , book, clock, vase, scissors, teddy bear, hair drier, toothbrush"""
-# The numbers of COCO's categories, which go to 90 and leave some out.
-COCO = {number: " ".join(name.split()) for number, name in enumerate(_COCO.split(","), 1)}
 NUMBERS = tuple(number for number, name in COCO.items() if name)  # 80
 NAMES = tuple(COCO[number] for number in NUMBERS)
 ROWS = 92  # of the published detection head: 0 to 90 by COCO's numbers, then that of no object

@@ -35,6 +35,7 @@ from vistruct.cli import (
     study,
     train,
     unpack,
+    web,
 )
 from vistruct.distributed.launch import LOST
 from vistruct.errors import LeftOut, UserError, closest
@@ -70,6 +71,7 @@ VERBS = {
     "study": (study.command, "Training"),
     "eval": (evaluate.command, "Models"),
     "predict": (predict.command, "Models"),
+    "web": (web.command, "Models"),
     "robust": (robust.command, "Models"),
     "compare": (compare.command, "Models"),
     "export": (export.command, "Models"),

@@ -19,7 +19,7 @@ def show(results: Mapping[str, Mapping[str, float]]) -> None:
     for name, figures in results.items():
         lines = by_family(figures)
         if lines:
-            rows = [[s.family, s.questions, s.measure, s.score, _error(s.error), s.constant] for s in lines]
+            rows = [[s.family, s.questions, s.measure, s.score, _known(s.error), _known(s.constant)] for s in lines]
             headers = ["family", "questions", "measure", "score", "± standard error", "best constant answer"]
             table(headers, rows, title=name)
         shown = {part for s in lines for part in (f"questions/{s.family}", f"{s.measure}/{s.family}")}
@@ -32,8 +32,8 @@ def show(results: Mapping[str, Mapping[str, float]]) -> None:
     table(["data", "metric", "value"], rest)
 
 
-def _error(value: float) -> float | str:
-    return "" if value != value else value  # NaN: the score is no mean over questions
+def _known(value: float) -> float | str:
+    return "" if value != value else value  # NaN: of a score that is no mean over questions; of what is drawn
 
 
 def show_before_and_after(results: Mapping[str, Mapping[str, Number]]) -> None:

@@ -32,7 +32,8 @@ class Objects(Generic[C]):
     boxes_cxcywha: C | None = None  # float32[N, 5], le90; None: horizontal boxes only
     quads: C | None = None  # float32[N, 4, 2], corners (x, y) one after the other; None: horizontal boxes only
     keypoints: C | None = None  # float32[N, K, 3]: x, y, COCO's visibility (0 not annotated, 1 hidden, 2 seen)
-    # A tuple of COCO segmentations or MaskPatch, pixels of the *whole* image; or [N, H, W]: bool, or float32 if soft.
+    # A tuple of COCO segmentations, depth maps (`files.depth`) or MaskPatch, pixels of the *whole* image; or [N, H, W]:
+    # bool, or float32 in [0, 1] if soft, NaN where a depth is not known.
     masks: Any = None
     extra: Mapping[str, Column] = field(default_factory=dict)
 

@@ -39,6 +39,7 @@ class BackboneTraits:
 
     channels: int = 3  # of the images it takes; kernels for three colours are inflated to as many
     least_divisor: int | None = None  # pixels, of an image's sides; None: the least common multiple of the strides
+    last_norm: bool = False  # whether `tokens` have one on them, which `layers` puts on when asked to
     repeated_blocks: tuple[nn.Module, ...] = ()  # gathered one by one where the model lies spread over devices
     layer_of: Callable[[str], tuple[int, int]] | None = None  # (layer of a parameter, how many); 0: embeddings
     convert_keys: Callable[[State], State] = _as_it_is  # other layouts' names to its own, without what is not its own
@@ -246,10 +247,7 @@ class BoxHead(Protocol):
 
 
 class QueryDecoder(Weights, Protocol):
-    """Queries and feature maps -> one object for each query: its box, its mask, its key points, ...
-
-    What it learns from has, of each row, an object for each query, those of a group in any order.
-    """
+    """Queries and feature maps -> one object for each query: its box, its mask, its key points, ..."""
 
     terms: tuple[str, ...]  # names of the terms of its loss
 
@@ -261,7 +259,7 @@ class QueryDecoder(Weights, Protocol):
         ...
 
     def loss(self, output: Any, targets: list[BoxTarget]) -> HeadLoss:
-        """One target for each row, with an object for each of its queries, in pixels of the padded picture."""
+        """Of each row an object for each query, those of a group in any order, in pixels of the padded picture."""
         ...
 
     def units(self, targets: list[BoxTarget]) -> Mapping[str, float | Tensor]:

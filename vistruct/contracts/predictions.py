@@ -88,6 +88,7 @@ class GroundedPrediction:
     answer: str  # as it was written, with its marks
     found: Grounded
     truth: Grounded | None = None  # None: nobody knows
+    size_hw: tuple[int, int] | None = None  # of the image, pixels; None: not said
     family: str = ""  # the kind of question, "" where it is not known
     others: tuple[str, ...] = ()  # see `Turn`
     form: Form | None = None  # see `Turn`

@@ -19,6 +19,7 @@ from vistruct.data.chat.records import Records
 from vistruct.data.chat.sources import Opened, Wanted, joined_fingerprint, open_source
 from vistruct.data.input import Input
 from vistruct.errors import UserError
+from vistruct.files.depth import is_depth, read_depth
 from vistruct.files.images import UnreadableImage, read_image, read_images
 from vistruct.files.masks import rasterise, shares
 from vistruct.issues import IssueCounter
@@ -87,6 +88,7 @@ class RecordDataset:
             what = f"{width} x {height} pixels, but {record.size_hw[1]} x {record.size_hw[0]} when it was listed"
             raise UnreadableImage(what, where=record.images[0], fix="the image changed meanwhile: start again")
         is_drawn = self.masks != "none" or (record.turns != () and record.objects.masks is not None)
+        height, width = images[0].shape[1:] if images else (0, 0)
         x0, y0 = record.window_xyxy[:2] if record.window_xyxy is not None else (0, 0)
         sample = Sample(
             id=record.id,
@@ -95,7 +97,7 @@ class RecordDataset:
             images=images,
             objects=replace(
                 record.objects.tensors(),
-                masks=self._masks(record, tuple(images[0].shape[1:])) if is_drawn else None,
+                masks=self._masks(record, (height, width)) if is_drawn else None,
             ),
             label_map=self._label_map(record, tuple(images[0].shape[1:]) if images else ()),
             image_labels=record.image_labels,
@@ -130,15 +132,19 @@ class RecordDataset:
             raise UnreadableImage(what, where=record.label_map or record.id, fix="bring both to the same grid")
         return label_map
 
-    def _masks(self, record: Record, size_hw: tuple[int, ...]) -> torch.Tensor:
-        """bool[N, H, W] of the record's window, float32 where they are soft."""
+    def _masks(self, record: Record, size_hw: tuple[int, int]) -> torch.Tensor:
+        """bool[N, H, W] of the record's window, float32 where any is soft."""
         if record.objects.masks is None:
             raise UserError("masks are wanted, and these annotations have none", where=record.id, fix=NO_MASKS)
         height, width = size_hw
         window = record.window_xyxy or (0, 0, width, height)
         draw, dtype = (shares, torch.float32) if self.masks == "soft" else (rasterise, torch.bool)
-        drawn = [torch.from_numpy(draw(mask, window)) for mask in record.objects.masks]
-        return torch.stack(drawn) if drawn else torch.zeros(0, height, width, dtype=dtype)
+        if any(map(is_depth, record.objects.masks)):
+            dtype = torch.float32
+        drawn = torch.zeros(len(record.objects), height, width, dtype=dtype)
+        for number, mask in enumerate(record.objects.masks):
+            drawn[number] = torch.from_numpy(read_depth(mask, size_hw) if is_depth(mask) else draw(mask, window))
+        return drawn
 
 
 def mask_kind(wanted: bool | Literal["soft"]) -> MaskKind:

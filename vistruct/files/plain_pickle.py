@@ -27,7 +27,7 @@ MOST_BYTES = 2**28  # of a file
 _NUMBERS = re.compile(r"[biuf](1|2|4|8)")  # as dtypes are written
 _STEPS = (  # the opcodes of `pickle`
     b"\x80 \x95 . ( 0 1 2 N K J M \x8a \x8b G \x88 \x89 X \x8c \x8d B C \x8e \x96 U T ] l a e } d s u ) t"
-    b" \x85 \x86 \x87 p q r \x94 g h j c \x93 R b"
+    b" \x85 \x86 \x87 p q r \x94 g h j c \x93 R b I L F S V"  # the last four of Python 2
 ).split(b" ")
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
@@ -119,7 +119,7 @@ class _Reader(_PYTHON):
     dispatch = {step[0]: _PYTHON.dispatch[step[0]] for step in _STEPS}  # noqa: RUF012  # as in the class it is of
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
+        super().__init__(io.BytesIO(data), encoding="utf-8")
         self.most = len(data)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -146,7 +146,7 @@ class _Reader(_PYTHON):
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """Lists, dicts, tuples, text, bytes, numbers and arrays of numbers, as a pickle of protocol 2 to 5 has them.
+    """Lists, dicts, tuples, text, bytes, numbers and arrays of numbers, as a pickle of protocol 0 to 5 has them.
 
     Raises:
         UserError: it cannot be read, is larger than 256 MiB, is damaged, or names anything else.

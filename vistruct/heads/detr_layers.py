@@ -30,11 +30,12 @@ class DecoderLayer(nn.TransformerDecoderLayer):
     """Self-attention of the queries, attention to the cells, then two linear layers, each with its norm behind it."""
 
     def forward(  # ty: ignore[incompatible-method-override]
-        self, x: Tensor, queries: Tensor, memory: Tensor, where: Tensor, padding: Tensor | None
+        self, x: Tensor, queries: Tensor, memory: Tensor, where: Tensor, padding: Tensor | None, unseen: Tensor | None
     ) -> Tensor:
         """float[B, Q, D] of x and queries, float[B, L, D] cells without and with positions -> float[B, Q, D]."""
         own = x + queries
-        x = self.norm1(x + self.dropout1(self.self_attn(own, own, x, need_weights=False)[0]))
+        seen = self.self_attn(own, own, x, key_padding_mask=unseen, need_weights=False)[0]
+        x = self.norm1(x + self.dropout1(seen))
         seen = self.multihead_attn(x + queries, where, memory, key_padding_mask=padding, need_weights=False)[0]
         x = self.norm2(x + self.dropout2(seen))
         return self.norm3(x + self._ff_block(x))
@@ -84,13 +85,30 @@ class Decoder(nn.Module):
                 query, key, _ = layer.multihead_attn.in_proj_weight.detach().chunk(3)
                 key.copy_(query)
 
-    def forward(self, queries: Tensor, memory: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        """float[Q, D], float[B, L, D] cells and positions, bool[B, L] -> float[layers, B, Q, D]."""
+    def forward(
+        self,
+        queries: Tensor,
+        memory: Tensor,
+        positions: Tensor,
+        padding: Tensor | None,
+        states: Tensor | None = None,
+        unseen: Tensor | None = None,
+    ) -> Tensor:
+        """float[B, L, D] cells and positions, bool[B, L] -> float[layers, B, Q, D].
+
+        Args:
+            queries: float[Q, D] or float[B, Q, D], added wherever a query looks.
+            memory: the cells.
+            positions: added to the cells wherever a query looks for them.
+            padding: true at cells that no query looks at.
+            states: float[B, Q, D] with which queries begin; None: zeros, as of a learned table.
+            unseen: bool[B, Q], true at queries that no other looks at.
+        """
         queries = queries.expand(len(memory), -1, -1)
-        x, where = torch.zeros_like(queries), memory + positions
+        x, where = torch.zeros_like(queries) if states is None else states, memory + positions
         found = []
         for layer in self.layers:
-            x = layer(x, queries, memory, where, padding)
+            x = layer(x, queries, memory, where, padding, unseen)
             found.append(self.norm(x))
         return torch.stack(found)
 

@@ -10,7 +10,7 @@ Shapes: N queries, M objects of an image, K classes; leading dimensions, of laye
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,25 @@ def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     found = torch.from_numpy(np.concatenate(pairs)).to(flat.device)
     parts = found.split([math.prod(shape) for shape in shapes])
     return [(pair[0], pair[1]) for pair in (one.view(shape) for one, shape in zip(parts, shapes, strict=True))]
+
+
+def assign_within(sizes: Sequence[int], cost: Callable[[slice], Tensor], device: torch.device) -> Tensor:
+    """The object of each query where groups of queries, a phrase's say, stand for as many objects in any order.
+
+    Args:
+        sizes: of each group, how many queries and objects it has; groups lie end to end.
+        cost: where a group lies -> what its pairs cost, float[n, n]; not asked of groups of one.
+        device: of the result.
+
+    Returns:
+        int64[N], for each query the place of its object.
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    spans = [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True) if size > 1]
+    order = torch.arange(int(ends[-1]) if len(ends) else 0, device=device)
+    for span, (_, columns) in zip(spans, assign([cost(span) for span in spans]), strict=True):
+        order[span] = columns + span.start
+    return order
 
 
 def class_cost(logits: Tensor, labels: Tensor) -> Tensor:

@@ -16,46 +16,39 @@ import torch
 from vistruct.contracts import IMAGE_MARK, RGB, AnswerPrediction, Sample, Turn
 from vistruct.errors import UserError
 from vistruct.files.text import printable, write_text
+from vistruct.inference.conversation import conversation, with_places, with_regions
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.scenes import Case, as_pixels
+from vistruct.inference.scenes import Case
+from vistruct.inference.view import View
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 @torch.inference_mode()
-def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[AnswerPrediction]:
+def look(model: Model, cases: Sequence[Case], asked: Asked) -> list[Any]:
     """The answer to the same question about the images of each case, all in one pass."""
-    samples = []
-    for case in cases:
-        turns = (Turn(role="user", text=with_places(asked.question or "", len(case.pictures), case.name)),)
-        pixels = [as_pixels(image, case.name) for image in case.pictures]
-        samples.append(Sample(id=case.name, image_id=case.name, seed=0, images=pixels, turns=turns))
+    samples = [conversation(case, asked) for case in cases]
     collate = model.task.traits.predict_collator or model.task.collator
-    return model.task.predict(collate(samples).to(model.device))
+    batch = collate(samples).to(model.device)
+    if asked.on_text is not None and len(samples) == 1:
+        batch = replace(batch, on_text=asked.on_text)
+    return model.task.predict(batch)
 
 
-def with_places(ask: str, num_images: int, where: str) -> str:
-    """The question with one `<image>` for each image; without any, several are put in front as InternVL names them.
-
-    Raises:
-        UserError: the question has marks, and not as many as there are images.
+def check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
     """
-    marks = ask.count(IMAGE_MARK)
-    if marks == 0:
-        names = [IMAGE_MARK] if num_images == 1 else [f"Image-{i}: {IMAGE_MARK}" for i in range(1, num_images + 1)]
-        return "\n".join([*names, ask])
-    if marks != num_images:
-        what = f"{marks} {IMAGE_MARK} marks in the question for {num_images} images"
-        raise UserError(what, where=where, fix=f"write one {IMAGE_MARK} for every image, or none at all")
-    return ask
-
-
-def _check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
+    Raises:
+        UserError: an empty question, image or region marks that do not fit what is shown, a region to a model without.
+    """
     question = asked.question or ""
     if not question.replace(IMAGE_MARK, "").strip():
         raise UserError("the question is empty", where=f"ask={question!r}", fix='ask="How many trees are there?"')
+    if asked.regions and model.kind.name != "grounded":
+        fix = "ask in words, or train a model that points: vistruct recipes vtplug.tune"
+        raise UserError("this model cannot be shown a region", where="regions", fix=fix)
+    with_regions(question, len(asked.regions))
     for case in cases:
         with_places(question, len(case.pictures), case.name)
 
@@ -99,12 +92,13 @@ def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
 ANSWERS = Kind(
     name="answers",
     prediction=AnswerPrediction,
-    look=_look,
+    look=look,
     pack=_pack,
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
-    check=_check,
+    view=lambda model, done: View(words=done.values["answer"]),
+    check=check,
     at_once=True,
     has_questions=True,
     metrics=lambda task: ("answers", "mean_loss"),

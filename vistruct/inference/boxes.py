@@ -11,6 +11,7 @@ pictures/port.tif.jpg   the image with its detections
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from vistruct.inference.kind import PICTURED, Asked, Done, EachFile, Kind, OneFi
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import footprint_format, outline_formats
 from vistruct.inference.scenes import Case, Scene, small
+from vistruct.inference.view import Mark, View
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.progress import notice, tracking
 from vistruct.transforms.sizing import sized
@@ -173,6 +175,20 @@ def _features(model: Model, case: Case, found: BoxPrediction, asked: Asked) -> I
             yield Feature(polygons=polygons, values={"class": found.class_names[label], "score": round(score, 6)})
 
 
+def _view(model: Model, done: Done) -> View:
+    found: BoxPrediction = done.read()
+    colours = dict(zip(model.class_names, model.palette, strict=True))
+    marks, rows = [], []
+    for one in _features(model, done.case, found, Asked()):
+        name, score, rings = str(one.values["class"]), float(one.values["score"]), [*itertools.chain(*one.polygons)]
+        is_area = found.objects.masks is not None
+        marks.append(Mark(name=name, colour=colours[name], rings=rings, is_area=is_area, score=score))
+        corners = np.concatenate(rings)
+        (x0, y0), (x1, y1) = corners.min(axis=0).round(1).tolist(), corners.max(axis=0).round(1).tolist()
+        rows.append((name, score, x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)))
+    return View(columns=("class", "score", "x", "y", "width", "height"), rows=rows, marks=marks)
+
+
 def _draw(found: Sequence[BoxPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
     from vistruct.pictures.in_sample import boxes_in_sample
     from vistruct.pictures.objects import draw_prediction
@@ -299,6 +315,7 @@ BOXES = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    view=_view,
     windows="file",
     choices=frozenset({"min_score", "classes"}),
     chosen=_chosen,

@@ -21,6 +21,7 @@ from vistruct.inference.classes import in_batches
 from vistruct.inference.kind import Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
+from vistruct.inference.view import View
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,6 +45,14 @@ def _tell(model: Model, done: Sequence[Done]) -> Told:
     cut = sum(not row["is_finished"] for row in rows)
     lines += [f"{cut} of {len(rows)} captions were cut at {model.task.config.longest} units"] if cut else []
     return Told(values={"captions": rows}, lines=lines)
+
+
+def _view(model: Model, done: Done) -> View:
+    values = done.values
+    notes = () if values["is_finished"] else (f"cut at {model.task.config.longest} units",)
+    known = values["log_probability"]
+    rows = [] if known is None else [("log probability", round(known, 4))]
+    return View(columns=("of the caption", "value"), rows=rows, words=values["caption"], notes=notes)
 
 
 def _draw(found: Sequence[CaptionPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
@@ -81,6 +90,7 @@ CAPTIONS = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    view=_view,
     at_once=True,
     metrics=lambda task: ("text" if task.config.units == "characters" else "captions",),
     formats=(

@@ -17,6 +17,7 @@ from vistruct.files.text import write_text
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
+from vistruct.inference.view import View
 from vistruct.transforms.sizing import sized
 from vistruct.windows.views import Views
 
@@ -71,6 +72,13 @@ def _tell(model: Model, done: Sequence[Done]) -> Told:
     return Told(values={"classes": rows}, lines=lines)
 
 
+def _view(model: Model, done: Done) -> View:
+    found: ClassPrediction = done.read()
+    order = found.scores.argsort(descending=True, stable=True).tolist()
+    rows = [(found.class_names[number], round(float(found.scores[number]), 4)) for number in order]
+    return View(columns=("class", "score"), rows=rows, words=", ".join(said(found)) or "none of the classes")
+
+
 def _draw(found: Sequence[ClassPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
     from vistruct.pictures.classes import draw_classes
 
@@ -103,6 +111,7 @@ CLASSES = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    view=_view,
     at_once=True,
     seen_in=_seen_in,
     metrics=lambda task: ("classes",),

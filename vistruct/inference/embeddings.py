@@ -19,6 +19,7 @@ from vistruct.inference.classes import in_batches
 from vistruct.inference.kind import Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
+from vistruct.inference.view import View
 
 
 def _unpack(model: Model, case: Case, values: Values, _: Any) -> Embedded:
@@ -29,6 +30,13 @@ def _unpack(model: Model, case: Case, values: Values, _: Any) -> Embedded:
 def _tell(model: Model, done: Sequence[Done]) -> Told:
     width = len(done[0].values["embedding"]) if done else 0
     return Told(values={"images": len(done), "width": width}, lines=[f"{len(done)} images as {width} numbers each"])
+
+
+def _view(model: Model, done: Done) -> View:
+    numbers = done.values["embedding"]
+    words = f"The image as a vector of {len(numbers)} numbers and length 1: what looks or means alike lies close by."
+    rows = [(number, round(value, 6)) for number, value in enumerate(numbers)]
+    return View(columns=("number", "value"), rows=rows, words=words)
 
 
 def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
@@ -48,6 +56,7 @@ EMBEDDINGS = Kind(
     pack=lambda case, found: {"embedding": found.image.tolist()},
     unpack=_unpack,
     tell=_tell,
+    view=_view,
     at_once=True,
     metrics=lambda task: ("retrieval",),
     formats=(OneFile(name="csv", file="embeddings.csv", write=_write, use="always"),),

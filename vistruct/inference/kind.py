@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vistruct.contracts import RGB, Sample
+from vistruct.contracts import RGB, Region, Sample
 from vistruct.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vistruct.data.input import Input
     from vistruct.inference.model import Model
     from vistruct.inference.scenes import Case
+    from vistruct.inference.view import Frames, View
     from vistruct.windows.views import Views
 
 KINDS = {
@@ -31,6 +32,7 @@ KINDS = {
     "volumes": "vistruct.inference.volumes:VOLUMES",
     "classes": "vistruct.inference.classes:CLASSES",
     "answers": "vistruct.inference.answers:ANSWERS",
+    "grounded": "vistruct.inference.grounded:GROUNDED",
     "captions": "vistruct.inference.captions:CAPTIONS",
     "identified": "vistruct.inference.identified:IDENTIFIED",
     "embeddings": "vistruct.inference.embeddings:EMBEDDINGS",
@@ -44,10 +46,22 @@ PICTURED = 0.3  # score from which on detections are drawn, where nobody says an
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A question that was asked before, and its answer."""
+
+    question: str
+    regions: tuple[Region, ...] = ()
+    answer: Any  # the prediction that was given to it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """How a model is asked."""
 
     question: str | None = None  # for a model that answers
+    regions: tuple[Region, ...] = ()  # what the `<region>` marks of the question show, in order
+    history: tuple[Exchange, ...] = ()  # what was asked and answered about the same image before
+    on_text: Callable[[str], None] | None = None  # told the answer so far as it is written; of one image at a time
     batch: int = 8  # windows, slices, images or questions in one pass
     min_score: float | None = None  # of detections in files and pictures; None: all in files, from PICTURED in pictures
     classes: tuple[str, ...] | None = None  # that are in the results; None: all
@@ -126,6 +140,17 @@ def _images(model: Model, sources: Sequence[Path]) -> list[Case]:
     return cases_at(sources, model.input.images)
 
 
+SEEN = 2048  # pixels: the longest side of an image on a page
+
+
+def _frames(model: Model, case: Case) -> Frames:
+    from vistruct.inference.scenes import small
+    from vistruct.inference.view import Frames
+
+    scene = model.scene(case)
+    return Frames(size_hw=scene.size_hw, count=1, read=lambda _: small(scene, SEEN))
+
+
 def _ready(model: Model, cases: Sequence[Case], asked: Asked) -> None:
     pass
 
@@ -145,6 +170,8 @@ class Kind:
     chosen: Callable[[Any, Asked], Any] | None = None  # that part; None: `look` gives it, and with another looks again
     probabilities: Callable[[Sequence[str]], list[EachFile]] | None = None  # formats of theirs, by class; None: none
     draw: Callable[[Sequence[Any], Sample, Sequence[RGB] | None], Image.Image] | None = None  # with a sample's truth
+    frames: Callable[[Model, Case], Frames] = _frames  # of a case, to look at
+    view: Callable[[Model, Done], View] | None = None  # to look at on a page; None: its pictures and what is told
     cases: Callable[[Model, Sequence[Path]], list[Case]] = _images  # what there is to look at in files and folders
     check: Callable[[Model, Sequence[Case], Asked], None] = _ready  # UserError before any work
     what: str = "images"  # the word for several cases

@@ -55,6 +55,7 @@ from vistruct.inference.on_map import footprint_format, on_map, outline_formats,
 from vistruct.inference.pixels import num_windows_of, rows_of
 from vistruct.inference.probabilities import by_class, space_for
 from vistruct.inference.scenes import Case, overview
+from vistruct.inference.view import Areas, View
 from vistruct.progress import tracking
 
 if TYPE_CHECKING:
@@ -157,6 +158,26 @@ def _draw(found: Sequence[MapPrediction], sample: Sample, palette: Sequence[RGB]
     if len(sample.images) == 2:
         return draw_pair(*sample.images, sample.label_map, said, names, palette)
     return draw_map_prediction(sample.images[0], said, sample.label_map, names, palette)
+
+
+def view_areas(unit: str, measured: str, model: Model, done: Done) -> View:
+    """The classes themselves, and a row for each; the heads of two columns are the first arguments."""
+    from vistruct.pictures.areas import Key
+
+    bare = Key.of(model.class_names).bare
+    bare = 0 if bare is None and model.input.images == 2 else bare
+    areas = areas_of(model, [done])
+    has_measure = any(area.measured is not None for area in areas)
+    rows = [
+        (one.class_name, one.count, f"{one.share:.2%}", *((f"{one.measured or 0:,.4g}",) if has_measure else ()))
+        for one in sorted(areas, key=lambda area: -area.count)
+    ]
+    labels = done.read().label_map.numpy()
+    return View(
+        columns=("class", unit, "share", *((measured,) if has_measure else ())),
+        rows=rows,
+        areas=Areas(labels=labels, names=model.class_names, colours=model.palette, bare=bare),
+    )
 
 
 def areas_of(model: Model, done: Sequence[Done]) -> list[Area]:
@@ -332,6 +353,7 @@ MAPS = Kind(
     unpack=_unpack,
     tell=partial(tell_areas, "images"),
     draw=_draw,
+    view=partial(view_areas, "pixels", "m²"),
     windows="shown",
     choices=frozenset({"classes"}),
     seen_in=lambda config, views: config.model_copy(update={"views": views}),

@@ -17,12 +17,12 @@ from typing import Any, overload
 import torch
 
 from vistruct.checkpoint.load import ModelCard, load_model
-from vistruct.contracts import RGB, Prediction
+from vistruct.contracts import RGB, Prediction, Region
 from vistruct.data.input import Input, Windows
 from vistruct.distributed.precision import amp_dtype, autocast
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
-from vistruct.inference.kind import Asked, Kind, check_asked, config_seen_in, kind_of, with_longest
+from vistruct.inference.kind import Asked, Exchange, Kind, check_asked, config_seen_in, kind_of, with_longest
 from vistruct.inference.scenes import PICTURES, Case, Pair, Picture, Scene, scene_of
 from vistruct.windows.views import Views
 
@@ -132,14 +132,36 @@ class Model:
         return replace(self, task=task, longest=max_new_tokens)
 
     @overload
-    def predict(self, images: Picture | Pair, *, ask: str | None = None, batch: int = 8) -> Prediction: ...
+    def predict(
+        self,
+        images: Picture | Pair,
+        *,
+        ask: str | None = None,
+        regions: Sequence[Region] = (),
+        history: Sequence[Exchange] = (),
+        batch: int = 8,
+    ) -> Prediction: ...
 
     @overload
     def predict(
-        self, images: Sequence[Picture] | Sequence[Pair], *, ask: str | None = None, batch: int = 8
+        self,
+        images: Sequence[Picture] | Sequence[Pair],
+        *,
+        ask: str | None = None,
+        regions: Sequence[Region] = (),
+        history: Sequence[Exchange] = (),
+        batch: int = 8,
     ) -> list[Prediction]: ...
 
-    def predict(self, images: Any, *, ask: str | None = None, batch: int = 8) -> Prediction | list[Prediction]:
+    def predict(
+        self,
+        images: Any,
+        *,
+        ask: str | None = None,
+        regions: Sequence[Region] = (),
+        history: Sequence[Exchange] = (),
+        batch: int = 8,
+    ) -> Prediction | list[Prediction]:
         """Boxes in an image, the class of every pixel, what changed in a pair, the class of an image, or an answer.
 
         Args:
@@ -149,6 +171,8 @@ class Model:
                 values as files have them, of a model whose training data had such.
             ask: the question, for a model with language; of a list of images, about each of them. `<image>` in it
                 marks where an image goes; without a mark they go in front.
+            regions: what the question shows, of a model that points: one for each `<region>` in it, or named behind it.
+            history: what was asked and answered about the image before.
             batch: windows that are looked at in one pass, or images that are asked about.
 
         Returns:
@@ -160,7 +184,7 @@ class Model:
         """
         is_one = isinstance(images, (*PICTURES, tuple) if self.input.images > 1 else PICTURES)
         cases = [_case(one, number) for number, one in enumerate([images] if is_one else images)]
-        kind, asked = self.kind, Asked(question=ask, batch=batch)
+        kind, asked = self.kind, Asked(question=ask, regions=tuple(regions), history=tuple(history), batch=batch)
         check_asked(kind, self, cases, asked)
         step = batch if kind.at_once else 1
         found = [one for at in range(0, len(cases), step) for one in self.look(cases[at : at + step], asked)]

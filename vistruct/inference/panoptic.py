@@ -29,6 +29,7 @@ from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, 
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import stem_of
 from vistruct.inference.scenes import Case, overview
+from vistruct.inference.view import Areas, View
 from vistruct.transforms.sizing import sized
 
 if TYPE_CHECKING:
@@ -85,6 +86,19 @@ def _names(found: PanopticPrediction) -> list[str]:
     ]
 
 
+def _view(model: Model, done: Done) -> View:
+    from vistruct.pictures.areas import Key
+
+    found: PanopticPrediction = done.read()
+    names = _names(found)
+    rows = [
+        (name, "thing" if is_thing else "stuff", round(score, 4), area)
+        for name, (_, is_thing, score, area) in zip(names, done.values["segments"], strict=True)
+    ]
+    areas = Areas(labels=found.segment_map.numpy() - 1, names=names, colours=Key.of(names).colours)
+    return View(columns=("segment", "is", "score", "pixels"), rows=rows, areas=areas)
+
+
 def _draw(found: Sequence[PanopticPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
     from vistruct.pictures.maps import draw_map
 
@@ -137,6 +151,7 @@ PANOPTIC = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    view=_view,
     metrics=lambda task: ("panoptic_quality",),
     formats=(
         EachFile(name="png", folder="panoptic", files=_pngs, write=_write_png, use="always", is_kept=True),

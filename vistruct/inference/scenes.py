@@ -105,11 +105,16 @@ def overview(scene: Scene, label_map: np.ndarray, longest: int = 2048) -> tuple[
     Returns:
         T images number[C, h, w], and int16[h, w].
     """
-    (height, width), images = scene.size_hw, small(scene, longest)
-    step = -(-max(height, width) // longest)
-    places = [np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width)]
-    shown = np.stack([np.asarray(label_map[y])[places[1]] for y in places[0]]) if step > 1 else np.asarray(label_map)
-    return images, torch.from_numpy(shown.astype(np.int16))
+    return small(scene, longest), torch.from_numpy(thinned(label_map, longest).astype(np.int16))
+
+
+def thinned(label_map: np.ndarray, longest: int) -> np.ndarray:
+    """Every so many-th pixel of a large integer[H, W], which may be on disk, on the grid of `small`."""
+    step = -(-max(label_map.shape) // longest)
+    if step == 1:
+        return np.asarray(label_map)
+    rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in label_map.shape)
+    return np.stack([np.asarray(label_map[y])[columns] for y in rows])
 
 
 def small(scene: Scene, longest: int) -> list[Tensor]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vistruct.contracts import MapPrediction, VolumePrediction
 from vistruct.data.formats.volumes.dicom import NO_IMAGE
@@ -39,11 +40,12 @@ from vistruct.files.volume_files import (
 from vistruct.files.volume_names import channel_path, is_volume_file, stem
 from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, EachFile, Kind, OneFile, Values
-from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, write_areas
+from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, view_areas, write_areas
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import open_case, slices_of
 from vistruct.inference.probabilities import by_class, space_for
 from vistruct.inference.scenes import Case
+from vistruct.inference.view import Frames
 from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
 
@@ -212,6 +214,18 @@ def _write_nifti(model: Model, case: Case, found: VolumePrediction, file: Path, 
     write_label_volume(file, found.label_map.numpy(), _paths(case)[0], coding_of(model), shown(model).axis)
 
 
+def _frames(model: Model, case: Case) -> Frames:
+    if case.fault is not None:
+        raise case.fault
+    volume = open_case(model, _paths(case))
+
+    def read(number: int) -> list[Tensor]:
+        image = volume.slice(number)
+        return [image[image.shape[0] // 2][None]]  # the slice itself, where its neighbours are channels too
+
+    return Frames(size_hw=volume.size_hw, count=volume.num_slices, read=read)
+
+
 def _check_series(cases: Sequence[Case], class_names: Sequence[str]) -> None:
     for case in cases:
         if not all(path.is_dir() for path in _paths(case)):
@@ -256,6 +270,8 @@ VOLUMES = Kind(
     unpack=_unpack,
     tell=partial(tell_areas, "volumes"),
     draw=MAPS.draw,  # of samples, which are slices
+    frames=_frames,
+    view=partial(view_areas, "voxels", "ml"),
     cases=volumes_at,
     check=_check,
     what="volumes",

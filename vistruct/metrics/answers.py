@@ -35,7 +35,7 @@ MAIN: dict[Form, str] = {
     "caption": "cider_d",
     "vqa": "accuracy",
 }
-
+MEASURES = (*dict.fromkeys(MAIN.values()), "delta1")  # of families, the first that it has
 
 SCALES = {"0 to 1": "boxes_0_to_1", "pixels": "boxes_in_pixels"}  # questions whose boxes are no integers to 1000
 DIRECTIONS = {
@@ -165,25 +165,25 @@ class FamilyScore:
 
     family: str
     questions: int
-    measure: str  # a value of MAIN
+    measure: str  # one of MEASURES
     score: float
-    constant: float  # of the best constant answer
+    constant: float  # of the best constant answer; NaN of what is drawn
     error: float  # standard error of the score; NaN where it is no mean over questions
 
 
 def by_family(figures: Mapping[str, float]) -> list[FamilyScore]:
-    """The lines of a table, from what `Answers.compute` gives; none where nothing was asked."""
+    """The lines of a table, from what `Answers.compute` or `Grounding.compute` gives; none where nothing was asked."""
     families = [name.removeprefix("questions/") for name in figures if name.startswith("questions/")]
     lines = []
     for family in families:
-        measure = next(name for name in dict.fromkeys(MAIN.values()) if f"{name}/{family}" in figures)
+        measure = next(name for name in MEASURES if f"{name}/{family}" in figures)
         lines.append(
             FamilyScore(
                 family=family,
                 questions=int(figures[f"questions/{family}"]),
                 measure=measure,
                 score=figures[f"{measure}/{family}"],
-                constant=figures[f"constant/{family}"],
+                constant=figures.get(f"constant/{family}", float("nan")),
                 error=figures.get(f"error/{family}", float("nan")),
             )
         )

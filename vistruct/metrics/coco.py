@@ -188,7 +188,7 @@ def compare(
     max_detections: int,
 ) -> dict[str, float]:
     """The figures of annotations in COCO's form, images numbered from 0; NaN where there is no object."""
-    precision, recall = _evaluate(by, truth, found, sizes_hw, class_names, max_detections)
+    precision, recall = precision_recall(by, truth, found, sizes_hw, class_names, max_detections)
     figures = {
         "AP": known_mean(precision[:, :, :, 0]),
         "AP50": known_mean(precision[0, :, :, 0]),
@@ -202,17 +202,25 @@ def compare(
     return figures
 
 
-def _evaluate(
-    by: Literal["bbox", "segm"],
+def precision_recall(
+    by: Literal["bbox", "segm", "keypoints"],
     truth: list[dict[str, Any]],
     found: list[dict[str, Any]],
     sizes_hw: Sequence[tuple[int, int]],
     class_names: Sequence[str],
     max_detections: int,
+    sigmas: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float[10 IoU, 101 recall, C, 4 areas] precision and float[10, C, 4] recall; NaN where undefined."""
+    """float[10 IoU, 101 recall, C, areas] precision and float[10, C, areas] recall; NaN where undefined.
+
+    The areas are all, small, medium and large, of key points all, medium and large.
+
+    Args:
+        truth, found: annotations and detections in COCO's form, images numbered from 0.
+        sigmas: of each key point, how far annotators disagree (COCO's constants); None: those of COCO's 17.
+    """
     if not truth:
-        classes, areas = len(class_names), 1 + len(SIZES)
+        classes, areas = len(class_names), 1 + len(SIZES) - (by == "keypoints")
         return np.full((10, 101, classes, areas), np.nan), np.full((10, classes, areas), np.nan)
     shared = {
         "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes_hw)],
@@ -221,7 +229,8 @@ def _evaluate(
     for rows in (truth, found):
         for position, row in enumerate(rows, start=1):  # 0 would mean "unmatched"
             row["id"] = position
-    evaluation = COCOeval_faster(*(COCO({**shared, "annotations": rows}) for rows in (truth, found)), iouType=by)
+    files = (COCO({**shared, "annotations": rows}) for rows in (truth, found))
+    evaluation = COCOeval_faster(*files, iouType=by, kpt_oks_sigmas=None if sigmas is None else list(sigmas))
     evaluation.params.maxDets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -232,7 +241,7 @@ def _evaluate(
 def box_rows(record: Record, number: int) -> list[dict[str, Any]]:
     """The boxes of image `number` in COCO's form."""
     objects = record.objects
-    rows = [_row(number, label, box) for label, box in zip(objects.labels, objects.boxes_xyxy, strict=True)]
+    rows = [coco_row(number, label, box) for label, box in zip(objects.labels, objects.boxes_xyxy, strict=True)]
     for row, single in zip(rows, objects.is_single, strict=True):
         row["iscrowd"] = int(not single)
     return rows
@@ -261,7 +270,7 @@ def found_rows(prediction: BoxPrediction, number: int, with_masks: bool = False)
     """The detections in image `number` in COCO's form, with their masks (run lengths) where asked for."""
     boxes, scores = prediction.objects.boxes_xyxy.numpy(), prediction.objects.scores.double().tolist()
     labels = prediction.objects.labels.tolist()
-    rows = [{**_row(number, label, box), "score": s} for label, box, s in zip(labels, boxes, scores, strict=True)]
+    rows = [{**coco_row(number, label, box), "score": s} for label, box, s in zip(labels, boxes, scores, strict=True)]
     if with_masks:
         masks: list[Any] = list(prediction.objects.masks or ())  # run lengths: see `CocoMasks.condense`
         for row, runs in zip(rows, masks, strict=True):
@@ -269,7 +278,8 @@ def found_rows(prediction: BoxPrediction, number: int, with_masks: bool = False)
     return rows
 
 
-def _row(image: int, label: int, box_xyxy: np.ndarray) -> dict[str, Any]:
+def coco_row(image: int, label: int, box_xyxy: np.ndarray) -> dict[str, Any]:
+    """One object or detection in COCO's form: class `label` is number label + 1 there."""
     x1, y1, x2, y2 = (float(side) for side in box_xyxy)  # float64 from here on, as in COCO's json
     return {
         "image_id": image,

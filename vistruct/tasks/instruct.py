@@ -8,7 +8,6 @@ Shapes: N tokens of B rows end to end, K of them kept, T tiles of C visual token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from vistruct.config import Part
@@ -28,6 +26,7 @@ from vistruct.contracts import (
     Backbone,
     Costs,
     DataInfo,
+    GroundedPrediction,
     Ratio,
     StepOutput,
     TaskTraits,
@@ -39,8 +38,10 @@ from vistruct.kinds import BackbonePart
 from vistruct.ops.precision import at_least_float32
 from vistruct.ops.seeds import derive
 from vistruct.tasks.features import tokens_of
+from vistruct.tasks.grounded import grounded
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
-from vistruct.vlm import chat, packed
+from vistruct.tasks.pointing import PointingConfig, Seen
+from vistruct.vlm import chat, packed, padded
 from vistruct.vlm import vrl as vrl_
 from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
 from vistruct.vlm.generate import answer_tokens
@@ -57,6 +58,7 @@ class InstructConfig(Part):
     language: LanguageConfig = LanguageConfig()
     tiling: Tiling = Tiling()
     shuffle: int = Field(2, gt=0)  # patches merged into one visual token, per side
+    projector_norm: bool = True  # a LayerNorm before the projector's two layers, as InternVL has it; LLaVA has none
     vrl: vrl_.Vrl | Literal["off", "paper", "published-code"] = "paper"
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD
@@ -69,17 +71,23 @@ class InstructConfig(Part):
     rows: Literal["packed", "grouped", "padded"] = "packed"  # end to end; like lengths together; all to the longest
     pad_to: int | None = Field(None, gt=0)  # tokens, where rows are padded: at least so many
     head: Literal["supervised", "all"] = "supervised"  # positions that reach the vocabulary
+    pointing: PointingConfig | None = None  # answers point at objects, questions show regions; None: they are words
 
     @model_validator(mode="after")
     def _fits(self) -> InstructConfig:
         padded = isinstance(self.vrl, vrl_.Vrl) and not self.vrl.shorten
         if self.rows == "packed" and (self.pad_to is not None or padded):
             raise ValueError("packed rows have no padding: set rows=padded with pad_to or vrl.shorten=false")
+        if self.pointing is not None and self.answer_dropout == 1.0:
+            raise ValueError("a model that never reads its own answer cannot point: set answer_dropout below 1")
+        if self.pointing is not None and not (self.tiling.thumbnail or self.tiling.max_tiles == 1):
+            raise ValueError("of tiles without a thumbnail none shows the whole picture: set tiling.thumbnail=true")
         return self
 
     def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Instruct:
         """Build with the tokenizer in `assets`, which is put there if it is not."""
-        return Instruct(self, self.language.load_tokenizer(assets, info.corpus), backbone)
+        added = () if self.pointing is None else self.pointing.added_tokens
+        return Instruct(self, self.language.load_tokenizer(assets, info.corpus, added), backbone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,8 @@ class Reading:
     places: Tensor  # int64[P], where visual tokens stand
     visual: Tensor  # int64[P], which one stands there: tile * C + cell, or a number among the kept cells
     cells: Tensor | None  # bool[T, C], those that enter the backbone; None: all
+    objects: Tensor  # int64[Q], where object tokens stand, of a model that points
+    regions: Tensor  # int64[R * n], where what regions show stands
 
 
 class Instruct(nn.Module):
@@ -113,23 +123,26 @@ class Instruct(nn.Module):
         self.language: Any = config.language.build(tokenizer)
         packed.enable(self.language)
         width = self.language.get_input_embeddings().weight.shape[1]
-        self.projector = Projector(self.backbone.width * config.shuffle**2, width)
+        self.projector = Projector(self.backbone.width * config.shuffle**2, width, norm=config.projector_norm)
         self.image_token: Any = tokenizer.convert_tokens_to_ids(chat.IMAGE_TOKEN)
         self.grid = config.tiling.size // self.backbone.patch  # patches a tile's side
         self.tokens_per_tile = (self.grid // config.shuffle) ** 2
+        point, tile = config.pointing, config.tiling.size
+        sizes: dict[str, Any] = {"tile": tile, "shuffle": config.shuffle, "width": width}
+        colours: dict[str, Any] = {"mean": config.mean, "std": config.std}
+        self.pointing = None if point is None else point.build(self.backbone, tokenizer, **sizes, **colours)
         self.register_buffer("pixel_mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
     @property
-    def is_blind_to_answers(self) -> bool:
-        """Whether every token of an answer is written without reading those before it."""
+    def is_blind_to_answers(self) -> bool:  # whether every token of an answer is written without reading those before
         return self.config.answer_dropout == 1.0
 
     @property
     def traits(self) -> TaskTraits:
         return TaskTraits(
-            prediction="answers",
-            terms=("answers",),
+            prediction="answers" if self.pointing is None else "grounded",
+            terms=("answers", *(() if self.pointing is None else self.pointing.terms)),
             predict_collator=self._collator(generate=True),
             measurer=ChatMeasurer(collator=self.collator),
             work=self.work,
@@ -158,6 +171,7 @@ class Instruct(nn.Module):
         return self._collator(generate=False)
 
     def _collator(self, *, generate: bool) -> ChatCollator:
+        point = self.pointing
         return ChatCollator(
             tokenizer=self.tokenizer,
             tiling=self.config.tiling,
@@ -166,6 +180,7 @@ class Instruct(nn.Module):
             image_last=self.config.image_last,
             max_tokens=self.config.max_tokens,
             system=self.config.system,
+            pointer=None if point is None else point.pointer(self.config.tiling, self.grid, vary=not generate),
             generate=generate,
         )
 
@@ -199,6 +214,8 @@ class Instruct(nn.Module):
         elif vrl.is_on:
             keep = vrl_.keep_tokens(is_image, batch.lengths, vrl, batch.seeds)
         visual = visual[keep[is_image]]
+        if self.pointing is not None:
+            cells = None  # what decoders and regions look at is all there; only the language model sees less
         if cells is not None:
             visual = (cells.flatten().cumsum(0) - 1)[visual]
         positions = torch.cat([torch.arange(length) for length in batch.lengths])
@@ -211,7 +228,16 @@ class Instruct(nn.Module):
             places=is_image[keep].nonzero().squeeze(1),
             visual=visual,
             cells=cells,
+            **self._marks(batch.input_ids[keep]),
         )
+
+    def _marks(self, ids: Tensor) -> dict[str, Tensor]:
+        """Where object tokens and those of regions stand among int64[K]."""
+        tokens = (-1, -1) if self.pointing is None else (self.pointing.object_token, self.pointing.region_token)
+        return {
+            name: (ids == token).nonzero().squeeze(1)
+            for name, token in zip(("objects", "regions"), tokens, strict=True)
+        }
 
     def hide_answers(self, batch: ChatBatch) -> Tensor:
         """int64[N], the tokens as the language model reads them: in training, some answer tokens become padding.
@@ -228,6 +254,8 @@ class Instruct(nn.Module):
             for length, seed in zip(batch.lengths, batch.seeds, strict=True)
         ]  # by row, so that a row's draw does not depend on its batch
         hidden = (batch.labels != chat.IGNORE) & (torch.cat(draws) < chance)
+        if self.pointing is not None:
+            hidden &= batch.input_ids != self.pointing.object_token  # whose states ask the decoders
         return batch.input_ids.masked_fill(hidden, self.hidden_token)
 
     def visual_tokens(self, tiles: Tensor, cells: Tensor | None = None) -> Tensor:
@@ -255,15 +283,31 @@ class Instruct(nn.Module):
         inside = (torch.arange(side)[:, None] * self.grid + torch.arange(side)).flatten()
         return (first[..., None] + inside).flatten(1)
 
-    def embed(self, batch: ChatBatch, reading: Reading) -> Tensor:
-        """float[K, D], text embeddings with the visual tokens in their places."""
+    def see(self, batch: ChatBatch, reading: Reading) -> Seen | None:
+        """What the backbone makes of the batch's tiles, in one pass; None: there are none."""
+        if not len(batch.tiles):
+            return None
+        if self.pointing is None:
+            return Seen(visual=self.visual_tokens(batch.tiles, reading.cells))
+        pixels = normalise(batch.tiles, self.pixel_mean, self.pixel_std).to(next(self.projector.parameters()).dtype)
+        last, *maps = self.pointing.look(self.backbone, pixels)
+        merged = pixel_shuffle(last.patches, (self.grid, self.grid), self.config.shuffle)
+        visual = self.projector(merged).flatten(0, 1)
+        return Seen(visual=visual, patches=last.patches, maps=tuple(one.map for one in maps))
+
+    def embed(self, batch: ChatBatch, reading: Reading, seen: Seen | None = None) -> Tensor:
+        """float[K, D], text embeddings with the visual tokens, and what regions show, in their places."""
         device = self.pixel_mean.device
         text = self.language.get_input_embeddings()(send(reading.input_ids, device))
-        if len(batch.tiles):
-            visual = self.visual_tokens(batch.tiles, reading.cells)
+        seen = self.see(batch, reading) if seen is None else seen
+        if seen is not None:
             # Not by indexing: its gradient adds what several rows say of a tile in any order, so that no run repeats.
-            seen = visual.index_select(0, send(reading.visual, device))
-            return text.index_copy(0, send(reading.places, device), seen.to(text.dtype))
+            visual = seen.visual.index_select(0, send(reading.visual, device))
+            text = text.index_copy(0, send(reading.places, device), visual.to(text.dtype))
+            if self.pointing is not None and len(reading.regions):
+                shown = self.pointing.show(batch, seen, self.projector)
+                text = text.index_copy(0, send(reading.regions, device), shown.to(text.dtype))
+            return text
         if dist.is_initialized() and torch.is_grad_enabled():  # a rank without images must still meet the others
             size = self.config.tiling.size
             dummy = self.visual_tokens(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
@@ -273,7 +317,8 @@ class Instruct(nn.Module):
     def forward(self, batch: ChatBatch) -> StepOutput:
         """Next-token cross-entropy over the answers, from what VRL keeps of the image."""
         reading = self.read(batch)
-        hidden = self.hidden(self.embed(batch, reading), reading)
+        seen = self.see(batch, reading)
+        hidden = self.hidden(self.embed(batch, reading, seen), reading)
         # The token at i is predicted from i - 1; a row never begins with an answer. Gather the supervised ones before
         # the vocabulary, which is the larger part of a small model's work.
         target = reading.labels[1:]
@@ -286,11 +331,17 @@ class Instruct(nn.Module):
             logits = at_least_float32(head(hidden.index_select(0, where)))  # [M, V]
         total = F.cross_entropy(logits, target, reduction="sum")
         right = (logits.detach().argmax(-1) == target).sum()
-        return StepOutput(terms={"answers": total}, metrics={"token_accuracy": Ratio(total=right, count=len(at))})
+        terms, metrics = {"answers": total}, {"token_accuracy": Ratio(total=right, count=len(at))}
+        if self.pointing is not None:
+            states = hidden.index_select(0, send(reading.objects, hidden.device))
+            drawn, figures = self.pointing.learn(states, batch, seen)
+            terms, metrics = terms | drawn, metrics | figures
+        return StepOutput(terms=terms, metrics=metrics)
 
-    def units(self, batch: ChatBatch) -> dict[str, float]:
+    def units(self, batch: ChatBatch) -> dict[str, float | Tensor]:
         """Tokens of answers; VRL drops none of them."""
-        return {"answers": float((batch.labels[1:] != chat.IGNORE).sum())}
+        drawn = {} if self.pointing is None else self.pointing.units(batch)
+        return {"answers": float((batch.labels[1:] != chat.IGNORE).sum())} | drawn
 
     def hidden(self, embeddings: Tensor, reading: Reading) -> Tensor:
         """float[K, D], the last hidden states of the language model."""
@@ -298,36 +349,24 @@ class Instruct(nn.Module):
         if self.config.rows == "packed":
             where = packed.segments(reading.lengths, embeddings.device)
             return packed.decode(self.language, embeddings, positions, where)
-        spread = 1.5 if self.config.rows == "grouped" else float("inf")
         least = max(reading.whole) if not self.vrl.shorten else 0
-        rows, places = embeddings.split(reading.lengths), positions.split(reading.lengths)
-        found: dict[int, Tensor] = {}
-        for members in like_lengths(reading.lengths, spread):
-            longest = max(reading.lengths[row] for row in members)
-            length = max(longest, least, self.config.pad_to or 0)
-            out = self._padded([rows[row] for row in members], [places[row] for row in members], length)
-            found |= {row: out[number, : reading.lengths[row]] for number, row in enumerate(members)}
-        return torch.cat([found[row] for row in range(len(rows))])
-
-    def _padded(self, rows: Sequence[Tensor], positions: Sequence[Tensor], length: int) -> Tensor:
-        """float[B, L, D] of rows padded to `length`."""
-        short = [len(row) for row in rows]
-        embeddings = F.pad(pad_sequence(list(rows), batch_first=True), (0, 0, 0, length - max(short)))
-        places = F.pad(pad_sequence(list(positions), batch_first=True), (0, length - max(short)))
-        seen = torch.arange(length)[None] < torch.tensor(short)[:, None]
-        # The 2D mask is passed even without padding: from gaps in the positions alone `transformers` would conclude
-        # that several samples were packed into the row, and keep them apart.
-        out = self.language.get_decoder()(
-            inputs_embeds=embeddings, attention_mask=send(seen.long(), embeddings.device), position_ids=places
+        return padded.decode(
+            self.language,
+            embeddings.split(reading.lengths),
+            positions.split(reading.lengths),
+            least=max(least, self.config.pad_to or 0),
+            spread=1.5 if self.config.rows == "grouped" else float("inf"),
         )
-        return out.last_hidden_state
 
     @torch.inference_mode()
-    def predict(self, batch: ChatBatch) -> list[AnswerPrediction]:
+    def predict(self, batch: ChatBatch) -> list[AnswerPrediction] | list[GroundedPrediction]:
         """Greedy answers to batches made to be asked about, one for each row."""
         reading = self.read(batch)
-        rows = self.embed(batch, reading).split(reading.lengths)
-        tokens = answer_tokens(self, rows, self.config.max_new_tokens)
+        seen = self.see(batch, reading)
+        rows = self.embed(batch, reading, seen).split(reading.lengths)
+        tokens = answer_tokens(self, rows, self.config.max_new_tokens, batch.on_text)
+        if self.pointing is not None:
+            return grounded(self, batch, seen, rows, tokens)
         return [
             AnswerPrediction(
                 id=batch.ids[row],
@@ -356,16 +395,5 @@ def _token_backbone(config: InstructConfig, shared: Backbone | None) -> TokenBac
     return backbone
 
 
-def _size(module: Weights) -> float:
-    """Parameters; a float, for the int32 of `Costs` would overflow beside a whole number."""
+def _size(module: Weights) -> float:  # parameters; the int32 of `Costs` would overflow beside a whole number
     return float(sum(p.numel() for p in module.parameters()))
-
-
-def like_lengths(lengths: Sequence[int], spread: float = 1.5) -> list[list[int]]:
-    """Rows grouped so that no row is padded to more than `spread` times its length; every row is in one group."""
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if not groups or lengths[row] > spread * lengths[groups[-1][0]]:
-            groups.append([])
-        groups[-1].append(row)
-    return groups

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vistruct.contracts import Sample
+from vistruct.ops.soft_masks import resized_soft
 from vistruct.ops.values import moved, stored
 from vistruct.transforms.points import affine, move_objects
 
@@ -102,7 +103,7 @@ def resized(pixels: Tensor, size_hw: tuple[int, int], interpolation: Interpolati
 def _resized_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
     if not masks.is_floating_point():
         return nearest(masks, size_hw)
-    return F.resize(masks, list(size_hw), antialias=False)  # as published; where they shrink, edges stay as narrow
+    return resized_soft(masks, size_hw)  # not antialiased, as published
 
 
 def nearest(grid: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -19,6 +19,7 @@ from vistruct.contracts import IMAGE_MARK, Form, Measure, Objects, Record, Sampl
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.vlm import chat
+from vistruct.vlm.pointed import NOTHING_SPOKEN, Pointed, Pointer, Spoken
 from vistruct.vlm.tiling import Tiling, num_tiles, tile
 
 TOO_LONG = "left out: an image or every answer lies beyond the longest row"
@@ -48,17 +49,19 @@ class ChatBatch:
     truths: list[str]  # the answer after it, "" if there is none
     others: list[tuple[str, ...]]  # of each row's truth, see `Turn`
     forms: list[Form | None]  # likewise
-    # Of each row, for what a decoder is to find or a region shows: of each of its region and object marks in order the
-    # rows of its sample's objects, which stay where they are; a row that is cut shows the first of its marks.
-    points: list[tuple[tuple[int, ...], ...]]
-    objects: list[Objects[Tensor]]  # of each of the batch's samples
+    answers: list[Turn | None]  # the turn that `truths` are the words of
+    objects: list[Objects[Tensor]]  # of each of the batch's samples, in pixels of its image
+    whole_tiles: list[int]  # of each of the batch's samples, the tile that shows all of its first image; -1: no image
+    pointed: Pointed | None = None  # what the rows show and point at; None: marks are words to this model
+    on_text: Callable[[str], None] | None = None  # told the answer of a batch of one row, as it is written
 
     def to(self, device: torch.device) -> Self:
         return dataclasses.replace(self, tiles=send(self.tiles, device))
 
     def pin_memory(self) -> Self:
         """For the loader: page-locked tiles travel while the device computes."""
-        return dataclasses.replace(self, tiles=self.tiles.pin_memory())
+        pointed = None if self.pointed is None else self.pointed.pin_memory()
+        return dataclasses.replace(self, tiles=self.tiles.pin_memory(), pointed=pointed)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -76,11 +79,9 @@ class Asked:
     question: str
     images: int = 0  # how many of the sample's images it shows, from the first on
     is_cut: bool = False
-    truth: str = ""
-    others: tuple[str, ...] = ()
-    form: Form | None = None
+    truth: Turn | None = None
     family: str = ""
-    points: tuple[tuple[int, ...], ...] = ()  # see ChatBatch
+    spoken: Spoken = NOTHING_SPOKEN  # what its marks became, of a model that points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ class ChatCollator:
     image_last: bool = False
     max_tokens: int | None = None  # of a row
     system: str = ""  # said first where a conversation has no system turn; "": nothing
+    pointer: Pointer | None = None  # of a model that points
     generate: bool = False  # a row for each question, ending where its answer begins; the answer becomes the truth
 
     def __call__(self, samples: Sequence[Sample]) -> ChatBatch:
@@ -105,6 +107,7 @@ class ChatCollator:
         tiles: list[Tensor] = []
         tile_seeds: list[int] = []
         rows: list[Asked] = []
+        whole_tiles: list[int] = []
         mentions: list[int] = []
         owners: list[tuple[int, int]] = []  # of each row, its sample and which question of the sample's it is
         for number, sample in enumerate(samples):
@@ -113,6 +116,7 @@ class ChatCollator:
                 raise UserError(what, where=sample.id, fix="scale it to uint8 RGB")
             cut = [tile(image, self.tiling, len(sample.images), sample.max_tiles) for image in sample.images]
             first, ends = len(tile_seeds), [0, *itertools.accumulate(map(len, cut))]
+            whole_tiles.append(first + ends[1] - 1 if cut else -1)  # a thumbnail stands behind its tiles
             tiles += cut
             tile_seeds += [derive(sample.seed, "tile", at) for at in range(ends[-1])]
             asked = self.rows(sample.turns, sample.families, [len(t) for t in cut])
@@ -141,11 +145,15 @@ class ChatCollator:
             input_ids=torch.tensor([i for r in rows for i in r.row.input_ids], dtype=torch.int64),
             labels=torch.tensor([i for r in rows for i in r.row.labels], dtype=torch.int64),
             questions=[r.question for r in rows],
-            truths=[r.truth for r in rows],
-            others=[r.others for r in rows],
-            forms=[r.form for r in rows],
-            points=[r.points for r in rows],
+            truths=["" if r.truth is None else r.truth.text for r in rows],
+            others=[() if r.truth is None else r.truth.others for r in rows],
+            forms=[None if r.truth is None else r.truth.form for r in rows],
+            answers=[r.truth for r in rows],
             objects=[sample.objects for sample in samples],
+            whole_tiles=whole_tiles,
+            pointed=None
+            if self.pointer is None
+            else self.pointer.pointed(samples, [r.spoken for r in rows], [number for number, _ in owners]),
         )
 
     def rows(self, turns: Sequence[Turn], families: Sequence[str], tiles: Sequence[int]) -> list[Asked] | str:
@@ -165,31 +173,32 @@ class ChatCollator:
         before = 0  # answers in the rows so far
         for one in whole:
             for asked in questions_of(one) if self.generate else [one]:
-                shown, truth = list(asked), Turn(role="assistant", text="")
+                shown, truth = list(asked), None
                 answer = before + _answers(asked)
                 if self.generate and not asked[-1].is_taught:
                     continue  # nobody vouches for such an answer
                 if self.generate and shown and shown[-1].role == "assistant":
                     truth = shown.pop()
                 marks = sum(turn.text.count(IMAGE_MARK) for turn in shown if turn.role == "user")
+                last = next((t.text for t in reversed(shown) if t.role == "user"), "")
+                spoken = Spoken(turns=tuple(shown)) if self.pointer is None else self.pointer.speak(shown, truth)
                 row = whole_row = chat.encode(
-                    shown, counts[:marks], self.tokenizer, begin=self.begin, answer=self.generate
+                    spoken.turns, counts[:marks], self.tokenizer, begin=self.begin, answer=self.generate
                 )
                 if self.max_tokens is not None and len(row.input_ids) > self.max_tokens and not self.generate:
                     row = row.cut(self.max_tokens, self.image_token)
                     if row is None:
                         return TOO_LONG
-                last = next((t.text for t in reversed(shown) if t.role == "user"), "")
+                if self.pointer is not None:
+                    spoken = self.pointer.kept(row.input_ids, spoken)
                 out.append(
                     Asked(
                         row=row,
                         images=marks,
                         is_cut=row is not whole_row,
                         question=_MARKS_AROUND.sub("", last),
-                        truth=truth.text,
-                        others=truth.others,
-                        form=truth.form,
-                        points=tuple(point for turn in shown for point in turn.points),
+                        truth=truth,
+                        spoken=spoken,
                         family=families[answer - 1] if _answers(asked) and answer <= len(families) else "",
                     )
                 )
@@ -231,6 +240,7 @@ class ChatMeasurer:
             "tokenizer": own.tokenizer.backend_tokenizer.to_str(),
             "tiling": own.tiling.model_dump(mode="json"),
             "rest": [own.tokens_per_tile, own.independent, own.image_last, own.max_tokens, own.system, own.generate],
+            "pointer": repr(own.pointer),
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

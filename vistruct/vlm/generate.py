@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
 from vistruct.vlm import chat, packed
 
 
 @torch.inference_mode()
-def answer_tokens(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]:
+def answer_tokens(
+    task: Any, rows: Sequence[Tensor], most: int, listen: Callable[[str], None] | None = None
+) -> list[list[int]]:
     """Tokens of the likeliest answer to each row, end marks left out.
 
     Args:
         task: Instruct.
         rows: float[L, D] each, embeddings that end with an open answer.
         most: tokens of an answer.
+        listen: told the text of a single row so far, with every token that is written.
     """
     if not rows:
         return []
-    written = _at_once(task, rows, most) if task.is_blind_to_answers else _one_by_one(task, rows, most)
+    written = _at_once(task, rows, most) if task.is_blind_to_answers else _one_by_one(task, rows, most, listen)
     end = task.tokenizer.convert_tokens_to_ids(chat.END)
     return [ids[: ids.index(end)] if end in ids else ids for ids in written]
 
 
-def _one_by_one(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]:
+class _Listener(BaseStreamer):
+    """`transformers` puts each token here as it is written; the first of what it puts is no answer."""
+
+    def __init__(self, tokenizer: Any, listen: Callable[[str], None]) -> None:
+        self.tokenizer, self.listen, self.written = tokenizer, listen, list[int]()
+
+    def put(self, value: Tensor) -> None:
+        if value.dim() == 1:
+            self.written += value.tolist()
+            self.listen(str(self.tokenizer.decode(self.written, skip_special_tokens=False)))
+
+    def end(self) -> None:
+        pass
+
+
+def _one_by_one(task: Any, rows: Sequence[Tensor], most: int, listen: Callable[[str], None] | None) -> list[list[int]]:
     longest = max(map(len, rows))
     # Padded on the left, so that every row goes on at the same place.
     embeddings = torch.stack([pad(row, (0, 0, longest - len(row), 0)) for row in rows])
@@ -45,6 +64,7 @@ def _one_by_one(task: Any, rows: Sequence[Tensor], most: int) -> list[list[int]]
             do_sample=False,
             eos_token_id=task.tokenizer.convert_tokens_to_ids(chat.END),
             pad_token_id=task.hidden_token,
+            streamer=None if listen is None else _Listener(task.tokenizer, listen),
             synced_gpus=False,  # every rank holds the whole model here, and need not wait for longer answers elsewhere
         )
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +41,11 @@ class LanguageConfig(Part):
     digits: Literal["single", "merged"] = "single"  # merged: a trained tokenizer may learn whole numbers
     recompute: bool = False  # keep no activations inside of layers and find them again: less memory, a third more time
 
-    def load_tokenizer(self, assets: Path, corpus: Any) -> PreTrainedTokenizerFast:
+    def load_tokenizer(self, assets: Path, corpus: Any, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
         """The tokenizer in `assets` if there is one (a resumed or shipped model), else the given or a trained one.
+
+        Args:
+            more: tokens that it must have, beside those that every conversation needs.
 
         Raises:
             UserError: nothing to load and no corpus to train on; a tokenizer that needs code of its own.
@@ -50,13 +53,16 @@ class LanguageConfig(Part):
         kept = assets / "tokenizer"
         source = self.tokenizer or self.weights
         if kept.is_dir():
-            return read_tokenizer(kept)
+            tokenizer = read_tokenizer(kept)
+            tokenizer.add_tokens(list(more), special_tokens=True)  # of a model that did not point before
+            return tokenizer
         if source is not None:
             tokenizer = read_tokenizer(source)
             # Those it has already keep their numbers; the others come behind, in the public order.
-            tokenizer.add_tokens([START, END, *ADDED_TOKENS], special_tokens=True)
+            tokenizer.add_tokens([START, END, *ADDED_TOKENS, *more], special_tokens=True)
         elif corpus is not None:
             tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits)
+            tokenizer.add_tokens(list(more), special_tokens=True)
         else:
             raise UserError(
                 "no tokenizer and no texts to train one on", where=kept, fix="--set task.language.tokenizer=FOLDER"

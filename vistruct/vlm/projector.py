@@ -1,6 +1,7 @@
 """From the ViT's patch tokens to the language model's width: pixel shuffle, then a two-layer MLP.
 
-Source: InternVL's `mlp1` and pixel shuffle "v2" (arXiv:2312.14238 and its public configuration).
+Source: InternVL's `mlp1` and pixel shuffle "v2" (arXiv:2312.14238 and its public configuration); without the norm
+    LLaVA-1.5's `mlp2x_gelu` (arXiv:2310.03744), whose names the layers then have.
 Shapes: N tiles, h x w patches a tile, C ViT width, D language width.
 """
 
@@ -36,7 +37,11 @@ def pixel_shuffle(tokens: Tensor, grid_hw: tuple[int, int], factor: int = 2) -> 
 
 
 class Projector(nn.Sequential):
-    """LayerNorm, Linear, GELU, Linear: float[N, L, vision] -> float[N, L, language]."""
+    """LayerNorm (or none), Linear, GELU, Linear: float[N, L, vision] -> float[N, L, language]."""
 
-    def __init__(self, vision: int, language: int) -> None:
-        super().__init__(nn.LayerNorm(vision), nn.Linear(vision, language), nn.GELU(), nn.Linear(language, language))
+    def __init__(self, vision: int, language: int, *, norm: bool = True, depth: int = 2) -> None:
+        layers: list[nn.Module] = [nn.LayerNorm(vision)] if norm else []
+        layers.append(nn.Linear(vision, language))
+        for _ in range(depth - 1):
+            layers += [nn.GELU(), nn.Linear(language, language)]
+        super().__init__(*layers)

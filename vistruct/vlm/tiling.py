@@ -4,6 +4,7 @@ Source: InternVL 1.5, arXiv:2404.16821, section 3.2, and its public preprocessin
 Differs: uint8 tensors and torchvision's antialiased bicubic resize: 99 % of values are PIL's, the others one grey
 level off (about five in a million: two). Of grids of the same area that are equally near, the one with more columns
 wins; the public code leaves that to the order of a Python set (it never happens while `min_tiles` is 1).
+`fit: pad` is LLaVA's `expand2square` (arXiv:2310.03744) and has a single tile.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vistruct.config import Part
+from vistruct.contracts import RGB
+from vistruct.transforms.fill import MEAN_COLOUR
+from vistruct.vlm.picture import Fit, Frame
 
 
 class Tiling(Part):
@@ -25,6 +29,14 @@ class Tiling(Part):
     max_tiles: int = Field(12, gt=0)  # without the thumbnail; shared by a sample's images
     min_tiles: int = Field(1, gt=0)
     thumbnail: bool = True  # the whole image, behind its tiles, when there is more than one
+    fit: Fit = "stretch"  # to its tiles; pad: a single one shows the image in the middle of a square
+    fill: RGB = MEAN_COLOUR  # around it there
+
+    @model_validator(mode="after")
+    def _fits(self) -> Tiling:
+        if self.fit == "pad" and self.max_tiles != 1:
+            raise ValueError("fit: pad shows an image in one square: set max_tiles: 1")
+        return self
 
 
 def num_tiles(size_hw: tuple[int, int], tiling: Tiling, num_images: int = 1, max_tiles: int | None = None) -> int:
@@ -45,6 +57,8 @@ def tile(image: Tensor, tiling: Tiling, num_images: int = 1, max_tiles: int | No
         uint8[T, 3, size, size], channels last in memory; may share it with the image where it is a single tile.
     """
     size = tiling.size
+    if tiling.fit == "pad":
+        image = in_square(image, tiling.fill)
     columns, rows = choose_grid((image.shape[1], image.shape[2]), tiling, _limit(tiling, num_images, max_tiles))
     resized = _resize(image, rows * size, columns * size).permute(1, 2, 0)  # [H, W, 3]: rows of whole pixels
     grid = columns * rows
@@ -56,6 +70,19 @@ def tile(image: Tensor, tiling: Tiling, num_images: int = 1, max_tiles: int | No
     if tiling.thumbnail:
         tiles[grid] = _resize(image, size, size).permute(1, 2, 0)
     return tiles.permute(0, 3, 1, 2)
+
+
+def in_square(image: Tensor, fill: RGB) -> Tensor:
+    """uint8[3, H, W] in the middle of a square of its longer side, where `picture.Frame` has it."""
+    high, wide = image.shape[1:]
+    if high == wide:
+        return image
+    frame = Frame(size_hw=(high, wide), fit="pad")
+    y, x = frame.corner_yx
+    square = torch.empty(*frame.square_hw, 3, dtype=image.dtype)  # [S, S, 3]: rows of whole pixels
+    square.copy_(torch.tensor(fill, dtype=image.dtype))
+    square[y : y + high, x : x + wide] = image.permute(1, 2, 0)
+    return square.permute(2, 0, 1)
 
 
 def normalise(tiles: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -106,7 +133,8 @@ def _grids(min_tiles: int, max_tiles: int) -> list[tuple[int, int]]:
 
 
 def _limit(tiling: Tiling, num_images: int, max_tiles: int | None) -> int:
-    return max(1, (tiling.max_tiles if max_tiles is None else max_tiles) // num_images)
+    most = tiling.max_tiles if max_tiles is None or tiling.fit == "pad" else max_tiles
+    return max(1, most // num_images)
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 from vistruct.contracts import Record
 from vistruct.data.chat.image_facts import ImageFacts
 from vistruct.data.chat.index import Index
+from vistruct.data.formats.chat.objects import placed
 from vistruct.data.formats.chat.turns import Defect
 from vistruct.errors import UserError
 
@@ -57,7 +58,7 @@ class Source:
             id=(f"{self.name}/" if self.name else "") + own_id + (f"~{repeat + 1}" if repeat else ""),
             images=tuple(self.root / name for name in talk.images),
             size_hw=sizes[0] if sizes else None,
-            objects=talk.objects,
+            objects=placed(talk.objects, lambda depth: str(self.root / depth)),
             turns=talk.turns,
             families=talk.families,
             max_tiles=self.max_tiles,

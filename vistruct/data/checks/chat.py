@@ -23,6 +23,7 @@ from vistruct.data.formats.chat.text_boxes import is_boxes, note_of_boxes, read_
 from vistruct.data.formats.chat.turns import PIXEL_BOXES, UNIT_BOXES, Defect
 from vistruct.data.formats.detect import Family
 from vistruct.errors import UserError
+from vistruct.files.depth import is_depth
 from vistruct.issues import IssueCounter
 
 ENOUGH_BOXES = 8  # answers, to say something of all
@@ -53,11 +54,13 @@ def look(
     records = Records([replace(one.source, repeats=1) for one in opened])
     seen: dict[Path, tuple[int, int]] = {}
     beyond: list[str] = []
+    no_depth: list[str] = []
     reach: list[float] = []  # of each answer that is boxes in our scale, its largest number
     for number, record in enumerate(records):
         source, row, _ = records.at(number)
         seen |= dict(zip(record.images, source.sizes_hw(row), strict=True))
         beyond += _beyond(records, number, record) if len(record.objects) else []
+        no_depth += _no_depth(records, number, record)
         for turn in record.turns:
             if turn.role == "assistant" and is_boxes(turn.text) and (boxes := read_boxes(turn.text)) is not None:
                 reach += [boxes.max()] if scale_of(boxes) == "0 to 1000" else []
@@ -67,7 +70,15 @@ def look(
         counts={"images": len(paths), **count_turns(records), "images decoded": len(paths[:decode_at_most])},
         data_sets={one.account.name: in_numbers(one.account) for one in opened if one.account.name},
         sizes=sizes_in_words(sizes.values()),
-        problems=[*problems, *counted(report), *_hint(beyond), *_percent(reach), *no_colours, *tiny_images(sizes)],
+        problems=[
+            *problems,
+            *counted(report),
+            *_hint(beyond),
+            *_missing(no_depth),
+            *_percent(reach),
+            *no_colours,
+            *tiny_images(sizes),
+        ],
     )
 
 
@@ -133,6 +144,20 @@ def _beyond(records: Records, number: int, record: Record) -> list[str]:
         return []
     is_out = (boxes[:, 2:] > sizes[of, ::-1] + ROUNDING_PX).any(axis=1) | (boxes[:, :2] < -ROUNDING_PX).any(axis=1)
     return [f"{source.index.offsets.whole_place(row)}: object {at}" for at in np.flatnonzero(is_out)]
+
+
+def _no_depth(records: Records, number: int, record: Record) -> list[str]:
+    """Where depth maps are not on disk."""
+    paths = [mask["depth"] for mask in record.objects.masks or () if is_depth(mask)]
+    source, row, _ = records.at(number)
+    return [f"{source.index.offsets.whole_place(row)}: {path}" for path in paths if not Path(path).is_file()]
+
+
+def _missing(no_depth: list[str]) -> list[Problem]:
+    if not no_depth:
+        return []
+    what, fix = "depth map that is not on disk", "its path starts from the folder that the images' paths start from"
+    return [Problem(what=what, effect="stops training", count=len(no_depth), places=tuple(no_depth), fix=fix)]
 
 
 def _hint(beyond: list[str]) -> list[Problem]:

@@ -66,7 +66,7 @@ def ends_of(file: Path) -> tuple[str, str]:
 def _has_questions(head: str) -> bool:
     """Whether it is a set of questions with the answers of several people, or one half of such a set."""
     if head.startswith("["):
-        keys = set(_top_keys(head[1:]))
+        keys = set(top_keys(head[1:]))
         return {"image", "question", "answers"} <= keys and not keys & _ANSWERS
     return head.startswith("{") and any(key in head and start.search(head) for start, key in _ASKED)
 
@@ -99,12 +99,12 @@ def _kind_of(head: str) -> JsonKind | None:
 def _tool(head: str) -> Tool | None:
     """The annotation tool whose export begins like this."""
     if head.startswith("["):
-        keys = set(_top_keys(head[1:]))
+        keys = set(top_keys(head[1:]))
         is_export = "data" in keys and bool(keys & {"annotations", "predictions", "completions"})
         return "label studio" if is_export or {"annotation_id", "lead_time"} <= keys else None
     if not head.startswith("{"):
         return None
-    keys = set(_top_keys(head))
+    keys = set(top_keys(head))
     if "shapes" in keys and keys & {"imagePath", "imageData", "flags", "version"}:
         return "labelme"
     if "_via_img_metadata" in keys or "_via_settings" in keys or _VIA.match(head):
@@ -141,13 +141,13 @@ def _has_captions(first: object) -> bool:
 def _is_talk(head: str) -> bool:
     """Whether a list begins with an object that is no result of a detector."""
     first = _first_value(head)
-    keys = set(first) if isinstance(first, dict) else set(_top_keys(head))
+    keys = set(first) if isinstance(first, dict) else set(top_keys(head))
     if first is not None and not isinstance(first, dict):
         return False
     return head.startswith("{") and (_is_conversation(keys) or len(keys & _FOUND) < 2)
 
 
-def _top_keys(head: str) -> list[str]:
+def top_keys(head: str) -> list[str]:
     """The keys of the object that a text begins with, as far as the text goes."""
     keys: list[str] = []
     depth = 0
@@ -168,7 +168,7 @@ def _by_words(head: str) -> JsonKind | None:
         return None
     if re.search(r'"type"\s*:\s*"FeatureCollection"', head):
         return "geojson"
-    keys = set(_top_keys(head))
+    keys = set(top_keys(head))
     if "image" in keys or _is_conversation(keys) or re.search(r'"images"\s*:\s*\[?\s*"', head[:4096]):
         return "chat"  # a long line, perhaps with images in base64
     found = re.search(r'"(?:(conversations|messages)|(annotation)|(?:images|annotations|categories))"\s*:', head)

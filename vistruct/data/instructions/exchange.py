@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
+from vistruct.contracts import Prompt, Region, Turn
 from vistruct.data.instructions.scene import HALVES, REGIONS, Scene
 
 NOTHING = "none"
@@ -22,6 +23,15 @@ class Exchange:
     answer_class: str  # the answer, or its kind
     about: str = ""  # what of the question could give the answer away, such as the class it names
     varies: bool = False  # answers of this kind are all different, so that a common kind is not easy to guess
+    shown: tuple[
+        tuple[int, ...] | Region, ...
+    ] = ()  # of each <region>: rows of the picture's objects, or drawn by hand
+    prompts: tuple[Prompt, ...] = ()  # how each is shown
+    points: tuple[tuple[int, ...], ...] = ()  # of each <object>: rows of the picture's objects
+    unit: str = ""  # what is drawn of them
+    task: str = ""  # what is asked for, as a task command says it
+    key: tuple[Hashable, ...] = ()  # what is asked, however it is put: never twice of one picture
+    talk: tuple[Turn, ...] = ()  # in the place of question and answer: turns as somebody else wrote them
 
 
 Family = Callable[[Scene, np.random.Generator], Exchange | None]

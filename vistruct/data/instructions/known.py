@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vistruct.contracts import NO_OBJECTS, Objects, Turn
+from vistruct.contracts import NO_OBJECTS, Objects, Prompt, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,15 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """How somebody showed an object by hand. Its own row is no object: no question may count, name or box it."""
+
+    kind: Prompt
+    row: int  # of what was drawn: a box, a mask of what was painted, and of a point a key point
+    of: int  # the row of the object that it shows
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """Annotations of one image. Objects are in pixels of it; `objects.extra["names"]` has their words, "" unknown."""
 
@@ -45,4 +54,5 @@ class Known:
     regions: tuple[Said, ...] = ()  # descriptions of objects that may fit others, too
     sentences: tuple[Told, ...] = ()
     talks: tuple[tuple[Turn, ...], ...] = ()  # conversations as they are, which may point at the objects
+    drawn: tuple[Drawn, ...] = ()  # prompts that come with the data; objects without any are shown as we draw them
     image_labels: tuple[str, ...] = ()  # classes of the image as a whole

@@ -10,14 +10,15 @@ and an answer `units`, what is to be drawn of each mark's objects (box, mask, ke
 
 Every list of `objects` has one entry an object, in pixels of the image: `boxes` (x0, y0, x1, y1), `quads` (four
 corners), `keypoints` (x, y, COCO's visibility, ...; a place that was clicked is one of them), `masks` (COCO's polygons
-or run lengths), `labels` (words), `scores`, and of several images `images`, the number of each object's, from 0. Where
-there are no boxes, they are the hulls of what there is. Any other list is kept under its name.
+or run lengths; or a depth map, see `files.depth`, whose path starts where the images' do), `labels` (words), `scores`,
+and of several images `images`, the number of each object's, from 0. Where there are no boxes, they are the hulls of
+what there is. Any other list is kept under its name.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ from vistruct.contracts import NO_OBJECTS, POINT_MARKS, Column, Objects, Prompt,
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.chat.shapes import Said
 from vistruct.data.formats.chat.turns import OBJECTS, POINTS, Defect
+from vistruct.files.depth import depth_faults, is_depth
 
 NAMES = "names"  # the column of `labels`: words, which no list of classes numbers
 _KEYS = {"boxes_xyxy": "boxes", NAMES: "labels"}  # of a column that has another name in the file
@@ -116,6 +118,14 @@ def _of_marks(name: str, value: object, number: int, marks: int) -> tuple[str, .
     return tuple(words)
 
 
+def placed(objects: Objects[np.ndarray], place: Callable[[str], str]) -> Objects[np.ndarray]:
+    """The same with other paths of its depth maps."""
+    if objects.masks is None or not any(map(is_depth, objects.masks)):
+        return objects
+    moved = tuple({**mask, "depth": place(mask["depth"])} if is_depth(mask) else mask for mask in objects.masks)
+    return replace(objects, masks=moved)
+
+
 def written(objects: Objects[np.ndarray]) -> dict[str, Any]:
     """The `objects` of a line; nothing where there are none.
 
@@ -164,7 +174,7 @@ def _column(key: str, rows: list[Any], num_images: int) -> dict[str, Column]:
         raise Defect(OBJECTS, f"images has numbers of the {num_images} images, from 0; these are {rows!r:.60}")
     if key == "labels" and not all(isinstance(row, str) for row in rows):
         raise Defect(OBJECTS, f"labels are words, these are {rows!r:.60}")
-    for what, told in (fault for row in rows for fault in coco_shapes.segmentation_faults(row, None) if key == "masks"):
+    for what, told in (fault for row in rows for fault in _mask_faults(row) if key == "masks"):
         raise Defect(OBJECTS, f"{what}: {told}")
     return {NAMES if key == "labels" else key: tuple(rows)}
 
@@ -205,7 +215,13 @@ def _hulls(columns: Mapping[str, Any]) -> np.ndarray:
     raise Defect(OBJECTS, "objects that are nowhere", "give them boxes, quads, masks or keypoints")
 
 
+def _mask_faults(mask: Any) -> Iterator[tuple[str, str]]:
+    return depth_faults(mask) if is_depth(mask) else coco_shapes.segmentation_faults(mask, None)
+
+
 def _mask_hull(mask: Any) -> tuple[float, float, float, float]:
+    if is_depth(mask):
+        raise Defect(OBJECTS, "a depth map without a box", "boxes: [0, 0, WIDTH, HEIGHT] of its image")
     if isinstance(mask, dict):
         from vistruct.files.masks import decode_rle
 

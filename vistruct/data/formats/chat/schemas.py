@@ -24,7 +24,7 @@ import numpy as np
 
 from vistruct.contracts import IMAGE_MARK, NO_OBJECTS, Form, Objects, Record, Role, Turn
 from vistruct.data.formats.chat.marks import IMAGE_SUFFIXES, settle
-from vistruct.data.formats.chat.objects import parse_objects, pointed, written
+from vistruct.data.formats.chat.objects import parse_objects, placed, pointed, written
 from vistruct.data.formats.chat.shapes import IMAGE_KEYS, WEIGHT_KEYS, Said, in_order, read_line
 from vistruct.data.formats.chat.text_boxes import Filling, fill_boxes, fill_refs, from_json, is_grounding, note_of_boxes
 from vistruct.data.formats.chat.turns import (
@@ -169,11 +169,16 @@ def _unread(entry: Mapping[str, Any], read: set[str]) -> list[str]:
 
 def row(record: Record, root: Path) -> dict[str, Any]:
     """The json object of a record, with image paths relative to `root`; `parse` gives its content back."""
-    images = [Path(os.path.relpath(image, root)).as_posix() for image in record.images]
+    images = [_below(root, image) for image in record.images]
+    objects = placed(record.objects, lambda depth: _below(root, depth))
     turns = [{"from": _SPEAKERS[turn.role], "value": turn.text} | _beside(turn) for turn in record.turns]
     image: dict[str, Any] = {} if not images else {"image": images[0] if len(images) == 1 else images}
     families: dict[str, Any] = {"families": list(record.families)} if record.families else {}
-    return {"id": record.id, **image, **written(record.objects), "conversations": turns, **families}
+    return {"id": record.id, **image, **written(objects), "conversations": turns, **families}
+
+
+def _below(root: Path, path: Path | str) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 def _beside(turn: Turn) -> dict[str, Any]:

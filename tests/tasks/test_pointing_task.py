@@ -1,0 +1,141 @@
+"""A language model that points: what is learned from each object token, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from toy_pointing import POINTING, pointing, squares
+from toy_vlm import gradients
+from whole_loss import task_loss
+
+from vistruct.vlm.vrl import Vrl
+
+
+def test_every_object_token_asks_for_the_object_it_stands_for() -> None:
+    task = pointing()
+    samples = [squares("a", 1, 2), squares("b", 2, 3)]
+    batch = task.collator(samples)
+    assert [[(aim.row, aim.unit, aim.group) for aim in row] for row in batch.pointed.aims] == [
+        [(0, "box", 0), (1, "box", 0)],
+        [(1, "box", 1)],
+        [(0, "box", 0), (1, "box", 0), (2, "box", 0)],
+        [(2, "box", 1)],
+    ]
+    asked = batch.pointed.asked("box")
+    assert asked.groups == ((2,), (1,), (3,), (1,))
+    assert asked.places == ((0, 1), (2,), (3, 4, 5), (6,))
+    targets = asked.targets(batch.pointed)
+    torch.testing.assert_close(targets[2].boxes_xyxy, samples[1].objects.boxes_xyxy)
+    assert len(task.read(batch).objects) == 7
+    assert len(task.read(batch).regions) == 4 * task.config.pointing.regions.tokens_per_region
+
+
+def test_it_learns_in_terms_of_their_own() -> None:
+    task = pointing()
+    batch = task.collator([squares("a", 1), squares("b", 2)])
+    out = task.train()(batch)
+    assert set(out.terms) == set(task.traits.terms) == set(task.units(batch))
+    assert task.units(batch)["box.l1"] == 6
+    grads = gradients(task, [batch])
+    for name in ("backbone.", "language.", "pointing.decoders.box.", "pointing.regions."):
+        assert any(key.startswith(name) and grad.abs().sum() > 0 for key, grad in grads.items()), name
+
+
+def test_splitting_a_step_changes_nothing() -> None:
+    task = pointing()
+    samples = [squares("a", 1, 2), squares("b", 2, 3), squares("c", 3, 1)]
+    whole = task.collator(samples)
+    units = task.units(whole)
+
+    def gradient(batches: list[Any]) -> dict[str, torch.Tensor]:
+        task.zero_grad()
+        for batch in batches:
+            sum(term / units[name] for name, term in task(batch).terms.items()).backward()
+        return {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+
+    parts = gradient([task.collator([one]) for one in samples])
+    for name, grad in gradient([whole]).items():
+        torch.testing.assert_close(parts[name], grad, atol=1e-4, rtol=2e-3, msg=name)
+
+
+def test_a_row_without_objects_costs_nothing_and_hurts_nothing() -> None:
+    task = pointing()
+    plain = squares("a", 1)
+    plain.turns = plain.turns[2:4]
+    batch = task.collator([plain])
+    out = task(batch)
+    assert out.terms["box.l1"].item() == 0
+    task_loss(task, batch).total.backward()
+
+
+def test_answers_point_at_what_the_model_wrote(monkeypatch: Any) -> None:
+    """Tokens that are written, then drawn: as if the model had said the truth."""
+    task = pointing().eval()
+    samples = [squares("a", 1, 2), squares("b", 2, 3)]
+    asked = task.traits.predict_collator(samples)
+    still = replace(task.collator, pointer=replace(task.collator.pointer, vary=False))  # a click in the middle
+    learned = still(samples)
+    from vistruct.tasks import instruct
+    from vistruct.vlm.grammar import write_answer
+
+    def says(_: Any, rows: Any, most: int, listen: Any = None) -> list[list[int]]:
+        return [task.tokenizer.encode(write_answer(turn, task.config.pointing.grammar).text) for turn in asked.answers]
+
+    monkeypatch.setattr(instruct, "answer_tokens", says)
+    found = task.predict(asked)
+    assert [len(one.found.objects) for one in found] == [2, 0, 1, 3, 0, 1]
+    assert found[0].found.phrases[0].text == "trees"
+    assert found[0].truth.phrases == found[0].found.phrases
+    assert found[1].found.words == "a tree" == found[1].truth.words
+    torch.testing.assert_close(found[3].truth.objects.boxes_xyxy, samples[1].objects.boxes_xyxy)
+    assert all(0 <= score <= 1 for one in found for score in one.found.objects.scores)
+    # the same boxes as the decoders draw in training, for the last answer of a row sees all that is before it
+    reading = task.read(learned)
+    seen = task.see(learned, reading)
+    hidden = task.hidden(task.embed(learned, reading, seen), reading)
+    states = hidden[reading.objects]
+    pointed = learned.pointed
+    decoder = task.pointing.decoders["box"]
+    output = task.pointing.ask(decoder, states, pointed.asked("box"), pointed, seen, learned.whole_tiles)
+    drawn = decoder.decode(output, (56, 56))
+    torch.testing.assert_close(
+        found[2].found.objects.boxes_xyxy[0], drawn[1].boxes_xyxy[0].clamp(0, 56), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_asking_together_is_asking_one_by_one() -> None:
+    task = pointing(max_new_tokens=24).eval()
+    samples = [squares("a", 1, 2), squares("b", 2, 3)]
+    together = task.predict(task.traits.predict_collator(samples))
+    alone = [one for sample in samples for one in task.predict(task.traits.predict_collator([sample]))]
+    assert [one.answer for one in together] == [one.answer for one in alone]
+
+
+def test_vrl_drops_words_and_leaves_the_decoders_all_they_look_at() -> None:
+    for where in ("tokens", "patches"):
+        task = pointing(vrl=Vrl(drop_at=where)).train()
+        batch = task.collator([squares("a", 1)])
+        reading = task.read(batch)
+        assert len(reading.places) == 1 if where == "tokens" else len(reading.places) < task.tokens_per_tile
+        assert task.see(batch, reading).maps[0].shape[2:] == (4, 4)
+        assert len(reading.objects) == 3
+        task(batch)
+
+
+def test_a_cut_row_points_at_the_first_of_its_objects() -> None:
+    task = pointing()
+    whole = task.collator([squares("a", 1, 3)])
+    at = (whole.input_ids == task.pointing.object_token).nonzero().flatten().tolist()
+    task = pointing(max_tokens=at[1] + 1)
+    batch = task.collator([squares("a", 1, 3)])
+    assert list(map(len, batch.pointed.aims)) == [2]
+    task(batch)
+
+
+def test_blind_models_cannot_point() -> None:
+    import pytest
+
+    with pytest.raises(ValueError, match="never reads its own answer"):
+        pointing(POINTING, answer_dropout=1.0)

@@ -1,0 +1,11 @@
+"""The categories of COCO's images of 2014 and 2017, for files that name them by number alone."""
+
+_COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, , stop
+sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, , backpack,
+umbrella, , , handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball
+glove, skateboard, surfboard, tennis racket, bottle, , wine glass, cup, fork, knife, spoon, bowl, banana,
+apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, ,
+dining table, , , toilet, , tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink,
+refrigerator, , book, clock, vase, scissors, teddy bear, hair drier, toothbrush"""
+# The numbers of COCO's categories, which go to 90 and leave some out.
+COCO = {number: " ".join(name.split()) for number, name in enumerate(_COCO.split(","), 1)}

@@ -1,0 +1,103 @@
+"""What questions that point are made of: the objects of one picture, which of them have what, what may lie between."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vistruct.data.instructions.known import Known
+from vistruct.data.instructions.scene import CROWD, Scene
+from vistruct.files.images import image_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """One picture. Rows are those of `known.objects`; an object that counts is single, and has an area."""
+
+    known: Known
+    asked: set[tuple[Hashable, ...]] = field(default_factory=set)  # keys of what was asked about it so far
+
+    @cached_property
+    def size_hw(self) -> tuple[int, int]:
+        """Pixels."""
+        return self.known.size_hw or image_size(self.known.image)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The word for each object; "" where nobody says."""
+        given = self.known.objects.extra.get("names")
+        return ("",) * len(self.known.objects) if given is None else tuple(given)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """int64[K], the objects that count."""
+        boxes = self.known.objects.boxes_xyxy
+        return np.flatnonzero(self.known.objects.is_single & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+
+    @cached_property
+    def named(self) -> np.ndarray:
+        """int64[K], those of them that have a word."""
+        return np.array([row for row in self.rows.tolist() if self.names[row]], np.int64)
+
+    @cached_property
+    def with_mask(self) -> np.ndarray:
+        """int64[K], those that have a mask."""
+        masks = self.known.objects.masks
+        return self.rows[:0] if masks is None else self._having([bool(mask) for mask in masks])
+
+    @cached_property
+    def with_keypoints(self) -> np.ndarray:
+        """int64[K], those of which a key point is known."""
+        points = self.known.objects.keypoints
+        return self.rows[:0] if points is None else self._having((points[:, :, 2] > 0).any(axis=1))
+
+    @cached_property
+    def is_complete(self) -> bool:
+        """Whether "all" and "none" can be said: every object of the classes is there, and all have words."""
+        return self.known.is_complete and len(self.named) == len(self.rows)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Words that were looked for, and those of objects."""
+        return tuple(dict.fromkeys([*self.known.class_names, *(name for name in self.names if name)]))
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The named objects as question writers without marks see them; box i is object `named[i]`."""
+        objects, at = self.known.objects, {name: number for number, name in enumerate(self.classes)}
+        doubtful = np.flatnonzero(~objects.is_single)
+        boxes = objects.boxes_xyxy.astype(np.float64)
+        known = [row for row in doubtful.tolist() if self.names[row]]
+        # A crowd without a word may be of any class: one of each.
+        rows = [*known, *(row for row in doubtful.tolist() if not self.names[row] for _ in self.classes)]
+        labels = [at[self.names[row]] for row in known]
+        labels += [number for _ in range(len(doubtful) - len(known)) for number in range(len(self.classes))]
+        return Scene(
+            size_hw=self.size_hw,
+            boxes_xyxy=boxes[self.named],
+            labels=np.array([at[self.names[row]] for row in self.named.tolist()], np.int64),
+            names=self.classes,
+            doubtful_xyxy=boxes[rows],
+            doubtful_labels=np.array(labels, np.int64),
+            doubtful_most=np.where(objects.is_crowd[rows], CROWD, 1),
+        )
+
+    def is_all_known_of(self, name: str) -> bool:
+        """Whether every object of a class is there, and none of them is doubtful."""
+        return self.is_complete and name in self.classes and not self.scene.possible(self.classes.index(name))
+
+    def of(self, name: str) -> list[int]:
+        """The objects of a class, in reading order."""
+        return self.in_order([row for row in self.named.tolist() if self.names[row] == name])
+
+    def in_order(self, rows: list[int]) -> list[int]:
+        """From top to bottom, from left to right."""
+        boxes = self.known.objects.boxes_xyxy
+        return sorted(rows, key=lambda row: (float(boxes[row, 1]), float(boxes[row, 0]), row))
+
+    def _having(self, is_there: Any) -> np.ndarray:
+        return np.intersect1d(self.rows, np.flatnonzero(is_there), assume_unique=True)
