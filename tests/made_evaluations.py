@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from vistruct.contracts import IGNORED, ClassPrediction, DataInfo, MapPrediction, Record
+from vistruct.contracts import (
+    IGNORED,
+    ClassPrediction,
+    DataInfo,
+    Grounded,
+    GroundedPrediction,
+    MapPrediction,
+    Objects,
+    Phrase,
+    Record,
+)
 from vistruct.engine.evaluate import Measured, keep_measured
 from vistruct.issues import IssueCounter
 from vistruct.metrics.classes import Classes
+from vistruct.metrics.grounded import Grounding
 from vistruct.metrics.pixels import Pixels
 from vistruct.metrics.volumes import Volumes
 
@@ -47,6 +58,30 @@ def volumes(cases: int = 3, slices: int = 4) -> Volumes:
     metric = Volumes(_dataset(BRAIN, truths, records))  # ty: ignore
     for i, (record, one) in enumerate(zip(records, truths, strict=True)):
         metric.update([_said(record.id, record.image_id, one, i // slices / cases, BRAIN)])
+    return metric
+
+
+def grounded(questions: int = 12) -> Grounding:
+    """Questions for one thing of which the later ones are answered worse, and the last in a broken form."""
+    metric = Grounding()
+    for i in range(questions):
+        sides = []
+        for left in (float(i), 0.0):
+            box = torch.tensor([[left, 0.0, left + 20.0, 20.0]])
+            objects = Objects(labels=torch.zeros(1, dtype=torch.int64), boxes_xyxy=box)
+            phrases = (Phrase(text="oak", unit="box", rows=(0,)),)
+            defects = ("phrase not closed",) if left == questions - 1 else ()
+            sides.append(Grounded(words=f"an oak at {left:.0f}", phrases=phrases, objects=objects, defects=defects))
+        question = f"Where is <oak> {i}?"
+        found, truth = sides
+        metric.update(
+            [
+                GroundedPrediction(
+                    id=f"q{i}", image_id=f"{i // 2}.png", question=question, answer="", found=found, truth=truth,
+                    family="refer",
+                )
+            ]
+        )  # fmt: skip
     return metric
 
 

@@ -83,7 +83,7 @@ def test_the_list_of_all_parts_is_importable_and_complete() -> None:
 def test_a_part_in_the_place_of_another_is_refused_with_those_that_belong_there() -> None:
     said = refusal(BackbonePart, {"kind": "fcos"})
     assert "'fcos' is a box head, where a backbone belongs" in said
-    assert "intern_vit, timm, vit_adapter" in said
+    assert "intern_vit, sam_vit, timm, vit_adapter" in said
     for role, wrong in (
         (BackbonePart, FcosConfig()),
         (NeckPart, {"kind": "intern_vit"}),

@@ -13,8 +13,8 @@ from whole_loss import task_loss
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.contracts import Role, Sample, Turn
-from vistruct.tasks.instruct import Instruct, InstructConfig, Reading
-from vistruct.vlm.batch import ChatBatch
+from vistruct.tasks.instruct import Instruct, InstructConfig
+from vistruct.vlm.batch import ChatBatch, Reading
 from vistruct.vlm.language import LanguageConfig, train_tokenizer
 from vistruct.vlm.tiling import Tiling
 

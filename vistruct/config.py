@@ -125,6 +125,7 @@ class Stream(Part):
     batch: int = Field(gt=0)  # samples in a step, over all devices and micro-batches
     pack: Pack | None = None  # None: micro-batches of equally many samples
     start: Path | None = None  # a run or public model to start the task from as a whole, heads and language model too
+    start_parts: dict[str, Path] = Field({})  # files for parts of the task, by module: projector, pointing.tower, ...
     start_set: str = ""  # of a file of MTP's pretraining: whose last layers, sota, sior or fast; "": as the classes say
     # Factors on terms of the task's loss, by name, "*" for all of them; 1 where nothing is said.
     loss_weights: dict[str, float] = Field({})

@@ -39,6 +39,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "timm": "vistruct.backbones.timm_model:TimmConfig",
         "vit_rvsa": "vistruct.backbones.vit_rvsa:VitRvsaConfig",
         "eva_vit": "vistruct.backbones.eva_vit:EvaVitConfig",
+        "sam_vit": "vistruct.backbones.sam_vit:SamVitConfig",
         "intern_image": "vistruct.backbones.intern_image:InternImageConfig",
     },
     "neck": {
@@ -70,6 +71,11 @@ KINDS: dict[Role, dict[str, str]] = {
     },
     "decoder": {
         "query_box": "vistruct.heads.query_box:QueryBoxConfig",
+        "query_mask": "vistruct.heads.query_mask:QueryMaskConfig",
+        "query_keypoint": "vistruct.heads.query_keypoint:QueryKeypointConfig",
+        "query_point": "vistruct.heads.query_point:QueryPointConfig",
+        "query_depth": "vistruct.heads.query_depth:QueryDepthConfig",
+        "sam_mask": "vistruct.heads.sam_mask:SamMaskConfig",
     },
     "task": {
         "detect": "vistruct.tasks.dense:DetectConfig",

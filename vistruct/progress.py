@@ -34,9 +34,9 @@ def bar() -> Progress:
 
 @contextmanager
 def tracking(
-    label: str, done: int, total: int, *, quiet: bool = False, progress: Progress | None = None
+    label: str, done: int, total: int | None, *, quiet: bool = False, progress: Progress | None = None
 ) -> Generator[Advance]:
-    """Show work on its way from `done` to `total`.
+    """Show work on its way from `done` to `total`; None: nobody knows how much there is.
 
     Args:
         quiet: show nothing.
@@ -56,16 +56,19 @@ def tracking(
 
 
 class _PlainLines:
-    def __init__(self, label: str, done: int, total: int) -> None:
+    def __init__(self, label: str, done: int, total: int | None) -> None:
         self.label, self.first, self.total = label, done, total
         self.start = time.monotonic()
         self.last = self.start - LINE_EVERY_S  # the first step is told at once
 
     def __call__(self, step: int, note: str) -> None:
         now = time.monotonic()
-        if now - self.last < LINE_EVERY_S and step < self.total:
+        if now - self.last < LINE_EVERY_S and (self.total is None or step < self.total):
             return
         self.last = now
+        if self.total is None:
+            print(f"{self.label} {step}  {note}", file=sys.stderr, flush=True)
+            return
         left = (now - self.start) / max(step - self.first, 1) * (self.total - step)
         print(f"{self.label} {step}/{self.total}  {note}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
 

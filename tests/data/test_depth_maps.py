@@ -68,12 +68,29 @@ def test_a_conversation_carries_it_as_a_float_mask_beside_outlines(tmp_path: Pat
     assert chat.row(data.records[0], tmp_path / "below")["objects"]["masks"][0]["depth"] == "../d.png"
 
 
+def test_disparities_are_turned_around_and_a_second_file_says_what_is_known(tmp_path: Path, metres: np.ndarray) -> None:
+    near = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    valid = np.full((6, 8), 255, np.uint8)
+    valid[1] = 0
+    Image.fromarray(near).save(tmp_path / "n.png")
+    Image.fromarray(valid).save(tmp_path / "v.png")
+    mask = {"depth": "n.png", "most": 255, "unknown": None, "inverse": True, "valid": "v.png"}
+    (tmp_path / "t.jsonl").write_bytes(line(boxes=[[0, 0, 8, 6]], masks=[mask]))
+    data = ChatDataConfig(jsonl=tmp_path / "t.jsonl").build()
+    found = data.sample(0, 0).objects.masks[0].numpy()
+    assert np.allclose(found[valid > 0], 1 - near[valid > 0] / 255)
+    assert np.isnan(found[1]).all()
+    assert chat.row(data.records[0], tmp_path)["objects"]["masks"] == [mask]
+
+
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
         ({"depth": "d.png"}, "most"),
         ({"depth": "d.png", "most": 0}, "most"),
         ({"depth": 3, "most": 1}, "path"),
+        ({"depth": "d.png", "most": 1, "valid": ""}, "valid"),
+        ({"depth": "d.png", "most": 1, "inverse": 1}, "inverse"),
         ({"depth": "d.png", "most": 1, "scale": -1}, "scale"),
         ({"depth": "d.png", "most": 1, "unit": "m"}, "unit"),
         ({"depth": "d.png", "most": 1, "unknown": 0.5}, "unknown"),

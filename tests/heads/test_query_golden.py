@@ -12,9 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from vistruct.backbones.sam_vit import SamVitConfig
 from vistruct.contracts import BoxTarget, FeatureSpec, Queries, Shown
-from vistruct.heads.query_box import QueryBox, QueryBoxConfig
+from vistruct.heads.query_box import QueryBox, QueryBoxConfig, relative_boxes
+from vistruct.heads.query_keypoint import QueryKeypoint, QueryKeypointConfig
 from vistruct.heads.query_layers import QueryLayersConfig
+from vistruct.heads.query_mask import QueryMask, QueryMaskConfig
+from vistruct.heads.query_mask_loss import true_masks
+from vistruct.heads.sam_mask import SamMaskConfig
 
 FOLDER = Path(__file__).parents[1] / "golden" / "vtplug_decoders"
 IO, WEIGHTS = load_file(FOLDER / "io.safetensors"), load_file(FOLDER / "weights.safetensors")
@@ -52,6 +57,7 @@ def detr_decoder(state: dict[str, Tensor], theirs: str, ours: str) -> dict[str, 
 
 
 def layers(theirs: str, ours: str = "layers.", decoder: str = "decoder.") -> dict[str, Tensor]:
+    """Everything that queries look with."""
     state = {name.removeprefix(theirs): value for name, value in WEIGHTS.items() if name.startswith(theirs)}
     found = {f"{ours}project.{one}": state[f"in_proj_queries.{one}"] for one in ("weight", "bias")} | detr_decoder(
         state, decoder, f"{ours}decoder."
@@ -78,7 +84,7 @@ def filled(decoder: Any, state: dict[str, Tensor]) -> Any:
     """With these weights, and what the original lacks: how well it fits."""
     missing, unexpected = decoder.load_state_dict(state, strict=False)
     assert not unexpected
-    assert all(name.startswith("quality.") for name in missing), missing
+    assert all("quality." in name for name in missing), missing
     return decoder.eval()
 
 
@@ -107,6 +113,12 @@ def means(decoder: Any, output: Any, targets: list[BoxTarget]) -> dict[str, Tens
     return {name: term / (units[name] or 1) for name, term in decoder.loss(output, targets).terms.items()}
 
 
+def assigned(case: str) -> list[int]:
+    """Of each query, end to end, its object."""
+    order = IO[f"{case}.pred_index"].argsort()
+    return IO[f"{case}.target_index"][order].tolist()
+
+
 # --- boxes
 
 BOX_GROUPS = ((3, 1, 2), (), (1, 4), ())
@@ -132,8 +144,162 @@ def test_boxes(use_groups: bool) -> None:
     torch.testing.assert_close(found["l1"] / 5, IO[f"{case}.loss_bbox"], **CLOSE)
     torch.testing.assert_close(found["giou"] / 2, IO[f"{case}.loss_giou"], **CLOSE)
     torch.testing.assert_close(found["l1"] + found["giou"], IO[f"{case}.loss"], **CLOSE)
+    true = relative_boxes(output.asked, targets)
+    order = output.asked.order(lambda span: decoder.cost(output, true[span], span), use_groups, true.device)
+    assert order.tolist() == (assigned(case) if use_groups else list(range(11)))
+    predicted = torch.cat([IO["box.predict.preds.0"], IO["box.predict.preds.2"]])
+    torch.testing.assert_close(output.boxes, predicted, **CLOSE)
     if use_groups:
         states, first, last = torch.autograd.grad(found["l1"] + found["giou"], inputs)
         torch.testing.assert_close(states, IO[f"{case}.grad.ref_hidden_states"][:, : states.shape[1]], **CLOSE)
         torch.testing.assert_close(first, IO[f"{case}.grad.visual.0"], **CLOSE)
         torch.testing.assert_close(last.flatten(2).transpose(1, 2), IO[f"{case}.grad.visual.4"], **CLOSE)
+
+
+def test_no_box() -> None:
+    decoder = box_decoder()
+    output = decoder(asked(((), (), (), ())), maps(), SHOWN)
+    found = means(decoder, output, [target(torch.zeros(0, 4))] * 4)
+    assert found["l1"] + found["giou"] == IO["box.train_no_target.loss"] == 0
+    assert [len(one) for one in decoder.decode(output, (SIDE, SIDE))] == [0] * 4
+
+
+# --- masks
+
+MASK_GROUPS = ((), (2, 2), (), ())
+_PYRAMID = {"stem.0": "stem", "stem.1": "stem.norm", "mask_projection": "project"}
+
+
+def pyramid(prefix: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in WEIGHTS.items():
+        if not name.startswith(prefix):
+            continue
+        own = name.removeprefix(prefix).removeprefix("fpn.")
+        own = re.sub(r"layers\.(\d)\.proj\.", r"laterals.\1.", own)
+        own = re.sub(r"layers\.(\d)\.block\.", r"blocks.\1.", own)
+        own = re.sub(r"^(stem|\w+\.\d)\.0\.", r"\1.", own)
+        own = re.sub(r"^(stem|\w+\.\d)\.1\.", r"\1.norm.", own)
+        found["pyramid." + own.replace("mask_projection.", "project.")] = value
+    return found
+
+
+def mask_decoder(**changes: Any) -> QueryMask:
+    config = QueryMaskConfig(
+        layers=LAYERS.model_copy(update={"levels": (4,), "slots": 6}), pyramid=(0, 1, 2, 4), **changes
+    )
+    state = layers("mask.", decoder="query_decoder.") | pyramid("mask.pixel_decoder.")
+    return filled(config.build(SPECS, 28), state | three("mask.mask_embedder", "asks", "{}.{}.0"))
+
+
+@pytest.mark.parametrize(
+    ("case", "groups"),
+    [("train", (2, 2)), ("train_no_matcher", (2, 2)), ("train_overfull", (1, 4, 2, 1))],
+)
+def test_masks(case: str, groups: tuple[int, ...]) -> None:
+    decoder, full = mask_decoder(use_groups=case != "train_no_matcher"), "overfull." if "overfull" in case else ""
+    queries, seen = asked(((), groups, (), ()), f"{full}ref_hidden_states"), maps()
+    queries.states.requires_grad_()
+    output = decoder(queries, seen, SHOWN)
+    true = IO[f"{full}label.mask.1"]
+    targets = [
+        target(torch.zeros(0, 4)),
+        target(torch.zeros(len(true), 4), masks=true),
+        *[target(torch.zeros(0, 4))] * 2,
+    ]
+    torch.testing.assert_close(output.logits, IO[f"mask.{case}.preds"], **CLOSE)
+    found = means(decoder, output, targets)
+    torch.testing.assert_close(found["mask"] / 20, IO[f"mask.{case}.loss_mask"], **CLOSE)
+    torch.testing.assert_close(found["dice"], IO[f"mask.{case}.loss_dice"], **CLOSE)
+    torch.testing.assert_close(found["mask"] + found["dice"], IO[f"mask.{case}.loss"], **CLOSE)
+    if case != "train_no_matcher":
+        masks, _ = true_masks(output, targets)
+        order = output.asked.order(lambda span: decoder.drawing.cost(output, masks[span], span), True, masks.device)
+        assert order.tolist() == assigned(f"mask.{case}")
+    if case == "train":
+        (states,) = torch.autograd.grad(found["mask"] + found["dice"], [queries.states])
+        torch.testing.assert_close(states, IO["mask.train.grad.ref_hidden_states"][:, : states.shape[1]], **CLOSE)
+        torch.testing.assert_close(decoder.decode(output, (SIDE, SIDE))[1].masks, IO["mask.predict.preds.1"], **CLOSE)
+
+
+# --- key points
+
+POSE_GROUPS = ((3,), (2,))
+
+
+def pose_decoder(**changes: Any) -> QueryKeypoint:
+    slots = LAYERS.model_copy(update={"slots": 5})
+    box = QueryBoxConfig(style="detr", layers=slots, quality_weight=0.0)
+    config = QueryKeypointConfig(box=box, layers=slots, within_box=False, oks="distance", quality_weight=0.0, **changes)
+    state = layers("pose.box_decoder.", "first.layers.") | layers("pose.kpt_decoder.")
+    state |= three("pose.box_decoder.predictor", "first.boxes") | three("pose.kpt_decoder.box_predictor", "boxes")
+    state |= three("pose.kpt_decoder.kpt_predictor", "places")
+    state |= {f"visible.{one}": WEIGHTS[f"pose.kpt_decoder.kpt_classifier.{one}"] for one in ("weight", "bias")}
+    state["layers.parts.weight"] = WEIGHTS["pose.kpt_decoder.kpt_embedding.weight"]
+    return filled(config.build(SPECS, 28), state)
+
+
+@pytest.mark.parametrize("case", ["train", "train_no_auxiliary"])
+def test_key_points(case: str) -> None:
+    decoder = pose_decoder(first_weight=0.5 if case == "train" else 0.0)
+    queries, seen = asked(POSE_GROUPS, "pose.ref_hidden_states"), [one[:2] for one in maps()]
+    queries.states.requires_grad_()
+    output = decoder(queries, seen, None)
+    height, width = output.asked.shown.padded_hw
+    targets = []
+    for row in range(2):
+        points = IO[f"pose.label.keypoint.{row}"] * torch.tensor([width, height, 1])
+        boxes = box_convert(IO[f"pose.label.box.{row}"], "cxcywh", "xyxy") * torch.tensor([width, height] * 2)
+        targets.append(target(boxes, keypoints=points))
+    torch.testing.assert_close(output.places, IO[f"pose.{case}.preds"], **CLOSE)
+    found = means(decoder, output, targets)
+    torch.testing.assert_close(found["l1"] / 5, IO[f"pose.{case}.loss_bbox"], **CLOSE)
+    torch.testing.assert_close(found["giou"] / 2, IO[f"pose.{case}.loss_giou"], **CLOSE)
+    torch.testing.assert_close(found["keypoint"] / 2, IO[f"pose.{case}.loss_keypoints"], **CLOSE)
+    torch.testing.assert_close(found["oks"] / 2, IO[f"pose.{case}.loss_oks"], **CLOSE)
+    torch.testing.assert_close(found["visible"], IO[f"pose.{case}.loss_ce"], **CLOSE)
+    total = torch.stack(list(found.values())).sum()
+    torch.testing.assert_close(total, IO[f"pose.{case}.loss"], **CLOSE)
+    (states,) = torch.autograd.grad(total, [queries.states])
+    for row, one in enumerate(decoder.decode(output, (height, width))):
+        predicted = {name: IO[f"pose.predict.preds.{row}.pred_{name}"] for name in ("boxes", "kpts", "cls")}
+        torch.testing.assert_close(output.asked.split(output.boxes)[row], predicted["boxes"], **CLOSE)
+        torch.testing.assert_close(one.keypoints[..., :2] / torch.tensor([width, height]), predicted["kpts"], **CLOSE)
+        assert torch.equal(one.keypoints[..., 2] > 0, predicted["cls"] > 0)
+    if case == "train":
+        torch.testing.assert_close(states, IO["pose.train.grad.ref_hidden_states"][:, : states.shape[1]], **CLOSE)
+
+
+# --- SAM
+
+SAM_GROUPS = ((2, 1), (), (3,))
+
+
+def test_sam() -> None:
+    folder = FOLDER.with_name("vtplug_sam")
+    io, state = load_file(folder / "io.safetensors"), load_file(folder / "weights.safetensors")
+    state = {name.removeprefix("sam."): value for name, value in state.items()}
+    public = {name.removeprefix("sam."): value for name, value in state.items() if name.startswith("sam.")}
+    tower = SamVitConfig(
+        width=24, depth=2, heads=3, hidden=48, channels=32, patch=8, window=3, global_blocks=(1,), image_size=64
+    ).build()
+    tower.load_state_dict(tower.convert_keys(public))
+    decoder = SamMaskConfig(width=32, heads=4, hidden=48, quality_hidden=16).build(tower.specs, 28)
+    own = decoder.convert_keys(public)
+    decoder.load_state_dict(
+        own | {name.replace("in_proj_queries", "asks"): state[name] for name in state if "in_proj" in name}
+    )
+    states = io["sam.ref_hidden_states"][:, :3].clone().requires_grad_()
+    shown = Shown(sizes_hw=((23, 30), (30, 30), (30, 30)), padded_hw=(30, 30), corners_yx=((7, 0), (0, 0), (0, 0)))
+    maps = tower.eval()(io["sam.input"].float() / 32)
+    output = decoder.eval()(Queries(states=states, groups=SAM_GROUPS), maps, shown)
+    masks = [io.get(f"sam.label.mask.{row}", torch.zeros(0, 30, 30)) for row in range(3)]
+    targets = [target(torch.zeros(len(one), 4), masks=one) for one in masks]
+    torch.testing.assert_close(output.logits, io["sam.train.preds"], **CLOSE)
+    found = means(decoder, output, targets)
+    torch.testing.assert_close(found["mask"] / 20, io["sam.train.loss_mask"], **CLOSE)
+    torch.testing.assert_close(found["dice"], io["sam.train.loss_dice"], **CLOSE)
+    total = found["mask"] + found["dice"]
+    torch.testing.assert_close(total, io["sam.train.loss"], **CLOSE)
+    (gradient,) = torch.autograd.grad(total, [states])
+    torch.testing.assert_close(gradient, io["sam.train.grad.ref_hidden_states"][:, :3], **CLOSE)

@@ -222,7 +222,7 @@ def test_a_conversation_without_an_image_and_with_an_endless_word_is_drawn() -> 
 def test_no_line_of_wrapped_text_is_wider_than_the_panel() -> None:
     font = ink.typeface(18)
     runs = [
-        draw_chat._Run(f"box {i}", ink.PALETTE[0]) if i % 5 == 0 else draw_chat._Run("word" * (1 + i % 20) + ".")
+        draw_chat.Run(f"box {i}", ink.PALETTE[0]) if i % 5 == 0 else draw_chat.Run("word" * (1 + i % 20) + ".")
         for i in range(100)
     ]
     lines = draw_chat._wrap(runs, font, 300)

@@ -14,7 +14,8 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.cli.main import main
 from vistruct.config import Move, read_run, run_to_yaml
 from vistruct.contracts import AnswerPrediction
-from vistruct.data.instructions.write import shuffle_answers, write_instructions
+from vistruct.data.instructions.control import shuffle_answers
+from vistruct.data.instructions.write import write_instructions
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.inference.model import load

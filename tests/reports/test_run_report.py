@@ -287,6 +287,20 @@ def test_a_run_report_shows_the_commonest_mistakes(land: tuple[Measured, Page]) 
     assert [row[2] for row in rows] == [f"{n:,}".replace(",", "\u202f") for n in counts]
 
 
+def test_a_run_report_shows_the_worst_answers_of_a_model_that_points(tmp_path: Path) -> None:
+    run_dir(tmp_path)
+    measured = keep(tmp_path, "val", "grounded", made_evaluations.grounded())
+    page = Page(write_run_report(tmp_path).read_text())
+    assert page.open == []
+    rows = rows_below(page, "id")
+    assert [row[0] for row in rows] == [f"q{i}" for i in (11, 10, 9, 8, 7, 6, 2, 1, 0)]
+    assert rows[0][1] == "Where is <oak> 11?"
+    assert rows_below(page, "what is broken") == [["phrase not closed", "1"]]
+    (family,) = rows_below(page, "family")
+    assert family[0] == "refer"
+    assert f"{measured.numbers['acc50/refer']:.3f}" in family
+
+
 def test_a_run_report_has_every_evaluation_under_its_name(tmp_path: Path) -> None:
     run_dir(tmp_path)
     keep(tmp_path, "brain", "volumes_overlap", made_evaluations.volumes())

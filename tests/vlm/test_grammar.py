@@ -132,17 +132,17 @@ def test_a_written_answer_in_full():
         (Turn(role="assistant", text="a <Task> b"), "holds <Task>"),
         (Turn(role="assistant", text="an <object>"), "holds <object>"),
         (Turn(role="user", text="an <Unit>"), "holds <Unit>"),
-        (Turn(role="user", text="<region> and <region>?", points=((0,),)), "2 x <region> in a text, with 1 points"),
-        (Turn(role="assistant", text="<Phrase>a</Phrase><object>", points=((),)), "1 x <object>"),
+        (Turn(role="user", text="<region> and <region>?", points=((0,),)), "2 marks, 1 points"),
+        (Turn(role="assistant", text="<Phrase>a</Phrase><object>", points=((),)), "1 marks, 1 points"),
         (Turn(role="assistant", text="<Phrase>a<object>", points=((0,),)), "phrase not closed"),
         (Turn(role="assistant", text="<Phrase> </Phrase><object>", points=((0,),)), "phrase empty"),
         (
             Turn(role="assistant", text="<Phrase>a</Phrase><object>", points=((0,),), units=("a b",)),
-            "no unit is called",
+            "a unit for each mark",
         ),
         (
             Turn(role="assistant", text="<Phrase>a</Phrase><object>", points=((0,),), units=("box", "box")),
-            "2 units for 1",
+            "not one for each mark",
         ),
     ],
 )

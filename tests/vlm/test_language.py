@@ -179,3 +179,17 @@ def test_a_language_model_under_wrapped_names_is_the_model(tmp_path, front):
     save_file({front + k: v for k, v in state.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     ours = read_language(tmp_path).state_dict()
     assert all(torch.equal(ours[name], value) for name, value in theirs.state_dict().items())
+
+
+def test_tokens_that_differ_by_case_alone_are_refused_before_anything_is_kept(tmp_path):
+    with pytest.raises(UserError, match="<REF> and <ref> would be two tokens") as told:
+        LanguageConfig(vocab_size=340).load_tokenizer(tmp_path, lambda: iter(TEXTS), ("<Task>", "<REF>"))
+    assert told.value.fix == "--set task.pointing.grammar.spelling=ours"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_published_spelling_goes_with_the_vicuna_template(tmp_path):
+    config = LanguageConfig(vocab_size=340)
+    words = config.load_tokenizer(tmp_path, lambda: iter(TEXTS), ("<Task>", "<REF>"), "vicuna")
+    assert {"<s>", "</s>", "<REF>"} <= set(words.get_added_vocab())
+    assert words.eos_token == "</s>"

@@ -81,6 +81,13 @@ def test_published_rasters_are_those_of_the_original(number: int, tensors: dict[
     assert torch.equal(ours[clear], drawn[4:][clear])
 
 
+def test_a_stroke_that_is_no_mask_is_as_wide_as_the_published_ones() -> None:
+    line = Region(kind="scribble", xy=((10.0, 42.0), (74.0, 42.0)))
+    drawn = published_rasters([line], Frame(size_hw=(84, 84)), 84)[0]
+    assert drawn.any(1).sum() == 10
+    assert drawn.any(0).sum() in (64, 65)
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_an_image_in_its_square_is_that_of_the_original(number: int, tensors: dict[str, torch.Tensor]) -> None:
     mean, std = (torch.tensor(CASES[f"image_{name}"]).view(3, 1, 1) for name in ("mean", "std"))

@@ -129,9 +129,11 @@ def test_coordinates_are_written_as_in_the_published_first_stage():
     assert said.points == ()
 
 
-def test_coordinates_beyond_the_picture_are_cut_off():
+def test_coordinates_beyond_the_picture_are_refused():
     turn = Turn(role="assistant", text="<object>", points=((0,),))
-    assert write_coordinates(turn, [[-0.1, 0, 1, 1.2]]).text == "[0.000,0.000,1.000,1.000]"
+    assert write_coordinates(turn, [[-1e-4, 0, 1, 1.0004]]).text == "[0.000,0.000,1.000,1.000]"
+    with pytest.raises(UserError, match="beyond its image"):
+        write_coordinates(turn, [[-0.1, 0, 1, 1]])
 
 
 def test_a_system_turn_may_show_tags_and_no_object():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from vistruct.contracts import Described, HeadTraits
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_record
 from vistruct.read_yaml import read_yaml
+from vistruct.tasks.instruct import InstructConfig
 from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
+
+POINTING = "pointing."  # of a vision-language model, the part that one may have and another not
 
 
 def load_start(task: Any, source: Path, name: str = "", start_set: str = "") -> Coverage:
@@ -53,9 +57,7 @@ def load_start(task: Any, source: Path, name: str = "", start_set: str = "") -> 
     if is_ours(source):
         return _load_ours(task, source, name)
     layout_of(source)  # before anything else is said of it
-    from vistruct.tasks.instruct import Instruct  # seconds to import
-
-    if not isinstance(task, Instruct):
+    if not isinstance(task.config, InstructConfig):
         fix = "use init for its backbone"
         raise UserError("only a vision-language model starts from a public one as a whole", where=source, fix=fix)
     language = task.config.language
@@ -91,8 +93,9 @@ def _load_ours(task: Any, source: Path, name: str) -> Coverage:
             notes = (f"set otherwise there: {'; '.join(others)}",) if others else ()
             return carry(task, own, names, replace(report, notes=notes))
     fix = f"give it the sizes in {card.path / 'model.json'}, or only its backbone: {backbone_option(source)}"
+    state, changes = _grown(task, state)
     load_exactly(task, state, card.path, fix)
-    return replace(report, matched=tuple(sorted(state)))
+    return replace(report, **changes)
 
 
 def differences(there: Any, here: Any) -> list[str]:
@@ -122,6 +125,7 @@ def _load_stopped(task: Any, source: Path, name: str) -> Coverage:
     if known and own_names and own_names not in known:  # as many of others would fit, and mean something else
         what = "this run has not finished and has other classes, which only a finished one brings along"
         raise UserError(what, where=source, fix=finish)
+    state, changes = _grown(task, state)
     load_exactly(task, state, newest, f"give it the sizes in {source / 'run.yaml'}, or {finish}")
     notes.append(f"{source} has not finished: these are its weights after {step_of(newest):,} steps")
     licence = f"unknown: that of {source.name}, and of what it began with, holds"
@@ -130,11 +134,36 @@ def _load_stopped(task: Any, source: Path, name: str) -> Coverage:
     return Coverage(
         source=source,
         what="model",
-        matched=tuple(sorted(state)),
         notes=tuple(notes),
         licence=licence,
         adapters=records,
+        **changes,
     )
+
+
+def _grown(task: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights of a vision-language model with what one that points has besides, which is as it was built.
+
+    Its decoders and region tokens where the other had none, and the rows of tokens that the other's vocabulary lacked.
+
+    Returns:
+        of all tensors of the task, and what of `Coverage` says so.
+    """
+    if not isinstance(task.config, InstructConfig):
+        return state, {"matched": tuple(sorted(state))}
+    own = task.state_dict()
+    fresh = _fresh(task, state)
+    gone = sorted(name for name in state if name.startswith(POINTING) and name not in own)
+    state = {name: value for name, value in state.items() if name not in gone} | fresh
+    tables = (task.language.get_input_embeddings(), task.language.get_output_embeddings())
+    resized = [name for table in tables for name in _lengthen(state, task, table)]
+    matched = tuple(sorted(set(state) - set(fresh) - set(resized)))
+    return state, {"matched": matched, "fresh": tuple(fresh), "unexpected": tuple(gone), "resized": tuple(resized)}
+
+
+def _fresh(task: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a model that points is in no weights of others, as it was built."""
+    return {name: v for name, v in task.state_dict().items() if name.startswith(POINTING) and name not in state}
 
 
 def _classes_of(run: Path, stream: str) -> list[tuple[str, ...]]:
@@ -184,7 +213,9 @@ def load_whole(task: Any, folder: Path, *, allow_missing: bool = False) -> Cover
         unexpected=tuple(strange),
         licence=f"unknown: that of {folder.name} holds",
     )
-    return fill(task, state, report, allow_missing)
+    fresh = _fresh(task, state)
+    found = fill(task, {**state, **fresh}, report, allow_missing)
+    return replace(found, matched=tuple(name for name in found.matched if name not in fresh), fresh=tuple(fresh))
 
 
 def _lengthen(state: dict[str, Tensor], task: nn.Module, table: nn.Module) -> list[str]:

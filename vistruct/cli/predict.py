@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from vistruct.data.reading import AS_THEY_ARE, PixelValues
 from vistruct.errors import LeftOut, UserError
 
 if TYPE_CHECKING:
+    from vistruct.contracts import Prompt, Region
     from vistruct.inference.model import Model
     from vistruct.windows.views import Views
 
@@ -38,6 +39,14 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Directory of the results; by default in the run.")] = None,
     lora: LoraOption = None,
     ask: Annotated[str | None, typer.Option(metavar="QUESTION", help="Ask a model that has language.")] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:WHERE",
+            help="What a <region> of the question shows, in pixels: point:120,80, box:10,20,50,60, "
+            "scribble:10,10,30,25,50,20, mask:FILE.png; repeat, in the order of the marks.",
+        ),
+    ] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all the images.")] = False,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Two sources, before and after, matched by name: what changed.")
@@ -88,6 +97,8 @@ def command(
     for source in sources:
         if not source.exists():
             raise UserError("no such image or folder", where=source, fix="check the path")
+    if region and ask is None:
+        raise UserError("a region is shown in a question", where="--region", fix='--ask "What is <region>?"')
     views = views_of(flip, scale)
     from vistruct.data.at_path import intake_of
     from vistruct.files.intake import Intake
@@ -112,6 +123,7 @@ def command(
         cases = [Case(pictures=pictures, name=", ".join(case.name for case in cases))]
     asked = Asked(
         question=ask,
+        regions=tuple(region_of(one) for one in region or ()),
         batch=batch,
         min_score=min_score,
         classes=convert(classes, tuple[str, ...], "--classes") if classes is not None else None,
@@ -130,6 +142,35 @@ def command(
         names = ", ".join(case.name for case, _ in found.broken[:3])
         what = f"{len(found.broken)} of {len(cases)} {what} are left out; first: {found.broken[0][1].what}"
         raise LeftOut(what, where=names, fix="mend or remove them; the same command looks at what is left")
+
+
+def region_of(text: str) -> Region:
+    """`box:10,20,50,60` as what it shows; of a mask a file, whose pixels other than 0 are in it.
+
+    Raises:
+        UserError: another kind, no numbers or another number of them, no such file.
+    """
+    from vistruct.contracts import Region
+
+    kind, _, where = text.partition(":")
+    fix = "--region point:120,80, box:10,20,50,60, scribble:10,10,30,25,50,20 or mask:FILE.png"
+    if kind == "mask":
+        from vistruct.files.images import read_image
+
+        if not Path(where).is_file():
+            raise UserError("no such file", where=f"--region {text}", fix=fix)
+        return Region(kind="mask", mask=read_image(Path(where)).numpy().any(0))
+    try:
+        numbers = [float(value) for value in where.split(",")]
+    except ValueError:
+        numbers = []
+    fits = {"point": len(numbers) == 2, "box": len(numbers) == 4, "scribble": len(numbers) >= 4}
+    if not fits.get(kind) or len(numbers) % 2:
+        raise UserError(f"{text!r} shows no region", where="--region", fix=fix)
+    places = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    if kind == "box" and not (places[0][0] < places[1][0] and places[0][1] < places[1][1]):
+        raise UserError(f"{text!r} is a box without an area", where="--region", fix="box:LEFT,TOP,RIGHT,BOTTOM")
+    return Region(kind=cast("Prompt", kind), xy=places)
 
 
 def views_of(flip: list[str] | None, scale: list[float] | None) -> Views | None:

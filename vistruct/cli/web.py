@@ -30,6 +30,7 @@ def command(
     Nothing leaves this machine. Ctrl-C ends it and removes what was uploaded.
     """
     from vistruct.checkpoint.load import read_card
+    from vistruct.web.desk import runs_named
     from vistruct.web.server import LOCAL, open_browser, serving
 
     for run in runs:
@@ -39,7 +40,7 @@ def command(
             raise UserError("no such folder", where=f"--images {folder}", fix="give a folder with images")
     if host not in LOCAL:
         note(f"warning: everybody who can reach {host} can use these models and see the images in --images")
-    with serving(runs, images or (), host=host, port=port) as (address, thread):
+    with serving(runs_named(runs), images or (), host=host, port=port) as (address, thread):
         typer.echo(address)
         note("Ctrl-C ends it")
         if not no_browser:

@@ -249,7 +249,8 @@ class BoxHead(Protocol):
 class QueryDecoder(Weights, Protocol):
     """Queries and feature maps -> one object for each query: its box, its mask, its key points, ..."""
 
-    terms: tuple[str, ...]  # names of the terms of its loss
+    @property
+    def terms(self) -> tuple[str, ...]: ...  # names of the terms of its loss
 
     @property
     def traits(self) -> HeadTraits: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.load import copy_assets, is_ours, model_dir, stopped_run
+from vistruct.checkpoint.parts import load_parts
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
@@ -278,6 +281,10 @@ def _started(sources: Mapping[str, Source]) -> dict[str, Source]:
                 what = f"{other} and {name} start from different weights of {key}, which they have in common"
                 fix = "start from runs over the same frozen backbone, or one of them alone"
                 raise UserError(what, where=f"streams.{name}.start", fix=fix)
+    for name, source in started.items():
+        if source.stream.start_parts:
+            found = load_parts(source.task, source.stream.start_parts, source.coverage)
+            started[name] = replace(source, coverage=found)
     return started
 
 
@@ -293,12 +300,13 @@ def loss_weights(run: Run, terms: Mapping[str, Sequence[str]]) -> dict[str, floa
     found: dict[str, float] = {}
     for name, stream in run.streams.items():
         for term in stream.loss_weights:
-            if term not in (*terms[name], "*"):
+            if not (term == "*" or fnmatch.filter(terms[name], term)):
                 where = "loss_weights" if len(run.streams) == 1 else f"streams.{name}.loss_weights"
                 raise UserError(f"the loss has no term {term!r}", where=where, fix=closest(term, terms[name]))
         whole = stream.weight if run.draw == "every" else 1.0
         for term in terms[name]:
-            factor = whole * stream.loss_weights.get("*", 1.0) * stream.loss_weights.get(term, 1.0)
+            own = [value for pattern, value in stream.loss_weights.items() if fnmatch.fnmatchcase(term, pattern)]
+            factor = whole * math.prod(own)
             found[term if len(run.streams) == 1 else named_term(name, term)] = factor
     return {term: factor for term, factor in found.items() if factor != 1.0}
 
@@ -312,6 +320,7 @@ def started_from(state: State, source: Source) -> str:
     """Where the weights of a task came from that the run began with."""
     paths = [str(path) for path in (source.stream.start, state.run.init) if path]
     weights = ", then the backbone of ".join(paths) or "random weights"
+    weights += "".join(f", {part} of {path}" for part, path in source.stream.start_parts.items())
     return weights + (f", and the adapters of {state.run.adapters}" if state.run.adapters else "")
 
 

@@ -100,8 +100,7 @@ class QueryBox(nn.Module):
         pointed = self.pointer(own, asked, maps[self.config.pixel_level])
         own = torch.cat([own, pointed.seen.to(own.dtype)], dim=1)
         said = self.boxes(own).float()
-        cell = said.new_tensor([1 / pointed.grid_hw[1], 1 / pointed.grid_hw[0]])
-        boxes = torch.cat([pointed.places_xy + said[:, :2] * cell, said[:, 2:].sigmoid()], dim=1)
+        boxes = torch.cat([pointed.places_xy + said[:, :2] * pointed.cell, said[:, 2:].sigmoid()], dim=1)
         quality = self.quality(own).float()[:, 0]
         return BoxesDrawn(asked=asked, boxes=boxes, quality=quality, pointed=pointed, states=states)
 
@@ -113,24 +112,23 @@ class QueryBox(nn.Module):
         """
         config, said = self.config, output.boxes
         true = relative_boxes(output.asked, targets)
-        order = output.asked.order(lambda span: self.cost(output, true, span), config.use_groups, said.device)
+        order = output.asked.order(lambda span: self.cost(output, true[span], span), config.use_groups, said.device)
         true = true[order]
         terms, iou = box_terms(said, true, config.l1_weight, config.giou_weight)
         if output.pointed is not None:
             terms["place"] = config.place_weight * place_loss(output.pointed, true[:, :2])
         quality = F.binary_cross_entropy_with_logits(output.quality, iou, reduction="sum")
         terms["quality"] = config.quality_weight * quality
-        cut = Ratio(total=sum(output.asked.cut), count=len(true) + sum(output.asked.cut))
-        return HeadLoss(terms=terms, metrics={"iou": Ratio(total=iou.sum(), count=len(true)), "cut": cut})
+        return HeadLoss(terms=terms, metrics={"iou": Ratio(total=iou.sum(), count=len(iou)), "cut": output.asked.share})
 
     @torch.no_grad()
     def cost(self, output: BoxesDrawn, true: Tensor, span: slice) -> Tensor:
-        """float[n, n]: what it costs that the queries of a group stand for its objects."""
+        """float[n, n]: what it costs that the queries of a group stand for its boxes float[n, 4]."""
         config = self.config
-        cost = box_cost(output.boxes[span], true[span], config.l1_weight, config.giou_weight)
+        cost = box_cost(output.boxes[span], true, config.l1_weight, config.giou_weight)
         if output.pointed is None:
             return cost
-        return cost + config.place_weight * output.pointed.surprise(true[span, :2], span)
+        return cost + config.place_weight * output.pointed.surprise(true[:, :2], span)
 
     def units(self, targets: Sequence[BoxTarget]) -> dict[str, float]:
         """Of all terms objects."""

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, FeatureSpec, Queries, Shown
+from vistruct.contracts import BoxTarget, FeatureSpec, Queries, Ratio, Shown
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import resized
 from vistruct.heads.detr_layers import Decoder, sine_positions, waves
@@ -99,6 +99,11 @@ class Asked:
         """How many queries each row has."""
         return [sum(sizes) for sizes in self.groups]
 
+    @property
+    def share(self) -> Ratio:
+        """The part of the queries for which there was no slot."""
+        return Ratio(total=sum(self.cut), count=sum(self.cut) + sum(self.counts))
+
     def flat(self, table: Tensor) -> Tensor:
         """[B, Q, ...] -> [N, ...]."""
         places = [row * table.shape[1] + at for row, count in enumerate(self.counts) for at in range(count)]
@@ -127,6 +132,11 @@ class Asked:
         """int64[N]: the object of each query, of its group the cheapest; or as they come."""
         sizes = [size for sizes in self.groups for size in sizes] if use_groups else [1] * sum(self.counts)
         return assign_within(sizes, cost, device)
+
+    def within_rows(self, order: Tensor) -> list[Tensor]:
+        """`order` int64[N] -> of each row, the places of its queries' objects in its own table."""
+        starts = [sum(self.counts[:row]) for row in range(len(self.counts))]
+        return [one - start for one, start in zip(order.split(self.counts), starts, strict=True)]
 
     def clipped(self, corners: Tensor, padded_hw: tuple[int, int]) -> Tensor:
         """float[N, 2 * n] x and y in turn, in pixels of a picture of this size, moved to where there is image."""

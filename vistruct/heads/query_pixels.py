@@ -30,6 +30,12 @@ class Pointed:
     places_xy: Tensor  # float32[N, 2] of the picture's size: what the cells around the best one say
     seen: Tensor  # float[N, D], what is there
 
+    @property
+    def cell(self) -> Tensor:
+        """float32[2]: width and height of a cell, of the picture's size."""
+        height, width = self.grid_hw
+        return self.places_xy.new_tensor([1 / width, 1 / height])
+
     def cells(self, places_xy: Tensor) -> Tensor:
         """int64[M]: in which cell each of float[M, 2] lies."""
         height, width = self.grid_hw

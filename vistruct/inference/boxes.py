@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vistruct.contracts import RGB, BoxPrediction, Column, MaskPatch, Objects, Sample, Window
 from vistruct.errors import UserError
@@ -110,37 +111,53 @@ def _with_data(scene: Scene, found: BoxPrediction) -> BoxPrediction:
 
 
 def _pack(case: Case, prediction: BoxPrediction) -> dict[str, Any]:
+    return {"size_hw": list(image_size(case.files[0])), **packed_objects(prediction.objects)}
+
+
+def packed_objects(objects: Objects[Tensor]) -> dict[str, Any]:
+    """A table of objects as json; `unpacked_objects` gives it back."""
     tensors: dict[str, list[Any]] = {}
     tuples: dict[str, list[Any]] = {}
-    for name, column in prediction.objects.columns().items():
+    for name, column in objects.columns().items():
         if isinstance(column, tuple):
             tuples[name] = [packed_mask(row) if isinstance(row, MaskPatch) else row for row in column]
         else:
             tensors[name] = [str(column.dtype).removeprefix("torch."), list(column.shape), column.tolist()]
-    size_hw, num = list(image_size(case.files[0])), len(prediction.objects)
-    return {"size_hw": size_hw, "num": num, "tensors": tensors, "tuples": tuples}
+    return {"num": len(objects), "tensors": tensors, "tuples": tuples}
 
 
 def packed_mask(mask: MaskPatch) -> dict[str, Any]:
     from vistruct.ops.mask_runs import patch_runs
 
     height, width = mask.pixels.shape
+    if mask.pixels.dtype != bool:  # of a depth, to a thousandth
+        shares = np.round(mask.pixels * 1000).astype(int).tolist()
+        return {"x": int(mask.x), "y": int(mask.y), "size_hw": [height, width], "thousandths": shares}
     runs = patch_runs(mask.pixels, 0, 0, (height, width)).tolist()
     return {"x": int(mask.x), "y": int(mask.y), "size_hw": [height, width], "runs": runs}
 
 
 def _unpack(model: Model, case: Case, values: Values, _: Any) -> BoxPrediction:
+    objects = unpacked_objects(values)
+    return BoxPrediction(id=case.name, image_id=case.name, objects=objects, class_names=model.class_names)
+
+
+def unpacked_objects(values: Values) -> Objects[Tensor]:
+    """What `packed_objects` was given."""
     columns: dict[str, Column] = {
         name: torch.tensor(rows, dtype=vars(torch)[dtype]).reshape(shape)
         for name, (dtype, shape, rows) in values["tensors"].items()
     }
     for name, rows in values["tuples"].items():
         columns[name] = tuple(unpacked_mask(row) if name == "masks" else row for row in rows)
-    return BoxPrediction(id=case.name, image_id=case.name, objects=Objects.of(columns), class_names=model.class_names)
+    return Objects.of(columns)
 
 
 def unpacked_mask(values: Values) -> MaskPatch:
     height, width = values["size_hw"]
+    if "thousandths" in values:
+        shares = np.array(values["thousandths"], np.float32).reshape(height, width) / 1000
+        return MaskPatch(pixels=shares, x=values["x"], y=values["y"])
     runs = np.asarray(values["runs"], np.int64)
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # outside, inside, outside, ... down the columns
     return MaskPatch(pixels=columns.reshape(width, height).T, x=values["x"], y=values["y"])
@@ -161,7 +178,7 @@ def _chosen(found: BoxPrediction, asked: Asked) -> BoxPrediction:
     return found.keep(wanted[found.objects.labels] & (found.objects.scores >= (asked.min_score or 0)))
 
 
-def _features(model: Model, case: Case, found: BoxPrediction, asked: Asked) -> Iterator[Feature]:
+def features(model: Model, case: Case, found: BoxPrediction, asked: Asked) -> Iterator[Feature]:
     """Each detection: its mask, else its oriented box, else its box."""
     objects = found.objects
     quads = objects.outlines if objects.boxes_cxcywha is None else cxcywha_to_quads(objects.boxes_cxcywha)
@@ -179,7 +196,7 @@ def _view(model: Model, done: Done) -> View:
     found: BoxPrediction = done.read()
     colours = dict(zip(model.class_names, model.palette, strict=True))
     marks, rows = [], []
-    for one in _features(model, done.case, found, Asked()):
+    for one in features(model, done.case, found, Asked()):
         name, score, rings = str(one.values["class"]), float(one.values["score"]), [*itertools.chain(*one.polygons)]
         is_area = found.objects.masks is not None
         marks.append(Mark(name=name, colour=colours[name], rings=rings, is_area=is_area, score=score))
@@ -331,10 +348,10 @@ BOXES = Kind(
             settings=lambda asked: asked.choice,
         ),
         OneFile(name="coco", file="predictions.json", write=_write_coco, use="usual"),
-        *outline_formats(_features, {"class": str, "score": float}),
+        *outline_formats(features, {"class": str, "score": float}),
         OneFile(name="dota", file="dota", write=_write_dota, check=_check_dota),
         OneFile(name="fair1m", file="fair1m", write=_write_fair1m, check=_check_fair1m),
         OneFile(name="xview", file="xview", write=_write_xview, check=_check_xview),
-        footprint_format(_features),
+        footprint_format(features),
     ),
 )

@@ -217,7 +217,7 @@ def settings(model: Model, asked: Asked) -> dict[str, object]:
         "kind": model.kind.name,
         "input": model.input.model_dump(mode="json"),
         "views": None if model.views is None else model.views.model_dump(mode="json"),
-        "question": asked.question,
+        **asked.said,
         "longest": model.longest,
         "choice": None if model.kind.chosen is not None or asked.is_all else asked.choice,
     }

@@ -1,28 +1,33 @@
 """Answers that point (`grounded`): what a model wrote about an image, and the objects that it points at.
 
 answers.jsonl      {"image", "question", "answer", "words", "phrases", "boxes", "scores", ...}, a line for each
-predictions.json   COCO json of the objects: categories are the phrases
+predictions.json   COCO json of the objects, a score on each; categories are the phrases
 geojson/a.geojson  their outlines on the map
-pictures/a.jpg     the image with its objects, beside the answer with its phrases in their colours
+pictures/a.jpg     the image with its objects, and the answer with its phrases in their colours
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vistruct.contracts import RGB, Grounded, GroundedPrediction, MaskPatch, Objects, Phrase, Sample
+from vistruct.contracts import RGB, BoxPrediction, Grounded, GroundedPrediction, MaskPatch, Phrase, Sample
+from vistruct.files.features import Feature
+from vistruct.files.images import image_size
 from vistruct.files.text import printable, write_text
-from vistruct.inference import answers
-from vistruct.inference.kind import Done, Kind, OneFile, Told, Values
+from vistruct.inference import answers, boxes
+from vistruct.inference.files import flat_files
+from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.scenes import Case
+from vistruct.inference.on_map import outline_formats
+from vistruct.inference.scenes import Case, as_pixels
+from vistruct.inference.view import Mark, Spoken, View
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,8 +35,7 @@ if TYPE_CHECKING:
 
 def _pack(case: Case, prediction: GroundedPrediction) -> dict[str, Any]:
     found = prediction.found
-    objects = found.objects.arrays()
-    out: dict[str, Any] = {
+    return {
         "question": prediction.question,
         "answer": prediction.answer,
         "words": found.words,
@@ -39,72 +43,69 @@ def _pack(case: Case, prediction: GroundedPrediction) -> dict[str, Any]:
             {"text": p.text, "unit": p.unit, "objects": list(p.rows), "start": p.start, "end": p.end}
             for p in found.phrases
         ],
-        "boxes": np.round(objects.boxes_xyxy, 2).tolist(),
-        "scores": np.round(objects.scores, 5).tolist(),
+        "plan": [list(row) for row in found.plan],
+        "defects": list(found.defects),
+        "size_hw": list(image_size(case.files[0])) if case.files else [],
+        **boxes.packed_objects(found.objects),
     }
-    if objects.masks is not None:
-        out["masks"] = [_mask(mask) for mask in objects.masks]
-    if objects.keypoints is not None:
-        out["keypoints"] = np.round(objects.keypoints, 2).tolist()
-    if found.plan:
-        out["plan"] = [list(row) for row in found.plan]
-    if found.defects:
-        out["defects"] = list(found.defects)
-    return out
-
-
-def _mask(mask: MaskPatch) -> dict[str, Any] | None:
-    """Where it lies, and its pixels as run lengths; those of a depth as numbers from 0 to 255."""
-    if not mask.pixels.size:
-        return None
-    place: dict[str, Any] = {"x": mask.x, "y": mask.y, "size": list(mask.pixels.shape)}
-    if mask.pixels.dtype != bool:
-        return place | {"values": np.round(mask.pixels * 255).astype(int).tolist()}
-    flat = mask.pixels.flatten(order="F")
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff([0, *ends, len(flat)]).tolist()
-    return place | {"counts": [0, *counts] if flat[0] else counts}
-
-
-def _unmask(value: dict[str, Any] | None) -> MaskPatch:
-    if value is None:
-        return MaskPatch(pixels=np.zeros((0, 0), bool), x=0, y=0)
-    if "values" in value:
-        return MaskPatch(pixels=np.array(value["values"], np.float32) / 255, x=value["x"], y=value["y"])
-    high, wide = value["size"]
-    flat = np.repeat(np.arange(len(value["counts"])) % 2 == 1, value["counts"])
-    return MaskPatch(pixels=flat.reshape(wide, high).T, x=value["x"], y=value["y"])
 
 
 def _unpack(model: Model, case: Case, values: Values, _: Any) -> GroundedPrediction:
-    masks = None if "masks" not in values else tuple(_unmask(one) for one in values["masks"])
-    keypoints = None if "keypoints" not in values else torch.tensor(values["keypoints"], dtype=torch.float32)
-    boxes = torch.tensor(values["boxes"], dtype=torch.float32).reshape(-1, 4)
-    objects: Objects[Tensor] = Objects(
-        labels=torch.full((len(boxes),), -1),
-        boxes_xyxy=boxes,
-        scores=torch.tensor(values["scores"], dtype=torch.float32),
-        masks=masks,
-        keypoints=keypoints,
-    )
     found = Grounded(
         words=values["words"],
         phrases=tuple(
             Phrase(text=p["text"], unit=p["unit"], rows=tuple(p["objects"]), start=p["start"], end=p["end"])
             for p in values["phrases"]
         ),
-        objects=objects,
-        plan=tuple((name, unit, num) for name, unit, num in values.get("plan", ())),
-        defects=tuple(values.get("defects", ())),
+        objects=boxes.unpacked_objects(values),
+        plan=tuple((name, unit, num) for name, unit, num in values["plan"]),
+        defects=tuple(values["defects"]),
     )
     return GroundedPrediction(
         id=case.name, image_id=case.name, question=values["question"], answer=values["answer"], found=found
     )
 
 
+def _as_boxes(prediction: GroundedPrediction, names: Sequence[str] = ()) -> BoxPrediction:
+    """The objects as detections, whose classes are the phrases; best first. A depth has no outline."""
+    found = prediction.found
+    names = names or list(dict.fromkeys(phrase.text for phrase in found.phrases))
+    labels, kept = torch.zeros(len(found.objects), dtype=torch.int64), []
+    for phrase in found.phrases:
+        for row in phrase.rows:
+            labels[row] = names.index(phrase.text)
+            kept += [row] if phrase.unit != "depth" else []
+    masks = found.objects.masks
+    drawn = masks is not None and all(masks[row].pixels.size for row in kept)  # else of some there are boxes alone
+    table = BoxPrediction(
+        id=prediction.id, image_id=prediction.image_id, objects=found.objects, class_names=tuple(names)
+    ).with_columns(labels=labels, **({} if drawn else {"masks": None}))
+    rows = sorted(kept, key=lambda row: -float(found.objects.scores[row]))
+    return table.keep(torch.tensor(rows, dtype=torch.int64))
+
+
+def _features(model: Model, case: Case, prediction: GroundedPrediction, asked: Asked) -> Iterator[Feature]:
+    return boxes.features(model, case, _as_boxes(prediction), asked)
+
+
 def _rows(done: Sequence[Done]) -> list[dict[str, Any]]:
-    files = [[printable(str(file)) for file in one.case.files] for one in done]
-    return [{"image": own[0] if len(own) == 1 else own, **one.values} for own, one in zip(files, done, strict=True)]
+    """What was said of each image, in plain words and numbers."""
+    out = []
+    for one in done:
+        files = [printable(str(file)) for file in one.case.files]
+        objects = one.read().found.objects
+        row: dict[str, Any] = {
+            "image": files[0] if len(files) == 1 else files,
+            **{key: one.values[key] for key in ("question", "answer", "words", "phrases")},
+            "boxes": np.round(objects.boxes_xyxy.numpy().astype(float), 2).tolist(),
+            "scores": np.round(objects.scores.numpy().astype(float), 5).tolist(),
+        }
+        if objects.keypoints is not None:
+            row["keypoints"] = np.round(objects.keypoints.numpy().astype(float), 2).tolist()
+        if objects.masks is not None:
+            row["masks"] = [boxes.packed_mask(mask) for mask in objects.masks]
+        out.append(row | {key: one.values[key] for key in ("plan", "defects") if one.values[key]})
+    return out
 
 
 def _tell(model: Model, done: Sequence[Done]) -> Told:
@@ -114,7 +115,7 @@ def _tell(model: Model, done: Sequence[Done]) -> Told:
         lines += [
             f"  {phrase['text']}: {len(phrase['objects'])} x {phrase['unit']}" for phrase in one.values["phrases"]
         ]
-        lines += [f"  (the answer's form is broken: {defect})" for defect in one.values.get("defects", ())]
+        lines += [f"  the answer's form is broken: {defect}" for defect in one.values["defects"]]
     return Told(values={"answers": _rows(done)}, lines=lines)
 
 
@@ -123,8 +124,71 @@ def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
     return file
 
 
+def _write_coco(model: Model, done: Sequence[Done], file: Path) -> Path:
+    from vistruct.data.formats.boxes.submissions import write_coco
+
+    names = list(dict.fromkeys(phrase["text"] for one in done for phrase in one.values["phrases"]))
+    sizes = {one.case.name: (one.values["size_hw"][0], one.values["size_hw"][1]) for one in done}
+    write_coco(file, sizes, (_as_boxes(one.read(), names) for one in done), names)
+    return file
+
+
+def _write_picture(model: Model, case: Case, prediction: GroundedPrediction, file: Path, asked: Asked) -> None:
+    from vistruct.pictures.grounded import draw_grounded
+
+    image = as_pixels(case.pictures[0], case.name)
+    draw_grounded(image, prediction, asked.regions).save(file, quality=90)
+
+
 def _draw(found: Sequence[GroundedPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
-    raise NotImplementedError
+    from vistruct.pictures.grounded import draw_grounded_sample
+
+    return draw_grounded_sample(sample, found)
+
+
+def _view(model: Model, done: Done) -> View:
+    from vistruct.pictures.primitives import PALETTE
+
+    found: Grounded = done.read().found
+    marks: list[Mark] = []
+    rows, spoken = [], []
+    colours: dict[str, RGB] = {}
+    for phrase in found.phrases:
+        colour = colours.setdefault(phrase.text.lower(), PALETTE[len(colours) % len(PALETTE)])
+        first = len(marks)
+        for row in phrase.rows:
+            mark = _mark(found, phrase, row, colour)
+            marks.append(mark)
+            x0, y0, x1, y1 = found.objects.boxes_xyxy[row].tolist()
+            numbers = (round(x0, 1), round(y0, 1), round(x1 - x0, 1), round(y1 - y0, 1))
+            rows.append((phrase.text, phrase.unit, round(float(found.objects.scores[row]), 4), *numbers))
+        numbers_of = tuple(range(first, len(marks)))
+        spoken.append(Spoken(start=phrase.start, end=phrase.end, colour=colour, marks=numbers_of))
+    return View(
+        columns=("phrase", "unit", "score", "x", "y", "width", "height"),
+        rows=rows,
+        marks=marks,
+        words=found.words,
+        spoken=tuple(spoken),
+        notes=tuple(f"The answer's form is broken: {defect}" for defect in found.defects),
+    )
+
+
+def _mark(found: Grounded, phrase: Phrase, row: int, colour: RGB) -> Mark:
+    from vistruct.files.outlines import outlines
+
+    objects = found.objects
+    mask: MaskPatch | None = None if objects.masks is None else objects.masks[row]
+    is_area = phrase.unit == "mask" and mask is not None and mask.pixels.size > 0
+    rings = [objects.outlines[row].double().numpy()]
+    if is_area and mask is not None:
+        shape = outlines([mask.pixels.astype(np.int32) - 1], mask.pixels.shape[1])
+        rings = [ring + np.array([mask.x, mask.y]) for ring in itertools.chain(*(one.rings for one in shape))]
+    keypoints = None
+    if phrase.unit in ("keypoint", "point") and objects.keypoints is not None:
+        keypoints = objects.keypoints[row].numpy()
+    score = float(objects.scores[row])
+    return Mark(name=phrase.text, colour=colour, rings=rings, is_area=is_area, score=score, keypoints=keypoints)
 
 
 GROUNDED = Kind(
@@ -134,10 +198,23 @@ GROUNDED = Kind(
     pack=_pack,
     unpack=_unpack,
     tell=_tell,
-    draw=None,
+    draw=_draw,
+    view=_view,
     check=answers.check,
     at_once=True,
     has_questions=True,
     metrics=lambda task: ("grounded", "mean_loss"),
-    formats=(OneFile(name="jsonl", file="answers.jsonl", write=_write, use="always"),),
+    formats=(
+        EachFile(
+            name="pictures",
+            folder="pictures",
+            files=flat_files,
+            write=_write_picture,
+            use="usual",
+            settings=lambda asked: asked.said,
+        ),
+        OneFile(name="jsonl", file="answers.jsonl", write=_write, use="always"),
+        OneFile(name="coco", file="predictions.json", write=_write_coco, use="usual"),
+        *outline_formats(_features, {"class": str, "score": float}),
+    ),
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 from vistruct.contracts import RGB, Region, Sample
 from vistruct.errors import UserError, closest
@@ -74,6 +75,14 @@ class Asked:
     def choice(self) -> dict[str, Any]:
         """What of a prediction is in the results, in words for json; with another the files are written anew."""
         return {"min_score": self.min_score, "classes": self.classes and list(self.classes), "drop": list(self.drop)}
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What is asked, in words and numbers for json; with another the same images are looked at anew."""
+        regions = [*self.regions, *(region for one in self.history for region in one.regions)]
+        shown = [(one.kind, one.xy, None if one.mask is None else crc32(one.mask.tobytes())) for one in regions]
+        before = [(one.question, one.answer.answer) for one in self.history]
+        return {"question": self.question, **({"regions": shown, "history": before} if shown or before else {})}
 
     @property
     def is_all(self) -> bool:

@@ -114,7 +114,7 @@ def condensed(prediction: GroundedPrediction) -> Question:
         plan=found.plan,
         true_plan=() if truth is None else truth.plan,
         defects=found.defects,
-        depths=() if truth is None else _depths(found, truth),
+        depths=() if truth is None else _depths(found, truth, canvas),
         has_truth=truth is not None,
         has_unseen=unseen,
         size_hw=prediction.size_hw,
@@ -191,18 +191,28 @@ def _runs(mask: Any, canvas: tuple[int, int]) -> Runs:
     return encode_segmentation(mask, canvas)
 
 
-def _depths(found: Grounded, truth: Grounded) -> tuple[tuple[float, float], ...]:
+def _values(mask: Any, canvas: tuple[int, int]) -> np.ndarray:
+    """float64[H, W], of a soft mask, whole or a patch."""
+    if isinstance(mask, Tensor):
+        return mask.detach().double().cpu().numpy()
+    values = np.zeros(canvas)
+    height, width = mask.pixels.shape
+    values[mask.y : mask.y + height, mask.x : mask.x + width] = mask.pixels
+    return values
+
+
+def _depths(found: Grounded, truth: Grounded, canvas: tuple[int, int]) -> tuple[tuple[float, float], ...]:
     """Of each true depth: mean relative error, and share within DELTA, over the pixels that have one; depths are paired
     in the order of the answer, and one that is missing is 0 everywhere."""
-    sides = [
+    said, wanted = (
         [side.objects.masks[row] for phrase in side.phrases if phrase.unit == "depth" for row in phrase.rows]
         for side in (found, truth)
-    ]
-    said, wanted = ([mask.detach().double().cpu().numpy() for mask in side] for side in sides)
+    )
     numbers = []
-    for i, true in enumerate(wanted):
+    for i, own in enumerate(wanted):
+        true = _values(own, canvas)
         is_known = true > 0
-        mine = (said[i] if i < len(said) else np.zeros_like(true))[is_known]
+        mine = (_values(said[i], canvas) if i < len(said) else np.zeros_like(true))[is_known]
         true = np.maximum(true[is_known], LEAST_DEPTH)
         factor = np.maximum(mine, LEAST_DEPTH) / true
         if len(true):

@@ -33,7 +33,8 @@ MORE = ("f1_50", "precision50", "recall50", "acc50", "iou", "mIoU", "cIoU", "gIo
         "delta1", "named", "count", "plan", "plan_kept")  # fmt: skip
 LESS = ("abs_rel", "distance", "count_mae", "no_answer", "wrong_unit", "broken")
 TOTALS = ("f1_50", "count", "count_mae", "plan", "plan_kept", "wrong_unit", "broken")  # over all units and families
-BY_QUESTION = ("acc50", "inside", "gIoU", "f1_50", "delta1")  # an answer's own score: the first that it has
+OWN = ("gIoU", "iou", "OKS", "inside", "f1_50", "delta1")  # an answer's own score: the first that it has
+SHARES = ("acc50", "inside", "delta1")  # means over questions, whose standard error is given
 SHOWN = 2000  # answers that details keep
 
 
@@ -178,12 +179,14 @@ class Grounding:
             sums = drawn_sums(one, unit, self._alike, is_single=is_single, is_one_phrase=is_one_phrase,
                               sigmas=self.config.sigmas)  # fmt: skip
             self._add(sums, [None, label], place)
-            above, below = next((sums[name] for name in BY_QUESTION if name in sums), (0.0, 0.0))
-            if below:
-                self.scores[place] = above / below
-                told.append(above / below)
+            own, share = (
+                next((sums[name][0] / sums[name][1] for name in names if name in sums and sums[name][1]), None)
+                for names in (OWN, SHARES)
+            )
+            self.scores |= {} if own is None else {place: own}
+            told += [] if share is None else [share]
         figures = {f"questions/{label}": float(len(ones))}
-        if is_single and told:
+        if told:
             figures[f"error/{label}"] = standard_error(np.array(told))
         if not is_single and unit not in ("point", "depth"):
             figures |= self._precisions(unit, label, ones)

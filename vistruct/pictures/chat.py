@@ -30,7 +30,7 @@ BOX = re.compile(r"<box>\s*(\[\[.*?\]\])\s*</box>", re.DOTALL)  # integers 0-100
 QUAD = re.compile(r"\[\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*\]")
 TAG = re.compile(r"</?ref>|<image>")
 MAX_NUMBERED = 6  # boxes in one group; more share one chip that counts them
-PANEL = 560  # pixels, width of the dialogue
+PANEL, TALLEST = 560, 1600  # pixels, width and greatest height of the dialogue
 VOICES: dict[str, tuple[str, Colour]] = {
     "user": ("Question", (86, 196, 255)),
     "assistant": ("Answer", (60, 220, 170)),
@@ -39,7 +39,7 @@ VOICES: dict[str, tuple[str, Colour]] = {
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A word, or a chip where it has a colour."""
 
     text: str
@@ -69,7 +69,7 @@ def draw_conversation(
         ValueError: `kept` without `grid_hw`, or one that does not fit it.
     """
     turns, spots = _read(sample.turns)
-    panel, rest = _dialogue(turns, max_height=1600)
+    panel, rest = dialogue(turns)
     side = min(max(MIN_SIDE, panel.height // max(1, len(sample.images))), 720)  # beside much text, a larger image
     pictures = [enlarge(to_pil(image), side)[0] for image in sample.images]
     note = ""
@@ -93,31 +93,31 @@ def draw_conversation(
     return with_legend(canvas, [], f"{rest} more turns are not shown") if rest else canvas
 
 
-def _read(turns: tuple[Turn, ...]) -> tuple[list[tuple[str, list[_Run]]], list[_Spot]]:
+def _read(turns: tuple[Turn, ...]) -> tuple[list[tuple[str, list[Run]]], list[_Spot]]:
     """Split each turn into words and chips, and collect the boxes that the chips stand for."""
     spots: list[_Spot] = []
     known: dict[tuple[int, ...], _Spot] = {}  # a box asked about twice keeps its number
     read = []
     for turn in turns:
-        runs: list[_Run] = []
+        runs: list[Run] = []
         for index, part in enumerate(BOX.split(TAG.sub("", turn.text))):
             if index % 2 == 0:
-                runs += [_Run(word) for word in re.findall(r"\n|[^\s]+", part.strip(" "))]
+                runs += [Run(word) for word in re.findall(r"\n|[^\s]+", part.strip(" "))]
                 continue
             quads = [tuple(int(v) for v in quad) for quad in QUAD.findall(part)]
             if not quads:
-                runs.append(_Run(part))  # not four integers: shown as it was written
+                runs.append(Run(part))  # not four integers: shown as it was written
             elif len(quads) > MAX_NUMBERED:
                 colour = PALETTE[len(spots) % len(PALETTE)]
                 spots += [_Spot(quad, colour, None) for quad in quads]
-                runs.append(_Run(f"{len(quads)} boxes", colour))
+                runs.append(Run(f"{len(quads)} boxes", colour))
             else:
                 for quad in quads:
                     if quad not in known:
                         number = len(known) + 1
                         known[quad] = _Spot(quad, PALETTE[(number - 1) % len(PALETTE)], number)
                         spots.append(known[quad])
-                    runs.append(_Run(f"box {known[quad].number}", known[quad].colour))
+                    runs.append(Run(f"box {known[quad].number}", known[quad].colour))
         while runs and runs[0].text == "\n":
             runs.pop(0)  # what is left of "<image>\n"
         read.append((turn.role, runs))
@@ -170,14 +170,16 @@ def _shade(picture: Image.Image, kept: Tensor, grid_hw: tuple[int, int] | None) 
     return Image.composite(dim, picture, mask), note
 
 
-def _dialogue(turns: list[tuple[str, list[_Run]]], max_height: int) -> tuple[Image.Image, int]:
-    """The turns as word-wrapped text, and how many of them did not fit into `max_height`."""
+def dialogue(
+    turns: list[tuple[str, list[Run]]], width: int = PANEL, max_height: int = TALLEST
+) -> tuple[Image.Image, int]:
+    """The turns as word-wrapped text, each under who speaks, and how many of them did not fit into `max_height`."""
     font, small, line = typeface(18), typeface(13), 27
-    placed: list[tuple[float, float, _Run]] = []
+    placed: list[tuple[float, float, Run]] = []
     heads: list[tuple[float, str, Colour]] = []
     y, shown = 0.0, 0
     for role, runs in turns:
-        lines = _wrap(runs, font, PANEL)
+        lines = _wrap(runs, font, width)
         if y and y + 22 + line * len(lines) > max_height:
             break
         title, colour = VOICES.get(role, (role, FAINT))
@@ -188,7 +190,7 @@ def _dialogue(turns: list[tuple[str, list[_Run]]], max_height: int) -> tuple[Ima
             y += line
         y += 14 if role == "assistant" else 4
         shown += 1
-    panel = Image.new("RGB", (PANEL, max(1, round(y))), PAPER)
+    panel = Image.new("RGB", (width, max(1, round(y))), PAPER)
     draw = ImageDraw.Draw(panel)
     for top, title, colour in heads:
         draw.text((0, top + 10), title, colour, small, anchor="lm")
@@ -203,16 +205,16 @@ def _dialogue(turns: list[tuple[str, list[_Run]]], max_height: int) -> tuple[Ima
     return panel, len(turns) - shown
 
 
-def _wrap(runs: list[_Run], font: Any, width: int) -> list[list[tuple[float, _Run]]]:
-    """Lines of (x, run); a word wider than the line is cut with an ellipsis."""
-    lines: list[list[tuple[float, _Run]]] = [[]]
+def _wrap(runs: list[Run], font: Any, width: int) -> list[list[tuple[float, Run]]]:
+    """Lines of (x, run); a word or chip wider than the line is cut with an ellipsis."""
+    lines: list[list[tuple[float, Run]]] = [[]]
     x, space = 0.0, font.getlength(" ")
     for run in runs:
         if run.text == "\n":
             lines.append([])
             x = 0.0
             continue
-        run = run if run.colour else _Run(fit(run.text, font, width))
+        run = Run(fit(run.text, font, width - 12 * bool(run.colour)), run.colour)
         wide = font.getlength(run.text) + (12 if run.colour else 0)
         # punctuation right after a chip belongs to it
         tight = bool(lines[-1]) and lines[-1][-1][1].colour is not None and run.text[0] in ".,;:?!)"

@@ -38,6 +38,7 @@ class Shape:
     keypoints: Sequence[tuple[float, float, float]] = ()  # x, y, COCO's visibility
     text: str = ""
     is_dashed: bool = False
+    has_outline: bool = True  # False: its box only says where the text goes
 
     @property
     def is_finite(self) -> bool:
@@ -72,7 +73,7 @@ def draw_shapes(image: Image.Image, shapes: Sequence[Shape]) -> tuple[Image.Imag
         _fill(picture, mask, scale, shape.colour, FAINT_FILL if shape.is_dashed else FILL, width)
     draw = ImageDraw.Draw(picture, "RGBA")
     for shape in drawn:
-        if shape.quad is None:
+        if shape.quad is None and shape.has_outline:
             box = [scale * side for side in shape.box_xyxy]
             if shape.mask is None:
                 outline(draw, box, shape.colour, width, shape.is_dashed, with_rim)

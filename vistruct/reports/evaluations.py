@@ -14,7 +14,15 @@ from vistruct.reports.measured import Evaluation, by_group, image_scores, parted
 from vistruct.reports.page import Bar, Report, literal
 
 WORST, BEST = 6, 3  # images in a table
-NO_SHARES = {"HD95", "error", "questions"}  # figures of classes that are no share, even where they lie in [0, 1]
+NO_SHARES = {
+    "HD95",
+    "error",
+    "questions",
+    "mae",
+    "count_mae",
+    "distance",
+    "abs_rel",
+}  # figures of classes that are no share, even where they lie in [0, 1]
 MAIN = ("Dice", "IoU", "AP", "F1", "accuracy")  # what classes are sorted by: the first that there is
 UNITS = {"HD95": "HD95, mm"}
 
@@ -44,18 +52,21 @@ def write_evaluations(page: Report, finals: Mapping[str, tuple[int | None, Mappi
         groups, more = by_group(numbers), details.get(name)
         several = f": `{name}`" if len(finals) > 1 else ""
         if groups:
-            page.text(f"### Class by class{several}")
+            is_grounded = more is not None and more.metric == "grounded"
+            page.text(f"### {'Family by family' if is_grounded else 'Class by class'}{several}")
             _groups(page, groups, more)
         if more is not None:
             _confusion(page, more, several)
             _images(page, more, several)
             _distances(page, more, several)
+            _answers(page, more, several)
 
 
 def _groups(page: Report, groups: Mapping[str, Mapping[str, float]], more: Evaluation | None) -> None:
     """A row for each class, the best first."""
     figures = list(dict.fromkeys(figure for row in groups.values() for figure in row))
-    main = next((figure for figure in MAIN if figure in figures), figures[0])
+    is_grounded = more is not None and more.metric == "grounded"
+    main = next((figure for figure in (("f1_50",) if is_grounded else MAIN) if figure in figures), figures[0])
     order = sorted(groups, key=lambda group: _rank(groups[group].get(main, math.nan)))
     columns = {figure: [groups[group].get(figure, math.nan) for group in order] for figure in figures}
     shown = {
@@ -64,7 +75,7 @@ def _groups(page: Report, groups: Mapping[str, Mapping[str, float]], more: Evalu
     }
     truth = None if more is None or more.confusion is None else more.confusion.sum(axis=1)
     names = () if more is None else more.class_names
-    headers, rows = ["class", *(UNITS.get(figure, figure) for figure in figures)], []
+    headers, rows = ["family" if is_grounded else "class", *(UNITS.get(figure, figure) for figure in figures)], []
     for place, group in enumerate(order):
         row: list[Any] = [literal(group), *(shown[figure][place] for figure in figures)]
         if truth is not None:
@@ -72,7 +83,10 @@ def _groups(page: Report, groups: Mapping[str, Mapping[str, float]], more: Evalu
         rows.append(row)
     if truth is not None and more is not None:
         headers.append(more.unit)
-    page.table(headers, rows, caption=f"Sorted by {main}; a dash: the class does not occur, so nothing can be said")
+    absent = (
+        "this is not measured of such questions" if is_grounded else "the class does not occur, so nothing can be said"
+    )
+    page.table(headers, rows, caption=f"Sorted by {main}; a dash: {absent}")
     if more is not None and more.metric == "classes" and more.confusion is None:
         values = [groups.get(name, {}).get("AP") for name in names]
         page.figure(class_bars(names, values, "average precision"), "Average precision of each class")
@@ -154,6 +168,36 @@ def _distances(page: Report, more: Evaluation, several: str) -> None:
         [[literal(case), *more.hd95[case]] for case in order],
         caption="HD95 in millimetres, the worst volume first; a dash: no surface, in the truth or in what was said",
     )
+
+
+def _answers(page: Report, more: Evaluation, several: str) -> None:
+    """Of a model that answers and points: its worst and best answers, and what of their form is broken."""
+    if more.metric != "grounded":
+        return
+    scored = sorted((one for one in more.details.get("answers", ()) if one["score"] is not None), key=_score)
+    if scored:
+        chosen = scored if len(scored) <= WORST + BEST else scored[:WORST] + scored[-BEST:]
+        rest = f"The {WORST} worst and the {BEST} best of {len(scored)}" if len(chosen) < len(scored) else "All of them"
+        rows = [
+            [
+                literal(one["id"]),
+                *(literal(one[part] or "–") for part in ("question", "said", "truth")),
+                Bar(one["score"]),
+            ]
+            for one in chosen
+        ]
+        page.text(f"### The worst answers{several}")
+        caption = f"{rest}, by what they draw; the median is {np.median([_score(one) for one in scored]):.3f}"
+        page.table(["id", "question", "said", "truth", "score"], rows, caption=caption)
+    defects: Mapping[str, int] = more.details.get("defects", {})
+    if defects:
+        order = sorted(defects.items(), key=lambda pair: (-pair[1], pair[0]))
+        caption = "What is broken in the form of the answers; what can be read of them is measured"
+        page.table(["what is broken", "answers"], [[literal(name), count] for name, count in order], caption=caption)
+
+
+def _score(answer: Mapping[str, Any]) -> float:
+    return float(answer["score"])
 
 
 def _rank(value: float) -> tuple[bool, float]:

@@ -196,7 +196,8 @@ def labelled(data: str, steps: int) -> Pretraining:
 
 def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """Instructions about the training scene, the boxes of the same pictures, and shuffled answers as their control."""
-    from vistruct.data.instructions.write import LABELS, write_control, write_instructions
+    from vistruct.data.instructions.control import write_control
+    from vistruct.data.instructions.write import LABELS, write_instructions
     from vistruct.samples import trees
 
     summary = write_instructions(

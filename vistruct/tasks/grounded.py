@@ -17,7 +17,7 @@ from vistruct.contracts import Grounded, GroundedPrediction, MaskPatch, Objects,
 from vistruct.vlm import packed
 from vistruct.vlm.answers import Read
 from vistruct.vlm.batch import ChatBatch
-from vistruct.vlm.grammar import Aim, read_answer, write_answer
+from vistruct.vlm.grammar import Aim, read_answer, spell_answer, write_answer
 
 NO_DECODER = "no decoder for this unit"
 
@@ -64,7 +64,7 @@ def grounded(
 def _read_again(task: Any, rows: Sequence[Tensor], tokens: Sequence[list[int]]) -> list[Written]:
     """Answers with the states behind their object tokens, all in one pass more."""
     point = task.pointing
-    texts = [str(task.tokenizer.decode(ids, skip_special_tokens=False)).strip() for ids in tokens]
+    texts = [spell_answer(ids, task.tokenizer, point.config.grammar).strip() for ids in tokens]
     reads = [read_answer(text, point.config.grammar) for text in texts]
     pointing = [row for row, ids in enumerate(tokens) if point.object_token in ids]
     states: dict[int, Tensor] = {}

@@ -8,7 +8,6 @@ Shapes: N tokens of B rows end to end, K of them kept, T tiles of C visual token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +42,11 @@ from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.tasks.pointing import PointingConfig, Seen
 from vistruct.vlm import chat, packed, padded
 from vistruct.vlm import vrl as vrl_
-from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
+from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, Reading, send
 from vistruct.vlm.generate import answer_tokens
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.projector import Projector, pixel_shuffle
+from vistruct.vlm.templates import TEMPLATES, TemplateName
 from vistruct.vlm.tiling import Tiling, normalise
 
 
@@ -62,6 +62,7 @@ class InstructConfig(Part):
     vrl: vrl_.Vrl | Literal["off", "paper", "published-code"] = "paper"
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD
+    template: TemplateName = "chatml"
     system: str = ""  # said first where a conversation has no system turn; "": nothing
     max_tokens: int | None = Field(None, gt=0)  # of a row; longer ones are cut, or left out where that loses an image
     independent: bool = False  # each question of a conversation is asked alone; one pass of the backbone for all
@@ -87,23 +88,7 @@ class InstructConfig(Part):
     def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Instruct:
         """Build with the tokenizer in `assets`, which is put there if it is not."""
         added = () if self.pointing is None else self.pointing.added_tokens
-        return Instruct(self, self.language.load_tokenizer(assets, info.corpus, added), backbone)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the language model reads of a batch, after VRL; all on the CPU, so that nothing waits for the device."""
-
-    input_ids: Tensor  # int64[K]
-    labels: Tensor  # int64[K]
-    positions: Tensor  # int64[K], in the row as it was
-    lengths: list[int]  # kept tokens of each row
-    whole: list[int]  # tokens of each row before any were dropped
-    places: Tensor  # int64[P], where visual tokens stand
-    visual: Tensor  # int64[P], which one stands there: tile * C + cell, or a number among the kept cells
-    cells: Tensor | None  # bool[T, C], those that enter the backbone; None: all
-    objects: Tensor  # int64[Q], where object tokens stand, of a model that points
-    regions: Tensor  # int64[R * n], where what regions show stands
+        return Instruct(self, self.language.load_tokenizer(assets, info.corpus, added, self.template), backbone)
 
 
 class Instruct(nn.Module):
@@ -163,7 +148,13 @@ class Instruct(nn.Module):
         (`LanguageConfig.build`); where a tokenizer has none of its own, an added token that texts hardly use."""
         number: Any = self.tokenizer.convert_tokens_to_ids
         pad = self.tokenizer.pad_token_id
-        return number(chat.HIDDEN) if pad in (None, number(chat.END)) else pad
+        return number(chat.HIDDEN) if pad in (None, self.end_token) else pad
+
+    @property
+    def end_token(self) -> int:
+        """What stands behind an answer."""
+        end: Any = self.tokenizer.convert_tokens_to_ids(TEMPLATES[self.config.template].end)
+        return end
 
     @property
     def collator(self) -> ChatCollator:
@@ -176,6 +167,7 @@ class Instruct(nn.Module):
             tokenizer=self.tokenizer,
             tiling=self.config.tiling,
             tokens_per_tile=self.tokens_per_tile,
+            template=self.config.template,
             independent=self.config.independent,
             image_last=self.config.image_last,
             max_tokens=self.config.max_tokens,

@@ -36,7 +36,7 @@ from vistruct.contracts import (
 from vistruct.kinds import BackbonePart, DecoderPart
 from vistruct.vlm.answers import UNIT_CLOSE
 from vistruct.vlm.batch import ChatBatch, send
-from vistruct.vlm.grammar import Grammar, added_tokens
+from vistruct.vlm.grammar import Grammar, added_tokens, refuse_twins
 from vistruct.vlm.pointed import Asking, Pointed, Pointer
 from vistruct.vlm.region_tokens import RegionTokensConfig
 from vistruct.vlm.tiling import Tiling, normalise
@@ -112,6 +112,7 @@ class Pointing(nn.Module):
         super().__init__()
         self.config = config
         self.size = config.tower_size or tile  # pixels, the picture's side
+        refuse_twins(config.added_tokens, tokenizer.get_added_vocab())
         number: Any = tokenizer.convert_tokens_to_ids
         self.object_token: int = number(config.grammar.object_token)
         self.region_token: int = number(REGION_MARK)

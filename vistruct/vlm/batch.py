@@ -19,7 +19,8 @@ from vistruct.contracts import IMAGE_MARK, Form, Measure, Objects, Record, Sampl
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.vlm import chat
-from vistruct.vlm.pointed import NOTHING_SPOKEN, Pointed, Pointer, Spoken
+from vistruct.vlm.pointed import NOTHING_SPOKEN, Boxes, Pointed, Pointer, Spoken, size_of
+from vistruct.vlm.templates import TEMPLATES, TemplateName
 from vistruct.vlm.tiling import Tiling, num_tiles, tile
 
 TOO_LONG = "left out: an image or every answer lies beyond the longest row"
@@ -72,6 +73,22 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the language model reads of a batch, after VRL; all on the CPU, so that nothing waits for the device."""
+
+    input_ids: Tensor  # int64[K]
+    labels: Tensor  # int64[K]
+    positions: Tensor  # int64[K], in the row as it was
+    lengths: list[int]  # kept tokens of each row
+    whole: list[int]  # tokens of each row before any were dropped
+    places: Tensor  # int64[P], where visual tokens stand
+    visual: Tensor  # int64[P], which one stands there: tile * C + cell, or a number among the kept cells
+    cells: Tensor | None  # bool[T, C], those that enter the backbone; None: all
+    objects: Tensor  # int64[Q], where object tokens stand, of a model that points
+    regions: Tensor  # int64[R * n], where what regions show stands
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """One row before it is a tensor."""
 
@@ -91,6 +108,7 @@ class ChatCollator:
     tokenizer: Any  # PreTrainedTokenizerFast
     tiling: Tiling
     tokens_per_tile: int
+    template: TemplateName = "chatml"
     independent: bool = False  # see `InstructConfig`
     image_last: bool = False
     max_tokens: int | None = None  # of a row
@@ -119,7 +137,8 @@ class ChatCollator:
             whole_tiles.append(first + ends[1] - 1 if cut else -1)  # a thumbnail stands behind its tiles
             tiles += cut
             tile_seeds += [derive(sample.seed, "tile", at) for at in range(ends[-1])]
-            asked = self.rows(sample.turns, sample.families, [len(t) for t in cut])
+            parts = () if self.pointer is None else self.pointer.parts(sample.objects.boxes_xyxy, size_of(sample))
+            asked = self.rows(sample.turns, sample.families, [len(t) for t in cut], parts)
             if not isinstance(asked, list):
                 raise UserError(asked, where=sample.id, fix="--set task.max_tokens=N, or leave this sample out")
             rows += asked
@@ -127,7 +146,7 @@ class ChatCollator:
                 mentions += range(first, first + ends[one.images])
             owners += [(number, at) for at in range(len(asked))]
         if not rows:
-            end = self.tokenizer.convert_tokens_to_ids(chat.END)
+            end = self.tokenizer.convert_tokens_to_ids(TEMPLATES[self.template].end)
             rows = [Asked(row=chat.Row(input_ids=[end], labels=[chat.IGNORE]), question="")]
             owners = [(-1, 0)]
         size = self.tiling.size
@@ -156,13 +175,16 @@ class ChatCollator:
             else self.pointer.pointed(samples, [r.spoken for r in rows], [number for number, _ in owners]),
         )
 
-    def rows(self, turns: Sequence[Turn], families: Sequence[str], tiles: Sequence[int]) -> list[Asked] | str:
+    def rows(
+        self, turns: Sequence[Turn], families: Sequence[str], tiles: Sequence[int], boxes: Boxes = ()
+    ) -> list[Asked] | str:
         """The rows of one sample, or why it has none.
 
         Args:
             turns: the conversation.
             families: of each of its answers; empty: not known.
             tiles: of each image.
+            boxes: of its objects, for a model that writes coordinates (`Pointer.parts`).
         """
         counts = [number * self.tokens_per_tile for number in tiles]
         turns = chat.with_marks(turns, len(counts))
@@ -181,8 +203,8 @@ class ChatCollator:
                     truth = shown.pop()
                 marks = sum(turn.text.count(IMAGE_MARK) for turn in shown if turn.role == "user")
                 last = next((t.text for t in reversed(shown) if t.role == "user"), "")
-                spoken = Spoken(turns=tuple(shown)) if self.pointer is None else self.pointer.speak(shown, truth)
-                row = whole_row = chat.encode(
+                spoken = Spoken(turns=tuple(shown)) if self.pointer is None else self.pointer.speak(shown, truth, boxes)
+                row = whole_row = TEMPLATES[self.template].encode(
                     spoken.turns, counts[:marks], self.tokenizer, begin=self.begin, answer=self.generate
                 )
                 if self.max_tokens is not None and len(row.input_ids) > self.max_tokens and not self.generate:
@@ -208,7 +230,7 @@ class ChatCollator:
     @cached_property
     def begin(self) -> list[int]:
         """What every row begins with."""
-        return chat.beginning(self.tokenizer)
+        return TEMPLATES[self.template].beginning(self.tokenizer)
 
     @cached_property
     def image_token(self) -> int:
@@ -239,7 +261,15 @@ class ChatMeasurer:
         said = {
             "tokenizer": own.tokenizer.backend_tokenizer.to_str(),
             "tiling": own.tiling.model_dump(mode="json"),
-            "rest": [own.tokens_per_tile, own.independent, own.image_last, own.max_tokens, own.system, own.generate],
+            "rest": [
+                own.tokens_per_tile,
+                own.template,
+                own.independent,
+                own.image_last,
+                own.max_tokens,
+                own.system,
+                own.generate,
+            ],
             "pointer": repr(own.pointer),
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -248,13 +278,15 @@ class ChatMeasurer:
         own = self.collator
         tiles = [num_tiles(size, own.tiling, len(sizes_hw), record.max_tiles) for size in sizes_hw]
         try:
-            rows = own.rows(record.turns, record.families, tiles)
+            boxes = torch.from_numpy(record.objects.boxes_xyxy)
+            parts = () if own.pointer is None or not sizes_hw else own.pointer.parts(boxes, sizes_hw[0])
+            rows = own.rows(record.turns, record.families, tiles, parts)
         except UserError as error:
             rows = f"left out: {error.what}"
         if not isinstance(rows, list):
             # What the longest row would take, for the message; of other reasons nothing can be said.
             whole = dataclasses.replace(own, max_tokens=None) if rows == TOO_LONG else None
-            needed = whole.rows(record.turns, record.families, tiles) if whole is not None else ""
+            needed = whole.rows(record.turns, record.families, tiles, parts) if whole is not None else ""
             longest = max(len(one.row.input_ids) for one in needed) if isinstance(needed, list) else 0
             return Measure(tokens=longest, visual=0, supervised=0, tiles=sum(tiles), reason=rows, is_left_out=True)
         tokens = sum(len(r.row.input_ids) for r in rows)

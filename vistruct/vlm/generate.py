@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from vistruct.vlm import chat, packed
+from vistruct.vlm import packed
 
 
 @torch.inference_mode()
@@ -29,7 +29,7 @@ def answer_tokens(
     if not rows:
         return []
     written = _at_once(task, rows, most) if task.is_blind_to_answers else _one_by_one(task, rows, most, listen)
-    end = task.tokenizer.convert_tokens_to_ids(chat.END)
+    end = task.end_token
     return [ids[: ids.index(end)] if end in ids else ids for ids in written]
 
 
@@ -62,7 +62,7 @@ def _one_by_one(task: Any, rows: Sequence[Tensor], most: int, listen: Callable[[
             attention_mask=seen.long(),
             max_new_tokens=most,
             do_sample=False,
-            eos_token_id=task.tokenizer.convert_tokens_to_ids(chat.END),
+            eos_token_id=task.end_token,
             pad_token_id=task.hidden_token,
             streamer=None if listen is None else _Listener(task.tokenizer, listen),
             synced_gpus=False,  # every rank holds the whole model here, and need not wait for longer answers elsewhere

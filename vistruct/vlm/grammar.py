@@ -39,6 +39,7 @@ _TOKENS = {
     ),
 }  # fmt: skip
 _UNIT = re.compile(r"\w[\w-]*")
+_ROUNDING = 5e-4  # of a coordinate, as it is written
 # Of each published task, what its answers are made of, and their unit where an answer has none to say.
 _TASKS: Mapping[str, tuple[str, str]] = {
     "vqa": ("sentence", ""),
@@ -105,8 +106,9 @@ def refuse_twins(tokens: Sequence[str], known: Collection[str]) -> None:
         other = of.setdefault(token.lower(), token)
         if other != token:
             what = f"{token} and {other} would be two tokens of one vocabulary that differ by case alone"
-            fix = "--set task.pointing.grammar.spelling=ours" if token == "<REF>" else "take a tokenizer without it"
-            raise UserError(what, where="added tokens", fix=fix)
+            ours = "--set task.pointing.grammar.spelling=ours"
+            other_tokenizer = f"--set task.language.tokenizer=FOLDER, one without {other}"
+            raise UserError(what, where="added tokens", fix=ours if token == "<REF>" else other_tokenizer)
 
 
 def refuse_tokens(turn: Turn, grammar: Grammar) -> None:
@@ -123,9 +125,9 @@ def refuse_tokens(turn: Turn, grammar: Grammar) -> None:
         what = f"a text holds {token or mark} itself, which is a token of the answer grammar"
         raise UserError(what, where=f"{turn.text:.60}", fix="write it otherwise, such as without its <>")
     if turn.text.count(mark) != len(turn.points) or not all(turn.points):
-        what = f"{turn.text.count(mark)} x {mark} in a text, with {len(turn.points)} points"
+        where = f"{turn.text.count(mark)} marks, {len(turn.points)} points: {turn.text:.60}"
         fix = f"write {mark} once for each entry of points, none of them empty"
-        raise UserError(what, where=f"{turn.text:.60}", fix=fix)
+        raise UserError(f"{mark} in a text and its points differ in number", where=where, fix=fix)
 
 
 def write_answer(turn: Turn, grammar: Grammar) -> Written:
@@ -145,12 +147,9 @@ def write_answer(turn: Turn, grammar: Grammar) -> Written:
     refuse_tokens(turn, grammar)
     units = turn.units or ("box",) * len(turn.points)
     where = f"{turn.text:.60}"
-    wrong = next((unit for unit in units if not _UNIT.fullmatch(unit)), None)
-    if wrong is not None or len(units) != len(turn.points):
-        what = f"{len(units)} units for {len(turn.points)} points" if wrong is None else f"no unit is called {wrong!r}"
-        raise UserError(
-            what, where=where, fix="a unit is one word, such as box or mask, and there is one for each mark"
-        )
+    if len(units) != len(turn.points) or not all(map(_UNIT.fullmatch, units)):
+        fix = "a unit for each mark, in one word, such as box or mask"
+        raise UserError("units that are no words, or not one for each mark", where=f"{units}: {where}", fix=fix)
     if not turn.text:
         return Written(text="")
     pieces = turn.text.split(OBJECT_MARK)
@@ -247,15 +246,17 @@ def write_coordinates(turn: Turn, boxes: Sequence[Sequence[float]]) -> Turn:
     """A question or an answer with boxes in the text in the place of its marks: `two cats[x0,y0,x1,y1;x0,y0,x1,y1]`.
 
     Args:
-        boxes: float[N, 4], xyxy, of the sample's objects, as parts of the picture; what lies outside of it is cut off.
+        boxes: float[N, 4], xyxy, of the sample's objects, as parts of the picture, in [0, 1].
 
     Raises:
-        UserError: as many marks as `points` not.
+        UserError: as many marks as `points` not; a box that goes beyond the picture.
     """
     refuse_tokens(turn, Grammar())
     mark = OBJECT_MARK if turn.role == "assistant" else REGION_MARK
     first, *pieces = turn.text.replace(PHRASE_OPEN, "").replace(PHRASE_CLOSE, "").split(mark)
     for rows, after in zip(turn.points, pieces, strict=True):
+        if any(not -_ROUNDING <= value <= 1 + _ROUNDING for row in rows for value in boxes[row]):
+            raise UserError("a box that goes beyond its image", where=f"{turn.text:.60}", fix="cut it off at the edge")
         said = (",".join(f"{min(max(value, 0.0), 1.0):.3f}" for value in boxes[row]) for row in rows)
         first += f"[{';'.join(said)}]{after}"
     return replace(turn, text=first, points=(), units=(), prompts=())

@@ -19,8 +19,10 @@ from transformers.utils import logging
 from vistruct.config import Part
 from vistruct.errors import UserError, closest
 from vistruct.vlm import internlm2
-from vistruct.vlm.chat import ADDED_TOKENS, END, START
+from vistruct.vlm.chat import END
+from vistruct.vlm.grammar import refuse_twins
 from vistruct.vlm.quantised import refuse_quantised_folder
+from vistruct.vlm.templates import TEMPLATES, Template, TemplateName
 
 PAD = "<|endoftext|>"
 _FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "vocab.txt")
@@ -41,28 +43,32 @@ class LanguageConfig(Part):
     digits: Literal["single", "merged"] = "single"  # merged: a trained tokenizer may learn whole numbers
     recompute: bool = False  # keep no activations inside of layers and find them again: less memory, a third more time
 
-    def load_tokenizer(self, assets: Path, corpus: Any, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    def load_tokenizer(
+        self, assets: Path, corpus: Any, more: Sequence[str] = (), template: TemplateName = "chatml"
+    ) -> PreTrainedTokenizerFast:
         """The tokenizer in `assets` if there is one (a resumed or shipped model), else the given or a trained one.
 
         Args:
-            more: tokens that it must have, beside those that every conversation needs.
+            more: tokens that it must have, beside those of the template.
+            template: that conversations are written in.
 
         Raises:
-            UserError: nothing to load and no corpus to train on; a tokenizer that needs code of its own.
+            UserError: nothing to load and no corpus to train on; a tokenizer that needs code of its own; tokens that
+                differ by case alone.
         """
         kept = assets / "tokenizer"
         source = self.tokenizer or self.weights
         if kept.is_dir():
             tokenizer = read_tokenizer(kept)
-            tokenizer.add_tokens(list(more), special_tokens=True)  # of a model that did not point before
+            _add_tokens(tokenizer, more)  # of a model that did not point before
             return tokenizer
         if source is not None:
             tokenizer = read_tokenizer(source)
             # Those it has already keep their numbers; the others come behind, in the public order.
-            tokenizer.add_tokens([START, END, *ADDED_TOKENS, *more], special_tokens=True)
+            _add_tokens(tokenizer, [*TEMPLATES[template].tokens, *more])
         elif corpus is not None:
-            tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits)
-            tokenizer.add_tokens(list(more), special_tokens=True)
+            tokenizer = train_tokenizer(corpus(), self.vocab_size, self.digits, TEMPLATES[template])
+            _add_tokens(tokenizer, more)
         else:
             raise UserError(
                 "no tokenizer and no texts to train one on", where=kept, fix="--set task.language.tokenizer=FOLDER"
@@ -115,6 +121,11 @@ class LanguageConfig(Part):
         except ValueError as error:  # such as attention that torch's own cannot do
             what = f"{self.model_type} is not carried here: {str(error).splitlines()[0][:200]}"
             raise UserError(what, fix="--set task.language.model_type=qwen2, or another") from error
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> None:
+    refuse_twins(tokens, tokenizer.get_added_vocab())
+    tokenizer.add_tokens(list(tokens), special_tokens=True)
 
 
 def known_options(model_type: str) -> dict[str, Any]:
@@ -218,9 +229,12 @@ def read_language(folder: Path) -> Any:
 
 
 def train_tokenizer(
-    texts: Iterator[str], vocab_size: int, digits: Literal["single", "merged"] = "single"
+    texts: Iterator[str],
+    vocab_size: int,
+    digits: Literal["single", "merged"] = "single",
+    template: Template = TEMPLATES["chatml"],
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with ChatML's marks and InternVL's added tokens, trained on `texts`.
+    """A byte-level BPE with the tokens of a template, trained on `texts`.
 
     Byte-level means that any text can be written, whatever the corpus was.
     """
@@ -236,9 +250,9 @@ def train_tokenizer(
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, START, END, *ADDED_TOKENS],
+        special_tokens=[PAD, *template.tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=END)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=template.end)

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vistruct.contracts import Objects, Region, Shown
@@ -81,8 +81,7 @@ class Frame:
             return masks.new_zeros(0, side, side)
         covered = self.covered(masks, (side, side))
         if masks.is_floating_point():
-            image = self.covered(torch.ones(1, *self.size_hw), (side, side))
-            return (covered / image.clamp(min=1e-6)).clamp(max=1)
+            return (covered / _image(self, (side, side)).to(covered).clamp(min=1e-6)).clamp(max=1)
         most = covered.flatten(1).amax(1)[:, None, None]
         return (covered > 0) & (covered >= most / 2)
 
@@ -121,11 +120,13 @@ class Frame:
 
         Padding counts as 0.
         """
-        if not len(masks):
-            return torch.zeros(0, *grid_hw, device=masks.device)
-        edges = [self._edges(axis, cells) for axis, cells in enumerate(grid_hw)]
-        rows = [_mean_between(_mean_between(mask, edges[0]).T, edges[1]).T for mask in masks]
-        return torch.stack(rows).float().clamp(0, 1)
+        edges = [self._edges(axis, cells).to(masks.device) for axis, cells in enumerate(grid_hw)]
+        found = torch.zeros(len(masks), *grid_hw, device=masks.device)
+        for number, (x0, y0, x1, y1) in enumerate(mask_hulls(masks != 0).tolist()):
+            if x0 < x1:
+                rows = _mean_between(masks[number, y0:y1, x0:x1], edges[0] - y0)
+                found[number] = _mean_between(rows.T, edges[1] - x0).T
+        return found.clamp_(0, 1)
 
     def _edges(self, axis: int, cells: int) -> Tensor:
         """float64[cells + 1], where the cells of an axis of the picture begin and end, in pixels of the image."""
@@ -173,8 +174,12 @@ def _covered(region: Region, frame: Frame, grid_hw: tuple[int, int]) -> Tensor:
     if region.kind == "box":
         return _box(places, frame, grid_hw)
     radius = POINT_RADIUS if region.kind == "point" else SCRIBBLE_RADIUS
-    inside = frame.covered(torch.ones(1, *frame.size_hw, dtype=torch.bool), grid_hw)[0]
-    return torch.minimum(_stroke(move_points(places, frame.matrix()), radius, grid_hw), inside)
+    return torch.minimum(_stroke(move_points(places, frame.matrix()), radius, grid_hw), _image(frame, grid_hw))
+
+
+def _image(frame: Frame, grid_hw: tuple[int, int]) -> Tensor:
+    """float32[h, w], how much of each cell is image."""
+    return _box(torch.tensor([[0.0, 0.0], [*frame.size_hw[::-1]]], dtype=torch.float64), frame, grid_hw)
 
 
 def _as_mask(region: Region, frame: Frame) -> Tensor:
@@ -218,7 +223,7 @@ def _mean_between(rows: Tensor, edges: Tensor) -> Tensor:
     """[L, K] -> float64[cells, K]: its mean between one edge and the next, in rows, 0 beyond the first and the last."""
     length = len(rows)
     sums = F.pad(rows.cumsum(0, dtype=torch.float64), (0, 0, 1, 0))  # [L + 1, K], up to each row
-    at = edges.to(rows.device).clamp(0, length)
+    at = edges.clamp(0, length)
     low = at.floor().long().clamp(max=length - 1)
     upto = torch.lerp(sums[low], sums[low + 1], (at - low)[:, None])
     return upto.diff(dim=0) / (edges[1] - edges[0])
@@ -257,8 +262,12 @@ def published_rasters(regions: Sequence[Region], frame: Frame, side: int) -> Ten
                 (int(round(px / wide, 3) * wide), int(round(py / high, 3) * high)) for px, py in places
             )
             sheet[y0:y1, x0:x1] = 1
-        else:
-            for px, py in places:
-                sheet[(columns - int(px)) ** 2 + (rows - int(py)) ** 2 <= _PUBLISHED_RADIUS**2] = 1
+        elif region.kind == "point":
+            (px, py) = places[0]
+            sheet[(columns - int(px)) ** 2 + (rows - int(py)) ** 2 <= _PUBLISHED_RADIUS**2] = 1
+        else:  # theirs are painted: dilated by as much
+            board = Image.fromarray(sheet)
+            ImageDraw.Draw(board).line(places, fill=1, width=_PUBLISHED_RADIUS, joint="curve")
+            sheet = np.array(board)
         drawn.append(torch.from_numpy(np.array(Image.fromarray(sheet).resize((side, side), Image.Resampling.BICUBIC))))
     return torch.stack(drawn).float() if drawn else torch.zeros(0, side, side)

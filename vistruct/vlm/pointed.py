@@ -19,7 +19,7 @@ from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.transforms.points import move_points
 from vistruct.vlm.grammar import Aim, Grammar, write_turns
-from vistruct.vlm.picture import Frame, coverage, published_rasters, shown
+from vistruct.vlm.picture import Frame, coverage, places, published_rasters, shown
 from vistruct.vlm.region_tokens import KINDS, RegionTokensConfig
 from vistruct.vlm.regions import region_of
 from vistruct.vlm.tiling import Tiling, tile
@@ -34,6 +34,7 @@ class Spoken:
     regions: tuple[tuple[int, Prompt], ...] = ()  # object and kind of each region
 
 
+Boxes = Sequence[Sequence[float]]  # xyxy each, parts of the picture
 NOTHING_SPOKEN = Spoken(turns=())
 
 
@@ -53,17 +54,30 @@ class Pointer:
     vary: bool  # whether the place of a click and the way of a stroke are drawn anew in every epoch
     mask_units: frozenset[str]  # units whose decoders learn from masks
 
-    def speak(self, turns: Sequence[Turn], answer: Turn | None = None) -> Spoken:
+    def parts(self, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Boxes:
+        """Boxes of objects as parts of the picture, where they are to be written; else nothing.
+
+        Args:
+            boxes_xyxy: float[N, 4], pixels of an image of `size_hw`.
+        """
+        if not self.grammar.coordinates:
+            return ()
+        corners = boxes_xyxy.double().view(-1, 2, 2)
+        frame = Frame(size_hw=size_hw, fit=self.tiling.fit)
+        return tuple(map(tuple, move_points(corners, frame.matrix()).flatten(1).tolist()))
+
+    def speak(self, turns: Sequence[Turn], answer: Turn | None = None, boxes: Boxes = ()) -> Spoken:
         """The turns with their marks written out.
 
         Args:
             answer: to the last of them, which is asked for: a command says what it will be like.
+            boxes: of the sample's objects, see `parts`.
 
         Raises:
             UserError: a question shows a region, which this model cannot be shown.
         """
         asked = [*turns, answer] if answer is not None and self.grammar.command else list(turns)
-        said, flat = write_turns(asked, self.grammar)
+        said, flat = write_turns(asked, self.grammar, boxes)
         if len(asked) > len(turns):
             said.pop()
         tokens, aims = iter(flat), []
@@ -111,7 +125,7 @@ class Pointer:
         Raises:
             UserError: an object in another image than the sample's first one, or one without what is to be drawn.
         """
-        frames = [Frame(size_hw=_size(sample), fit=self.tiling.fit) for sample in samples]
+        frames = [Frame(size_hw=size_of(sample), fit=self.tiling.fit) for sample in samples]
         wanted: list[list[int]] = [[] for _ in samples]
         shows: list[tuple[int, Region]] = []
         aims: list[tuple[Aim, ...]] = []
@@ -140,9 +154,7 @@ class Pointer:
             coverage=torch.stack(covered) if covered else torch.zeros(0, 1, 1),
             shown_in=torch.tensor([owner for owner, _ in shows], dtype=torch.int64),
             kinds=torch.tensor([KINDS.index(region.kind) for _, region in shows], dtype=torch.int64),
-            boxes=torch.stack([hull_of(region, frames[owner]) for owner, region in shows])
-            if shows
-            else torch.zeros(0, 4),
+            boxes=torch.cat([torch.zeros(0, 4), *(places([region], frames[owner]) for owner, region in shows)]),
             targets=[
                 self._targets(sample.objects, kept, frame, with_masks)
                 for sample, kept, frame in zip(samples, wanted, frames, strict=True)
@@ -165,7 +177,8 @@ class Pointer:
         return replace(moved, masks=frame.into(replace(own, extra={}), self.mask_size).masks.float())
 
 
-def _size(sample: Sample) -> tuple[int, int]:
+def size_of(sample: Sample) -> tuple[int, int]:
+    """Of its first image in pixels; of none a pixel."""
     return (int(sample.images[0].shape[1]), int(sample.images[0].shape[2])) if sample.images else (1, 1)
 
 
@@ -174,17 +187,6 @@ def _check_images(sample: Sample, rows: Sequence[int]) -> None:
     if images is not None and any(images[row] for row in rows):
         what = "an answer points at objects in another image than the first"
         raise UserError(what, where=sample.id, fix="put that image first, or ask about it in a conversation of its own")
-
-
-def hull_of(region: Region, frame: Frame) -> Tensor:
-    """float32[4], xyxy from 0 to 1 of the picture, around what a region shows; of a point without an area."""
-    if region.mask is None:
-        places = torch.tensor(region.xy, dtype=torch.float64)
-    else:
-        rows, columns = region.mask.nonzero()
-        places = torch.tensor([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], dtype=torch.float64)
-    moved = move_points(places, frame.matrix()).clamp(0, 1)
-    return torch.cat([moved.amin(0), moved.amax(0)]).float()
 
 
 @dataclass(frozen=True, kw_only=True)

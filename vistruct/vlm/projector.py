@@ -7,6 +7,8 @@ Shapes: N tiles, h x w patches a tile, C ViT width, D language width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from vistruct.errors import UserError
@@ -45,3 +47,13 @@ class Projector(nn.Sequential):
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(language, language)]
         super().__init__(*layers)
+
+    def convert_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Names of `transformers` (layer_norm, linear_1, linear_2) -> ours, which are those of the originals."""
+        numbers = [str(at) for at, layer in enumerate(self) if isinstance(layer, nn.Linear)]
+        ours = {f"linear_{at}": number for at, number in enumerate(numbers, start=1)} | {"layer_norm": "0"}
+        found = {}
+        for key, value in state.items():
+            layer, dot, rest = key.partition(".")
+            found[ours.get(layer, layer) + dot + rest] = value
+        return found

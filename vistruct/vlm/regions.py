@@ -70,13 +70,15 @@ def _in_outline(
 
 def _click(mask: np.ndarray, draw: np.random.Generator | None) -> tuple[tuple[float, float], ...]:
     """The middle of the pixel that is farthest from the edge, or of any that is at least half as far."""
-    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    own = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    depth = distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
     inner = np.argwhere(depth >= depth.max() * (1 - 1e-9 if draw is None else 0.5))
     if draw is None:  # of several as far, the one nearest the object's middle
-        y, x = inner[np.square(inner - np.argwhere(mask).mean(0)).sum(1).argmin()]
+        y, x = inner[np.square(inner - np.argwhere(own).mean(0)).sum(1).argmin()]
     else:
         y, x = inner[draw.integers(len(inner))]
-    return ((float(x) + 0.5, float(y) + 0.5),)
+    return ((float(columns[0] + x) + 0.5, float(rows[0] + y) + 0.5),)
 
 
 def _stroke(mask: np.ndarray, draw: np.random.Generator | None) -> tuple[tuple[float, float], ...]:

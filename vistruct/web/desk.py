@@ -12,8 +12,10 @@ import queue
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from vistruct.inference.model import Model, load
 from vistruct.inference.scenes import Case
 from vistruct.inference.view import Frames, View
 
+Runs = Mapping[str, Callable[[], Model]]
 MOST_CHOICES = 1000  # images of a folder in the list
 MOST_EXAMPLES = 24  # of the run's own data
 
@@ -63,7 +66,8 @@ class Visit:
     told: list[str] = field(default_factory=list)  # of what was found, in sum
     files: list[Path] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)  # of the dialogue, as the page shows them
-    number: int = 0  # of questions, uploads and folders so far
+    asked: int = 0  # questions so far
+    number: int = 0  # folders so far
 
     def next_folder(self, name: str) -> Path:
         """A new one in the visit's own."""
@@ -81,22 +85,26 @@ class Visit:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def runs_named(paths: Sequence[Path]) -> Runs:
+    """Runs or their model directories by the names of their folders, as far as these differ."""
+    names = Counter(path.resolve().name for path in paths)
+    return {
+        printable(path.resolve().name if names[path.resolve().name] == 1 else str(path)): partial(load, path)
+        for path in dict.fromkeys(paths)
+    }
+
+
 class Desk:
     """The runs that a page offers; each is opened when it is first asked for, and stays open."""
 
-    def __init__(self, runs: Sequence[Path], folders: Sequence[Path], scratch: Path) -> None:
+    def __init__(self, runs: Runs, folders: Sequence[Path], scratch: Path) -> None:
         """
         Args:
-            runs: runs or their model directories; looked at when they are opened.
+            runs: by name, how each is opened.
             folders: images that may be chosen, beside those of the runs' own data.
             scratch: folder for the visits' own.
         """
-        names = [run.resolve().name for run in runs]
-        self.runs = {
-            printable(name if names.count(name) == 1 else str(run)): run
-            for run, name in zip(dict.fromkeys(runs), names, strict=False)
-        }
-        self.folders, self.scratch = tuple(folders), scratch
+        self.runs, self.folders, self.scratch = runs, tuple(folders), scratch
         self._opened: dict[str, Opened] = {}
         self._lock = threading.Lock()
 
@@ -109,7 +117,7 @@ class Desk:
             raise UserError("this page has no such run", where=name, fix=f"one of {', '.join(self.runs)}")
         with self._lock:
             if name not in self._opened:
-                model = load(self.runs[name])
+                model = self.runs[name]()
                 choices, notes = _choices(model, self.folders)
                 self._opened[name] = Opened(model=model, choices=choices, notes=(*model.card.notes, *notes))
         return self._opened[name]
@@ -161,6 +169,7 @@ class Desk:
         frames = model.kind.frames(model, case)
         visit.name, visit.case, visit.frames = name, case, frames
         visit.forget_answers()
+        visit.asked += 1  # the files of another image are others
         return frames
 
     def ask(self, visit: Visit, asked: Asked, formats: Sequence[str] = ()) -> View:
@@ -172,10 +181,11 @@ class Desk:
         if visit.case is None:
             raise UserError("no image is chosen", fix="upload one, or choose one of the list")
         model = self.open(visit.run).model
-        home = visit.folder / f"found{visit.number}"
+        home = visit.folder / f"found{visit.asked}"
         results = predict_files(model, [visit.case], home, formats=tuple(formats), asked=asked)
         done, kind = results.done[0], model.kind
-        visit.done, visit.files, visit.told = done, _files(results), results.told.lines
+        visit.done, visit.told = done, results.told.lines
+        visit.files = _to_take(results, visit.next_folder("take"))
         visit.view = View() if kind.view is None else kind.view(model, done)
         return visit.view
 
@@ -194,7 +204,7 @@ def _choices(model: Model, folders: Sequence[Path]) -> tuple[dict[str, Choice], 
             notes.append(f"the list has the first {MOST_CHOICES} of {len(cases)} images")
         found |= {printable(case.name): Choice(case=case) for case in cases[:MOST_CHOICES]}
     try:
-        examples = _examples(model)
+        examples = _examples(model) if "run" in model.card.values else {}
     except (UserError, OSError, ValueError) as error:  # its data may have moved, or need what is not installed
         examples = {}
         notes.append(f"no examples of the run's own data: {str(error).splitlines()[0]}")
@@ -223,12 +233,20 @@ def _is_below(case: Case, folder: Path) -> bool:
     return all(file.is_relative_to(folder) for file in case.files)
 
 
-def _files(results: Results) -> list[Path]:
-    """Each file that was written, those of folders too."""
-    found = []
-    for place in results.files.values():
-        found += [place] if place.is_file() else sorted(one for one in place.rglob("*") if one.is_file())
-    return list(dict.fromkeys(found))
+def _to_take(results: Results, folder: Path) -> list[Path]:
+    """Each file that was written, those of folders too, under a name that says its format where two are alike."""
+    found: dict[Path, str] = {}
+    for format, place in results.files.items():
+        for file in [place] if place.is_file() else sorted(one for one in place.rglob("*") if one.is_file()):
+            found.setdefault(file, format)
+    names = Counter(file.name for file in found)
+    taken = []
+    for number, (file, format) in enumerate(found.items()):
+        name = file.name if names[file.name] == 1 else f"{format}-{file.name}"
+        place = folder / name if not (folder / name).exists() else folder / f"{number}-{name}"
+        os.link(file, place)
+        taken.append(place)
+    return taken
 
 
 def streamed(work: Callable[[Callable[[str], None]], Any]) -> Iterator[tuple[str, Any]]:

@@ -105,6 +105,7 @@ window.vistruct = (() => {
       wipeLabel.hidden = images.length < 2;
       opacityLabel.hidden = !areas && !(data.marks || []).length;
       namesButton.hidden = !(data.marks || []).length;
+      more.hidden = wipeLabel.hidden && opacityLabel.hidden && namesButton.hidden;
       empty.hidden = images.length > 0; bar.hidden = !images.length;
       size();
       if (isNew) fit();
@@ -161,7 +162,7 @@ window.vistruct = (() => {
         g.fillStyle = "#fff"; g.fillRect(w * s.wipe - 1 / k, 0, 2 / k, h);
       } else over();
       const marks = shown();
-      for (const mark of marks) outline(g, mark, k);
+      for (const mark of marks) outline(g, mark, marks.length > 300 ? k * 1.8 : k);
       g.setTransform(ratio, 0, 0, ratio, 0, 0);
       for (const mark of marks) keypoints(g, mark);
       if (s.names && marks.length <= 80) {

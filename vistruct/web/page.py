@@ -24,7 +24,6 @@ from vistruct.web.shown import said, shown_frame, shown_table, shown_view
 HERE = Path(__file__).parent
 IDLE_S = 6 * 3600.0  # after which a tab's files are removed
 MOST_WAITING = 32  # visitors in the queue
-_ALWAYS = {"pictures"}
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 _PROMPTS = ["point", "box", "scribble", "mask"]
 
@@ -39,7 +38,14 @@ def theme() -> gr.themes.Base:
     font = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
     return gr.themes.Base(primary_hue="teal", neutral_hue="slate", radius_size="lg", font=font, font_mono=mono).set(
-        block_border_width="0px", block_shadow="none", block_padding="0px", layout_gap="14px"
+        block_border_width="0px",
+        block_shadow="none",
+        block_padding="0px",
+        layout_gap="14px",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
     )
 
 
@@ -69,7 +75,7 @@ class Page:
 
     def _lay_out(self, runs: list[str]) -> None:
         with gr.Row(elem_id="vt-head"):
-            gr.HTML("<div id='vt-name'>vistruct</div>", scale=0, min_width=90)
+            gr.HTML("<div id='vt-name'>vistruct</div>", elem_id="vt-title", scale=0, min_width=100)
             self.run = gr.Dropdown(runs, value=runs[0], show_label=False, container=False, elem_id="vt-run", scale=3)
             self.shade = gr.Button("◐", elem_id="vt-shade", scale=0, min_width=42)
         self.about = _own("notice")
@@ -84,7 +90,7 @@ class Page:
                     file_count="multiple", height=110, label="Upload", show_label=False, elem_id="vt-upload"
                 )
                 self.chat = _own("chat")
-                with gr.Group(visible=False) as self.asking:
+                with gr.Column(visible=False, elem_id="vt-asking") as self.asking:
                     self.question = gr.Textbox(
                         lines=2,
                         max_lines=6,
@@ -95,47 +101,46 @@ class Page:
                     )
                     with gr.Row():
                         self.ask = gr.Button("Ask", variant="primary", elem_id="vt-ask", scale=2)
-                        self.clear = gr.Button("New conversation", elem_id="vt-clear", scale=1)
+                        self.clear = gr.Button("Clear", elem_id="vt-clear", scale=1, min_width=80)
                 self.go = gr.Button("Run", variant="primary", elem_id="vt-go")
                 self.least = gr.Slider(
                     0, 1, value=PICTURED, step=0.01, label="Scores from", visible=False, elem_id="vt-least"
                 )
                 self.notice = _own("notice")
-                self.files = gr.File(label="Files", visible=False, file_count="multiple", interactive=False)
+                self.files = gr.File(
+                    label="Files", visible=False, file_count="multiple", interactive=False, elem_id="vt-files"
+                )
                 with gr.Row(visible=False, elem_id="vt-more-files") as self.more:
                     self.format = gr.Dropdown([], label="Another format", elem_id="vt-format", scale=2)
                     self.write = gr.Button("Write", elem_id="vt-write", scale=1, min_width=80)
 
     def _connect(self) -> None:
-        told, blocks = (
-            [self.visit, self.about, self.notice, self.viewer, self.slice, self.table, self.chat],
-            self.blocks,
-        )
-        parts = [self.choice, self.upload, self.asking, self.question, self.go, self.least, self.files]
-        parts += [self.more, self.format]
-        every: list[Any] = [*told, *parts]
-        enter = partial(_told, self, self.enter)
-        blocks.load(enter, [self.visit, self.run], every, **_ONE_AT_A_TIME)
-        self.run.input(enter, [self.visit, self.run], every, **_ONE_AT_A_TIME)
-        self.choice.input(partial(_told, self, self.choose), [self.visit, self.choice], every, **_ONE_AT_A_TIME)
-        self.upload.upload(partial(_told, self, self.bring), [self.visit, self.upload], every, **_ONE_AT_A_TIME)
-        self.slice.change(partial(_told, self, self.turn), [self.visit, self.slice], told, show_progress="hidden")
-        found = partial(_told, self, self.predict)
-        self.go.click(found, [self.visit, self.least], every, **_ONE_AT_A_TIME)
-        self.least.release(found, [self.visit, self.least], every, **_ONE_AT_A_TIME)
-        self.write.click(
-            partial(_told, self, self.convert), [self.visit, self.least, self.format], every, **_ONE_AT_A_TIME
-        )
-        with_regions = "(visit, text, regions) => [visit, text, window.vistruct.regions()]"
-        for event in (self.ask.click, self.question.submit):
+        every: list[Any] = [self.visit, self.about, self.notice, self.viewer, self.slice, self.table, self.chat]
+        every += [self.choice, self.upload, self.asking, self.question, self.go, self.least, self.files]
+        every += [self.more, self.format]
+        waiting: dict[str, Any] = {**_ONE_AT_A_TIME, "show_progress_on": [self.viewer]}
+
+        def on(event: Callable[..., Any], act: Callable[..., dict[Any, Any]], *given: Any, **more: Any) -> None:
+            event(partial(_told, self, act), [self.visit, *given], every, **{**waiting, **more})
+
+        on(self.blocks.load, self.enter, self.run)
+        on(self.run.input, self.enter, self.run)
+        on(self.choice.input, self.choose, self.choice)
+        on(self.upload.upload, self.bring, self.upload)
+        on(self.slice.change, self.turn, self.slice, show_progress="hidden", trigger_mode="always_last")
+        on(self.go.click, self.predict, self.least)
+        on(self.least.release, self.predict, self.least)
+        on(self.write.click, self.convert, self.least, self.format)
+        on(self.clear.click, self.forget)
+        asked: list[Any] = [self.ask.click, self.question.submit]
+        for event in asked:
             event(
                 partial(_streamed, self, self.answer),
                 [self.visit, self.question, self.regions],
                 every,
-                js=with_regions,
-                **_ONE_AT_A_TIME,
+                js="(visit, text, regions) => [visit, text, window.vistruct.regions()]",
+                **{**waiting, "show_progress": "hidden"},
             )
-        self.clear.click(partial(_told, self, self.forget), [self.visit], every)
         self.shade.click(None, js="() => window.vistruct.shade()")
 
     # What a visitor does. Each gives the parts that change.
@@ -153,7 +158,7 @@ class Page:
             self.upload: gr.File(
                 value=None, label="Upload before and after (two images)" if pair else f"Upload {kind.what}"
             ),
-            self.asking: gr.Group(visible=kind.has_questions),
+            self.asking: gr.Column(visible=kind.has_questions),
             self.go: gr.Button(visible=not kind.has_questions),
             self.least: gr.Slider(visible=has_scores, value=PICTURED),
             **self._empty(),
@@ -193,7 +198,7 @@ class Page:
 
     def answer(self, visit: Visit, question: str, regions: str) -> Iterator[dict[Any, Any]]:
         """The answer as it is written, then what it points at."""
-        visit.number += 1
+        visit.asked += 1
         turns = [*visit.turns, {"role": "user", "text": question}]
         asked, text = Asked(question=question), ""
         yield {self.question: "", self.chat: {"turns": [*turns, _saying("")]}, self.notice: {}}
@@ -225,13 +230,13 @@ class Page:
     def _shown(self, visit: Visit, view: View) -> dict[Any, Any]:
         kind = self.desk.open(visit.run).model.kind
         has_slices = visit.frames is not None and visit.frames.count > 1
-        others = [format.name for format in kind.formats if format.use != "always" and format.name not in _ALWAYS]
+        others = [format.name for format in kind.formats if format.use == "asked"]
         turns = [{**turn, "isLast": number == len(visit.turns)} for number, turn in enumerate(visit.turns, start=1)]
         return {
             self.viewer: self._seen(visit, visit.frame if has_slices else 0),
             self.table: shown_table(view),
             self.chat: {"turns": turns},
-            self.notice: {"lines": [] if kind.has_questions else visit.told},
+            self.notice: {"lines": visit.told if "min_score" in kind.choices or view == View() else []},
             self.files: gr.File(value=[str(file) for file in visit.files], visible=bool(visit.files)),
             self.more: gr.Row(visible=bool(others)),
             self.format: gr.Dropdown(choices=others, value=others[0] if others else None),
@@ -241,7 +246,7 @@ class Page:
         """What the viewer draws."""
         assert visit.frames is not None
         visit.frame = number
-        seen = {"key": f"{visit.folder.name}/{visit.run}/{visit.name}", "sent": visit.number}
+        seen = {"key": f"{visit.folder.name}/{visit.run}/{visit.name}", "sent": visit.asked}
         seen |= shown_frame(visit.frames, number, visit.view)
         return seen | ({} if visit.view is None else shown_view(visit.view))
 
@@ -301,5 +306,6 @@ def _called(model: Model) -> str:
 def _about(model: Model) -> str:
     """One line: what the model gives, of which classes."""
     names = model.class_names
-    classes = f", {len(names)} classes: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
+    count = f"{len(names)} classes" if len(names) > 1 else "one class"
+    classes = f", {count}: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
     return f"{model.kind.name} of {model.kind.what}{classes}"

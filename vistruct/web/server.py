@@ -8,6 +8,7 @@ other site in the same browser can reach it (DNS rebinding).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import tempfile
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.errors import UserError
-from vistruct.web.desk import Desk
+from vistruct.web.desk import Desk, Runs
 
 PORT, PORTS_TRIED = 7860, 20
 MOST_BYTES = 2 * 2**30  # of one uploaded file
+MOST_WORDS = 2**24  # bytes of any other request
 LOCAL = ("127.0.0.1", "localhost")
 RULES = "; ".join(
     (
@@ -45,6 +47,7 @@ def bound(host: str, port: int | None) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, one))
+            listening.listen(128)
         except OSError as error:
             listening.close()
             if isinstance(error, socket.gaierror) or error.errno not in (13, 98, 48, 10048, 10013):
@@ -74,9 +77,13 @@ def application(desk: Desk, hosts: Sequence[str] | None) -> Any:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    blocks = Page(desk).blocks
+    blocks.has_launched = (
+        True  # which gradio takes for leave to check the paths of files; mounting alone does not say it
+    )
     gr.mount_gradio_app(
         app,
-        Page(desk).blocks,
+        blocks,
         path="/",
         footer_links=[],
         run_history=False,
@@ -87,21 +94,63 @@ def application(desk: Desk, hosts: Sequence[str] | None) -> Any:
         mcp_server=False,
         enable_monitoring=False,
         show_error=False,
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         theme=theme(),
         head=head(),
     )
+    return _guarded(app)
 
-    async def ruled(scope: Any, receive: Any, send: Any) -> None:
-        async def with_rules(message: Any) -> None:
+
+def _guarded(app: Any) -> Any:
+    """The application, its answers with RULES, without requests that name a file nobody has uploaded.
+
+    Why: gradio would fetch what a request names by an address, from here.
+    """
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        async def ruled(message: Any) -> None:
             if message["type"] == "http.response.start":
                 own = [(b"content-security-policy", RULES.encode()), (b"x-content-type-options", b"nosniff")]
                 own += [(b"referrer-policy", b"no-referrer")]
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
-        await app(scope, receive, with_rules)
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/").endswith("/upload"):
+            await app(scope, receive, ruled)
+            return
+        body, is_more = b"", True
+        while is_more and len(body) <= MOST_WORDS:
+            message = await receive()
+            body, is_more = body + message.get("body", b""), message.get("more_body", False)
+        if is_more or names_other_files(body):
+            await ruled({"type": "http.response.start", "status": 400, "headers": []})
+            await ruled({"type": "http.response.body", "body": b"refused"})
+            return
+        parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-    return ruled
+        async def again() -> Any:
+            return next(parts, None) or await receive()
+
+        await app(scope, again, ruled)
+
+    return guarded
+
+
+def names_other_files(body: bytes) -> bool:
+    """Whether json names a file that is not below the folder of uploads, or is no json."""
+    home = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+
+    def is_other(value: Any) -> bool:
+        if isinstance(value, dict):
+            path = value.get("path")
+            is_named = isinstance(path, str) and not Path(path).resolve().is_relative_to(home)
+            return is_named or any(map(is_other, value.values()))
+        return isinstance(value, list) and any(map(is_other, value))
+
+    try:
+        return bool(body) and is_other(json.loads(body))
+    except (ValueError, RecursionError):
+        return True
 
 
 @contextlib.contextmanager
@@ -116,12 +165,12 @@ def _scratch() -> Generator[Path]:
 
 @contextlib.contextmanager
 def serving(
-    runs: Sequence[Path], folders: Sequence[Path] = (), *, host: str = LOCAL[0], port: int | None = None
+    runs: Runs, folders: Sequence[Path] = (), *, host: str = LOCAL[0], port: int | None = None
 ) -> Generator[tuple[str, threading.Thread]]:
     """Serve the page while the block lasts.
 
     Args:
-        runs: runs to choose from.
+        runs: to choose from, by name.
         folders: of images to choose from, beside the runs' own.
         host: address to listen on.
         port: None: the first free one.
@@ -140,7 +189,7 @@ def serving(
         number = listening.getsockname()[1]
         is_local = host in LOCAL
         app = application(Desk(runs, folders, scratch), LOCAL if is_local else None)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, ws="none")
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

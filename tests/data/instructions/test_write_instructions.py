@@ -16,11 +16,12 @@ from vistruct.contracts import Objects, Record
 from vistruct.data.checks.check import check
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.read import read
+from vistruct.data.instructions.control import shuffle_answers, write_control
 from vistruct.data.instructions.crops import TOO_SMALL, cover, crop_side, cut
 from vistruct.data.instructions.families import FAMILIES
 from vistruct.data.instructions.scene import CROWD
 from vistruct.data.instructions.view import turn_boxes, turn_image, view
-from vistruct.data.instructions.write import Summary, shuffle_answers, write_control, write_instructions
+from vistruct.data.instructions.write import Summary, write_instructions
 from vistruct.errors import UserError
 from vistruct.files.images import read_image
 from vistruct.issues import IssueCounter

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vistruct.data.formats.format import Ask
 from vistruct.data.known import detect, find_source
-from vistruct.data.known.refcoco import AMBIGUOUS
+from vistruct.data.known.expression_rows import AMBIGUOUS
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 

@@ -17,13 +17,14 @@ from vistruct.data.chat.records import Records, Source
 from vistruct.data.chat.sources import IMAGE_MISSING, IMAGE_UNREADABLE, Opened, Wanted, open_source, short
 from vistruct.data.checks.images import decoded, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings
+from vistruct.data.checks.pointed import Marks
 from vistruct.data.checks.problem import Problem, counted
 from vistruct.data.formats.boxes.objects import ROUNDING_PX
 from vistruct.data.formats.chat.text_boxes import is_boxes, note_of_boxes, read_boxes, scale_of
 from vistruct.data.formats.chat.turns import PIXEL_BOXES, UNIT_BOXES, Defect
 from vistruct.data.formats.detect import Family
 from vistruct.errors import UserError
-from vistruct.files.depth import is_depth
+from vistruct.files.depth import is_depth, paths_of
 from vistruct.issues import IssueCounter
 
 ENOUGH_BOXES = 8  # answers, to say something of all
@@ -55,24 +56,34 @@ def look(
     seen: dict[Path, tuple[int, int]] = {}
     beyond: list[str] = []
     no_depth: list[str] = []
+    marks = Marks()
     reach: list[float] = []  # of each answer that is boxes in our scale, its largest number
     for number, record in enumerate(records):
         source, row, _ = records.at(number)
         seen |= dict(zip(record.images, source.sizes_hw(row), strict=True))
-        beyond += _beyond(records, number, record) if len(record.objects) else []
+        if len(record.objects):
+            beyond += _beyond(records, number, record)
+            marks.add(record, source.index.offsets.whole_place(row))
         no_depth += _no_depth(records, number, record)
         for turn in record.turns:
             if turn.role == "assistant" and is_boxes(turn.text) and (boxes := read_boxes(turn.text)) is not None:
                 reach += [boxes.max()] if scale_of(boxes) == "0 to 1000" else []
     paths = list(seen)
+    pointed = dict(sorted(marks.counts.items()))
     sizes, no_colours = (seen, []) if decode_at_most is None else decoded(paths[:decode_at_most], errors)
     return Findings(
-        counts={"images": len(paths), **count_turns(records), "images decoded": len(paths[:decode_at_most])},
+        counts={
+            "images": len(paths),
+            **count_turns(records),
+            **pointed,
+            "images decoded": len(paths[:decode_at_most]),
+        },
         data_sets={one.account.name: in_numbers(one.account) for one in opened if one.account.name},
         sizes=sizes_in_words(sizes.values()),
         problems=[
             *problems,
             *counted(report),
+            *marks.problems(),
             *_hint(beyond),
             *_missing(no_depth),
             *_percent(reach),
@@ -148,7 +159,7 @@ def _beyond(records: Records, number: int, record: Record) -> list[str]:
 
 def _no_depth(records: Records, number: int, record: Record) -> list[str]:
     """Where depth maps are not on disk."""
-    paths = [mask["depth"] for mask in record.objects.masks or () if is_depth(mask)]
+    paths = [path for mask in record.objects.masks or () if is_depth(mask) for path in paths_of(mask)]
     source, row, _ = records.at(number)
     return [f"{source.index.offsets.whole_place(row)}: {path}" for path in paths if not Path(path).is_file()]
 

@@ -19,7 +19,16 @@ _CHAT_KEYS = {"conversations", "messages", "conversation", "dialogue", "dialog"}
 _QUESTIONS = {"query", "question", "prompt", "instruction", "problem", "input"}
 _ANSWERS = {"response", "answer", "output", "completion", "solution", "chosen"}
 _VIA = re.compile(r'\{\s*"[^"]*"\s*:\s*\{\s*"(filename|fileref)"\s*:')  # an image, by its name and size
-NAME_KEYS = ("image", "file_name", "filename", "image_path", "file", "path", "img")  # of an image with captions
+NAME_KEYS = (
+    "image",
+    "file_name",
+    "filename",
+    "image_path",
+    "file",
+    "path",
+    "img",
+    "img_path",
+)  # of an image with captions
 CAPTION_KEYS = ("caption", "captions", "sentences", "sentence", "text", "description")
 _ASKED = (  # questions or answers of VQA, GQA, TextVQA: how the lists begin, and a key that each entry has
     (re.compile(r'"(questions|annotations)"\s*:\s*\[\s*\{'), '"question_id"'),

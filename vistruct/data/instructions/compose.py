@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
@@ -12,18 +14,12 @@ from vistruct.data.instructions.converse import CANDIDATES, Tally
 from vistruct.data.instructions.drawn import with_regions
 from vistruct.data.instructions.exchange import NOTHING, Exchange
 from vistruct.data.instructions.known import Known
-from vistruct.data.instructions.material import Material
+from vistruct.data.instructions.material import Material, Telling
 from vistruct.data.instructions.named import talk_type
 from vistruct.data.instructions.tasks import NEEDS, TASKS
 
 AT_MOST_NONE = 0.25  # share of the answers of a task type that say that there is nothing
 ROUNDING = 2  # decimals of a pixel that are written
-
-
-def possible(known: Material, names: Sequence[str]) -> list[str]:
-    """The task types that this picture has all for."""
-    have = {need: has(known) for need, has in NEEDS.items()}
-    return [name for name in names if TASKS[name].pose is not None and all(have[need] for need in TASKS[name].needs)]
 
 
 def conversations(
@@ -32,21 +28,31 @@ def conversations(
     tally: Tally,
     *,
     names: Sequence[str] = tuple(TASKS),
-    per_image: int = 1,
+    per_image: int | None = 1,
     turns: int = 4,
+    had: Counter[str] | None = None,
 ) -> Iterator[Record]:
     """Conversations of up to so many questions about one picture, and behind them the talks that came with it.
 
     Args:
         names: of TASKS, what may be asked.
-        per_image: how many conversations, at most.
+        per_image: how many conversations, at most; None: as many as use what was said of it, at least one.
         turns: questions in each, at most; a talk is longer if it came so.
+        had: counts the needs of NEEDS that the picture meets.
     """
     material, lines = Material(known=known), []
-    for _ in range(per_image):
-        exchanges = _ask(material, rng, tally, names, turns)
-        if exchanges:
-            lines.append(exchanges)
+    needs = {need for need, has in NEEDS.items() if has(material)}
+    if had is not None:
+        had.update(needs)
+    left = [name for name in names if TASKS[name].pose is not None and needs.issuperset(TASKS[name].needs)]
+    left_to_say = None
+    while len(lines) < per_image if per_image is not None else left_to_say != _left(material, left):
+        left_to_say = _left(material, left)
+        first = [name for name in left_to_say if per_image is None]
+        exchanges = _ask(material, rng, tally, left, turns, first)
+        if not exchanges:
+            break
+        lines.append(exchanges)
     room = 0
     for talk in known.talks:
         name = talk_type(talk)
@@ -64,16 +70,27 @@ def conversations(
         yield _record(material, exchanges, f"{known.id}-{number}" if len(lines) > 1 else known.id)
 
 
+def _left(material: Material, names: Sequence[str]) -> dict[str, int]:
+    """How much of what somebody said is still to be used, by the task types that can."""
+    counts = {kind: len(material.untold(kind)) for kind in get_args(Telling)}
+    return {name: counts[says] for name in names if (says := TASKS[name].says) is not None and counts[says]}
+
+
 def _ask(
-    material: Material, rng: np.random.Generator, tally: Tally, names: Sequence[str], turns: int
+    material: Material,
+    rng: np.random.Generator,
+    tally: Tally,
+    names: Sequence[str],
+    turns: int,
+    first: Collection[str],
 ) -> list[Exchange]:
-    """The questions of one conversation, in the order of TASKS."""
-    left = possible(material, names)
+    """The questions of one conversation, in the order of TASKS; those of `first` are asked before the rare ones."""
+    left = list(names)
     chosen: list[Exchange] = []
     while left and len(chosen) < turns:
         order = [left[i] for i in rng.permutation(len(left))]
         left = []
-        for name in sorted(order, key=lambda name: tally.families[name]):
+        for name in sorted(order, key=lambda name: (name not in first, tally.families[name])):
             if len(chosen) == turns:
                 break
             one = _best(material, name, rng, tally)
@@ -127,7 +144,7 @@ def _record(material: Material, exchanges: Sequence[Exchange], name: str) -> Rec
         units = (one.unit,) * len(one.points)
         turns.append(Turn(role="user", text=one.question, points=tuple(shown), prompts=one.prompts))
         turns.append(Turn(role="assistant", text=one.answer, points=one.points, units=units, task=one.task))
-    objects = with_regions(material.known.objects, regions, material.size_hw) if regions else material.known.objects
+    objects = with_regions(material.known.objects, regions)
     objects, turns = pruned(objects, turns)
     if turns and IMAGE_MARK not in "".join(turn.text for turn in turns):
         first = next(number for number, turn in enumerate(turns) if turn.role == "user")
@@ -156,8 +173,11 @@ def pruned(objects: Objects[np.ndarray], turns: Sequence[Turn]) -> tuple[Objects
     for name, column in columns.items():
         if isinstance(column, np.ndarray) and column.dtype.kind == "f":
             columns[name] = np.round(column.astype(np.float64), ROUNDING)
-    if kept.masks is not None and not any(bool(mask) for mask in kept.masks):
-        del columns["masks"]
-    if kept.keypoints is not None and not kept.keypoints[..., 2].any():
-        del columns["keypoints"]
+    shown = {prompt for turn in turns for prompt in turn.prompts}
+    units = {unit for turn in turns for unit in turn.units}
+    masks, points = kept.masks or (), kept.keypoints
+    if not any(masks) or not (shown - {"box"} or units & {"mask", "depth"}):
+        columns.pop("masks", None)
+    if points is None or not points[..., 2].any() or not ("point" in shown or "keypoint" in units):
+        columns.pop("keypoints", None)
     return Objects.of(columns), moved

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from vistruct.contracts import OBJECT_MARK, PHRASE_CLOSE, PHRASE_OPEN, Prompt, Region
-from vistruct.data.instructions.boxed import WAYS, empty_box
-from vistruct.data.instructions.drawn import on_background, point_on, scribble_on
+from vistruct.contracts import OBJECT_MARK, PHRASE_CLOSE, PHRASE_OPEN, Prompt
+from vistruct.data.instructions.boxed import WAYS
+from vistruct.data.instructions.drawn import nowhere, show
 from vistruct.data.instructions.exchange import NOTHING, Exchange, pick
 from vistruct.data.instructions.known import Said
 from vistruct.data.instructions.material import Material
 from vistruct.data.instructions.wordings import WORDINGS
 from vistruct.data.instructions.words import plural
-from vistruct.files.masks import rasterise
 
 Pose = Callable[[Material, np.random.Generator], Exchange | None]
 MOST = 40  # objects in one answer
@@ -48,12 +47,15 @@ def all_objects(unit: str) -> Pose:
     """Every object of every class."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        if not known.is_complete or len(known.scene.doubtful_xyxy) or len(known.rows) > MOST:
+        if not known.is_complete or len(known.rows) > MOST:
+            return None
+        there = [name for name in known.classes if known.of(name)]
+        if not all(known.is_all_shown_of(name) for name in there or known.classes):
             return None
         drawable = of_unit(known, unit)
         if len(drawable) < len(known.rows):
             return None
-        groups = [(name, rows) for name in known.classes if (rows := known.of(name))]
+        groups = [(name, known.of(name)) for name in there]
         answer, points = listed(groups)
         return Exchange(
             family="",
@@ -82,7 +84,7 @@ def class_objects(unit: str) -> Pose:
         rows = known.of(name)
         if unit == "keypoint":
             rows = [row for row in rows if row in known.with_keypoints]
-        if not known.is_all_known_of(name) or len(rows) > MOST or not set(rows) <= set(of_unit(known, unit).tolist()):
+        if not known.is_all_shown_of(name) or len(rows) > MOST or not set(rows) <= set(of_unit(known, unit).tolist()):
             return None
         if unit == "keypoint" and not rows:
             return None  # of a class that may have no key points at all
@@ -107,19 +109,15 @@ def expression_object(unit: str) -> Pose:
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
         drawable = set(of_unit(known, unit).tolist())
-        said = [
-            (number, one)
-            for number, one in enumerate(known.known.expressions)
-            if set(one.rows) <= drawable and ("expression", number, unit) not in known.asked
-        ]
+        said = known.tellable("expression", unit, lambda one: {*one.rows} <= drawable)
         if said:
             number, one = said[rng.integers(len(said))]
-            key: tuple[object, ...] = ("expression", number, unit)
+            key: tuple[Hashable, ...] = ("expression", number, unit)
         else:
             made = _made_expression(known, rng)
             if made is None or not set(made.rows) <= drawable:
                 return None
-            one, key = made, ("expression", made.text, unit)
+            one, key = made, ("made expression", made.text, unit)
         answer, points = listed([(one.text, known.in_order(list(one.rows)))] if one.rows else [])
         return Exchange(
             family="",
@@ -150,6 +148,16 @@ def _made_expression(known: Material, rng: np.random.Generator) -> Said | None:
     return None if best is None else Said(text=f"the {words.format(name)}", rows=(of_scene[best],))
 
 
+def depth(known: Material, rng: np.random.Generator) -> Exchange | None:
+    """How far away everything is."""
+    if not known.depths:
+        return None
+    return Exchange(
+        family="", question=pick(WORDINGS["depth"], rng), answer=phrased("depth"), answer_class="depth", varies=True,
+        points=((known.depths[0],),), unit="depth", key=("depth",),
+    )  # fmt: skip
+
+
 def region_object(prompt: Prompt, unit: str) -> Pose:
     """The object that is shown by hand; none, where it is background."""
 
@@ -161,7 +169,7 @@ def region_object(prompt: Prompt, unit: str) -> Pose:
             if not len(options):
                 return None
             row = int(options[rng.integers(len(options))])
-            shown = show(known, row, prompt, rng)
+            shown = show(known, row, prompt)
             if shown is None:
                 return None
         name = "" if row is None else known.names[row] or "object"
@@ -192,7 +200,7 @@ def others_like(prompt: Prompt, unit: str) -> Pose:
         row = options[rng.integers(len(options))]
         name = known.names[row]
         rows = [other for other in known.of(name) if other != row]
-        if not known.is_all_known_of(name) or len(rows) > MOST or not set(rows) <= set(of_unit(known, unit).tolist()):
+        if not known.is_all_shown_of(name) or len(rows) > MOST or not set(rows) <= set(of_unit(known, unit).tolist()):
             return None
         answer, points = listed([(name, rows)] if rows else [])
         return Exchange(
@@ -209,39 +217,3 @@ def others_like(prompt: Prompt, unit: str) -> Pose:
         )
 
     return pose
-
-
-def show(known: Material, row: int, prompt: Prompt, rng: np.random.Generator) -> tuple[int, ...] | Region | None:
-    """An object as a hand shows it; None: what is drawn could as well mean another one."""
-    if prompt in ("box", "mask"):
-        return (row,)
-    draw = point_on if prompt == "point" else scribble_on
-    region = draw(known.known.objects, row, known.size_hw, rng)
-    return None if _may_mean_another(known, row, region) else region
-
-
-def _may_mean_another(known: Material, row: int, region: Region) -> bool:
-    """Whether half of the places lie on one other object."""
-    objects = known.known.objects
-    places = np.asarray(region.xy)  # [P, 2]
-    boxes = objects.boxes_xyxy[:, None].astype(np.float64)  # [N, 1, 4]
-    inside = ((boxes[..., :2] <= places) & (places < boxes[..., 2:])).all(axis=-1)  # [N, P]
-    for other in np.flatnonzero(2 * inside.sum(axis=1) >= len(places)).tolist():
-        if other == row:
-            continue
-        if objects.masks is None or not objects.masks[other]:
-            return True
-        height, width = known.size_hw
-        pixels = np.clip(places.astype(int), 0, [width - 1, height - 1]).tolist()
-        hit = [rasterise(objects.masks[other], (x, y, x + 1, y + 1)).any() for x, y in pixels]
-        if 2 * sum(hit) >= len(hit):
-            return True
-    return False
-
-
-def nowhere(known: Material, prompt: Prompt, rng: np.random.Generator) -> Region | None:
-    """A place without any object, shown by hand; None: there is none, or nobody knows."""
-    if not known.is_complete:
-        return None
-    box = empty_box(known.scene, rng)
-    return None if box is None else on_background(box, prompt, rng)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from vistruct.data.instructions.known import Known
 from vistruct.data.instructions.scene import CROWD, Scene
+from vistruct.files.depth import is_depth
 from vistruct.files.images import image_size
+
+Telling = Literal["expression", "description", "caption"]  # what keys begin with, before the number of what was said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +39,20 @@ class Material:
     def rows(self) -> np.ndarray:
         """int64[K], the objects that count."""
         boxes = self.known.objects.boxes_xyxy
-        return np.flatnonzero(self.known.objects.is_single & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+        counts = self.known.objects.is_single & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        counts[[one.row for one in self.known.drawn]] = False  # a click, a stroke
+        counts[self.depths] = False
+        return np.flatnonzero(counts)
 
     @cached_property
     def named(self) -> np.ndarray:
         """int64[K], those of them that have a word."""
         return np.array([row for row in self.rows.tolist() if self.names[row]], np.int64)
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """What is no object, but the depth of the whole image."""
+        return [row for row, mask in enumerate(self.known.objects.masks or ()) if is_depth(mask)]
 
     @cached_property
     def with_mask(self) -> np.ndarray:
@@ -64,6 +75,21 @@ class Material:
     def classes(self) -> tuple[str, ...]:
         """Words that were looked for, and those of objects."""
         return tuple(dict.fromkeys([*self.known.class_names, *(name for name in self.names if name)]))
+
+    def told(self, kind: Telling) -> tuple[Any, ...]:
+        """What somebody said of it: expressions and descriptions are `Said`, captions `Told`."""
+        known = self.known
+        return {"expression": known.expressions, "description": known.regions, "caption": known.sentences}[kind]
+
+    def untold(self, kind: Telling) -> set[int]:
+        """Numbers of what was said and not used in any question yet."""
+        return {*range(len(self.told(kind)))} - {key[1] for key in self.asked if key[0] == kind}
+
+    def tellable(self, kind: Telling, way: str, fits: Callable[[Any], bool]) -> list[tuple[int, Any]]:
+        """What was said that fits and was not asked for in this way; of these what was not used at all, if there is."""
+        told = [(at, one) for at, one in enumerate(self.told(kind)) if (kind, at, way) not in self.asked and fits(one)]
+        fresh = self.untold(kind)
+        return [pair for pair in told if pair[0] in fresh] or told
 
     @cached_property
     def scene(self) -> Scene:
@@ -89,6 +115,15 @@ class Material:
     def is_all_known_of(self, name: str) -> bool:
         """Whether every object of a class is there, and none of them is doubtful."""
         return self.is_complete and name in self.classes and not self.scene.possible(self.classes.index(name))
+
+    def is_all_shown_of(self, name: str) -> bool:
+        """Whether those that are there are all that can be drawn: what the border cuts off need not be, but is not
+        nothing."""
+        if not self.is_complete or name not in self.classes:
+            return False
+        label, rows = self.classes.index(name), self.of(name)
+        doubtful = self.scene.doubtful_of(label)
+        return not len(doubtful) or (len(rows) > 0 and len(self.scene.cut_of(label)) == len(doubtful))
 
     def of(self, name: str) -> list[int]:
         """The objects of a class, in reading order."""

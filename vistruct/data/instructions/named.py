@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 from vistruct.contracts import REGION_MARK, Prompt, Turn
 from vistruct.data.instructions import families
 from vistruct.data.instructions.boxed import overlap
+from vistruct.data.instructions.drawn import nowhere, show
 from vistruct.data.instructions.exchange import NOTHING, Exchange, pick
-from vistruct.data.instructions.found import ABSENT, Pose, nowhere, number_kind, of_unit, phrased, show
+from vistruct.data.instructions.found import ABSENT, Pose, number_kind, of_unit, phrased
 from vistruct.data.instructions.known import Told
 from vistruct.data.instructions.material import Material
 from vistruct.data.instructions.scene import HALVES, Scene
@@ -23,25 +24,17 @@ MOST_CANDIDATES = 4
 
 def caption(known: Material, rng: np.random.Generator) -> Exchange | None:
     """What somebody said of the image, else what its boxes say."""
-    told = _unused(known, "caption")
-    if told is not None:
+    told = known.tellable("caption", "words", lambda one: True)
+    if told:
         at, one = told[rng.integers(len(told))]
-        answer, key = one.text, ("caption", at)
+        answer, key = one.text, ("caption", at, "words")
     else:
         made = _of_scene(families.caption, known, rng)
         if made is None or known.known.sentences:
             return None
-        answer, key = made.answer, ("caption", made.answer)
+        answer, key = made.answer, ("made caption",)
     question = pick(WORDINGS["caption"], rng)
     return Exchange(family="", question=question, answer=answer, answer_class="caption", varies=True, key=key)
-
-
-def _unused(
-    known: Material, kind: str, fits: Callable[[Told], bool] = lambda one: True
-) -> list[tuple[int, Told]] | None:
-    """The sentences that were not yet used for this; None: there are none."""
-    told = [(at, one) for at, one in enumerate(known.known.sentences) if (kind, at) not in known.asked and fits(one)]
-    return told or None
 
 
 def _of_scene(
@@ -61,11 +54,11 @@ def caption_objects(unit: str) -> Pose:
             rows = [row for phrase in one.phrases for row in phrase.rows]
             return bool(rows) and set(rows) <= drawable
 
-        told = _unused(known, kind, fits)
-        if told is not None:
+        told = known.tellable("caption", unit, fits)
+        if told:
             at, one = told[rng.integers(len(told))]
             answer, points = marked(one)
-            key: tuple[object, ...] = (kind, at)
+            key: tuple[Hashable, ...] = ("caption", at, unit)
         else:
             groups = [(name, known.of(name)) for name in known.classes if known.of(name)]
             sure = all(known.is_all_known_of(name) for name, _ in groups)
@@ -73,7 +66,7 @@ def caption_objects(unit: str) -> Pose:
                 return None
             parts = [phrased(several(len(rows), name) if len(rows) > 1 else article(name)) for name, rows in groups]
             answer, points = f"The image shows {_joined(parts)}.", tuple(tuple(rows) for _, rows in groups)
-            key = (kind, "made")
+            key = ("made caption", unit)
         if sum(map(len, points)) > MOST_IN_CAPTION:
             return None
         return Exchange(
@@ -103,7 +96,11 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def short_answer(known: Material, rng: np.random.Generator) -> Exchange | None:
-    """Whether, how many, where: of what boxes make sure."""
+    """Whether, how many, where: of what boxes make sure; of an image with a class of its own, that."""
+    if known.known.image_labels and not len(known.rows):
+        label = known.known.image_labels[rng.integers(len(known.known.image_labels))]
+        question = pick(WORDINGS["class of image"], rng)
+        return Exchange(family="", question=question, answer=label, answer_class=label, key=("class of image", label))
     ask = (families.presence, families.count, families.where)[rng.integers(3)]
     made = _of_scene(ask, known, rng)
     if made is None:
@@ -147,16 +144,11 @@ def region_label(prompt: Prompt) -> Pose:
             words = "label"
         else:
             options = np.intersect1d(of_unit(known, prompt), known.named)
-            said = [
-                (at, one)
-                for at, one in enumerate(known.known.regions)
-                if len(one.rows) == 1
-                and one.rows[0] in of_unit(known, prompt)
-                and ("region", prompt, at) not in known.asked
-            ]
+            drawable = {*of_unit(known, prompt).tolist()}
+            said = known.tellable("description", prompt, lambda one: len(one.rows) == 1 and one.rows[0] in drawable)
             if said and (not len(options) or rng.random() < DESCRIBED):
                 at, one = said[rng.integers(len(said))]
-                row, answer, words, key = one.rows[0], one.text, "description", ("region", prompt, at)
+                row, answer, words, key = one.rows[0], one.text, "description", ("description", at, prompt)
             elif len(options):
                 row = int(options[rng.integers(len(options))])
                 answer, words, key = known.names[row], "label", ("label", prompt, row)
@@ -164,7 +156,7 @@ def region_label(prompt: Prompt) -> Pose:
                     return None
             else:
                 return None
-            shown = show(known, row, prompt, rng)
+            shown = show(known, row, prompt)
         if shown is None:
             return None
         is_said = words == "description"
@@ -217,7 +209,7 @@ def region_answer(prompt: Prompt) -> Pose:
             rows = [row, among[rng.integers(len(among))]]
             about, answer = "same", "yes" if known.names[rows[1]] == name else "no"
             question = pick(WORDINGS["are both"], rng)
-        shown = [None if _is_shared(known, one) else show(known, one, prompt, rng) for one in rows]
+        shown = [None if _is_shared(known, one) else show(known, one, prompt) for one in rows]
         found = tuple(one for one in shown if one is not None)
         if len(found) < len(rows):
             return None

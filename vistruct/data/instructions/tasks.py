@@ -5,7 +5,7 @@ list is not published), here in that order and under names of our own; `task` is
 Differs: regions and objects are marks that point at rows (`formats.chat.objects`); all wordings are our own; what is
 not there is asked for, too ("none"); key points are a unit of their own; a mask is asked for the others of its kind, as
 it would give itself away; captions and expressions that a data set lacks are made of its boxes where those are sure.
-Behind the 30 stand points, which had no decoder.
+Behind the 30 stand depth and points, which had no decoder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from vistruct.data.instructions.found import (
     Pose,
     all_objects,
     class_objects,
+    depth,
     expression_object,
     others_like,
     region_object,
 )
-from vistruct.data.instructions.material import Material
+from vistruct.data.instructions.material import Material, Telling
 from vistruct.data.instructions.named import (
     caption,
     caption_objects,
@@ -41,6 +42,7 @@ class TaskType:
     answer: str  # caption, text, boxes, masks, keypoints, ...
     task: str  # the published name
     needs: tuple[str, ...]  # of NEEDS, what a picture must have, unless somebody's talk is one
+    says: Telling | None = None  # what somebody said of an image that it uses
     pose: Pose | None = None  # None: it cannot be made up, only carried on from somebody's talks
 
 
@@ -55,22 +57,34 @@ NEEDS: dict[str, Callable[[Material], bool]] = {
     "expressions, or all objects": lambda known: known.is_complete or len(known.known.expressions) > 0,
     "descriptions or classes": lambda known: len(known.named) > 0 or len(known.known.regions) > 0,
     "all objects of its classes": lambda known: known.is_complete and len(known.classes) > 0,
+    "depth maps": lambda known: len(known.depths) > 0,
+    "all objects, or classes of images": lambda known: (
+        bool(known.known.image_labels) or (known.is_complete and len(known.classes) > 0)
+    ),
     "conversations": lambda known: False,
 }
 _ALL, _CAPTIONS, _SAID = "all objects of its classes", "captions, or all objects", "expressions, or all objects"
 _LABELS, _FOUND = "descriptions or classes", ("grounding_detection", "grounding_segmentation")
-_NAMED = "classes of objects"
+_NAMED, _ASKED = "classes of objects", "all objects, or classes of images"
 
 TASKS: dict[str, TaskType] = {
-    "image-caption": TaskType(given="image", answer="caption", task="vqa", needs=(_CAPTIONS,), pose=caption),
-    "image-answer": TaskType(given="image", answer="short answer", task="vqa", needs=(_ALL,), pose=short_answer),
+    "image-caption": TaskType(
+        given="image", answer="caption", task="vqa", needs=(_CAPTIONS,), says="caption", pose=caption
+    ),
+    "image-answer": TaskType(given="image", answer="short answer", task="vqa", needs=(_ASKED,), pose=short_answer),
     "image-reason": TaskType(given="image", answer="answer and reason", task="vqa", needs=(_ALL,), pose=reason),
     "image-chat": TaskType(given="image", answer="chat", task="vqa", needs=("conversations",)),
-    "box-text": TaskType(given="box", answer="text", task="vqa", needs=(_LABELS,), pose=region_label("box")),
-    "mask-text": TaskType(given="mask", answer="text", task="vqa", needs=("masks", _LABELS), pose=region_label("mask")),
-    "point-text": TaskType(given="point", answer="text", task="vqa", needs=(_LABELS,), pose=region_label("point")),
+    "box-text": TaskType(
+        given="box", answer="text", task="vqa", needs=(_LABELS,), says="description", pose=region_label("box")
+    ),
+    "mask-text": TaskType(
+        given="mask", answer="text", task="vqa", needs=("masks", _LABELS), says="description", pose=region_label("mask")
+    ),
+    "point-text": TaskType(
+        given="point", answer="text", task="vqa", needs=(_LABELS,), says="description", pose=region_label("point")
+    ),
     "scribble-text": TaskType(
-        given="scribble", answer="text", task="vqa", needs=(_LABELS,), pose=region_label("scribble")
+        given="scribble", answer="text", task="vqa", needs=(_LABELS,), says="description", pose=region_label("scribble")
     ),
     "point-answer": TaskType(
         given="point", answer="short answer", task="vqa", needs=(_NAMED,), pose=region_answer("point")
@@ -82,13 +96,19 @@ TASKS: dict[str, TaskType] = {
     "image-boxes": TaskType(given="image", answer="boxes", task="detection", needs=(_ALL,), pose=all_objects("box")),
     "class-boxes": TaskType(given="class", answer="boxes", task=_FOUND[0], needs=(_ALL,), pose=class_objects("box")),
     "expression-box": TaskType(
-        given="expression", answer="box", task=_FOUND[0], needs=("objects", _SAID), pose=expression_object("box")
+        given="expression",
+        answer="box",
+        task=_FOUND[0],
+        needs=("objects", _SAID),
+        says="expression",
+        pose=expression_object("box"),
     ),
     "caption-boxes": TaskType(
         given="image",
         answer="caption and boxes",
         task="gcg_detection",
         needs=("objects", _CAPTIONS),
+        says="caption",
         pose=caption_objects("box"),
     ),
     "point-box": TaskType(
@@ -117,13 +137,19 @@ TASKS: dict[str, TaskType] = {
         given="class", answer="masks", task=_FOUND[1], needs=("masks", _ALL), pose=class_objects("mask")
     ),
     "expression-mask": TaskType(
-        given="expression", answer="mask", task=_FOUND[1], needs=("masks", _SAID), pose=expression_object("mask")
+        given="expression",
+        answer="mask",
+        task=_FOUND[1],
+        needs=("masks", _SAID),
+        says="expression",
+        pose=expression_object("mask"),
     ),
     "caption-masks": TaskType(
         given="image",
         answer="caption and masks",
         task="gcg_segmentation",
         needs=("masks", _CAPTIONS),
+        says="caption",
         pose=caption_objects("mask"),
     ),
     "box-mask": TaskType(
@@ -152,6 +178,7 @@ TASKS: dict[str, TaskType] = {
         needs=("key points",),
         pose=region_object("box", "keypoint"),
     ),
+    "image-depth": TaskType(given="image", answer="depth", task="depth", needs=("depth maps",), pose=depth),
     "class-points": TaskType(
         given="class", answer="points", task=_FOUND[0], needs=(_ALL,), pose=class_objects("point")
     ),

@@ -18,6 +18,14 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Give a short description of this image.",
         "Say briefly what this image is about.",
     ),
+    "class of image": (
+        "Which class does this image belong to?",
+        "Say in a word or two what kind of image this is.",
+        "What is the class of the image?",
+        "How would you label the whole picture?",
+        "Classify the image.",
+        "Name the category of this picture.",
+    ),
     "reason": (
         "How many {names} are there? Count half by half.",
         "Count the {names} and say how.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -129,8 +128,8 @@ def write_instructions(
         what = "pictures are of three channels of 8 bits"
         raise UserError(what, where=source, fix="three bands and --dtype uint8")
     folder = out / "images"
-    _keep_apart(records, folder)
-    plan, side = _plan(records, crops, crop_size, seed, report)
+    keep_apart(records, folder)
+    plan, side = plan_pictures(records, crops, crop_size, seed, report)
     summary, owned = Summary(path=out / FILE), Owned(out, "instruct")
     owned.check([summary.path, *(out / _crop(index) for index in range(len(plan)))])
     if boxes is not None:
@@ -181,10 +180,7 @@ def _rows(
                 summary.whole += 1
                 name = Path(os.path.relpath(record.images[0].resolve(), owned.folder.resolve())).as_posix()
             else:
-                name = _crop(index)
-                with owned.making(owned.folder / name) as place:
-                    picture = read_image(record.images[0], window, intake=intake)
-                    place.write_bytes(jpeg(turn_image(picture, turn)))
+                name = save_crop(owned, index, record.images[0], window, turn, intake)
             rows.append(_row(f"{record.id}-{index}", name, scene.size_hw, exchanges))
             scenes.append(scene)
         else:
@@ -215,7 +211,15 @@ def _crop(index: int) -> str:
     return f"images/{index:06d}.jpg"
 
 
-def _plan(
+def save_crop(owned: Owned, index: int, image: Path, window: Window, turn: int, intake: Intake | None) -> str:
+    """Cut a picture out and write it; its name in the folder."""
+    name = _crop(index)
+    with owned.making(owned.folder / name) as place:
+        place.write_bytes(jpeg(turn_image(read_image(image, window, intake=intake), turn)))
+    return name
+
+
+def plan_pictures(
     records: Sequence[Record], crops: int | None, given: tuple[int, int] | None, seed: int, report: IssueCounter
 ) -> tuple[list[tuple[Record, Window]], CropSide]:
     side = crop_side(records, given)
@@ -224,7 +228,7 @@ def _plan(
     return cut(records, crops, side, np.random.default_rng(derive(seed, "crops")), report), side
 
 
-def _keep_apart(records: Sequence[Record], folder: Path) -> None:
+def keep_apart(records: Sequence[Record], folder: Path) -> None:
     """Refuse to write pictures where the source's own images lie: the names could be the same."""
     mine = folder.resolve()
     for record in records:
@@ -249,33 +253,3 @@ def _row(name: str, image: str, hw: tuple[int, int], exchanges: Sequence[Exchang
         "id": name, "image": image, "width": hw[1], "height": hw[0],
         "conversations": turns, "families": [e.family for e in exchanges],
     }  # fmt: skip
-
-
-def write_control(jsonl: Path, out: Path, seed: int = 0) -> Path:
-    """Write the control of what instructions teach to `out/instructions.jsonl`: see `shuffle_answers`.
-
-    The pictures stay where they are. A folder of its own, as a data set's folder holds one annotation file.
-    """
-    rows = shuffle_answers([json.loads(line) for line in jsonl.read_text().splitlines()], seed)
-    for row in rows:
-        row["image"] = Path(os.path.relpath((jsonl.parent / row["image"]).resolve(), out.resolve())).as_posix()
-    owned = Owned(out, "instruct")
-    owned.check([out / FILE], [jsonl])
-    with owned.held(), owned.making(out / FILE) as place:
-        chat.write(place, rows)
-    return out / FILE
-
-
-def shuffle_answers(rows: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """The control of every claim: each conversation is moved to another image, all else stays the same.
-
-    Raises:
-        UserError: fewer than two rows, so that there is no other image.
-    """
-    if len(rows) < 2:
-        raise UserError("one conversation alone cannot be moved to another image", fix="write more pictures")
-    order = np.random.default_rng(derive(seed, "shuffle")).permutation(len(rows))
-    shifted = np.roll(order, 1)  # along one cycle: no conversation stays where it was
-    moved = {int(a): int(b) for a, b in zip(order, shifted, strict=True)}
-    swapped = ("conversations", "families")
-    return [{**rows[i], **{k: rows[moved[i]][k] for k in swapped if k in rows[moved[i]]}} for i in range(len(rows))]

@@ -9,7 +9,7 @@ from vistruct.contracts import IMAGE_MARK
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.objects import Told as Drawn
 from vistruct.data.instructions.known import Said, Told
-from vistruct.data.known.source import Board, words
+from vistruct.data.known.source import Board, BoxForm, words
 from vistruct.files.masks import hull_of_runs
 from vistruct.issues import IssueCounter
 
@@ -44,7 +44,7 @@ def hull_of(mask: Any) -> list[float]:
 
 
 def add_mask(
-    board: Board, segmentation: Any, where: str, *, name: str = "", box: Any = None, form: str = "xyxy"
+    board: Board, segmentation: Any, where: str, *, name: str = "", box: Any = None, form: BoxForm = "xyxy"
 ) -> int | None:
     """The row of an object with its mask; the mask's hull where no box is told. None: left out, and counted."""
     mask = mask_of(segmentation, where, board.report, board.image.size_hw)

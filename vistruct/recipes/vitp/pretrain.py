@@ -153,8 +153,9 @@ def recipe(
     like = SIZES[size]
     num_steps = like.steps if steps is None else steps
     changed: dict[str, Any] = {"vrl": vrl}
-    if start is not None and (parts := _parts_of(start)):
+    if start is not None and (parts := parts_of(start)):
         changed |= {**parts, "backbone": parts["backbone"].model_copy(update={"drop_path": DROP_PATH})}
+        changed.pop("pointing", None)  # words alone are learned here
     if backbone is not None and backbone.is_dir():
         shape, mean_std = architecture(backbone)
         usual: Any = like.task.backbone
@@ -194,7 +195,7 @@ def recipe(
     )
 
 
-def _parts_of(start: Path) -> dict[str, Any]:
+def parts_of(start: Path) -> dict[str, Any]:
     """The parts of a whole model that is gone on from, in their sizes; empty: loading it says why there is none."""
     if start.is_file():
         return {}
@@ -210,7 +211,7 @@ def _parts_of(start: Path) -> dict[str, Any]:
         return {}
     if not isinstance(task, InstructConfig):
         return {}
-    own = {name: vars(task)[name] for name in Architecture.model_fields}
+    own = {name: vars(task)[name] for name in (*Architecture.model_fields, "projector_norm", "template", "pointing")}
     if kept.is_dir():
         own["language"] = task.language.model_copy(update={"tokenizer": kept})
     return own

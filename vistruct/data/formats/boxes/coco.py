@@ -17,10 +17,11 @@ import numpy as np
 from vistruct.contracts import BoxPrediction, Objects, Record
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.boxes.coco_find import find_json, json_files
-from vistruct.data.formats.boxes.coco_walk import categories, document, walk
+from vistruct.data.formats.boxes.coco_walk import categories, document, usual, walk
 from vistruct.data.formats.boxes.image_names import record_ids
 from vistruct.data.formats.format import Format, Writer, never
 from vistruct.data.formats.json_kind import json_kind
+from vistruct.errors import UserError
 from vistruct.files.text import write_text
 from vistruct.issues import IssueCounter
 
@@ -41,9 +42,13 @@ def read_ids(annotation: Path) -> tuple[dict[str, int], tuple[int, ...]]:
     """COCO's own ids of what reading gives: record id to image id, and the category id of each class.
 
     Raises:
-        UserError: no file, not json or not COCO.
+        UserError: no file, not json or not COCO; images without numbers.
     """
     content = document(find_json(Path(annotation), None))
+    if any(isinstance(image["id"], str) for image in content["images"]):
+        what = "images whose ids are texts, and COCO's results name them by whole numbers"
+        raise UserError(what, where=annotation, fix="number the images")
+    content = usual(content)
     ids = record_ids([str(image["file_name"]) for image in content["images"]])
     image_ids = {record_id: int(image["id"]) for record_id, image in zip(ids, content["images"], strict=True)}
     return image_ids, tuple(int(category["id"]) for category in categories(content)[0])

@@ -16,7 +16,7 @@ from vistruct.data.formats.boxes import coco_angles, coco_shapes
 from vistruct.data.formats.boxes.coco_angles import Angles
 from vistruct.data.formats.boxes.coco_find import find_images, find_json
 from vistruct.data.formats.boxes.coco_shapes import Fault, Orientation
-from vistruct.data.formats.boxes.image_names import ImageFolder, record_ids
+from vistruct.data.formats.boxes.image_names import ImageFolder, parts_of, record_ids
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE, WHERE_IMAGES, Edges, ImageObjects, Told
 from vistruct.data.formats.format import Ask, Stop, Walked
 from vistruct.errors import UserError
@@ -25,6 +25,7 @@ from vistruct.files.json_files import read_json
 from vistruct.issues import IssueCounter
 
 NO_MASK = "object without a mask: taken as a box only"
+NO_POINTS = "object without key points, which its category has: taken as a box only"
 GROUPING = "category left out: it groups all others and has no objects of its own"
 FOREIGN_NAME = "path of another machine: its end looked for in the folder of the images"
 BESIDE_TURNED = "box without a rotation among turned ones: taken as upright"
@@ -51,7 +52,7 @@ def walk(
     if len(parts) > 1:
         return _joined([walk(path, replace(ask, split=part), report, stop, angles=angles) for part in parts], path)
     annotation = find_json(path, parts[0])
-    content = document(annotation) if content is None else content
+    content = usual(document(annotation) if content is None else content)
     if any(isinstance(entry, dict) and "segments_info" in entry for entry in content["annotations"][:1]):
         raise UserError("these are panoptic annotations", where=annotation, fix="--format coco-panoptic")
     label_of, class_names = _categories(content, annotation, report, stop)
@@ -78,6 +79,31 @@ def walk(
         _count_maskless(kept, report)
     records = [image.record(is_oriented=where != "none", has_masks=has_masks, num_keypoints=most) for image in kept]
     return Walked(records=records, class_names=class_names)
+
+
+def usual(content: dict[str, Any]) -> dict[str, Any]:
+    """Images by names and whole numbers, where they are by the addresses of COCO's (LVIS) and by texts (ADE20k)."""
+    entries = [one for one in content["images"] if isinstance(one, dict)]
+    texts = dict.fromkeys(one["id"] for one in entries if isinstance(one.get("id"), str))
+    if not texts and all("file_name" in one for one in entries):
+        return content
+    first = 1 + max((one["id"] for one in entries if _is_int(one.get("id"))), default=0)
+    numbers = {text: number for number, text in enumerate(texts, first)}
+
+    def told_usually(one: Any, key: str) -> Any:
+        if not isinstance(one, dict):
+            return one
+        told: dict[str, Any] = {key: numbers[one[key]]} if isinstance(one.get(key), str) and one[key] in numbers else {}
+        if key == "id" and "file_name" not in one and isinstance(one.get("coco_url"), str):
+            told["file_name"] = "/".join(parts_of(one["coco_url"])[-2:])
+        return {**one, **told}
+
+    images = [told_usually(one, "id") for one in content["images"]]
+    return {
+        **content,
+        "images": images,
+        "annotations": [told_usually(one, "image_id") for one in content["annotations"]],
+    }
 
 
 def _joined(parts: Sequence[Walked], path: Path) -> Walked:
@@ -265,6 +291,8 @@ class _Reader:
             keypoints=coco_shapes.key_points(entry, here, self.report),
             extra=self._attributes(entry),
         )
+        if self.num_points.get(entry["category_id"]) and not told.is_crowd and not any(told.keypoints[2::3]):
+            self.report.note(NO_POINTS, here, "kept")
         if corners is not None:
             image.add_quad(corners, label, here, self.report, told)
             return

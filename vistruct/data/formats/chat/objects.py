@@ -28,7 +28,7 @@ from vistruct.contracts import NO_OBJECTS, POINT_MARKS, Column, Objects, Prompt,
 from vistruct.data.formats.boxes import coco_shapes
 from vistruct.data.formats.chat.shapes import Said
 from vistruct.data.formats.chat.turns import OBJECTS, POINTS, Defect
-from vistruct.files.depth import depth_faults, is_depth
+from vistruct.files.depth import depth_faults, is_depth, placed_depth
 
 NAMES = "names"  # the column of `labels`: words, which no list of classes numbers
 _KEYS = {"boxes_xyxy": "boxes", NAMES: "labels"}  # of a column that has another name in the file
@@ -122,8 +122,7 @@ def placed(objects: Objects[np.ndarray], place: Callable[[str], str]) -> Objects
     """The same with other paths of its depth maps."""
     if objects.masks is None or not any(map(is_depth, objects.masks)):
         return objects
-    moved = tuple({**mask, "depth": place(mask["depth"])} if is_depth(mask) else mask for mask in objects.masks)
-    return replace(objects, masks=moved)
+    return replace(objects, masks=tuple(placed_depth(one, place) if is_depth(one) else one for one in objects.masks))
 
 
 def written(objects: Objects[np.ndarray]) -> dict[str, Any]:

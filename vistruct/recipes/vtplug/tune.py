@@ -1,0 +1,72 @@
+"""VT-PLUG, second stage: answers plan, name and point; decoders draw boxes and masks.
+
+Run:      vistruct instruct annotations.json --out out --pointing
+          vistruct train vtplug.tune --data out/instructions.jsonl --start runs/align --devices 8
+          vistruct train vtplug.tune --data out/instructions.jsonl --size small     (minutes on a CPU)
+Needs:    published: 8 GPUs of 80 GB for the size 7b; ours: not yet measured.
+          size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had; ours on trees and nuclei: docs/vtplug.md
+Source:   Wu et al., REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: language model, projector,
+          region tokens and decoders learn, 120 conversations in a step, 68,900 steps, 2e-6; losses of boxes and masks
+          count half
+Differs:  see `recipes/vtplug/parts.py`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from vistruct.config import Run
+from vistruct.recipes.vtplug.parts import Size, Unit, frozen, halved, made_tiny, stage
+from vistruct.vlm.grammar import Grammar
+
+
+def recipe(
+    *,
+    data: Path,  # conversations that point: `vistruct instruct ... --pointing`
+    root: Path | None = None,  # folder that the image paths start from; None: that of the file
+    val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
+    backbone: Path | None = None,  # run, backbone directory or weights; None: random, or that of `start`
+    language: Path | None = None,  # folder of a causal language model as `transformers` saves it; None: likewise
+    size: Size = "7b",
+    start: Path | None = None,  # a run of another stage or of vitp.pretrain, or a whole InternVL, to go on from
+    units: tuple[Unit, ...] = ("box", "mask"),  # that decoders draw; of others only the words are learned
+    cot: bool = True,  # answers begin with a plan: which things, which unit, how many
+    command: bool = False,  # the task is said in front of every question, as the published system needs it
+    regions: Literal["pooled", "published", "off"] = "pooled",  # how a region that is shown is read
+    groups: bool = True,  # object tokens of a phrase stand for its objects in any order
+    lora_rank: int | None = None,  # of adapters on the language model, which is frozen beside them; None: all learns
+    train_backbone: bool = False,  # the backbone learns too; published: it stays as it is
+    steps: int | None = None,  # None: 68,900, or 600 of small
+    batch: int | None = None,  # conversations in a step, over all devices; None: 120, or 16 of small
+    lr: float | None = None,  # None: 2e-6, or 2e-3 of small
+    seed: int = 0,
+) -> Run:
+    """A language model that points, its decoders beside it."""
+    return stage(
+        "vtplug.tune",
+        data=data,
+        root=root,
+        val=val,
+        backbone=backbone,
+        language=language,
+        size=size,
+        start=start,
+        units=units,
+        grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
+        regions=regions,
+        groups=groups,
+        move=frozen(size, units, train_backbone=train_backbone),
+        loss_weights=halved(units),
+        lora_rank=lora_rank,
+        steps=(600 if size == "small" else 68900) if steps is None else steps,
+        batch=(16 if size == "small" else 120) if batch is None else batch,
+        lr=(2e-3 if size == "small" else 2e-6) if lr is None else lr,
+        seed=seed,
+    )
+
+
+def tiny() -> Run:
+    """A few steps on conversations about one of the shipped scenes, measured on the other; it hardly learns."""
+    return made_tiny(recipe)
