@@ -23,12 +23,15 @@ from several_processes import command
 
 from vistruct.checkpoint.tensors import read_tensors
 from vistruct.config import read_run, run_to_yaml
+from vistruct.contracts import FeatureSpec, Objects, Queries
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
 from vistruct.engine.train import loader_of, train
 from vistruct.inference.model import load
+from vistruct.kinds import part_class
 from vistruct.recipes import find
 from vistruct.runs import train_and_report
+from vistruct.tasks.pointing import PointingConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding.md"
 FILES = dict(re.findall(r"```python\n# (my_parts/\S+\.py)\n(.*?)```", PAGE.read_text(), re.DOTALL))
@@ -84,10 +87,10 @@ def run_dir(outside: Path, data: tuple[Path, Path], tmp_path_factory: pytest.Tem
 
 
 def test_the_page_brings_one_of_every_kind_and_every_file_that_it_points_to_is_there():
-    assert set(FILES) == {f"my_parts/{name}.py" for name in ("net", "formats", "counting", "recipe")}
+    assert set(FILES) == {f"my_parts/{name}.py" for name in ("net", "circle", "formats", "counting", "recipe")}
     kinds = re.findall(r'kind: Literal\["my_parts\.(\S+)"\]', "".join(FILES.values()))
     assert [kind.partition(":")[2] for kind in kinds] == [
-        "ConvConfig", "PointwiseConfig", "CountingConfig", "CountErrorConfig",
+        "ConvConfig", "PointwiseConfig", "CircleConfig", "CountingConfig", "CountErrorConfig",
     ]  # fmt: skip
     named = set(re.findall(r"`(vistruct/[\w/]+\.py)`", PAGE.read_text()))
     assert len(named) >= 6
@@ -187,3 +190,30 @@ def test_a_study_asks_what_a_pretrained_backbone_of_it_is_worth(outside, data, r
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     assert study["metric"] == "val/error"
     assert {trial["init"] for trial in study["trials"]} == {"random", "ours"}
+
+
+def test_its_decoder_draws_for_object_tokens(outside):
+    config = part_class("my_parts.circle:CircleConfig", "decoder").model_validate({})
+    assert PointingConfig.model_validate({"decoders": {"circle": config.model_dump()}}).decoders["circle"] == config
+    torch.manual_seed(0)
+    decoder = config.build((FeatureSpec(channels=8, stride=8),), 16)
+    asked = Queries(states=torch.randn(2, 3, 16), groups=((2, 1), (1,)))
+    seen, corners = [torch.randn(2, 8, 6, 6)], torch.tensor([[4.0, 4, 12, 12], [20, 30, 40, 44], [8, 0, 16, 8]])
+    truths = [Objects(labels=torch.zeros(n, dtype=torch.int64), boxes_xyxy=corners[:n]) for n in (3, 1)]
+    optimizer, losses = torch.optim.AdamW(decoder.parameters(), lr=0.03), []
+    for _ in range(60):
+        output = decoder(asked, seen)
+        losses.append(decoder.loss(output, truths).terms["circle"])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1].item() < 0.5 * losses[0].item()
+    assert decoder.units(truths) == {"circle": 4.0}
+    turned = truths[0].keep(torch.tensor([1, 0, 2]))  # the objects of the first phrase in another order
+    again = decoder.loss(output, [turned, truths[1]]).terms["circle"]
+    torch.testing.assert_close(again, losses[-1])
+    assert [len(one) for one in decoder.decode(output, (48, 48))] == [3, 1]
+    nothing = decoder(Queries(states=torch.zeros(1, 0, 16), groups=((),)), [seen[0][:1]])
+    optimizer.zero_grad()
+    decoder.loss(nothing, [truths[0].keep(torch.zeros(3, dtype=torch.bool))]).terms["circle"].backward()
+    assert all(one.grad is not None and not one.grad.any() for one in decoder.parameters())

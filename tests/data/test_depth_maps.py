@@ -15,7 +15,7 @@ from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.formats.chat.turns import OBJECTS, Defect
 from vistruct.errors import UserError
-from vistruct.files.depth import read_depth
+from vistruct.files.depth import LEAST, read_depth
 from vistruct.ops.soft_masks import resized_soft
 
 
@@ -49,7 +49,7 @@ def test_a_depth_map_is_metres_by_the_most_of_them_and_nothing_where_nothing_is_
     assert np.allclose(found[known], np.minimum(metres[known] / 80, 1))
     assert (found[known] == 1).any()
     assert np.isnan(found[~known]).all()
-    assert read_depth({"depth": str(tmp_path / "d.png"), "most": 1.0, "unknown": None}, (6, 8))[0, 0] == 0
+    assert read_depth({"depth": str(tmp_path / "d.png"), "most": 1.0, "unknown": None}, (6, 8))[0, 0] == LEAST
 
 
 def test_a_conversation_carries_it_as_a_float_mask_beside_outlines(tmp_path: Path, metres: np.ndarray) -> None:

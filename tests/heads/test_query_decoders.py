@@ -156,17 +156,21 @@ def test_pictures_are_learned_by_heart(name: str) -> None:
     assert losses[-1].item() < 0.8 * losses[0].item()
 
 
-def test_points_lie_on_the_mask_where_the_centre_does_not() -> None:
+@pytest.mark.parametrize("finer", [1, 2])
+def test_points_lie_on_the_mask_where_the_centre_does_not(finer: int) -> None:
     masks = torch.zeros(3, 8, 10, dtype=torch.bool)
     masks[0, 2:5, 1:6] = True  # its centre is on it
     masks[1, :, 0] = masks[1, 7, :] = True  # an L
-    boxes = torch.tensor([[1.0, 2, 6, 5], [0, 0, 10, 8], [2, 2, 4, 6]])
+    boxes = torch.tensor([[1.0, 2, 6, 5], [0, 0, 10, 8], [2, 2, 4, 6]]) * finer
     whole = BoxTarget(labels=torch.zeros(3, dtype=torch.int64), boxes_xyxy=boxes, masks=masks)
-    points = points_on(whole)
-    assert points.tolist() == [[3.5, 3.5], [4.5, 7.5], [3, 4]]
-    assert lies_on(points, whole, torch.arange(3)).tolist() == [True, True, True]
-    assert lies_on(torch.tensor([[5.0, 4.0]] * 3), whole, torch.arange(3)).tolist() == [True, False, False]
-    assert points_on(replace(whole, masks=None)).tolist() == [[3.5, 3.5], [5, 4], [3, 4]]
+    size = (8 * finer, 10 * finer)
+    points, rows = points_on(whole, size) / finer, torch.arange(3)
+    assert points[[0, 2]].tolist() == [[3.5, 3.5], [3, 4]]
+    assert points[1].tolist() in ([4.5, 7.5], [5.5, 7.5])
+    assert lies_on(points * finer, whole, rows, size).tolist() == [True, True, True]
+    assert lies_on(torch.tensor([[5.0, 4.0]] * 3) * finer, whole, rows, size).tolist() == [True, False, False]
+    without = points_on(replace(whole, masks=None), size) / finer
+    assert without.tolist() == [[3.5, 3.5], [5, 4], [3, 4]]
 
 
 def test_the_similarity_of_key_points_is_cocos() -> None:

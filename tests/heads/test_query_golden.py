@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from tiny_sam import save_sam
+from torch import Tensor, nn
 from torchvision.ops import box_convert
+from transformers import SamModel
+from vtplug_weights import below, box_weights, filled, layers, mask_weights, three
 
 from vistruct.backbones.sam_vit import SamVitConfig
+from vistruct.checkpoint.parts import load_parts
 from vistruct.contracts import BoxTarget, FeatureSpec, Queries, Shown
 from vistruct.heads.query_box import QueryBox, QueryBoxConfig, relative_boxes
 from vistruct.heads.query_keypoint import QueryKeypoint, QueryKeypointConfig
@@ -28,64 +31,6 @@ SPECS = tuple(FeatureSpec(channels=c, stride=s) for c, s in ((6, 4), (10, 8), (1
 LAYERS = QueryLayersConfig(levels=(0, 1, 2, 4), width=32, layers=2, heads=4, hidden=48, slots=24)
 SIDE = 30  # pixels of the picture, of which rows 0 and 2 show an image between padding
 SHOWN = Shown(sizes_hw=((18, 30), (30, 30)) * 2, padded_hw=(SIDE, SIDE), corners_yx=((6, 0), (0, 0)) * 2)
-OF_LAYER = {
-    "self_attn_layer_norm": "norm1",
-    "encoder_attn_layer_norm": "norm2",
-    "final_layer_norm": "norm3",
-    "encoder_attn.out_proj": "multihead_attn.out_proj",
-    "fc1": "linear1",
-    "fc2": "linear2",
-}
-
-
-def detr_decoder(state: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
-    """The weights of a DETR decoder of `transformers` by our names: q, k and v are one."""
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if not name.startswith(theirs):
-            continue
-        own = name.removeprefix(theirs).replace("layernorm.", "norm.")
-        for there, here in OF_LAYER.items():
-            own = own.replace(f".{there}.", f".{here}.")
-        if match := re.fullmatch(r"(.*)(self_attn|encoder_attn)\.q_proj\.(weight|bias)", own):
-            whole = [state[name.replace("q_proj", f"{one}_proj")] for one in "qkv"]
-            attention = "multihead_attn" if match[2] == "encoder_attn" else "self_attn"
-            found[f"{ours}{match[1]}{attention}.in_proj_{match[3]}"] = torch.cat(whole)
-        elif not re.search(r"[kv]_proj", own):
-            found[ours + own] = value
-    return found
-
-
-def layers(theirs: str, ours: str = "layers.", decoder: str = "decoder.") -> dict[str, Tensor]:
-    """Everything that queries look with."""
-    state = {name.removeprefix(theirs): value for name, value in WEIGHTS.items() if name.startswith(theirs)}
-    found = {f"{ours}project.{one}": state[f"in_proj_queries.{one}"] for one in ("weight", "bias")} | detr_decoder(
-        state, decoder, f"{ours}decoder."
-    )
-    found |= {
-        f"{ours}cells.{one}": state[f"in_proj_visual_feats.{one}"].flatten(1)
-        if one == "weight"
-        else state[f"in_proj_visual_feats.{one}"]
-        for one in ("weight", "bias")
-    }
-    return found | {f"{ours}slots.weight": state["query_position_embeddings.weight"]}
-
-
-def three(theirs: str, ours: str, name: str = "{}.layers.{}") -> dict[str, Tensor]:
-    """Three linear layers with ReLU between."""
-    return {
-        f"{ours}.{2 * i}.{one}": WEIGHTS[name.format(theirs, i) + f".{one}"]
-        for i in range(3)
-        for one in ("weight", "bias")
-    }
-
-
-def filled(decoder: Any, state: dict[str, Tensor]) -> Any:
-    """With these weights, and what the original lacks: how well it fits."""
-    missing, unexpected = decoder.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all("quality." in name for name in missing), missing
-    return decoder.eval()
 
 
 def maps() -> list[Tensor]:
@@ -126,7 +71,7 @@ BOX_GROUPS = ((3, 1, 2), (), (1, 4), ())
 
 def box_decoder(**changes: Any) -> QueryBox:
     config = QueryBoxConfig(style="detr", layers=LAYERS, **changes)
-    return filled(config.build(SPECS, 28), layers("box.") | three("box.predictor", "boxes"))
+    return filled(config.build(SPECS, 28), box_weights(below(WEIGHTS, "box.")))
 
 
 @pytest.mark.parametrize("use_groups", [True, False])
@@ -167,29 +112,13 @@ def test_no_box() -> None:
 # --- masks
 
 MASK_GROUPS = ((), (2, 2), (), ())
-_PYRAMID = {"stem.0": "stem", "stem.1": "stem.norm", "mask_projection": "project"}
-
-
-def pyramid(prefix: str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for name, value in WEIGHTS.items():
-        if not name.startswith(prefix):
-            continue
-        own = name.removeprefix(prefix).removeprefix("fpn.")
-        own = re.sub(r"layers\.(\d)\.proj\.", r"laterals.\1.", own)
-        own = re.sub(r"layers\.(\d)\.block\.", r"blocks.\1.", own)
-        own = re.sub(r"^(stem|\w+\.\d)\.0\.", r"\1.", own)
-        own = re.sub(r"^(stem|\w+\.\d)\.1\.", r"\1.norm.", own)
-        found["pyramid." + own.replace("mask_projection.", "project.")] = value
-    return found
 
 
 def mask_decoder(**changes: Any) -> QueryMask:
     config = QueryMaskConfig(
         layers=LAYERS.model_copy(update={"levels": (4,), "slots": 6}), pyramid=(0, 1, 2, 4), **changes
     )
-    state = layers("mask.", decoder="query_decoder.") | pyramid("mask.pixel_decoder.")
-    return filled(config.build(SPECS, 28), state | three("mask.mask_embedder", "asks", "{}.{}.0"))
+    return filled(config.build(SPECS, 28), mask_weights(below(WEIGHTS, "mask.")))
 
 
 @pytest.mark.parametrize(
@@ -231,11 +160,11 @@ def pose_decoder(**changes: Any) -> QueryKeypoint:
     slots = LAYERS.model_copy(update={"slots": 5})
     box = QueryBoxConfig(style="detr", layers=slots, quality_weight=0.0)
     config = QueryKeypointConfig(box=box, layers=slots, within_box=False, oks="distance", quality_weight=0.0, **changes)
-    state = layers("pose.box_decoder.", "first.layers.") | layers("pose.kpt_decoder.")
-    state |= three("pose.box_decoder.predictor", "first.boxes") | three("pose.kpt_decoder.box_predictor", "boxes")
-    state |= three("pose.kpt_decoder.kpt_predictor", "places")
-    state |= {f"visible.{one}": WEIGHTS[f"pose.kpt_decoder.kpt_classifier.{one}"] for one in ("weight", "bias")}
-    state["layers.parts.weight"] = WEIGHTS["pose.kpt_decoder.kpt_embedding.weight"]
+    first, own = (below(WEIGHTS, f"pose.{name}_decoder.") for name in ("box", "kpt"))
+    state = {f"first.{name}": value for name, value in box_weights(first).items()} | layers(own)
+    state |= three(below(own, "box_predictor."), "boxes") | three(below(own, "kpt_predictor."), "places")
+    state |= {f"visible.{one}": own[f"kpt_classifier.{one}"] for one in ("weight", "bias")}
+    state["layers.parts.weight"] = own["kpt_embedding.weight"]
     return filled(config.build(SPECS, 28), state)
 
 
@@ -285,10 +214,9 @@ def test_sam() -> None:
     ).build()
     tower.load_state_dict(tower.convert_keys(public))
     decoder = SamMaskConfig(width=32, heads=4, hidden=48, quality_hidden=16).build(tower.specs, 28)
-    own = decoder.convert_keys(public)
-    decoder.load_state_dict(
-        own | {name.replace("in_proj_queries", "asks"): state[name] for name in state if "in_proj" in name}
-    )
+    decoder.public.load_state_dict(decoder.public.convert_keys(public))
+    asks = {name.replace("in_proj_queries.", ""): value for name, value in state.items() if "in_proj" in name}
+    decoder.asks.load_state_dict(asks)
     states = io["sam.ref_hidden_states"][:, :3].clone().requires_grad_()
     shown = Shown(sizes_hw=((23, 30), (30, 30), (30, 30)), padded_hw=(30, 30), corners_yx=((7, 0), (0, 0), (0, 0)))
     maps = tower.eval()(io["sam.input"].float() / 32)
@@ -303,3 +231,28 @@ def test_sam() -> None:
     torch.testing.assert_close(total, io["sam.train.loss"], **CLOSE)
     (gradient,) = torch.autograd.grad(total, [states])
     torch.testing.assert_close(gradient, io["sam.train.grad.ref_hidden_states"][:, :3], **CLOSE)
+
+
+def test_sam_of_transformers(tmp_path: Path) -> None:
+    """A folder of theirs starts the tower and the decoder, each by its name in the task."""
+    save_sam(tmp_path)
+    tower = SamVitConfig(
+        width=16, depth=2, heads=2, hidden=16, channels=32, patch=8, window=3, global_blocks=(1,), image_size=64
+    ).build()
+    decoder = SamMaskConfig(width=32, heads=2, hidden=32, quality_hidden=16).build(tower.specs, 28)
+    task = nn.ModuleDict({"tower": tower, "mask": decoder})
+    load_parts(task, {"tower": tmp_path, "mask.public": tmp_path}, None)
+    theirs = SamModel.from_pretrained(tmp_path).eval()
+    image, points = torch.randn(1, 3, 64, 64), torch.randn(1, 2, 1, 32)
+    (level,) = tower.eval()(image)
+    torch.testing.assert_close(level, theirs.get_image_embeddings(image))
+    masks, guesses = decoder.eval().public(points[0, :, 0], level.expand(2, -1, -1, -1))
+    expected = theirs.mask_decoder(
+        image_embeddings=level,
+        image_positional_embeddings=theirs.get_image_wide_positional_embeddings(),
+        sparse_prompt_embeddings=points,
+        dense_prompt_embeddings=theirs.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
+        multimask_output=False,
+    )
+    torch.testing.assert_close(masks, expected[0][0, :, 0], **CLOSE)
+    torch.testing.assert_close(guesses, expected[1][0, :, 0], **CLOSE)

@@ -289,7 +289,7 @@ def test_a_run_report_shows_the_commonest_mistakes(land: tuple[Measured, Page]) 
 
 def test_a_run_report_shows_the_worst_answers_of_a_model_that_points(tmp_path: Path) -> None:
     run_dir(tmp_path)
-    measured = keep(tmp_path, "val", "grounded", made_evaluations.grounded())
+    measured = keep(tmp_path, "asked", "grounded", made_evaluations.grounded())
     page = Page(write_run_report(tmp_path).read_text())
     assert page.open == []
     rows = rows_below(page, "id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from toy_pointing import POINTING, pointing, squares
 from toy_vlm import gradients
 from whole_loss import task_loss
 
+from vistruct.metrics.grounded import GroundedConfig, Grounding
+from vistruct.pictures.grounded import draw_grounded_sample
 from vistruct.vlm.vrl import Vrl
 
 
@@ -103,6 +106,20 @@ def test_answers_point_at_what_the_model_wrote(monkeypatch: Any) -> None:
     torch.testing.assert_close(
         found[2].found.objects.boxes_xyxy[0], drawn[1].boxes_xyxy[0].clamp(0, 56), atol=1e-3, rtol=1e-3
     )
+
+
+def test_what_it_answers_is_measured_and_drawn() -> None:
+    task = pointing(max_new_tokens=24).eval()
+    samples = [squares("a", 1, 2), squares("b", 2, 3)]
+    found = task.predict(task.traits.predict_collator(samples))
+    assert all(one.size_hw == tuple(samples[0].images[0].shape[1:]) for one in found)
+    metric = Grounding(GroundedConfig(published=True))
+    metric.update([metric.condense(one) for one in found])
+    numbers = metric.compute()
+    assert 0 <= numbers["f1_50"] <= 1
+    assert numbers["questions"] == len(found)
+    assert json.loads(json.dumps(metric.details()))["per_image"].keys() >= {"f1_50", "count", "plan"}
+    assert draw_grounded_sample(samples[0], found[:3]).height > 0
 
 
 def test_asking_together_is_asking_one_by_one() -> None:

@@ -170,6 +170,15 @@ def test_a_depth_is_no_darker_at_the_edge_of_the_image() -> None:
     assert (values == 0).any()  # the padding
 
 
+def test_where_a_depth_is_not_known_nothing_is_made_of_it() -> None:
+    depth = torch.full((1, 8, 8), torch.nan)
+    depth[0, 0, 0], depth[0, 4:, 4:] = 0.5, 0.25
+    there = Frame(size_hw=(8, 8), fit="pad").into(Objects(labels=torch.zeros(1, dtype=torch.int64), masks=depth), 4)
+    expected = torch.zeros(4, 4)
+    expected[0, 0], expected[2:, 2:] = 0.5, 0.25
+    assert torch.allclose(there.masks[0], expected)
+
+
 @pytest.mark.parametrize("fit", FITS)
 def test_coverage_is_the_area_of_what_is_shown(fit: str) -> None:
     frame = Frame(size_hw=(90, 120), fit=fit)

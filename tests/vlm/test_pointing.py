@@ -111,6 +111,16 @@ def test_objects_of_several_images_say_which_one_they_are_in(tmp_path: Path) -> 
     assert (result.counts["objects"], result.counts["marks that point at them"]) == (3, 3)
 
 
+def test_check_says_which_answers_a_model_that_points_cannot_learn(tmp_path: Path) -> None:
+    text = "Here: <Phrase>trees</Phrase><object>, <Phrase>the road</Phrase><object>."
+    sound = {**LINE, "conversations": [*LINE["conversations"][:3], {**LINE["conversations"][3], "value": text}]}
+    path = written(tmp_path, sound, LINE)
+    (problem,) = [one for one in check(path).problems if "a model that points" in one.what]
+    assert problem.what.endswith("objects without phrase")
+    assert (problem.effect, problem.count, problem.places) == ("kept", 1, (f"{path}:2: turn 4",))
+    assert "<Phrase>words</Phrase><object>" in problem.fix
+
+
 @pytest.mark.parametrize(
     ("objects", "points", "reason", "words"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from web_models import Squares, model_of, runs, squares
+from web_models import Namer, Squares, model_of, runs, squares
 
 from vistruct.errors import UserError
 from vistruct.inference.kind import Asked
@@ -110,6 +110,22 @@ def test_areas_of_a_map_are_drawn_in_their_colours_and_shares_counted(desk: Desk
     assert {one["name"] for one in seen["legend"]} == {"red", "blue"}
     assert seen["legend"][0]["colour"] == list(opened.model.palette[0])
     assert {"png-a.png", "color-a.png", "legend.json", "areas.csv"} <= {file.name for file in visit.files}
+
+
+def test_boxes_that_are_drawn_are_identified_and_without_them_it_is_said_how(tmp_path: Path) -> None:
+    squares(tmp_path / "a.png")
+    desk = Desk({"names": lambda: model_of(Namer())}, [tmp_path], tmp_path)
+    visit = desk.visit()
+    desk.enter(visit, "names")
+    desk.choose(visit, "a.png")
+    with pytest.raises(UserError, match="boxes that are given"):
+        desk.ask(visit, Asked())
+    shown = regions_of(
+        '[{"kind": "box", "xy": [[36, 2], [54, 18]]}, {"kind": "box", "xy": [[1, 1], [8, 8]]}]', (60, 60)
+    )
+    assert [row[0] for row in desk.ask(visit, Asked(regions=shown)).rows] == ["blue", "nothing"]
+    with pytest.raises(UserError, match="takes boxes"):
+        desk.ask(visit, Asked(regions=regions_of('[{"kind": "point", "xy": [[36, 2]]}]', (60, 60))))
 
 
 def test_of_very_many_objects_the_surest_are_drawn_and_it_is_said() -> None:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from headless import PHONE, Browser, Tab
 from web_models import EVIL, runs, squares
@@ -18,6 +19,7 @@ from vistruct.web.server import serving
 
 IMAGES = "window.vistruct && window.vistruct.current && window.vistruct.current.s.images.length"
 GRADIOS_OWN = {"net::ERR_ABORTED", "Method not implemented."}  # streams that ended; its base class of components
+BOX = "document.querySelector('.vt-tool[title^=\"Ask about a box\"]') !== null"
 STATE = "window.vistruct.current.s"
 
 
@@ -87,6 +89,50 @@ def test_an_answer_that_is_html_is_shown_as_text(browser: Browser, address: str)
         tab.wait("document.querySelectorAll('.vt-turn').length === 0")
 
 
+def place(tab: Tab, x: float, y: float) -> tuple[float, float]:
+    """Of a pixel of the image in the window."""
+    left, top = tab.run(
+        "(() => { const b = document.querySelector('canvas').getBoundingClientRect(); return [b.x, b.y]; })()"
+    )
+    x, y = tab.run(f"window.vistruct.current.place({x}, {y})")
+    return left + x, top + y
+
+
+def test_a_box_that_is_drawn_asks_and_the_mask_comes_with_its_words(browser: Browser, address: str) -> None:
+    with browser.tab(address) as tab:
+        go_to(tab, "points")
+        tab.wait(f"{BOX} && document.querySelector('#vt-question textarea') !== null")
+        tab.run("scrollTo(0, 0)")
+        tab.press(".vt-tool[title^='Ask about a box']")
+        tab.drag([place(tab, 36, 2), place(tab, 45, 10), place(tab, 54, 18)])
+        [box] = tab.run(f"{STATE}.regions")
+        assert box["kind"] == "box"
+        assert np.allclose(box["xy"], [[36, 2], [54, 18]], atol=0.5)
+        tab.type("#vt-question textarea", "What is in <region>?")
+        tab.press("#vt-ask")
+        tab.wait(f"({STATE}.data.marks || []).length === 1")
+        assert tab.run(f"{STATE}.data.marks[0].area")
+        assert sorted(tab.run(f"{STATE}.data.marks[0].rings[0]")) == [[40, 5], [40, 15], [50, 5], [50, 15]]
+        assert tab.run("document.querySelector('.vt-said').textContent") == "blue square"
+        assert tab.run("document.querySelector('.vt-assistant').textContent") == "Turn 1: the blue square."
+        assert tab.run("document.querySelector('.vt-region').textContent") == "1"
+        assert tab.run(f"{STATE}.regions.length === 0 && {STATE}.data.asked.length") == 1
+        tab.run("document.querySelector('.vt-said').dispatchEvent(new MouseEvent('mouseenter'))")
+        assert tab.run(f"[...{STATE}.lit]") == [0]
+        x, y = tab.run("window.vistruct.current.place(45, 10)")
+        seen = f"document.querySelector('canvas').getContext('2d').getImageData({x}, {y}, 1, 1).data.slice(0, 3)"
+        assert tab.run(f"[...{seen}]") != [0, 0, 255]  # the blue of the image lies under its mask
+        tab.press(".vt-tool[title^='Ask about a mask']")
+        tab.drag([place(tab, 15, 25), place(tab, 20, 30)])
+        tab.drag([place(tab, 15, 35), place(tab, 20, 35)])
+        assert tab.run(f"{STATE}.regions.map(one => one.strokes.length)") == [2]  # of one mask
+        tab.type("#vt-question textarea", "And this?")
+        tab.press("#vt-ask")
+        tab.wait("document.querySelectorAll('.vt-turn').length === 4 && !document.querySelector('.vt-caret')")
+        turns = tab.run("[...document.querySelectorAll('.vt-turn')].map(one => one.textContent)")
+        assert turns[2:] == ["And this? 1", "Turn 2: the red square."]  # with what was said before
+
+
 def test_a_pair_is_wiped_and_the_picture_zooms_on_a_phone(
     browser: Browser, address: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +143,7 @@ def test_a_pair_is_wiped_and_the_picture_zooms_on_a_phone(
         tab.wait(f"!!{go_to_empty}")
         tab.run(f"{go_to_empty}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
         tab.wait(f"{STATE}.data.key === '' && {STATE}.images.length === 0")
+        tab.wait("document.querySelector('#vt-upload').textContent.includes('two images')")
         tab.upload("#vt-upload input[type=file]", [squares(tmp_path / "b.png"), squares(tmp_path / "c.png")])
         tab.wait(f"{STATE}.images.length === 2")
         tab.press("#vt-go")

@@ -349,7 +349,8 @@ def _read_as(source: Any, part: Any, is_measured: bool) -> Any:
 
 
 _CHOICE = ("classes", "others", "join", "drop", "missing")
-_ALL: dict[str, dict[str, object]] = {"answers": {"most": None}}  # a run asks a few at its end; here all are wanted
+# A run asks a few at its end; here all are wanted.
+_ALL: dict[str, dict[str, object]] = {"answers": {"most": None}, "grounded": {"most": None}}
 
 
 def _at_most(one: Eval, most: int) -> Eval:

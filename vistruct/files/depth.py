@@ -20,6 +20,8 @@ import numpy as np
 from vistruct.files.decode import UnreadableImage
 from vistruct.files.rasters import read_raster
 
+LEAST = np.float32(2**-16)  # of what is known: on the picture that decoders look at, 0 is no measurement
+
 _KEYS = {"depth", "most", "scale", "unknown", "inverse", "valid"}
 _PATHS = ("depth", "valid")
 
@@ -68,7 +70,7 @@ def read_depth(mask: dict[str, Any], size_hw: tuple[int, int]) -> np.ndarray:
         size_hw: pixels of the image.
 
     Returns:
-        float32[H, W] in [0, 1], 1 the farthest; NaN where nothing is known.
+        float32[H, W] from LEAST to 1, the farthest; NaN where nothing is known.
 
     Raises:
         UnreadableImage: no such file, one in colours, of another size than the image, or without any depth.
@@ -77,6 +79,7 @@ def read_depth(mask: dict[str, Any], size_hw: tuple[int, int]) -> np.ndarray:
     shares = np.minimum(numbers.astype(np.float32) / np.float32(mask.get("scale", 1) * mask["most"]), np.float32(1))
     if mask.get("inverse", False):
         shares = 1 - shares
+    shares = np.maximum(shares, LEAST)
     if (unknown := mask.get("unknown", 0)) is not None:
         shares[numbers == unknown] = np.nan
     if "valid" in mask:

@@ -131,7 +131,8 @@ class Asked:
     def order(self, cost: Callable[[slice], Tensor], use_groups: bool, device: torch.device) -> Tensor:
         """int64[N]: the object of each query, of its group the cheapest; or as they come."""
         sizes = [size for sizes in self.groups for size in sizes] if use_groups else [1] * sum(self.counts)
-        return assign_within(sizes, cost, device)
+        with torch.autocast(device.type, enabled=False):
+            return assign_within(sizes, cost, device)
 
     def within_rows(self, order: Tensor) -> list[Tensor]:
         """`order` int64[N] -> of each row, the places of its queries' objects in its own table."""

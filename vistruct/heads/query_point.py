@@ -88,7 +88,7 @@ class QueryPoint(nn.Module):
         kept = asked.truths(targets)
         height, width = asked.shown.padded_hw
         scale = output.places.new_tensor([width, height])
-        true = torch.cat([points_on(target) for target in kept]) / scale
+        true = torch.cat([points_on(target, asked.shown.padded_hw) for target in kept]) / scale
 
         def cost(span: slice) -> Tensor:
             apart = torch.cdist(output.places[span].detach(), true[span], p=1)
@@ -97,7 +97,7 @@ class QueryPoint(nn.Module):
 
         order = asked.order(cost, config.use_groups, true.device)
         hits = [
-            lies_on(places * scale, target, rows)
+            lies_on(places * scale, target, rows, asked.shown.padded_hw)
             for places, target, rows in zip(
                 output.places.detach().split(asked.counts), kept, asked.within_rows(order), strict=True
             )
@@ -128,28 +128,37 @@ class QueryPoint(nn.Module):
         ]
 
 
-def points_on(target: BoxTarget) -> Tensor:
-    """float32[M, 2], pixels: the centre of each box, or the pixel of the object's mask that is nearest to it."""
+def points_on(target: BoxTarget, padded_hw: tuple[int, int]) -> Tensor:
+    """float32[M, 2], pixels: the centre of each box, or the place on the object's mask that is nearest to it.
+
+    Args:
+        target: masks over the padded picture, at any resolution.
+        padded_hw: of the picture, pixels.
+    """
     boxes = target.boxes_xyxy.float()
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     if target.masks is None or not target.masks.numel():
         return centres
-    height, width = target.masks.shape[1:]
-    row, column = (torch.arange(size, device=boxes.device) + 0.5 for size in (height, width))
+    grid = target.masks.shape[1:]
+    row, column = (
+        (torch.arange(cells, device=boxes.device) + 0.5) * (size / cells)
+        for cells, size in zip(grid, padded_hw, strict=True)
+    )
     far = (row[:, None] - centres[:, 1, None, None]).square() + (column - centres[:, 0, None, None]).square()
-    best = torch.where(target.masks > 0.5, far, torch.inf).flatten(1).min(dim=1)
-    found = torch.stack([best.indices % width, best.indices // width], dim=1) + 0.5
-    is_off = best.values.isfinite() & (best.values > 0.5)  # half a pixel's diagonal, squared: the centre is beside it
-    return torch.where(is_off[:, None], found, centres)
+    best = torch.where(target.masks > 0.5, far, torch.inf).flatten(1).argmin(dim=1)
+    nearest = torch.stack([column[best % grid[1]], row[best // grid[1]]], dim=1)
+    rows = torch.arange(len(target), device=boxes.device)
+    return torch.where(lies_on(centres, target, rows, padded_hw)[:, None], centres, nearest)
 
 
-def lies_on(places: Tensor, target: BoxTarget, rows: Tensor) -> Tensor:
+def lies_on(places: Tensor, target: BoxTarget, rows: Tensor, padded_hw: tuple[int, int]) -> Tensor:
     """bool[n]: whether each of float[n, 2], pixels, lies on the mask, or in the box, of one of the objects int64[n]."""
     boxes = target.boxes_xyxy.float()[rows]
     inside = ((places >= boxes[:, :2]) & (places <= boxes[:, 2:])).all(dim=1)
     if target.masks is None or not target.masks.numel():
         return inside
     height, width = target.masks.shape[1:]
-    column, row = places[:, 0].long().clamp(0, width - 1), places[:, 1].long().clamp(0, height - 1)
-    is_drawn = target.masks.flatten(1).any(dim=1)[rows]
+    column = (places[:, 0] * width / padded_hw[1]).long().clamp(0, width - 1)
+    row = (places[:, 1] * height / padded_hw[0]).long().clamp(0, height - 1)
+    is_drawn = (target.masks > 0.5).flatten(1).any(dim=1)[rows]
     return torch.where(is_drawn, target.masks[rows, row, column] > 0.5, inside)

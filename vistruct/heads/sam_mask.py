@@ -63,18 +63,17 @@ class SamMaskConfig(Part):
         return SamMask(self, specs, query_width)
 
 
-class SamMask(nn.Module):
-    """Queries and maps list[float[B, C_i, h_i, w_i]] -> MasksDrawn; what the prompts of points are made of is fixed."""
+class SamDecoder(nn.Module):
+    """What public weights are of: prompts float[N, D] and maps float[N, D, h, w] -> logits of masks and guesses.
+
+    What the prompts of points are made of is fixed.
+    """
 
     waves: Tensor
     nothing: Tensor
 
-    def __init__(self, config: SamMaskConfig, specs: tuple[FeatureSpec, ...], query_width: int) -> None:
+    def __init__(self, config: SamMaskConfig) -> None:
         super().__init__()
-        self.config, self.specs = config, specs
-        channels = chosen_spec(specs, config.level).channels
-        self.asks = nn.Sequential(nn.Linear(query_width, query_width), nn.ReLU(), nn.Linear(query_width, config.width))
-        self.cells = nn.Identity() if channels == config.width else nn.Conv2d(channels, config.width, 1)
         sizes = SamMaskDecoderConfig(
             hidden_size=config.width,
             mlp_dim=config.hidden,
@@ -85,14 +84,13 @@ class SamMask(nn.Module):
         self.sam.output_hypernetworks_mlps[1:].requires_grad_(False)  # of the three masks that are not used
         self.register_buffer("waves", torch.randn(2, config.width // 2) * config.width / 2)
         self.register_buffer("nothing", torch.zeros(1, config.width))
-        self.terms = config.drawing.terms
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(masks="image", convert_keys=self.convert_keys)
+        return HeadTraits(convert_keys=self.convert_keys)
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of the published .pth, or of `transformers`, as this decoder's; what is not its own falls away."""
+        """Names of the published .pth, or of `transformers`, as these; what is not of it falls away."""
         found, own = {}, self.state_dict()
         is_published = any(name.startswith("mask_decoder.output_upscaling.") for name in state)
         for name, value in state.items():
@@ -104,6 +102,42 @@ class SamMask(nn.Module):
                 found[name] = value
         return found
 
+    def forward(self, prompts: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """float[N, 4h, 4w], and float[N], about the IoU."""
+        masks, guess = self.sam(
+            image_embeddings=maps,
+            image_positional_embeddings=self.positions(maps).expand(len(maps), -1, -1, -1),
+            sparse_prompt_embeddings=prompts[:, None, None],
+            dense_prompt_embeddings=self.nothing.to(maps.dtype)[:, :, None, None],
+            multimask_output=False,
+        )
+        return masks[:, 0, 0], guess[:, 0, 0]
+
+    def positions(self, maps: Tensor) -> Tensor:
+        """float[1, D, h, w]: random waves over the map."""
+        size = maps.shape[2:]
+        places = [(torch.arange(n, device=maps.device, dtype=torch.float32) + 0.5) / n * 2 - 1 for n in size]
+        y, x = torch.meshgrid(*places, indexing="ij")
+        angles = 2 * math.pi * (x[..., None] * self.waves[0] + y[..., None] * self.waves[1])  # float32 always
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)[None].to(maps.dtype)
+
+
+class SamMask(nn.Module):
+    """Queries and maps list[float[B, C_i, h_i, w_i]] -> MasksDrawn. Public weights go into `public`."""
+
+    def __init__(self, config: SamMaskConfig, specs: tuple[FeatureSpec, ...], query_width: int) -> None:
+        super().__init__()
+        self.config, self.specs = config, specs
+        channels = chosen_spec(specs, config.level).channels
+        self.asks = nn.Sequential(nn.Linear(query_width, query_width), nn.ReLU(), nn.Linear(query_width, config.width))
+        self.cells = nn.Identity() if channels == config.width else nn.Conv2d(channels, config.width, 1)
+        self.public = SamDecoder(config)
+        self.terms = config.drawing.terms
+
+    @property
+    def traits(self) -> HeadTraits:
+        return HeadTraits(masks="image")
+
     def forward(self, queries: Queries, maps: list[Tensor], shown: Shown | None = None) -> MasksDrawn:
         asked = Asked.of(queries, None, all_of(maps, self.specs, shown))
         prompts = self.asks(asked.flat(queries.states))
@@ -111,24 +145,9 @@ class SamMask(nn.Module):
         rows = asked.rows.to(level.device)
         if not number:  # one that is dropped again, so that the layers stay part of the graph
             prompts, rows = prompts.new_zeros(1, self.config.width) + prompts.sum(), rows.new_zeros(1)
-        masks, quality = self.sam(
-            image_embeddings=level[rows],
-            image_positional_embeddings=self.positions(level).expand(len(rows), -1, -1, -1),
-            sparse_prompt_embeddings=prompts[:, None, None],
-            dense_prompt_embeddings=self.nothing.to(level.dtype)[:, :, None, None],
-            multimask_output=False,
-        )
-        guess = quality[:number, 0, 0].float()
+        masks, guess = self.public(prompts, level[rows])
         # 4 x - 2 is nearly what makes a probability of a number around one half: public weights guess well at once.
-        return MasksDrawn(asked=asked, logits=masks[:number, 0, 0].float(), quality=4 * guess - 2)
-
-    def positions(self, level: Tensor) -> Tensor:
-        """float[1, D, h, w]: random waves over the map."""
-        size = level.shape[2:]
-        places = [(torch.arange(n, device=level.device, dtype=torch.float32) + 0.5) / n * 2 - 1 for n in size]
-        y, x = torch.meshgrid(*places, indexing="ij")
-        angles = 2 * math.pi * torch.stack([x, y], dim=-1) @ self.waves
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)[None].to(level.dtype)
+        return MasksDrawn(asked=asked, logits=masks[:number].float(), quality=4 * guess[:number].float() - 2)
 
     def loss(self, output: MasksDrawn, targets: Sequence[BoxTarget]) -> HeadLoss:
         """As of every decoder of masks."""

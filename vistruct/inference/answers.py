@@ -6,7 +6,7 @@ answers.jsonl   {"image": ..., "question": ..., "answer": ...}, a line for each
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
 from vistruct.inference.view import View
+from vistruct.vlm.grammar import Grammar, read_answer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,8 +34,16 @@ def look(model: Model, cases: Sequence[Case], asked: Asked) -> list[Any]:
     collate = model.task.traits.predict_collator or model.task.collator
     batch = collate(samples).to(model.device)
     if asked.on_text is not None and len(samples) == 1:
-        batch = replace(batch, on_text=asked.on_text)
+        batch = replace(batch, on_text=_in_words(model, asked.on_text))
     return model.task.predict(batch)
+
+
+def _in_words(model: Model, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Told what is written, `say` is told the words of it: without marks, and without a plan."""
+    if not model.kind.prompts:
+        return say
+    grammar: Grammar = model.task.config.pointing.grammar
+    return lambda text: say(read_answer(text, grammar).words)
 
 
 def check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
@@ -45,7 +54,7 @@ def check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
     question = asked.question or ""
     if not question.replace(IMAGE_MARK, "").strip():
         raise UserError("the question is empty", where=f"ask={question!r}", fix='ask="How many trees are there?"')
-    if asked.regions and model.kind.name != "grounded":
+    if asked.regions and not model.kind.prompts:
         fix = "ask in words, or train a model that points: vistruct recipes vtplug.tune"
         raise UserError("this model cannot be shown a region", where="regions", fix=fix)
     with_regions(question, len(asked.regions))

@@ -203,6 +203,7 @@ GROUNDED = Kind(
     check=answers.check,
     at_once=True,
     has_questions=True,
+    prompts=("point", "box", "scribble", "mask"),
     metrics=lambda task: ("grounded", "mean_loss"),
     formats=(
         EachFile(

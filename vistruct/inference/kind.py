@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
-from vistruct.contracts import RGB, Region, Sample
+from vistruct.contracts import RGB, Prompt, Region, Sample
 from vistruct.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ class Kind:
     what: str = "images"  # the word for several cases
     at_once: bool = False  # several cases go into one pass
     has_questions: bool = False
+    prompts: tuple[Prompt, ...] = ()  # how a region can be shown to it
     windows: Literal["file", "shown"] | None = None  # what pixels their size is in (see `Windows`); None: it has none
     seen_in: Callable[[Any, Views], Any] | None = None  # a task's config that looks in these views too; None: no way
     metrics: Callable[[Any], tuple[str, ...]] = lambda task: ()  # kinds of the metrics that are usual for a task

@@ -189,7 +189,7 @@ def _scribble(picture: Image.Image, regions: Sequence[Region], scale: float) -> 
 
 
 def _with_depth(image: Image.Image, mask: Tensor | MaskPatch, colour: Colour) -> Image.Image:
-    """The image under a depth: dark is 0, the colour 1."""
+    """The image under a depth: dark is 0, the colour 1; bare where it is not known."""
     values = np.zeros((image.height, image.width, 1), np.float32)
     if isinstance(mask, Tensor):
         values[..., 0] = mask.cpu().float().numpy()
@@ -197,5 +197,6 @@ def _with_depth(image: Image.Image, mask: Tensor | MaskPatch, colour: Colour) ->
         height, width = mask.pixels.shape
         values[mask.y : mask.y + height, mask.x : mask.x + width, 0] = mask.pixels
     ground = np.asarray(image.convert("RGB"), np.float32)
-    blended = ground * (1 - DEPTH) + values * np.array(colour, np.float32) * DEPTH
+    cover = DEPTH * np.isfinite(values)
+    blended = ground * (1 - cover) + np.nan_to_num(values) * np.array(colour, np.float32) * cover
     return Image.fromarray(blended.round().astype(np.uint8))

@@ -18,6 +18,7 @@ from vistruct.pictures.classes import draw_classes
 from vistruct.pictures.in_sample import map_in_sample
 from vistruct.pictures.maps import draw_map, draw_pair
 from vistruct.pictures.objects import contact_sheet, draw_sample
+from vistruct.pictures.pointed import draw_pointed
 from vistruct.pictures.volume import draw_volume, evenly
 
 
@@ -41,6 +42,8 @@ def draw_one(sample: Sample, dataset: Any) -> Image.Image:
     """One sample with its truth: a conversation, a pair, a label map, classes or captions of the whole image,
     or objects."""
     info = dataset.info
+    if sample.turns and any(turn.points for turn in sample.turns) and len(sample.images) == 1:
+        return draw_pointed(sample)
     if sample.turns:
         return draw_conversation(sample)
     if len(sample.images) == 2:

@@ -53,6 +53,7 @@ def grounded(
             answer=one.text,
             found=found[row],
             truth=_truth(batch.answers[row], batch.objects[batch.owners[row]], grammar),
+            size_hw=None if batch.pointed is None else batch.pointed.frames[batch.owners[row]].size_hw,
             family=batch.families[row],
             others=batch.others[row],
             form=batch.forms[row],

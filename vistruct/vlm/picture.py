@@ -68,20 +68,25 @@ class Frame:
         """Objects of the image in pixels of a picture of this side.
 
         Args:
-            objects: masks bool[N, H, W], or float32 if soft, like all else in pixels of the image.
+            objects: masks bool[N, H, W], or float32 if soft (NaN where a depth is not known), like all else in pixels
+                of the image.
 
         Returns:
             Masks [N, side, side] of the same type: a pixel that is mostly object; of an object smaller than that the
-            pixels with most of it; the mean over a pixel's share of the image where they are soft.
+            pixels with most of it; where they are soft the mean over what is known of a pixel's share of the image,
+            0 where that is nothing.
         """
         return move_objects(objects, self.matrix(side), lambda masks: self._masks_into(masks, side))
 
     def _masks_into(self, masks: Tensor, side: int) -> Tensor:
         if not len(masks):
             return masks.new_zeros(0, side, side)
-        covered = self.covered(masks, (side, side))
         if masks.is_floating_point():
-            return (covered / _image(self, (side, side)).to(covered).clamp(min=1e-6)).clamp(max=1)
+            known = masks.isfinite()
+            covered = self.covered(masks.where(known, 0), (side, side))
+            image = _image(self, (side, side)).to(covered) if known.all() else self.covered(known, (side, side))
+            return (covered / image.clamp(min=1e-6)).clamp(max=1)
+        covered = self.covered(masks, (side, side))
         most = covered.flatten(1).amax(1)[:, None, None]
         return (covered > 0) & (covered >= most / 2)
 

@@ -23,7 +23,7 @@ from vistruct.errors import UserError
 from vistruct.files.text import printable
 from vistruct.files.volume_names import is_volume_file
 from vistruct.inference.files import Results, predict_files
-from vistruct.inference.kind import Asked, Done
+from vistruct.inference.kind import Asked, Done, Exchange
 from vistruct.inference.model import Model, load
 from vistruct.inference.scenes import Case
 from vistruct.inference.view import Frames, View
@@ -67,6 +67,9 @@ class Visit:
     files: list[Path] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)  # of the dialogue, as the page shows them
     asked: int = 0  # questions so far
+    last: Asked = field(default_factory=Asked)
+    drawn: str = "[]"  # the regions of the last question, as the page has them
+    history: list[Exchange] = field(default_factory=list)
     number: int = 0  # folders so far
 
     def next_folder(self, name: str) -> Path:
@@ -78,7 +81,7 @@ class Visit:
 
     def forget_answers(self) -> None:
         """What was found is about another image or by another model."""
-        self.done, self.view, self.files, self.turns = None, None, [], []
+        self.done, self.view, self.files, self.turns, self.history, self.drawn = None, None, [], [], [], "[]"
 
     def end(self) -> None:
         """Remove all that the visit has left on disk."""
@@ -184,9 +187,13 @@ class Desk:
         home = visit.folder / f"found{visit.asked}"
         results = predict_files(model, [visit.case], home, formats=tuple(formats), asked=asked)
         done, kind = results.done[0], model.kind
+        if asked.question is not None and asked is not visit.last:
+            answer = Exchange(question=asked.question, regions=asked.regions, answer=done.read())
+            visit.history = [*visit.history, answer]
+        visit.last = asked
         visit.done, visit.told = done, results.told.lines
         visit.files = _to_take(results, visit.next_folder("take"))
-        visit.view = View() if kind.view is None else kind.view(model, done)
+        visit.view = View(words="\n".join(visit.told)) if kind.view is None else kind.view(model, done)
         return visit.view
 
 

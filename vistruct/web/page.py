@@ -6,26 +6,30 @@ render them (Markdown, Chatbot, its messages of errors) is used for them.
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from vistruct.contracts import IMAGE_MARK, REGION_MARK
 from vistruct.errors import UserError
 from vistruct.inference.kind import PICTURED, Asked
 from vistruct.inference.model import Model
 from vistruct.inference.view import View
 from vistruct.web.desk import Desk, Visit, streamed
+from vistruct.web.prompts import regions_of
 from vistruct.web.shown import said, shown_frame, shown_table, shown_view
 
 HERE = Path(__file__).parent
 IDLE_S = 6 * 3600.0  # after which a tab's files are removed
+MOST_TURNS = 8  # earlier questions that go with the next one
 MOST_WAITING = 32  # visitors in the queue
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-_PROMPTS = ["point", "box", "scribble", "mask"]
 
 
 def head() -> str:
@@ -86,9 +90,7 @@ class Page:
                 self.table = _own("table")
             with gr.Column(scale=2, min_width=320):
                 self.choice = gr.Dropdown([], label="Image", elem_id="vt-choice", filterable=True)
-                self.upload = gr.File(
-                    file_count="multiple", height=110, label="Upload", show_label=False, elem_id="vt-upload"
-                )
+                self.upload = gr.File(file_count="multiple", height=110, label="Upload", elem_id="vt-upload")
                 self.chat = _own("chat")
                 with gr.Column(visible=False, elem_id="vt-asking") as self.asking:
                     self.question = gr.Textbox(
@@ -128,9 +130,10 @@ class Page:
         on(self.choice.input, self.choose, self.choice)
         on(self.upload.upload, self.bring, self.upload)
         on(self.slice.change, self.turn, self.slice, show_progress="hidden", trigger_mode="always_last")
-        on(self.go.click, self.predict, self.least)
-        on(self.least.release, self.predict, self.least)
-        on(self.write.click, self.convert, self.least, self.format)
+        drawn = "(visit, least, regions) => [visit, least, window.vistruct.regions()]"
+        on(self.go.click, self.predict, self.least, self.regions, js=drawn)
+        on(self.least.release, self.predict, self.least, self.regions, js=drawn)
+        on(self.write.click, self.convert, self.format)
         on(self.clear.click, self.forget)
         asked: list[Any] = [self.ask.click, self.question.submit]
         for event in asked:
@@ -170,7 +173,8 @@ class Page:
     def choose(self, visit: Visit, name: str) -> dict[Any, Any]:
         frames = self.desk.choose(visit, name)
         middle = frames.count // 2
-        question = visit.choices[name].question.replace("<image>", "").strip()
+        question = visit.choices[name].question.replace(IMAGE_MARK, "").strip()
+        question = "" if REGION_MARK in question else question  # of regions that nobody has drawn
         return {
             **self._empty(),
             self.choice: gr.Dropdown(choices=list(visit.choices), value=name, visible=True),
@@ -190,26 +194,36 @@ class Page:
             return {}
         return {self.viewer: self._seen(visit, min(int(number), visit.frames.count - 1))}
 
-    def predict(self, visit: Visit, least: float) -> dict[Any, Any]:
-        return self._found(visit, self._asked(visit, least))
+    def predict(self, visit: Visit, least: float, regions: str) -> dict[Any, Any]:
+        kind = self.desk.open(visit.run).model.kind
+        has_regions = bool(kind.prompts and visit.frames)
+        if has_regions and json.loads(regions):
+            visit.drawn, visit.asked = regions, visit.asked + 1
+        shown = regions_of(visit.drawn, visit.frames.size_hw) if has_regions and visit.frames else ()
+        asked = Asked(min_score=least if "min_score" in kind.choices else None, regions=shown)
+        return self._found(visit, asked)
 
-    def convert(self, visit: Visit, least: float, format: str) -> dict[Any, Any]:
-        return self._found(visit, self._asked(visit, least), (format,) if format else ())
+    def convert(self, visit: Visit, format: str) -> dict[Any, Any]:
+        """What was asked last, written in another format too."""
+        return self._found(visit, visit.last, (format,) if format else ())
 
     def answer(self, visit: Visit, question: str, regions: str) -> Iterator[dict[Any, Any]]:
         """The answer as it is written, then what it points at."""
+        size_hw = (1, 1) if visit.frames is None else visit.frames.size_hw
+        shown = regions_of(regions, size_hw)
+        text = " ".join([question, *[REGION_MARK] * (len(shown) - question.count(REGION_MARK))])
+        turns = [*visit.turns, {"role": "user", "text": text}]
+        asked = Asked(question=text, regions=shown, history=tuple(visit.history[-MOST_TURNS:]))
         visit.asked += 1
-        turns = [*visit.turns, {"role": "user", "text": question}]
-        asked, text = Asked(question=question), ""
         yield {self.question: "", self.chat: {"turns": [*turns, _saying("")]}, self.notice: {}}
         view = View()
-        for what, value in streamed(lambda say: self.desk.ask(visit, asked)):
+        for what, value in streamed(lambda say: self.desk.ask(visit, replace(asked, on_text=say))):
             if what == "said":
-                text += value
-                yield {self.chat: {"turns": [*turns, _saying(text)]}}
+                yield {self.chat: {"turns": [*turns, _saying(value)]}}
             else:
                 view = value
         visit.turns = [*turns, {"role": "assistant", **said(view), "notes": list(view.notes)}]
+        visit.drawn = regions
         yield self._shown(visit, view)
 
     def forget(self, visit: Visit) -> dict[Any, Any]:
@@ -218,13 +232,10 @@ class Page:
 
     # What is shown.
 
-    def _asked(self, visit: Visit, least: float) -> Asked:
-        kind = self.desk.open(visit.run).model.kind
-        return Asked(min_score=least if "min_score" in kind.choices else None)
-
     def _found(self, visit: Visit, asked: Asked, formats: tuple[str, ...] = ()) -> dict[Any, Any]:
         view = self.desk.ask(visit, asked, formats)
-        visit.turns = [{"role": "assistant", **said(view)}] if view.words else []
+        if not self.desk.open(visit.run).model.kind.has_questions:
+            visit.turns = [{"role": "assistant", **said(view)}] if view.words else []
         return self._shown(visit, view)
 
     def _shown(self, visit: Visit, view: View) -> dict[Any, Any]:
@@ -236,7 +247,7 @@ class Page:
             self.viewer: self._seen(visit, visit.frame if has_slices else 0),
             self.table: shown_table(view),
             self.chat: {"turns": turns},
-            self.notice: {"lines": visit.told if "min_score" in kind.choices or view == View() else []},
+            self.notice: {"lines": visit.told if "min_score" in kind.choices else []},
             self.files: gr.File(value=[str(file) for file in visit.files], visible=bool(visit.files)),
             self.more: gr.Row(visible=bool(others)),
             self.format: gr.Dropdown(choices=others, value=others[0] if others else None),
@@ -246,9 +257,14 @@ class Page:
         """What the viewer draws."""
         assert visit.frames is not None
         visit.frame = number
-        seen = {"key": f"{visit.folder.name}/{visit.run}/{visit.name}", "sent": visit.asked}
+        kind = self.desk.open(visit.run).model.kind
+        seen: dict[str, Any] = {"key": f"{visit.folder.name}/{visit.run}/{visit.name}", "sent": visit.asked}
+        seen |= {"tools": kind.prompts, "asked": json.loads(visit.drawn)}
         seen |= shown_frame(visit.frames, number, visit.view)
-        return seen | ({} if visit.view is None else shown_view(visit.view))
+        if visit.view is None:
+            return seen
+        view = replace(visit.view, notes=()) if kind.has_questions else visit.view  # notes of answers stand below them
+        return seen | shown_view(view)
 
     def _empty(self) -> dict[Any, Any]:
         return {

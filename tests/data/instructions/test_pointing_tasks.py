@@ -231,3 +231,13 @@ def test_all_that_was_said_of_an_image_is_used_and_talks_stay_whole():
     assert "Is it day?" in text
     assert all(record.turns[0].text.startswith("<image>") for record in records)
     assert all("<image>" not in turn.text for record in records for turn in record.turns[1:])
+
+
+def test_captions_that_nobody_wrote_count_what_is_there():
+    for name in ("caption-boxes", "caption-masks"):
+        for record, _, said in asked(name, everything(sentences=()), seeds=3):
+            assert said.text == (
+                "The image shows <Phrase>2 trees</Phrase><object>, <Phrase>a car</Phrase><object> "
+                "and <Phrase>a person</Phrase><object>."
+            )
+            assert rows_of(record, said.points) == [{0, 1}, {2}, {3}]

@@ -15,6 +15,8 @@ from vistruct.data.formats.boxes import coco
 from vistruct.data.formats.boxes.coco_walk import NO_POINTS
 from vistruct.data.formats.format import Ask
 from vistruct.data.instructions.annotated import open_annotated
+from vistruct.data.instructions.compose import conversations
+from vistruct.data.instructions.converse import Tally
 from vistruct.data.instructions.known import Known
 from vistruct.data.known import detect, find_source, lvis
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE
@@ -101,6 +103,9 @@ def test_lvis_says_what_an_image_was_searched_for(tmp_path: Path) -> None:
     assert (first.is_complete, first.class_names) == (True, ("alarm clock", "dog", "sofa"))
     assert not second.is_complete
     assert report.counts == {lvis.NOT_ALL: 1}
+    (record,) = conversations(first, np.random.default_rng(0), Tally(), names=["caption-boxes"])
+    assert record.turns[1].points == ((0, 2), (1,))  # both kinds, each with all of its objects
+    assert not list(conversations(second, np.random.default_rng(0), Tally(), names=["caption-boxes"]))
 
 
 def test_lvis_trains_detectors_as_coco_json_does(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vistruct.data.formats.chat import schemas as chat
 from vistruct.data.formats.format import Ask
 from vistruct.data.known import detect, find_source
 from vistruct.errors import UserError
-from vistruct.files.depth import read_depth
+from vistruct.files.depth import LEAST, read_depth
 from vistruct.issues import IssueCounter
 
 DRIVE = "2011_09_26_drive_0001_sync"
@@ -100,7 +100,7 @@ def test_disparities_become_an_order_of_near_and_far(tmp_path: Path, dtype: type
     soft = read_depth(first.objects.masks[0], (48, 60))
     assert np.isnan(soft[:24]).all()
     assert (soft[24:, :30] == 1).all()
-    assert (soft[24:, 30:] == 0).all()
+    assert (soft[24:, 30:] == LEAST).all()
     assert not np.isnan(read_depth(second.objects.masks[0], (48, 60))).any()
 
 

@@ -16,8 +16,10 @@ from PIL import Image
 
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE
 from vistruct.data.formats.format import Ask
+from vistruct.data.instructions.compose import conversations
+from vistruct.data.instructions.converse import Tally
 from vistruct.data.instructions.known import Drawn
-from vistruct.data.known import gcg, grand, interactive, llava_grounding, narratives, osprey, shapes
+from vistruct.data.known import find_source, gcg, grand, interactive, llava_grounding, narratives, osprey, shapes
 from vistruct.data.known.source import LOST_OBJECT, NO_ENTRY
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
@@ -115,6 +117,23 @@ def test_single_objects_have_their_prompts_in_order(photo: Path, kind: str) -> N
         assert (x, y, seen) == ((x0 + x1) / 2, (y0 + y1) / 2, 2)
 
 
+@pytest.mark.parametrize("kind", ["box", "point", "scribble", "mask"])
+def test_questions_show_the_prompts_that_came_with_the_data(photo: Path, kind: str) -> None:
+    given = GOLDEN[f"interactive_single_{kind}"]["annotation"]
+    (known,) = read("coco-interactive", write(photo / "single.json", [given]))
+    (drawn,) = [one for one in known.drawn if one.kind == kind]
+    name = f"{kind}-mask" if kind != "mask" else "mask-box"
+    (record,) = conversations(known, np.random.default_rng(0), Tally(), names=[name])
+    assert len(record.objects) == 2  # the object and its prompt
+    question, answer = record.turns
+    assert question.prompts == (kind,)
+    (shown,), (meant,) = question.points[0], answer.points[0]
+    np.testing.assert_array_equal(record.objects.boxes_xyxy[shown], known.objects.boxes_xyxy[drawn.row])
+    np.testing.assert_array_equal(record.objects.boxes_xyxy[meant], known.objects.boxes_xyxy[0])
+    assert record.objects.masks is not None
+    assert record.objects.masks[meant] == given["target"]
+
+
 def test_an_object_of_no_category_of_coco_has_no_word(photo: Path) -> None:
     given = json.loads(json.dumps(GOLDEN["interactive_s_1"]["annotation"]))
     given["anns"][0] |= {"category_id": 12, "scribble_visual_prompt_mask": None}
@@ -123,6 +142,16 @@ def test_an_object_of_no_category_of_coco_has_no_word(photo: Path) -> None:
     (known,) = read("coco-interactive", write(photo / "i.json", [given, {"image": "a.jpg", "anns": 3}]), report)
     assert report.counts == {interactive.NO_NAME: 1, interactive.EMPTY_PROMPT: 1, NO_ENTRY: 1}
     assert [one.kind for one in known.drawn] == ["point", "mask"]
+
+
+@pytest.mark.parametrize("case", ["res_target_two_polygons", "region_caption_mask_two_polygons"])
+def test_referring_masks_have_all_their_polygons(photo: Path, case: str) -> None:
+    path = write(photo / "lines.jsonl", GOLDEN[case]["annotation"])
+    (known,) = find_source("refcoco").read(path, Ask(), IssueCounter())
+    (one,) = known.expressions
+    assert (one.text, one.rows) == ("the cat on the left", (0,))
+    (first,) = GOLDEN[case]["target"]["masks"]  # published: the first polygon alone
+    assert masks(known) == [{"shape": first["shape"], "pixels": first["pixels"] + 64}]
 
 
 def test_open_psg_has_captions_with_masks(photo: Path) -> None:

@@ -10,9 +10,12 @@ import numpy as np
 
 from vistruct.contracts import Objects, Record
 from vistruct.data.checks.problem import Problem
+from vistruct.errors import UserError
 from vistruct.files.depth import is_depth
+from vistruct.vlm.answers import UNITS
+from vistruct.vlm.grammar import Grammar, write_answer
 
-UNITS = ("box", "mask", "keypoint", "point", "depth")  # that decoders of ours draw; others are a plug-in's
+_UNWRITTEN = "left out where answers point (task.pointing): write <Phrase>words</Phrase><object> for each thing"
 _FIXES = {
     "mask": "give the object a mask (`masks` of `objects`), or write another unit or prompt",
     "keypoint": "give the object a key point that is annotated (`keypoints` of `objects`), or write another unit",
@@ -27,6 +30,7 @@ class Marks:
     counts: Counter[str] = field(default_factory=Counter)
     lacking: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # by "unit" or "prompt", and its name
     unknown: dict[str, list[str]] = field(default_factory=dict)  # by unit
+    unwritten: dict[str, list[str]] = field(default_factory=dict)  # by what is wrong with an answer
 
     def add(self, record: Record, where: str) -> None:
         """Those of one conversation.
@@ -35,6 +39,11 @@ class Marks:
             where: its file and line.
         """
         for number, turn in enumerate(record.turns, start=1):
+            if turn.role == "assistant" and turn.points:
+                try:
+                    write_answer(turn, Grammar())
+                except UserError as error:
+                    self.unwritten.setdefault(error.what, []).append(f"{where}: turn {number}")
             words = turn.prompts if turn.role == "user" else turn.units
             kind = "prompt" if turn.role == "user" else "unit"
             for rows, word in zip(turn.points, words or ("box",) * len(turn.points), strict=True):
@@ -57,6 +66,9 @@ class Marks:
             fix = f"known: {', '.join(UNITS)}; another needs a decoder of your own (docs/adding.md)"
             what = f"unit {word[:40]!r}, which no decoder of vistruct draws"
             yield Problem(what=what, effect="kept", count=len(places), places=tuple(places), fix=fix)
+        for why, places in sorted(self.unwritten.items()):
+            what = f"to a model that points, {why}"
+            yield Problem(what=what, effect="kept", count=len(places), places=tuple(places), fix=_UNWRITTEN)
 
 
 def _gives(objects: Objects[np.ndarray], row: int, word: str) -> bool:

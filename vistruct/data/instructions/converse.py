@@ -14,6 +14,7 @@ from vistruct.data.instructions.scene import Scene
 
 CANDIDATES = 4  # drawn for each question; the one with the rarest answer is asked
 AT_MOST = 0.55  # share of one answer in its family, and among the questions about the same thing
+MOST_KINDS, OTHERS = 10_000, "others"  # answers (and things asked about) told apart: memory ends, words do not
 FIRST_FEW = 2  # more of an answer than that share are let pass: the first ones can keep no share
 
 
@@ -29,7 +30,8 @@ class Tally:
         """Count one exchange."""
         self.families[exchange.family] += 1
         for counts in self._of(exchange):
-            counts[exchange.answer_class] += 1
+            is_known = exchange.answer_class in counts or len(counts) < MOST_KINDS
+            counts[exchange.answer_class if is_known else OTHERS] += 1
 
     def rarity(self, exchange: Exchange) -> tuple[float, ...]:
         """Smaller for an answer that has been rarer, first among the questions about the same thing."""
@@ -47,10 +49,13 @@ class Tally:
         return [(answer, n / answers.total()) for answer, n in answers.most_common()]
 
     def _of(self, exchange: Exchange) -> tuple[Counter[str], Counter[str]]:
-        return (
-            self.answers.setdefault(exchange.family, Counter()),
-            self.abouts.setdefault((exchange.family, exchange.about), Counter()),
-        )
+        key = (exchange.family, exchange.about)
+        if key not in self.abouts and len(self.abouts) >= MOST_KINDS:
+            key = (exchange.family, OTHERS)
+        if key not in self.abouts:
+            self.answers.setdefault(exchange.family, Counter())
+            self.abouts[key] = Counter()
+        return self.answers[exchange.family], self.abouts[key]
 
 
 def converse(

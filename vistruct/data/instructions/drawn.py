@@ -15,7 +15,6 @@ import numpy as np
 from vistruct.contracts import Objects, Prompt, Region
 from vistruct.data.instructions.boxed import empty_box
 from vistruct.data.instructions.material import Material
-from vistruct.data.instructions.scene import overlap
 
 CLEAR = 0.25  # of an object's box: so much of it at most may lie in another's, else a click could mean both
 _CORNERS = 16  # of an ellipse
@@ -31,12 +30,10 @@ def show(known: Material, row: int, prompt: Prompt) -> tuple[int, ...] | None:
 
 def _may_mean_another(known: Material, row: int) -> bool:
     """Whether too much of an object's box is another's, and no masks tell them apart."""
-    boxes = known.known.objects.boxes_xyxy.astype(np.float64)
-    others = known.rows[known.rows != row]
+    is_over = known.covered(row) > CLEAR
     if row in known.with_mask:
-        others = np.setdiff1d(others, known.with_mask)
-    own = np.prod(boxes[row, 2:] - boxes[row, :2])
-    return bool((overlap(boxes[others], boxes[row]) > CLEAR * own).any())
+        is_over[known.with_mask] = False
+    return bool(is_over.any())
 
 
 def nowhere(known: Material, prompt: Prompt, rng: np.random.Generator) -> Region | None:

@@ -21,11 +21,6 @@ ABSENT = 0.25  # chance that a question is about what is not there, where that i
 DETECTION = {"box": "detection", "mask": "segmentation", "keypoint": "keypoints", "point": "detection"}
 
 
-def of_unit(known: Material, unit: str) -> np.ndarray:
-    """int64[K], the objects of which a unit can be drawn."""
-    return {"mask": known.with_mask, "keypoint": known.with_keypoints}.get(unit, known.rows)
-
-
 def phrased(words: str, marks: int = 1) -> str:
     """`<Phrase>words</Phrase><object>`."""
     return f"{PHRASE_OPEN}{words}{PHRASE_CLOSE}{OBJECT_MARK * marks}"
@@ -49,11 +44,10 @@ def all_objects(unit: str) -> Pose:
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
         if not known.is_complete or len(known.rows) > MOST:
             return None
-        there = [name for name in known.classes if known.of(name)]
+        there = [name for name in known.classes if name in known.by_name]
         if not all(known.is_all_shown_of(name) for name in there or known.classes):
             return None
-        drawable = of_unit(known, unit)
-        if len(drawable) < len(known.rows):
+        if len(known.options(unit)) < len(known.rows):
             return None
         groups = [(name, known.of(name)) for name in there]
         answer, points = listed(groups)
@@ -75,7 +69,7 @@ def class_objects(unit: str) -> Pose:
     """Every object of one class, which may be absent."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        there = sorted({known.names[row] for row in of_unit(known, unit).tolist() if known.names[row]})
+        there = sorted({known.names[row] for row in known.options(unit, "name")})
         absent = [name for name in known.classes if name not in there]
         options = absent if absent and (not there or rng.random() < ABSENT) else there
         if not options:
@@ -83,8 +77,8 @@ def class_objects(unit: str) -> Pose:
         name = options[rng.integers(len(options))]
         rows = known.of(name)
         if unit == "keypoint":
-            rows = [row for row in rows if row in known.with_keypoints]
-        if not known.is_all_shown_of(name) or len(rows) > MOST or not set(rows) <= set(of_unit(known, unit).tolist()):
+            rows = [row for row in rows if row in known.options(unit)]
+        if not known.is_all_shown_of(name) or len(rows) > MOST or not {*rows} <= {*known.options(unit)}:
             return None
         if unit == "keypoint" and not rows:
             return None  # of a class that may have no key points at all
@@ -108,7 +102,7 @@ def expression_object(unit: str) -> Pose:
     """What an expression means: as somebody wrote it, else one that boxes make sure of."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        drawable = set(of_unit(known, unit).tolist())
+        drawable = {*known.options(unit)}
         said = known.tellable("expression", unit, lambda one: {*one.rows} <= drawable)
         if said:
             number, one = said[rng.integers(len(said))]
@@ -143,7 +137,7 @@ def _made_expression(known: Material, rng: np.random.Generator) -> Said | None:
     if len(same) == 1 and known.is_all_known_of(name):
         return Said(text=f"the only {name}", rows=(row,))
     words, clearest = WAYS[pick(tuple(way for way in WAYS), rng)]
-    best = clearest(scene, known.classes.index(name))
+    best = clearest(scene, known.number[name])
     of_scene = [one for one in known.named.tolist() if known.names[one] == name]  # in the order of the scene's boxes
     return None if best is None else Said(text=f"the {words.format(name)}", rows=(of_scene[best],))
 
@@ -165,10 +159,10 @@ def region_object(prompt: Prompt, unit: str) -> Pose:
         shown = nowhere(known, prompt, rng) if rng.random() < ABSENT and unit != "keypoint" else None
         row = None
         if shown is None:
-            options = np.intersect1d(of_unit(known, unit), of_unit(known, prompt))
+            options = known.options(unit, prompt)
             if not len(options):
                 return None
-            row = int(options[rng.integers(len(options))])
+            row = options[rng.integers(len(options))]
             shown = show(known, row, prompt)
             if shown is None:
                 return None
@@ -194,13 +188,13 @@ def others_like(prompt: Prompt, unit: str) -> Pose:
     """All others of the kind of one that is shown; the one itself would be given away."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        options = [row for row in np.intersect1d(known.named, of_unit(known, prompt)).tolist()]
+        options = known.options(prompt, "name")
         if not options:
             return None
         row = options[rng.integers(len(options))]
         name = known.names[row]
         rows = [other for other in known.of(name) if other != row]
-        if not known.is_all_shown_of(name) or len(rows) > MOST or not set(rows) <= set(of_unit(known, unit).tolist()):
+        if not known.is_all_shown_of(name) or len(rows) > MOST or not {*rows} <= {*known.options(unit)}:
             return None
         answer, points = listed([(name, rows)] if rows else [])
         return Exchange(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vistruct.data.instructions.known import Known
-from vistruct.data.instructions.scene import CROWD, Scene
+from vistruct.data.instructions.scene import CROWD, Scene, overlap
 from vistruct.files.depth import is_depth
 from vistruct.files.images import image_size
 
@@ -23,6 +23,8 @@ class Material:
 
     known: Known
     asked: set[tuple[Hashable, ...]] = field(default_factory=set)  # keys of what was asked about it so far
+    _options: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
+    _covered: dict[int, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def size_hw(self) -> tuple[int, int]:
@@ -72,6 +74,11 @@ class Material:
         return self.known.is_complete and len(self.named) == len(self.rows)
 
     @cached_property
+    def number(self) -> dict[str, int]:
+        """Of each of `classes`, its place in them."""
+        return {name: number for number, name in enumerate(self.classes)}
+
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """Words that were looked for, and those of objects."""
         return tuple(dict.fromkeys([*self.known.class_names, *(name for name in self.names if name)]))
@@ -94,7 +101,7 @@ class Material:
     @cached_property
     def scene(self) -> Scene:
         """The named objects as question writers without marks see them; box i is object `named[i]`."""
-        objects, at = self.known.objects, {name: number for number, name in enumerate(self.classes)}
+        objects, at = self.known.objects, self.number
         doubtful = np.flatnonzero(~objects.is_single)
         boxes = objects.boxes_xyxy.astype(np.float64)
         known = [row for row in doubtful.tolist() if self.names[row]]
@@ -114,25 +121,55 @@ class Material:
 
     def is_all_known_of(self, name: str) -> bool:
         """Whether every object of a class is there, and none of them is doubtful."""
-        return self.is_complete and name in self.classes and not self.scene.possible(self.classes.index(name))
+        return self.is_complete and name in self.number and not self.scene.possible(self.number[name])
 
     def is_all_shown_of(self, name: str) -> bool:
         """Whether those that are there are all that can be drawn: what the border cuts off need not be, but is not
         nothing."""
-        if not self.is_complete or name not in self.classes:
+        if not self.is_complete or name not in self.number:
             return False
-        label, rows = self.classes.index(name), self.of(name)
+        label = self.number[name]
         doubtful = self.scene.doubtful_of(label)
-        return not len(doubtful) or (len(rows) > 0 and len(self.scene.cut_of(label)) == len(doubtful))
+        return not len(doubtful) or (name in self.by_name and len(self.scene.cut_of(label)) == len(doubtful))
 
     def of(self, name: str) -> list[int]:
         """The objects of a class, in reading order."""
-        return self.in_order([row for row in self.named.tolist() if self.names[row] == name])
+        return self.by_name.get(name, [])
+
+    @cached_property
+    def by_name(self) -> dict[str, list[int]]:
+        """The objects of each class that has any, in reading order."""
+        rows: dict[str, list[int]] = {}
+        for row in self.in_order(self.named.tolist()):
+            rows.setdefault(self.names[row], []).append(row)
+        return rows
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int64[N], the number of each object's class; -1: it has no word."""
+        return np.array([self.number.get(name, -1) for name in self.names], np.int64)
+
+    def covered(self, row: int) -> np.ndarray:
+        """float64[N], how much of an object's box each other one's covers, in [0, 1]; 0 of what was drawn by hand."""
+        if row not in self._covered:
+            boxes = self.known.objects.boxes_xyxy.astype(np.float64)
+            shares = overlap(boxes, boxes[row]) / np.prod(boxes[row, 2:] - boxes[row, :2])
+            shares[[row, *(one.row for one in self.known.drawn), *self.depths]] = 0
+            self._covered[row] = shares
+        return self._covered[row]
 
     def in_order(self, rows: list[int]) -> list[int]:
         """From top to bottom, from left to right."""
         boxes = self.known.objects.boxes_xyxy
         return sorted(rows, key=lambda row: (float(boxes[row, 1]), float(boxes[row, 0]), row))
+
+    def options(self, *needs: str) -> list[int]:
+        """The objects that have what all of these need: a unit or a prompt, or "name"."""
+        if needs not in self._options:
+            having = {"mask": self.with_mask, "keypoint": self.with_keypoints, "name": self.named}
+            rows = [{*having.get(need, self.rows).tolist()} for need in needs]
+            self._options[needs] = sorted(set.intersection(*rows))
+        return self._options[needs]
 
     def _having(self, is_there: Any) -> np.ndarray:
         return np.intersect1d(self.rows, np.flatnonzero(is_there), assume_unique=True)

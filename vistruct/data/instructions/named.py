@@ -8,16 +8,16 @@ import numpy as np
 
 from vistruct.contracts import REGION_MARK, Prompt, Turn
 from vistruct.data.instructions import families
-from vistruct.data.instructions.boxed import overlap
 from vistruct.data.instructions.drawn import nowhere, show
 from vistruct.data.instructions.exchange import NOTHING, Exchange, pick
-from vistruct.data.instructions.found import ABSENT, Pose, number_kind, of_unit, phrased
+from vistruct.data.instructions.found import ABSENT, Pose, number_kind, phrased
 from vistruct.data.instructions.known import Told
 from vistruct.data.instructions.material import Material
 from vistruct.data.instructions.scene import HALVES, Scene
 from vistruct.data.instructions.wordings import WORDINGS
 from vistruct.data.instructions.words import article, plural, several
 
+SHARED = 0.5  # of an object's box: one of another class that has so much of it makes it unclear what is shown
 FEW_WORDS = 6  # up to here an answer is a short one
 MOST_CANDIDATES = 4
 
@@ -47,7 +47,7 @@ def caption_objects(unit: str) -> Pose:
     """A sentence whose phrases point at what they mean."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        drawable = set(of_unit(known, unit).tolist())
+        drawable = {*known.options(unit)}
         kind = f"caption {unit}"
 
         def fits(one: Told) -> bool:
@@ -60,9 +60,10 @@ def caption_objects(unit: str) -> Pose:
             answer, points = marked(one)
             key: tuple[Hashable, ...] = ("caption", at, unit)
         else:
-            groups = [(name, known.of(name)) for name in known.classes if known.of(name)]
+            groups = [(name, known.of(name)) for name in known.classes if name in known.by_name]
             sure = all(known.is_all_known_of(name) for name, _ in groups)
-            if known.known.sentences or not groups or not sure or not drawable.issuperset(*(r for _, r in groups)):
+            every = {row for _, rows in groups for row in rows}
+            if known.known.sentences or not groups or not sure or not every <= drawable:
                 return None
             parts = [phrased(several(len(rows), name) if len(rows) > 1 else article(name)) for name, rows in groups]
             answer, points = f"The image shows {_joined(parts)}.", tuple(tuple(rows) for _, rows in groups)
@@ -143,14 +144,14 @@ def region_label(prompt: Prompt) -> Pose:
             answer, key = NOTHING, ("label", prompt, None if shown is None else shown.xy)
             words = "label"
         else:
-            options = np.intersect1d(of_unit(known, prompt), known.named)
-            drawable = {*of_unit(known, prompt).tolist()}
+            options = known.options(prompt, "name")
+            drawable = {*known.options(prompt)}
             said = known.tellable("description", prompt, lambda one: len(one.rows) == 1 and one.rows[0] in drawable)
             if said and (not len(options) or rng.random() < DESCRIBED):
                 at, one = said[rng.integers(len(said))]
                 row, answer, words, key = one.rows[0], one.text, "description", ("description", at, prompt)
             elif len(options):
-                row = int(options[rng.integers(len(options))])
+                row = options[rng.integers(len(options))]
                 answer, words, key = known.names[row], "label", ("label", prompt, row)
                 if _is_shared(known, row):
                     return None
@@ -173,18 +174,14 @@ DESCRIBED = 0.7  # chance of a description, where there is one, against the clas
 
 def _is_shared(known: Material, row: int) -> bool:
     """Whether an object of another class lies on half of this one's box or more."""
-    objects = known.known.objects
-    box = objects.boxes_xyxy[row].astype(np.float64)
-    others = np.array([name != known.names[row] for name in known.names], bool)
-    shared = overlap(objects.boxes_xyxy[others].astype(np.float64), box)
-    return bool((shared >= 0.5 * np.prod(box[2:] - box[:2])).any())
+    return bool((known.covered(row)[known.labels != known.labels[row]] >= SHARED).any())
 
 
 def region_answer(prompt: Prompt) -> Pose:
     """A question about one or two objects that are shown, with a short answer."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        options = np.intersect1d(of_unit(known, prompt), known.named).tolist()
+        options = known.options(prompt, "name")
         if not options:
             return None
         row = options[rng.integers(len(options))]
@@ -225,9 +222,7 @@ def choice(unit: str, *, with_reason: bool = False) -> Pose:
     """Which of some objects that are shown is of a class: pointed at, or none; with a reason what the others are."""
 
     def pose(known: Material, rng: np.random.Generator) -> Exchange | None:
-        options = [
-            row for row in np.intersect1d(known.named, of_unit(known, unit)).tolist() if not _is_shared(known, row)
-        ]
+        options = [row for row in known.options(unit, "name") if not _is_shared(known, row)]
         there = sorted({known.names[row] for row in options})
         if len(options) < 2 or len(there) < 2:
             return None

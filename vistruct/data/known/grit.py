@@ -104,7 +104,8 @@ def _spans(entry: dict[str, Any], key: str, board: Board, where: str) -> Spans:
     """The rows of each run of words, in order of the caption."""
     found: Spans = {}
     caption = entry["caption"]
-    for at, row in enumerate(entry.get(key) or (), start=1):
+    rows: list[Any] = entry[key] if isinstance(entry.get(key), list) else [None]
+    for at, row in enumerate(rows, start=1):
         here = f"{where}, {key} {at}"
         if not are_numbers(row) or len(row) != 7 or not 0 <= int(row[0]) < int(row[1]) <= len(caption):
             board.report.note(BAD_ROW, here)

@@ -106,7 +106,11 @@ def read(path: Path, ask: Ask, report: IssueCounter, ways: Sequence[str] = tuple
         image = images.find((name,), first)
         if image is None:
             continue
-        beside = entry if "boxes" in entry else _metadata(entry.get("metadata_fn"), images.folder, first, report)
+        beside = (
+            entry
+            if isinstance(entry.get("boxes"), list)
+            else _metadata(entry.get("metadata_fn"), images.folder, first, report)
+        )
         if beside is None:
             continue
         if told_size(beside) not in (None, image.size_hw):
@@ -114,7 +118,7 @@ def read(path: Path, ask: Ask, report: IssueCounter, ways: Sequence[str] = tuple
             continue
         board, talks = Board(image, report), []
         for where, one in ((first, entry), *group):
-            line = _line(one, one if "boxes" in one else beside, board, where)
+            line = _line(one, one if isinstance(one.get("boxes"), list) else beside, board, where)
             if line is not None:
                 talks += [talk for way in ways if (talk := _talk(line, way, board, where)) is not None]
         yield board.known(f"{name}#{first.rpartition(':')[2]}", talks=tuple(talks))

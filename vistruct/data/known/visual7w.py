@@ -66,12 +66,13 @@ def read(path: Path, ask: Ask, report: IssueCounter) -> Iterator[Known]:
 
 
 def _images(path: Path, ask: Ask, report: IssueCounter) -> Iterator[Known]:
-    chosen = chosen_splits(ask.split, splits(path), path)
+    known = splits(path)
+    chosen = chosen_splits(ask.split, known, path) if known else []
     is_pointing = '"boxes"' in "".join(ends_of(path))
     boxes = {
         one["box_id"]: ([one.get(key) for key in ("x", "y", "width", "height")], str(one.get("name", "")))
         for _, one in (json_list(path, "boxes") if is_pointing else ())
-        if isinstance(one, dict) and "box_id" in one
+        if isinstance(one, dict) and isinstance(one.get("box_id"), int)
     }
     names = (str(one.get("filename")) for _, one in json_list(path, "images") if isinstance(one, dict))
     images = Images.of(names, (path.parent, path.parent.parent), ask, report)
@@ -79,7 +80,7 @@ def _images(path: Path, ask: Ask, report: IssueCounter) -> Iterator[Known]:
         if not isinstance(entry, dict) or not isinstance(entry.get("qa_pairs"), list):
             report.note(NO_ENTRY, where)
             continue
-        if str(entry.get("split")) not in chosen:
+        if known and str(entry.get("split")) not in chosen:
             continue
         image = images.find((str(entry.get("filename")),), where)
         if image is None:
@@ -90,10 +91,11 @@ def _images(path: Path, ask: Ask, report: IssueCounter) -> Iterator[Known]:
             if not isinstance(one, dict):
                 report.note(NO_ENTRY, here)
             elif is_pointing:
-                ids = [one.get("answer"), *(one.get("multiple_choices") or ())]
-                rows = [board.add(boxes[id][0], here, form="xywh", name=boxes[id][1]) for id in ids if id in boxes]
-                complete = rows if len(rows) == len(ids) else [None]
-                talks += _pointing(one.get("question"), complete, board, here, has_point=False)
+                others = one.get("multiple_choices")
+                ids = [one.get("answer"), *(others if isinstance(others, list) else [None])]
+                found = [boxes.get(id) if isinstance(id, int) else None for id in ids]
+                rows = [None if box is None else board.add(box[0], here, form="xywh", name=box[1]) for box in found]
+                talks += _pointing(one.get("question"), rows, board, here, has_point=False)
             else:
                 texts = (words(one.get(key), here, report) for key in ("question", "answer"))
                 question, answer = texts

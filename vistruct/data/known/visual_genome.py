@@ -68,15 +68,21 @@ def read(path: Path, ask: Ask, report: IssueCounter) -> Iterator[Known]:
 def _sizes(path: Path) -> dict[int, tuple[int, int] | None]:
     if not path.is_file():
         return {}
-    return {one["image_id"]: told_size(one) for _, one in json_list(path) if isinstance(one.get("image_id"), int)}
+    entries = (one for _, one in json_list(path) if isinstance(one, dict))
+    return {one["image_id"]: told_size(one) for one in entries if isinstance(one.get("image_id"), int)}
 
 
 def _regions(told: list[Any], board: Board, where: str) -> tuple[Said, ...]:
     found = []
     for at, one in enumerate(told, start=1):
         here = f"{where}, region {at}"
-        box = [one.get(key) for key in ("x", "y", "width", "height")] if isinstance(one, dict) else None
-        text = words(one.get("phrase"), here, board.report) if isinstance(one, dict) else None
+        if not isinstance(one, dict):
+            board.report.note(NO_ENTRY, here)
+            continue
+        text, box = (
+            words(one.get("phrase"), here, board.report),
+            [one.get(key) for key in ("x", "y", "width", "height")],
+        )
         if text is not None and (row := board.add(box, here, form="xywh")) is not None:
             found.append(Said(text=text, rows=(row,)))
     return tuple(dict.fromkeys(found))
@@ -86,11 +92,13 @@ def _objects(told: list[Any], board: Board, where: str) -> tuple[Said, ...]:
     """Objects have a name; words about them are no description, so there are no regions."""
     for at, one in enumerate(told, start=1):
         here = f"{where}, object {at}"
-        box = [one.get(key) for key in ("x", "y", "w", "h")] if isinstance(one, dict) else None
-        names = one.get("names") if isinstance(one, dict) else None
+        if not isinstance(one, dict):
+            board.report.note(NO_ENTRY, here)
+            continue
+        names = one.get("names")
         name = words(names[0] if isinstance(names, list) and names else one.get("name"), here, board.report)
         if name is not None:
-            board.add(box, here, form="xywh", name=name)
+            board.add([one.get(key) for key in ("x", "y", "w", "h")], here, form="xywh", name=name)
     return ()
 
 

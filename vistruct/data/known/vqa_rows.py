@@ -152,7 +152,8 @@ def _answer(told: Any) -> tuple[str, float]:
 def _reasons(entry: dict[str, Any]) -> list[str]:
     """Sentences, each with a full stop."""
     told = next((entry[key] for key in _REASONS if key in entry), [])
-    texts = [" ".join(one.split()) for one in ([told] if isinstance(told, str) else told) if isinstance(one, str)]
+    told = told if isinstance(told, list) else [told]
+    texts = [" ".join(one.split()) for one in told if isinstance(one, str)]
     return [one if one[-1] in ".!?" else f"{one}." for one in texts if one]
 
 

@@ -47,7 +47,7 @@ _VICUNA: dict[str, Any] = {
     "intermediate_size": 11008, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096,
 }  # fmt: skip
 CLIP_L_336 = TimmConfig(name="vit_large_patch14_clip_quickgelu_336", out_indices=(22,))
-CONVNEXT_L = TimmConfig(name="convnext_large_mlp", out_indices=(0, 1, 2, 3))
+CONVNEXT_L = TimmConfig(name="convnext_large")
 
 
 class Family(Part):

@@ -1,0 +1,101 @@
+"""The stages of VT-PLUG: what moves in each, what it learns, and that the published model can be built."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from public_folders import ship_task
+from toy_pointing import pointing
+from toy_vlm import build, tokenizer
+
+from vistruct.checkpoint.whole import load_start
+from vistruct.config import Run
+from vistruct.contracts import DataInfo
+from vistruct.engine.trainable import apply_moves
+from vistruct.recipes.vtplug import align, decoders, keypoints, tune
+from vistruct.recipes.vtplug.parts import FAMILIES
+from vistruct.tasks.instruct import Instruct
+from vistruct.vlm.tiling import Tiling
+
+STAGES: dict[str, Any] = {"align": align, "tune": tune, "decoders": decoders, "keypoints": keypoints}
+
+
+def moving(run: Run) -> set[str]:
+    """Parts of the task of which something learns."""
+    task: Any = run.only.task
+    words = tokenizer()
+    words.add_tokens(list(task.pointing.added_tokens), special_tokens=True)
+    with torch.device("meta"):
+        built = Instruct(task, words)
+    apply_moves(built, run.move)
+    names = [name for name, p in built.named_parameters() if p.requires_grad]
+    return {re.sub(r"^(pointing\.(?:decoders\.)?\w+|\w+)\..*", r"\1", name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("align", {"projector"}),
+        ("tune", {"projector", "language", "pointing.regions", "pointing.decoders.box", "pointing.decoders.mask"}),
+        ("decoders", {"pointing.regions", "pointing.decoders.box", "pointing.decoders.mask"}),
+        ("keypoints", {"projector", "language", "pointing.regions", "pointing.decoders.keypoint"}),
+    ],
+)
+def test_what_moves_in_each_stage(stage: str, parts: set[str]) -> None:
+    run = STAGES[stage].recipe(data=Path("talk.jsonl"), size="small")
+    assert moving(run) == parts
+
+
+@pytest.mark.parametrize(("stage", "batch", "steps", "lr"), [("align", 256, 3558, 2e-5), ("tune", 120, 68900, 2e-6)])
+def test_published_settings(stage: str, batch: int, steps: int, lr: float) -> None:
+    run = STAGES[stage].recipe(data=Path("talk.jsonl"))
+    assert (run.only.batch, run.steps, run.optim.lr) == (batch, steps, lr)
+    assert run.schedule.warmup_steps == round(0.03 * steps)
+    assert (run.optim.weight_decay, run.clip_norm) == (0.0, 1.0)
+
+
+def test_losses_of_decoders_count_half_as_published() -> None:
+    assert tune.recipe(data=Path("talk.jsonl"), size="small").only.loss_weights == {"box.*": 0.5, "mask.*": 0.5}
+
+
+def test_the_published_model_is_as_large_as_published() -> None:
+    run = tune.recipe(data=Path("talk.jsonl"))
+    task: Any = run.only.task
+    with torch.device("meta"):
+        backbone, tower = task.backbone.build(), task.pointing.tower.build()
+    million = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in [("b", backbone), ("t", tower)]}
+    assert round(million["t"], 1) == pytest.approx(196.2, abs=0.1)
+    assert million["b"] == pytest.approx(303.5 - 12.6, abs=0.1)  # the last of 24 blocks is never read
+    assert (backbone.width, FAMILIES["7b"].task.tiling.size // backbone.patch) == (1024, 24)
+
+
+def test_a_stage_keeps_the_decoders_of_the_one_before_and_all_its_weights(tmp_path: Path) -> None:
+    first = pointing()
+    shipped = ship_task(tmp_path / "model", first)
+    run = keypoints.recipe(data=tmp_path / "talk.jsonl", size="small", start=shipped)
+    task: Any = run.only.task
+    assert list(task.pointing.decoders) == ["box", "keypoint"]
+    assert task.pointing.decoders["box"] == first.config.pointing.decoders["box"]
+    second = task.build(DataInfo(), tmp_path / "assets")
+    report = load_start(second, shipped)
+    assert {name.split(".")[2] for name in report.fresh} == {"keypoint"}
+    state = second.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in first.state_dict().items())
+
+
+def test_a_model_that_points_starts_from_one_that_does_not(tmp_path: Path) -> None:
+    words = build(tiling=Tiling(size=56, max_tiles=1))
+    shipped = ship_task(tmp_path / "model", words)
+    run = tune.recipe(data=tmp_path / "talk.jsonl", size="small", start=shipped)
+    task: Any = run.only.task
+    model = task.build(DataInfo(), tmp_path / "assets")
+    report = load_start(model, shipped)
+    assert report.fresh
+    assert all(name.startswith("pointing.") for name in report.fresh)
+    table, before = (one.language.get_input_embeddings().weight for one in (model, words))
+    assert torch.equal(table[: len(before)], before)
+    torch.testing.assert_close(table[len(before) :], before.mean(0).expand(len(table) - len(before), -1))
