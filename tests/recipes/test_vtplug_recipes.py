@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from public_folders import ship_task
-from toy_pointing import pointing
+from toy_pointing import pointing, squares
 from toy_vlm import build, tokenizer
+from whole_loss import task_loss
 
 from vistruct.checkpoint.whole import load_start
 from vistruct.config import Run
 from vistruct.contracts import DataInfo
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_moves, set_train_mode
 from vistruct.recipes.vtplug import align, decoders, keypoints, tune
 from vistruct.recipes.vtplug.parts import FAMILIES
 from vistruct.tasks.instruct import Instruct
@@ -48,6 +49,40 @@ def moving(run: Run) -> set[str]:
 def test_what_moves_in_each_stage(stage: str, parts: set[str]) -> None:
     run = STAGES[stage].recipe(data=Path("talk.jsonl"), size="small")
     assert moving(run) == parts
+
+
+def stepped(run: Run) -> dict[str, bool]:
+    """A toy model that takes a step by the rules of a run: of each of its weights, whether it is another one now."""
+    task = pointing()
+    plan = apply_moves(task, run.move)
+    set_train_mode(task, plan)
+    before = {name: value.clone() for name, value in task.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
+    task_loss(task, task.collator([squares("a", 1)])).total.backward()
+    optimiser.step()
+    token = task.pointing.object_token
+    tables = {
+        f"{name} of <object>": not torch.equal(value[token], before[name][token])
+        for name, value in task.state_dict().items()
+        if name.endswith(("embed_tokens.weight", "lm_head.weight"))
+    }
+    return tables | {name: not torch.equal(value, before[name]) for name, value in task.state_dict().items()}
+
+
+def test_under_adapters_the_tokens_that_point_are_learned() -> None:
+    changed = stepped(tune.recipe(data=Path("talk.jsonl"), size="small", units=("box",), lora_rank=2))
+    assert changed["language.model.embed_tokens.weight of <object>"]
+    assert changed["language.lm_head.weight of <object>"]
+    language = {name.removeprefix("language.model."): is_new for name, is_new in changed.items() if ".layers." in name}
+    own = {name: is_new for name, is_new in language.items() if not name.startswith("pointing")}
+    assert any(is_new for name, is_new in own.items() if "lora" in name)
+    assert not any(is_new for name, is_new in own.items() if "lora" not in name and not name.startswith("backbone"))
+    assert not any(is_new for name, is_new in changed.items() if name.startswith("backbone"))
+
+
+def test_decoders_alone_leave_all_that_speaks_as_it_is() -> None:
+    changed = stepped(decoders.recipe(data=Path("talk.jsonl"), size="small", units=("box",)))
+    assert {name.split(".")[0] for name, is_new in changed.items() if is_new} == {"pointing"}
 
 
 @pytest.mark.parametrize(("stage", "batch", "steps", "lr"), [("align", 256, 3558, 2e-5), ("tune", 120, 68900, 2e-6)])

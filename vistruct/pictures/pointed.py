@@ -17,8 +17,11 @@ from vistruct.contracts import (
     Sample,
     Turn,
 )
-from vistruct.pictures.grounded import draw_grounded_sample
+from vistruct.pictures.grounded import draw_grounded, regions_of
+from vistruct.pictures.objects import contact_sheet
+from vistruct.pictures.primitives import with_legend
 
+MOST, COLUMNS = 8, 2  # answers about one image
 _MARKS = re.compile(f"(?:{re.escape(PHRASE_OPEN)}(.*?){re.escape(PHRASE_CLOSE)})?((?:{re.escape(OBJECT_MARK)})+)", re.S)
 
 
@@ -26,17 +29,19 @@ def draw_pointed(sample: Sample) -> Image.Image:
     """The sample's image for each of its answers, with what the answer means and what its question shows."""
     questions = [turn for turn in sample.turns if turn.role == "user"]
     answers = [turn for turn in sample.turns if turn.role == "assistant"]
-    found = [
-        GroundedPrediction(
+    drawn = []
+    for question, answer in list(zip(questions, answers, strict=True))[:MOST]:
+        said = GroundedPrediction(
             id=sample.id,
             image_id=sample.image_id,
             question=question.text,
             answer=answer.text,
             found=meant(answer, sample),
         )
-        for question, answer in zip(questions, answers, strict=True)
-    ]
-    return draw_grounded_sample(sample, found)
+        drawn.append(draw_grounded(sample.images[0], said, regions_of(question, sample.objects)))
+    sheet = contact_sheet(drawn, COLUMNS, cell=max(picture.width for picture in drawn))
+    left = len(answers) - len(drawn)
+    return with_legend(sheet, [], f"{left} more answers are not shown", size=15) if left else sheet
 
 
 def meant(turn: Turn, sample: Sample) -> Grounded:

@@ -119,7 +119,7 @@ def write_pointing(
     """
     for name in tasks:
         if name not in TASKS:
-            raise UserError(f"no task type {name!r}", fix=f"--task {closest(name, TASKS)}")
+            raise UserError(f"no task type {name!r}", where=f"--task {name}", fix=closest(name, TASKS))
     summary = Pointed(path=out / FILE, names=tuple(name for name in TASKS if name in tasks))
     public = _public(source, reading)
     if public is not None:
@@ -145,7 +145,7 @@ def write_pointing(
             Picture(known=found.known(record), window=window, turn=_turn(seed, number) if turned else 0)
             for number, (record, window) in enumerate(planned)
         )
-    _write(pictures, out, summary, intake, total, per_image, turns, seed, progress)
+    write_lines(pictures, out, summary, intake, total, per_image, turns, seed, progress)
     return summary
 
 
@@ -175,17 +175,18 @@ def _turn(seed: int, number: int) -> int:
     return int(np.random.default_rng(derive(seed, "turn", number)).integers(8))
 
 
-def _write(
+def write_lines(
     pictures: Iterable[Picture],
     out: Path,
     summary: Pointed,
-    intake: Intake | None,
-    total: int | None,
-    per_image: int | None,
-    turns: int,
-    seed: int,
-    progress: Progress | None,
+    intake: Intake | None = None,
+    total: int | None = None,
+    per_image: int | None = None,
+    turns: int = 4,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> None:
+    """Ask about one picture after the other; nothing is kept of those before but counts."""
     owned, kept = Owned(out, "instruct"), {FILE}
     owned.check([summary.path])
     with owned.held():
@@ -219,6 +220,8 @@ def _rows(
             known = cut(known, window, picture.turn)
             if known is picture.known and intake is None:
                 window = None  # all of it, where it lies
+            else:
+                known = replace(known, id=f"{known.id}-{number}")
         summary.seen += 1
         asked: dict[str, Any] = {"names": summary.names, "per_image": per_image, "turns": turns, "had": summary.had}
         records = list(conversations(known, rng, summary.tally, **asked))

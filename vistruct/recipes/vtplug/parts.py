@@ -196,9 +196,11 @@ def stage(
 
 
 def _adapted(rank: int | None) -> tuple[Move, ...]:
+    """Adapters inside of the language model; its tables learn in full, for the tokens that point are new in them."""
     if rank is None:
         return ()
-    return (Move(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank)),)
+    lora = Move(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank))
+    return (lora, Move(pattern="language.model.embed_tokens"), Move(pattern="language.lm_head"))
 
 
 def frozen(size: Size, units: tuple[Unit, ...], *, train_backbone: bool = False) -> tuple[Move, ...]:

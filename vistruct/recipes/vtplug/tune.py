@@ -36,7 +36,7 @@ def recipe(
     command: bool = False,  # the task is said in front of every question, as the published system needs it
     regions: Literal["pooled", "published", "off"] = "pooled",  # how a region that is shown is read
     groups: bool = True,  # object tokens of a phrase stand for its objects in any order
-    lora_rank: int | None = None,  # of adapters on the language model, which is frozen beside them; None: all learns
+    lora_rank: int | None = None,  # of adapters on the language model, of which else only tokens learn; None: all does
     train_backbone: bool = False,  # the backbone learns too; published: it stays as it is
     steps: int | None = None,  # None: 68,900, or 600 of small
     batch: int | None = None,  # conversations in a step, over all devices; None: 120, or 16 of small
