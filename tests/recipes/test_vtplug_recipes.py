@@ -93,6 +93,14 @@ def test_published_settings(stage: str, batch: int, steps: int, lr: float) -> No
     assert (run.optim.weight_decay, run.clip_norm) == (0.0, 1.0)
 
 
+def test_objects_have_as_many_key_points_as_those_of_the_data(tmp_path: Path) -> None:
+    data = tmp_path / "talk.jsonl"
+    objects = '"objects": {"keypoints": [[1, 2, 2, 3, 4, 1, 5, 6, 0]]}'
+    data.write_text('{"conversations": []}\n{' + objects + ', "conversations": [{"units": ["keypoint"]}]}\n')
+    of = [keypoints.recipe(data=path, size="small").only.task for path in (data, tmp_path / "none.jsonl")]
+    assert [task.pointing.decoders["keypoint"].points for task in of] == [3, 17]
+
+
 def test_losses_of_decoders_count_half_as_published() -> None:
     assert tune.recipe(data=Path("talk.jsonl"), size="small").only.loss_weights == {"box.*": 0.5, "mask.*": 0.5}
 

@@ -6,13 +6,15 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
-from toy_pointing import POINTING, pointing, squares
+from toy_pointing import BOX, POINTING, pointing, squares
 from toy_vlm import gradients
 from whole_loss import task_loss
 
 from vistruct.metrics.grounded import GroundedConfig, Grounding
 from vistruct.pictures.grounded import draw_grounded_sample
+from vistruct.tasks.pointing import Recall
 from vistruct.vlm.vrl import Vrl
 
 
@@ -73,9 +75,10 @@ def test_a_row_without_objects_costs_nothing_and_hurts_nothing() -> None:
     task_loss(task, batch).total.backward()
 
 
-def test_answers_point_at_what_the_model_wrote(monkeypatch: Any) -> None:
+@pytest.mark.parametrize("recall", [False, True])
+def test_answers_point_at_what_the_model_wrote(monkeypatch: Any, recall: bool) -> None:
     """Tokens that are written, then drawn: as if the model had said the truth."""
-    task = pointing().eval()
+    task = pointing(POINTING.model_copy(update={"recall": recall})).eval()
     samples = [squares("a", 1, 2), squares("b", 2, 3)]
     asked = task.traits.predict_collator(samples)
     still = replace(task.collator, pointer=replace(task.collator.pointer, vary=False))  # a click in the middle
@@ -97,8 +100,9 @@ def test_answers_point_at_what_the_model_wrote(monkeypatch: Any) -> None:
     # the same boxes as the decoders draw in training, for the last answer of a row sees all that is before it
     reading = task.read(learned)
     seen = task.see(learned, reading)
-    hidden = task.hidden(task.embed(learned, reading, seen), reading)
-    states = hidden[reading.objects]
+    embedded = task.embed(learned, reading, seen)
+    hidden = task.hidden(embedded, reading)
+    states = task.pointing.queries(hidden, embedded, reading.objects, reading.regions, reading.lengths)
     pointed = learned.pointed
     decoder = task.pointing.decoders["box"]
     output = task.pointing.ask(decoder, states, pointed.asked("box"), pointed, seen, learned.whole_tiles)
@@ -106,6 +110,17 @@ def test_answers_point_at_what_the_model_wrote(monkeypatch: Any) -> None:
     torch.testing.assert_close(
         found[2].found.objects.boxes_xyxy[0], drawn[1].boxes_xyxy[0].clamp(0, 56), atol=1e-3, rtol=1e-3
     )
+
+
+def test_the_unit_of_a_decoder_of_one_s_own_is_known(monkeypatch: Any) -> None:
+    from vistruct.tasks import instruct
+
+    task = pointing(POINTING.model_copy(update={"decoders": {"crown": BOX}})).eval()
+    text = "<Phrase>tree</Phrase>(<Unit>crown</Unit>[0]<object>)"
+    monkeypatch.setattr(instruct, "answer_tokens", lambda *_: [task.tokenizer.encode(text)] * 3)
+    found = task.predict(task.traits.predict_collator([squares("a", 1)]))[0].found
+    assert found.defects == ("no plan",)
+    assert [(phrase.unit, phrase.rows) for phrase in found.phrases] == [("crown", (0,))]
 
 
 def test_what_it_answers_is_measured_and_drawn() -> None:
@@ -152,7 +167,20 @@ def test_a_cut_row_points_at_the_first_of_its_objects() -> None:
 
 
 def test_blind_models_cannot_point() -> None:
-    import pytest
-
     with pytest.raises(ValueError, match="never reads its own answer"):
         pointing(POINTING, answer_dropout=1.0)
+
+
+def test_object_tokens_recall_what_was_shown_before_them_and_nothing_else() -> None:
+    recall = Recall(8)
+    states, shown = torch.randn(3, 8), torch.randn(4, 8)
+    sees = torch.tensor([[True, True, False, False], [False] * 4, [True] * 4])
+    found = recall(states, shown, sees)
+    other = shown.clone()
+    other[2:] += 1
+    again = recall(states, other, sees)
+    assert torch.equal(found[0], again[0])
+    assert not torch.equal(found[2], again[2])
+    nothing = recall(states, shown + 5, sees)[1]
+    assert torch.equal(found[1], nothing)
+    torch.testing.assert_close(found[1], states[1] + recall.attention.out_proj.bias)

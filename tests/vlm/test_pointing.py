@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from vistruct.data.checks.check import check
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.chat.turns import OBJECTS, POINTS
 from vistruct.transforms.geometry import flip_horizontal
+from vistruct.vlm import lacking
 from vistruct.vlm.batch import ChatCollator, ChatMeasurer
+from vistruct.vlm.grammar import Grammar
+from vistruct.vlm.pointed import Pointer
+from vistruct.vlm.region_tokens import RegionTokensConfig
 from vistruct.vlm.tiling import Tiling
 
 BOXES = [[2, 4, 10, 12], [14, 4, 22, 12], [1, 16, 23, 20]]
@@ -119,6 +124,60 @@ def test_check_says_which_answers_a_model_that_points_cannot_learn(tmp_path: Pat
     assert problem.what.endswith("objects without phrase")
     assert (problem.effect, problem.count, problem.places) == ("kept", 1, (f"{path}:2: turn 4",))
     assert "<Phrase>words</Phrase><object>" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("objects", "units", "prompts", "why"),
+    [
+        ({"boxes": BOXES}, ["mask"], ["box"], "unit mask of an object without mask"),
+        ({"boxes": BOXES, "masks": [[[2, 4, 10, 4, 10, 12]], None, []]}, ["mask"], ["box"], "unit mask of an object"),
+        ({"boxes": BOXES, "masks": [[[2, 4, 10, 4, 10, 12]]] * 3}, ["depth"], ["box"], "unit depth of an object"),
+        ({"boxes": BOXES}, ["keypoint"], ["box"], "unit keypoint of an object without key points"),
+        ({"boxes": BOXES, "keypoints": [[3, 5, 2]] * 3}, ["keypoint"], ["box"], lacking.OTHER_POINTS),
+        ({"boxes": BOXES}, ["box"], ["mask"], "prompt mask of an object without mask"),
+        ({"boxes": [[30, 4, 40, 12], *BOXES[1:]]}, ["box"], ["box"], lacking.BEYOND),
+        ({"boxes": BOXES, "masks": [{"size": [8, 8], "counts": [60, 4]}] * 3}, ["box"], ["box"], lacking.OTHER_SIZE),
+        ({"boxes": BOXES}, ["cuboid"], ["point"], ""),
+        ({"boxes": BOXES, "keypoints": [[3, 5, 0, 4, 6, 0]] * 3}, ["keypoint"], ["box"], ""),
+    ],
+)
+def test_what_decoders_cannot_learn_from_is_left_out_before_training(
+    tmp_path: Path, objects: dict[str, Any], units: list[str], prompts: list[str], why: str
+) -> None:
+    turns = [
+        {"from": "human", "value": "<image>What is <region>?", "points": [[0]], "prompts": prompts},
+        {"from": "gpt", "value": "<Phrase>A tree</Phrase><object>.", "points": [[1]], "units": units},
+    ]
+    path = written(tmp_path, {"image": "a.png", "objects": objects, "conversations": turns})
+    record = ChatDataConfig(jsonl=path).build().records[0]
+    pointer = Pointer(
+        grammar=Grammar(),
+        regions=RegionTokensConfig(),
+        object_token=-1,
+        region_token=-2,
+        tiling=Tiling(size=8),
+        size=8,
+        grid=2,
+        mask_size=8,
+        tower=False,
+        vary=False,
+        mask_units=frozenset({"mask", "depth"}),
+        key_points={"keypoint": 2},
+    )
+    measure = ChatMeasurer(collator=collator(pointer=pointer))(record, [(24, 24)])
+    assert measure.is_left_out == bool(why)
+    assert measure.reason.startswith(f"left out: {why}" if why else "")
+    told = [one.effect for one in check(path).problems if why and one.what.startswith(why)]
+    assert told == (["left out"] if why and why != lacking.OTHER_POINTS else [])
+
+
+def test_objects_in_other_images_or_none_are_nothing_to_point_at(tmp_path: Path) -> None:
+    (record,) = ChatDataConfig(jsonl=written(tmp_path, LINE)).build().records
+    objects = replace(record.objects, extra={"images": (1, 0, 0)})
+    decoders: dict[str, Any] = {"masks": frozenset(), "key_points": {}}
+    assert lacking.lacking(objects, record.turns, (24, 24), **decoders) == lacking.OTHER_IMAGE
+    assert lacking.lacking(record.objects, record.turns, None, **decoders) == lacking.NO_IMAGE
+    assert lacking.lacking(record.objects, record.turns, (24, 24), **decoders) == ""
 
 
 @pytest.mark.parametrize(

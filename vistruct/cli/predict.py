@@ -47,6 +47,10 @@ def command(
             "scribble:10,10,30,25,50,20, mask:FILE.png; repeat, in the order of the marks.",
         ),
     ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(metavar="UNIT|TASK", help="What to answer with, of a model that is told: box, mask, text, ..."),
+    ] = None,
     together: Annotated[bool, typer.Option("--together", help="One question about all the images.")] = False,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Two sources, before and after, matched by name: what changed.")
@@ -97,6 +101,8 @@ def command(
     for source in sources:
         if not source.exists():
             raise UserError("no such image or folder", where=source, fix="check the path")
+    if command is not None and ask is None:
+        raise UserError("a command is about a question", where="--command", fix='--ask "Where are the trees?"')
     if region and ask is None:
         raise UserError("a region is shown in a question", where="--region", fix='--ask "What is <region>?"')
     views = views_of(flip, scale)
@@ -124,6 +130,7 @@ def command(
     asked = Asked(
         question=ask,
         regions=tuple(region_of(one) for one in region or ()),
+        command=command,
         batch=batch,
         min_score=min_score,
         classes=convert(classes, tuple[str, ...], "--classes") if classes is not None else None,

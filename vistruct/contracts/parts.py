@@ -81,6 +81,7 @@ class HeadTraits:
     # It learns from masks and gives them as probabilities: float[N, m, m] on a grid over each "box", or float[N, h, w]
     # over the whole padded "image", at any resolution.
     masks: Literal["none", "box", "image"] = "none"
+    key_points: int = 0  # it learns so many of each object; 0: none
     nms_iou: float = 0.5  # by which the boxes of several views of an image are joined
     max_detections: int = 100  # of one image, after that
     convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none

@@ -92,7 +92,8 @@ class QueryKeypoint(nn.Module):
 
     @property
     def traits(self) -> HeadTraits:
-        return HeadTraits(repeated_blocks=(*self.first.layers.repeated_blocks, *self.layers.repeated_blocks))
+        blocks = (*self.first.layers.repeated_blocks, *self.layers.repeated_blocks)
+        return HeadTraits(key_points=self.config.points, repeated_blocks=blocks)
 
     def forward(self, queries: Queries, maps: list[Tensor], shown: Shown | None = None) -> KeypointsDrawn:
         first = self.first(queries, maps, shown)

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vistruct.contracts import IMAGE_MARK, RGB, AnswerPrediction, Sample, Turn
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
 from vistruct.files.text import printable, write_text
 from vistruct.inference.conversation import conversation, with_places, with_regions
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
 from vistruct.inference.view import View
-from vistruct.vlm.grammar import Grammar, read_answer
+from vistruct.vlm.answers import UNITS
+from vistruct.vlm.grammar import TEXT, Grammar, commands, read_answer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,9 +58,29 @@ def check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
     if asked.regions and not model.kind.prompts:
         fix = "ask in words, or train a model that points: vistruct recipes vtplug.tune"
         raise UserError("this model cannot be shown a region", where="regions", fix=fix)
+    _check_command(model, asked.command)
     with_regions(question, len(asked.regions))
     for case in cases:
         with_places(question, len(case.pictures), case.name)
+
+
+def _check_command(model: Model, command: str | None) -> None:
+    """
+    Raises:
+        UserError: none to a model that is told its task, one to another, or one that it does not know.
+    """
+    pointing = model.task.config.pointing if model.kind.prompts else None
+    if pointing is None or not pointing.grammar.command:
+        if command is not None:
+            what = "this model is not told what to answer with; the question says it"
+            raise UserError(what, where=f"command={command}", fix="leave --command (command=) out")
+        return
+    known = commands(dict.fromkeys((*pointing.decoders, *UNITS)))
+    if command is None:
+        fix = f"--command {next(iter(pointing.decoders), TEXT)}, or command= in Python; any of: {', '.join(known)}"
+        raise UserError("this model must be told what to answer with", where=model.card.path, fix=fix)
+    if command not in known:
+        raise UserError("no such unit or task", where=f"command={command}", fix=closest(command, known))
 
 
 def _pack(case: Case, prediction: AnswerPrediction) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from vistruct.contracts import (
 from vistruct.errors import UserError
 from vistruct.inference.kind import Asked
 from vistruct.inference.scenes import Case, as_pixels
+from vistruct.vlm.grammar import wanted
 from vistruct.vlm.picture import SCRIBBLE_RADIUS
 
 
@@ -55,6 +56,8 @@ def conversation(case: Case, asked: Asked) -> Sample:
                 found.append(answer.found.objects)
             else:
                 turns.append(Turn(role="assistant", text=answer.answer, is_taught=False))
+    if asked.command is not None:
+        turns.append(wanted(asked.command))
     size_hw = (int(pixels[0].shape[1]), int(pixels[0].shape[2])) if pixels else (1, 1)
     return Sample(
         id=case.name,

@@ -62,6 +62,7 @@ class Asked:
     question: str | None = None  # for a model that answers
     regions: tuple[Region, ...] = ()  # what the `<region>` marks of the question show, in order
     history: tuple[Exchange, ...] = ()  # what was asked and answered about the same image before
+    command: str | None = None  # a unit, a task or "text", of a model that is told what to answer with
     on_text: Callable[[str], None] | None = None  # told the answer so far as it is written; of one image at a time
     batch: int = 8  # windows, slices, images or questions in one pass
     min_score: float | None = None  # of detections in files and pictures; None: all in files, from PICTURED in pictures
@@ -82,7 +83,8 @@ class Asked:
         regions = [*self.regions, *(region for one in self.history for region in one.regions)]
         shown = [(one.kind, one.xy, None if one.mask is None else crc32(one.mask.tobytes())) for one in regions]
         before = [(one.question, one.answer.answer) for one in self.history]
-        return {"question": self.question, **({"regions": shown, "history": before} if shown or before else {})}
+        more = {"regions": shown, "history": before} if shown or before else {}
+        return {"question": self.question, **more, **({} if self.command is None else {"command": self.command})}
 
     @property
     def is_all(self) -> bool:

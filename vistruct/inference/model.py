@@ -139,6 +139,7 @@ class Model:
         ask: str | None = None,
         regions: Sequence[Region] = (),
         history: Sequence[Exchange] = (),
+        command: str | None = None,
         batch: int = 8,
     ) -> Prediction: ...
 
@@ -150,6 +151,7 @@ class Model:
         ask: str | None = None,
         regions: Sequence[Region] = (),
         history: Sequence[Exchange] = (),
+        command: str | None = None,
         batch: int = 8,
     ) -> list[Prediction]: ...
 
@@ -160,6 +162,7 @@ class Model:
         ask: str | None = None,
         regions: Sequence[Region] = (),
         history: Sequence[Exchange] = (),
+        command: str | None = None,
         batch: int = 8,
     ) -> Prediction | list[Prediction]:
         """Boxes in an image, the class of every pixel, what changed in a pair, the class of an image, or an answer.
@@ -173,6 +176,8 @@ class Model:
                 marks where an image goes; without a mark they go in front.
             regions: what the question shows, of a model that points: one for each `<region>` in it, or named behind it.
             history: what was asked and answered about the image before.
+            command: what to answer with, of a model that is told (`grammar.command`): a unit (box, mask, ...), "text",
+                or the name of a task.
             batch: windows that are looked at in one pass, or images that are asked about.
 
         Returns:
@@ -184,7 +189,8 @@ class Model:
         """
         is_one = isinstance(images, (*PICTURES, tuple) if self.input.images > 1 else PICTURES)
         cases = [_case(one, number) for number, one in enumerate([images] if is_one else images)]
-        kind, asked = self.kind, Asked(question=ask, regions=tuple(regions), history=tuple(history), batch=batch)
+        kind, shown, said = self.kind, tuple(regions), tuple(history)
+        asked = Asked(question=ask, regions=shown, history=said, command=command, batch=batch)
         check_asked(kind, self, cases, asked)
         step = batch if kind.at_once else 1
         found = [one for at in range(0, len(cases), step) for one in self.look(cases[at : at + step], asked)]

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistruct.contracts import Grounded, GroundedPrediction, MaskPatch, Objects, Turn
+from vistruct.contracts import Grounded, GroundedPrediction, MaskPatch, Objects
+from vistruct.transforms.points import move_points
 from vistruct.vlm import packed
-from vistruct.vlm.answers import Read
+from vistruct.vlm.answers import UNITS, Read
 from vistruct.vlm.batch import ChatBatch
-from vistruct.vlm.grammar import Aim, read_answer, spell_answer, write_answer
+from vistruct.vlm.grammar import Aim, read_answer, read_coordinates, spell_answer, write_answer, write_coordinates
+from vistruct.vlm.picture import Frame
 
 NO_DECODER = "no decoder for this unit"
 
@@ -42,31 +44,39 @@ def grounded(
         rows: float[L, D] each, embeddings of what was asked.
         tokens: of each answer, without end mark.
     """
-    written = _read_again(task, rows, tokens)
-    found = _draw(task, batch, seen, written)
-    grammar = task.config.pointing.grammar
+    if task.config.pointing.grammar.coordinates:
+        texts = [spell_answer(ids, task.tokenizer, task.config.pointing.grammar).strip() for ids in tokens]
+        found = [_in_text(text, _frame(batch, row)) for row, text in enumerate(texts)]
+    else:
+        written = _read_again(task, batch, rows, tokens)
+        texts, found = [one.text for one in written], _draw(task, batch, seen, written)
     return [
         GroundedPrediction(
             id=batch.ids[row],
             image_id=batch.image_ids[row],
             question=batch.questions[row],
-            answer=one.text,
+            answer=text,
             found=found[row],
-            truth=_truth(batch.answers[row], batch.objects[batch.owners[row]], grammar),
-            size_hw=None if batch.pointed is None else batch.pointed.frames[batch.owners[row]].size_hw,
+            truth=_truth(task, batch, row),
+            size_hw=_frame(batch, row).size_hw,
             family=batch.families[row],
             others=batch.others[row],
             form=batch.forms[row],
         )
-        for row, one in enumerate(written)
+        for row, text in enumerate(texts)
     ]
 
 
-def _read_again(task: Any, rows: Sequence[Tensor], tokens: Sequence[list[int]]) -> list[Written]:
+def _frame(batch: ChatBatch, row: int) -> Frame:
+    assert batch.pointed is not None
+    return batch.pointed.frames[batch.owners[row]]
+
+
+def _read_again(task: Any, batch: ChatBatch, rows: Sequence[Tensor], tokens: Sequence[list[int]]) -> list[Written]:
     """Answers with the states behind their object tokens, all in one pass more."""
     point = task.pointing
     texts = [spell_answer(ids, task.tokenizer, point.config.grammar).strip() for ids in tokens]
-    reads = [read_answer(text, point.config.grammar) for text in texts]
+    reads = [read_answer(text, point.config.grammar, _units(task)) for text in texts]
     pointing = [row for row, ids in enumerate(tokens) if point.object_token in ids]
     states: dict[int, Tensor] = {}
     sure: dict[int, list[float]] = {}
@@ -78,10 +88,12 @@ def _read_again(task: Any, rows: Sequence[Tensor], tokens: Sequence[list[int]]) 
         lengths = [len(one) for one in whole]
         positions = torch.cat([torch.arange(length, device=device) for length in lengths])
         hidden = packed.decode(task.language, torch.cat(whole), positions, packed.segments(lengths, device))
-        for i, own in zip(pointing, hidden.split(lengths), strict=True):
+        asked = batch.input_ids.split(batch.lengths)
+        for i, given, own in zip(pointing, whole, hidden.split(lengths), strict=True):
             first, ids = len(rows[i]), torch.tensor(tokens[i], device=device)
-            at = (ids == point.object_token).nonzero().squeeze(1)
-            states[i] = own[first + at]
+            at = torch.tensor([at for at, token in enumerate(tokens[i]) if token == point.object_token])
+            shown = (asked[i] == point.region_token).nonzero().squeeze(1)
+            states[i] = point.queries(own, given, first + at, shown, [len(own)])
             logits = task.language.get_output_embeddings()(own[first - 1 : -1]).float()
             said = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0].tolist()
             sure[i] = sureness(tokens[i], said, objects=point.object_token, **point.marks)
@@ -172,14 +184,36 @@ def _patch(mask: Tensor) -> MaskPatch:
     return MaskPatch(pixels=mask[y : int(rows[-1]) + 1, x : int(columns[-1]) + 1].numpy(), x=x, y=y)
 
 
-def _truth(turn: Turn | None, objects: Objects[Tensor], grammar: Any) -> Grounded | None:
-    """The true answer in the same form."""
-    if turn is None:
+def _units(task: Any) -> tuple[str, ...]:
+    """That are known: those of plug-ins too."""
+    return tuple(dict.fromkeys((*UNITS, *task.config.pointing.decoders)))
+
+
+def _truth(task: Any, batch: ChatBatch, row: int) -> Grounded | None:
+    """The true answer in the same form; None where it is still to be given."""
+    turn, objects, grammar = batch.answers[row], batch.objects[batch.owners[row]], task.config.pointing.grammar
+    if turn is None or not turn.text:
         return None
+    if grammar.coordinates:
+        frame = _frame(batch, row)
+        parts = move_points(objects.boxes_xyxy.double().view(-1, 2, 2), frame.matrix()).flatten(1)
+        return _in_text(write_coordinates(turn, parts.tolist()).text, frame)
     written = write_answer(turn, grammar)
-    read = read_answer(written.text, grammar)
+    read = read_answer(written.text, grammar, _units(task))
     kept = objects.keep(torch.tensor([aim.row for aim in written.aims], dtype=torch.int64))
     return Grounded(words=read.words, phrases=read.phrases, objects=kept, plan=read.plan)
+
+
+def _in_text(text: str, frame: Frame) -> Grounded:
+    """An answer whose boxes are numbers in its text; of them nobody says how sure they are."""
+    read, boxes = read_coordinates(text)
+    corners = torch.tensor(boxes, dtype=torch.float64).view(-1, 2, 2)
+    found = Objects(
+        labels=torch.full((len(boxes),), -1),
+        boxes_xyxy=move_points(corners, frame.back_matrix()).flatten(1).float(),
+        scores=torch.ones(len(boxes)),
+    )
+    return Grounded(words=read.words, phrases=read.phrases, objects=found)
 
 
 def sureness(

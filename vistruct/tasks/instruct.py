@@ -105,7 +105,7 @@ class Instruct(nn.Module):
         self.tokenizer = tokenizer
         self.vrl = vrl_.PRESETS[config.vrl] if isinstance(config.vrl, str) else config.vrl
         self.backbone = _token_backbone(config, backbone)
-        self.language: Any = config.language.build(tokenizer)
+        self.language: Any = config.language.build(tokenizer, config.template)
         packed.enable(self.language)
         width = self.language.get_input_embeddings().weight.shape[1]
         self.projector = Projector(self.backbone.width * config.shuffle**2, width, norm=config.projector_norm)
@@ -310,7 +310,8 @@ class Instruct(nn.Module):
         """Next-token cross-entropy over the answers, from what VRL keeps of the image."""
         reading = self.read(batch)
         seen = self.see(batch, reading)
-        hidden = self.hidden(self.embed(batch, reading, seen), reading)
+        embedded = self.embed(batch, reading, seen)
+        hidden = self.hidden(embedded, reading)
         # The token at i is predicted from i - 1; a row never begins with an answer. Gather the supervised ones before
         # the vocabulary, which is the larger part of a small model's work.
         target = reading.labels[1:]
@@ -325,7 +326,7 @@ class Instruct(nn.Module):
         right = (logits.detach().argmax(-1) == target).sum()
         terms, metrics = {"answers": total}, {"token_accuracy": Ratio(total=right, count=len(at))}
         if self.pointing is not None:
-            states = hidden.index_select(0, send(reading.objects, hidden.device))
+            states = self.pointing.queries(hidden, embedded, reading.objects, reading.regions, reading.lengths)
             drawn, figures = self.pointing.learn(states, batch, seen)
             terms, metrics = terms | drawn, metrics | figures
         return StepOutput(terms=terms, metrics=metrics)

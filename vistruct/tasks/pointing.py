@@ -56,6 +56,9 @@ class PointingConfig(Part):
     layers: tuple[int, ...] = (-1,)  # blocks of the backbone whose maps decoders get, behind those of the tower
     tower: BackbonePart | None = None  # another backbone, which only decoders see
     tower_size: int | None = Field(None, gt=0)  # pixels, a side of its picture; None: as the tiles
+    # Whether what asks a decoder also looks straight at the regions that were shown before it: a language model of few
+    # layers takes thousands of steps to carry a place from a question to an answer. Published: it does not.
+    recall: bool = False
     mask_size: int = Field(112, gt=0)  # pixels, a side of the masks that are learned
 
     @property
@@ -129,6 +132,7 @@ class Pointing(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
+        self.recall = Recall(width) if config.recall and self.regions is not None else None
         opens, closes, unit_closes = number([PHRASE_OPEN, PHRASE_CLOSE, UNIT_CLOSE])
         self.marks: dict[str, int] = {"opens": opens, "closes": closes, "unit_closes": unit_closes}
 
@@ -162,6 +166,7 @@ class Pointing(nn.Module):
             tower=self.tower is not None,
             vary=vary,
             mask_units=masks,
+            key_points={unit: n for unit, decoder in self.drawing() if (n := decoder.traits.key_points)},
         )
 
     def look(self, backbone: TokenBackbone, pixels: Tensor) -> list[Tokens]:
@@ -190,6 +195,25 @@ class Pointing(nn.Module):
             found += self.tower(normalise(send(chosen, device), self.mean, self.std).to(dtype))
         at = send(torch.tensor([whole[number] for number in samples], dtype=torch.int64), device)
         return found + [one.index_select(0, at) for one in seen.maps]
+
+    def queries(
+        self, hidden: Tensor, embedded: Tensor, objects: Tensor, regions: Tensor, lengths: Sequence[int]
+    ) -> Tensor:
+        """float[Q, D], what all object tokens of some rows ask decoders with.
+
+        Args:
+            hidden: float[N, D], states of the language model, rows end to end.
+            embedded: float[N, D], what it was given.
+            objects, regions: int64[Q] and int64[R * n] on the CPU, where object tokens and what regions show stand.
+            lengths: tokens of each row.
+        """
+        states = hidden.index_select(0, send(objects, hidden.device))
+        if self.recall is None or not len(objects) or not len(regions):
+            return states
+        row_of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        sees = (row_of[objects][:, None] == row_of[regions][None]) & (regions[None] < objects[:, None])
+        shown = embedded.index_select(0, send(regions, embedded.device))
+        return self.recall(states, shown, send(sees, states.device))
 
     def learn(self, states: Tensor, batch: ChatBatch, seen: Seen | None) -> tuple[dict[str, Tensor], dict[str, Ratio]]:
         """What the decoders' terms of the loss are, and figures for the log.
@@ -238,3 +262,18 @@ class Pointing(nn.Module):
             again = send(torch.tensor([once.index(number) for number in samples]), states.device)
             maps = [one.index_select(0, again) for one in maps]
         return decoder(queries, maps, pointed.shown(samples))
+
+
+class Recall(nn.Module):
+    """Object tokens look at what was shown before them, once, and at nothing where nothing was."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 1, batch_first=True, add_zero_attn=True)
+
+    def forward(self, states: Tensor, shown: Tensor, sees: Tensor) -> Tensor:
+        """float[Q, D], float[R, D] and bool[Q, R], true where one may look -> float[Q, D]."""
+        values = self.norm(shown.to(self.norm.weight.dtype))[None]
+        looked = self.attention(states[None], values, values, attn_mask=~sees, need_weights=False)[0]
+        return states + looked[0]

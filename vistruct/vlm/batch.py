@@ -19,6 +19,7 @@ from vistruct.contracts import IMAGE_MARK, Form, Measure, Objects, Record, Sampl
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.vlm import chat
+from vistruct.vlm.lacking import misfit
 from vistruct.vlm.pointed import NOTHING_SPOKEN, Boxes, Pointed, Pointer, Spoken, size_of
 from vistruct.vlm.templates import TEMPLATES, TemplateName
 from vistruct.vlm.tiling import Tiling, num_tiles, tile
@@ -277,6 +278,14 @@ class ChatMeasurer:
     def __call__(self, record: Record, sizes_hw: Sequence[tuple[int, int]]) -> Measure:
         own = self.collator
         tiles = [num_tiles(size, own.tiling, len(sizes_hw), record.max_tiles) for size in sizes_hw]
+        first = sizes_hw[0] if sizes_hw else None
+        why = misfit(record.objects, first)
+        if not why and own.pointer is not None:
+            why = own.pointer.lacking(record.objects, record.turns, first)
+        if why:
+            return Measure(
+                tokens=0, visual=0, supervised=0, tiles=sum(tiles), reason=f"left out: {why}", is_left_out=True
+            )
         try:
             boxes = torch.from_numpy(record.objects.boxes_xyxy)
             parts = () if own.pointer is None or not sizes_hw else own.pointer.parts(boxes, sizes_hw[0])

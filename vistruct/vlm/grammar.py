@@ -23,7 +23,7 @@ from itertools import groupby
 from typing import Literal
 
 from vistruct.config import Part
-from vistruct.contracts import OBJECT_MARK, PHRASE_CLOSE, PHRASE_OPEN, REGION_MARK, Turn
+from vistruct.contracts import OBJECT_MARK, PHRASE_CLOSE, PHRASE_OPEN, REGION_MARK, Phrase, Turn
 from vistruct.errors import UserError
 from vistruct.vlm.answers import PLAN_CLOSE, PLAN_OPEN, UNIT_CLOSE, UNIT_OPEN, UNITS, Read, read
 from vistruct.vlm.chat import Tokenizer
@@ -52,6 +52,10 @@ _TASKS: Mapping[str, tuple[str, str]] = {
     "gcg_segmentation": ("phrase, sentence", "mask"),
     "depth": ("phrase", "depth"),
 }
+_TASK_OF = {"mask": "segmentation", "keypoint": "grounding_keypoints", "depth": "depth"}  # of a unit that is asked for
+TEXT = "text"
+_BOX = r"(?:0|1)\.\d{3}(?:,(?:0|1)\.\d{3}){3}"
+_BOXES = re.compile(rf"\s?\[({_BOX}(?:;{_BOX})*)\]")
 
 
 class Grammar(Part):
@@ -145,13 +149,13 @@ def write_answer(turn: Turn, grammar: Grammar) -> Written:
             as `points` or `units` not, a unit that is no word, other tokens of the grammar in the words.
     """
     refuse_tokens(turn, grammar)
+    if not turn.text:
+        return Written(text="")
     units = turn.units or ("box",) * len(turn.points)
     where = f"{turn.text:.60}"
     if len(units) != len(turn.points) or not all(map(_UNIT.fullmatch, units)):
         fix = "a unit for each mark, in one word, such as box or mask"
         raise UserError("units that are no words, or not one for each mark", where=f"{units}: {where}", fix=fix)
-    if not turn.text:
-        return Written(text="")
     pieces = turn.text.split(OBJECT_MARK)
     body = pieces[0]
     for unit, rows, after in zip(units, turn.points, pieces[1:], strict=True):
@@ -202,6 +206,22 @@ def spell_answer(ids: Sequence[int], tokenizer: Tokenizer, grammar: Grammar) -> 
             said = str(tokenizer.decode(list(run), skip_special_tokens=True))
             out.append(alike.sub(lambda found: "\u2039" + found[0][1:], said))
     return "".join(out)
+
+
+def wanted(command: str) -> Turn:
+    """An answer that is still to be given, as a command asks for it.
+
+    Args:
+        command: a unit; a published task (`gcg_segmentation`); "text", for an answer that draws nothing.
+    """
+    if command in (TEXT, *_TASKS):
+        return Turn(role="assistant", text="", task="vqa" if command == TEXT else command)
+    return Turn(role="assistant", text="", task=_TASK_OF.get(command, "detection"), units=(command,))
+
+
+def commands(units: Collection[str]) -> tuple[str, ...]:
+    """What `wanted` takes, of a model that draws these units."""
+    return (*units, TEXT, *(name for name in _TASKS if name not in units))
 
 
 def write_command(answer: Turn) -> str:
@@ -260,6 +280,25 @@ def write_coordinates(turn: Turn, boxes: Sequence[Sequence[float]]) -> Turn:
         said = (",".join(f"{min(max(value, 0.0), 1.0):.3f}" for value in boxes[row]) for row in rows)
         first += f"[{';'.join(said)}]{after}"
     return replace(turn, text=first, points=(), units=(), prompts=())
+
+
+def read_coordinates(text: str) -> tuple[Read, list[list[float]]]:
+    """An answer with boxes in its text: its words without them, a phrase at the place of each bracket, and the boxes.
+
+    Which of the words a bracket is of is not said, so that phrases have none. What is no box is words.
+
+    Returns:
+        and of each object xyxy, parts of the picture.
+    """
+    words, phrases, boxes, end = "", [], list[list[float]](), 0
+    for found in _BOXES.finditer(text):
+        words += text[end : found.start()]
+        own = [[float(value) for value in box.split(",")] for box in found[1].split(";")]
+        rows = tuple(range(len(boxes), len(boxes) + len(own)))
+        phrases.append(Phrase(text="", unit="box", rows=rows, start=len(words), end=len(words)))
+        boxes += [[min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)] for x0, y0, x1, y1 in own]
+        end = found.end()
+    return Read(words=words + text[end:], phrases=tuple(phrases)), boxes
 
 
 def write_turns(

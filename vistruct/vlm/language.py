@@ -79,13 +79,13 @@ class LanguageConfig(Part):
         partial.rename(kept)
         return tokenizer
 
-    def build(self, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
+    def build(self, tokenizer: PreTrainedTokenizerFast, template: TemplateName = "chatml") -> nn.Module:
         """The model in float32, its embedding table as large as the tokenizer asks, or larger.
 
         Raises:
             UserError: weights that cannot be read or are not all there; an unknown model or option.
         """
-        model = self._model(tokenizer)
+        model = self._model(tokenizer, TEMPLATES[template].end)
         # `transformers` keeps the padding token's row at zero and from ever learning; here it may stand for what an
         # answer hides (`Instruct.hidden_token`).
         model.get_input_embeddings().padding_idx = None
@@ -93,7 +93,7 @@ class LanguageConfig(Part):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
-    def _model(self, tokenizer: PreTrainedTokenizerFast) -> Any:
+    def _model(self, tokenizer: PreTrainedTokenizerFast, end: str) -> Any:
         rows = 1 + max(tokenizer.get_vocab().values())
         if self.weights is not None:
             model = read_language(self.weights)
@@ -113,7 +113,7 @@ class LanguageConfig(Part):
                 # The public configurations carry these of vocabularies before the added tokens.
                 "pad_token_id": tokenizer.convert_tokens_to_ids(PAD) if PAD in tokenizer.get_vocab() else None,
                 "bos_token_id": None,
-                "eos_token_id": tokenizer.convert_tokens_to_ids(END),
+                "eos_token_id": tokenizer.convert_tokens_to_ids(end),
             },
         )
         try:

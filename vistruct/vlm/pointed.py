@@ -7,10 +7,11 @@ image of a sample, as the tile does that the language model sees of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.transforms.points import move_points
 from vistruct.vlm.grammar import Aim, Grammar, write_turns
+from vistruct.vlm.lacking import lacking
 from vistruct.vlm.picture import Frame, coverage, places, published_rasters, shown
 from vistruct.vlm.region_tokens import KINDS, RegionTokensConfig
 from vistruct.vlm.regions import region_of
@@ -53,6 +55,7 @@ class Pointer:
     tower: bool  # whether pictures of `size` are needed beside the tiles
     vary: bool  # whether the place of a click and the way of a stroke are drawn anew in every epoch
     mask_units: frozenset[str]  # units whose decoders learn from masks
+    key_points: Mapping[str, int]  # of those whose decoders learn key points, how many of each object
 
     def parts(self, boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Boxes:
         """Boxes of objects as parts of the picture, where they are to be written; else nothing.
@@ -98,6 +101,12 @@ class Pointer:
             regions += [(row, kind) for rows, kind in zip(turn.points, kinds, strict=True) for row in rows]
             said[number] = replace(turn, text=text)
         return Spoken(turns=tuple(said), aims=tuple(aims), regions=tuple(regions))
+
+    def lacking(self, objects: Objects[np.ndarray], turns: Sequence[Turn], size_hw: tuple[int, int] | None) -> str:
+        """Why a conversation cannot be learned by its annotations (see `lacking.lacking`); "": it can."""
+        if self.grammar.coordinates:  # decoders and region tokens learn nothing
+            return lacking(objects, turns, size_hw, masks=frozenset(), key_points={})
+        return lacking(objects, turns, size_hw, masks=self.mask_units, key_points=self.key_points)
 
     def kept(self, ids: Sequence[int], spoken: Spoken) -> Spoken:
         """What of it is in a row that may have been cut.

@@ -11,9 +11,13 @@ Differs: bf16 in place of fp16, conversations packed end to end; a region is two
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
@@ -39,6 +43,7 @@ from vistruct.vlm.tiling import Tiling
 
 Size = Literal["7b", "1b", "small"]
 Unit = Literal["box", "mask", "keypoint", "point", "depth"]
+COCO_POINTS = 17
 WARMUP = 0.03  # of the steps
 EVALS = 8  # times that the loss on `val` is measured in a run
 MOST_ASKED = 500  # conversations of `val` that are asked at the end
@@ -58,6 +63,7 @@ class Family(Part):
     tower_size: int | None = None
     layers: QueryLayersConfig
     mask_size: int = 112
+    recall: bool = True  # see `PointingConfig`
     pack: Pack | None = None
     workers: int
 
@@ -93,6 +99,7 @@ FAMILIES: dict[Size, Family] = {
         tower_size=512,
         layers=_large(),
         mask_size=336,
+        recall=False,
         pack=Pack(tokens=8192, tiles=16),
         workers=4,
     ),
@@ -112,13 +119,26 @@ FAMILIES: dict[Size, Family] = {
 }
 
 
-def decoder_of(unit: Unit, layers: QueryLayersConfig, *, groups: bool) -> DecoderPart:
-    """What draws a unit by default."""
+def decoder_of(unit: Unit, layers: QueryLayersConfig, *, groups: bool, points: int = COCO_POINTS) -> DecoderPart:
+    """What draws a unit by default; key points so many of each object."""
     if unit == "keypoint":
         box = QueryBoxConfig(layers=layers, use_groups=groups)
-        return QueryKeypointConfig(box=box, layers=layers)
+        return QueryKeypointConfig(points=points, box=box, layers=layers)
     made: Any = part_class(f"query_{unit}", "decoder").model_validate({"layers": layers, "use_groups": groups})
     return made
+
+
+def points_in(data: Path) -> int:
+    """How many key points an object has, by the first line whose answers ask for some; else as many as COCO has."""
+    if data.suffix == ".jsonl" and data.is_file():
+        with data.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if '"keypoints"' in line and '"keypoint"' in line:
+                    with contextlib.suppress(ValueError, TypeError, KeyError, IndexError, AttributeError):
+                        row = np.array(json.loads(line)["objects"]["keypoints"][0], np.float64)
+                        if row.size and row.size % 3 == 0:
+                            return row.size // 3
+    return COCO_POINTS
 
 
 def stage(
@@ -155,13 +175,15 @@ def stage(
         changed |= {"backbone": shape, **mean_std}
     if language is not None:
         changed["language"] = LanguageConfig(weights=language)
+    points = points_in(data) if "keypoint" in units else COCO_POINTS
     style = RegionTokensConfig(style="published") if regions == "published" else RegionTokensConfig()
     pointing = PointingConfig(
         grammar=grammar,
         regions=None if regions == "off" else style,
-        decoders=before | {unit: decoder_of(unit, like.layers, groups=groups) for unit in units},
+        decoders=before | {unit: decoder_of(unit, like.layers, groups=groups, points=points) for unit in units},
         tower=like.tower,
         tower_size=like.tower_size,
+        recall=like.recall,
         mask_size=like.mask_size,
     )
     evals = {}

@@ -175,6 +175,8 @@ def _column(key: str, rows: list[Any], num_images: int) -> dict[str, Column]:
         raise Defect(OBJECTS, f"labels are words, these are {rows!r:.60}")
     for what, told in (fault for row in rows for fault in _mask_faults(row) if key == "masks"):
         raise Defect(OBJECTS, f"{what}: {told}")
+    if key == "masks":
+        rows = [[] if row is None else row for row in rows]  # as an object without one is written
     return {NAMES if key == "labels" else key: tuple(rows)}
 
 
