@@ -16,6 +16,7 @@ from vistruct.config import with_values
 from vistruct.contracts import GroundedPrediction, Region
 from vistruct.engine.train import train
 from vistruct.errors import UserError
+from vistruct.inference.answers import commands_of
 from vistruct.inference.conversation import conversation
 from vistruct.inference.kind import Asked, Exchange
 from vistruct.inference.model import Model, load
@@ -73,6 +74,7 @@ def test_a_model_that_is_told_its_task_is_told_what_to_answer_with(tmp_path: Pat
         said = model.task.tokenizer.decode(batch.input_ids)
         assert write_command(sample.turns[-1]) in said
         assert f"task name: {task}\n" in said
+    assert commands_of(model)[:2] == ("box", "mask")  # what its own decoders draw stands first
     answered = model.predict(case.pictures[0], ask="Where?", command="mask")
     assert answered.truth is None
     assert answered.question == "Where?"

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from toy_pointing import BOX, POINTING, pointing, squares
 from toy_vlm import gradients
 from whole_loss import task_loss
 
+from vistruct.config import Eval
+from vistruct.data.dataset import ChatDataConfig
+from vistruct.engine.evaluate import evaluate, measurable
+from vistruct.errors import UserError
 from vistruct.metrics.grounded import GroundedConfig, Grounding
+from vistruct.metrics.loss import MeanLossConfig
 from vistruct.pictures.grounded import draw_grounded_sample
 from vistruct.tasks.pointing import Recall
 from vistruct.vlm.vrl import Vrl
@@ -169,6 +176,29 @@ def test_a_cut_row_points_at_the_first_of_its_objects() -> None:
 def test_blind_models_cannot_point() -> None:
     with pytest.raises(ValueError, match="never reads its own answer"):
         pointing(POINTING, answer_dropout=1.0)
+
+
+@pytest.mark.parametrize("metric", [GroundedConfig(), MeanLossConfig()])
+def test_what_cannot_be_asked_or_compared_with_is_left_out_of_an_evaluation(tmp_path: Path, metric: Any) -> None:
+    PIL.Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    objects = {"boxes": [[4, 4, 16, 16], [30, 4, 50, 16]]}
+    good: list[dict[str, Any]] = [
+        {"from": "human", "value": "<image>What is <region>?", "points": [[0]]},
+        {"from": "gpt", "value": "<Phrase>A tree</Phrase><object>", "points": [[1]], "units": ["box"]},
+    ]
+    bad_question = {**good[0], "prompts": ["mask"]}  # of an object without one
+    bad_answer = {**good[1], "value": "a tree <object>"}  # of no phrase
+    turns = [good, [bad_question, good[1]], [good[0], bad_answer]]
+    lines = [{"image": "a.png", "objects": objects, "conversations": one} for one in turns]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = ChatDataConfig(jsonl=tmp_path / "talk.jsonl")
+    task, evaluation = pointing(max_new_tokens=4), Eval(data=data, metric=metric)
+    kept = measurable(task, evaluation, data.build())
+    assert len(kept) == 1
+    assert len(kept.info.dropped) == 2
+    assert evaluate(task, evaluation, torch.device("cpu"), batch=2, dataset=kept)
+    with pytest.raises(UserError, match="2 of 3 lines cannot be used"):
+        measurable(task, evaluation, data.build(), max_left_out=0.5)
 
 
 def test_object_tokens_recall_what_was_shown_before_them_and_nothing_else() -> None:

@@ -146,7 +146,7 @@ def _measure(
     from vistruct.data.checks.learned import learned_images
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
-    from vistruct.engine.evaluate import asked_of, keep_measured
+    from vistruct.engine.evaluate import asked_of, keep_measured, measurable
     from vistruct.engine.evaluate import measure as measured_by
     from vistruct.engine.run import for_classes
     from vistruct.files.owned import Owned
@@ -173,8 +173,13 @@ def _measure(
         return measured_by(task, one, device, batch, workers, dataset=dataset, amp=amp)
 
     measured = []
-    for (of, one), dataset in zip(plans, datasets, strict=True):
+    told = [dataset.info.dropped for dataset in datasets]
+    datasets = [measurable(task, one, dataset) for (_, one), dataset in zip(plans, datasets, strict=True)]
+    for (of, one), dataset, before in zip(plans, datasets, told, strict=True):
         note(f"{of}: {asked_of(one, dataset)}")
+        for reason, number in dataset.info.dropped.items():
+            if reason not in before:
+                note(f"{of}: {number} x {reason}")
         measured.append(measure(one, dataset))
         for line in partial_means(measured[-1].numbers):
             note(f"{of}: {line}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -172,7 +173,7 @@ def region_of(text: str) -> Region:
     except ValueError:
         numbers = []
     fits = {"point": len(numbers) == 2, "box": len(numbers) == 4, "scribble": len(numbers) >= 4}
-    if not fits.get(kind) or len(numbers) % 2:
+    if not fits.get(kind) or len(numbers) % 2 or not all(map(math.isfinite, numbers)):
         raise UserError(f"{text!r} shows no region", where="--region", fix=fix)
     places = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     if kind == "box" and not (places[0][0] < places[1][0] and places[0][1] < places[1][1]):

@@ -78,8 +78,7 @@ class HeadTraits:
     """What a head learns from and gives, beside what every head does."""
 
     is_oriented: bool = False  # learns from oriented boxes and gives them
-    # It learns from masks and gives them as probabilities: float[N, m, m] on a grid over each "box", or float[N, h, w]
-    # over the whole padded "image", at any resolution.
+    # Masks that it learns and gives, float: [N, m, m] over each "box", [N, h, w] over the padded "image", at any size.
     masks: Literal["none", "box", "image"] = "none"
     key_points: int = 0  # it learns so many of each object; 0: none
     nms_iou: float = 0.5  # by which the boxes of several views of an image are joined
@@ -103,6 +102,7 @@ class TaskTraits:
     take_classes: Callable[[tuple[str, ...]], None] | None = None  # tell these apart from now on; None: only its own
     predict_collator: Collator | None = None  # None: `predict` is given batches as they are for training
     measurer: Measurer | None = None  # says what a record costs; None: nothing is known before decoding
+    predict_measurer: Measurer | None = None  # the same of what `predict_collator` makes of it
     work: Callable[[Costs], np.ndarray] | None = None  # how long samples take, in any unit; there with `measurer`
     repeated_blocks: tuple[nn.Module, ...] = ()  # of what has no traits: a language model
     uneven_calls: str = ""  # why some batches call blocks more often than others, which a spread model cannot bear

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from torch import Tensor
 
 from vistruct.contracts.objects import NO_OBJECTS, Objects
+from vistruct.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
 # How an answer is measured: as words, by its first word, as a number, as one box or several, as a map of cells, as a
@@ -34,8 +36,26 @@ class Region:
     """What a question shows of an image, drawn by hand, in pixels of the image."""
 
     kind: Prompt
-    xy: tuple[tuple[float, float], ...] = ()  # a point's place, two corners of a box, the line of a scribble
+    xy: tuple[
+        tuple[float, float], ...
+    ] = ()  # a point's place, two corners of a box, a scribble's line, a mask's outline
     mask: np.ndarray | None = None  # bool[H, W], of a mask, or of a scribble that was painted
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            UserError: an unknown kind; another number of places than it has, or one that is no number; no mask.
+        """
+        places = {"point": 1, "box": 2}.get(self.kind, len(self.xy))
+        fix = 'Region(kind="point", xy=((120, 80),)), a box of two corners, a scribble of a line or mask, a mask'
+        if self.kind not in get_args(Prompt):
+            raise UserError(f"no way to show a region is {self.kind!r}", where="Region", fix=fix)
+        drawn = self.mask is not None and self.kind in ("mask", "scribble")
+        least = 3 if self.kind == "mask" else 1
+        if not drawn and (len(self.xy) < least or len(self.xy) != places):
+            raise UserError(f"a {self.kind} of {len(self.xy)} places", where="Region", fix=fix)
+        if not all(len(place) == 2 and all(map(math.isfinite, place)) for place in self.xy):
+            raise UserError(f"{self.kind} at {self.xy!r:.60}, which is no place", where="Region", fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)

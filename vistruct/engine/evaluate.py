@@ -15,6 +15,7 @@ from torch import nn
 from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
 from vistruct.contracts import Dataset, Ratio, StepOutput
+from vistruct.data.chat.costs import admit
 from vistruct.data.loading.loader import eval_batches
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import from_main, gather_objects, setup
@@ -42,6 +43,23 @@ def evaluate(
 ) -> dict[str, float]:
     """The numbers of `measure`."""
     return measure(task, eval, device, batch, workers, dataset=dataset, amp=amp).numbers
+
+
+def measurable(task: Any, eval: Eval, dataset: Dataset, max_left_out: float = 1.0) -> Dataset:
+    """The samples that the task can be asked about; the others are counted in its info.
+
+    Raises:
+        UserError: more than this part of a data set is left out.
+    """
+    metric_part: Any = eval.metric
+    needs_loss = _needs_loss(metric_part.build(dataset))
+    measurer = task.traits.measurer if needs_loss else task.traits.predict_measurer
+    return admit(dataset, measurer, max_left_out=max_left_out)[0]
+
+
+def _needs_loss(metric: Any) -> bool:
+    # As `measure` says of what it asks for.
+    return getattr(metric, "needs_loss", False)
 
 
 # Not inference_mode: what a module caches there (positions, anchors) could not be trained with later.
@@ -86,8 +104,8 @@ def measure(
             "nothing to evaluate on: the data set has no samples", where="evals", fix="check its annotations"
         )
     metric = metric_part.build(dataset)
+    needs_loss = _needs_loss(metric)
     # A metric needs two verbs, `update` and `compute`; what else it has is asked for here, and nowhere else.
-    needs_loss = getattr(metric, "needs_loss", False)
     condense = getattr(metric, "condense", lambda prediction: prediction)  # what it keeps of each, on its rank
     torch.manual_seed(derive(0, "eval"))
     # Some tasks are asked otherwise than trained: without the answers.

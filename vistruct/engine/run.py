@@ -34,6 +34,7 @@ from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.precision import amp_dtype
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
+from vistruct.engine.evaluate import measurable
 from vistruct.engine.kept_maps import KeptMaps, kept_maps
 from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
@@ -126,6 +127,9 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
             e.metric.build(eval_datasets[name])
     with main_first(ranks):
         tasks = _tasks(run, datasets, out_dir)
+        for name, e in run.evals.items():
+            asked = tasks[run.task_of(e)]
+            eval_datasets[name] = measurable(asked, e, eval_datasets[name], run.max_left_out)
     with main_first(ranks):
         sources = {
             name: _admitted(name, stream, datasets[name], tasks[name], run.max_left_out, index)

@@ -22,7 +22,7 @@ from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
 from vistruct.inference.view import View
 from vistruct.vlm.answers import UNITS
-from vistruct.vlm.grammar import TEXT, Grammar, commands, read_answer
+from vistruct.vlm.grammar import Grammar, commands, read_answer, read_coordinates
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +44,7 @@ def _in_words(model: Model, say: Callable[[str], None]) -> Callable[[str], None]
     if not model.kind.prompts:
         return say
     grammar: Grammar = model.task.config.pointing.grammar
-    return lambda text: say(read_answer(text, grammar).words)
+    return lambda text: say((read_coordinates(text)[0] if grammar.coordinates else read_answer(text, grammar)).words)
 
 
 def check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
@@ -64,22 +64,27 @@ def check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
         with_places(question, len(case.pictures), case.name)
 
 
+def commands_of(model: Model) -> tuple[str, ...]:
+    """What a model may be told to answer with, its own units first; nothing where it need not be told."""
+    pointing = model.task.config.pointing if model.kind.name == "grounded" else None
+    if pointing is None or not pointing.grammar.command:
+        return ()
+    return commands(dict.fromkeys((*pointing.decoders, *UNITS)))
+
+
 def _check_command(model: Model, command: str | None) -> None:
     """
     Raises:
         UserError: none to a model that is told its task, one to another, or one that it does not know.
     """
-    pointing = model.task.config.pointing if model.kind.prompts else None
-    if pointing is None or not pointing.grammar.command:
-        if command is not None:
-            what = "this model is not told what to answer with; the question says it"
-            raise UserError(what, where=f"command={command}", fix="leave --command (command=) out")
-        return
-    known = commands(dict.fromkeys((*pointing.decoders, *UNITS)))
-    if command is None:
-        fix = f"--command {next(iter(pointing.decoders), TEXT)}, or command= in Python; any of: {', '.join(known)}"
+    known = commands_of(model)
+    if command is None and known:
+        fix = f"--command {known[0]}, or command= in Python; any of: {', '.join(known)}"
         raise UserError("this model must be told what to answer with", where=model.card.path, fix=fix)
-    if command not in known:
+    if command is not None and not known:
+        what = "this model is not told what to answer with; the question says it"
+        raise UserError(what, where=f"command={command}", fix="leave --command (command=) out")
+    if command is not None and command not in known:
         raise UserError("no such unit or task", where=f"command={command}", fix=closest(command, known))
 
 

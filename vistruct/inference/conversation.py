@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from vistruct.contracts import (
     Grounded,
     GroundedPrediction,
     Objects,
+    Phrase,
     Region,
     Sample,
     Turn,
@@ -26,7 +28,7 @@ from vistruct.contracts import (
 from vistruct.errors import UserError
 from vistruct.inference.kind import Asked
 from vistruct.inference.scenes import Case, as_pixels
-from vistruct.vlm.grammar import wanted
+from vistruct.vlm.grammar import is_unit, wanted, without_tokens
 from vistruct.vlm.picture import SCRIBBLE_RADIUS
 
 
@@ -85,18 +87,23 @@ def with_regions(text: str, regions: int) -> str:
 
 
 def turn_of(found: Grounded, first: int) -> Turn:
-    """An answer as a turn of the conversation that goes on; its objects are those from number `first` on."""
-    text, end, points, units = "", 0, [], []
+    """An answer as a turn of the conversation that goes on; its objects are those from number `first` on.
+
+    Whatever a model wrote: what cannot be written again (a phrase of blanks, a unit of several words) is words alone.
+    """
+    spans: dict[tuple[int, int], list[Phrase]] = {}  # one may have several units, and others in it
     for phrase in found.phrases:
-        if phrase.rows:
-            text += (
-                found.words[end : phrase.start] + PHRASE_OPEN + found.words[phrase.start : phrase.end] + PHRASE_CLOSE
-            )
-            text += OBJECT_MARK
-            end = phrase.end
-            points.append(tuple(first + row for row in phrase.rows))
-            units.append(phrase.unit)
-    text += found.words[end:]
+        if phrase.rows and is_unit(phrase.unit) and found.words[phrase.start : phrase.end].strip():
+            spans.setdefault((phrase.start, phrase.end), []).append(phrase)
+    text, points, units = "", [], []
+    edges = sorted({0, len(found.words), *itertools.chain(*spans)})
+    for edge, following in itertools.zip_longest(edges, edges[1:], fillvalue=len(found.words)):
+        for span in sorted((span for span in spans if span[1] == edge), reverse=True):  # the inner ones first
+            text += PHRASE_CLOSE + OBJECT_MARK * len(spans[span])
+            points += [tuple(first + row for row in phrase.rows) for phrase in spans[span]]
+            units += [phrase.unit for phrase in spans[span]]
+        text += PHRASE_OPEN * sum(span[0] == edge for span in spans)
+        text += without_tokens(found.words[edge:following])
     return Turn(role="assistant", text=text, points=tuple(points), units=tuple(units), is_taught=False)
 
 
@@ -112,6 +119,9 @@ def objects_of(
             mask = _painted(region.xy, size_hw)
         if region.kind == "point":
             clicks[row, 0] = (*region.xy[0], 2)
+        if mask.shape != size_hw:
+            what = f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels for an image of {size_hw[1]} x {size_hw[0]}"
+            raise UserError(what, where="regions", fix="draw it on the grid of the image")
         rows, columns = mask.nonzero()
         if region.kind in ("mask", "scribble") and not len(rows):
             raise UserError(f"a {region.kind} that shows nothing", where="regions", fix="draw something on the image")

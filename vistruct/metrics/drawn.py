@@ -265,7 +265,7 @@ def sigmas_of(number: int, told: Sequence[float] | None) -> np.ndarray:
     """
     if told is not None and len(told) != number:
         what = f"{len(told)} sigmas for {number} key points"
-        raise UserError(what, where="sigmas", fix=f"--set evals.val.metric.sigmas=null, or {number} of them")
+        raise UserError(what, where="sigmas", fix=f"leave them out, or give {number} of them")
     if told is not None:
         return np.asarray(told, np.float64)
     return np.array(COCO_SIGMAS if number == len(COCO_SIGMAS) else [float(np.mean(COCO_SIGMAS))] * number)

@@ -60,7 +60,7 @@ def squared(question: Question, boxes_xyxy: np.ndarray) -> np.ndarray:
     """Pixels -> float64[N, 4], relative to the square around the image."""
     if question.size_hw is None:
         what = "boxes as published are relative to the image, and nobody says how large it is"
-        raise UserError(what, where=question.id, fix="--set evals.val.metric.published=false")
+        raise UserError(what, where=question.id, fix="leave `published` out of the metric")
     height, width = question.size_hw
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2

@@ -125,11 +125,13 @@ class Instruct(nn.Module):
 
     @property
     def traits(self) -> TaskTraits:
+        asked = self._collator(generate=True)
         return TaskTraits(
             prediction="answers" if self.pointing is None else "grounded",
             terms=("answers", *(() if self.pointing is None else self.pointing.terms)),
-            predict_collator=self._collator(generate=True),
+            predict_collator=asked,
             measurer=ChatMeasurer(collator=self.collator),
+            predict_measurer=ChatMeasurer(collator=asked),
             work=self.work,
             repeated_blocks=tuple(self.language.get_decoder().layers),
             uneven_calls=self._uneven_calls(),

@@ -289,6 +289,8 @@ class ChatMeasurer:
         try:
             boxes = torch.from_numpy(record.objects.boxes_xyxy)
             parts = () if own.pointer is None or not sizes_hw else own.pointer.parts(boxes, sizes_hw[0])
+            if own.pointer is not None and own.generate:  # what is asked for is written as well, to be compared with
+                own.pointer.speak(record.turns, boxes=parts)
             rows = own.rows(record.turns, record.families, tiles, parts)
         except UserError as error:
             rows = f"left out: {error.what}"

@@ -23,7 +23,7 @@ from itertools import groupby
 from typing import Literal
 
 from vistruct.config import Part
-from vistruct.contracts import OBJECT_MARK, PHRASE_CLOSE, PHRASE_OPEN, REGION_MARK, Phrase, Turn
+from vistruct.contracts import IMAGE_MARK, OBJECT_MARK, PHRASE_CLOSE, PHRASE_OPEN, REGION_MARK, Phrase, Turn
 from vistruct.errors import UserError
 from vistruct.vlm.answers import PLAN_CLOSE, PLAN_OPEN, UNIT_CLOSE, UNIT_OPEN, UNITS, Read, read
 from vistruct.vlm.chat import Tokenizer
@@ -134,6 +134,17 @@ def refuse_tokens(turn: Turn, grammar: Grammar) -> None:
         raise UserError(f"{mark} in a text and its points differ in number", where=where, fix=fix)
 
 
+def is_unit(word: str) -> bool:
+    """Whether an answer can ask for a unit of this name: one word."""
+    return _UNIT.fullmatch(word) is not None
+
+
+def without_tokens(words: str) -> str:
+    """Words in which nothing is a token of answers, regions or images: what looks like one gets another bracket."""
+    alike = re.compile("|".join(map(re.escape, (*_TOKENS["ours"], *_TOKENS["published"], REGION_MARK, IMAGE_MARK))))
+    return alike.sub(lambda found: "\u2039" + found[0][1:], words)
+
+
 def write_answer(turn: Turn, grammar: Grammar) -> Written:
     """An answer as the model learns it.
 
@@ -153,7 +164,7 @@ def write_answer(turn: Turn, grammar: Grammar) -> Written:
         return Written(text="")
     units = turn.units or ("box",) * len(turn.points)
     where = f"{turn.text:.60}"
-    if len(units) != len(turn.points) or not all(map(_UNIT.fullmatch, units)):
+    if len(units) != len(turn.points) or not all(map(is_unit, units)):
         fix = "a unit for each mark, in one word, such as box or mask"
         raise UserError("units that are no words, or not one for each mark", where=f"{units}: {where}", fix=fix)
     pieces = turn.text.split(OBJECT_MARK)
@@ -185,7 +196,7 @@ def read_answer(text: str, grammar: Grammar, units: Collection[str] = UNITS) -> 
         text: any string at all; this takes time in proportion to its length.
         units: that are known; another is a defect, and is read all the same.
     """
-    return read(text, object_token=grammar.object_token, units=units, cot=grammar.cot)
+    return read(text, object_token=grammar.object_token, units=units, cot=grammar.cot and not grammar.coordinates)
 
 
 def spell_answer(ids: Sequence[int], tokenizer: Tokenizer, grammar: Grammar) -> str:

@@ -76,7 +76,9 @@ class RegionTokensConfig(Part):
             what = (
                 f"published region tokens go through the projector patch by patch, and it takes {shuffle} x {shuffle}"
             )
-            raise UserError(what, where="region tokens", fix="--set task.shuffle=1, or style=pooled")
+            raise UserError(
+                what, where="region tokens", fix="--set task.shuffle=1, or --set task.pointing.regions.style=pooled"
+            )
         if self.strategy == "legacy":
             return Legacy(width, language_width, grid_hw)
         cells = grid_hw[0] * grid_hw[1]

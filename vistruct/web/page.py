@@ -18,6 +18,7 @@ import gradio as gr
 
 from vistruct.contracts import IMAGE_MARK, REGION_MARK
 from vistruct.errors import UserError
+from vistruct.inference.answers import commands_of
 from vistruct.inference.kind import PICTURED, Asked
 from vistruct.inference.model import Model
 from vistruct.inference.view import View
@@ -101,6 +102,7 @@ class Page:
                         placeholder="Ask about the image",
                         elem_id="vt-question",
                     )
+                    self.command = gr.Dropdown([], label="Answer with", visible=False, elem_id="vt-command")
                     with gr.Row():
                         self.ask = gr.Button("Ask", variant="primary", elem_id="vt-ask", scale=2)
                         self.clear = gr.Button("Clear", elem_id="vt-clear", scale=1, min_width=80)
@@ -119,7 +121,7 @@ class Page:
     def _connect(self) -> None:
         every: list[Any] = [self.visit, self.about, self.notice, self.viewer, self.slice, self.table, self.chat]
         every += [self.choice, self.upload, self.asking, self.question, self.go, self.least, self.files]
-        every += [self.more, self.format]
+        every += [self.more, self.format, self.command]
         waiting: dict[str, Any] = {**_ONE_AT_A_TIME, "show_progress_on": [self.viewer]}
 
         def on(event: Callable[..., Any], act: Callable[..., dict[Any, Any]], *given: Any, **more: Any) -> None:
@@ -139,9 +141,9 @@ class Page:
         for event in asked:
             event(
                 partial(_streamed, self, self.answer),
-                [self.visit, self.question, self.regions],
+                [self.visit, self.question, self.regions, self.command],
                 every,
-                js="(visit, text, regions) => [visit, text, window.vistruct.regions()]",
+                js="(visit, text, regions, command) => [visit, text, window.vistruct.regions(), command]",
                 **{**waiting, "show_progress": "hidden"},
             )
         self.shade.click(None, js="() => window.vistruct.shade()")
@@ -155,7 +157,9 @@ class Page:
         about = [_about(model), *opened.notes]
         pair = model.input.images == 2
         has_scores = "min_score" in kind.choices
+        told = commands_of(model)
         changes = {
+            self.command: gr.Dropdown(choices=list(told), value=told[0] if told else None, visible=bool(told)),
             self.about: {"lines": about},
             self.choice: gr.Dropdown(choices=names, value=None, visible=bool(names), label=_called(model)),
             self.upload: gr.File(
@@ -207,13 +211,13 @@ class Page:
         """What was asked last, written in another format too."""
         return self._found(visit, visit.last, (format,) if format else ())
 
-    def answer(self, visit: Visit, question: str, regions: str) -> Iterator[dict[Any, Any]]:
+    def answer(self, visit: Visit, question: str, regions: str, command: str | None) -> Iterator[dict[Any, Any]]:
         """The answer as it is written, then what it points at."""
         size_hw = (1, 1) if visit.frames is None else visit.frames.size_hw
         shown = regions_of(regions, size_hw)
         text = " ".join([question, *[REGION_MARK] * (len(shown) - question.count(REGION_MARK))])
         turns = [*visit.turns, {"role": "user", "text": text}]
-        asked = Asked(question=text, regions=shown, history=tuple(visit.history[-MOST_TURNS:]))
+        asked = Asked(question=text, regions=shown, history=tuple(visit.history[-MOST_TURNS:]), command=command)
         visit.asked += 1
         yield {self.question: "", self.chat: {"turns": [*turns, _saying("")]}, self.notice: {}}
         view = View()

@@ -92,8 +92,8 @@ def test_check_counts_marks_and_names_what_objects_cannot_give(annotated, tmp_pa
     broken = tmp_path / "a" / "broken.jsonl"
     broken.write_text(json.dumps(pointing) + "\n" + json.dumps(strange) + "\n")
     problems = {problem.what: problem for problem in check(broken).problems}
-    lacking = problems["unit mask of an object that has no mask"]
-    assert lacking.effect == "stops training"
+    lacking = problems["unit mask of an object without mask"]
+    assert lacking.effect == "left out"
     assert ":1" in lacking.places[0]
     assert problems["unit 'contour', which no decoder of vistruct draws"].effect == "kept"
 
