@@ -153,3 +153,16 @@ def test_a_model_that_points_starts_from_one_that_does_not(tmp_path: Path) -> No
     table, before = (one.language.get_input_embeddings().weight for one in (model, words))
     assert torch.equal(table[: len(before)], before)
     torch.testing.assert_close(table[len(before) :], before.mean(0).expand(len(table) - len(before), -1))
+
+
+def test_a_stage_keeps_what_its_start_looks_at_whatever_size_is_said(tmp_path: Path) -> None:
+    shipped = ship_task(tmp_path / "model", pointing())
+    run = keypoints.recipe(data=tmp_path / "talk.jsonl", start=shipped)  # of 7b, which has a tower and writes <REF>
+    task: Any = run.only.task
+    assert task.pointing.tower is None
+    assert task.pointing.grammar.spelling == "ours"
+    assert [one.pattern for one in run.move] == ["backbone"]
+    assert [one.pattern for one in keypoints.recipe(data=tmp_path / "talk.jsonl").move] == [
+        "backbone",
+        "pointing.tower",
+    ]

@@ -1,11 +1,10 @@
 """VT-PLUG, first stage: what a frozen backbone sees becomes words; boxes are numbers in the text.
 
 Run:      vistruct train vtplug.align --data out/instructions.jsonl --language vicuna-7b --backbone clip.safetensors
-Needs:    published: 8 GPUs of 80 GB for the size 7b; ours: not yet measured.
-          size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees and nuclei: docs/vtplug.md
-Source:   Wu et al., REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: the
-          projector alone learns, 256 conversations in a step, one epoch of 900,000 conversations, 2e-6
+Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: the
+          projector alone learns, 256 conversations in a step, one epoch, 3,558 steps (by the name of a checkpoint)
 Differs:  see `recipes/vtplug/parts.py`; the published rate of its last state is 2e-6, of earlier ones 2e-5
 """
 
@@ -14,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vistruct.config import Move, Run
-from vistruct.recipes.vtplug.parts import Size, made_tiny, stage
+from vistruct.recipes.vtplug.parts import FROZEN, Size, made_tiny, stage
 from vistruct.vlm.grammar import Grammar
 
 
@@ -46,7 +45,7 @@ def recipe(
         grammar=Grammar(coordinates=True),
         regions="off",
         groups=True,
-        move=(Move(pattern="backbone", mode="frozen"), Move(pattern="language", mode="frozen")),
+        move=(*FROZEN, Move(pattern="language", mode="frozen")),
         loss_weights={},
         lora_rank=None,
         steps=(300 if size == "small" else 3558) if steps is None else steps,

@@ -1,12 +1,11 @@
 """VT-PLUG, third stage: key points of the objects that are pointed at.
 
 Run:      vistruct train vtplug.keypoints --data out/instructions.jsonl --start runs/tune
-Needs:    published: 8 GPUs of 80 GB for the size 7b; ours: not yet measured.
-          size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees and nuclei: docs/vtplug.md
-Source:   Wu et al., REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: language model, projector,
+Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: language model, projector,
           region tokens and a new decoder learn, 64 conversations in a step, 20 epochs of COCO's persons, 1e-4
-Differs:  see `recipes/vtplug/parts.py`
+Differs:  see `recipes/vtplug/parts.py`; 40,000 steps are ours, nobody says how many 20 epochs were
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from vistruct.config import Run
-from vistruct.recipes.vtplug.parts import Size, Unit, frozen, made_tiny, stage
+from vistruct.recipes.vtplug.parts import FROZEN, Size, Unit, made_tiny, stage
 from vistruct.vlm.grammar import Grammar
 
 
@@ -54,7 +53,7 @@ def recipe(
         grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
         regions=regions,
         groups=groups,
-        move=frozen(size, units, train_backbone=train_backbone),
+        move=() if train_backbone else FROZEN,
         loss_weights={},
         lora_rank=lora_rank,
         steps=(600 if size == "small" else 40000) if steps is None else steps,

@@ -45,6 +45,7 @@ Size = Literal["7b", "1b", "small"]
 Unit = Literal["box", "mask", "keypoint", "point", "depth"]
 COCO_POINTS = 17
 WARMUP = 0.03  # of the steps
+FROZEN = (Move(pattern="backbone", mode="frozen"),)
 EVALS = 8  # times that the loss on `val` is measured in a run
 MOST_ASKED = 500  # conversations of `val` that are asked at the end
 _VICUNA: dict[str, Any] = {
@@ -66,10 +67,6 @@ class Family(Part):
     recall: bool = True  # see `PointingConfig`
     pack: Pack | None = None
     workers: int
-
-
-def _large(layers: int = 6) -> QueryLayersConfig:
-    return QueryLayersConfig(layers=layers)
 
 
 def _small() -> InstructConfig:
@@ -99,7 +96,7 @@ FAMILIES: dict[Size, Family] = {
         ),
         tower=CONVNEXT_L,
         tower_size=512,
-        layers=_large(),
+        layers=QueryLayersConfig(),
         mask_size=336,
         recall=False,
         pack=Pack(tokens=8192, tiles=16),
@@ -107,7 +104,7 @@ FAMILIES: dict[Size, Family] = {
     ),
     "1b": Family(
         task=SIZES["1b"].task.model_copy(update={"vrl": "off", "max_new_tokens": 512}),
-        layers=_large(),
+        layers=QueryLayersConfig(),
         mask_size=224,
         pack=SIZES["1b"].pack,
         workers=4,
@@ -165,13 +162,14 @@ def stage(
     lr: float,
     seed: int,
 ) -> Run:
-    """A run of one stage; what it starts from brings its parts and tokenizer."""
+    """A run of one stage; what it starts from brings its parts and tokenizer, its decoders among them.
+
+    The tower that decoders look at stays as it is.
+    """
     like = FAMILIES[size]
     changed: dict[str, Any] = {}
-    before: dict[str, DecoderPart] = {}
     if start is not None:
         changed |= parts_of(start)
-        before = dict(changed["pointing"].decoders) if changed.get("pointing") is not None else {}
     if backbone is not None and backbone.is_dir():
         shape, mean_std = architecture(backbone)
         changed |= {"backbone": shape, **mean_std}
@@ -180,14 +178,21 @@ def stage(
     points = points_in(data) if "keypoint" in units else COCO_POINTS
     style = RegionTokensConfig(style="published") if regions == "published" else RegionTokensConfig()
     pointing = PointingConfig(
-        grammar=grammar,
-        regions=None if regions == "off" else style,
-        decoders=before | {unit: decoder_of(unit, like.layers, groups=groups, points=points) for unit in units},
-        tower=like.tower,
-        tower_size=like.tower_size,
-        recall=like.recall,
-        mask_size=like.mask_size,
+        tower=like.tower, tower_size=like.tower_size, recall=like.recall, mask_size=like.mask_size
     )
+    if changed.get("pointing") is not None:  # in whose tokens its language model writes
+        pointing = changed["pointing"]
+        grammar = grammar.model_copy(update={"spelling": pointing.grammar.spelling})
+    made = {unit: decoder_of(unit, like.layers, groups=groups, points=points) for unit in units}
+    pointing = pointing.model_copy(
+        update={
+            "grammar": grammar,
+            "regions": None if regions == "off" else style,
+            "decoders": {**pointing.decoders, **made},
+        }
+    )
+    if pointing.tower is not None and pointing.decoders:
+        move = (*move, Move(pattern="pointing.tower", mode="frozen"))
     evals = {}
     if val is not None:
         talk = conversations(val, root)
@@ -225,13 +230,6 @@ def _adapted(rank: int | None) -> tuple[Move, ...]:
         return ()
     lora = Move(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank))
     return (lora, Move(pattern="language.model.embed_tokens"), Move(pattern="language.lm_head"))
-
-
-def frozen(size: Size, units: tuple[Unit, ...], *, train_backbone: bool = False) -> tuple[Move, ...]:
-    """The backbone, and the tower that decoders look at, stay as they are."""
-    own = () if train_backbone else (Move(pattern="backbone", mode="frozen"),)
-    tower = FAMILIES[size].tower is not None and units
-    return (*own, *([Move(pattern="pointing.tower", mode="frozen")] if tower else []))
 
 
 def halved(units: tuple[Unit, ...]) -> dict[str, float]:
