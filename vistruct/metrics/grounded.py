@@ -105,7 +105,7 @@ class Grounding:
             The same without a family over everything, and as `NUMBER/all (unit)` over several families.
         """
         known = [one for one in self.asked if one.has_truth]
-        totals: Scores = {"questions": float(len(known)), "f1_50": float("nan")}  # the usual number is always there
+        totals: Scores = {"f1_50": float("nan"), "questions": float(len(known))}  # the usual one first, always there
         counted = {
             "unnamed": sum(not one.family for one in known),
             "no_truth": len(self.asked) - len(known),
