@@ -208,6 +208,7 @@ DEFECTS: list[tuple[object, str, str]] = [
     (messages(("user", "Q"), ("assistant", [])), EMPTY_ANSWER, "answer"),
     (about([[0], [1]], {"boxes": TWO}, "<region> <region> <region>?"), POINTS, "turn 1: 3 x <region> in the text"),
     (about([[0]], {"boxes": TWO}, "where?"), POINTS, "turn 1: 0 x <region>"),
+    (about([[1, 1]], {"boxes": TWO}, "<region>?"), POINTS, "stands for an object twice"),
     (about(None, {"boxes": TWO}, "<region>?"), POINTS, "turn 1: 1 x <region>"),
     (about([[0]], {"boxes": TWO}, "<object>?"), POINTS, "turn 1: 0 x <region>"),
     (about([[2]], {"boxes": TWO}), POINTS, "turn 1 points at object 2, and there are 2"),

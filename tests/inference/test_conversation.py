@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vistruct.cli.predict import region_of
 from vistruct.contracts import Grounded, Objects, Region, Turn
@@ -74,3 +76,13 @@ def test_what_shows_no_region_is_refused(text: str) -> None:
 def test_a_region_that_shows_nothing_is_refused_where_it_is_made(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         Region(**wrong)
+
+
+def test_what_is_transparent_in_a_mask_file_is_not_drawn(tmp_path: Path) -> None:
+    pixels = np.full((4, 4, 4), 128, np.uint8)
+    pixels[..., 3] = 0
+    pixels[1, 2] = 255
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "mask.png")
+    mask = region_of(f"mask:{tmp_path / 'mask.png'}").mask
+    assert mask is not None
+    assert np.argwhere(mask).tolist() == [[1, 2]]

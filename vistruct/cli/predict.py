@@ -158,6 +158,9 @@ def region_of(text: str) -> Region:
     Raises:
         UserError: another kind, no numbers or another number of them, no such file.
     """
+    import numpy as np
+    from PIL import Image
+
     from vistruct.contracts import Region
 
     kind, _, where = text.partition(":")
@@ -167,7 +170,11 @@ def region_of(text: str) -> Region:
 
         if not Path(where).is_file():
             raise UserError("no such file", where=f"--region {text}", fix=fix)
-        return Region(kind="mask", mask=read_image(Path(where)).numpy().any(0))
+        drawn = read_image(Path(where)).numpy().any(0)
+        with Image.open(where) as image:
+            if "A" in image.getbands():  # what is transparent is not drawn, whatever colour it has
+                drawn &= np.asarray(image.getchannel("A")) > 0
+        return Region(kind="mask", mask=drawn)
     try:
         numbers = [float(value) for value in where.split(",")]
     except ValueError:

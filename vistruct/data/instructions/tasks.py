@@ -53,19 +53,23 @@ NEEDS: dict[str, Callable[[Material], bool]] = {
     "several classes": lambda known: len({known.names[row] for row in known.named.tolist()}) > 1,
     "masks": lambda known: len(known.with_mask) > 0,
     "key points": lambda known: len(known.with_keypoints) > 0,
-    "captions, or all objects": lambda known: known.is_complete or len(known.known.sentences) > 0,
-    "expressions, or all objects": lambda known: known.is_complete or len(known.known.expressions) > 0,
+    "captions, or complete annotations": lambda known: known.is_complete or len(known.known.sentences) > 0,
+    "expressions, or complete annotations": lambda known: known.is_complete or len(known.known.expressions) > 0,
     "descriptions or classes": lambda known: len(known.named) > 0 or len(known.known.regions) > 0,
-    "all objects of its classes": lambda known: known.is_complete and len(known.classes) > 0,
+    "complete annotations of its classes": lambda known: known.is_complete and len(known.classes) > 0,
     "depth maps": lambda known: len(known.depths) > 0,
-    "all objects, or classes of images": lambda known: (
+    "complete annotations, or classes of images": lambda known: (
         bool(known.known.image_labels) or (known.is_complete and len(known.classes) > 0)
     ),
     "conversations": lambda known: False,
 }
-_ALL, _CAPTIONS, _SAID = "all objects of its classes", "captions, or all objects", "expressions, or all objects"
+_ALL, _CAPTIONS, _SAID = (
+    "complete annotations of its classes",
+    "captions, or complete annotations",
+    "expressions, or complete annotations",
+)
 _LABELS, _FOUND = "descriptions or classes", ("grounding_detection", "grounding_segmentation")
-_NAMED, _ASKED = "classes of objects", "all objects, or classes of images"
+_NAMED, _ASKED = "classes of objects", "complete annotations, or classes of images"
 
 TASKS: dict[str, TaskType] = {
     "image-caption": TaskType(

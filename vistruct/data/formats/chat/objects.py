@@ -84,6 +84,10 @@ def pointed(turns: Sequence[Turn], said: Sequence[Said], num_objects: int | None
             if not 0 <= at < (num_objects or 0):
                 what = f"turn {number} points at object {at}, and there are {num_objects or 0} (numbers count from 0)"
                 raise Defect(POINTS, what)
+        if twice := next((one for one in points if len(set(one)) < len(one)), None):
+            raise Defect(
+                POINTS, f"turn {number}: a mark stands for an object twice: {twice!r:.60}", "each once in a mark"
+            )
         mark = POINT_MARKS.get(turn.role)
         marks = turn.text.count(mark) if mark is not None and num_objects is not None else 0
         if marks != len(points):
