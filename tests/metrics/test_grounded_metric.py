@@ -22,8 +22,8 @@ from torchvision.ops import box_iou
 from vistruct.contracts import AnswerPrediction, Grounded, GroundedPrediction, MaskPatch, Objects, Phrase
 from vistruct.errors import UserError
 from vistruct.metrics.answers import Answers, by_family
-from vistruct.metrics.drawn import COCO_SIGMAS
 from vistruct.metrics.grounded import GroundedConfig, Grounding
+from vistruct.ops.key_points import COCO_SIGMAS
 
 NAMES = ("oak", "ash", "tall fir")
 SIZE = (60, 80)

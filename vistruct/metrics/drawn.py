@@ -18,12 +18,9 @@ from torch import Tensor
 from vistruct.contracts import Form, Grounded, GroundedPrediction, MaskPatch
 from vistruct.errors import UserError
 from vistruct.metrics.grounding import iou
+from vistruct.ops import key_points
 from vistruct.ops.mask_runs import encode_patch, encode_segmentation, run_area
 
-COCO_SIGMAS = tuple(
-    thousandths / 1000 for thousandths in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89)
-)
-SHARE_OF_BOX = 0.53  # of a box that a person covers, where no mask says it: the usual value of data without masks
 DELTA = 1.25  # a depth is right within this factor
 LEAST_DEPTH = 1e-3  # a depth below it counts as it, where it divides
 Runs = dict[str, Any]  # a mask in COCO's compressed run lengths
@@ -46,7 +43,7 @@ class Drawn:
     @property
     def areas(self) -> np.ndarray:
         """float64[N], pixels: of masks, else as much of its box as an object usually covers."""
-        boxes = SHARE_OF_BOX * np.prod(np.maximum(self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2], 0), axis=1)
+        boxes = key_points.AREA_OF_BOX * np.prod(np.maximum(self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2], 0), axis=1)
         if self.masks is None:
             return boxes
         masked = np.array([run_area(runs) for runs in self.masks], np.float64).reshape(len(self))
@@ -268,7 +265,7 @@ def sigmas_of(number: int, told: Sequence[float] | None) -> np.ndarray:
         raise UserError(what, where="sigmas", fix=f"leave them out, or give {number} of them")
     if told is not None:
         return np.asarray(told, np.float64)
-    return np.array(COCO_SIGMAS if number == len(COCO_SIGMAS) else [float(np.mean(COCO_SIGMAS))] * number)
+    return np.array(key_points.sigmas_of(number))
 
 
 def oks(found: Drawn, truth: Drawn, sigmas: Sequence[float] | None = None) -> np.ndarray:
