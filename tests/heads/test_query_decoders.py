@@ -156,6 +156,15 @@ def test_pictures_are_learned_by_heart(name: str) -> None:
     assert losses[-1].item() < 0.8 * losses[0].item()
 
 
+@pytest.mark.parametrize("name", ["box", "point", "depth", "key points"])
+def test_how_large_a_networks_maps_are_does_not_matter(name: str) -> None:
+    decoder, groups = built(name), ((2,), (1,))
+    asked, small = queries(groups), maps(2)
+    drawn = [decoder.decode(decoder(asked, [one * by for one in small]), (SIZE, SIZE)) for by in (1.0, 9.0)]
+    for one, other in zip(*drawn, strict=True):
+        torch.testing.assert_close(one.boxes_xyxy, other.boxes_xyxy, rtol=1e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize("finer", [1, 2])
 def test_points_lie_on_the_mask_where_the_centre_does_not(finer: int) -> None:
     masks = torch.zeros(3, 8, 10, dtype=torch.bool)

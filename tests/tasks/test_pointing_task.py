@@ -202,15 +202,29 @@ def test_what_cannot_be_asked_or_compared_with_is_left_out_of_an_evaluation(tmp_
 
 
 def test_object_tokens_recall_what_was_shown_before_them_and_nothing_else() -> None:
-    recall = Recall(8)
-    states, shown = torch.randn(3, 8), torch.randn(4, 8)
-    sees = torch.tensor([[True, True, False, False], [False] * 4, [True] * 4])
-    found = recall(states, shown, sees)
+    torch.manual_seed(0)
+    recall = Recall(8, 2)
+    states, shown = torch.randn(3, 8), torch.randn(2, 2, 8)
+    away = torch.tensor([[9, -1], [-1, -1], [30, 5]])
+    found = recall(states, shown, away)
     other = shown.clone()
-    other[2:] += 1
-    again = recall(states, other, sees)
+    other[1] += torch.randn(2, 8)
+    again = recall(states, other, away)
     assert torch.equal(found[0], again[0])
     assert not torch.equal(found[2], again[2])
-    nothing = recall(states, shown + 5, sees)[1]
-    assert torch.equal(found[1], nothing)
-    torch.testing.assert_close(found[1], states[1] + recall.attention.out_proj.bias)
+    assert torch.equal(found[1], states[1])
+    far = torch.tensor([[9, -1], [-1, -1], [900, 5]])  # as if the first were not there
+    alone = torch.tensor([[9, -1], [-1, -1], [-1, 5]])
+    torch.testing.assert_close(recall(states, shown, far)[2], recall(states, shown, alone)[2])
+    nothing_shown = recall(states, shown, far)[2].sum()
+    (gradient,) = torch.autograd.grad(nothing_shown, recall.slope)
+    assert gradient.isfinite()
+
+
+def test_what_recalls_gets_every_token_of_a_region() -> None:
+    recall = Recall(8, 2)
+    shown = torch.randn(1, 2, 8)
+    places = shown.clone()
+    places[:, 1] = torch.randn(8)
+    states, away = torch.randn(1, 8), torch.tensor([[3]])
+    assert (recall(states, shown, away) - recall(states, places, away)).abs().max() > 0.05

@@ -6,6 +6,8 @@ Differs:
     - there are as many queries as were asked, with a mask, and what is drawn of one does not depend on how many others
       the batch has room for; published (`slots`): a row has a fixed number of slots with a learned embedding each, all
       of them look at each other, empty ones too, at padding as well, and what is beyond them is cut;
+    - without slots maps are normalised cell by cell: those of many networks are large (a standard deviation of 9 in an
+      EfficientNet of ImageNet) and drown where a cell is, so that nothing was learned; published: as they are;
     - without slots the place of a query in its group, as waves, tells queries of one phrase apart;
     - what they look at is one map, or a few of them resized to the first; published: all, at the size of the finest.
 Shapes: B rows, Q queries of a row, N queries of all rows end to end, D width.
@@ -182,7 +184,9 @@ class QueryLayers(nn.Module):
         self.config, self.count = config, parts
         width = config.width
         self.project = nn.Linear(query_width, width)
-        self.cells = nn.Linear(sum(specs[level].channels for level in config.levels), width)
+        channels = sum(specs[level].channels for level in config.levels)
+        self.norm = nn.LayerNorm(channels) if config.slots is None else None
+        self.cells = nn.Linear(channels, width)
         self.parts = nn.Embedding(parts, width) if parts > 1 else None
         self.slots = None if config.slots is None else nn.Embedding(config.slots * parts, width)
         self.decoder = Decoder(width, config.layers, config.heads, config.hidden, config.dropout, look_near=False)
@@ -195,7 +199,8 @@ class QueryLayers(nn.Module):
     def forward(self, queries: Queries, maps: list[Tensor], shown: Shown) -> Tensor:
         chosen = [maps[level] for level in self.config.levels]
         grid = (chosen[0].shape[2], chosen[0].shape[3])
-        memory = self.cells(torch.cat([resized(one, grid) for one in chosen], dim=1).flatten(2).transpose(1, 2))
+        cells = torch.cat([resized(one, grid) for one in chosen], dim=1).flatten(2).transpose(1, 2)
+        memory = self.cells(cells if self.norm is None else self.norm(cells))
         everywhere = torch.zeros(1, *grid, dtype=torch.bool, device=memory.device)
         positions = sine_positions(everywhere, self.config.width).to(memory.dtype)
         states, places = self._states(queries), self._places(queries)

@@ -8,6 +8,7 @@ Shapes: N queries, B pictures, L = h * w cells, P pixels of a window.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vistruct.contracts import FeatureSpec
-from vistruct.heads.detr_layers import sine_positions
 from vistruct.heads.query_layers import Asked
 
+OCTAVES = 6
 REACH = 2  # cells around the best one that say together where exactly
 
 
@@ -53,15 +54,16 @@ class PixelPointer(nn.Module):
 
     def __init__(self, spec: FeatureSpec, width: int) -> None:
         super().__init__()
-        self.pixels = nn.Conv2d(spec.channels, width, 1)
+        self.norm = nn.LayerNorm(spec.channels)  # maps of many networks are large, and would drown the places
+        self.pixels = nn.Linear(spec.channels, width)
         self.asks = nn.Linear(width, width)
+        self.places = nn.Linear(4 * OCTAVES, width)
         self.width = width
 
     def forward(self, states: Tensor, asked: Asked, level: Tensor) -> Pointed:
         _, _, height, width = level.shape
-        everywhere = torch.zeros(1, height, width, dtype=torch.bool, device=level.device)
-        positions = sine_positions(everywhere, self.width).to(level.dtype)
-        pixels = self.pixels(level).flatten(2).transpose(1, 2) + positions  # [B, L, D]
+        known = self.places(fine_waves((height, width), level.device).to(level.dtype))
+        pixels = self.pixels(self.norm(level.flatten(2).transpose(1, 2))) + known  # [B, L, D]
         rows = asked.rows.to(level.device)
         keys = self.asks(states).split(asked.counts)
         found = [key @ one.T for key, one in zip(keys, pixels, strict=True)]
@@ -76,6 +78,14 @@ class PixelPointer(nn.Module):
             places_xy=(weights[..., None] * centres).sum(dim=1),
             seen=(weights[..., None].to(near.dtype) * near).sum(dim=1),
         )
+
+
+def fine_waves(grid_hw: tuple[int, int], device: torch.device) -> Tensor:
+    """float32[L, 4 * OCTAVES]: where each cell lies, as waves of half a turn a picture, a turn, two, ..."""
+    rows, columns = ((torch.arange(n, device=device) + 0.5) / n for n in grid_hw)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    angles = places[..., None] * (2.0 ** torch.arange(OCTAVES, device=device) * math.pi)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def _window(logits: Tensor, hidden: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ Shapes: N tokens of B rows end to end, Q object tokens among them, D language wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -43,6 +44,10 @@ from vistruct.vlm.tiling import Tiling, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+SLOPE = 0.1  # of the logits of `Recall`, for each token further away than the nearest region
+FAR = 1 << 20  # tokens
 
 
 class PointingConfig(Part):
@@ -132,7 +137,8 @@ class Pointing(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-        self.recall = Recall(width) if config.recall and self.regions is not None else None
+        self.tokens_per_region = 0 if asks is None else asks.tokens_per_region
+        self.recall = Recall(width, self.tokens_per_region) if config.recall and asks is not None else None
         opens, closes, unit_closes = number([PHRASE_OPEN, PHRASE_CLOSE, UNIT_CLOSE])
         self.marks: dict[str, int] = {"opens": opens, "closes": closes, "unit_closes": unit_closes}
 
@@ -210,10 +216,12 @@ class Pointing(nn.Module):
         states = hidden.index_select(0, send(objects, hidden.device))
         if self.recall is None or not len(objects) or not len(regions):
             return states
+        first = regions[:: self.tokens_per_region]
         row_of = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-        sees = (row_of[objects][:, None] == row_of[regions][None]) & (regions[None] < objects[:, None])
-        shown = embedded.index_select(0, send(regions, embedded.device))
-        return self.recall(states, shown, send(sees, states.device))
+        sees = (row_of[objects][:, None] == row_of[first][None]) & (first[None] < objects[:, None])
+        away = (objects[:, None] - first[None]).masked_fill(~sees, -1)
+        shown = embedded.index_select(0, send(regions, embedded.device)).unflatten(0, (len(first), -1))
+        return self.recall(states, shown, send(away, states.device))
 
     def learn(self, states: Tensor, batch: ChatBatch, seen: Seen | None) -> tuple[dict[str, Tensor], dict[str, Ratio]]:
         """What the decoders' terms of the loss are, and figures for the log.
@@ -265,15 +273,32 @@ class Pointing(nn.Module):
 
 
 class Recall(nn.Module):
-    """Object tokens look at what was shown before them, once, and at nothing where nothing was."""
+    """Object tokens look once at the regions that were shown before them, at all tokens of one side by side.
 
-    def __init__(self, width: int) -> None:
+    Tokens of a region do not compete: an attention that could choose between its content and its place chose its
+    content, and the place never came through. Of several regions the nearer weighs more (a learned slope, as ALiBi's),
+    for nothing in them says which question they belong to.
+    """
+
+    def __init__(self, width: int, tokens_per_region: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, 1, batch_first=True, add_zero_attn=True)
+        self.asks, self.keys = nn.Linear(width, width), nn.Linear(width * tokens_per_region, width)
+        self.values = nn.Linear(width * tokens_per_region, width)
+        self.slope = nn.Parameter(torch.tensor(math.log(SLOPE)))
 
-    def forward(self, states: Tensor, shown: Tensor, sees: Tensor) -> Tensor:
-        """float[Q, D], float[R, D] and bool[Q, R], true where one may look -> float[Q, D]."""
-        values = self.norm(shown.to(self.norm.weight.dtype))[None]
-        looked = self.attention(states[None], values, values, attn_mask=~sees, need_weights=False)[0]
-        return states + looked[0]
+    def forward(self, states: Tensor, shown: Tensor, away: Tensor) -> Tensor:
+        """What is seen, added to states.
+
+        Args:
+            states: float[Q, D].
+            shown: float[R, n, D].
+            away: int64[Q, R], tokens between them, negative where one may not look.
+        """
+        tokens = self.norm(shown.to(self.norm.weight.dtype)).flatten(1)
+        hidden = away < 0
+        further = away - away.masked_fill(hidden, FAR).min(dim=1, keepdim=True).values
+        likes = (self.asks(states) @ self.keys(tokens).T).float() / states.shape[1] ** 0.5
+        likes = (likes - self.slope.exp() * further.clamp(min=0)).masked_fill(hidden, -FAR)
+        weights = likes.softmax(dim=1).masked_fill(hidden, 0.0)
+        return states + weights.to(tokens.dtype) @ self.values(tokens)
