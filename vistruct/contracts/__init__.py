@@ -5,6 +5,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
 """
 
 from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Queries, Shown
+from vistruct.contracts.data import DataInfo, Dataset
 from vistruct.contracts.objects import (
     NO_OBJECTS,
     Column,
@@ -17,8 +18,6 @@ from vistruct.contracts.parts import (
     BoxHead,
     CaptionHead,
     ClassLayer,
-    DataInfo,
-    Dataset,
     Described,
     FeatureSpec,
     Head,

@@ -17,8 +17,8 @@ from vistruct.checkpoint.parts import load_parts
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
-from vistruct.config import Run, Stream, flat
-from vistruct.contracts import Costs, DataInfo, Dataset, MapTask, named_term
+from vistruct.config import Move, Run, Stream, flat
+from vistruct.contracts import Costs, DataInfo, Dataset, MapTask, Task, named_term
 from vistruct.data.account import check_left_out
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.chat.costs import admit
@@ -139,7 +139,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     model = next(iter(tasks.values())) if len(tasks) == 1 else Joint(tasks)
     backbone: Any = model.backbone
     coverage = None if run.init is None else load_backbone(backbone, run.init)
-    plan = apply_moves(model, run.move)
+    plan = apply_moves(model, (*run.move, *_still(tasks)))
     if run.adapters is not None:
         started = (one.coverage for one in sources.values() if one.coverage is not None)
         already = [record for one in (*started, *([coverage] if coverage else [])) for record in one.adapters]
@@ -223,6 +223,16 @@ def _measured_on(run: Run, datasets: Mapping[str, Dataset], cache: Path) -> dict
             read.append((part, dataset))
         found[name] = dataset
     return found
+
+
+def _still(tasks: Mapping[str, Task]) -> list[Move]:
+    """What never trains, whatever the rules say."""
+    alone = len(tasks) == 1
+    return [
+        Move(pattern=module if alone else f"tasks.{name}.{module}", mode="frozen")
+        for name, task in tasks.items()
+        for module in task.traits.still
+    ]
 
 
 def _tasks(run: Run, datasets: Mapping[str, Dataset], out_dir: Path) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def ship(state: State) -> None:
     first = next(iter(state.sources.values()))
     folder = state.out_dir / "backbone"
     folder.mkdir(exist_ok=True)
-    own = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
+    whole = f"{shipped_module(state)}."
+    own = {k.removeprefix(whole): v for k, v in weights.items() if k.startswith(whole)}
     digest = _write_weights(folder / "backbone.safetensors", own)
     fingerprints = [source.dataset.info.fingerprint for source in state.sources.values()]
     write_json(
@@ -77,6 +78,14 @@ def ship(state: State) -> None:
     )
     if trained is not None:
         keep_adapters(state, trained, trained.source)
+
+
+def shipped_module(state: State) -> str:
+    """The module of the model whose weights are the run's backbone: the backbone, unless a task says another's."""
+    alone = len(state.sources) == 1
+    said = {name: source.task.traits.ships for name, source in state.sources.items()}
+    others = [one if alone else f"tasks.{name}.{one}" for name, one in said.items() if one != "backbone"]
+    return others[0] if others else "backbone"
 
 
 def records_of(state: State, own: Adapters | None) -> list[Record]:

@@ -57,6 +57,10 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     set_learning_rate(state.optimizer, lr)
     state.optimizer.zero_grad(set_to_none=True)
 
+    taking_part = [state.sources[name].task.traits for name in streams_of(run, state.step)]
+    for traits in taking_part:
+        if traits.before_step is not None:
+            traits.before_step(state.step, run.steps)
     moved = [batch.to(state.device) for batch in microbatches]
     model: Any = state.model
     units = all_units([model.units(batch) for batch in moved])
@@ -95,6 +99,9 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         if norm == 0.0:  # nothing in the whole batch used it: no decay and no momentum, on however many devices
             p.grad = None
     state.optimizer.step()
+    for traits in taking_part:
+        if traits.after_step is not None:
+            traits.after_step()
     state.step += 1
 
     seconds = time.perf_counter() - start
