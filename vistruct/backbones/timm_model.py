@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vistruct.backbones import clip_vit_names
+from vistruct.backbones import clip_vit_names, efficientnet_names
 from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
@@ -97,6 +97,7 @@ class TimmModel(nn.Module):
                 fix="; ".join(f"{i}: stride {s}" for i, s in enumerate(strides)),
             )
         self.specs = tuple(FeatureSpec(channels=int(infos[i]["num_chs"]), stride=strides[i]) for i in indices)
+        self.stage_depths = _stage_depths(model)
         # What only later maps and the classifier need would be weights that never get a gradient.
         self.indices = model.prune_intermediate_layers(list(indices), prune_norm=not config.final_norm, prune_head=True)
         if config.recompute:
@@ -198,9 +199,9 @@ class TimmModel(nn.Module):
         return self.depths[name.removeprefix("model.")], self.num_layers
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's own names, those of a CLIP's ViT elsewhere, or of a model saved by a run of this one -> our names."""
+        """timm's own names, those of a CLIP's ViT or of an EfficientNet elsewhere, or of a run of this one -> ours."""
         bare = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
-        bare = clip_vit_names.convert_keys(bare)
+        bare = efficientnet_names.convert_keys(clip_vit_names.convert_keys(bare), self.stage_depths)
         return {key if key.startswith("model.") else f"model.{key}": value for key, value in bare.items()}
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -265,6 +266,13 @@ def _is_plain(model: nn.Module) -> bool:
     from timm.models import Beit, Eva, VisionTransformer
 
     return isinstance(model, (VisionTransformer, Eva, Beit))
+
+
+def _stage_depths(model: Any) -> tuple[int, ...]:
+    """Blocks of each stage of an EfficientNet; of other models nothing."""
+    from timm.models import EfficientNet
+
+    return tuple(len(stage) for stage in model.blocks) if isinstance(model, EfficientNet) else ()
 
 
 def _of_channels(colours: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -215,7 +215,12 @@ def fill(module: Weights, state: Mapping[str, Tensor], report: Coverage, allow_m
     _check_ties(own, state, source)
     there = {own[name].data_ptr() for name in found}  # a table that serves twice is written once
     fresh = set(report.fresh) - state.keys()
-    missing = [name for name in sorted(own.keys() - state.keys() - fresh) if own[name].data_ptr() not in there]
+    missing = [
+        name
+        for name in sorted(own.keys() - state.keys() - fresh)
+        if own[name].data_ptr() not in there
+        and not name.endswith(".num_batches_tracked")  # a counter; old files lack it
+    ]
     if missing and not allow_missing:
         traits = module.traits if isinstance(module, Described) else None
         advice = traits.advise(missing) if isinstance(traits, BackboneTraits) else ""
