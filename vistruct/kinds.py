@@ -32,6 +32,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "image_classes": "vistruct.data.image_classes:ClassDataConfig",
         "questions": "vistruct.data.questions:QuestionsDataConfig",
         "captions": "vistruct.data.captions:CaptionDataConfig",
+        "images": "vistruct.data.unlabelled:ImagesDataConfig",
     },
     "backbone": {
         "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
@@ -88,6 +89,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "identify": "vistruct.tasks.identify:IdentifyConfig",
         "zero_shot": "vistruct.tasks.zero_shot:ZeroShotConfig",
         "match": "vistruct.tasks.match:MatchConfig",
+        "masked": "vistruct.tasks.masked:MaskedConfig",
         "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
     },
     "metric": {

@@ -7,6 +7,7 @@ An option that a family has no use for is an error, so that nothing that was sai
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.questions import QuestionsDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.unlabelled import ImagesDataConfig
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
@@ -136,6 +138,11 @@ def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -
     _fits("image_classes", reading, values, path)
     images = None if reading.images is None else str(_below(path, reading.images, "--images"))
     return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
+
+
+def images_at(paths: Sequence[Path], values: PixelValues = AS_THEY_ARE, **more: Any) -> ImagesDataConfig:
+    """Images without a word about them: folders, or files."""
+    return ImagesDataConfig(paths=tuple(paths), intake=intake_of(values), **more)
 
 
 def captions_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> CaptionDataConfig:

@@ -21,6 +21,7 @@ RECIPES = {
     "identify": "vistruct.recipes.identify",
     "joint": "vistruct.recipes.joint",
     "labels": "vistruct.recipes.labels",
+    "masked": "vistruct.recipes.masked",
     "clip.zero_shot": "vistruct.recipes.clip.zero_shot",
     "clip.match": "vistruct.recipes.clip.match",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",

@@ -1,0 +1,89 @@
+"""From the patches that were shown to all of them: the light decoder of hidden pixels.
+
+Source: MAE (arXiv:2111.06377): a linear layer, a mask vector where a patch was hidden, fixed sine and cosine positions,
+    transformer blocks with the norm before each branch, a norm and a linear layer. The blocks are torch's.
+Shapes: B images of L patches, K of them shown, E width of the encoder, D of the decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vistruct.config import Part
+from vistruct.contracts import Tokens
+from vistruct.errors import UserError
+
+WAVE = 10_000.0
+
+
+class PatchDecoderConfig(Part):
+    """Sizes; the defaults are MAE's."""
+
+    width: int = Field(512, gt=0)  # a multiple of 4 and of `heads`
+    depth: int = Field(8, ge=0)
+    heads: int = Field(16, gt=0)
+    norm_eps: float = Field(1e-6, gt=0)
+
+    def build(self, encoder_width: int, values: int) -> PatchDecoder:
+        """
+        Args:
+            values: that are said of each patch.
+
+        Raises:
+            UserError: a width that does not divide.
+        """
+        if self.width % 4 or self.width % self.heads:
+            what = f"a decoder of width {self.width} with {self.heads} heads: no multiple of 4 and of the heads"
+            raise UserError(what, where="task.decoder.width", fix=f"--set task.decoder.width={64 * self.heads}")
+        return PatchDecoder(self, encoder_width, values)
+
+
+class PatchDecoder(nn.Module):
+    """Tokens of the shown patches -> float[B, L, values]."""
+
+    def __init__(self, config: PatchDecoderConfig, encoder_width: int, values: int) -> None:
+        super().__init__()
+        width, eps = config.width, config.norm_eps
+        self.encoded = nn.LayerNorm(encoder_width, eps=eps)
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask = nn.Parameter(torch.empty(1, 1, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, config.heads, 4 * width, 0.0, "gelu", eps, batch_first=True, norm_first=True
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.say = nn.Linear(width, values)
+        nn.init.normal_(self.mask, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tokens, shown: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """
+        Args:
+            tokens: patches float[B, K, E], with a class token or without.
+            shown: int64[B, K], which of the L = h * w patches these are.
+        """
+        patches = self.embed(self.encoded(tokens.patches))
+        count = grid_hw[0] * grid_hw[1]
+        cells = self.mask.to(patches.dtype).expand(len(patches), count, -1)
+        cells = cells.scatter(1, shown[..., None].expand(-1, -1, patches.shape[2]), patches)
+        x = cells + sine_positions(grid_hw, patches.shape[2]).to(patches)
+        if tokens.class_token is not None:  # has no place
+            x = torch.cat([self.embed(self.encoded(tokens.class_token))[:, None], x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.say(self.norm(x))[:, -count:]
+
+
+def sine_positions(grid_hw: tuple[int, int], width: int) -> Tensor:
+    """float32[h * w, D]: sines and cosines of the column, then of the row, wave lengths from 2 pi to 10,000 of it."""
+    rates = 1.0 / WAVE ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid_hw)
+    y, x = (one.flatten()[:, None] * rates for one in torch.meshgrid(rows, columns, indexing="ij"))
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1).float()

@@ -1,0 +1,116 @@
+"""Hidden pixels, from images without labels: most of an image is hidden and told from the rest (MAE, Pixio).
+
+Run:      vistruct train masked --data images/ --backbone runs/pretrained
+          vistruct train masked --data images/ --model small     (minutes on a CPU)
+Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100; ours: not yet measured
+Expect:   published ViT-B of 1,600 epochs: 83.6 fine-tuned on ImageNet; ours: not yet run
+Source:   He et al., MAE, arXiv:2111.06377, and its public configuration: 75 % of the patches hidden, a decoder of 8
+          blocks, 512 wide, AdamW (0.9, 0.95) with decay 0.05, 1.5e-4 for 256 images, 4,096 in a step, 5 % of the steps
+          warm-up, crops of 20 % and more, flips, no change of colour. Squares: Pixio, arXiv:2512.15715
+Differs:  steps in place of epochs; bilinear crops; the encoder is InternViT's, and its class token goes through
+          the decoder as MAE's does. Size small is ours, with a convolutional stem
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
+from vistruct.data.at_path import images_at, intake_of
+from vistruct.data.reading import AS_THEY_ARE, PixelValues
+from vistruct.heads.patch_decoder import PatchDecoderConfig
+from vistruct.metrics.loss import MeanLossConfig
+from vistruct.recipes.detect import Normalisation, architecture
+from vistruct.recipes.small import quick, small_vit
+from vistruct.recipes.vitp.pretrain import SIZES
+from vistruct.samples.made_classes import eurosat_folder
+from vistruct.tasks.masked import MaskedConfig
+from vistruct.transforms.augment import Augment
+from vistruct.transforms.resized_crop import ResizedCrop
+from vistruct.transforms.sizing import Size
+from vistruct.windows.tiles import Tiles
+
+EVALS = 8  # times that the loss on `val` is measured in a run
+SMALL_DECODER = PatchDecoderConfig(width=96, depth=2, heads=3)
+
+
+def _plain(width: int, depth: int, heads: int, channels: int) -> InternVitConfig:
+    return InternVitConfig(
+        width=width, depth=depth, heads=heads, mlp_width=4 * width, patch=16, image_size=224, layer_scale=1.0,
+        positions="sincos", channels=channels,
+    )  # fmt: skip
+
+
+def recipe(
+    *,
+    data: tuple[Path, ...],  # folders of images, or images; large ones are cut into windows
+    val: tuple[Path, ...] = (),  # images to measure the loss on, never trained on; none: nothing is measured
+    backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
+    timm: str | None = None,  # name of a timm ViT in place of ours; `backbone` is then a file of its weights
+    model: Literal["large", "base", "small"] = "base",  # the encoder, where neither is given
+    start: Path | None = None,  # a run of this recipe, to go on from with its decoder
+    hidden: float = 0.75,  # share of the patches that is hidden
+    square: int = 1,  # patches a side of what is hidden together; Pixio: 4
+    steps: int | None = None,  # None: 250,000 as published, or 600 of small
+    size: int | None = None,  # pixels of a crop; None: 224, or 96 of small
+    window: int = 512,  # pixels; larger images are cut into windows of so many
+    batch: int | None = None,  # None: 4,096 as published, or 32 of small
+    lr: float | None = None,  # None: 1.5e-4 for 256 images, as published, or 1e-3 of small
+    turns: bool = False,  # images from above have no up: turn them all ways
+    seed: int = 0,
+    values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
+    normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+) -> Run:
+    """An encoder that has learned to tell what is hidden."""
+    is_small = model == "small"
+    size = size or (96 if is_small else 224)
+    batch = batch or (32 if is_small else 4096)
+    steps = steps or (600 if is_small else 250_000)
+    rate = lr or (1e-3 if is_small else 1.5e-4 * batch / 256)
+    intake = intake_of(values)
+    tiles = Tiles(size=max(window, size), overlap=0)
+    crop = ResizedCrop(height=size, width=size, area=(0.2, 1.0))
+    varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
+    whole = Size(height=size, width=size, keep_aspect=False)
+    parts, mean_std = architecture(backbone, timm, normalise, intake, start)
+    if backbone is None and timm is None and start is None:
+        bands = 3 if intake is None or intake.bands is None else len(intake.bands)
+        parts = {
+            "large": _plain(1024, 24, 16, bands),
+            "base": _plain(768, 12, 12, bands),
+            "small": SIZES["small"].task.backbone.model_copy(update={"channels": bands}),
+        }[model]
+    task = MaskedConfig(
+        backbone=parts,
+        decoder=SMALL_DECODER if is_small else PatchDecoderConfig(),
+        hidden=hidden,
+        square=square,
+        **mean_std,
+    )
+    measured = images_at(val, values, tiles=tiles, resize=whole) if val else None
+    return Run(
+        recipe="masked",
+        streams={
+            MAIN: Stream(task=task, data=images_at(data, values, tiles=tiles, augment=varied), batch=batch, start=start)
+        },
+        evals={} if measured is None else {"val": Eval(data=measured, metric=MeanLossConfig())},
+        init=backbone,
+        steps=steps,
+        optim=AdamW(lr=rate, weight_decay=0.05, betas=(0.9, 0.95)),
+        schedule=Schedule(shape="cosine", warmup_steps=max(1, steps // 20)),
+        seed=seed,
+        workers=0 if is_small else 4,
+        eval_every=max(1, steps // EVALS),
+        save_every=max(1, min(1000, steps // 4)),
+    )
+
+
+def tiny() -> Run:
+    """A few steps on made-up images; it hardly learns."""
+    folder = eurosat_folder()
+    run = recipe(data=(folder,), val=(folder,), model="small", steps=6, size=32)
+    task: Any = run.only.task
+    decoder = task.decoder.model_copy(update={"width": 32, "depth": 1, "heads": 2})
+    return quick(run, {"backbone": small_vit(stem="conv"), "decoder": decoder})
