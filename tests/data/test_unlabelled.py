@@ -30,7 +30,9 @@ def test_folders_are_read_whole_and_mixed_in_order(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").write_text("no image")
     alone = ImagesDataConfig(paths=(tmp_path / "a",)).build()
     assert [record.id for record in alone.records] == ["one/x.png", "two/y.png"]
-    assert [record.group for record in alone.records] == ["one", "two"]
+    assert [record.group for record in alone.records] == ["", ""]
+    grouped = ImagesDataConfig(paths=(tmp_path / "a",), groups="folder").build()
+    assert [record.group for record in grouped.records] == [str(tmp_path / "a" / one) for one in ("one", "two")]
     assert alone.info.dropped == {"file left out: no image ending": 1}
     assert torch.equal(alone.sample(0, 0).images[0], torch.from_numpy(pixels).permute(2, 0, 1))
     mixed = ImagesDataConfig(paths=(tmp_path / "a", tmp_path / "b.png", tmp_path / "a" / "one")).build()

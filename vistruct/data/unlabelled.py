@@ -40,13 +40,12 @@ class ImagesDataConfig(Part):
     resize: Sizing | None = None  # factor, or a size, of each image or window
     share: float = Field(1.0, gt=0, le=1)  # part of the images used, one at least
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    groups: Literal["none", "folder"] = "none"  # folder: images of one folder are of one patient, scene, flight
     unreadable: Literal["stop", "drop"] = "stop"  # what a file that is no image does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
     def build(self, cache: Path | None = None) -> RecordDataset:
         """List the images; headers are read, and no pixel.
-
-        The folder that an image lies in is its group (`Record.group`) where there are several.
 
         Raises:
             UserError: no such path; no images; one that cannot be read; images of different bands.
@@ -79,7 +78,6 @@ class ImagesDataConfig(Part):
                 raise UserError("no such folder or image", where=top, fix="see what is there: ls")
             files = images_in(top, report) if top.is_dir() else [top]
             root = top if top.is_dir() else top.parent
-            many = len({file.parent for file in files}) > 1
             for file in files:
                 if file.resolve() in found:
                     report.note(TWICE, str(file))
@@ -87,7 +85,7 @@ class ImagesDataConfig(Part):
                 size_hw = self._size(file, report)
                 if size_hw is not None:
                     name = str(file.relative_to(root)) if len(self.paths) == 1 else str(file)
-                    group = str(file.parent.relative_to(root)) if many else ""
+                    group = str(file.parent) if self.groups == "folder" else ""
                     found[file.resolve()] = Record(id=name, images=(file,), size_hw=size_hw, group=group)
         return list(found.values())
 

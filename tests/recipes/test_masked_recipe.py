@@ -1,0 +1,38 @@
+"""Hidden pixels as a whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vistruct.checkpoint.tensors import sha256
+from vistruct.engine.train import train
+from vistruct.recipes import masked
+from vistruct.samples.made_classes import eurosat_folder
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_leaves_a_backbone(tmp_path: Path) -> None:
+    run = masked.tiny().model_copy(update={"save_every": 2})
+    train(run, tmp_path / "whole")
+
+    class Cut(Exception):
+        pass
+
+    def cut(done: int, _metrics: dict[str, float]) -> None:
+        if done == 3:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train(run, tmp_path / "cut", on_step=cut)
+    train(run, tmp_path / "cut")
+    files = [tmp_path / name / "backbone" / "backbone.safetensors" for name in ("whole", "cut")]
+    assert sha256(files[0]) == sha256(files[1])
+    again = masked.recipe(data=(eurosat_folder(),), model="small", start=tmp_path / "whole", steps=1, size=32, batch=2)
+    assert again.only.task.backbone == run.only.task.backbone  # ty: ignore[unresolved-attribute]
+
+
+def test_published_settings() -> None:
+    run = masked.recipe(data=(Path("images"),))
+    assert (run.only.batch, run.steps, run.optim.lr, run.schedule.warmup_steps) == (4096, 250_000, 2.4e-3, 12_500)
+    assert (run.only.task.backbone.width, run.only.task.decoder.depth) == (768, 8)  # ty: ignore[unresolved-attribute]
