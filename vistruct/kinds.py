@@ -106,6 +106,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "text": "vistruct.metrics.texts:TextConfig",
         "identified": "vistruct.metrics.identified:IdentifiedConfig",
         "retrieval": "vistruct.metrics.retrieval:RetrievalConfig",
+        "health": "vistruct.metrics.health:HealthConfig",
         "mean_loss": "vistruct.metrics.loss:MeanLossConfig",
     },
 }

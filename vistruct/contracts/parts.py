@@ -352,7 +352,8 @@ class Metric(Protocol):
     """Collects predictions against samples' truth; `compute` may be called once, at the end.
 
     One may also have `details() -> dict`, called after `compute`: what does not fit into single numbers (a confusion
-    matrix, counts of each image), as plain json.
+    matrix, counts of each image), as plain json. Its config may have `alarms(numbers, first) -> list[str]`, which is
+    given the run's first measurement too, made before the first step.
     """
 
     def update(self, predictions: Sequence[Any]) -> None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vistruct.data.loading.loader import eval_batches
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import from_main, gather_objects, setup
 from vistruct.errors import UserError
+from vistruct.files.json_files import read_cached
 from vistruct.ops.seeds import derive
 
 
@@ -148,6 +149,26 @@ def keep_measured(path: Path, metric: str, step: int | None, measured: Measured)
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: value if math.isfinite(value) else None for name, value in measured.numbers.items()}
     write_json(path, {"metric": metric, "step": step, "numbers": numbers, "details": measured.details})
+
+
+def watched(path: Path, metric: Any, measured: Measured) -> Measured:
+    """With `first` and `alarms` in its details, where the config of the metric has a method `alarms`.
+
+    Args:
+        path: where the run's earlier measurement of the same lies, if there was one.
+    """
+    if not watches(metric):
+        return measured
+    earlier = read_cached(path, dict[str, Any]) if path.exists() else None
+    first = (earlier or {}).get("details", {}).get("first", {})
+    alarms = metric.alarms(measured.numbers, first)
+    own = {name: value if math.isfinite(value) else None for name, value in measured.numbers.items()}
+    return replace(measured, details={**measured.details, "first": first or own, "alarms": alarms})
+
+
+def watches(metric: Any) -> bool:
+    """Whether a metric is also asked before the first step, and raises alarms."""
+    return hasattr(metric, "alarms")  # of few metrics, and another package's may have it too
 
 
 def asked_of(eval: Eval, dataset: Dataset) -> str:

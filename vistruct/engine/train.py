@@ -19,7 +19,7 @@ from vistruct.data.loading.streams import JointCollator, Streams, learners, seed
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
-from vistruct.engine.evaluate import asked_of, keep_measured, measure
+from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched, watches
 from vistruct.engine.kept_maps import announce
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
@@ -109,6 +109,8 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     log.open_at(state.step)
     first, stopping = state.step, False
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
+    if state.step == 0 and (before := evaluate_all(state, log.say, is_last=False, before=True)):
+        log.write(0, before)
     loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
     with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
         while state.step < run.steps and not stopping:
@@ -126,7 +128,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             if due(state.step, run.log_every, last=run.steps):
                 line |= metrics
             if due(state.step, run.eval_every, last=run.steps):
-                line |= evaluate_all(state, is_last=state.step == run.steps)
+                line |= evaluate_all(state, log.say, is_last=state.step == run.steps)
             if line:
                 log.write(state.step, line)
             stopping, broken = any_rank(stop.requested, saver.failed)
@@ -247,12 +249,17 @@ def tell_replaced(loader: Streams, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def evaluate_all(state: State, *, is_last: bool) -> dict[str, float]:
-    """`<evaluation>/<metric>` of each evaluation of the run that is due; the rest goes to `evaluations/`."""
+def evaluate_all(state: State, say: Callable[[str], None], *, is_last: bool, before: bool = False) -> dict[str, float]:
+    """`<evaluation>/<metric>` of each evaluation of the run that is due; the rest goes to `evaluations/`.
+
+    Args:
+        say: is told of alarms.
+        before: the first step: only what watches over a run is due.
+    """
     line: dict[str, float] = {}
     with gathered(state.model):
         for name, asked in state.run.evals.items():
-            if asked.at_end and not is_last:
+            if (asked.at_end and not is_last) or (before and not watches(asked.metric)):
                 continue
             source, dataset = state.asked(name), state.eval_datasets[name]
             batch = source.microbatch(state.ranks.world, state.run.accumulate)
@@ -262,7 +269,13 @@ def evaluate_all(state: State, *, is_last: bool) -> dict[str, float]:
             line |= {f"{name}/{metric}": value for metric, value in measured.numbers.items()}
             if state.ranks.is_main:
                 metric: Any = asked.metric
-                keep_measured(state.out_dir / "evaluations" / f"{name}.json", metric.kind, state.step, measured)
+                path = state.out_dir / "evaluations" / f"{name}.json"
+                if before:
+                    path.unlink(missing_ok=True)  # of an attempt that never came to a checkpoint
+                measured = watched(path, metric, measured)
+                for alarm in measured.details.get("alarms", ()):
+                    say(f"{name}, step {state.step:,}: {alarm}")
+                keep_measured(path, metric.kind, state.step, measured)
     return line
 
 

@@ -21,6 +21,7 @@ from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
 from vistruct.data.at_path import images_at, intake_of
 from vistruct.data.reading import AS_THEY_ARE, PixelValues
 from vistruct.heads.patch_decoder import PatchDecoderConfig
+from vistruct.metrics.health import HealthConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import Normalisation, architecture
 from vistruct.recipes.small import quick, small_vit
@@ -95,7 +96,12 @@ def recipe(
         streams={
             MAIN: Stream(task=task, data=images_at(data, values, tiles=tiles, augment=varied), batch=batch, start=start)
         },
-        evals={} if measured is None else {"val": Eval(data=measured, metric=MeanLossConfig())},
+        evals={}
+        if measured is None
+        else {
+            "val": Eval(data=measured, metric=MeanLossConfig()),
+            "health": Eval(data=measured, metric=HealthConfig()),
+        },
         init=backbone,
         steps=steps,
         optim=AdamW(lr=rate, weight_decay=0.05, betas=(0.9, 0.95)),

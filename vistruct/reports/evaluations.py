@@ -56,6 +56,8 @@ def write_evaluations(page: Report, finals: Mapping[str, tuple[int | None, Mappi
             page.text(f"### {'Family by family' if is_grounded else 'Class by class'}{several}")
             _groups(page, groups, more)
         if more is not None:
+            for alarm in more.details.get("alarms", ()):
+                page.callout(f"`{name}`: {alarm}")
             _confusion(page, more, several)
             _images(page, more, several)
             _distances(page, more, several)
