@@ -57,11 +57,14 @@ def told(run: Path) -> dict[str, Sums]:
     return found
 
 
-def difference(first: Sums, second: Sums) -> tuple[float, float, float, float, float]:
-    """Both numbers, their difference and its interval."""
+def difference(first: Sums, second: Sums) -> tuple[float, float, float, float, float] | None:
+    """Both numbers, their difference and its interval; None: one of them is of nothing."""
     keys = sorted(first.keys() & second.keys())
     table = np.array([[*first[key], *second[key]] for key in keys])
+    if not table[:, 1].any() or not table[:, 3].any():
+        return None
     drawn = np.random.default_rng(0).multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=DRAWS) @ table
+    drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
     ends = np.quantile(drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3], (0.025, 0.975))
     whole = table.sum(axis=0)
     own, other = whole[0] / whole[1], whole[2] / whole[3]
@@ -80,7 +83,10 @@ def main() -> None:
     for other in arguments.others:
         table = Table("number", str(arguments.run), str(other), "difference", "95 %")
         for name in sorted(measured[arguments.run].keys() & measured[other].keys()):
-            own, its, gain, low, high = difference(measured[arguments.run][name], measured[other][name])
+            found = difference(measured[arguments.run][name], measured[other][name])
+            if found is None:
+                continue
+            own, its, gain, low, high = found
             table.add_row(name, f"{own:.3f}", f"{its:.3f}", f"{gain:+.3f}", f"[{low:+.3f}, {high:+.3f}]")
         Console(width=120).print(table)
 
