@@ -81,3 +81,21 @@ def test_what_is_no_image_is_said_or_counted(tmp_path: Path) -> None:
     kept = ImagesDataConfig(paths=(tmp_path,), unreadable="drop").build()
     assert len(kept) == 1
     assert kept.info.dropped == {"image left out: it cannot be read": 1}
+
+
+def test_images_that_are_measured_on_are_found_by_their_pixels(tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "train" / "a.png", 30, 20)
+    picture(tmp_path / "train" / "b.png", 30, 20, 1)
+    (tmp_path / "test").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "test" / "other.bmp")
+    picture(tmp_path / "test" / "c.png", 30, 20, 2)
+    paths, measured = (tmp_path / "train",), (tmp_path / "test",)
+    with pytest.raises(UserError, match=r"other\.bmp") as caught:
+        ImagesDataConfig(paths=paths, not_in=measured).build()
+    assert "data.twins=drop" in str(caught.value)
+    kept = ImagesDataConfig(paths=paths, not_in=measured, twins="drop").build()
+    assert [record.id for record in kept.records] == ["b.png"]
+    assert kept.info.dropped == {"image left out: it is measured on": 1}
+    same = ImagesDataConfig(paths=paths, not_in=paths, twins="drop")
+    with pytest.raises(UserError, match="no images"):
+        same.build()

@@ -146,7 +146,7 @@ def _measure(
     from vistruct.data.checks.learned import learned_images
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
-    from vistruct.engine.evaluate import asked_of, keep_measured, measurable
+    from vistruct.engine.evaluate import asked_of, keep_measured, measurable, watched
     from vistruct.engine.evaluate import measure as measured_by
     from vistruct.engine.run import for_classes
     from vistruct.files.owned import Owned
@@ -187,8 +187,12 @@ def _measure(
     if adapters is None:
         for (of, one), got in zip(plans, measured, strict=True):
             results[of] = results.get(of, {}) | got.numbers
+            kept = place / "evaluations" / f"{of}.json"
+            got = watched(kept, one.metric, got)
+            for alarm in got.details.get("alarms", ()):
+                note(f"{of}: {alarm}")
             if got.details:
-                keep_measured(place / "evaluations" / f"{of}.json", vars(one.metric)["kind"], None, got)
+                keep_measured(kept, vars(one.metric)["kind"], None, got)
     else:
         for line in (*adapters.notes, f"once more with {len(adapters.layers)} adapters of {adapters.source}"):
             note(line)

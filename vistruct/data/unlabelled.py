@@ -15,6 +15,7 @@ from vistruct.data.formats.classes.folders import images_in
 from vistruct.data.formats.order import stop_here
 from vistruct.data.input import Input
 from vistruct.data.selection import shared
+from vistruct.data.twins import twins_of
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels
@@ -26,6 +27,7 @@ from vistruct.transforms.sizing import Sizing
 from vistruct.windows.tiles import Tiles, tile_records
 
 NO_SIZE = "image left out: it cannot be read"
+TWIN = "image left out: it is measured on"
 TWICE = "image left out: it is listed before"
 
 
@@ -41,6 +43,8 @@ class ImagesDataConfig(Part):
     share: float = Field(1.0, gt=0, le=1)  # part of the images used, one at least
     share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
     groups: Literal["none", "folder"] = "none"  # folder: images of one folder are of one patient, scene, flight
+    not_in: tuple[Path, ...] = ()  # folders or images to measure on: none of these may be among those to learn from
+    twins: Literal["stop", "drop"] = "stop"  # what an image that is in `not_in` does, by its bytes or pixels
     unreadable: Literal["stop", "drop"] = "stop"  # what a file that is no image does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
@@ -51,7 +55,8 @@ class ImagesDataConfig(Part):
             UserError: no such path; no images; one that cannot be read; images of different bands.
         """
         report = IssueCounter()
-        records = shared(self._records(report), self.share, self.share_seed, report)
+        records = self._apart(self._records(report, self.paths), report)
+        records = shared(records, self.share, self.share_seed, report)
         if not records:
             told = f": {'; '.join(report.lines())}" if report.counts else ""
             raise UserError(f"no images{told}", where=self.paths[0], fix="name a folder with images in it")
@@ -71,9 +76,24 @@ class ImagesDataConfig(Part):
             counts={},
         )
 
-    def _records(self, report: IssueCounter) -> list[Record]:
+    def _apart(self, records: list[Record], report: IssueCounter) -> list[Record]:
+        """Without the images that are measured on."""
+        if not self.not_in:
+            return records
+        others = [record.images[0] for record in self._records(IssueCounter(), self.not_in)]
+        twins = twins_of([record.images[0] for record in records], others, self.intake, report)
+        for record in records:
+            if record.images[0] not in twins:
+                continue
+            if self.twins == "stop":
+                what = f"this image, or one of the same pixels, is to be measured on: {twins[record.images[0]]}"
+                raise UserError(what, where=record.images[0], fix="--set data.twins=drop leaves such images out")
+            report.note(TWIN, str(record.images[0]))
+        return [record for record in records if record.images[0] not in twins]
+
+    def _records(self, report: IssueCounter, paths: tuple[Path, ...]) -> list[Record]:
         found: dict[Path, Record] = {}
-        for top in self.paths:
+        for top in paths:
             if not top.exists():
                 raise UserError("no such folder or image", where=top, fix="see what is there: ls")
             files = images_in(top, report) if top.is_dir() else [top]
@@ -84,7 +104,7 @@ class ImagesDataConfig(Part):
                     continue
                 size_hw = self._size(file, report)
                 if size_hw is not None:
-                    name = str(file.relative_to(root)) if len(self.paths) == 1 else str(file)
+                    name = str(file.relative_to(root)) if len(paths) == 1 else str(file)
                     group = str(file.parent) if self.groups == "folder" else ""
                     found[file.resolve()] = Record(id=name, images=(file,), size_hw=size_hw, group=group)
         return list(found.values())

@@ -94,7 +94,12 @@ def recipe(
     return Run(
         recipe="masked",
         streams={
-            MAIN: Stream(task=task, data=images_at(data, values, tiles=tiles, augment=varied), batch=batch, start=start)
+            MAIN: Stream(
+                task=task,
+                data=images_at(data, values, tiles=tiles, augment=varied, not_in=val),
+                batch=batch,
+                start=start,
+            )
         },
         evals={}
         if measured is None
