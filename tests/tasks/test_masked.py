@@ -172,8 +172,10 @@ def test_how_many_are_shown(cells: int, share: float, shown: int) -> None:
 
 
 def test_nothing_hidden_is_a_loss_of_nothing() -> None:
-    model = task(hidden=0.0)
-    assert model(batch_of(model)).terms["pixels"].item() == 0
+    model = task()
+    batch = batch_of(model, side=8)  # of one patch, which is shown
+    assert model(batch).terms["pixels"].item() == 0
+    assert float(model.units(batch)["pixels"]) == 0
 
 
 def test_any_bands_and_raw_pixels() -> None:

@@ -49,11 +49,10 @@ def recipe(
     data: tuple[Path, ...],  # folders of images, or images; large ones are cut into windows
     val: tuple[Path, ...] = (),  # images to measure the loss on, never trained on; none: nothing is measured
     backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
-    timm: str | None = None,  # name of a timm ViT in place of ours; `backbone` is then a file of its weights
-    model: Literal["large", "base", "small"] = "base",  # the encoder, where neither is given
+    model: Literal["large", "base", "small"] = "base",  # the encoder, where none is given
     start: Path | None = None,  # a run of this recipe, to go on from with its decoder
     hidden: float = 0.75,  # share of the patches that is hidden
-    square: int = 1,  # patches a side of what is hidden together; Pixio: 4
+    square: int = 1,  # patches a side of what is hidden together; Pixio: 4, with --size 256
     steps: int | None = None,  # None: 250,000 as published, or 600 of small
     size: int | None = None,  # pixels of a crop; None: 224, or 96 of small
     window: int = 512,  # pixels; larger images are cut into windows of so many
@@ -75,8 +74,8 @@ def recipe(
     crop = ResizedCrop(height=size, width=size, area=(0.2, 1.0))
     varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
     whole = Size(height=size, width=size, keep_aspect=False)
-    parts, mean_std = architecture(backbone, timm, normalise, intake, start)
-    if backbone is None and timm is None and start is None:
+    parts, mean_std = architecture(backbone, None, normalise, intake, start)
+    if backbone is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
         parts = {
             "large": _plain(1024, 24, 16, bands),
@@ -110,7 +109,7 @@ def recipe(
         init=backbone,
         steps=steps,
         optim=AdamW(lr=rate, weight_decay=0.05, betas=(0.9, 0.95)),
-        schedule=Schedule(shape="cosine", warmup_steps=max(1, steps // 20)),
+        schedule=Schedule(shape="cosine", warmup_steps=steps // 20),
         seed=seed,
         workers=0 if is_small else 4,
         eval_every=max(1, steps // EVALS),

@@ -46,7 +46,9 @@ class MaskedConfig(Part):
     kind: Literal["masked"] = "masked"
     backbone: BackbonePart
     decoder: PatchDecoderConfig = PatchDecoderConfig()
-    hidden: float = Field(0.75, ge=0, lt=1)  # share of the patches that is hidden; one at least is shown
+    hidden: float = Field(
+        0.75, gt=0, lt=1
+    )  # share of the patches that is hidden, rounded up to whole squares but for one
     square: int = Field(1, gt=0)  # patches a side of what is hidden or shown together; Pixio: 4
     standardised: bool = True  # pixels of each patch with its own mean and deviation taken out
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
