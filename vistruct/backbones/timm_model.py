@@ -132,7 +132,7 @@ class TimmModel(nn.Module):
         """
         if keep is not None:
             what = f"{self.config.name} takes all patches of an image"
-            raise UserError(what, where="task.vrl", fix="drop tokens behind the backbone, or use kind intern_vit")
+            raise UserError(what, where="task.backbone", fix="use kind intern_vit; or drop tokens behind it: task.vrl")
         return self.layers(image, [-1], self.config.final_norm)[0]
 
     def layers(self, image: Tensor, which: Sequence[int], norm: bool = False) -> list[Tokens]:

@@ -33,6 +33,7 @@ from vistruct.contracts.parts import (
     TaskTraits,
     TokenBackbone,
     Tokens,
+    Watching,
     Weights,
 )
 from vistruct.contracts.predictions import (

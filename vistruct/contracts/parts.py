@@ -352,10 +352,22 @@ class Metric(Protocol):
     """Collects predictions against samples' truth; `compute` may be called once, at the end.
 
     One may also have `details() -> dict`, called after `compute`: what does not fit into single numbers (a confusion
-    matrix, counts of each image), as plain json. Its config may have `alarms(numbers, first) -> list[str]`, which is
-    given the run's first measurement too, made before the first step.
+    matrix, counts of each image), as plain json.
     """
 
     def update(self, predictions: Sequence[Any]) -> None: ...
 
     def compute(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A metric's config that watches over a run: it is measured before the first step too, and may raise alarms."""
+
+    def alarms(self, numbers: Mapping[str, float], first: Mapping[str, float | None]) -> list[str]:
+        """What is wrong, each with what to do; nothing where all is well.
+
+        Args:
+            first: the run's first measurement, or nothing.
+        """
+        ...

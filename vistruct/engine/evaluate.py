@@ -14,7 +14,7 @@ from torch import nn
 
 from vistruct.checkpoint.save import write_json
 from vistruct.config import Eval
-from vistruct.contracts import Dataset, Ratio, StepOutput
+from vistruct.contracts import Dataset, Ratio, StepOutput, Watching
 from vistruct.data.chat.costs import admit
 from vistruct.data.loading.loader import eval_batches
 from vistruct.distributed.precision import autocast
@@ -152,23 +152,18 @@ def keep_measured(path: Path, metric: str, step: int | None, measured: Measured)
 
 
 def watched(path: Path, metric: Any, measured: Measured) -> Measured:
-    """With `first` and `alarms` in its details, where the config of the metric has a method `alarms`.
+    """With `first` and `alarms` in its details, where the metric's config watches over a run.
 
     Args:
         path: where the run's earlier measurement of the same lies, if there was one.
     """
-    if not watches(metric):
+    if not isinstance(metric, Watching):
         return measured
     earlier = read_cached(path, dict[str, Any]) if path.exists() else None
     first = (earlier or {}).get("details", {}).get("first", {})
     alarms = metric.alarms(measured.numbers, first)
     own = {name: value if math.isfinite(value) else None for name, value in measured.numbers.items()}
     return replace(measured, details={**measured.details, "first": first or own, "alarms": alarms})
-
-
-def watches(metric: Any) -> bool:
-    """Whether a metric is also asked before the first step, and raises alarms."""
-    return hasattr(metric, "alarms")  # of few metrics, and another package's may have it too
 
 
 def asked_of(eval: Eval, dataset: Dataset) -> str:

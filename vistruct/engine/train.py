@@ -12,14 +12,14 @@ from rich.progress import Progress
 
 from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
-from vistruct.contracts import Dataset
+from vistruct.contracts import Dataset, Watching
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
 from vistruct.data.loading.streams import JointCollator, Streams, learners, seed_of, streams_of, turns_before
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
-from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched, watches
+from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched
 from vistruct.engine.kept_maps import announce
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
@@ -259,7 +259,7 @@ def evaluate_all(state: State, say: Callable[[str], None], *, is_last: bool, bef
     line: dict[str, float] = {}
     with gathered(state.model):
         for name, asked in state.run.evals.items():
-            if (asked.at_end and not is_last) or (before and not watches(asked.metric)):
+            if (asked.at_end and not is_last) or (before and not isinstance(asked.metric, Watching)):
                 continue
             source, dataset = state.asked(name), state.eval_datasets[name]
             batch = source.microbatch(state.ranks.world, state.run.accumulate)
