@@ -80,13 +80,15 @@ def test_any_string_is_read():
 
 def test_long_answers_take_time_in_proportion():
     """Twenty times as long, less than a hundred times the time; a square would be four hundred."""
+
+    def took(text: str) -> float:
+        begun = time.process_time()
+        read_answer(text, Grammar())
+        return time.process_time() - begun
+
     for (name, short), (_, long) in zip(growing(1_000), growing(20_000), strict=True):
-        taken = []
-        for text in (short, long):
-            begun = time.process_time()
-            read_answer(text, Grammar())
-            taken.append(time.process_time() - begun)
-        assert taken[1] < 100 * max(taken[0], 5e-4), name
+        most = 100 * max(took(short), 5e-4)
+        assert any(took(long) < most for _ in range(4)), name  # a square would never be; a busy machine is, once
 
 
 def test_the_docs_tell_the_grammar_as_it_is():
