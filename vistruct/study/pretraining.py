@@ -24,7 +24,7 @@ from vistruct.runs import train_and_report
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
 from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
-from vistruct.study.ring import expanded
+from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
 from vistruct.study.workers import Report
 
@@ -78,6 +78,8 @@ def pace_jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
     What differs in its seed or answers alone has the same pace, and is measured once, from random weights.
     """
     jobs, runs, asked = dict[str, Job](), dict[str, Run](), dict[str, str]()
+    if all(one.budget is None or one.budget.seconds is None for one in study.pretrain.values()):
+        return [], {}
     for name, one in study.pretrain.items():
         run = runs[name] = _run(one, {start: Path(start) for start in runs}, runs, {})
         if one.budget is None or one.budget.seconds is None:
@@ -119,9 +121,8 @@ def starts_with_statistics(study: Study) -> list[str]:
     if not study.teachers:
         return []
     plain = expanded(study)
-    many = study.pretrain_seeds
-    names = {name: name if f"{name}.0" not in plain.pretrain or many == 1 else f"{name}.0" for name in plain.starts}
-    return [name for name, one in names.items() if keeps_statistics(_run(plain.pretrain[one], {}, {}, {}))]
+    begun = {name: plain.pretrain[begun_at(study, name, 0)] for name in plain.starts}
+    return [name for name, one in begun.items() if keeps_statistics(_run(one, {}, {}, {}))]
 
 
 def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], paces: Mapping[str, float]) -> Run:
@@ -209,7 +210,7 @@ def _begun(run: Run, place: Path) -> Run:
 def _over(run: Run, earlier: Run, place: Path) -> Run:
     """The run on the backbone of an earlier one: its architecture, its weights, mean and std of its pixels."""
     other: Any = next(iter(earlier.streams.values())).task
-    same = {name: vars(other)[name] for name in ("backbone", "mean", "std")}
+    same = {name: vars(other)[name] for name in ("backbone", "mean", "std") if name in vars(other)}
     streams = {}
     for name, stream in run.streams.items():
         task: Any = stream.task

@@ -119,13 +119,16 @@ def expanded(study: Study, kept: Sequence[str] = ()) -> Study:
                 seed=p,
                 is_begun_only=True,
             )
-            pretrain[_place(start, p, repeated)] = begun
+            pretrain[begun_at(study, start, p)] = begun
     for member in ring:
         repeated = many if member.teacher or starts_of(study)[member.start].is_random else 1
         for p in range(repeated) if member.teacher else ():
             pretrain |= _pretrainings(study, member, p)
-        places = tuple(_place(member.init, p, repeated) for p in range(repeated))
-        if member.init in study.inits or (member.teacher and member.init in study.pretrain):
+        places = tuple(
+            _place(member.init, p, repeated) if member.teacher else begun_at(study, member.start, p)
+            for p in range(repeated)
+        )
+        if member.init in inits or (member.teacher and member.init in study.pretrain):
             fix = "call the teacher, or the other, something else"
             raise UserError(f"two inits are called {member.init!r}", where="teachers", fix=fix)
         inits[member.init] = places if repeated > 1 else places[0]
@@ -138,6 +141,11 @@ def expanded(study: Study, kept: Sequence[str] = ()) -> Study:
     return Study.model_validate({**study.model_dump(), **update})
 
 
+def begun_at(study: Study, start: str, p: int) -> str:
+    """The pretraining that leaves a start's weights; random ones are drawn for each repetition."""
+    return _place(f"start.{start}", p, study.pretrain_seeds if starts_of(study)[start].is_random else 1)
+
+
 def _place(name: str, p: int, many: int) -> str:
     return f"{name}.{p}" if many > 1 else name
 
@@ -145,7 +153,7 @@ def _place(name: str, p: int, many: int) -> str:
 def _pretrainings(study: Study, member: Member, p: int) -> Iterator[tuple[str, Pretraining]]:
     """What makes an init: the steps that lead to it, which all that come after them have in common, and it."""
     many, several = study.pretrain_seeds, len(starts_of(study)) > 1
-    begun = _place(member.start, p, many if starts_of(study)[member.start].is_random else 1)
+    begun = begun_at(study, member.start, p)
     chain = [member.teacher]
     while (before := study.teachers[chain[0]].after) is not None:
         chain.insert(0, before)
