@@ -54,7 +54,7 @@ class ImagesDataConfig(Part):
     kind: Literal["images"] = "images"
     paths: tuple[Path, ...] = Field(min_length=1)  # folders with all below, images, volumes, .txt lists of all these
     mix: tuple[float, ...] | None = None  # of each path, its part of an epoch beside the others'; None: all images once
-    groups: str = "none"  # of one patient, scene, flight: none, folder, or a pattern, (...) in it being the name
+    groups: str = "none"  # of one patient, scene, flight: none, folder, or a pattern of names below a path
     split: str | None = None  # one of `shares`, if there are any
     shares: dict[str, float] | None = None  # of the groups, drawn: {"train": 0.9, "val": 0.1}; None: no splits
     split_seed: int = 0  # which groups fall to which share
@@ -198,8 +198,10 @@ class ImagesDataConfig(Part):
         path = record.images[0]
         if self.groups == "folder":
             return str(files_of(path)[0].parent)
-        pattern = _pattern(self.groups)
-        found = None if pattern is None else pattern.search(record.id)
+        pattern, top = _pattern(self.groups), Path(record.notes[FOUND_AT])
+        root = top if top.is_dir() else top.parent
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        found = None if pattern is None else pattern.search(name.as_posix())
         if found is not None and found[1]:
             return found[1]
         if pattern is not None:
