@@ -138,6 +138,7 @@ def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -
     """Images with classes; see `boxes_at`."""
     _fits("image_classes", reading, values, path)
     images = None if reading.images is None else str(_below(path, reading.images, "--images"))
+    more = {"multi_label": reading.format == "caption-words"} | more
     return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
 
 
