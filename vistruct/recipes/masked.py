@@ -21,6 +21,7 @@ from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
 from vistruct.data.at_path import images_at, intake_of
 from vistruct.data.reading import AS_THEY_ARE, PixelValues
 from vistruct.heads.patch_decoder import PatchDecoderConfig
+from vistruct.kinds import BackbonePart
 from vistruct.metrics.health import HealthConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import Normalisation, architecture
@@ -42,6 +43,15 @@ def _plain(width: int, depth: int, heads: int, channels: int) -> InternVitConfig
         width=width, depth=depth, heads=heads, mlp_width=4 * width, patch=16, image_size=224, layer_scale=1.0,
         positions="sincos", channels=channels,
     )  # fmt: skip
+
+
+def encoder(size: Literal["large", "base", "small"], channels: int) -> BackbonePart:
+    """A ViT of MAE's form, or the small one of the quick start."""
+    return {
+        "large": _plain(1024, 24, 16, channels),
+        "base": _plain(768, 12, 12, channels),
+        "small": SIZES["small"].task.backbone.model_copy(update={"channels": channels}),
+    }[size]
 
 
 def recipe(
@@ -77,11 +87,7 @@ def recipe(
     parts, mean_std = architecture(backbone, None, normalise, intake, start)
     if backbone is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
-        parts = {
-            "large": _plain(1024, 24, 16, bands),
-            "base": _plain(768, 12, 12, bands),
-            "small": SIZES["small"].task.backbone.model_copy(update={"channels": bands}),
-        }[model]
+        parts = encoder(model, bands)
     task = MaskedConfig(
         backbone=parts,
         decoder=SMALL_DECODER if is_small else PatchDecoderConfig(),
