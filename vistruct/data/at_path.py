@@ -191,6 +191,8 @@ def learned_and_measured(
         UserError: both are said; a share that is none.
     """
     share = mixing.train_share
+    if not data:
+        raise UserError("nothing to learn from", where="--data", fix="--data FOLDER")
     if share is None:
         measured = images_at(val, values, groups=mixing.groups, tiles=more.get("tiles"), resize=resize) if val else None
         learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, not_in=tuple(val), **more)

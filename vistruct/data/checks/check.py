@@ -24,6 +24,7 @@ from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import Family
 from vistruct.data.formats.format import Kind
 from vistruct.data.formats.read import format_of
+from vistruct.data.formula import FormulaDataConfig
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.questions import QuestionsDataConfig
@@ -150,11 +151,13 @@ def check_run(
         more = ("split", "mix", "resize") if isinstance(part, ImagesDataConfig) else ()  # all of it is looked at
         unseen = [key for key in ("tiles", "augment", *more) if key in type(part).model_fields]
         bare = part.model_copy(update=dict.fromkeys(unseen))
-        if bare in seen:
+        if bare in seen or isinstance(part, FormulaDataConfig):  # which has no files to look at
             continue
         seen.append(bare)
         asked = vars(part).get("split") if "shares" not in vars(part) or vars(part)["shares"] is None else None
         found[name] = check_part(part, split=asked, decode_at_most=decode_at_most, max_left_out=max_left_out)
+    if not found:
+        raise UserError("nothing in this run lies in files", where="check", fix="`vistruct show` draws some of it")
     return found
 
 
