@@ -126,9 +126,7 @@ class TaskTraits:
     after_step: Callable[[], None] | None = None  # after each: statistics of earlier steps, summed over ranks by itself
     still: tuple[str, ...] = ()  # modules of it that never train: teachers
     ships: str = "backbone"  # the module whose weights become the run's backbone
-    teachers: Mapping[str, OutsideTeacher] = field(
-        default_factory=dict
-    )  # from files; never kept or shipped
+    teachers: Mapping[str, OutsideTeacher] = field(default_factory=dict)  # from files; never kept or shipped
 
 
 Traits = BackboneTraits | NeckTraits | HeadTraits | TaskTraits

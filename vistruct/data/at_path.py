@@ -22,12 +22,13 @@ from vistruct.data.formats.maps.coding import CHANGE, TWO_CLASSES
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.questions import QuestionsDataConfig
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Mixing, PixelValues, Reading
 from vistruct.data.unlabelled import ImagesDataConfig
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
+from vistruct.transforms.sizing import Sizing
 
 _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
@@ -137,12 +138,42 @@ def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -
     """Images with classes; see `boxes_at`."""
     _fits("image_classes", reading, values, path)
     images = None if reading.images is None else str(_below(path, reading.images, "--images"))
+    more = {"multi_label": reading.format == "caption-words"} | more
     return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
 
 
 def images_at(paths: Sequence[Path], values: PixelValues = AS_THEY_ARE, **more: Any) -> ImagesDataConfig:
     """Images without a word about them: folders, or files."""
     return ImagesDataConfig(paths=tuple(paths), intake=intake_of(values), **more)
+
+
+def learned_and_measured(
+    data: Sequence[Path], val: Sequence[Path], values: PixelValues, mixing: Mixing, *, resize: Sizing, **more: Any
+) -> tuple[ImagesDataConfig, ImagesDataConfig | None]:
+    """Images without labels to learn from, and those to measure on: `val`, or what is drawn of `data`; None: nothing.
+
+    Args:
+        resize: of whole images or windows, to measure on.
+        more: of those to learn from: `augment`, and what is cut into windows.
+
+    Raises:
+        UserError: both are said; a share that is none.
+    """
+    share = mixing.train_share
+    if share is None:
+        measured = images_at(val, values, groups=mixing.groups, tiles=more.get("tiles"), resize=resize) if val else None
+        learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, not_in=tuple(val), **more)
+        return learned, measured
+    if val or not 0 < share < 1:
+        what = (
+            "--val and --train-share both say what is measured on" if val else f"--train-share {share} leaves nothing"
+        )
+        raise UserError(what, where="--train-share", fix="leave --train-share out" if val else "--train-share 0.9")
+    shares = {"train": share, "val": 1 - share}
+    measured = images_at(data, values, groups=mixing.groups, shares=shares, split="val",
+                         tiles=more.get("tiles"), resize=resize)  # fmt: skip
+    learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, shares=shares, split="train", **more)
+    return learned, measured
 
 
 def captions_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> CaptionDataConfig:

@@ -40,7 +40,8 @@ def recipe(
     start: Path
     | None = None,  # a classifier to begin with whole, of whatever classes: run or model; or a published file
     pooling: Literal["mean", "attention"] | None = None,  # None: of start, or mean
-    multi_label: bool = False,  # any number of classes an image
+    multi_label: bool = False,  # any number of classes an image; of words of captions always
+    least_count: int | None = None,  # of --format caption-words: images with a word that make it a class; None: 5
     steps: int = 5000,
     size: int = 224,  # pixels that every image is brought to
     batch: int = 64,
@@ -54,6 +55,7 @@ def recipe(
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
+    multi_label = multi_label or reading.format == "caption-words"
     intake = intake_of(values)
     colours = intake is None or (intake.pixels == "uint8" and (values.bands is None or len(values.bands) == 3))
     augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.0 if is_raw(intake) else 0.2)
@@ -77,6 +79,7 @@ def recipe(
         shares=shares,
         split_seed=seed,
         multi_label=multi_label,
+        least_count=least_count,
         augment=augment,
         resize=None if strong else whole,
         share=share,

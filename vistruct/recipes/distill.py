@@ -24,8 +24,8 @@ import torch
 
 from vistruct.checkpoint.tensors import write_tensors
 from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
-from vistruct.data.at_path import images_at, intake_of
-from vistruct.data.reading import AS_THEY_ARE, PixelValues
+from vistruct.data.at_path import intake_of, learned_and_measured
+from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.metrics.health import HealthConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw
@@ -46,7 +46,7 @@ LIGHTLY_BATCH = 1536  # images that its rate is for
 
 def recipe(
     *,
-    data: tuple[Path, ...],  # folders of images, or images; large ones are cut into windows
+    data: tuple[Path, ...],  # folders of images or volumes, files, .txt lists; large images are cut into windows
     teacher: tuple[str, ...],  # runs or backbone directories, or NAME=FILE: weights of timm's model of that name
     val: tuple[Path, ...] = (),  # images to measure the loss on, never trained on; none: nothing is measured
     backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
@@ -63,6 +63,7 @@ def recipe(
     lr: float | None = None,  # None: 5e-4 for 1,536 images, by the square root of their number, or 1e-3 of small
     turns: bool = False,  # images from above have no up: turn them all ways
     seed: int = 0,
+    mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
@@ -87,10 +88,9 @@ def recipe(
         colours=colours if colours is not None else 0.0 if is_raw(intake) else 0.4,
         **mean_std,
     )
-    learned = images_at(data, values, tiles=tiles, augment=varied, not_in=val)
+    learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles, augment=varied)
     evals = {}
-    if val:
-        measured = images_at(val, values, tiles=tiles, resize=whole)
+    if measured is not None:
         evals = {
             "val": Eval(data=measured, metric=MeanLossConfig()),
             "health": Eval(data=measured, metric=HealthConfig()),

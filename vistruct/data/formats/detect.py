@@ -34,7 +34,7 @@ _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, whe
     ),
     "image_classes": (
         "no images with classes here: neither a folder of images for each class, nor a list or csv",
-        "name the folder that holds a folder for each class, or the csv",
+        "name the folder that holds a folder for each class, or the csv; of captions the words: --format caption-words",
     ),
     "questions": ("no questions about images are found here; known formats: {known}", "name the json of the answers"),
     "captions": (
