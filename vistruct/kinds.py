@@ -33,6 +33,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "questions": "vistruct.data.questions:QuestionsDataConfig",
         "captions": "vistruct.data.captions:CaptionDataConfig",
         "images": "vistruct.data.unlabelled:ImagesDataConfig",
+        "formula": "vistruct.data.formula:FormulaDataConfig",
     },
     "backbone": {
         "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
-from vistruct.data.at_path import images_at, intake_of
-from vistruct.data.reading import AS_THEY_ARE, PixelValues
+from vistruct.data.at_path import intake_of, learned_and_measured
+from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.metrics.health import HealthConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw
 from vistruct.recipes.masked import encoder
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.contrast import ContrastConfig, Level
+from vistruct.transforms.sizing import Size
 from vistruct.transforms.views import ViewsConfig
 from vistruct.windows.tiles import Tiles
 
@@ -34,7 +35,7 @@ EVALS = 8  # times that the features are looked at in a run
 
 def recipe(
     *,
-    data: tuple[Path, ...],  # folders of images, or images; large ones are cut into windows
+    data: tuple[Path, ...],  # folders of images or volumes, files, .txt lists; large images are cut into windows
     val: tuple[Path, ...] = (),  # images that features are watched on, never trained on; none: nothing is watched
     backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
@@ -44,13 +45,14 @@ def recipe(
     queue: int | None = None,  # earlier vectors to compare with; None: a quarter of the images, at most 65,536
     steps: int | None = None,  # None: 370,000 as published (800 epochs of COCO), or 600 of small
     size: int | None = None,  # pixels of a view; None: 224, or 96 of small
-    window: int = 512,  # pixels; larger images are cut into windows of so many
+    tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: 256 as published, or 32 of small
     lr: float | None = None,  # None: 1.5e-4 for 256 images, as published of ViTs, or 5e-4 of small
     momentum: float | None = None,  # of the slow encoder; None: 0.999 as published, or 0.99 of small
     turns: bool = False,  # images from above have no up: turn them all ways
     colours: bool = True,  # change colours; false: where they mean something, or values stay raw
     seed: int = 0,
+    mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
@@ -60,7 +62,7 @@ def recipe(
     batch = batch or (32 if is_small else 256)
     steps = steps or (600 if is_small else 370_000)
     intake = intake_of(values)
-    tiles = Tiles(size=max(window, size), overlap=0)
+    tiles = Tiles(size=max(tile, size), overlap=0)
     parts, mean_std = architecture(backbone, timm, normalise, intake, start)
     if backbone is None and timm is None and start is None:
         parts = encoder(model, 3 if intake is None or intake.bands is None else len(intake.bands))
@@ -74,18 +76,20 @@ def recipe(
         momentum=momentum or (0.99 if is_small else 0.999),
         **mean_std,
     )
+    whole = Size(height=size, width=size, keep_aspect=False)
+    learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
     return Run(
         recipe="contrast",
         streams={
             MAIN: Stream(
                 task=task,
-                data=images_at(data, values, tiles=tiles, not_in=val),
+                data=learned,
                 batch=batch,
                 start=start,
                 loss_weights={level: 1 / len(levels) for level in levels},
             )
         },
-        evals={"health": Eval(data=images_at(val, values, tiles=tiles), metric=HealthConfig())} if val else {},
+        evals={} if measured is None else {"health": Eval(data=measured, metric=HealthConfig())},
         init=backbone,
         steps=steps,
         optim=AdamW(lr=lr or (5e-4 if is_small else 1.5e-4 * batch / 256), weight_decay=0.1),

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistruct.distributed.ranks import gather_objects
+from vistruct.ops.contrast import are_first, softmax_loss
 
 
 class Queue(nn.Module):
@@ -55,10 +56,7 @@ class Queue(nn.Module):
             float[], the sum over queries; and int64[], how many are nearest to their key.
         """
         with torch.autocast(queries.device.type, enabled=False):
-            right = (queries.float() * keys.float()).sum(dim=1, keepdim=True)
-            others = queries.float() @ self.vectors.T  # [N, Q]
-            others = others.masked_fill(self.owners == owners[:, None], -torch.inf)
-            logits = torch.cat([right, others], dim=1) / temperature
-            first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-            total = F.cross_entropy(logits, first, reduction="sum")
-        return total, (logits.detach().argmax(dim=1) == 0).sum()
+            right = (queries.float() * keys.float()).sum(dim=1) / temperature
+            wrong = queries.float() @ self.vectors.T / temperature  # [N, Q]
+            is_own = self.owners == owners[:, None]
+            return softmax_loss(right, wrong, is_own), are_first(right, wrong, is_own).sum()
