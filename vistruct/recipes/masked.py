@@ -19,9 +19,10 @@ from typing import Any, Literal
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
 from vistruct.data.at_path import intake_of, learned_and_measured
+from vistruct.data.formula import drawn_instead
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.heads.patch_decoder import PatchDecoderConfig
-from vistruct.kinds import BackbonePart
+from vistruct.kinds import BackbonePart, DataPart
 from vistruct.metrics.health import HealthConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import Normalisation, architecture
@@ -56,7 +57,8 @@ def encoder(size: Literal["large", "base", "small"], channels: int) -> BackboneP
 
 def recipe(
     *,
-    data: tuple[Path, ...],  # folders of images or volumes, files, .txt lists; large images are cut into windows
+    data: tuple[Path, ...] = (),  # folders of images or volumes, files, .txt lists; large images are cut into windows
+    formula: int | None = None,  # in place of data: images of so many classes that a formula draws (Visual Atoms)
     val: tuple[Path, ...] = (),  # images to measure the loss on, never trained on; none: nothing is measured
     backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
     model: Literal["large", "base", "small"] = "base",  # the encoder, where none is given
@@ -96,7 +98,13 @@ def recipe(
         square=square,
         **mean_std,
     )
-    learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles, augment=varied)
+    learned: DataPart
+    measured: DataPart | None
+    if formula is None:
+        learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles, augment=varied)
+    else:
+        said = {"--data": data, "--val": val, "--turns": turns}
+        learned, measured = drawn_instead(formula, said, (values, mixing), augment=varied, resize=whole, seed=seed)
     return Run(
         recipe="masked",
         streams={
