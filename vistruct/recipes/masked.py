@@ -133,7 +133,7 @@ def recipe(
     if backbone is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
         parts = encoder(model, bands)
-    asked = {"square": square} | ({} if hidden is None else {"hidden": hidden})
+    asked: dict[str, Any] = {"square": square} | ({} if hidden is None else {"hidden": hidden})
     task = MaskedConfig(
         backbone=parts,
         corruption=HidePatches(**(told.corruption.model_dump() | asked)),
