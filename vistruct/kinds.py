@@ -33,6 +33,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "questions": "vistruct.data.questions:QuestionsDataConfig",
         "captions": "vistruct.data.captions:CaptionDataConfig",
         "images": "vistruct.data.unlabelled:ImagesDataConfig",
+        "formula": "vistruct.data.formula:FormulaDataConfig",
     },
     "backbone": {
         "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
@@ -90,6 +91,8 @@ KINDS: dict[Role, dict[str, str]] = {
         "zero_shot": "vistruct.tasks.zero_shot:ZeroShotConfig",
         "match": "vistruct.tasks.match:MatchConfig",
         "masked": "vistruct.tasks.masked:MaskedConfig",
+        "contrast": "vistruct.tasks.contrast:ContrastConfig",
+        "distill": "vistruct.tasks.distill:DistillConfig",
         "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
     },
     "metric": {

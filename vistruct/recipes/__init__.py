@@ -22,6 +22,8 @@ RECIPES = {
     "joint": "vistruct.recipes.joint",
     "labels": "vistruct.recipes.labels",
     "masked": "vistruct.recipes.masked",
+    "contrast": "vistruct.recipes.contrast",
+    "distill": "vistruct.recipes.distill",
     "clip.zero_shot": "vistruct.recipes.clip.zero_shot",
     "clip.match": "vistruct.recipes.clip.match",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",

@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
-from vistruct.data.at_path import images_at, intake_of
-from vistruct.data.reading import AS_THEY_ARE, PixelValues
+from vistruct.data.at_path import intake_of, learned_and_measured
+from vistruct.data.formula import drawn_instead
+from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.heads.patch_decoder import PatchDecoderConfig
+from vistruct.kinds import BackbonePart, DataPart
 from vistruct.metrics.health import HealthConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import Normalisation, architecture
@@ -44,9 +46,19 @@ def _plain(width: int, depth: int, heads: int, channels: int) -> InternVitConfig
     )  # fmt: skip
 
 
+def encoder(size: Literal["large", "base", "small"], channels: int) -> BackbonePart:
+    """A ViT of MAE's form, or the small one of the quick start."""
+    return {
+        "large": _plain(1024, 24, 16, channels),
+        "base": _plain(768, 12, 12, channels),
+        "small": SIZES["small"].task.backbone.model_copy(update={"channels": channels}),
+    }[size]
+
+
 def recipe(
     *,
-    data: tuple[Path, ...],  # folders of images, or images; large ones are cut into windows
+    data: tuple[Path, ...] = (),  # folders of images or volumes, files, .txt lists; large images are cut into windows
+    formula: int | None = None,  # in place of data: images of so many classes that a formula draws (Visual Atoms)
     val: tuple[Path, ...] = (),  # images to measure the loss on, never trained on; none: nothing is measured
     backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
     model: Literal["large", "base", "small"] = "base",  # the encoder, where none is given
@@ -60,6 +72,7 @@ def recipe(
     lr: float | None = None,  # None: 1.5e-4 for 256 images, as published, or 1e-3 of small
     turns: bool = False,  # images from above have no up: turn them all ways
     seed: int = 0,
+    mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
@@ -77,11 +90,7 @@ def recipe(
     parts, mean_std = architecture(backbone, None, normalise, intake, start)
     if backbone is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
-        parts = {
-            "large": _plain(1024, 24, 16, bands),
-            "base": _plain(768, 12, 12, bands),
-            "small": SIZES["small"].task.backbone.model_copy(update={"channels": bands}),
-        }[model]
+        parts = encoder(model, bands)
     task = MaskedConfig(
         backbone=parts,
         decoder=SMALL_DECODER if is_small else PatchDecoderConfig(),
@@ -89,13 +98,19 @@ def recipe(
         square=square,
         **mean_std,
     )
-    measured = images_at(val, values, tiles=tiles, resize=whole) if val else None
+    learned: DataPart
+    measured: DataPart | None
+    if formula is None:
+        learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles, augment=varied)
+    else:
+        said = {"--data": data, "--val": val, "--turns": turns}
+        learned, measured = drawn_instead(formula, said, (values, mixing), augment=varied, resize=whole, seed=seed)
     return Run(
         recipe="masked",
         streams={
             MAIN: Stream(
                 task=task,
-                data=images_at(data, values, tiles=tiles, augment=varied, not_in=val),
+                data=learned,
                 batch=batch,
                 start=start,
             )
