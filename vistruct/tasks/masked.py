@@ -37,7 +37,7 @@ from vistruct.tasks.pixels import (
     with_statistics,
 )
 
-NO_TOKENS = "use a plain ViT: kind intern_vit"
+NO_TOKENS = "use a plain ViT: kind intern_vit, or one of timm: --timm vit_base_patch16_224"
 
 
 class MaskedConfig(Part):
