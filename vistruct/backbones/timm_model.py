@@ -130,8 +130,8 @@ class TimmModel(nn.Module):
         """float[B, C, H, W] -> the last block's tokens, with the model's last norm where it was kept (`final_norm`).
 
         Args:
-            keep: int64[B, K], patches (0-based, row by row) that enter the blocks beside class token and registers, with
-                their positions; None: all.
+            keep: int64[B, K], patches (0-based, row by row) that enter the blocks, with their positions, beside class
+                token and registers; None: all.
 
         Raises:
             UserError: no plain ViT; `keep`, of a BEiT.
