@@ -8,7 +8,7 @@ Shapes: image float[B, C, H, W] -> maps float[B, C_i, H/s_i, W/s_i], rounded up 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -183,7 +183,7 @@ class TimmModel(nn.Module):
             return self.model.forward_intermediates(image, intermediates_only=True, **settings)
 
     @contextmanager
-    def _sizes(self, image: Tensor) -> Iterator[None]:
+    def _sizes(self, image: Tensor) -> Generator[None]:
         """A size that the model refuses is the user's matter."""
         try:
             yield

@@ -75,7 +75,8 @@ def run(vit: Any, entered: Entered, last: int, *, recompute: bool) -> list[Tenso
     """
     from timm.models import Beit, Eva
 
-    x, found, given = entered.tokens, [], {}
+    x, found = entered.tokens, []
+    given: dict[str, Any] = {}
     if isinstance(vit, Beit) and vit.rel_pos_bias is not None:
         given = {"shared_rel_pos_bias": vit.rel_pos_bias()}
     for i, block in enumerate(vit.blocks[: last + 1]):
