@@ -130,6 +130,7 @@ def recipe(
     formula: int | None = None,  # in place of data: images of so many classes that a formula draws (Visual Atoms)
     val: tuple[Path, ...] = (),  # images to measure the loss on, never trained on; none: nothing is measured
     backbone: Path | None = None,  # run, backbone directory or weights to go on from; None: random weights
+    timm: str | None = None,  # name of a timm ViT to hide from; `backbone` is then a file of its weights
     model: Literal["large", "base", "small"] = "base",  # the encoder, where none is given
     start: Path | None = None,  # a run of this recipe, to go on from with its decoder
     target: Told = "pixels",  # what is told; of each also what is hidden, and the decoder, are as published
@@ -157,8 +158,8 @@ def recipe(
     crop = ResizedCrop(height=size, width=size, area=(told.area, 1.0))
     varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
     whole = Size(height=size, width=size, keep_aspect=False)
-    parts, mean_std = architecture(backbone, None, normalise, intake, start)
-    if backbone is None and start is None:
+    parts, mean_std = architecture(backbone, timm, normalise, intake, start)
+    if backbone is None and timm is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
         parts = encoder(model, bands)
     task = MaskedConfig(

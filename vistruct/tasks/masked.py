@@ -34,7 +34,10 @@ from vistruct.tasks.masked_batches import Corruption, HidePatches, MaskedBatch, 
 from vistruct.tasks.masked_targets import Pixels, TargetPart
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, Statistics, with_statistics
 
-NO_TOKENS = "use a plain ViT: kind intern_vit; or --set task.corruption.replaced=true, which any backbone can be shown"
+NO_TOKENS = (
+    "use a plain ViT: --timm vit_base_patch16_224; "
+    "or --set task.corruption.replaced=true, which any backbone can be shown"
+)
 
 
 class MaskedConfig(Part):
