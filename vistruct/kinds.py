@@ -92,6 +92,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "match": "vistruct.tasks.match:MatchConfig",
         "masked": "vistruct.tasks.masked:MaskedConfig",
         "contrast": "vistruct.tasks.contrast:ContrastConfig",
+        "distill": "vistruct.tasks.distill:DistillConfig",
         "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
     },
     "metric": {

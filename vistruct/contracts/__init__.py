@@ -27,6 +27,7 @@ from vistruct.contracts.parts import (
     Metric,
     Neck,
     NeckTraits,
+    OutsideTeacher,
     QueryDecoder,
     State,
     Task,

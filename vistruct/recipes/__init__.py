@@ -23,6 +23,7 @@ RECIPES = {
     "labels": "vistruct.recipes.labels",
     "masked": "vistruct.recipes.masked",
     "contrast": "vistruct.recipes.contrast",
+    "distill": "vistruct.recipes.distill",
     "clip.zero_shot": "vistruct.recipes.clip.zero_shot",
     "clip.match": "vistruct.recipes.clip.match",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
