@@ -16,7 +16,7 @@ Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration
           spectrum: Xie et al., MFM, arXiv:2206.07706, and its public configuration: frequencies inside or outside of a
           circle of 16 px at 224, by chance, a linear decoder, AdamW 3e-4, 2,048 images in a step, gradients clipped at
           3, 7 % of the steps warm-up.
-          positions: Wang et al., DropPos, arXiv:2309.03576, and its public configuration: 75 % of the patches hidden, and
+          positions: Wang et al., DropPos, arXiv:2309.03576, and its public configuration: 75 % of the patches hidden,
           75 % of the others without a position, a decoder of 2 blocks, 1.5e-4 for 256 images, 1 % of the steps warm-up
 Differs:  steps in place of epochs; bilinear crops; the encoder is InternViT's, and its class token goes through
           the decoder as MAE's does. Images in a step of HOG: not known to us, 2,048; for how many
@@ -138,9 +138,7 @@ def _in_places(parts: Any, told: _Published, size: int, *, is_new: bool) -> tupl
     """An encoder that does not see where the border is, and a class for each of its places."""
     if not isinstance(parts, InternVitConfig):
         what = f"a backbone of kind {parts.kind} always says where a patch lies"
-        raise UserError(
-            what, where="--target positions", fix="leave out --timm and --backbone, or choose another --target"
-        )
+        raise UserError(what, where="--target positions", fix="leave out --timm and --backbone")
     parts = parts.model_copy(update={"stem": "patch"}) if is_new else parts
     side = size // parts.patch
     return parts, replace(told, target=Positions(grid=(side, side)))

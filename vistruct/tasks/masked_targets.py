@@ -2,8 +2,8 @@
 
 Source: pixels: MAE (arXiv:2111.06377), standardised patch by patch; SimMIM (arXiv:2111.09886), as they are, absolute
     errors. Oriented gradients: MaskFeat (arXiv:2112.09133). Spectrum: MFM (arXiv:2206.07706).
-    Positions: DropPos (arXiv:2309.03576) and its public code: cross-entropy with labels that are smooth over the grid at
-    first and sharp at the end, weighted by how much a patch looks like the class token of the whole image.
+    Positions: DropPos (arXiv:2309.03576) and its public code: cross-entropy with labels that are smooth over the grid
+    at first and sharp at the end, weighted by how much a patch looks like the class token of the whole image.
 Differs: a loss is a sum, over hidden patches of the mean over a patch's values, or over images; oriented gradients are
     those of the image as it is stored, before it is normalised; the smooth labels of every place sum to 1, where the
     published map is divided by the wrong sums (0.89 to 1.11); what is measured is neither smooth nor weighted.
@@ -204,8 +204,9 @@ class PositionTarget:
         """
         found = (batch.images.shape[2] // self.patch, batch.images.shape[3] // self.patch)
         if batch.is_unplaced is None or found != self.config.grid:
-            what = f"images of {found[0]} x {found[1]} patches, and places of {self.config.grid[0]} x {self.config.grid[1]}"
-            raise UserError(what, where="task.target.grid", fix=f"--size {self.config.grid[0] * self.patch}")
+            down, across = self.config.grid
+            what = f"images of {found[0]} x {found[1]} patches, and places of {down} x {across}"
+            raise UserError(what, where="task.target.grid", fix=f"--size {down * self.patch}")
         labels = near_places(found, self.config.smooth * (1 - whole.done)).to(told.device)[batch.shown]
         off = -(labels * told.float().log_softmax(dim=2)).sum(dim=2)  # [B, K]
         if self.config.weighted and whole.done < 1:
