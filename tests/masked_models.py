@@ -39,7 +39,7 @@ def batch_of(model: Masked, count: int = 3, side: int = 32, channels: int = 3) -
 
 def part_of(batch: MaskedBatch, at: slice) -> MaskedBatch:
     """Some of its samples."""
-    return MaskedBatch(**{name: one[at] for name, one in vars(batch).items()})
+    return MaskedBatch(**{name: None if one is None else one[at] for name, one in vars(batch).items()})
 
 
 def same_as_halves(model: Masked, count: int = 4) -> None:

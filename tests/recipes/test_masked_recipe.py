@@ -11,6 +11,7 @@ import yaml
 from vistruct.checkpoint.tensors import sha256
 from vistruct.config import run_from_dict, run_to_yaml, with_values
 from vistruct.engine.train import train
+from vistruct.errors import UserError
 from vistruct.recipes import masked
 from vistruct.samples.made_classes import eurosat_folder
 
@@ -35,7 +36,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_leaves_a_backbone(tm
     assert again.only.task.backbone == run.only.task.backbone  # ty: ignore[unresolved-attribute]
 
 
-@pytest.mark.parametrize("target", ["hog"])
+@pytest.mark.parametrize("target", ["hog", "spectrum"])
 def test_every_target_is_trained_on(target: masked.Told, tmp_path: Path) -> None:
     run = masked.recipe(data=(eurosat_folder(),), target=target, model="small", steps=2, size=32, batch=2)
     run = run_from_dict(yaml.safe_load(run_to_yaml(with_values(run, log_every=1))))
@@ -53,3 +54,7 @@ def test_published_settings() -> None:
     assert (hog.clip_norm, hog.optim.lr, hog.steps // hog.schedule.warmup_steps) == (0.02, 2e-4 * 2048 / 256, 10)
     hidden = hog.only.task.corruption
     assert (hidden.hidden, hidden.square, hidden.blocks, hidden.replaced) == (0.4, 2, True, True)
+    spectrum: Any = masked.recipe(data=(Path("images"),), target="spectrum")
+    assert (spectrum.clip_norm, spectrum.optim.lr) == (3.0, 3e-4 * 2048 / 512)
+    with pytest.raises(UserError, match="no patches are hidden"):
+        masked.recipe(data=(Path("images"),), target="spectrum", hidden=0.5)

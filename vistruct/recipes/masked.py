@@ -1,18 +1,24 @@
-"""Something is hidden and told from the rest, from images without labels: pixels (MAE, Pixio), HOG (MaskFeat).
+"""Something is hidden and told from the rest, from images without labels: pixels (MAE, Pixio), HOG (MaskFeat),
+frequencies (MFM).
 
 Run:      vistruct train masked --data images/ --backbone runs/pretrained
           vistruct train masked --data images/ --model small     (minutes on a CPU)
           vistruct train masked --data images/ --target hog
 Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100 (pixels); ours: not yet measured
-Expect:   published, ViT-B fine-tuned on ImageNet: pixels 83.6 (1,600 epochs), HOG 84.0 (1,600); ours: not yet run
+Expect:   published, ViT-B fine-tuned on ImageNet: pixels 83.6 (1,600 epochs), HOG 84.0 (1,600), spectrum 83.1
+          (300); ours: not yet run
 Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration: 75 % of the patches hidden, a decoder
           of 8 blocks, 512 wide, AdamW (0.9, 0.95) with decay 0.05, 1.5e-4 for 256 images, 4,096 in a step, 5 % of the
           steps warm-up, crops of 20 % and more, flips, no change of colour. Squares: Pixio, arXiv:2512.15715.
           hog: Wei et al., MaskFeat, arXiv:2112.09133, and its public configuration: 40 % of the patches replaced, in
           blocks, a linear decoder, 2e-4 for 256 images, gradients clipped at 0.02, 10 % of the steps warm-up, crops of
-          50 % and more
+          50 % and more.
+          spectrum: Xie et al., MFM, arXiv:2206.07706, and its public configuration: frequencies inside or outside of a
+          circle of 16 px at 224, by chance, a linear decoder, AdamW 3e-4, 2,048 images in a step, gradients clipped at
+          3, 7 % of the steps warm-up
 Differs:  steps in place of epochs; bilinear crops; the encoder is InternViT's, and its class token goes through
-          the decoder as MAE's does. Images in a step of HOG: not known to us, 2,048. Size small is ours, with a
+          the decoder as MAE's does. Images in a step of HOG: not known to us, 2,048; for how many
+          MFM's rate is: not known to us, 512. Size small is ours, with a
           convolutional stem
 """
 
@@ -27,6 +33,7 @@ from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
 from vistruct.data.at_path import intake_of, learned_and_measured
 from vistruct.data.formula import drawn_instead
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
+from vistruct.errors import UserError
 from vistruct.heads.patch_decoder import LinearPatchesConfig, PatchDecoderConfig
 from vistruct.kinds import BackbonePart, DataPart
 from vistruct.metrics.health import HealthConfig
@@ -36,8 +43,8 @@ from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.vitp.pretrain import SIZES
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.masked import MaskedConfig
-from vistruct.tasks.masked_batches import HidePatches
-from vistruct.tasks.masked_targets import OrientedGradients, Pixels
+from vistruct.tasks.masked_batches import FilterFrequencies, HidePatches
+from vistruct.tasks.masked_targets import OrientedGradients, Pixels, Spectrum
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.resized_crop import ResizedCrop
 from vistruct.transforms.sizing import Size
@@ -46,15 +53,15 @@ from vistruct.windows.tiles import Tiles
 EVALS = 8  # times that the loss on `val` is measured in a run
 DECODER = PatchDecoderConfig()
 SMALL_DECODER = PatchDecoderConfig(width=96, depth=2, heads=3)
-Told = Literal["pixels", "hog"]
+Told = Literal["pixels", "hog", "spectrum"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Published:
     """One point of the grid, and what it was trained with."""
 
-    corruption: HidePatches
-    target: Pixels | OrientedGradients
+    corruption: HidePatches | FilterFrequencies
+    target: Pixels | OrientedGradients | Spectrum
     decoder: PatchDecoderConfig | LinearPatchesConfig = DECODER
     rate: float = 1.5e-4  # for 256 images in a step
     batch: int = 4096
@@ -77,6 +84,16 @@ PUBLISHED: dict[Told, _Published] = {
         clip=0.02,
         area=0.5,
     ),
+    "spectrum": _Published(
+        corruption=FilterFrequencies(),
+        target=Spectrum(),
+        decoder=LinearPatchesConfig(),
+        rate=3e-4 / 2,
+        batch=2048,
+        steps=187_500,
+        warmup=20 / 300,
+        clip=3.0,
+    ),
 }
 
 
@@ -96,6 +113,17 @@ def encoder(size: Literal["large", "base", "small"], channels: int) -> BackboneP
     }[size]
 
 
+def _corrupted(
+    published: HidePatches | FilterFrequencies, hidden: float | None, square: int | None
+) -> HidePatches | FilterFrequencies:
+    asked: dict[str, Any] = {"hidden": hidden, "square": square}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked and isinstance(published, FilterFrequencies):
+        what = "no patches are hidden where frequencies are removed"
+        raise UserError(what, where=f"--{next(iter(asked))}", fix="leave it out, or choose another --target")
+    return type(published)(**(published.model_dump() | asked))
+
+
 def recipe(
     *,
     data: tuple[Path, ...] = (),  # folders of images or volumes, files, .txt lists; large images are cut into windows
@@ -107,10 +135,10 @@ def recipe(
     start: Path | None = None,  # a run of this recipe, to go on from with its decoder
     target: Told = "pixels",  # what is told; of each also what is hidden, and the decoder, are as published
     hidden: float | None = None,  # share of the patches that is hidden; None: as published, 0.75, of hog 0.4
-    square: int = 1,  # patches a side of what is hidden together; Pixio: 4, with --size 256
+    square: int | None = None,  # patches a side of what is hidden together; None: 1; Pixio: 4, with --size 256
     steps: int | None = None,  # None: as published, 250,000 of pixels, or 600 of small
     size: int | None = None,  # pixels of a crop; None: 224, or 96 of small
-    window: int = 512,  # pixels; larger images are cut into windows of so many
+    tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: as published, 4,096 of pixels, or 32 of small
     lr: float | None = None,  # None: as published, 1.5e-4 for 256 images of pixels, or 1e-3 of small
     turns: bool = False,  # images from above have no up: turn them all ways
@@ -126,7 +154,7 @@ def recipe(
     steps = steps or (600 if is_small else told.steps)
     rate = lr or (1e-3 if is_small else told.rate * batch / 256)
     intake = intake_of(values)
-    tiles = Tiles(size=max(window, size), overlap=0)
+    tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(told.area, 1.0))
     varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
     whole = Size(height=size, width=size, keep_aspect=False)
@@ -134,10 +162,9 @@ def recipe(
     if backbone is None and timm is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
         parts = encoder(model, bands)
-    asked: dict[str, Any] = {"square": square} | ({} if hidden is None else {"hidden": hidden})
     task = MaskedConfig(
         backbone=parts,
-        corruption=HidePatches(**(told.corruption.model_dump() | asked)),
+        corruption=_corrupted(told.corruption, hidden, square),
         target=told.target,
         decoder=SMALL_DECODER if is_small and told.decoder is DECODER else told.decoder,
         **mean_std,

@@ -2,7 +2,8 @@
 
 Source: MAE (arXiv:2111.06377): patches hidden at random, an encoder that sees the others alone, a light decoder that
     sees a mask vector in their place; MaskFeat (arXiv:2112.09133) and SimMIM (arXiv:2111.09886): an encoder that sees
-    something learned in their place, and one linear layer behind it.
+    something learned in their place, and one linear layer behind it; MFM (arXiv:2206.07706): frequencies of the whole
+    image removed.
 Differs: pixels of hidden patches are set to the mean colour before the encoder, for one with a convolutional stem would
     see them through its overlapping kernels, and what is learned in their place is a patch of pixels: a linear patch
     embedding makes any vector of it, and any other encoder can be shown it; the loss is a sum; a decoder
@@ -26,6 +27,8 @@ from vistruct.contracts import Backbone, DataInfo, Embedded, StepOutput, TaskTra
 from vistruct.errors import UserError
 from vistruct.heads.patch_decoder import LinearPatchesConfig, PatchDecoderConfig
 from vistruct.kinds import BackbonePart
+from vistruct.ops.spectra import without_frequencies
+from vistruct.ops.values import full_scale
 from vistruct.tasks.features import backbone_for
 from vistruct.tasks.masked_batches import Corruption, HidePatches, MaskedBatch, MaskedCollator
 from vistruct.tasks.masked_targets import Pixels, TargetPart
@@ -54,21 +57,22 @@ class MaskedConfig(Part):
         Raises:
             UserError: patches that are dropped of a backbone without tokens; parts that do not fit each other.
         """
-        return Masked(with_statistics(self, info), info.channels, backbone)
+        return Masked(with_statistics(self, info), info, backbone)
 
 
 class Masked(nn.Module):
     """MaskedBatch -> StepOutput in training, vectors of whole images from `predict`."""
 
-    def __init__(self, config: MaskedConfig, channels: int, backbone: Backbone | None = None) -> None:
+    def __init__(self, config: MaskedConfig, info: DataInfo, backbone: Backbone | None = None) -> None:
         super().__init__()
-        self.config, self.channels = config, channels
+        self.config, self.channels, self.is_raw = config, info.channels, info.pixels == "raw"
+        channels, drops = info.channels, config.corruption.drops
         self.normalise = Normalise(config.mean, config.std, channels)
         built = backbone_for(config.backbone, channels, backbone)
-        if not (config.corruption.replaced or isinstance(built, TokenBackbone)):
+        if drops and not isinstance(built, TokenBackbone):
             what = f"a backbone of kind {config.backbone.kind} has no tokens to hide"
             raise UserError(what, where="task.backbone", fix=NO_TOKENS)
-        if not config.corruption.replaced and not config.decoder.tells_of_others:
+        if drops and not config.decoder.tells_of_others:
             what = "a decoder that says of each patch what it alone is given tells nothing of those that were dropped"
             raise UserError(what, where="task.decoder", fix="--set task.corruption.replaced=true")
         self.backbone = built
@@ -77,7 +81,7 @@ class Masked(nn.Module):
         self.target = config.target.build(self.patch, channels)
         width = built.width if is_plain else built.specs[-1].channels
         self.decoder = config.decoder.build(width, self.target.values)
-        if config.corruption.replaced:
+        if isinstance(config.corruption, HidePatches) and not drops:
             self.instead = nn.Parameter(torch.empty(channels, self.patch, self.patch))
             nn.init.normal_(self.instead, std=0.02)
 
@@ -99,13 +103,19 @@ class Masked(nn.Module):
 
     def told(self, batch: MaskedBatch) -> Tensor:
         """float[B, L, V], what the decoder says of every patch, in the order of the target's values."""
-        images = self.normalise(batch.images)
+        images = self.corrupted(batch)
+        shown = batch.shown if self.config.corruption.drops else None
         grid_hw = (images.shape[2] // self.patch, images.shape[3] // self.patch)
-        if self.config.corruption.replaced:
-            images, shown = without(images, batch.is_hidden, self.instead), None
-        else:
-            images, shown = without(images, batch.is_hidden, images.new_zeros(1, self.patch, self.patch)), batch.shown
         return self.decoder(cells_of(self.backbone, images, shown), shown, grid_hw)
+
+    def corrupted(self, batch: MaskedBatch) -> Tensor:
+        """float[B, C, H, W], normalised: what the encoder is shown of, or as a whole."""
+        if batch.is_removed is None:
+            images = self.normalise(batch.images)
+            gone = images.new_zeros(1, self.patch, self.patch) if self.config.corruption.drops else self.instead
+            return without(images, batch.is_hidden, gone)
+        left = without_frequencies(batch.images.float() / full_scale(batch.images.dtype), batch.is_removed)
+        return self.normalise(left if self.is_raw else left.clamp(0, 1))  # raw values have no black and white
 
     def predict(self, batch: MaskedBatch) -> list[Embedded]:
         """The mean of the patches of each whole image, of length 1, on the CPU."""

@@ -1,7 +1,8 @@
 """What is taken from an image before an encoder sees it, and the batches in which that is drawn.
 
 Source: MAE (arXiv:2111.06377): patches at random; Pixio (arXiv:2512.15715): squares of them; BEiT (arXiv:2106.08254)
-    and iBOT (arXiv:2111.07832): rectangles one after the other, of log-uniform aspect.
+    and iBOT (arXiv:2111.07832): rectangles one after the other, of log-uniform aspect; MFM (arXiv:2206.07706):
+    frequencies outside or inside of a circle.
 Differs: all is drawn from the sample's seed; where rectangles no longer fit, single cells fill up the share, so that as
     many patches are hidden of every image.
 Shapes: B images of L = h * w patches of p pixels, K of them shown.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -21,6 +22,7 @@ from vistruct.config import Part
 from vistruct.contracts import Sample
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
+from vistruct.ops.spectra import is_slow
 from vistruct.tasks.pixels import stacked
 
 TRIES = 10  # of a rectangle
@@ -35,8 +37,22 @@ class HidePatches(Part):
     blocks: bool = False  # hidden in rectangles; False: scattered
     replaced: bool = False  # a learned patch of pixels stands in their place; False: the encoder is not given them
 
+    @property
+    def drops(self) -> bool:
+        """Whether the encoder is not given all patches."""
+        return not self.replaced
 
-Corruption = HidePatches
+
+class FilterFrequencies(Part):
+    """Fine things are gone from the whole image, or coarse ones."""
+
+    kind: Literal["frequencies"] = "frequencies"
+    radius: float = Field(16 / 224, gt=0, lt=0.5)  # cycles a pixel, up to which things are coarse
+    low_pass: float = Field(0.5, ge=0, le=1)  # how often (chance) the fine ones are removed, else the coarse
+    drops: ClassVar[bool] = False
+
+
+Corruption = Annotated[HidePatches | FilterFrequencies, Field(discriminator="kind")]
 
 
 @dataclass(kw_only=True)
@@ -47,7 +63,8 @@ class MaskedBatch:
     image_ids: list[str]
     images: Tensor  # uint8, uint16 or float32[B, C, H, W]
     shown: Tensor  # int64[B, K], patches row by row, rising
-    is_hidden: Tensor  # bool[B, L], patches that are to be told
+    is_hidden: Tensor  # bool[B, L], patches that are to be told: where frequencies are removed, all of them
+    is_removed: Tensor | None = None  # bool[B, H, W], frequencies, the mean first; None: of patches
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,23 +86,40 @@ class MaskedCollator:
 
     def __call__(self, samples: list[Sample]) -> MaskedBatch:
         shape = samples[0].images[0].shape
-        side = self.patch * self.corruption.square
+        told, size_hw = self.corruption, (shape[1], shape[2])
+        square = told.square if isinstance(told, HidePatches) else 1
         for sample in samples:
-            _check(sample, self.channels, shape, side)
-        is_hidden = torch.stack([self._hidden((shape[1] // side, shape[2] // side), one.seed) for one in samples])
+            _check(sample, self.channels, shape, self.patch * square)
+        down, across = (side // self.patch for side in size_hw)
+        if isinstance(told, HidePatches):
+            is_removed = None
+            is_hidden = torch.stack([_hidden(told, (down // square, across // square), one.seed) for one in samples])
+            shown = torch.stack([(~one).nonzero()[:, 0] for one in is_hidden])
+        else:
+            is_removed = torch.stack([_removed(told, size_hw, one.seed) for one in samples])
+            is_hidden = torch.ones(len(samples), down * across, dtype=torch.bool)
+            shown = torch.arange(down * across).expand(len(samples), -1)
         return MaskedBatch(
             ids=[sample.id for sample in samples],
             image_ids=[sample.image_id for sample in samples],
-            images=stacked([sample.images[0] for sample in samples], (shape[1], shape[2])),
-            shown=torch.stack([(~one).nonzero()[:, 0] for one in is_hidden]),
+            images=stacked([sample.images[0] for sample in samples], size_hw),
+            shown=shown,
             is_hidden=is_hidden,
+            is_removed=is_removed,
         )
 
-    def _hidden(self, grid_hw: tuple[int, int], seed: int) -> Tensor:
-        """bool[L], of a grid of squares."""
-        told, draw = self.corruption, drawn_blocks if self.corruption.blocks else drawn_squares
-        cells = draw(grid_hw, told.hidden, derive(seed, "hidden"))
-        return cells.repeat_interleave(told.square, 0).repeat_interleave(told.square, 1).flatten()
+
+def _hidden(told: HidePatches, grid_hw: tuple[int, int], seed: int) -> Tensor:
+    """bool[L], of a grid of squares."""
+    cells = (drawn_blocks if told.blocks else drawn_squares)(grid_hw, told.hidden, derive(seed, "hidden"))
+    return cells.repeat_interleave(told.square, 0).repeat_interleave(told.square, 1).flatten()
+
+
+def _removed(told: FilterFrequencies, size_hw: tuple[int, int], seed: int) -> Tensor:
+    """bool[H, W]."""
+    draw = torch.Generator().manual_seed(derive(seed, "frequencies"))
+    coarse = is_slow(size_hw, told.radius)
+    return ~coarse if float(torch.rand((), generator=draw, dtype=torch.float64)) < told.low_pass else coarse
 
 
 def _check(sample: Sample, channels: int, shape: torch.Size, side: int) -> None:

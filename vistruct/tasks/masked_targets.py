@@ -1,9 +1,9 @@
 """What is to be told of what was taken from an image, and how far off a decoder is.
 
 Source: pixels: MAE (arXiv:2111.06377), standardised patch by patch; SimMIM (arXiv:2111.09886), as they are, absolute
-    errors. Oriented gradients: MaskFeat (arXiv:2112.09133).
-Differs: a loss is a sum, over hidden patches of the mean over a patch's values; gradients are those of the image as it
-    is stored, before it is normalised.
+    errors. Oriented gradients: MaskFeat (arXiv:2112.09133). Spectrum: MFM (arXiv:2206.07706).
+Differs: a loss is a sum, over hidden patches of the mean over a patch's values, or over images; oriented gradients are
+    those of the image as it is stored, before it is normalised.
 Shapes: B images of L = h * w patches of p pixels, C channels, V values told of a patch.
 """
 
@@ -20,6 +20,7 @@ from vistruct.config import Part
 from vistruct.contracts import StepOutput
 from vistruct.errors import UserError
 from vistruct.ops.hog import oriented_gradients
+from vistruct.ops.spectra import spectral_distance
 from vistruct.tasks.masked_batches import MaskedBatch
 
 
@@ -123,7 +124,44 @@ class HogTarget:
         return cut.permute(0, 2, 4, 3, 5, 1, 6).flatten(3).flatten(1, 2)
 
 
-TargetPart = Annotated[Pixels | OrientedGradients, Field(discriminator="kind")]
+class Spectrum(Part):
+    """The frequencies that were removed, of normalised images; of all of them where patches were hidden instead."""
+
+    kind: Literal["spectrum"] = "spectrum"
+    power: Literal[1, 2] = 1  # of the distance
+    focal: float = Field(0.0, ge=0)  # weights by this power of the distance (focal frequency loss: 1, and power 2)
+
+    def build(self, patch: int, channels: int) -> SpectrumTarget:
+        return SpectrumTarget(config=self, patch=patch, values=patch**2 * channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumTarget:
+    """Values of a patch are pixels, by row, column, channel; together they are an image with a spectrum."""
+
+    config: Spectrum
+    patch: int
+    values: int
+    term = "spectrum"
+
+    def loss(self, told: Tensor, batch: MaskedBatch, images: Tensor) -> StepOutput:
+        whole = image_of_patches(told.float(), self.patch, images.shape[3] // self.patch)
+        off = spectral_distance(whole, images, _counted(batch), self.config.power, self.config.focal)
+        return StepOutput(terms={self.term: off.sum()})
+
+    def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
+        """Images of which something was removed."""
+        return {self.term: _counted(batch).flatten(1).any(dim=1).sum()}
+
+
+TargetPart = Annotated[Pixels | OrientedGradients | Spectrum, Field(discriminator="kind")]
+
+
+def _counted(batch: MaskedBatch) -> Tensor:
+    """bool[B, H, W]."""
+    if batch.is_removed is not None:
+        return batch.is_removed
+    return batch.is_hidden.any(dim=1)[:, None, None].expand(-1, *batch.images.shape[2:])
 
 
 def _of_hidden(term: str, off: Tensor, batch: MaskedBatch) -> StepOutput:
@@ -135,3 +173,9 @@ def patches_of_pixels(images: Tensor, patch: int) -> Tensor:
     """float[B, C, H, W] -> float[B, L, p * p * C], values of a patch by row, column, channel."""
     cut = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B, C, h, p, w, p]
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def image_of_patches(patches: Tensor, patch: int, across: int) -> Tensor:
+    """float[B, L, p * p * C] -> float[B, C, H, W], what `patches_of_pixels` took apart."""
+    cells = patches.unflatten(2, (patch, patch, -1)).unflatten(1, (-1, across))  # [B, h, w, p, p, C]
+    return cells.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
