@@ -18,8 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vistruct.backbones import clip_vit_names, efficientnet_names
-from vistruct.backbones.timm_vit import enter, is_plain, run
+from vistruct.backbones import clip_vit_names, efficientnet_names, public_vit_names
+from vistruct.backbones.timm_vit import enter, is_plain, refuse_other, run
 from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
@@ -221,13 +221,18 @@ class TimmModel(nn.Module):
         return self.depths[name.removeprefix("model.")], self.num_layers
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's own names, those of a CLIP's ViT or of an EfficientNet elsewhere, or of a run of this one -> ours."""
+        """timm's own names, those of a ViT or an EfficientNet elsewhere, or of a run of this one -> ours."""
         bare = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
-        bare = efficientnet_names.convert_keys(clip_vit_names.convert_keys(bare), self.stage_depths)
+        bare = public_vit_names.convert_keys(clip_vit_names.convert_keys(bare))
+        bare = efficientnet_names.convert_keys(bare, self.stage_depths)
         return {key if key.startswith("model.") else f"model.{key}": value for key, value in bare.items()}
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """timm's own filter: names of the original repositories, positions and kernels of another size."""
+        """timm's own filter: names of the original repositories, positions and kernels of another size.
+
+        Raises:
+            UserError: weights that timm cannot read; of another ViT, so that a part of them would be left out.
+        """
         # Not every module of timm has one.
         convert: Any = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         if convert is None:
@@ -240,6 +245,8 @@ class TimmModel(nn.Module):
                 f"{self.config.name} cannot read these weights: {str(error).splitlines()[0][:200]}",
                 fix="start from weights of this model, with a square table of positions",
             ) from error
+        if self.is_plain:
+            refuse_other(self.model, after, self.config.name)
         resized = [f"model.{k}" for k, v in after.items() if k in before and before[k].shape != v.shape]
         return {f"model.{key}": value for key, value in after.items()}, resized
 

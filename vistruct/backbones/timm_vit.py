@@ -7,6 +7,8 @@ Shapes: B images of h x w patches, P tokens before them (class token, registers)
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vistruct.errors import UserError
+
+# What stands before or between the blocks of some ViTs, and changes all that they give.
+_OTHERS = ("reg_token", "register_tokens", "dist_token", "pos_embed", "norm_pre.", "rope.", "rel_pos_bias.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +98,23 @@ def run(vit: Any, entered: Entered, last: int, *, recompute: bool) -> list[Tenso
 def rotary_of(vit: Any, rotary: Tensor | None, number: int) -> Tensor | None:
     """What one block is given of `Entered.rotary`."""
     return rotary[number] if rotary is not None and vit.rope_mixed else rotary
+
+
+def refuse_other(vit: Any, state: Mapping[str, Tensor], name: str) -> None:
+    """See to it that weights in timm's names leave out nothing that the model would need to be what they are of.
+
+    Raises:
+        UserError: tensors of its blocks, or of what stands before them, that have no place in it and are not zero.
+    """
+    if any(".lora_" in key or ".modules_to_save." in key for key in state):
+        return  # which are refused for that
+    own, depth = vit.state_dict().keys(), len(vit.blocks)
+    for key in sorted(state.keys() - own):
+        number = re.match(r"blocks\.(\d+)\.", key)
+        if (int(number[1]) < depth if number else key.startswith(_OTHERS)) and bool(state[key].any()):
+            import timm
+
+            what = f"these weights are of another ViT than {name}: {key} has no place in it"
+            alike = [other for other in timm.list_models(f"*{name}*") if other != name]
+            fix = f"the model that they are of: --timm NAME{', as ' + ', '.join(alike[:3]) if alike else ''}"
+            raise UserError(what, fix=fix)

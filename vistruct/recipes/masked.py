@@ -138,7 +138,7 @@ def recipe(
     square: int | None = None,  # patches a side of what is hidden together; None: 1; Pixio: 4, with --size 256
     steps: int | None = None,  # None: as published, 250,000 of pixels, or 600 of small
     size: int | None = None,  # pixels of a crop; None: 224, or 96 of small
-    window: int = 512,  # pixels; larger images are cut into windows of so many
+    tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: as published, 4,096 of pixels, or 32 of small
     lr: float | None = None,  # None: as published, 1.5e-4 for 256 images of pixels, or 1e-3 of small
     turns: bool = False,  # images from above have no up: turn them all ways
@@ -154,7 +154,7 @@ def recipe(
     steps = steps or (600 if is_small else told.steps)
     rate = lr or (1e-3 if is_small else told.rate * batch / 256)
     intake = intake_of(values)
-    tiles = Tiles(size=max(window, size), overlap=0)
+    tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(told.area, 1.0))
     varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
     whole = Size(height=size, width=size, keep_aspect=False)
