@@ -36,7 +36,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_leaves_a_backbone(tm
     assert again.only.task.backbone == run.only.task.backbone  # ty: ignore[unresolved-attribute]
 
 
-@pytest.mark.parametrize("target", ["hog", "spectrum"])
+@pytest.mark.parametrize("target", ["hog", "spectrum", "positions"])
 def test_every_target_is_trained_on(target: masked.Told, tmp_path: Path) -> None:
     run = masked.recipe(data=(eurosat_folder(),), target=target, model="small", steps=2, size=32, batch=2)
     run = run_from_dict(yaml.safe_load(run_to_yaml(with_values(run, log_every=1))))
@@ -58,3 +58,6 @@ def test_published_settings() -> None:
     assert (spectrum.clip_norm, spectrum.optim.lr) == (3.0, 3e-4 * 2048 / 512)
     with pytest.raises(UserError, match="no patches are hidden"):
         masked.recipe(data=(Path("images"),), target="spectrum", hidden=0.5)
+    places: Any = masked.recipe(data=(Path("images"),), target="positions", size=192)
+    assert (places.only.task.target.grid, places.only.task.decoder.depth) == ((12, 12), 2)
+    assert places.steps // places.schedule.warmup_steps == 80

@@ -68,6 +68,10 @@ class LinearPatches(nn.Module):
 
     def forward(self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int]) -> Tensor:
         """Every patch must have been shown."""
+        return self.among(tokens)
+
+    def among(self, tokens: Tokens) -> Tensor:
+        """float[B, K, values] of the patches that are there."""
         return self.say(self.encoded(tokens.patches))
 
 
@@ -105,7 +109,14 @@ class PatchDecoder(nn.Module):
         if shown is not None:
             cells = self.mask.to(patches.dtype).expand(len(patches), count, -1)
             cells = cells.scatter(1, shown[..., None].expand(-1, -1, patches.shape[2]), patches)
-        x = cells + sine_positions(grid_hw, patches.shape[2]).to(patches)
+        return self._told(tokens, cells + sine_positions(grid_hw, patches.shape[2]).to(patches))
+
+    def among(self, tokens: Tokens) -> Tensor:
+        """float[B, K, values] of the patches that are there, of which no decoder knows where they lie."""
+        return self._told(tokens, self.embed(self.encoded(tokens.patches)))
+
+    def _told(self, tokens: Tokens, x: Tensor) -> Tensor:
+        count = x.shape[1]
         if tokens.class_token is not None:  # has no place
             x = torch.cat([self.embed(self.encoded(tokens.class_token))[:, None], x], dim=1)
         for block in self.blocks:

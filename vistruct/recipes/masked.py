@@ -1,12 +1,12 @@
 """Something is hidden and told from the rest, from images without labels: pixels (MAE, Pixio), HOG (MaskFeat),
-frequencies (MFM).
+frequencies (MFM), positions (DropPos).
 
 Run:      vistruct train masked --data images/ --backbone runs/pretrained
           vistruct train masked --data images/ --model small     (minutes on a CPU)
           vistruct train masked --data images/ --target hog
 Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100 (pixels); ours: not yet measured
 Expect:   published, ViT-B fine-tuned on ImageNet: pixels 83.6 (1,600 epochs), HOG 84.0 (1,600), spectrum 83.1
-          (300); ours: not yet run
+          (300), positions 84.2 (800); ours: not yet run
 Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration: 75 % of the patches hidden, a decoder
           of 8 blocks, 512 wide, AdamW (0.9, 0.95) with decay 0.05, 1.5e-4 for 256 images, 4,096 in a step, 5 % of the
           steps warm-up, crops of 20 % and more, flips, no change of colour. Squares: Pixio, arXiv:2512.15715.
@@ -15,16 +15,20 @@ Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration
           50 % and more.
           spectrum: Xie et al., MFM, arXiv:2206.07706, and its public configuration: frequencies inside or outside of a
           circle of 16 px at 224, by chance, a linear decoder, AdamW 3e-4, 2,048 images in a step, gradients clipped at
-          3, 7 % of the steps warm-up
+          3, 7 % of the steps warm-up.
+          positions: Wang et al., DropPos, arXiv:2309.03576, and its public configuration: 75 % of the patches hidden,
+          75 % of the others without a position, a decoder of 2 blocks, 1.5e-4 for 256 images, 1 % of the steps warm-up
 Differs:  steps in place of epochs; bilinear crops; the encoder is InternViT's, and its class token goes through
           the decoder as MAE's does. Images in a step of HOG: not known to us, 2,048; for how many
-          MFM's rate is: not known to us, 512. Size small is ours, with a
-          convolutional stem
+          MFM's rate is: not known to us, 512; images in
+          a step of DropPos: not known to us, 4,096. Its encoder's positions are learned from a start of waves, and not
+          fixed. Size small is ours, with a
+          convolutional stem, but where positions are told: its padding would tell the border
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +48,7 @@ from vistruct.recipes.vitp.pretrain import SIZES
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.masked import MaskedConfig
 from vistruct.tasks.masked_batches import FilterFrequencies, HidePatches
-from vistruct.tasks.masked_targets import OrientedGradients, Pixels, Spectrum
+from vistruct.tasks.masked_targets import OrientedGradients, Pixels, Positions, Spectrum
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.resized_crop import ResizedCrop
 from vistruct.transforms.sizing import Size
@@ -53,7 +57,7 @@ from vistruct.windows.tiles import Tiles
 EVALS = 8  # times that the loss on `val` is measured in a run
 DECODER = PatchDecoderConfig()
 SMALL_DECODER = PatchDecoderConfig(width=96, depth=2, heads=3)
-Told = Literal["pixels", "hog", "spectrum"]
+Told = Literal["pixels", "hog", "spectrum", "positions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class _Published:
     """One point of the grid, and what it was trained with."""
 
     corruption: HidePatches | FilterFrequencies
-    target: Pixels | OrientedGradients | Spectrum
+    target: Pixels | OrientedGradients | Spectrum | Positions
     decoder: PatchDecoderConfig | LinearPatchesConfig = DECODER
     rate: float = 1.5e-4  # for 256 images in a step
     batch: int = 4096
@@ -94,6 +98,12 @@ PUBLISHED: dict[Told, _Published] = {
         warmup=20 / 300,
         clip=3.0,
     ),
+    "positions": _Published(
+        corruption=HidePatches(unplaced=0.75),
+        target=Positions(),
+        decoder=PatchDecoderConfig(depth=2),
+        warmup=10 / 800,
+    ),
 }
 
 
@@ -122,6 +132,16 @@ def _corrupted(
         what = "no patches are hidden where frequencies are removed"
         raise UserError(what, where=f"--{next(iter(asked))}", fix="leave it out, or choose another --target")
     return type(published)(**(published.model_dump() | asked))
+
+
+def _in_places(parts: Any, told: _Published, size: int, *, is_new: bool) -> tuple[Any, _Published]:
+    """An encoder that does not see where the border is, and a class for each of its places."""
+    if not isinstance(parts, InternVitConfig):
+        what = f"a backbone of kind {parts.kind} always says where a patch lies"
+        raise UserError(what, where="--target positions", fix="leave out --timm and --backbone")
+    parts = parts.model_copy(update={"stem": "patch"}) if is_new else parts
+    side = size // parts.patch
+    return parts, replace(told, target=Positions(grid=(side, side)))
 
 
 def recipe(
@@ -162,11 +182,13 @@ def recipe(
     if backbone is None and timm is None and start is None:
         bands = 3 if intake is None or intake.bands is None else len(intake.bands)
         parts = encoder(model, bands)
+    if isinstance(told.target, Positions):
+        parts, told = _in_places(parts, told, size, is_new=backbone is None and timm is None and start is None)
     task = MaskedConfig(
         backbone=parts,
         corruption=_corrupted(told.corruption, hidden, square),
         target=told.target,
-        decoder=SMALL_DECODER if is_small and told.decoder is DECODER else told.decoder,
+        decoder=SMALL_DECODER if is_small and isinstance(told.decoder, PatchDecoderConfig) else told.decoder,
         **mean_std,
     )
     learned: DataPart

@@ -3,7 +3,7 @@
 Source: MAE (arXiv:2111.06377): patches hidden at random, an encoder that sees the others alone, a light decoder that
     sees a mask vector in their place; MaskFeat (arXiv:2112.09133) and SimMIM (arXiv:2111.09886): an encoder that sees
     something learned in their place, and one linear layer behind it; MFM (arXiv:2206.07706): frequencies of the whole
-    image removed.
+    image removed; DropPos (arXiv:2309.03576): an encoder that is told of few patches where they lie.
 Differs: pixels of hidden patches are set to the mean colour before the encoder, for one with a convolutional stem would
     see them through its overlapping kernels, and what is learned in their place is a patch of pixels: a linear patch
     embedding makes any vector of it, and any other encoder can be shown it; the loss is a sum; a decoder
@@ -23,7 +23,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import Backbone, DataInfo, Embedded, StepOutput, TaskTraits, TokenBackbone, Tokens
+from vistruct.contracts import (
+    Backbone,
+    DataInfo,
+    Embedded,
+    StepOutput,
+    TaskTraits,
+    TokenBackbone,
+    Tokens,
+    UnplacedBackbone,
+)
 from vistruct.errors import UserError
 from vistruct.heads.patch_decoder import LinearPatchesConfig, PatchDecoderConfig
 from vistruct.kinds import BackbonePart
@@ -31,7 +40,7 @@ from vistruct.ops.spectra import without_frequencies
 from vistruct.ops.values import full_scale
 from vistruct.tasks.features import backbone_for
 from vistruct.tasks.masked_batches import Corruption, HidePatches, MaskedBatch, MaskedCollator
-from vistruct.tasks.masked_targets import Pixels, TargetPart
+from vistruct.tasks.masked_targets import Pixels, TargetPart, Whole
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, Statistics, with_statistics
 
 NO_TOKENS = (
@@ -69,25 +78,28 @@ class Masked(nn.Module):
         channels, drops = info.channels, config.corruption.drops
         self.normalise = Normalise(config.mean, config.std, channels)
         built = backbone_for(config.backbone, channels, backbone)
-        if drops and not isinstance(built, TokenBackbone):
-            what = f"a backbone of kind {config.backbone.kind} has no tokens to hide"
-            raise UserError(what, where="task.backbone", fix=NO_TOKENS)
-        if drops and not config.decoder.tells_of_others:
-            what = "a decoder that says of each patch what it alone is given tells nothing of those that were dropped"
-            raise UserError(what, where="task.decoder", fix="--set task.corruption.replaced=true")
-        self.backbone = built
         is_plain = isinstance(built, TokenBackbone)
+        self.backbone = built
         self.patch = built.patch if is_plain else built.specs[-1].stride
         self.target = config.target.build(self.patch, channels)
+        self.done = 0.0  # share of the run
+        _check_fit(config, built, of_shown=self.target.of_shown)
         width = built.width if is_plain else built.specs[-1].channels
         self.decoder = config.decoder.build(width, self.target.values)
         if isinstance(config.corruption, HidePatches) and not drops:
             self.instead = nn.Parameter(torch.empty(channels, self.patch, self.patch))
             nn.init.normal_(self.instead, std=0.02)
+        if config.corruption.unplaced:
+            self.nowhere = nn.Parameter(torch.empty(width))
+            nn.init.normal_(self.nowhere, std=0.02)
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="embeddings", terms=(self.target.term,))
+        return TaskTraits(prediction="embeddings", terms=(self.target.term,), before_step=self.before_step)
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Labels may follow the run."""
+        self.done = step / steps
 
     @property
     def collator(self) -> MaskedCollator:
@@ -95,18 +107,32 @@ class Masked(nn.Module):
 
     def forward(self, batch: MaskedBatch) -> StepOutput:
         """How far what is told is from what was there."""
-        return self.target.loss(self.told(batch), batch, self.normalise(batch.images))
+        images = self.normalise(batch.images)
+
+        def tokens() -> Tokens:
+            with torch.no_grad():
+                return cells_of(self.backbone, images)
+
+        whole = Whole(images=images, tokens=tokens, done=self.done if self.training else 1.0)
+        return self.target.loss(self.told(batch), batch, whole)
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
         """As the target counts."""
         return self.target.units(batch)
 
     def told(self, batch: MaskedBatch) -> Tensor:
-        """float[B, L, V], what the decoder says of every patch, in the order of the target's values."""
+        """float[B, L, V], what the decoder says of every patch, in the order of the target's values.
+
+        Of a target of the patches that are shown float[B, K, V].
+        """
         images = self.corrupted(batch)
         shown = batch.shown if self.config.corruption.drops else None
         grid_hw = (images.shape[2] // self.patch, images.shape[3] // self.patch)
-        return self.decoder(cells_of(self.backbone, images, shown), shown, grid_hw)
+        if batch.is_unplaced is not None and isinstance(self.backbone, UnplacedBackbone):
+            tokens = self.backbone.unplaced_tokens(images, batch.shown, batch.is_unplaced, self.nowhere)
+        else:
+            tokens = cells_of(self.backbone, images, shown)
+        return self.decoder.among(tokens) if self.target.of_shown else self.decoder(tokens, shown, grid_hw)
 
     def corrupted(self, batch: MaskedBatch) -> Tensor:
         """float[B, C, H, W], normalised: what the encoder is shown of, or as a whole."""
@@ -127,6 +153,29 @@ class Masked(nn.Module):
             )
             for i in range(len(batch))
         ]
+
+
+def _check_fit(config: MaskedConfig, backbone: Backbone, *, of_shown: bool) -> None:
+    """
+    Raises:
+        UserError: parts that do not fit each other.
+    """
+    told = config.corruption
+    if told.drops and not isinstance(backbone, TokenBackbone):
+        what = f"a backbone of kind {config.backbone.kind} has no tokens to hide"
+        raise UserError(what, where="task.backbone", fix=NO_TOKENS)
+    if told.drops and not of_shown and not config.decoder.tells_of_others:
+        what = "a decoder that says of each patch what it alone is given tells nothing of those that were dropped"
+        raise UserError(what, where="task.decoder", fix="--set task.corruption.replaced=true")
+    if told.unplaced and not told.drops:
+        what = "positions are left out where patches are dropped, and here the encoder sees something in their place"
+        raise UserError(what, where="task.corruption.unplaced", fix="--set task.corruption.replaced=false")
+    if told.unplaced and not isinstance(backbone, UnplacedBackbone):
+        what = f"a backbone of kind {config.backbone.kind} always says where a patch lies"
+        raise UserError(what, where="task.backbone", fix="use kind intern_vit")
+    if of_shown and not told.unplaced:
+        what = "positions are to be told, and the encoder knows them all"
+        raise UserError(what, where="task.target", fix="--set 'task.corruption={kind: patches, unplaced: 0.75}'")
 
 
 def cells_of(backbone: Backbone, images: Tensor, keep: Tensor | None = None) -> Tokens:

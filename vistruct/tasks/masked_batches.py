@@ -2,7 +2,7 @@
 
 Source: MAE (arXiv:2111.06377): patches at random; Pixio (arXiv:2512.15715): squares of them; BEiT (arXiv:2106.08254)
     and iBOT (arXiv:2111.07832): rectangles one after the other, of log-uniform aspect; MFM (arXiv:2206.07706):
-    frequencies outside or inside of a circle.
+    frequencies outside or inside of a circle; DropPos (arXiv:2309.03576): positions of patches that are shown.
 Differs: all is drawn from the sample's seed; where rectangles no longer fit, single cells fill up the share, so that as
     many patches are hidden of every image.
 Shapes: B images of L = h * w patches of p pixels, K of them shown.
@@ -36,6 +36,7 @@ class HidePatches(Part):
     square: int = Field(1, gt=0)  # patches a side of what is hidden or shown together; Pixio: 4
     blocks: bool = False  # hidden in rectangles; False: scattered
     replaced: bool = False  # a learned patch of pixels stands in their place; False: the encoder is not given them
+    unplaced: float = Field(0.0, ge=0, lt=1)  # share of those shown of which it is not told where they lie, rounded up
 
     @property
     def drops(self) -> bool:
@@ -50,6 +51,7 @@ class FilterFrequencies(Part):
     radius: float = Field(16 / 224, gt=0, lt=0.5)  # cycles a pixel, up to which things are coarse
     low_pass: float = Field(0.5, ge=0, le=1)  # how often (chance) the fine ones are removed, else the coarse
     drops: ClassVar[bool] = False
+    unplaced: ClassVar[float] = 0.0
 
 
 Corruption = Annotated[HidePatches | FilterFrequencies, Field(discriminator="kind")]
@@ -64,6 +66,7 @@ class MaskedBatch:
     images: Tensor  # uint8, uint16 or float32[B, C, H, W]
     shown: Tensor  # int64[B, K], patches row by row, rising
     is_hidden: Tensor  # bool[B, L], patches that are to be told: where frequencies are removed, all of them
+    is_unplaced: Tensor | None = None  # bool[B, K], whose places the encoder is not told; None: it is told all
     is_removed: Tensor | None = None  # bool[B, H, W], frequencies, the mean first; None: of patches
 
     def __len__(self) -> int:
@@ -91,10 +94,12 @@ class MaskedCollator:
         for sample in samples:
             _check(sample, self.channels, shape, self.patch * square)
         down, across = (side // self.patch for side in size_hw)
+        is_unplaced = is_removed = None
         if isinstance(told, HidePatches):
-            is_removed = None
             is_hidden = torch.stack([_hidden(told, (down // square, across // square), one.seed) for one in samples])
             shown = torch.stack([(~one).nonzero()[:, 0] for one in is_hidden])
+            if told.unplaced:
+                is_unplaced = torch.stack([_unplaced(told, shown.shape[1], one.seed) for one in samples])
         else:
             is_removed = torch.stack([_removed(told, size_hw, one.seed) for one in samples])
             is_hidden = torch.ones(len(samples), down * across, dtype=torch.bool)
@@ -105,6 +110,7 @@ class MaskedCollator:
             images=stacked([sample.images[0] for sample in samples], size_hw),
             shown=shown,
             is_hidden=is_hidden,
+            is_unplaced=is_unplaced,
             is_removed=is_removed,
         )
 
@@ -113,6 +119,12 @@ def _hidden(told: HidePatches, grid_hw: tuple[int, int], seed: int) -> Tensor:
     """bool[L], of a grid of squares."""
     cells = (drawn_blocks if told.blocks else drawn_squares)(grid_hw, told.hidden, derive(seed, "hidden"))
     return cells.repeat_interleave(told.square, 0).repeat_interleave(told.square, 1).flatten()
+
+
+def _unplaced(told: HidePatches, count: int, seed: int) -> Tensor:
+    """bool[K]."""
+    draw = torch.Generator().manual_seed(derive(seed, "unplaced"))
+    return torch.rand(count, generator=draw).argsort() >= int(count * (1 - told.unplaced))
 
 
 def _removed(told: FilterFrequencies, size_hw: tuple[int, int], seed: int) -> Tensor:

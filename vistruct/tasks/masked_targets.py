@@ -2,26 +2,40 @@
 
 Source: pixels: MAE (arXiv:2111.06377), standardised patch by patch; SimMIM (arXiv:2111.09886), as they are, absolute
     errors. Oriented gradients: MaskFeat (arXiv:2112.09133). Spectrum: MFM (arXiv:2206.07706).
+    Positions: DropPos (arXiv:2309.03576) and its public code: cross-entropy with labels that are smooth over the grid
+    at first and sharp at the end, weighted by how much a patch looks like the class token of the whole image.
 Differs: a loss is a sum, over hidden patches of the mean over a patch's values, or over images; oriented gradients are
-    those of the image as it is stored, before it is normalised.
+    those of the image as it is stored, before it is normalised; the smooth labels of every place sum to 1, where the
+    published map is divided by the wrong sums (0.89 to 1.11); what is measured is neither smooth nor weighted.
 Shapes: B images of L = h * w patches of p pixels, C channels, V values told of a patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from vistruct.config import Part
-from vistruct.contracts import StepOutput
+from vistruct.contracts import Ratio, StepOutput, Tokens
 from vistruct.errors import UserError
 from vistruct.ops.hog import oriented_gradients
 from vistruct.ops.spectra import spectral_distance
 from vistruct.tasks.masked_batches import MaskedBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Of the images as they were, beside what was told."""
+
+    images: Tensor  # float[B, C, H, W], normalised
+    tokens: Callable[[], Tokens]  # all of them, without a gradient
+    done: float  # share of the run; 1 where nothing is learned
 
 
 class Target(Protocol):
@@ -33,8 +47,11 @@ class Target(Protocol):
     @property
     def values(self) -> int: ...  # V
 
-    def loss(self, told: Tensor, batch: MaskedBatch, images: Tensor) -> StepOutput:
-        """From float[B, L, V] that was told, and the whole images float[B, C, H, W], normalised."""
+    @property
+    def of_shown(self) -> bool: ...  # told of the K patches that are shown, by who does not know where they lie
+
+    def loss(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> StepOutput:
+        """From float[B, L, V] that was told, or float[B, K, V]."""
         ...
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
@@ -61,9 +78,10 @@ class PixelTarget:
     patch: int
     values: int
     term = "pixels"
+    of_shown = False
 
-    def loss(self, told: Tensor, batch: MaskedBatch, images: Tensor) -> StepOutput:
-        off = told.float() - self.truth(images)
+    def loss(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> StepOutput:
+        off = told.float() - self.truth(whole.images)
         return _of_hidden(self.term, off.abs() if self.config.error == "absolute" else off.square(), batch)
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
@@ -109,8 +127,9 @@ class HogTarget:
     cell: int  # pixels
     values: int
     term = "hog"
+    of_shown = False
 
-    def loss(self, told: Tensor, batch: MaskedBatch, images: Tensor) -> StepOutput:
+    def loss(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> StepOutput:
         return _of_hidden(self.term, (told.float() - self.truth(batch.images)).square(), batch)
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
@@ -143,10 +162,11 @@ class SpectrumTarget:
     patch: int
     values: int
     term = "spectrum"
+    of_shown = False
 
-    def loss(self, told: Tensor, batch: MaskedBatch, images: Tensor) -> StepOutput:
-        whole = image_of_patches(told.float(), self.patch, images.shape[3] // self.patch)
-        off = spectral_distance(whole, images, _counted(batch), self.config.power, self.config.focal)
+    def loss(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> StepOutput:
+        image = image_of_patches(told.float(), self.patch, whole.images.shape[3] // self.patch)
+        off = spectral_distance(image, whole.images, _counted(batch), self.config.power, self.config.focal)
         return StepOutput(terms={self.term: off.sum()})
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
@@ -154,7 +174,61 @@ class SpectrumTarget:
         return {self.term: _counted(batch).flatten(1).any(dim=1).sum()}
 
 
-TargetPart = Annotated[Pixels | OrientedGradients | Spectrum, Field(discriminator="kind")]
+class Positions(Part):
+    """Where a patch lies of which the encoder was not told: a class for every place of a grid."""
+
+    kind: Literal["positions"] = "positions"
+    grid: tuple[int, int] = (14, 14)  # patches down and across
+    smooth: float = Field(1.0, ge=0)  # patches, at the start of a run; falls to 0
+    weighted: bool = True  # by what of the whole image the class token looks like
+    temperature: float = Field(0.1, gt=0)  # of these weights
+
+    def build(self, patch: int, channels: int) -> PositionTarget:
+        return PositionTarget(config=self, patch=patch, values=self.grid[0] * self.grid[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionTarget:
+    """Values of a patch are logits of places, row by row."""
+
+    config: Positions
+    patch: int
+    values: int
+    term = "positions"
+    of_shown = True
+
+    def loss(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> StepOutput:
+        """
+        Raises:
+            UserError: images of another grid.
+        """
+        found = (batch.images.shape[2] // self.patch, batch.images.shape[3] // self.patch)
+        if batch.is_unplaced is None or found != self.config.grid:
+            down, across = self.config.grid
+            what = f"images of {found[0]} x {found[1]} patches, and places of {down} x {across}"
+            raise UserError(what, where="task.target.grid", fix=f"--size {down * self.patch}")
+        labels = near_places(found, self.config.smooth * (1 - whole.done)).to(told.device)[batch.shown]
+        off = -(labels * told.float().log_softmax(dim=2)).sum(dim=2)  # [B, K]
+        if self.config.weighted and whole.done < 1:
+            off = off * self.weights(whole.tokens(), batch.shown)
+        right = (told.argmax(dim=2) == batch.shown) & batch.is_unplaced
+        accuracy = Ratio(total=right.sum(), count=batch.is_unplaced.sum())
+        return StepOutput(terms={self.term: (off * batch.is_unplaced).sum()}, metrics={"accuracy": accuracy})
+
+    def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
+        """Patches without a place."""
+        return {self.term: 0.0 if batch.is_unplaced is None else batch.is_unplaced.sum()}
+
+    def weights(self, tokens: Tokens, shown: Tensor) -> Tensor:
+        """float[B, K], 1 in the mean over the patches of an image that are shown."""
+        patches = tokens.patches.float()
+        about = patches.mean(dim=1) if tokens.class_token is None else tokens.class_token.float()
+        share = (F.cosine_similarity(about[:, None], patches, dim=2) / self.config.temperature).softmax(dim=1)
+        share = share.gather(1, shown)
+        return share / share.mean(dim=1, keepdim=True)
+
+
+TargetPart = Annotated[Pixels | OrientedGradients | Spectrum | Positions, Field(discriminator="kind")]
 
 
 def _counted(batch: MaskedBatch) -> Tensor:
@@ -179,3 +253,11 @@ def image_of_patches(patches: Tensor, patch: int, across: int) -> Tensor:
     """float[B, L, p * p * C] -> float[B, C, H, W], what `patches_of_pixels` took apart."""
     cells = patches.unflatten(2, (patch, patch, -1)).unflatten(1, (-1, across))  # [B, h, w, p, p, C]
     return cells.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def near_places(grid_hw: tuple[int, int], smooth: float) -> Tensor:
+    """float[L, L], how much every place (column) counts as each (row): exp(-(distance / smooth)^2), a row sums to 1."""
+    if smooth < 1e-3:
+        return torch.eye(grid_hw[0] * grid_hw[1])
+    places = torch.cartesian_prod(*(torch.arange(side).double() for side in grid_hw))
+    return (-torch.cdist(places, places).square() / smooth**2).softmax(dim=1).float()
