@@ -33,6 +33,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "questions": "vistruct.data.questions:QuestionsDataConfig",
         "captions": "vistruct.data.captions:CaptionDataConfig",
         "images": "vistruct.data.unlabelled:ImagesDataConfig",
+        "formula": "vistruct.data.formula:FormulaDataConfig",
     },
     "backbone": {
         "intern_vit": "vistruct.backbones.intern_vit:InternVitConfig",
@@ -89,7 +90,11 @@ KINDS: dict[Role, dict[str, str]] = {
         "identify": "vistruct.tasks.identify:IdentifyConfig",
         "zero_shot": "vistruct.tasks.zero_shot:ZeroShotConfig",
         "match": "vistruct.tasks.match:MatchConfig",
+        "region_text": "vistruct.tasks.region_text:RegionTextConfig",
         "masked": "vistruct.tasks.masked:MaskedConfig",
+        "contrast": "vistruct.tasks.contrast:ContrastConfig",
+        "distill": "vistruct.tasks.distill:DistillConfig",
+        "self_distill": "vistruct.tasks.self_distill:SelfDistillConfig",
         "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
     },
     "metric": {

@@ -15,6 +15,7 @@ from toy_clip import eva_clip_file, match_of, open_clip_file, transformers_folde
 from vistruct.cli.main import main
 from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.checks.learned import learned_images
+from vistruct.data.reading import Worded
 from vistruct.engine.train import train
 from vistruct.recipes.clip import match, zero_shot
 from vistruct.samples.made_classes import EUROSAT, eurosat_folder, resisc45_folder, texture
@@ -185,3 +186,18 @@ def test_a_run_on_captions_trains_and_is_measured_by_retrieval(tmp_path: Path, c
     code, out, _ = told(capsys, "predict", run, eurosat_folder() / "2750/Forest", "--json")
     assert code == 0
     assert (json.loads(out)["images"], json.loads(out)["width"]) == (5, 24)
+
+
+def test_captions_among_all_texts_teach_a_clip_that_is_asked_zero_shot_before_and_after(
+    tmp_path: Path, capsys: Any
+) -> None:
+    _, weights, described = open_clip_file(tmp_path)
+    data, classes = captioned(tmp_path), eurosat_folder() / "2750"
+    asked = Worded(model=str(described))
+    run = match.recipe(data=data, clip=weights, split="test", among="bank", steps=2, batch=6, lr=0.01, worded=asked)
+    found = train(run.model_copy(update={"workers": 0}), tmp_path / "run")
+    assert len(json.loads((found / "model/text_bank.json").read_text())) == 12
+    before = evaluated(capsys, weights, "--model", described, "--data", classes, "--templates", "a photo of a {}.")
+    after = evaluated(capsys, found, "--data", classes, "--templates", "a photo of a {}.")
+    assert before.keys() == after.keys()
+    assert "OA" in after

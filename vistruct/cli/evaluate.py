@@ -292,7 +292,7 @@ def on_other_data(
     own = list(run.evals.values())
     source: Any = own[0].data if own else run.only.data
     format = vars(source).get("format", "auto")
-    if reading.format == "auto" and ":" in format:  # a format from outside is never found by looking
+    if reading.format == "auto" and (":" in format or format == "caption-words"):  # these are never found by looking
         reading = dataclasses.replace(reading, format=format)
     part: Any = part_at(path, reading, values, split=split)
     wanted = "talk" if source.kind in TALK else source.kind

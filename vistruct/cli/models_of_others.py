@@ -30,15 +30,17 @@ def opener_of(path: Path, worded: Worded, question: str) -> Opener | None:
         question: what a model that has language is asked of images with captions.
 
     Raises:
-        UserError: something was said of a CLIP, and this is none.
+        UserError: something was said of a CLIP, and this is none, nor a model that was made of one.
     """
     if not path.exists():
         return None
+    from vistruct.checkpoint.clip import TASKS
     from vistruct.checkpoint.clip_layouts import is_public_clip
+    from vistruct.checkpoint.load import is_ours, read_card
 
-    if is_public_clip(path):
-        return partial(_clip, worded=worded)
     said = [name for name, value in vars(worded).items() if value != vars(AS_USUAL)[name]]
+    if is_public_clip(path) or (said and is_ours(path) and read_card(path).task.kind in TASKS):
+        return partial(_clip, worded=worded)
     if said:
         what = f"--{said[0]} is said of a CLIP's file or folder"
         raise UserError(what, where=path, fix=f"leave it out; of a model: vistruct train clip.zero_shot --clip {path}")

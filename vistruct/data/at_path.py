@@ -16,18 +16,20 @@ from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.formats.detect import family_of
+from vistruct.data.formats.detect import family_of, has_annotations
 from vistruct.data.formats.format import Kind
 from vistruct.data.formats.maps.coding import CHANGE, TWO_CLASSES
 from vistruct.data.image_classes import ClassDataConfig
+from vistruct.data.images_below import has_images
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.questions import QuestionsDataConfig
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Mixing, PixelValues, Reading
 from vistruct.data.unlabelled import ImagesDataConfig
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
+from vistruct.transforms.sizing import Sizing
 
 _CHOICE = {"format", "classes", "join", "drop", "missing"}
 _VALUES = {field.name for field in dataclasses.fields(PixelValues)}
@@ -43,6 +45,7 @@ _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each fam
     "image_classes": _CHOICE | _VALUES | {"images"},
     "captions": _VALUES | {"format", "images", "missing"},
     "questions": {"format", "images", "missing"},
+    "images": _VALUES | {"format", "missing"},
     "talk": {"format", "images"},
 }
 WORDS: dict[str, str] = {  # by family, and by kind of data set
@@ -52,6 +55,7 @@ WORDS: dict[str, str] = {  # by family, and by kind of data set
     "image_classes": "image classes",
     "captions": "captions",
     "questions": "questions about images",
+    "images": "images without labels",
     **dict.fromkeys(("talk", "chat", "mix"), "conversations"),
 }
 
@@ -89,6 +93,34 @@ def part_at(
     if family.format == "mix":
         return MixDataConfig(mix=family.path, root=root, checksums=False)
     return ChatDataConfig(jsonl=family.path, root=root, checksums=False)
+
+
+def any_at(
+    path: Path,
+    reading: Reading = AS_FOUND,
+    values: PixelValues = AS_THEY_ARE,
+    *,
+    split: str | None = None,
+    not_in: tuple[Path, ...] = (),
+) -> Part:
+    """As `part_at`; and images without labels, where these are asked for or nothing else is there.
+
+    Args:
+        not_in: images to measure on, of images without labels.
+
+    Raises:
+        UserError: as `part_at`; what means nothing for images without labels, or for others.
+    """
+    is_plain = reading == AS_FOUND and has_images(path) and not has_annotations(path)
+    if reading.format != "images" and not is_plain:
+        if not_in:
+            what = "--not-in means nothing for images with labels"
+            raise UserError(what, where=path, fix="--format images looks at them without their labels")
+        return part_at(path, reading, values, split=split)
+    _fits("images", reading, values, path)
+    if split is not None:
+        raise UserError("--split means nothing for images without labels", where=path, fix="name its folder")
+    return images_at((path,), values, unreadable=reading.missing, not_in=not_in)
 
 
 def boxes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> BoxDataConfig:
@@ -137,12 +169,44 @@ def classes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -
     """Images with classes; see `boxes_at`."""
     _fits("image_classes", reading, values, path)
     images = None if reading.images is None else str(_below(path, reading.images, "--images"))
+    more = {"multi_label": reading.format == "caption-words"} | more
     return ClassDataConfig(root=path, images=images, intake=intake_of(values), **_chosen(reading), **more)
 
 
 def images_at(paths: Sequence[Path], values: PixelValues = AS_THEY_ARE, **more: Any) -> ImagesDataConfig:
     """Images without a word about them: folders, or files."""
     return ImagesDataConfig(paths=tuple(paths), intake=intake_of(values), **more)
+
+
+def learned_and_measured(
+    data: Sequence[Path], val: Sequence[Path], values: PixelValues, mixing: Mixing, *, resize: Sizing, **more: Any
+) -> tuple[ImagesDataConfig, ImagesDataConfig | None]:
+    """Images without labels to learn from, and those to measure on: `val`, or what is drawn of `data`; None: nothing.
+
+    Args:
+        resize: of whole images or windows, to measure on.
+        more: of those to learn from: `augment`, and what is cut into windows.
+
+    Raises:
+        UserError: both are said; a share that is none.
+    """
+    share = mixing.train_share
+    if not data:
+        raise UserError("nothing to learn from", where="--data", fix="--data FOLDER")
+    if share is None:
+        measured = images_at(val, values, groups=mixing.groups, tiles=more.get("tiles"), resize=resize) if val else None
+        learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, not_in=tuple(val), **more)
+        return learned, measured
+    if val or not 0 < share < 1:
+        what = (
+            "--val and --train-share both say what is measured on" if val else f"--train-share {share} leaves nothing"
+        )
+        raise UserError(what, where="--train-share", fix="leave --train-share out" if val else "--train-share 0.9")
+    shares = {"train": share, "val": 1 - share}
+    measured = images_at(data, values, groups=mixing.groups, shares=shares, split="val",
+                         tiles=more.get("tiles"), resize=resize)  # fmt: skip
+    learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, shares=shares, split="train", **more)
+    return learned, measured
 
 
 def captions_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> CaptionDataConfig:

@@ -38,7 +38,7 @@ class ClassDataConfig(Part):
 
     kind: Literal["image_classes"] = "image_classes"
     root: Path  # folder of the data set, or a csv
-    format: str = "auto"  # folders, list, csv; auto: what the files are
+    format: str = "auto"  # folders, list, csv, caption-words; auto: what the files are
     split: str | None = None  # a folder or list of that name; or train, val, test of `shares`
     lists: str | None = None  # published split lists: a file below `root`, with {split} for its name
     shares: dict[str, float] | None = None  # of each class, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
@@ -48,7 +48,8 @@ class ClassDataConfig(Part):
     others: Literal["stop", "drop"] = "stop"  # what images of a class do that is none of `classes`
     join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
     drop: tuple[str, ...] = ()  # classes that are left out
-    multi_label: bool = False  # any number of classes an image (csv)
+    multi_label: bool = False  # any number of classes an image (csv, captions)
+    least_count: int | None = Field(None, gt=0)  # caption-words: images with a word that make it a class; None: 5
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     augment: Augment | None = None  # random variation; None, as in evaluation: none
     share: float = Field(1.0, gt=0, le=1)  # part of the images of each class used, one at least
@@ -60,6 +61,9 @@ class ClassDataConfig(Part):
     @model_validator(mode="after")
     def _shares_are_parts(self) -> Self:
         check_shares(self.shares)
+        if self.least_count is not None and self.format != "caption-words":
+            what = "how many images must have a word is asked of captions alone"
+            raise UserError(what, where="data.least_count", fix="--format caption-words, or leave --least-count out")
         if self.shares is not None and self.lists is not None:
             raise UserError("both lists and shares", where="data.shares", fix="one of them says the splits")
         return self
@@ -113,6 +117,7 @@ class ClassDataConfig(Part):
             join=self.join,
             drop=self.drop,
             multi_label=self.multi_label,
+            least_count=self.least_count,
             missing=self.missing,
         )
 

@@ -26,7 +26,7 @@ def _told(default: Any, help: str) -> Any:
 class Reading:
     """Which files are the data set, which of its classes are wanted, and what its labels mean."""
 
-    format: str = _told("auto", "Which format, or module:NAME; found by itself.")
+    format: str = _told("auto", "Which format, or module:NAME; images: without labels; found by itself.")
     images: str | None = _told(None, "Folder of the images, if they are not where they belong.")
     labels: str | None = _told(None, "Label maps: folder of the masks, if it is not where it belongs.")
     image_suffix: str | None = _told(None, "Label maps: how image names end, without the part that masks share.")
@@ -89,6 +89,15 @@ class PixelValues:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """How sets of images without labels are put together, and which of them are measured on."""
+
+    mix: tuple[float, ...] | None = _told(None, "Of each of --data, its part of an epoch; none: every image once.")
+    groups: str = _told("none", "What is of one patient or scene stays on one side: folder, or such as '^([^_]+)_'.")
+    train_share: float | None = _told(None, "Part of the images or groups drawn for training, the rest measured on.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Worded:
     """Which CLIP a public file is of, and how classes are put into words for it."""
 
@@ -98,7 +107,7 @@ class Worded:
     size: int | None = _told(None, "A CLIP's: pixels of images, in place of its own.")
 
 
-AS_USUAL = Worded()
+AS_USUAL, EACH_ONCE = Worded(), Mixing()
 DESCRIBE = "Describe this image in one sentence."  # what a model with language is asked of images with captions
 AS_FOUND, AS_THEY_ARE = Reading(), PixelValues()  # nothing was said
 

@@ -1,7 +1,8 @@
 """Images of one set that are in another by content, whatever they are called: what is measured on must not be learned.
 
 Found are files of the same bytes, and images of the same decoded pixels (a PNG written anew, a GeoTIFF of another
-compression). Not found: an image that was cropped, resized, turned, or packed anew with loss.
+compression). Not found: an image that was cropped, resized, turned, or packed anew with loss; a volume
+that was written anew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
+from vistruct.data.images_below import files_of, is_volume_path
 from vistruct.errors import UserError
 from vistruct.files.images import image_size, read_image
 from vistruct.files.intake import Intake
@@ -29,11 +31,26 @@ def twins_of(
     Args:
         intake: how pixels are taken in on both sides.
     """
-    found = _same(images, others, _bytes, _digest_of_file)
-    rest = [path for path in images if path not in found]
+    found = _same(images, others, _bytes, _digest_of_files)
+    rest, pictures = ([path for path in paths if not is_volume_path(path)] for paths in (images, others))
     size = functools.partial(_size, report=report)
     pixels = functools.partial(_digest_of_pixels, intake=intake, report=report)
-    return found | _same(rest, others, size, pixels)
+    return found | _same([path for path in rest if path not in found], pictures, size, pixels)
+
+
+def same_files(images: Sequence[Path]) -> dict[Path, Path]:
+    """Those whose bytes are those of an earlier one, and of which. Only files of one size are read."""
+    by_size: dict[Hashable, list[Path]] = defaultdict(list)
+    for image in images:
+        by_size[_bytes(image)].append(image)
+    found: dict[Path, Path] = {}
+    for alike in by_size.values():
+        first: dict[bytes, Path] = {}
+        for image in alike if len(alike) > 1 else ():
+            seen = first.setdefault(_digest_of_files(image), image)
+            if seen is not image:
+                found[image] = seen
+    return found
 
 
 def _same(
@@ -62,13 +79,16 @@ def _same(
     return found
 
 
-def _bytes(path: Path) -> int:
-    return path.stat().st_size
+def _bytes(path: Path) -> tuple[int, ...]:
+    return tuple(file.stat().st_size for file in files_of(path))
 
 
-def _digest_of_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _digest_of_files(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.digest()
 
 
 def _size(path: Path, report: IssueCounter) -> tuple[int, int] | None:

@@ -109,8 +109,12 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     log.open_at(state.step)
     first, stopping = state.step, False
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
-    if state.step == 0 and (before := evaluate_all(state, log.say, is_last=False, before=True)):
-        log.write(0, before)
+    if state.step == 0:
+        for source in state.sources.values():
+            if source.task.traits.before_step is not None:  # what is measured first may be a teacher
+                source.task.traits.before_step(0, run.steps)
+        if before := evaluate_all(state, log.say, is_last=False, before=True):
+            log.write(0, before)
     loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
     with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
         while state.step < run.steps and not stopping:
@@ -205,7 +209,7 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
             for reason, number in dataset.info.dropped.items():
                 say(f"  {number} x {reason}")
         told.append(dataset)
-    for coverage in state.coverages():
+    for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
         say("\n".join(coverage.lines()))
     say("\n".join(["trainable parameters:", *state.plan.lines()]))
     spread = ", spread over them" if is_sharded(state.model) else ""

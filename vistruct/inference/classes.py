@@ -32,15 +32,16 @@ def in_batches(model: Model, cases: Sequence[Case], asked: Asked) -> list[Any]:
     """Images of one size go through the model together."""
     found: list[Any] = []
     waiting: list[Sample] = []
+    collate = model.task.traits.predict_collator or model.task.collator
     for case in cases:
         scene = model.scene(case)
         sample = Sample(id=case.name, image_id=case.name, seed=0, images=list(scene.read(scene.whole)))
         sample = sized(sample, model.input.resize)
         if waiting and (len(waiting) == asked.batch or waiting[0].images[0].shape != sample.images[0].shape):
-            found += model.task.predict(model.task.collator(waiting).to(model.device))
+            found += model.task.predict(collate(waiting).to(model.device))
             waiting = []
         waiting.append(sample)
-    return found + (model.task.predict(model.task.collator(waiting).to(model.device)) if waiting else [])
+    return found + (model.task.predict(collate(waiting).to(model.device)) if waiting else [])
 
 
 def said(prediction: ClassPrediction) -> list[str]:

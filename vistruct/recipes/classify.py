@@ -15,7 +15,10 @@ from typing import Any, Literal
 
 from vistruct.config import Eval, Run
 from vistruct.data.at_path import classes_at, intake_of
+from vistruct.data.formula import drawn_instead
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.errors import UserError
+from vistruct.files.intake import Intake
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
@@ -30,7 +33,8 @@ from vistruct.transforms.sizing import Size
 
 def recipe(
     *,
-    data: Path,  # folder of class folders, or a csv
+    data: Path | None = None,  # folder of class folders, or a csv; None: what `formula` draws
+    formula: int | None = None,  # in place of data: so many classes of images that a formula draws (Visual Atoms)
     split: str | None = None,  # part of `data` to train on, where it holds several; None: the only one
     val_split: str | None = None,  # part of `data` to measure on; None: nothing is measured
     train_share: float | None = None,  # part of each class drawn for training, the rest measured on; None: as on disk
@@ -40,7 +44,8 @@ def recipe(
     start: Path
     | None = None,  # a classifier to begin with whole, of whatever classes: run or model; or a published file
     pooling: Literal["mean", "attention"] | None = None,  # None: of start, or mean
-    multi_label: bool = False,  # any number of classes an image
+    multi_label: bool = False,  # any number of classes an image; of words of captions always
+    least_count: int | None = None,  # of --format caption-words: images with a word that make it a class; None: 5
     steps: int = 5000,
     size: int = 224,  # pixels that every image is brought to
     batch: int = 64,
@@ -54,36 +59,37 @@ def recipe(
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
+    multi_label = multi_label or reading.format == "caption-words"
     intake = intake_of(values)
-    colours = intake is None or (intake.pixels == "uint8" and (values.bands is None or len(values.bands) == 3))
-    augment = Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.0 if is_raw(intake) else 0.2)
-    if strong:
-        augment = Augment(
-            hflip=True,
-            vflip=turns,
-            turns90=turns,
-            resized_crop=ResizedCrop(height=size, width=size),
-            randaug=RandAugment() if colours else None,
-            erase=0.25,
-        )
+    augment = _varied(size, turns, strong, intake)
     whole = Size(height=size, width=size, keep_aspect=False)
     shares = None if train_share is None else {"train": train_share, "val": 1 - train_share}
-    train = classes_at(
-        data,
-        reading,
-        values,
-        split="train" if shares else split,
-        lists=lists,
-        shares=shares,
-        split_seed=seed,
-        multi_label=multi_label,
-        augment=augment,
-        resize=None if strong else whole,
-        share=share,
-        share_seed=seed,
-    )
-    wanted = "val" if shares else val_split
-    val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
+    wanted = "val" if shares or formula is not None else val_split
+    if formula is not None:
+        said: dict[str, object] = {"--data": data, "--split": split, "--val-split": val_split, "--lists": lists}
+        said |= {"--train-share": shares, "--multi-label": multi_label, "--turns": turns, "--share": share < 1}
+        said |= {"--least-count": least_count}
+        augment = augment.model_copy(update={"hflip": False})  # mirrored, a class would be none
+        train, val = drawn_instead(formula, said, (reading, values), augment=augment, resize=whole, seed=seed)
+    else:
+        if data is None:
+            raise UserError("nothing to learn from", where="--data", fix="--data FOLDER, or --formula 1000")
+        train = classes_at(
+            data,
+            reading,
+            values,
+            split="train" if shares else split,
+            lists=lists,
+            shares=shares,
+            split_seed=seed,
+            multi_label=multi_label,
+            least_count=least_count,
+            augment=augment,
+            resize=None if strong else whole,
+            share=share,
+            share_seed=seed,
+        )
+        val = train.model_copy(update={"split": wanted, "augment": None, "resize": whole, "share": 1.0})
     parts, mean_std = architecture(backbone, timm, normalise, intake, start)
     begun = model_at(start, ClassifyConfig)
     head = PooledConfig(pooling=pooling or "mean") if begun is None or pooling is not None else begun.task.head
@@ -102,6 +108,20 @@ def recipe(
         lr=lr,
         seed=seed,
         layer_decay=0.9,
+    )
+
+
+def _varied(size: int, turns: bool, strong: bool, intake: Intake | None) -> Augment:
+    if not strong:
+        return Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.0 if is_raw(intake) else 0.2)
+    colours = intake is None or (intake.pixels == "uint8" and (intake.bands is None or len(intake.bands) == 3))
+    return Augment(
+        hflip=True,
+        vflip=turns,
+        turns90=turns,
+        resized_crop=ResizedCrop(height=size, width=size),
+        randaug=RandAugment() if colours else None,
+        erase=0.25,
     )
 
 

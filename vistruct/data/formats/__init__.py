@@ -123,6 +123,8 @@ FORMATS: dict[str, Listed] = {
     "csv": Listed("image_classes", "classes.csv:FORMAT", (".csv", ".tsv")),
     "list": Listed("image_classes", "classes.lists:FORMAT", (".txt",)),
     "folders": Listed("image_classes", "classes.folders:FORMAT"),
+    # Captions are captions, unless somebody asks for the words in them.
+    "caption-words": Listed("image_classes", "classes.caption_words:FORMAT", is_guessed=False),
 }
 
 

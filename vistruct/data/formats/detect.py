@@ -34,7 +34,7 @@ _NOTHING: dict[Kind, tuple[str, str]] = {  # what is wrong, and what to try, whe
     ),
     "image_classes": (
         "no images with classes here: neither a folder of images for each class, nor a list or csv",
-        "name the folder that holds a folder for each class, or the csv",
+        "name the folder that holds a folder for each class, or the csv; of captions the words: --format caption-words",
     ),
     "questions": ("no questions about images are found here; known formats: {known}", "name the json of the answers"),
     "captions": (
@@ -86,6 +86,13 @@ def family_of(path: Path, format: str = "auto") -> Family:
         what = "no .json or .jsonl file, no boxes, label maps, volumes or folders of classes here"
         raise UserError(what, where=path, fix="name the annotation file, or the folder that holds images and labels")
     return _boxes_or_talk(path)  # its reader says what is wrong
+
+
+def has_annotations(path: Path) -> bool:
+    """Whether anything at a path looks like annotations, or is called as label maps are; images alone do not."""
+    from vistruct.data.formats.classes.folders import masks_beside
+
+    return bool(_found(path)) or (path.is_dir() and masks_beside(path) is not None)
 
 
 def splits_of(path: Path, format: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 
-Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes", "captions", "questions"]
+Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes", "captions", "questions", "images"]
 Stop = Callable[[UserError], None]
 
 
@@ -59,6 +59,7 @@ class Ask:
     # Image classes:
     lists: str | None = None  # a file below the root for each split, with {split} for its name
     multi_label: bool = False
+    least_count: int | None = None  # captions: images that must have a word for it to be a class; None: 5
 
     @property
     def chooses(self) -> bool:
@@ -136,6 +137,7 @@ class Format:
     walk: Callable[[Path, Ask, IssueCounter, Stop], Walked] | None = None
     looks_like: Callable[[Path], bool] = never  # cheap, and raises nothing; of a file or a folder that is there
     splits: Callable[[Path], Sequence[str]] = no_splits  # names on disk, as `Ask.split` takes them
+    chooses: bool = False  # image classes: what is asked for says what is found, so that the walker chooses itself
     writer: Writer | None = None  # boxes, where people exchange the format
     # Volumes, where nothing is walked yet:
     modalities: tuple[str, ...] = ()  # names of the volumes that a case has, in the usual order; (): one, or unknown

@@ -78,7 +78,7 @@ def walk(path: Path, kind: Kind, format: str, ask: Ask, report: IssueCounter, st
             what = "no such folder" if kind == "volumes" else "no such file or folder"
             raise UserError(what, where=path, fix="check the path")
         # A walker would stop at classes that are about to be joined or left out; those that paint objects choose them.
-        told = replace(ask, classes=None) if kind == "image_classes" and ask.chooses else ask
+        told = replace(ask, classes=None) if kind == "image_classes" and ask.chooses and not one.chooses else ask
         walked = one.walk(path, told, report, stop)
     except UserError as error:  # of the data set as a whole
         stop(error)

@@ -20,6 +20,7 @@ from vistruct.data.formats.maps.values import values_of
 from vistruct.data.formats.order import class_order
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError, typed
+from vistruct.files.below import folders_below
 from vistruct.files.rasters import read_raster
 from vistruct.issues import IssueCounter
 
@@ -155,17 +156,14 @@ def split_folders(top: Path) -> dict[str, Path]:
 
 
 def images_in(folder: Path, report: IssueCounter | None = None) -> list[Path]:
-    """The images directly in a folder and in those below it, in the order of their names."""
+    """The images directly in a folder and in those below it, in the order of their names; see `folders_below`."""
     found: list[Path] = []
-    for place, children, files in os.walk(folder):
-        children[:] = sorted(child for child in children if not child.startswith("."))
-        for name in sorted(files):
-            if name.startswith(".") or name == "Thumbs.db":
-                continue
+    for place, names in folders_below(folder, report):
+        for name in names:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                found.append(Path(place, name))
-            elif report is not None:
-                report.note(NO_IMAGE, os.path.join(place, name))
+                found.append(place / name)
+            elif report is not None and name != "Thumbs.db":
+                report.note(NO_IMAGE, str(place / name))
     return found
 
 
