@@ -118,8 +118,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
 
 
 def _control(found: Mapping[str, Any]) -> str | None:
-    """The init that learned the same without the content, if one is named."""
-    return next(iter(found["plan"]["against"][1:]), None)
+    """The init that learned the same without the content, if one is named and was asked."""
+    return next((name for name in found["plan"]["against"][1:] if name in asked(found)), None)
 
 
 def _listed(families: Sequence[str]) -> str:
