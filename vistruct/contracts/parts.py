@@ -85,6 +85,7 @@ class HeadTraits:
     max_detections: int = 100  # of one image, after that
     convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none
     to_published: Callable[[State], State] | None = None  # and back; None: it writes none
+    name_width: int | None = None  # it tells classes by vectors of their names, so wide; None: by their numbers
     class_layers: tuple[ClassLayer, ...] = ()  # what belongs to one set of classes; the rest may serve several
     repeated_blocks: tuple[nn.Module, ...] = ()
 
