@@ -31,7 +31,9 @@ from vistruct.tasks.names import NamesConfig, in_words
 from vistruct.vlm.text_tower import TextConfig
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 230, 30), "blue": (30, 30, 230), "white": (230, 230, 230)}
-COLOURS |= {"yellow": (230, 230, 30), "cyan": (30, 230, 230), "magenta": (230, 30, 230)}
+COLOURS |= {"yellow": (230, 230, 30), "cyan": (30, 230, 230)}
+LIKE = {"crimson": (210, 20, 60), "lime": (50, 205, 50), "ivory": (255, 255, 230), "navy": (20, 10, 190)}
+LIKE |= {"gold": (240, 215, 40), "aqua": (60, 230, 215)}  # never learned: red, green, white, blue, yellow, cyan nearly
 
 
 class Colours(nn.Module):
@@ -40,7 +42,7 @@ class Colours(nn.Module):
     config = SimpleNamespace(text=SimpleNamespace(width=3), trains=False)
 
     def forward(self, class_names: tuple[str, ...]) -> Tensor:
-        return F.normalize(torch.tensor([COLOURS[name] for name in class_names]).float() - 128, dim=1)
+        return F.normalize(torch.tensor([(COLOURS | LIKE)[name] for name in class_names]).float() - 128, dim=1)
 
 
 def detector(class_names: tuple[str, ...]) -> Detect:
@@ -89,34 +91,36 @@ def test_a_class_is_scored_by_glips_formula_place_by_place() -> None:
     assert head.traits.class_layers == ()
 
 
-def test_two_sets_with_other_classes_learn_together_and_an_unknown_name_is_found() -> None:
+def test_two_sets_with_other_classes_learn_together_and_names_never_learned_are_found() -> None:
     sets = {"a": ("red", "green", "white"), "b": ("blue", "yellow", "cyan")}
     tasks = {name: detector(classes) for name, classes in sets.items()}
     share_trunk(tasks["b"], tasks["a"], "trunk")
     assert all(p is q for p, q in zip(tasks["a"].head.parameters(), tasks["b"].head.parameters(), strict=True))
     tasks["b"].backbone = tasks["a"].backbone
-    optim = torch.optim.AdamW(tasks["a"].parameters(), lr=2e-2)
+    optim = torch.optim.AdamW(tasks["a"].parameters(), lr=1e-2)
     every = sets["a"] + sets["b"]  # all images show all six; those of the other set have no box there
     batches = {
         name: [task.collator([squares(2 * k + i, every, sets[name]) for i in range(2)]) for k in range(8)]
         for name, task in tasks.items()
     }
-    for step in range(50):
+    for step in range(60):
         optim.zero_grad()
         for name, task in tasks.items():
             task_loss(task, batches[name][step % 8]).loss.backward()
         optim.step()
     model = tasks["a"].eval()
-    assert model.traits.take_classes is not None
-    model.traits.take_classes((*every, "magenta"))
-    right = dict.fromkeys(model.traits.class_names, 0)
-    for seed in range(900, 905):
-        found = model.predict(model.collator([squares(seed, (*every, "magenta"), ())]))[0].objects
-        place = found.boxes_xyxy[:, [0, 2]].mean(dim=1) // 16
-        for at, name in enumerate(right):
-            best = found.labels[place == at]  # best score first
-            right[name] += bool(len(best)) and int(best[0]) == at
-    assert all(number >= 4 for number in right.values()), right
+    for asked in (every, tuple(LIKE)):
+        assert model.traits.take_classes is not None
+        model.traits.take_classes(asked)
+        assert model.traits.class_names == asked
+        right = dict.fromkeys(asked, 0)
+        for seed in range(900, 905):
+            found = model.predict(model.collator([squares(seed, every, ())]))[0].objects
+            place = found.boxes_xyxy[:, [0, 2]].mean(dim=1) // 16
+            for at, name in enumerate(right):
+                best = found.labels[place == at]  # best score first
+                right[name] += bool(len(best)) and int(best[0]) == at
+        assert all(number >= 4 for number in right.values()), right
 
 
 def test_the_recipe_takes_the_text_tower_of_a_clip(tmp_path: Path) -> None:

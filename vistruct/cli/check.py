@@ -23,6 +23,10 @@ def command(
     reading: Reading,
     values: PixelValues,
     split: Annotated[str | None, typer.Option(help="Only this part of a folder: train, val, ...")] = None,
+    not_in: Annotated[
+        str | None,
+        typer.Option(metavar="PATH,...", help="Images without labels: those to measure on, to be found here."),
+    ] = None,
     decode: Annotated[int | None, typer.Option(min=0, help="Decode only so many images; by default all.")] = None,
     max_left_out: Annotated[
         float | None, typer.Option(min=0, max=1, help="Part of a data set that may be unusable, as the run has it.")
@@ -36,7 +40,8 @@ def command(
     Exports of CVAT, Label Studio, labelme, VIA, Datumaro, Supervisely, Roboflow; csv of boxes; GeoJSON over a scene.
     Label maps as folders of masks, iSAID, LoveDA, UAVid, Potsdam, Vaihingen, SpaceNet; pairs as LEVIR-CD, WHU-CD, SVCD,
     S2Looking, OSCD. Volumes as NIfTI or DICOM. Classes as a folder for each, lists or csv.
-    Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. What training is
+    Conversations as jsonl (InternVL, messages) or json (LLaVA); a mix file brings all its data sets. Images without
+    labels: pictures, rasters, volumes, in folders or a list, and which of them are to be measured on. What training is
     told of the data, this is told in the same words; a run.yaml (`vistruct train ... --dry-run` writes one) has said
     it already. Ends with 1 where training would stop at a problem.
     """
@@ -45,8 +50,9 @@ def command(
     from vistruct.read_yaml import read_yaml, run_file_at
 
     run_file = run_file_at(path)
+    measured = tuple(map(Path, not_in.split(","))) if not_in else ()
     if run_file is not None:
-        if reading != AS_FOUND or values != AS_THEY_ARE or split is not None:
+        if reading != AS_FOUND or values != AS_THEY_ARE or split is not None or measured:
             raise UserError("a run.yaml says itself how its data are read", where=path, fix=f"vistruct check {path}")
         told = read_yaml(run_file)
         parts = data_from_dict(told, run_file)
@@ -54,7 +60,9 @@ def command(
         found = check_run(parts, decode_at_most=decode, max_left_out=limit)
     else:
         limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
-        found = {"": check(path, reading, values, split=split, decode_at_most=decode, max_left_out=limit)}
+        found = {
+            "": check(path, reading, values, split=split, not_in=measured, decode_at_most=decode, max_left_out=limit)
+        }
     if json:
         told: dict[str, Any] = {name: result.to_dict() for name, result in found.items()}
         as_json(told.get("", told))

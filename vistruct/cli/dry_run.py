@@ -35,7 +35,7 @@ def describe(run: Run, devices: int = 1) -> str:
     with tempfile.TemporaryDirectory() as folder:
         state = build(run, Path(folder), Ranks())
         lines = ["", *_data(state), "", *state.plan.lines()]
-        for coverage in state.coverages():
+        for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
             lines += ["", *coverage.lines()]
         lines += ["", *_memory(state, devices)]
     return run_to_yaml(run) + "".join(f"# {line}".rstrip() + "\n" for line in lines)

@@ -30,7 +30,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="The picture; by default show-NAME.png here.")] = None,
 ) -> None:
     """Draw samples as a model gets them: boxes and label maps on images, pairs and conversations in rows; of volumes
-    the slices of one case."""
+    the slices of one case; images without labels as they are."""
     from PIL import Image
 
     from vistruct.files.owned import single_file
@@ -47,7 +47,7 @@ def command(
         raise UserError("no samples here", where=path, fix="`vistruct check` says more")
     if start is not None and start >= len(dataset):
         raise UserError(f"there are {len(dataset)} samples", where=f"--start {start}", fix="a smaller --start")
-    if is_volume(dataset):
+    if is_volume(dataset) and all(record.slice is not None for record in dataset.records):
         case = dataset.records[start or 0].image_id
         _save(contact_sheet([draw_case(dataset, case, count, seed=seed)], 1, [case]), target, kind)
         cases = len({record.image_id for record in dataset.records})
@@ -93,7 +93,7 @@ def data_of(
     """
     from vistruct.checkpoint.load import read_card
     from vistruct.config import read_run
-    from vistruct.data.at_path import part_at
+    from vistruct.data.at_path import any_at
     from vistruct.read_yaml import run_file_at
     from vistruct.windows.tiles import Tiles
 
@@ -108,7 +108,7 @@ def data_of(
             names = list(run.streams)
             raise UserError(f"this run has several tasks: {', '.join(names)}", where=path, fix=f"--task {names[0]}")
         return run.streams[task].data if task else run.only.data
-    part = part_at(path, reading, values, split=split)
+    part = any_at(path, reading, values, split=split)
     if tile is None:
         return part
     if "tiles" not in type(part).model_fields:

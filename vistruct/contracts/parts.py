@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -93,6 +94,21 @@ class HeadTraits:
 Collator = Callable[[list[Sample]], Any]  # samples -> Batch; without weights, so that it travels to workers
 
 
+class OutsideTeacher(Protocol):
+    """A frozen backbone outside of a task's modules: it is in no state dict."""
+
+    weights: Path  # whatever a backbone can start from
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has begun."""
+        ...
+
+    def begin(self) -> Backbone:
+        """Build it with random weights, for whoever puts its own in place."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskTraits:
     """What a task says of itself beside its verbs; its parts speak for themselves."""
@@ -111,6 +127,7 @@ class TaskTraits:
     after_step: Callable[[], None] | None = None  # after each: statistics of earlier steps, summed over ranks by itself
     still: tuple[str, ...] = ()  # modules of it that never train: teachers
     ships: str = "backbone"  # the module whose weights become the run's backbone
+    teachers: Mapping[str, OutsideTeacher] = field(default_factory=dict)  # from files; never kept or shipped
 
 
 Traits = BackboneTraits | NeckTraits | HeadTraits | TaskTraits
@@ -185,6 +202,15 @@ class TokenBackbone(Backbone, Protocol):
         Raises:
             UserError: a block that is not there.
         """
+        ...
+
+
+@runtime_checkable
+class UnplacedBackbone(TokenBackbone, Protocol):
+    """A plain ViT that can be left in the dark about where a patch lies."""
+
+    def unplaced_tokens(self, image: Tensor, keep: Tensor, is_unplaced: Tensor, instead: Tensor) -> Tokens:
+        """As `tokens`, with float[D] in place of the positions of the kept patches that bool[B, K] says."""
         ...
 
 

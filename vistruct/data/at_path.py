@@ -16,10 +16,11 @@ from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
-from vistruct.data.formats.detect import family_of
+from vistruct.data.formats.detect import family_of, has_annotations
 from vistruct.data.formats.format import Kind
 from vistruct.data.formats.maps.coding import CHANGE, TWO_CLASSES
 from vistruct.data.image_classes import ClassDataConfig
+from vistruct.data.images_below import has_images
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.questions import QuestionsDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, Mixing, PixelValues, Reading
@@ -44,6 +45,7 @@ _TAKEN: dict[Kind, set[str]] = {  # the options that mean something for each fam
     "image_classes": _CHOICE | _VALUES | {"images"},
     "captions": _VALUES | {"format", "images", "missing"},
     "questions": {"format", "images", "missing"},
+    "images": _VALUES | {"format", "missing"},
     "talk": {"format", "images"},
 }
 WORDS: dict[str, str] = {  # by family, and by kind of data set
@@ -53,6 +55,7 @@ WORDS: dict[str, str] = {  # by family, and by kind of data set
     "image_classes": "image classes",
     "captions": "captions",
     "questions": "questions about images",
+    "images": "images without labels",
     **dict.fromkeys(("talk", "chat", "mix"), "conversations"),
 }
 
@@ -90,6 +93,34 @@ def part_at(
     if family.format == "mix":
         return MixDataConfig(mix=family.path, root=root, checksums=False)
     return ChatDataConfig(jsonl=family.path, root=root, checksums=False)
+
+
+def any_at(
+    path: Path,
+    reading: Reading = AS_FOUND,
+    values: PixelValues = AS_THEY_ARE,
+    *,
+    split: str | None = None,
+    not_in: tuple[Path, ...] = (),
+) -> Part:
+    """As `part_at`; and images without labels, where these are asked for or nothing else is there.
+
+    Args:
+        not_in: images to measure on, of images without labels.
+
+    Raises:
+        UserError: as `part_at`; what means nothing for images without labels, or for others.
+    """
+    is_plain = reading == AS_FOUND and has_images(path) and not has_annotations(path)
+    if reading.format != "images" and not is_plain:
+        if not_in:
+            what = "--not-in means nothing for images with labels"
+            raise UserError(what, where=path, fix="--format images looks at them without their labels")
+        return part_at(path, reading, values, split=split)
+    _fits("images", reading, values, path)
+    if split is not None:
+        raise UserError("--split means nothing for images without labels", where=path, fix="name its folder")
+    return images_at((path,), values, unreadable=reading.missing, not_in=not_in)
 
 
 def boxes_at(path: Path, reading: Reading, values: PixelValues, **more: Any) -> BoxDataConfig:

@@ -26,7 +26,7 @@ def _told(default: Any, help: str) -> Any:
 class Reading:
     """Which files are the data set, which of its classes are wanted, and what its labels mean."""
 
-    format: str = _told("auto", "Which format, or module:NAME; found by itself.")
+    format: str = _told("auto", "Which format, or module:NAME; images: without labels; found by itself.")
     images: str | None = _told(None, "Folder of the images, if they are not where they belong.")
     labels: str | None = _told(None, "Label maps: folder of the masks, if it is not where it belongs.")
     image_suffix: str | None = _told(None, "Label maps: how image names end, without the part that masks share.")

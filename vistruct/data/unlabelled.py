@@ -98,7 +98,8 @@ class ImagesDataConfig(Part):
         """
         report = IssueCounter()
         copies = cache if self.unpack else None
-        records = self._chosen(self.whole(report, self._stop_at(report)), report)
+        stop = self._stop_at(report)
+        records = self._chosen(self.alike(self.whole(report, stop), stop), report)
         if not records:
             told = f": {'; '.join(report.lines())}" if report.counts else ""
             raise UserError(f"no images{told}", where=self.paths[0], fix="name a folder with images in it")
@@ -122,19 +123,23 @@ class ImagesDataConfig(Part):
         )
 
     def whole(self, report: IssueCounter, stop: Stop) -> list[Record]:
-        """One record for each image and volume that can be read, with its group.
+        """One record for each image and volume, with its group; headers are read.
 
         Args:
-            stop: told of what cannot be read, and of bands that are not those of the others.
+            stop: told of what is not there or cannot be read.
 
         Raises:
             UserError: no such path.
         """
         records: list[Record] = []
-        bad: set[Path] = set()
         with ThreadPoolExecutor(_READERS) as pool:
             for one in pool.map(self._record, found_at(self.paths, report, stop)):
                 stop(one) if isinstance(one, UserError) else records.extend(one)
+        return [replace(record, group=self._group(record, report)) for record in records]
+
+    def alike(self, records: Sequence[Record], stop: Stop) -> list[Record]:
+        """Those that have the channels of the first; `stop` is told of the others."""
+        bad: set[Path] = set()
         pictures = {str(one.images[0]): one for one in records if not is_volume_path(one.images[0])}
 
         def refuse(error: UserError) -> None:
@@ -148,8 +153,7 @@ class ImagesDataConfig(Part):
                 bad.add(record.images[0])
                 what = f"{own} channels among images of {usual}"
                 stop(UserError(what, where=record.images[0], fix="learn from one kind of them alone"))
-        kept = [record for record in records if record.images[0] not in bad]
-        return [replace(record, group=self._group(record, report)) for record in kept]
+        return [record for record in records if record.images[0] not in bad]
 
     def _record(self, found: Found) -> list[Record] | UserError:
         """Of an image, or of each volume in a file: before it is cut. Errors are for who asked, not for a thread."""

@@ -19,6 +19,7 @@ from vistruct.data.chat.costs import admit
 from vistruct.data.loading.loader import eval_batches
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import from_main, gather_objects, setup
+from vistruct.engine.teachers import fetch
 from vistruct.errors import UserError
 from vistruct.files.json_files import read_cached
 from vistruct.ops.seeds import derive
@@ -106,6 +107,8 @@ def measure(
         )
     metric = metric_part.build(dataset)
     needs_loss = _needs_loss(metric)
+    if needs_loss:
+        fetch(task, device)
     # A metric needs two verbs, `update` and `compute`; what else it has is asked for here, and nowhere else.
     condense = getattr(metric, "condense", lambda prediction: prediction)  # what it keeps of each, on its rank
     torch.manual_seed(derive(0, "eval"))

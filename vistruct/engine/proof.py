@@ -18,6 +18,7 @@ from vistruct.contracts import Sample
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import eval_mode
 from vistruct.engine.run import Source, State
+from vistruct.engine.teachers import fetch
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 
@@ -47,7 +48,9 @@ def prove(state: State, source: Source, folder: Path, expected: Mapping[str, flo
     is_spread = is_sharded(state.model)
     device = torch.device("cpu") if is_spread else state.device  # no device may have room for all of it
     try:
-        found = _loss(state, source, load_model(folder, device)[0], device)
+        shipped_task = load_model(folder, device)[0]
+        fetch(shipped_task, device)
+        found = _loss(state, source, shipped_task, device)
         allowed = APART_IN_HALF if is_spread and state.amp is not None else APART
         for term, trained in expected.items():
             shipped = found[term]

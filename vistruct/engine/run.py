@@ -39,6 +39,7 @@ from vistruct.engine.kept_maps import KeptMaps, kept_maps
 from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
+from vistruct.engine.teachers import Present, present
 from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
 from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
@@ -77,6 +78,7 @@ class State:
     optimizer: torch.optim.AdamW
     gradients: GradientSum | None = None  # of all ranks; None: a spread model adds up its own
     coverage: Coverage | None = None  # of the backbone's starting weights
+    teachers: tuple[Present, ...] = ()  # frozen, outside of the model
     loss_weights: dict[str, float] = field(default_factory=dict)  # of terms that do not count once
     amp: torch.dtype | None = None  # autocast dtype; None: float32
     maps: KeptMaps | None = None  # of a frozen backbone, kept on disk; None: it looks at every batch
@@ -139,6 +141,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
     model = next(iter(tasks.values())) if len(tasks) == 1 else Joint(tasks)
     backbone: Any = model.backbone
     coverage = None if run.init is None else load_backbone(backbone, run.init)
+    teachers = present(tasks)
     plan = apply_moves(model, (*run.move, *_still(tasks)))
     if run.adapters is not None:
         started = (one.coverage for one in sources.values() if one.coverage is not None)
@@ -162,6 +165,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         optimizer=build_optimizer(model, run.optim, plan),
         gradients=None if is_spread else GradientSum(p for p in model.parameters() if p.requires_grad),
         coverage=coverage,
+        teachers=teachers,
         loss_weights=loss_weights(run, {name: task.traits.terms for name, task in tasks.items()}),
         amp=amp,
         maps=None if run.cache_maps is None else kept_maps(run, model, tasks, ranks, amp),

@@ -70,6 +70,7 @@ def ship(state: State) -> None:
                 "steps": state.step,
                 "data_fingerprint": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
                 "started_from": started_from(state, first),
+                "taught_by": [one.line() for one in state.teachers],
             },
             "licence": licence_of(state),
             "adapters": records,
@@ -121,8 +122,8 @@ def _ship_task(
 
 
 def licence_of(state: State) -> str:
-    """Of the weights that the run leaves: those of what it began with, as far as that is known."""
-    known = [coverage.licence for coverage in state.coverages()]
+    """Of the weights that the run leaves: those of what it began with and was taught by, as far as known."""
+    known = [coverage.licence for coverage in (*state.coverages(), *(one.coverage for one in state.teachers))]
     return "; ".join(dict.fromkeys(known)) or "as its training data and this run's owner allow"
 
 
@@ -169,6 +170,7 @@ def card(state: State, source: Source) -> str:
         "",
         "- Use: `vistruct predict " + place + ' IMAGE`, or `vistruct.load("' + place + '")` in Python',
         f"- Started from: {started_from(state, source)}",
+        *[f"- Taught by: {one.line()}" for one in state.teachers],
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",
         f"- Left out or repaired: {dropped}",
         *_measured_on_learned(state),

@@ -205,7 +205,7 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
             for reason, number in dataset.info.dropped.items():
                 say(f"  {number} x {reason}")
         told.append(dataset)
-    for coverage in state.coverages():
+    for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
         say("\n".join(coverage.lines()))
     say("\n".join(["trainable parameters:", *state.plan.lines()]))
     spread = ", spread over them" if is_sharded(state.model) else ""

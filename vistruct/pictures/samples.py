@@ -19,6 +19,7 @@ from vistruct.pictures.in_sample import map_in_sample
 from vistruct.pictures.maps import draw_map, draw_pair
 from vistruct.pictures.objects import contact_sheet, draw_sample
 from vistruct.pictures.pointed import draw_pointed
+from vistruct.pictures.primitives import enlarge, to_pil
 from vistruct.pictures.volume import draw_volume, evenly
 
 
@@ -58,6 +59,8 @@ def draw_one(sample: Sample, dataset: Any) -> Image.Image:
         return draw_classes(sample, None, info.class_names)
     if sample.captions:
         return draw_captions(sample)
+    if not info.class_names and len(sample.images) == 1:  # nothing is known of it
+        return enlarge(to_pil(sample.images[0]))[0]
     return draw_sample(sample, info.class_names)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vistruct.config import Part, Run
-from vistruct.data.at_path import part_at
+from vistruct.data.at_path import any_at
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.captions import CaptionDataConfig
 from vistruct.data.chat.mix import MixDataConfig
@@ -29,6 +29,7 @@ from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.maps import MapDataConfig
 from vistruct.data.questions import QuestionsDataConfig
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.unlabelled import ImagesDataConfig
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
@@ -41,6 +42,7 @@ _LOOKS: dict[Kind, str] = {  # by family, where its `look(parts, decode_at_most)
     "image_classes": "vistruct.data.checks.classes",
     "captions": "vistruct.data.checks.captions",
     "questions": "vistruct.data.checks.questions",
+    "images": "vistruct.data.checks.unlabelled",
 }
 
 PLACES = 3  # of each problem that are shown
@@ -103,6 +105,7 @@ def check(
     values: PixelValues = AS_THEY_ARE,
     *,
     split: str | None = None,
+    not_in: tuple[Path, ...] = (),
     decode_at_most: int | None = None,
     max_left_out: float = MAX_LEFT_OUT,
 ) -> CheckResult:
@@ -110,10 +113,12 @@ def check(
 
     Args:
         path: a data set of any family (see `formats`): boxes, label maps, volumes, classes of images, conversations
-            as jsonl or json, a mix file; or a folder with one such file in it (or in its `annotations` folder).
+            as jsonl or json, a mix file; or a folder with one such file in it (or in its `annotations` folder); images
+            without labels.
         reading: which files and classes, and what labels mean, as training is told.
         values: what becomes of pixel values, as training is told.
         split: which part of a folder; None: all of them together.
+        not_in: of images without labels: folders or images to measure on, which should not be among them.
         decode_at_most: how many images to decode in full, in order; None: all of them.
         max_left_out: part of a data set of conversations that training would do without, in [0, 1].
 
@@ -123,7 +128,7 @@ def check(
     Raises:
         UserError: nothing there to check, or several annotation files or formats in the folder.
     """
-    part: Any = part_at(Path(path), reading, values)
+    part: Any = any_at(Path(path), reading, values, split=split, not_in=not_in)
     if isinstance(part, ClassDataConfig):
         part = part.model_copy(update={"multi_label": True})  # both are looked at
     return check_part(part, split=split, decode_at_most=decode_at_most, max_left_out=max_left_out)
@@ -143,7 +148,9 @@ def check_run(
     found: dict[str, CheckResult] = {}
     seen: list[Any] = []
     for name, part in parts.items():
-        bare = part.model_copy(update={key: None for key in ("tiles", "augment") if key in type(part).model_fields})
+        more = ("split", "mix", "resize") if isinstance(part, ImagesDataConfig) else ()  # all of it is looked at
+        unseen = [key for key in ("tiles", "augment", *more) if key in type(part).model_fields]
+        bare = part.model_copy(update=dict.fromkeys(unseen))
         if bare in seen or isinstance(part, FormulaDataConfig):  # which has no files to look at
             continue
         seen.append(bare)
@@ -165,6 +172,9 @@ def check_part(
     report = IssueCounter()
     if family.kind == "talk":
         found: Findings = look(family, part.root, max_left_out, decode_at_most, errors)
+    elif family.kind == "images":
+        report = IssueCounter(keep=10**9)
+        found = look(part, decode_at_most, errors, report)
     else:
         parts = walk_parts(family, split, part)
         found = look(parts, decode_at_most)
@@ -196,6 +206,8 @@ def _family(part: Any) -> Family:
             fix = f"vistruct check {paths[0]}"
             raise UserError("several files of conversations: check each", where=paths[0], fix=fix)
         return Family(kind="talk", format="chat", path=paths[0])
+    if isinstance(part, ImagesDataConfig):
+        return Family(kind="images", format="images", path=part.paths[0])
     kinds: tuple[tuple[type[Part], Kind], ...] = (
         (BoxDataConfig, "boxes"),
         (MapDataConfig, "maps"),

@@ -7,8 +7,7 @@ are no images.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from vistruct.contracts import Record
@@ -16,6 +15,7 @@ from vistruct.data.checks.boxes import alike
 from vistruct.data.checks.images import decoded, same_in_two, sizes_in_words, tiny_images
 from vistruct.data.checks.parts import Findings, Parts
 from vistruct.data.checks.problem import Problem, hints
+from vistruct.data.twins import same_files
 
 UNBALANCED = 20.0  # times as many images in the largest class as in the smallest
 FEW = 5  # images of a class
@@ -73,21 +73,13 @@ def _hints(records: Sequence[Record], classes: Mapping[str, int], is_several: bo
 
 
 def _twins(records: Sequence[Record], class_names: Sequence[str]) -> list[Problem]:
-    """Files of the same bytes, of one class or of two. Only those of one size are read."""
-    by_size: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        if record.images[0].is_file():
-            by_size[record.images[0].stat().st_size].append(record)
+    """Files of the same bytes, of one class or of two."""
+    by_file = {record.images[0]: record for record in records if record.images[0].is_file()}
     found: dict[str, list[str]] = {SAME_OTHERWISE: [], SAME_TWICE: []}
-    for same_size in by_size.values():
-        first: dict[bytes, Record] = {}
-        for record in same_size if len(same_size) > 1 else ():
-            seen = first.setdefault(hashlib.sha256(record.images[0].read_bytes()).digest(), record)
-            if seen is record:
-                continue
-            if seen.image_labels == record.image_labels:
-                found[SAME_TWICE].append(f"{record.id} is {seen.id}")
-            else:
-                one, other = ("+".join(class_names[label] for label in of.image_labels or ()) for of in (record, seen))
-                found[SAME_OTHERWISE].append(f"{record.id} ({one}) is {seen.id} ({other})")
+    for record, seen in ((by_file[one], by_file[other]) for one, other in same_files(list(by_file)).items()):
+        if seen.image_labels == record.image_labels:
+            found[SAME_TWICE].append(f"{record.id} is {seen.id}")
+        else:
+            one, other = ("+".join(class_names[label] for label in of.image_labels or ()) for of in (record, seen))
+            found[SAME_OTHERWISE].append(f"{record.id} ({one}) is {seen.id} ({other})")
     return hints(found)

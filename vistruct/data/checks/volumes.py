@@ -46,7 +46,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     for patient, own in straddling(cases).items():
         parts.errors.append(straddles(patient, own, path))
     cases = cases if parts.asked is None else in_split(cases, parts.asked, path)
-    seen = _Seen(_labels_of(parts), _is_ct(format, path), parts.part.label_grid, parts.part.intake_used())
+    seen = Seen(_labels_of(parts), _is_ct(format, path), parts.part.label_grid, parts.part.intake_used())
     seen.labelled_splits = {case.split for case in cases if case.label is not None}
     for number, case in enumerate(cases):
         try:
@@ -57,7 +57,9 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
             parts.errors.append(error)
     parts.errors.extend(seen.errors)
     if cases and all(case.label is None for case in cases):
-        parts.errors.append(without_any_labels(len(cases), path))
+        error = without_any_labels(len(cases), path)
+        fix = f"{error.fix}; --format images looks at them as images without labels"
+        parts.errors.append(UserError(error.what, where=error.where, fix=fix))
     stopping = _UNLABELLED if parts.part.shares is None else {}  # shares are drawn of what is labelled
     counts = {
         "volumes": len(cases),
@@ -82,7 +84,7 @@ def _labels_of(parts: Parts) -> tuple[Coding | None, Painting | None]:
     return part.labels_used(parts.report)
 
 
-class _Seen:
+class Seen:
     """What has been found out so far."""
 
     def __init__(

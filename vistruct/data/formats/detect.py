@@ -88,6 +88,13 @@ def family_of(path: Path, format: str = "auto") -> Family:
     return _boxes_or_talk(path)  # its reader says what is wrong
 
 
+def has_annotations(path: Path) -> bool:
+    """Whether anything at a path looks like annotations, or is called as label maps are; images alone do not."""
+    from vistruct.data.formats.classes.folders import masks_beside
+
+    return bool(_found(path)) or (path.is_dir() and masks_beside(path) is not None)
+
+
 def splits_of(path: Path, format: str) -> tuple[str, ...]:
     """The splits of which one (or several, with a plus) must be named; nothing where there is no choice."""
     found = tuple(find_format(format).splits(Path(path)))

@@ -26,7 +26,7 @@ from vistruct.files.coding import Coding
 from vistruct.files.intake import Intake
 from vistruct.issues import IssueCounter
 
-Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes", "captions", "questions"]
+Kind = Literal["boxes", "talk", "maps", "volumes", "image_classes", "captions", "questions", "images"]
 Stop = Callable[[UserError], None]
 
 
