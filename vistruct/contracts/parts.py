@@ -103,8 +103,25 @@ class OutsideTeacher(Protocol):
         """Whether it has begun."""
         ...
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its map beside weights and image, as json."""
+        ...
+
     def begin(self) -> Backbone:
         """Build it with random weights, for whoever puts its own in place."""
+        ...
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Images of a batch -> float[B, C, H, W] as it looks at them."""
+        ...
+
+    def look(self, seen: Tensor) -> Sequence[Tensor]:
+        """Its maps of what is `seen`."""
+        ...
+
+    def keep(self, kept: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        """From now on ask this in place of `look`."""
         ...
 
 
