@@ -90,6 +90,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "identify": "vistruct.tasks.identify:IdentifyConfig",
         "zero_shot": "vistruct.tasks.zero_shot:ZeroShotConfig",
         "match": "vistruct.tasks.match:MatchConfig",
+        "region_text": "vistruct.tasks.region_text:RegionTextConfig",
         "masked": "vistruct.tasks.masked:MaskedConfig",
         "contrast": "vistruct.tasks.contrast:ContrastConfig",
         "distill": "vistruct.tasks.distill:DistillConfig",

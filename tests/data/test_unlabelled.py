@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,24 @@ def test_groups_by_a_pattern_stay_together_in_splits_and_shares(tmp_path: Path) 
     for wrong in ("p(", r"p\d", "(a)(b)"):
         with pytest.raises(UserError):
             ImagesDataConfig(paths=(tmp_path,), groups=wrong)
+
+
+def test_a_dicom_series_is_a_folder(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    (tmp_path / "p1" / "ct").mkdir(parents=True)
+    file = pydicom.data.get_testdata_file("CT_small.dcm")
+    shutil.copy(file, tmp_path / "p1" / "ct" / "1.dcm")
+    volume(tmp_path / "p2" / "ct.nii.gz", (6, 5, 2), kind=np.int16)
+    window = Intake(low=(-1000.0,), high=(1000.0,), dtype="float32")
+    data = ImagesDataConfig(paths=(tmp_path,), intake=window, groups=r"^(\w+)/").build()
+    assert [record.id for record in data.records] == ["p1/ct@z000", "p2/ct.nii.gz@z000", "p2/ct.nii.gz@z001"]
+    assert [record.group for record in data.records] == ["p1", "p2", "p2"]
+    header = pydicom.dcmread(file)
+    units = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
+    wanted = ((units + 1000) / 2000).clip(0, 1)
+    assert np.allclose(data.sample(0, 0).images[0].numpy(), wanted, atol=1e-6)
+    (tmp_path / "val").mkdir()
+    shutil.copy(tmp_path / "p2" / "ct.nii.gz", tmp_path / "val" / "other.nii.gz")  # measured on, under another name
+    kept = ImagesDataConfig(paths=(tmp_path / "p2",), intake=window, not_in=(tmp_path / "val",))
+    with pytest.raises(UserError, match=r"other\.nii\.gz"):
+        kept.build()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from vistruct.checkpoint.tensors import sha256
+from vistruct.config import run_from_dict, run_to_yaml, with_values
 from vistruct.engine.train import train
+from vistruct.errors import UserError
 from vistruct.recipes import masked
 from vistruct.samples.made_classes import eurosat_folder
 
@@ -32,7 +36,28 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits_and_leaves_a_backbone(tm
     assert again.only.task.backbone == run.only.task.backbone  # ty: ignore[unresolved-attribute]
 
 
+@pytest.mark.parametrize("target", ["hog", "spectrum", "positions"])
+def test_every_target_is_trained_on(target: masked.Told, tmp_path: Path) -> None:
+    run = masked.recipe(data=(eurosat_folder(),), target=target, model="small", steps=2, size=32, batch=2)
+    run = run_from_dict(yaml.safe_load(run_to_yaml(with_values(run, log_every=1))))
+    losses: list[float] = []
+    train(run, tmp_path / "run", on_step=lambda _done, metrics: losses.append(metrics["loss"]))
+    assert len(losses) == 2
+    assert min(losses) > 0
+
+
 def test_published_settings() -> None:
     run = masked.recipe(data=(Path("images"),))
     assert (run.only.batch, run.steps, run.optim.lr, run.schedule.warmup_steps) == (4096, 250_000, 2.4e-3, 12_500)
     assert (run.only.task.backbone.width, run.only.task.decoder.depth) == (768, 8)  # ty: ignore[unresolved-attribute]
+    hog: Any = masked.recipe(data=(Path("images"),), target="hog", square=2)
+    assert (hog.clip_norm, hog.optim.lr, hog.steps // hog.schedule.warmup_steps) == (0.02, 2e-4 * 2048 / 256, 10)
+    hidden = hog.only.task.corruption
+    assert (hidden.hidden, hidden.square, hidden.blocks, hidden.replaced) == (0.4, 2, True, True)
+    spectrum: Any = masked.recipe(data=(Path("images"),), target="spectrum")
+    assert (spectrum.clip_norm, spectrum.optim.lr) == (3.0, 3e-4 * 2048 / 512)
+    with pytest.raises(UserError, match="no patches are hidden"):
+        masked.recipe(data=(Path("images"),), target="spectrum", hidden=0.5)
+    places: Any = masked.recipe(data=(Path("images"),), target="positions", size=192)
+    assert (places.only.task.target.grid, places.only.task.decoder.depth) == ((12, 12), 2)
+    assert places.steps // places.schedule.warmup_steps == 80

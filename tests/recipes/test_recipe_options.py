@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from vistruct.errors import UserError
+from vistruct.recipes import RECIPES, find
 from vistruct.recipes.options import convert, describe_type, help_rows, parse
 
 
@@ -81,3 +84,13 @@ def test_words_of_a_list_stay_words() -> None:
     assert convert("1,2", tuple[int, ...], "--bands") == convert("[1, 2]", tuple[int, ...], "--bands") == (1, 2)
     with pytest.raises(UserError, match="Input should be 'ss' or 'is'"):
         convert("ss,xx", tuple[Literal["ss", "is"], ...], "--tasks")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_option_of_a_recipe_has_the_name_of_another(name: str) -> None:
+    recipe = find(name).recipe
+    hints = typing.get_type_hints(recipe)
+    names: list[str] = []
+    for own, hint in hints.items():
+        names += [one.name for one in dataclasses.fields(hint)] if dataclasses.is_dataclass(hint) else [own]
+    assert len(names) == len(set(names))

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.contracts import DataInfo, Sample
+from vistruct.contracts import DataInfo, Objects, Sample
 from vistruct.errors import UserError
-from vistruct.tasks.contrast import Contrast, ContrastConfig, partners
+from vistruct.tasks.contrast import Contrast, ContrastConfig, pooled
 from vistruct.tasks.queue import Queue
+from vistruct.transforms.view_pairs import drawn_regions, in_view, partners, shown_objects
 from vistruct.transforms.views import View, ViewsConfig, views
 
 VIT = InternVitConfig(width=24, depth=2, heads=2, mlp_width=48, patch=8, image_size=32, layer_scale=1.0)
@@ -72,7 +73,7 @@ def test_what_a_queue_takes_in_does_not_depend_on_the_split() -> None:
 
 
 def test_a_batch_is_the_sum_of_its_halves_and_so_is_its_gradient() -> None:
-    model = task()
+    model = task(levels=("view", "place", "region"))
     every = samples()
     totals, gradients, queues = [], [], []
     for parts in ([every], [every[:1], every[1:]]):
@@ -184,3 +185,47 @@ def test_what_does_not_fit_says_so() -> None:
         task(views=ViewsConfig(size=32, number=3))
     with pytest.raises(UserError, match="5 channels"):
         task().collator(samples(1, channels=5))
+
+
+def test_a_region_is_the_same_pixels_in_both_views() -> None:
+    """The pixels of an image say where they are: their mean over a region is its centre."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    sample = Sample(id="a", image_id="a", seed=5, images=[torch.stack([x / 64, y / 64])])
+    plain = ViewsConfig(size=64, area=(0.4, 0.8), turns=True, jitter=0.0, blur=0.0)
+    found = 0
+    for seed in range(6):
+        both = views(Sample(**vars(sample) | {"seed": seed}), plain)
+        drawn = drawn_regions(*both, 3, seed)
+        found += len(drawn)
+        for view in both:
+            at = torch.zeros(len(drawn), dtype=torch.int64)
+            means = 64 * pooled(view.pixels[None], in_view(view, drawn).float(), at, 64)
+            torch.testing.assert_close(means.double() + 0.5, (drawn[:, :2] + drawn[:, 2:]) / 2, rtol=0, atol=1.0)
+    assert found >= 12
+
+
+def test_objects_are_kept_as_far_as_both_views_show_them() -> None:
+    first = View(pixels=torch.zeros(3, 32, 32), xyxy=(0, 0, 40, 40), flip=False, quarters=0)
+    second = View(pixels=torch.zeros(3, 32, 32), xyxy=(20, 0, 60, 40), flip=True, quarters=1)
+    boxes = torch.tensor([[22.0, 2, 30, 10], [14, 2, 30, 10], [8, 2, 30, 10], [50, 0, 60, 10]])
+    assert shown_objects(first, second, boxes).tolist() == [[22, 2, 30, 10], [20, 2, 30, 10]]
+    away = View(pixels=torch.zeros(3, 32, 32), xyxy=(45, 0, 60, 40), flip=True, quarters=1)
+    assert len(shown_objects(first, away, boxes)) == len(drawn_regions(first, away, 3, 0)) == 0
+
+
+def test_regions_may_be_the_objects_of_the_data() -> None:
+    torch.manual_seed(0)
+    config = ContrastConfig(
+        backbone=VIT, views=CUT, levels=("region",), regions="objects", num_regions=2, hidden=32, width=16, queue=12
+    )
+    model = config.build(DataInfo(class_names=("ship",)), Path())
+    boxes = Objects(boxes_xyxy=torch.tensor([[14.0, 14, 34, 34]] * 3), labels=torch.zeros(3, dtype=torch.int64))
+    every = [Sample(**vars(one) | {"objects": boxes}) for one in samples()]
+    batch = model.collator([*every, *samples(1)])
+    assert 0 < len(batch.regions) == float(model.units(batch)["region"]) <= 8
+    assert batch.of_image.max() < 4
+    model(batch).terms["region"].backward()
+    model.after_step()
+    assert (model.queues["region"].owners >= 0).sum() == min(12, len(batch.regions))  # ty: ignore[unresolved-attribute]
+    with pytest.raises(UserError, match="these data have none"):
+        config.build(DataInfo(), Path())

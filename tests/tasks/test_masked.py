@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from masked_models import batch_of, same_as_halves, task, vit
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from vistruct.backbones.intern_vit import InternVitConfig
-from vistruct.contracts import DataInfo, Sample
+from vistruct.backbones.timm_model import TimmConfig
 from vistruct.errors import UserError
-from vistruct.heads.patch_decoder import PatchDecoderConfig, sine_positions
-from vistruct.tasks.masked import Masked, MaskedBatch, MaskedConfig, drawn_squares, without
+from vistruct.heads.patch_decoder import LinearPatchesConfig, sine_positions
+from vistruct.ops.hog import oriented_gradients
+from vistruct.tasks.masked import Masked, without
+from vistruct.tasks.masked_batches import HidePatches, drawn_blocks, drawn_squares
+from vistruct.tasks.masked_targets import OrientedGradients, Pixels
 
-SMALL = PatchDecoderConfig(width=16, depth=2, heads=2, norm_eps=1e-12)
-
-
-def vit(stem: Literal["patch", "conv"] = "patch", channels: int = 3) -> InternVitConfig:
-    return InternVitConfig(
-        width=24, depth=2, heads=2, mlp_width=48, patch=8, image_size=32, stem=stem, layer_scale=1.0, norm_eps=1e-12,
-        channels=channels,
-    )  # fmt: skip
-
-
-def task(channels: int = 3, **settings: Any) -> Masked:
-    torch.manual_seed(0)
-    config = MaskedConfig(
-        **{"backbone": vit(channels=channels), "decoder": SMALL, "mean": (0.5,), "std": (0.25,)} | settings
-    )
-    return config.build(DataInfo(channels=channels), Path())
-
-
-def batch_of(model: Masked, count: int = 3, side: int = 32, channels: int = 3) -> MaskedBatch:
-    draw = torch.Generator().manual_seed(1)
-    images = [torch.randint(0, 256, (channels, side, side), generator=draw, dtype=torch.uint8) for _ in range(count)]
-    return model.collator([Sample(id=f"{i}", image_id=f"{i}", seed=i, images=[one]) for i, one in enumerate(images)])
-
-
+LINEAR = LinearPatchesConfig()
+SCATTERED = HidePatches(hidden=0.6, replaced=True)
 OUTSIDE = {
     "vit.embeddings.cls_token": "backbone.embeddings.class_embedding",
     "vit.embeddings.position_embeddings": "backbone.embeddings.position_embedding",
@@ -124,41 +104,43 @@ def test_positions_are_waves_of_the_column_and_then_of_the_row() -> None:
         np.testing.assert_allclose(found[cell], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [{}, {"corruption": SCATTERED}], ids=["dropped", "replaced"])
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_hidden_pixels_are_neither_seen_nor_reached_by_a_gradient(stem: Literal["patch", "conv"]) -> None:
-    model = task(backbone=vit(stem)).eval()
+def test_hidden_pixels_are_neither_seen_nor_reached_by_a_gradient(
+    stem: Literal["patch", "conv"], settings: dict[str, Any]
+) -> None:
+    model = task(backbone=vit(stem), **settings).eval()
     batch = batch_of(model)
-    images = model.normalise(batch.images).requires_grad_()
-    shown = without(images, batch.is_hidden, 8)
-    tokens = model.backbone.tokens(shown, batch.shown).patches
-    tokens.square().sum().backward()
-    assert images.grad is not None
-    reached = without(images.grad, ~batch.is_hidden, 8)  # what is left lies in hidden patches
+    seen: list[torch.Tensor] = []
+    model.normalise.register_forward_hook(lambda _module, _given, found: seen.append(found.requires_grad_()))
+    told = model.told(batch)
+    told.square().sum().backward()
+    assert seen[0].grad is not None
+    reached = without(seen[0].grad, ~batch.is_hidden, torch.zeros(1, 8, 8))  # what is left lies in hidden patches
     assert not reached.any()
-    assert images.grad.any()
+    assert seen[0].grad.any()
     other = batch_of(model)
     noise = torch.randint(0, 256, other.images.shape, dtype=torch.uint8)
     cells = batch.is_hidden.view(3, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     other.images = torch.where(cells, noise, other.images)
-    assert torch.equal(model.told(batch), model.told(other))
+    assert torch.equal(told, model.told(other))
 
 
-def test_a_batch_is_the_sum_of_its_halves() -> None:
-    model = task().eval()
-    draw = batch_of(model, 4)
-    halves = [
-        MaskedBatch(
-            ids=draw.ids[at], image_ids=draw.ids[at], images=draw.images[at], shown=draw.shown[at],
-            is_hidden=draw.is_hidden[at],
-        )
-        for at in (slice(0, 1), slice(1, 4))
-    ]  # fmt: skip
-    torch.testing.assert_close(model(draw).terms["pixels"], sum(model(one).terms["pixels"] for one in halves))
-    assert float(model.units(draw)["pixels"]) == sum(float(model.units(one)["pixels"]) for one in halves) == 4 * 12
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target": OrientedGradients(), "corruption": SCATTERED, "decoder": LINEAR, "channels": 5},
+        {"target": Pixels(standardised=False, error="absolute"), "corruption": HidePatches(blocks=True)},
+    ],
+    ids=["mae", "hog of five bands", "absolute"],
+)
+def test_a_batch_is_the_sum_of_its_halves(settings: dict[str, Any]) -> None:
+    same_as_halves(task(**settings).eval())
 
 
 def test_squares_are_hidden_whole() -> None:
-    model = task(square=2)
+    model = task(corruption=HidePatches(square=2))
     cells = batch_of(model).is_hidden.view(3, 2, 2, 2, 2).permute(0, 1, 3, 2, 4).flatten(3)
     assert ((cells.all(dim=3)) | (~cells).all(dim=3)).all()
     assert batch_of(model).is_hidden.sum() == 3 * 12
@@ -179,9 +161,9 @@ def test_nothing_hidden_is_a_loss_of_nothing() -> None:
 
 
 def test_any_bands_and_raw_pixels() -> None:
-    model = task(channels=13, standardised=False)
+    model = task(channels=13, target=Pixels(standardised=False))
     batch = batch_of(model, channels=13)
-    target = model.target(model.normalise(batch.images))
+    target = model.target.truth(model.normalise(batch.images))
     assert target.shape == (3, 16, 8 * 8 * 13)
     pixels = (batch.images[1, :, 8:16, 24:32].numpy() / 255 - 0.5) / 0.25  # the eighth patch
     np.testing.assert_allclose(target[1, 7].numpy(), pixels.transpose(1, 2, 0).ravel(), rtol=1e-5, atol=1e-5)
@@ -195,3 +177,47 @@ def test_sizes_that_do_not_fit_say_so() -> None:
     with pytest.raises(UserError, match="no whole number of patches") as caught:
         batch_of(model, side=36)
     assert "multiple of 8" in str(caught.value)
+
+
+@pytest.mark.parametrize(("grid", "share"), [((14, 14), 0.4), ((6, 9), 0.75), ((2, 2), 0.5), ((1, 7), 0.9)])
+def test_blocks_hide_as_many_and_lie_together(grid: tuple[int, int], share: float) -> None:
+    together = 0
+    for seed in range(20):
+        drawn = drawn_blocks(grid, share, seed)
+        assert drawn.sum() == drawn_squares(grid, share, seed).sum()
+        assert torch.equal(drawn, drawn_blocks(grid, share, seed))
+        pairs = (drawn[:, 1:] == drawn[:, :-1]).float().mean() if grid[1] > 1 else 0
+        scattered = drawn_squares(grid, share, seed)
+        together += pairs - (scattered[:, 1:] == scattered[:, :-1]).float().mean()
+    assert grid != (14, 14) or together / 20 > 0.2  # of neighbours as many more have the same fate
+
+
+def test_gradients_of_hidden_patches_are_told_cell_by_cell() -> None:
+    model = task(target=OrientedGradients(cell=4), corruption=SCATTERED, decoder=LINEAR)
+    batch = batch_of(model)
+    truth = model.target.truth(batch.images)  # ty: ignore[unresolved-attribute]
+    assert truth.shape == (3, 16, 2 * 2 * 3 * 9)
+    cells = oriented_gradients(batch.images.float(), 4)
+    expected = [cells[1, c, 2 + y, 6 + x] for y in range(2) for x in range(2) for c in range(3)]  # of the eighth patch
+    torch.testing.assert_close(truth[1, 7], torch.cat(expected))
+    told, off = model.told(batch), 0.0
+    for b, patch in batch.is_hidden.nonzero().tolist():
+        off += float(np.mean((told[b, patch].detach().numpy() - truth[b, patch].numpy()) ** 2))
+    assert model(batch).terms["hog"].item() == pytest.approx(off, rel=1e-5)
+
+
+def test_what_stands_in_for_patches_is_learned_and_any_backbone_can_be_shown_it() -> None:
+    model = task(backbone=TimmConfig(name="test_resnet"), corruption=SCATTERED, decoder=LINEAR)
+    batch = batch_of(model, side=64)
+    model(batch).terms["pixels"].backward()
+    assert model.instead.grad is not None
+    assert model.instead.grad.abs().sum() > 0
+    assert model.predict(batch)[0].image.shape == (model.backbone.specs[-1].channels,)
+    with pytest.raises(UserError, match="no tokens to hide") as caught:
+        task(backbone=TimmConfig(name="test_resnet"))
+    assert "replaced=true" in str(caught.value)
+    with pytest.raises(UserError, match="tells nothing of those that were dropped"):
+        task(decoder=LINEAR)
+    with pytest.raises(UserError, match="no whole number") as caught:
+        task(target=OrientedGradients(cell=3))
+    assert "cell=4" in str(caught.value)

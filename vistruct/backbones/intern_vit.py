@@ -235,6 +235,16 @@ class InternVit(nn.Module):
         grid_hw = self.grid_hw(image) if keep is None else None
         return split(x, x, has_class=True, num_registers=0, grid_hw=grid_hw)
 
+    def unplaced_tokens(self, image: Tensor, keep: Tensor, is_unplaced: Tensor, instead: Tensor) -> Tokens:
+        """As `tokens`, with float[D] in place of the positions of the kept patches that bool[B, K] says."""
+        self.grid_hw(image)
+        x, positions = self.embeddings.patches(image)
+        x = x.gather(1, keep[..., None].expand(-1, -1, self.width))
+        x = x + torch.where(is_unplaced[..., None], instead.to(x.dtype), positions[0, 1:][keep])
+        first = self.embeddings.class_embedding.to(x.dtype) + positions[:, :1]
+        x = self.encoder(torch.cat([first.expand(len(x), -1, -1), x], dim=1))
+        return split(x, x, has_class=True, num_registers=0, grid_hw=None)
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """float[B, C, H, W] -> [float[B, D, H/patch, W/patch]]."""
         return [self.tokens(image).map]

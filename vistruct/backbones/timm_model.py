@@ -8,7 +8,8 @@ Shapes: image float[B, C, H, W] -> maps float[B, C_i, H/s_i, W/s_i], rounded up 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +18,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vistruct.backbones import clip_vit_names, efficientnet_names
+from vistruct.backbones import clip_vit_names, efficientnet_names, public_vit_names
+from vistruct.backbones.timm_vit import enter, is_plain, refuse_other, run
 from vistruct.backbones.tokens import blocks_named, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
@@ -106,7 +108,7 @@ class TimmModel(nn.Module):
         self.mean = _of_channels(card["mean"], config.channels)
         self.std = _of_channels(card["std"], config.channels)
         self.model = model
-        self.is_plain = _is_plain(model)
+        self.is_plain = is_plain(model)
         if self.is_plain:
             self.width, self.patch = self.specs[-1].channels, self.specs[-1].stride
 
@@ -127,13 +129,14 @@ class TimmModel(nn.Module):
     def tokens(self, image: Tensor, keep: Tensor | None = None) -> Tokens:
         """float[B, C, H, W] -> the last block's tokens, with the model's last norm where it was kept (`final_norm`).
 
+        Args:
+            keep: int64[B, K], patches (0-based, row by row) that enter the blocks, with their positions, beside class
+                token and registers; None: all.
+
         Raises:
-            UserError: `keep`: timm's models take all patches; no plain ViT.
+            UserError: no plain ViT; `keep`, of a BEiT.
         """
-        if keep is not None:
-            what = f"{self.config.name} takes all patches of an image"
-            raise UserError(what, where="task.backbone", fix="use kind intern_vit; or drop tokens behind it: task.vrl")
-        return self.layers(image, [-1], self.config.final_norm)[0]
+        return self._tokens(image, [-1], self.config.final_norm, keep)[0]
 
     def layers(self, image: Tensor, which: Sequence[int], norm: bool = False) -> list[Tokens]:
         """float[B, C, H, W] -> the tokens of some blocks, in the order asked for.
@@ -145,26 +148,45 @@ class TimmModel(nn.Module):
         Raises:
             UserError: no plain ViT; a block or a norm that is not there.
         """
+        return self._tokens(image, which, norm, None)
+
+    def _tokens(self, image: Tensor, which: Sequence[int], norm: bool, keep: Tensor | None) -> list[Tokens]:
         if not self.is_plain:
             what = f"{self.config.name} has maps and no tokens"
             raise UserError(what, where="backbone.name", fix="choose a plain ViT, or use its maps")
         if norm and not self.config.final_norm:
             raise UserError("the last norm was left out", where="backbone", fix="--set task.backbone.final_norm=true")
-        numbers = blocks_named(which, len(self.model.blocks))
-        has_class, num_prefix = self.model.cls_token is not None, int(self.model.num_prefix_tokens)
-        wanted = sorted(set(numbers))
-        given = self._intermediates(image, indices=wanted, output_fmt="NLC", return_prefix_tokens=True, stop_early=True)
-        pairs = given if num_prefix else [(patches, patches[:, :0]) for patches in given]
-        found = {i: torch.cat([prefix, patches], dim=1) for i, (patches, prefix) in zip(wanted, pairs, strict=True)}
-        down, across = self.model.patch_embed.dynamic_feat_size(image.shape[-2:])
-        named = partial(split, has_class=has_class, num_registers=num_prefix - has_class, grid_hw=(down, across))
-        return [named(self.model.norm(found[i]) if norm else found[i], found[i]) for i in numbers]
+        vit, numbers = self.model, blocks_named(which, len(self.model.blocks))
+        found = self._through(image, max(numbers, default=-1), keep)
+        has_class = vit.cls_token is not None
+        down, across = vit.patch_embed.dynamic_feat_size(image.shape[-2:])
+        named = partial(
+            split,
+            has_class=has_class,
+            num_registers=int(vit.num_prefix_tokens) - has_class,
+            grid_hw=(down, across) if keep is None else None,
+        )
+        return [named(vit.norm(found[i]) if norm else found[i], found[i]) for i in numbers]
+
+    def _through(self, image: Tensor, last: int, keep: Tensor | None) -> list[Tensor]:
+        if not len(image):  # timm's own reshape by a size that nothing tells
+            one = None if keep is None else keep.new_zeros(1, keep.shape[1])
+            return [x[:0] for x in self._through(image.new_zeros(1, *image.shape[1:]), last, one)]
+        with self._sizes(image):
+            entered = enter(self.model, image, keep)
+        return run(self.model, entered, last, recompute=self.config.recompute)
 
     def _intermediates(self, image: Tensor, **settings: Any) -> list[Any]:
         if not len(image):  # most families reshape by a size that nothing tells
             return self._of_none(image, **settings)
-        try:
+        with self._sizes(image):
             return self.model.forward_intermediates(image, intermediates_only=True, **settings)
+
+    @contextmanager
+    def _sizes(self, image: Tensor) -> Generator[None]:
+        """A size that the model refuses is the user's matter."""
+        try:
+            yield
         except (AssertionError, RuntimeError) as error:  # how timm says that a size does not fit
             if isinstance(error, RuntimeError) and "size of tensor" not in str(error):
                 raise
@@ -199,13 +221,18 @@ class TimmModel(nn.Module):
         return self.depths[name.removeprefix("model.")], self.num_layers
 
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's own names, those of a CLIP's ViT or of an EfficientNet elsewhere, or of a run of this one -> ours."""
+        """timm's own names, those of a ViT or an EfficientNet elsewhere, or of a run of this one -> ours."""
         bare = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
-        bare = efficientnet_names.convert_keys(clip_vit_names.convert_keys(bare), self.stage_depths)
+        bare = public_vit_names.convert_keys(clip_vit_names.convert_keys(bare))
+        bare = efficientnet_names.convert_keys(bare, self.stage_depths)
         return {key if key.startswith("model.") else f"model.{key}": value for key, value in bare.items()}
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """timm's own filter: names of the original repositories, positions and kernels of another size."""
+        """timm's own filter: names of the original repositories, positions and kernels of another size.
+
+        Raises:
+            UserError: weights that timm cannot read; of another ViT, so that a part of them would be left out.
+        """
         # Not every module of timm has one.
         convert: Any = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         if convert is None:
@@ -218,6 +245,8 @@ class TimmModel(nn.Module):
                 f"{self.config.name} cannot read these weights: {str(error).splitlines()[0][:200]}",
                 fix="start from weights of this model, with a square table of positions",
             ) from error
+        if self.is_plain:
+            refuse_other(self.model, after, self.config.name)
         resized = [f"model.{k}" for k, v in after.items() if k in before and before[k].shape != v.shape]
         return {f"model.{key}": value for key, value in after.items()}, resized
 
@@ -259,13 +288,6 @@ def _create(config: TimmConfig) -> Any:
             fix="choose another model, or update timm",
         )
     return model
-
-
-def _is_plain(model: nn.Module) -> bool:
-    """Whether it has blocks with a class token, registers and patches; those whose tests say so."""
-    from timm.models import Beit, Eva, VisionTransformer
-
-    return isinstance(model, (VisionTransformer, Eva, Beit))
 
 
 def _stage_depths(model: Any) -> tuple[int, ...]:

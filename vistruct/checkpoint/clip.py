@@ -15,7 +15,7 @@ from vistruct.errors import UserError
 from vistruct.vlm.clip_names import of_open_clip, of_transformers
 from vistruct.vlm.quantised import refuse_quantised
 
-TASKS = ("zero_shot", "match")  # that are a CLIP as a whole
+TASKS = ("zero_shot", "match", "region_text")  # that are a CLIP as a whole
 
 
 def is_start_of(task: Any, source: Path) -> bool:

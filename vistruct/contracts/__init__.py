@@ -34,6 +34,7 @@ from vistruct.contracts.parts import (
     TaskTraits,
     TokenBackbone,
     Tokens,
+    UnplacedBackbone,
     Watching,
     Weights,
 )

@@ -221,6 +221,15 @@ class TokenBackbone(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
+class UnplacedBackbone(TokenBackbone, Protocol):
+    """A plain ViT that can be left in the dark about where a patch lies."""
+
+    def unplaced_tokens(self, image: Tensor, keep: Tensor, is_unplaced: Tensor, instead: Tensor) -> Tokens:
+        """As `tokens`, with float[D] in place of the positions of the kept patches that bool[B, K] says."""
+        ...
+
+
 class Neck(Protocol):
     """Feature maps in, feature maps out, one for each of `specs`."""
 

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from vistruct.contracts import Record
 from vistruct.data.formats.format import Stop
 from vistruct.errors import UserError
-from vistruct.files.decode import SAY
+from vistruct.files.decode import say
 from vistruct.files.geo import bands_of_images
 from vistruct.files.images import colour_size
 from vistruct.files.intake import Intake
+from vistruct.files.raster_headers import header_of, stamp_of
 
 _READERS = 8  # threads that look at headers
 
@@ -40,7 +41,7 @@ def _channels(record: Record, *, intake: Intake | None) -> int | UserError:
     try:
         if intake is None:
             for image in record.images:
-                colour_size(image, SAY)
+                colour_size(image, say(len(header_of(stamp_of(image)).types)))
             return 3
         numbers = bands_of_images(record)
     except UserError as error:

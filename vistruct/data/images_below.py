@@ -58,20 +58,30 @@ def found_at(paths: Sequence[Path], report: IssueCounter, stop: Stop) -> list[Fo
         UserError: no such path, a folder that may not be looked into, no list; what a list names and is not there goes
             to `stop`.
     """
-    found: dict[Path, Found] = {}
+    found: dict[object, Found] = {}
     for top in paths:
         if not top.exists():
             raise UserError("no such folder or image", where=top, fix="see what is there: ls")
         root = top if top.is_dir() else top.parent
         for path in _listed(top, report, stop) if top.suffix.lower() == LIST and top.is_file() else _at(top, report):
-            if path.resolve() in found:
+            key = _identity(path)
+            if key in found:
                 report.note(TWICE, str(path))
                 continue
             own = path.relative_to(root) if path.is_relative_to(root) and path != root else path
             if own is not path and any(map(_LABELS.fullmatch, own.parent.parts)):
                 report.note(LIKE_LABELS, str(path), "kept")
-            found[path.resolve()] = Found(name=(own if len(paths) == 1 else path).as_posix(), path=path, top=top)
+            found[key] = Found(name=(own if len(paths) == 1 else path).as_posix(), path=path, top=top)
     return list(found.values())
+
+
+def _identity(path: Path) -> object:
+    """The same for a file and what is linked to it."""
+    try:
+        status = os.stat(path)
+    except OSError:  # who opens it will say what is wrong
+        return path
+    return status.st_dev, status.st_ino
 
 
 def has_images(path: Path) -> bool:

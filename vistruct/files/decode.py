@@ -45,11 +45,18 @@ _MOST_DEFLATED = 1032  # bytes that a byte of a PNG can stand for, at most
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its type of colours
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # bytes a pixel in Pillow; all others 4
 
-# The options of every command that reads images.
-SAY = (
-    "say which bands are the channels, and what becomes black and white: --bands 1,2,3 --percentiles 1,99 (of each "
-    "image; or one range for all, with --low and --high), or --dtype float32 for values as they are"
-)
+
+def say(bands: int) -> str:
+    """What to type where an image of so many bands is no 8-bit colours: options of every command that reads images."""
+    which = {1: "", 2: "which band is meant, and "}.get(bands, "which bands are the channels, and ")
+    chosen = {1: "", 2: "--bands 1 "}.get(bands, "--bands 1,2,3 ")
+    return (
+        f"say {which}what becomes black and white: {chosen}--percentiles 1,99 (of each "
+        "image; or one range for all, with --low and --high), or --dtype float32 for values as they are"
+    )
+
+
+SAY = say(3)
 
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
 _EXTRA_SAMPLES = 338  # TIFF tag; 1 and 2 are transparency, anything else is a band that is no colour

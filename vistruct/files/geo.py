@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vistruct.contracts import IGNORED, RGB, Record, Window
 from vistruct.errors import UserError
-from vistruct.files.decode import SAY, UnreadableImage, max_pixels
+from vistruct.files.decode import SAY, UnreadableImage, max_pixels, say
 from vistruct.files.intake import Intake
 from vistruct.files.raster_files import Bands, bands_of, one_size, read_values, sample_values
 from vistruct.files.raster_headers import Stamp, driver_of, header_of, opened_raster, quiet, rasterio_, stamp_of
@@ -268,7 +268,7 @@ def _chosen(paths: Sequence[Path], intake: Intake | None) -> Bands:
         what = f"{describe(paths)}, where 8-bit grey or RGB is expected"
         is_range_clear = all(kind == "uint8" for kind in header.types)
         few = "--bands 1" if len(bands) < 3 else "--bands 1,2,3"
-        fix = f"say which bands are the colours: {few}" if is_range_clear else SAY
+        fix = f"say which bands are the colours: {few}" if is_range_clear else say(len(bands))
         raise UserError(what, where=paths[0], fix=fix)
     return [band for band, is_alpha in zip(bands, header.is_alpha, strict=True) if not is_alpha]
 

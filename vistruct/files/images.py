@@ -104,7 +104,8 @@ def colour_size(path: Path, fix: str = "save it as an 8-bit PNG or JPEG") -> tup
     """
     header = header_of(stamp_of(path))
     if not header.is_colour:
-        what = f"{len(header.types)} bands of {header.types[0]}, where 8-bit grey or RGB is expected"
+        bands = f"{len(header.types)} band{'s' * (len(header.types) > 1)}"
+        what = f"{bands} of {header.types[0]}, where 8-bit grey or RGB is expected"
         raise UnreadableImage(what, where=path, fix=fix)
     return header.size_hw
 

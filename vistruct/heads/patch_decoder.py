@@ -1,11 +1,14 @@
-"""From the patches that were shown to all of them: the light decoder of hidden pixels.
+"""From the patches that an encoder gave to something about each of them: the light decoders of what was hidden.
 
 Source: MAE (arXiv:2111.06377): a linear layer, a mask vector where a patch was hidden, fixed sine and cosine positions,
     transformer blocks with the norm before each branch, a norm and a linear layer. The blocks are torch's.
+    MaskFeat (arXiv:2112.09133) and SimMIM (arXiv:2111.09886): one linear layer.
 Shapes: B images of L patches, K of them shown, E width of the encoder, D of the decoder.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,12 +22,14 @@ WAVE = 10_000.0
 
 
 class PatchDecoderConfig(Part):
-    """Sizes; the defaults are MAE's."""
+    """Transformer blocks; the defaults are MAE's sizes."""
 
+    kind: Literal["transformer"] = "transformer"
     width: int = Field(512, gt=0)  # a multiple of 4 and of `heads`
-    depth: int = Field(8, ge=0)
+    depth: int = Field(8, gt=0)
     heads: int = Field(16, gt=0)
     norm_eps: float = Field(1e-6, gt=0)
+    tells_of_others: ClassVar[bool] = True  # than the patches that it is given
 
     def build(self, encoder_width: int, values: int) -> PatchDecoder:
         """
@@ -38,6 +43,36 @@ class PatchDecoderConfig(Part):
             what = f"a decoder of width {self.width} with {self.heads} heads: no multiple of 4 and of the heads"
             raise UserError(what, where="task.decoder.width", fix=f"--set task.decoder.width={64 * self.heads}")
         return PatchDecoder(self, encoder_width, values)
+
+
+class LinearPatchesConfig(Part):
+    """One layer, the same for every patch."""
+
+    kind: Literal["linear"] = "linear"
+    norm_eps: float = Field(1e-6, gt=0)
+    tells_of_others: ClassVar[bool] = False
+
+    def build(self, encoder_width: int, values: int) -> LinearPatches:
+        return LinearPatches(self, encoder_width, values)
+
+
+class LinearPatches(nn.Module):
+    """Tokens -> float[B, L, values]."""
+
+    def __init__(self, config: LinearPatchesConfig, encoder_width: int, values: int) -> None:
+        super().__init__()
+        self.encoded = nn.LayerNorm(encoder_width, eps=config.norm_eps)
+        self.say = nn.Linear(encoder_width, values)
+        nn.init.trunc_normal_(self.say.weight, std=0.02)
+        nn.init.zeros_(self.say.bias)
+
+    def forward(self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int]) -> Tensor:
+        """Every patch must have been shown."""
+        return self.among(tokens)
+
+    def among(self, tokens: Tokens) -> Tensor:
+        """float[B, K, values] of the patches that are there."""
+        return self.say(self.encoded(tokens.patches))
 
 
 class PatchDecoder(nn.Module):
@@ -63,17 +98,25 @@ class PatchDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tokens, shown: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int]) -> Tensor:
         """
         Args:
             tokens: patches float[B, K, E], with a class token or without.
-            shown: int64[B, K], which of the L = h * w patches these are.
+            shown: int64[B, K], which of the L = h * w patches these are; None: all of them.
         """
-        patches = self.embed(self.encoded(tokens.patches))
+        cells = patches = self.embed(self.encoded(tokens.patches))
         count = grid_hw[0] * grid_hw[1]
-        cells = self.mask.to(patches.dtype).expand(len(patches), count, -1)
-        cells = cells.scatter(1, shown[..., None].expand(-1, -1, patches.shape[2]), patches)
-        x = cells + sine_positions(grid_hw, patches.shape[2]).to(patches)
+        if shown is not None:
+            cells = self.mask.to(patches.dtype).expand(len(patches), count, -1)
+            cells = cells.scatter(1, shown[..., None].expand(-1, -1, patches.shape[2]), patches)
+        return self._told(tokens, cells + sine_positions(grid_hw, patches.shape[2]).to(patches))
+
+    def among(self, tokens: Tokens) -> Tensor:
+        """float[B, K, values] of the patches that are there, of which no decoder knows where they lie."""
+        return self._told(tokens, self.embed(self.encoded(tokens.patches)))
+
+    def _told(self, tokens: Tokens, x: Tensor) -> Tensor:
+        count = x.shape[1]
         if tokens.class_token is not None:  # has no place
             x = torch.cat([self.embed(self.encoded(tokens.class_token))[:, None], x], dim=1)
         for block in self.blocks:

@@ -26,6 +26,7 @@ RECIPES = {
     "distill": "vistruct.recipes.distill",
     "clip.zero_shot": "vistruct.recipes.clip.zero_shot",
     "clip.match": "vistruct.recipes.clip.match",
+    "clip.regions": "vistruct.recipes.clip.regions",
     "vitp.pretrain": "vistruct.recipes.vitp.pretrain",
     "vitp.remote_sensing": "vistruct.recipes.vitp.remote_sensing",
     "vitp.medical": "vistruct.recipes.vitp.medical",

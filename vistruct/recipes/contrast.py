@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
-from vistruct.data.at_path import intake_of, learned_and_measured
-from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
+from vistruct.data.at_path import boxes_at, intake_of, learned_and_measured
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
+from vistruct.errors import UserError
 from vistruct.metrics.health import HealthConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw
 from vistruct.recipes.masked import encoder
@@ -41,7 +42,8 @@ def recipe(
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     model: Literal["large", "base", "small"] = "base",  # the encoder, where none is given
     start: Path | None = None,  # a run of this recipe, to go on from with its heads, queues and slow encoder
-    levels: tuple[Level, ...] = ("view", "place"),  # what is compared: views as wholes, places of them
+    levels: tuple[Level, ...] = ("view", "place"),  # what is compared: views as wholes, places and regions of them
+    regions: Literal["drawn", "objects"] = "drawn",  # objects: those of annotations of boxes, which --data then is
     queue: int | None = None,  # earlier vectors to compare with; None: a quarter of the images, at most 65,536
     steps: int | None = None,  # None: 370,000 as published (800 epochs of COCO), or 600 of small
     size: int | None = None,  # pixels of a view; None: 224, or 96 of small
@@ -70,6 +72,7 @@ def recipe(
     task = ContrastConfig(
         backbone=parts,
         levels=levels,
+        regions=regions,
         views=ViewsConfig(size=size, area=(0.2, 1.0), turns=turns, **plain),
         hidden=256 if is_small else 2048,
         queue=queue,
@@ -78,6 +81,11 @@ def recipe(
     )
     whole = Size(height=size, width=size, keep_aspect=False)
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
+    if regions == "objects":
+        if len(data) > 1 or "region" not in levels or mixing.train_share is not None:
+            what = "regions that are objects are of one set of boxes, and --val are images"
+            raise UserError(what, where="--regions", fix="--levels region --data ANNOTATIONS --val IMAGES")
+        learned = boxes_at(data[0], AS_FOUND, values, tiles=tiles)
     return Run(
         recipe="contrast",
         streams={

@@ -60,7 +60,7 @@ def recipe(
     colours: float | None = None,  # largest change of colour, for the student alone; None: 0.4, of raw values 0
     steps: int | None = None,  # None: 50,000, or 600 of small
     size: int | None = None,  # pixels of a crop; None: 224, or 96 of small
-    window: int = 512,  # pixels; larger images are cut into windows of so many
+    tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: 256, or 32 of small
     lr: float | None = None,  # None: 5e-4 for 1,536 images, by the square root of their number, or 1e-3 of small
     augment: bool = True,  # crops and flips; --no-augment: whole images or windows, brought to the size of a crop
@@ -79,7 +79,7 @@ def recipe(
     steps = steps or (600 if is_small else 50_000)
     rate = lr or (1e-3 if is_small else 5e-4 * math.sqrt(batch / LIGHTLY_BATCH))
     intake = intake_of(values)
-    tiles = Tiles(size=max(window, size), overlap=0)
+    tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(0.14, 1.0))
     varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop) if augment else None
     if turns and not augment:

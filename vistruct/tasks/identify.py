@@ -106,7 +106,7 @@ class Identify(nn.Module):
 
     def learn(self, maps: list[Tensor], batch: DetectBatch) -> StepOutput:
         """The term of the loss, from the backbone's maps: cross-entropy, summed over boxes."""
-        asked = _asked(batch)
+        asked = asked_of(batch)
         labels = torch.cat([target.labels for target in asked])
         logits = self._logits(maps, asked)
         right = Ratio(total=(logits.detach().argmax(dim=1) == labels).sum(), count=len(labels))
@@ -116,7 +116,7 @@ class Identify(nn.Module):
 
     def units(self, batch: DetectBatch) -> Mapping[str, float | Tensor]:
         """Over how many boxes the batch sums its loss."""
-        return {"classes": float(sum(map(len, _asked(batch))))}
+        return {"classes": float(sum(map(len, asked_of(batch))))}
 
     def _logits(self, maps: list[Tensor], asked: list[Objects[Tensor]]) -> Tensor:
         """float[P, K] of the boxes of all images, image by image."""
@@ -142,31 +142,43 @@ class Identify(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: DetectBatch) -> list[BoxPrediction]:
-        """The boxes that were given, in their order and in pixels of the whole image, each with its likeliest class;
-        `class_scores` float[N, K] are its probabilities, `truth` int64[N] the class that the annotation says.
+        """The boxes that were given, each with its likeliest class; as `identified` says.
 
         Raises:
             UserError: a sample was flipped or turned, so that nothing leads back to its whole image.
         """
-        check_in_place(batch.ids, batch.origins_xy)
-        asked = _asked(batch)
-        every = self._logits(self.backbone(self.images(batch)), asked).softmax(dim=1).cpu()
-        found = []
-        for i, (scores, target) in enumerate(zip(every.split([len(one) for one in asked]), asked, strict=True)):
-            origin, scale = (torch.tensor(one[i] * 2) for one in (batch.origins_xy, batch.scales_xy))
-            best = scores.max(dim=1)
-            objects = Objects(
-                labels=best.indices,
-                boxes_xyxy=target.boxes_xyxy.cpu() / scale + origin,
-                scores=best.values,
-                extra={"class_scores": scores, "truth": target.labels.cpu()},
-            )
-            found.append(
-                BoxPrediction(
-                    id=batch.ids[i], image_id=batch.image_ids[i], objects=objects, class_names=self.class_names
-                )
-            )
-        return found
+        asked = asked_of(batch)
+        scores = self._logits(self.backbone(self.images(batch)), asked).softmax(dim=1)
+        return identified(batch, asked, scores, self.class_names)
+
+
+def identified(
+    batch: DetectBatch, asked: list[Objects[Tensor]], scores: Tensor, class_names: tuple[str, ...]
+) -> list[BoxPrediction]:
+    """The boxes that were given, in their order and in pixels of the whole image, each with its likeliest class;
+    `class_scores` float[N, K] are its probabilities, `truth` int64[N] the class that the annotation says.
+
+    Args:
+        scores: float[P, K], of the boxes of all images.
+
+    Raises:
+        UserError: a sample was flipped or turned, so that nothing leads back to its whole image.
+    """
+    check_in_place(batch.ids, batch.origins_xy)
+    found = []
+    for i, (own, target) in enumerate(zip(scores.cpu().split([len(one) for one in asked]), asked, strict=True)):
+        origin, scale = (torch.tensor(one[i] * 2) for one in (batch.origins_xy, batch.scales_xy))
+        best = own.max(dim=1)
+        objects = Objects(
+            labels=best.indices,
+            boxes_xyxy=target.boxes_xyxy.cpu() / scale + origin,
+            scores=best.values,
+            extra={"class_scores": own, "truth": target.labels.cpu()},
+        )
+        found.append(
+            BoxPrediction(id=batch.ids[i], image_id=batch.image_ids[i], objects=objects, class_names=class_names)
+        )
+    return found
 
 
 def are_levels(specs: tuple[FeatureSpec, ...]) -> bool:
@@ -175,6 +187,6 @@ def are_levels(specs: tuple[FeatureSpec, ...]) -> bool:
     return len({spec.channels for spec in specs}) == 1 and strides == sorted(set(strides))
 
 
-def _asked(batch: DetectBatch) -> list[Objects[Tensor]]:
+def asked_of(batch: DetectBatch) -> list[Objects[Tensor]]:
     """Of each image the objects of which there is one."""
     return [target.keep(target.is_single) for target in batch.targets]

@@ -1,20 +1,21 @@
-"""Hidden pixels: most of an image is hidden, and what was there is to be told from the rest.
+"""Something is taken from an image, and is to be told from what is left: corruption, target and decoder chosen apart.
 
 Source: MAE (arXiv:2111.06377): patches hidden at random, an encoder that sees the others alone, a light decoder that
-    sees a mask vector in their place, and the standardised pixels of each hidden patch as the target; Pixio
-    (arXiv:2512.15715) hides squares of patches.
+    sees a mask vector in their place; MaskFeat (arXiv:2112.09133) and SimMIM (arXiv:2111.09886): an encoder that sees
+    something learned in their place, and one linear layer behind it; MFM (arXiv:2206.07706): frequencies of the whole
+    image removed; DropPos (arXiv:2309.03576): an encoder that is told of few patches where they lie.
 Differs: pixels of hidden patches are set to the mean colour before the encoder, for one with a convolutional stem would
-    see them through its overlapping kernels; the patches are drawn from the sample's seed; the loss is a sum over
-    hidden patches; the decoder starts with a norm of its own, which in an encoder with a last norm is that one.
+    see them through its overlapping kernels, and what is learned in their place is a patch of pixels: a linear patch
+    embedding makes any vector of it, and any other encoder can be shown it; the loss is a sum; a decoder
+    starts with a norm of its own, which in an encoder with a last norm is that one.
 Shapes: B images of L = h * w patches of p pixels, K of them shown and M hidden, C channels, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,22 +23,30 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import Backbone, DataInfo, Embedded, Sample, StepOutput, TaskTraits, TokenBackbone
-from vistruct.errors import UserError
-from vistruct.heads.patch_decoder import PatchDecoderConfig
-from vistruct.kinds import BackbonePart
-from vistruct.ops.seeds import derive
-from vistruct.tasks.features import backbone_for
-from vistruct.tasks.pixels import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Normalise,
-    Statistics,
-    stacked,
-    with_statistics,
+from vistruct.contracts import (
+    Backbone,
+    DataInfo,
+    Embedded,
+    StepOutput,
+    TaskTraits,
+    TokenBackbone,
+    Tokens,
+    UnplacedBackbone,
 )
+from vistruct.errors import UserError
+from vistruct.heads.patch_decoder import LinearPatchesConfig, PatchDecoderConfig
+from vistruct.kinds import BackbonePart
+from vistruct.ops.spectra import without_frequencies
+from vistruct.ops.values import full_scale
+from vistruct.tasks.features import backbone_for
+from vistruct.tasks.masked_batches import Corruption, HidePatches, MaskedBatch, MaskedCollator
+from vistruct.tasks.masked_targets import Pixels, TargetPart, Whole
+from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, Statistics, with_statistics
 
-NO_TOKENS = "use a plain ViT: kind intern_vit"
+NO_TOKENS = (
+    "use a plain ViT: --timm vit_base_patch16_224; "
+    "or --set task.corruption.replaced=true, which any backbone can be shown"
+)
 
 
 class MaskedConfig(Part):
@@ -45,12 +54,9 @@ class MaskedConfig(Part):
 
     kind: Literal["masked"] = "masked"
     backbone: BackbonePart
-    decoder: PatchDecoderConfig = PatchDecoderConfig()
-    hidden: float = Field(
-        0.75, gt=0, lt=1
-    )  # share of the patches that is hidden, rounded up to whole squares but for one
-    square: int = Field(1, gt=0)  # patches a side of what is hidden or shown together; Pixio: 4
-    standardised: bool = True  # pixels of each patch with its own mean and deviation taken out
+    corruption: Corruption = HidePatches()
+    target: TargetPart = Pixels()
+    decoder: Annotated[PatchDecoderConfig | LinearPatchesConfig, Field(discriminator="kind")] = PatchDecoderConfig()
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
     std: Statistics = IMAGENET_STD
 
@@ -58,124 +64,89 @@ class MaskedConfig(Part):
         """Build for the channels of the data; nothing is kept in `assets`.
 
         Raises:
-            UserError: a backbone without tokens; parts that do not fit each other.
+            UserError: patches that are dropped of a backbone without tokens; parts that do not fit each other.
         """
-        return Masked(with_statistics(self, info), info.channels, backbone)
-
-
-@dataclass(kw_only=True)
-class MaskedBatch:
-    """Images of one size, and which of their patches are shown."""
-
-    ids: list[str]
-    image_ids: list[str]
-    images: Tensor  # uint8, uint16 or float32[B, C, H, W]
-    shown: Tensor  # int64[B, K], patches row by row, rising
-    is_hidden: Tensor  # bool[B, L]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device) -> Self:
-        """The same batch with its tensors on `device`."""
-        moved = {"images": self.images, "shown": self.shown, "is_hidden": self.is_hidden}
-        return replace(self, **{name: one.to(device, non_blocking=True) for name, one in moved.items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedCollator:
-    """Samples -> MaskedBatch. Holds no weights, so that it travels to worker processes."""
-
-    channels: int
-    patch: int  # pixels
-    hidden: float
-    square: int
-
-    def __call__(self, samples: list[Sample]) -> MaskedBatch:
-        shape = samples[0].images[0].shape
-        for sample in samples:
-            self._check(sample, shape)
-        side = self.patch * self.square
-        grid = (shape[1] // side, shape[2] // side)  # of squares
-        drawn = [drawn_squares(grid, self.hidden, derive(sample.seed, "hidden")) for sample in samples]
-        cells = torch.stack(drawn).repeat_interleave(self.square, 1).repeat_interleave(self.square, 2)
-        is_hidden = cells.flatten(1)
-        return MaskedBatch(
-            ids=[sample.id for sample in samples],
-            image_ids=[sample.image_id for sample in samples],
-            images=stacked([sample.images[0] for sample in samples], (shape[1], shape[2])),
-            shown=torch.stack([(~one).nonzero()[:, 0] for one in is_hidden]),
-            is_hidden=is_hidden,
-        )
-
-    def _check(self, sample: Sample, shape: torch.Size) -> None:
-        if len(sample.images) != 1:
-            what = f"{len(sample.images)} images, where one is looked at"
-            raise UserError(what, where=sample.id, fix="use data with one image each (kind: images)")
-        found = sample.images[0].shape
-        if found[0] != self.channels:
-            what = f"an image of {found[0]} channels, the model takes {self.channels}"
-            raise UserError(what, where=sample.id, fix="choose --bands")
-        if found != shape:
-            what = f"images of {found[2]} x {found[1]} and {shape[2]} x {shape[1]} pixels in one batch"
-            raise UserError(what, where=sample.id, fix="--size N brings all to one size")
-        side = self.patch * self.square
-        if shape[1] % side or shape[2] % side:
-            what = f"{shape[2]} x {shape[1]} pixels are no whole number of patches"
-            raise UserError(what, where=sample.id, fix=f"--size N, a multiple of {side}")
+        return Masked(with_statistics(self, info), info, backbone)
 
 
 class Masked(nn.Module):
     """MaskedBatch -> StepOutput in training, vectors of whole images from `predict`."""
 
-    def __init__(self, config: MaskedConfig, channels: int, backbone: Backbone | None = None) -> None:
+    def __init__(self, config: MaskedConfig, info: DataInfo, backbone: Backbone | None = None) -> None:
         super().__init__()
-        self.config, self.channels = config, channels
+        self.config, self.channels, self.is_raw = config, info.channels, info.pixels == "raw"
+        channels, drops = info.channels, config.corruption.drops
         self.normalise = Normalise(config.mean, config.std, channels)
         built = backbone_for(config.backbone, channels, backbone)
-        if not isinstance(built, TokenBackbone):
-            what = f"a backbone of kind {config.backbone.kind} has no tokens to hide"
-            raise UserError(what, where="task.backbone", fix=NO_TOKENS)
+        is_plain = isinstance(built, TokenBackbone)
         self.backbone = built
-        self.decoder = config.decoder.build(built.width, built.patch**2 * channels)
+        self.patch = built.patch if is_plain else built.specs[-1].stride
+        self.target = config.target.build(self.patch, channels)
+        self.done = 0.0  # share of the run
+        _check_fit(config, built, of_shown=self.target.of_shown)
+        width = built.width if is_plain else built.specs[-1].channels
+        self.decoder = config.decoder.build(width, self.target.values)
+        if isinstance(config.corruption, HidePatches) and not drops:
+            self.instead = nn.Parameter(torch.empty(channels, self.patch, self.patch))
+            nn.init.normal_(self.instead, std=0.02)
+        if config.corruption.unplaced:
+            self.nowhere = nn.Parameter(torch.empty(width))
+            nn.init.normal_(self.nowhere, std=0.02)
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="embeddings", terms=("pixels",))
+        return TaskTraits(prediction="embeddings", terms=(self.target.term,), before_step=self.before_step)
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Labels may follow the run."""
+        self.done = step / steps
 
     @property
     def collator(self) -> MaskedCollator:
-        return MaskedCollator(
-            channels=self.channels, patch=self.backbone.patch, hidden=self.config.hidden, square=self.config.square
-        )
+        return MaskedCollator(channels=self.channels, patch=self.patch, corruption=self.config.corruption)
 
     def forward(self, batch: MaskedBatch) -> StepOutput:
-        """Squared error of the pixels of each hidden patch, the mean over its values."""
-        target = self.target(self.normalise(batch.images))
-        off = (self.told(batch).float() - target).square().mean(dim=2)  # [B, L]
-        return StepOutput(terms={"pixels": (off * batch.is_hidden).sum()})
+        """How far what is told is from what was there."""
+        images = self.normalise(batch.images)
+
+        def tokens() -> Tokens:
+            with torch.no_grad():
+                return cells_of(self.backbone, images)
+
+        whole = Whole(images=images, tokens=tokens, done=self.done if self.training else 1.0)
+        return self.target.loss(self.told(batch), batch, whole)
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
-        """Hidden patches."""
-        return {"pixels": batch.is_hidden.sum()}
+        """As the target counts."""
+        return self.target.units(batch)
 
     def told(self, batch: MaskedBatch) -> Tensor:
-        """float[B, L, p * p * C], what the decoder says of every patch, in the order of `target`."""
-        images = without(self.normalise(batch.images), batch.is_hidden, self.backbone.patch)
-        height, width = (side // self.backbone.patch for side in images.shape[2:])
-        return self.decoder(self.backbone.tokens(images, batch.shown), batch.shown, (height, width))
+        """float[B, L, V], what the decoder says of every patch, in the order of the target's values.
 
-    def target(self, images: Tensor) -> Tensor:
-        """float[B, C, H, W], normalised -> float[B, L, p * p * C]: pixels of each patch by row, column, channel."""
-        pixels = patches_of_pixels(images, self.backbone.patch)
-        if not self.config.standardised:
-            return pixels
-        variance, mean = torch.var_mean(pixels, dim=2, keepdim=True)  # unbiased, as published
-        return (pixels - mean) / (variance + 1e-6).sqrt()
+        Of a target of the patches that are shown float[B, K, V].
+        """
+        images = self.corrupted(batch)
+        shown = batch.shown if self.config.corruption.drops else None
+        grid_hw = (images.shape[2] // self.patch, images.shape[3] // self.patch)
+        if batch.is_unplaced is not None and isinstance(self.backbone, UnplacedBackbone):
+            tokens = self.backbone.unplaced_tokens(images, batch.shown, batch.is_unplaced, self.nowhere)
+        else:
+            tokens = cells_of(self.backbone, images, shown)
+        return self.decoder.among(tokens) if self.target.of_shown else self.decoder(tokens, shown, grid_hw)
+
+    def corrupted(self, batch: MaskedBatch) -> Tensor:
+        """float[B, C, H, W], normalised: what the encoder is shown of, or as a whole."""
+        if batch.is_removed is None:
+            images = self.normalise(batch.images)
+            gone = images.new_zeros(1, self.patch, self.patch) if self.config.corruption.drops else self.instead
+            return without(images, batch.is_hidden, gone)
+        left = without_frequencies(batch.images.float() / full_scale(batch.images.dtype), batch.is_removed)
+        return self.normalise(left if self.is_raw else left.clamp(0, 1))  # raw values have no black and white
 
     def predict(self, batch: MaskedBatch) -> list[Embedded]:
         """The mean of the patches of each whole image, of length 1, on the CPU."""
-        found = F.normalize(self.backbone.tokens(self.normalise(batch.images)).patches.float().mean(dim=1), dim=1).cpu()
+        found = F.normalize(cells_of(self.backbone, self.normalise(batch.images)).patches.float().mean(dim=1), dim=1)
+        found = found.cpu()
         return [
             Embedded(
                 id=batch.ids[i], image_id=batch.image_ids[i], image=found[i], texts=found.new_zeros(0, found.shape[1])
@@ -184,23 +155,43 @@ class Masked(nn.Module):
         ]
 
 
-def drawn_squares(grid_hw: tuple[int, int], share: float, seed: int) -> Tensor:
-    """bool[h, w], true at so large a share of the cells, rounded up; one at least is false."""
-    cells = grid_hw[0] * grid_hw[1]
-    noise = torch.rand(cells, generator=torch.Generator().manual_seed(seed))
-    is_hidden = torch.ones(cells, dtype=torch.bool)
-    is_hidden[noise.argsort()[: max(1, int(cells * (1 - share)))]] = False
-    return is_hidden.view(grid_hw)
+def _check_fit(config: MaskedConfig, backbone: Backbone, *, of_shown: bool) -> None:
+    """
+    Raises:
+        UserError: parts that do not fit each other.
+    """
+    told = config.corruption
+    if told.drops and not isinstance(backbone, TokenBackbone):
+        what = f"a backbone of kind {config.backbone.kind} has no tokens to hide"
+        raise UserError(what, where="task.backbone", fix=NO_TOKENS)
+    if told.drops and not of_shown and not config.decoder.tells_of_others:
+        what = "a decoder that says of each patch what it alone is given tells nothing of those that were dropped"
+        raise UserError(what, where="task.decoder", fix="--set task.corruption.replaced=true")
+    if told.unplaced and not told.drops:
+        what = "positions are left out where patches are dropped, and here the encoder sees something in their place"
+        raise UserError(what, where="task.corruption.unplaced", fix="--set task.corruption.replaced=false")
+    if told.unplaced and not isinstance(backbone, UnplacedBackbone):
+        what = f"a backbone of kind {config.backbone.kind} always says where a patch lies"
+        raise UserError(what, where="task.backbone", fix="use kind intern_vit")
+    if of_shown and not told.unplaced:
+        what = "positions are to be told, and the encoder knows them all"
+        raise UserError(what, where="task.target", fix="--set 'task.corruption={kind: patches, unplaced: 0.75}'")
 
 
-def patches_of_pixels(images: Tensor, patch: int) -> Tensor:
-    """float[B, C, H, W] -> float[B, L, p * p * C], values of a patch by row, column, channel."""
-    cut = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B, C, h, p, w, p]
-    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+def cells_of(backbone: Backbone, images: Tensor, keep: Tensor | None = None) -> Tokens:
+    """Patches of images float[B, C, H, W]: a ViT's tokens, or the cells of any other's last map, which keeps all."""
+    if isinstance(backbone, TokenBackbone):
+        return backbone.tokens(images, keep)
+    last = backbone(images)[-1]
+    cells = last.flatten(2).transpose(1, 2)
+    return Tokens(patches=cells, grid_hw=(last.shape[2], last.shape[3]), before_norm=cells)
 
 
-def without(images: Tensor, is_hidden: Tensor, patch: int) -> Tensor:
-    """Normalised images float[B, C, H, W] with the mean colour in place of hidden patches, bool[B, L]."""
+def without(images: Tensor, is_hidden: Tensor, instead: Tensor) -> Tensor:
+    """Normalised images float[B, C, H, W] with a patch float[C or 1, p, p] in place of those hidden, bool[B, L]."""
+    patch = instead.shape[1]
     height, width = (side // patch for side in images.shape[2:])
     cells = is_hidden.view(len(images), 1, height, width)
-    return images.masked_fill(cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3), 0.0)
+    return torch.where(
+        cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3), instead.repeat(1, height, width), images
+    )

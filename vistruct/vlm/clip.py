@@ -78,6 +78,11 @@ class Clip(nn.Module):
             raise UserError(what, where="task.backbone", fix="--set task.backbone.class_token=true")
         return F.normalize(self.project(pooled).float(), dim=-1)
 
+    def of_cells(self, cells: Tensor) -> Tensor:
+        """float[P, L, D], cells of regions -> float[P, E], of length 1: pooled as patches are, or their mean."""
+        pooled = cells.mean(dim=1) if self.pool is None else self.pool(cells)
+        return F.normalize(self.project(pooled).float(), dim=-1)
+
     def of_tokens(self, tokens: Tensor) -> Tensor:
         """int64[N, L] as the tokenizer gives them -> float[N, E], of length 1; a portion at a time."""
         found = [F.normalize(self.text(part).float(), dim=-1) for part in tokens.split(PORTION)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vistruct.data.checks.problem import Problem, hints
 from vistruct.errors import UserError
-from vistruct.files.decode import SAY
+from vistruct.files.decode import say
 from vistruct.files.geo import describe
 from vistruct.files.images import check_pixels, image_size
 from vistruct.files.intake import Intake
@@ -25,11 +25,12 @@ def decoded(
     """(height, width) of every image that decodes, an error for each that does not; and what is to be said of those
     that are no 8-bit colours, where no intake says what becomes of them."""
     sizes: dict[Path, tuple[int, int]] = {}
-    told, places = "", []
+    told, fix, places = "", "", []
     for path in paths:
         try:
             size_hw = image_size(path)
             if intake is None and not header_of(stamp_of(path)).is_colour:
+                fix = fix or say(len(header_of(stamp_of(path)).types))
                 told = told or describe(path)  # decodes some of it too
                 places.append(str(path))
             else:
@@ -39,7 +40,7 @@ def decoded(
             errors.append(error)
     if not told:
         return sizes, []
-    what, fix = f"{NO_PICTURE}: {told}", SAY
+    what = f"{NO_PICTURE}: {told}"
     return sizes, [Problem(what=what, effect="stops training", count=len(places), places=tuple(places), fix=fix)]
 
 

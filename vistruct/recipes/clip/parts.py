@@ -14,8 +14,10 @@ from vistruct.config import MAIN, AdamW, Eval, Move, Part, Run, Schedule, Stream
 from vistruct.data.reading import Worded
 from vistruct.errors import UserError
 from vistruct.metrics.classes import ClassesConfig
+from vistruct.metrics.identified import IdentifiedConfig
 from vistruct.metrics.retrieval import RetrievalConfig
 from vistruct.tasks.match import MatchConfig
+from vistruct.tasks.region_text import RegionTextConfig
 from vistruct.tasks.zero_shot import PLACE, ZeroShotConfig
 from vistruct.transforms.sizing import Size
 from vistruct.vlm.text_tower import open_clip
@@ -44,8 +46,8 @@ def clip_at(clip: Path, worded: Worded) -> PublicClip:
     return replace(found, size=found.size.model_copy(update={"height": worded.size, "width": worded.size}))
 
 
-def task_for(data: Part, found: PublicClip, worded: Worded) -> ZeroShotConfig | MatchConfig:
-    """What a CLIP does with these data: it tells classes apart, or matches images and captions.
+def task_for(data: Part, found: PublicClip, worded: Worded) -> ZeroShotConfig | MatchConfig | RegionTextConfig:
+    """What a CLIP does with these data: it tells classes of images or of boxes apart, or matches images and captions.
 
     Raises:
         UserError: data of another kind; words that cannot be read.
@@ -54,10 +56,11 @@ def task_for(data: Part, found: PublicClip, worded: Worded) -> ZeroShotConfig | 
     own: dict[str, Any] = {name: vars(found)[name] for name in ("backbone", "clip", "mean", "std")}
     if kind == "captions":
         return MatchConfig(**own)
-    if kind != "image_classes":
-        what = f"a CLIP tells classes of images apart or matches captions, and these data are of kind {kind}"
-        raise UserError(what, where="--data", fix="use data with classes of images, or with captions")
-    return ZeroShotConfig(**own, templates=templates_of(worded.templates), texts=texts_of(worded.texts))
+    if kind not in ("image_classes", "boxes"):
+        what = f"a CLIP tells classes of images or boxes apart or matches captions, and these data are of kind {kind}"
+        raise UserError(what, where="--data", fix="use data with classes of images, with boxes, or with captions")
+    words = {"templates": templates_of(worded.templates), "texts": texts_of(worded.texts)}
+    return RegionTextConfig(**own, **words) if kind == "boxes" else ZeroShotConfig(**own, **words)
 
 
 def run_of(
@@ -74,8 +77,9 @@ def run_of(
     seed: int,
 ) -> Run:
     """A run that begins with a CLIP; its text tower stays as it is."""
-    metric = RetrievalConfig() if vars(train)["kind"] == "captions" else ClassesConfig()
-    shown = {"resize": found.size}
+    kind, size = vars(train)["kind"], found.size
+    metric = {"captions": RetrievalConfig(), "boxes": IdentifiedConfig(), "image_classes": ClassesConfig()}[kind]
+    shown = {"resize": Size(height=size.height, width=size.width) if kind == "boxes" else size}  # boxes stay in sight
     evals = {} if val is None else {"val": Eval(data=val.model_copy(update=shown), metric=metric)}
     data, task = train.model_copy(update=shown), task_for(train, found, worded)
     return Run(

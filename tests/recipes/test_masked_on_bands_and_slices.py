@@ -1,0 +1,67 @@
+"""The whole command on images that are no pictures: rasters of 13 bands, and slices of volumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vistruct.cli.main import main
+
+SMALL = ["--model", "small", "--size", "32", "--steps", "2", "--batch", "2", "--set", "workers=0"]
+
+
+def rasters(folder: Path, number: int) -> Path:
+    rasterio = pytest.importorskip("rasterio")
+    folder.mkdir()
+    where = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    for seed in range(number):
+        values = np.random.default_rng(seed).integers(0, 4000, (13, 40, 36), np.uint16)
+        profile = {"driver": "GTiff", "count": 13, "height": 40, "width": 36, "dtype": "uint16", **where}
+        with rasterio.open(folder / f"{seed}.tif", "w", **profile) as file:
+            file.write(values)
+    return folder
+
+
+def volumes(folder: Path) -> Path:
+    nibabel = pytest.importorskip("nibabel")
+    folder.mkdir()
+    voxels = np.random.default_rng(9).integers(-1000, 400, (36, 40, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 2, 1])), folder / "ct.nii.gz")
+    return folder
+
+
+def run(*args: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(list(args))
+    assert not caught.value.code
+
+
+def test_thirteen_bands_are_learned_measured_and_asked(tmp_path: Path) -> None:
+    data, out = rasters(tmp_path / "s2", 3), tmp_path / "run"
+    bands = ",".join(map(str, range(1, 14)))
+    values = ["--bands", bands, "--low", "0", "--high", "4000"]
+    run("train", "masked", "--data", str(data), *values, "--train-share", "0.7", *SMALL, "--out", str(out))
+    card = json.loads((out / "model" / "model.json").read_text())
+    assert card["input"]["channels"] == 13
+    assert len(card["input"]["intake"]["bands"]) == 13
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert any("health" in json.dumps(line) for line in lines)
+    run("predict", str(out), str(data), "--out", str(tmp_path / "found"))
+    rows = list(csv.reader((tmp_path / "found" / "embeddings.csv").read_text().splitlines()))[1:]
+    vectors = np.array([row[1:] for row in rows], float)
+    assert [row[0] for row in rows] == ["0.tif", "1.tif", "2.tif"]
+    assert np.allclose((vectors**2).sum(axis=1), 1, atol=1e-4)
+
+
+def test_bands_and_slices_are_learned_in_one_run(tmp_path: Path) -> None:
+    data, out = f"{rasters(tmp_path / 's2', 1)},{volumes(tmp_path / 'ct')}", tmp_path / "run"
+    channels = ["--set", "data.intake.channels=13", "--set", "task.backbone.channels=13"]  # slices: 13 alike
+    values = ["--percentiles", "1,99", "--normalise", "data", "--mix", "1,1"]
+    run("train", "masked", "--data", data, *values, *channels, *SMALL, "--out", str(out))
+    told = json.loads((out / "data.json").read_text())
+    assert "slices" in json.dumps(told)
+    assert (out / "backbone" / "backbone.safetensors").is_file()
