@@ -97,7 +97,7 @@ def distilled(asked: argparse.Namespace, way: str, place: Path) -> Run:
         write_tensors(teacher.weights, teacher.backbone.build().state_dict())
     data = sorted(trees().train.parent.rglob("*.jpg"))
     run = distill.recipe(
-        data=tuple(data), teacher=(str(teacher.weights),), model="small", size=asked.size, window=asked.size,
+        data=tuple(data), teacher=(str(teacher.weights),), model="small", size=asked.size, tile=asked.size,
         augment=False, batch=asked.batch, cache=None if way == "frozen" else str(place / "maps"),
     )  # fmt: skip
     task: Any = run.only.task
