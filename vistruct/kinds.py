@@ -94,6 +94,7 @@ KINDS: dict[Role, dict[str, str]] = {
         "masked": "vistruct.tasks.masked:MaskedConfig",
         "contrast": "vistruct.tasks.contrast:ContrastConfig",
         "distill": "vistruct.tasks.distill:DistillConfig",
+        "self_distill": "vistruct.tasks.self_distill:SelfDistillConfig",
         "vision_language": "vistruct.tasks.blip2:VisionLanguageConfig",
     },
     "metric": {

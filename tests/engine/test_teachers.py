@@ -15,7 +15,7 @@ from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.config import Move, Stream
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
-from vistruct.engine.train import loader_of, train
+from vistruct.engine.train import loader_of, started, train, train_steps
 
 
 def test_a_teacher_starts_as_its_student_never_trains_and_follows(tmp_path: Path) -> None:
@@ -35,6 +35,13 @@ def test_a_teacher_starts_as_its_student_never_trains_and_follows(tmp_path: Path
     assert task.told == [(0, 12), (1, 12)]
     assert not torch.equal(task.teacher["backbone"].embed.weight, before)
     assert not torch.equal(task.teacher["backbone"].embed.weight, task.backbone.embed.weight)
+
+
+def test_a_teacher_is_the_student_before_anything_is_measured(tmp_path: Path) -> None:
+    with started(toy_run(task=TaughtConfig(), steps=2), tmp_path) as training:
+        task: Any = training.state.model
+        train_steps(training)
+    assert task.told == [(0, 2), (0, 2), (1, 2)]
 
 
 def test_what_a_task_ships_is_the_runs_backbone(tmp_path: Path) -> None:

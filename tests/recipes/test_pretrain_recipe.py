@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.backbones.timm_model import TimmConfig
+from vistruct.checkpoint.weights import load_backbone
 from vistruct.cli.main import main
-from vistruct.config import Move, read_run, run_to_yaml
+from vistruct.config import Move, read_run, run_to_yaml, with_values
 from vistruct.contracts import AnswerPrediction
 from vistruct.data.instructions.control import shuffle_answers
 from vistruct.data.instructions.write import write_instructions
@@ -23,6 +26,7 @@ from vistruct.recipes import find
 from vistruct.recipes.vitp.pretrain import SIZES, recipe, tiny
 from vistruct.samples import trees
 from vistruct.settings import with_settings
+from vistruct.vlm.vrl import Vrl
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,33 @@ def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_answers(run_dir: 
     said = load(run_dir).predict(trees().test.with_suffix(".jpg"), ask="How many trees are there?")
     assert isinstance(said, AnswerPrediction)
     assert said.question == "How many trees are there?"
+
+
+def test_a_vit_of_timm_goes_on_from_its_public_weights_in_a_language_model(tmp_path: Path) -> None:
+    timm_model = TimmConfig(name="test_vit3").build()
+    save_file(
+        {k.removeprefix("model."): v for k, v in timm_model.state_dict().items()}, tmp_path / "public.safetensors"
+    )
+    small = tiny().only
+    run = recipe(
+        data=small.data.jsonl,
+        timm="test_vit3",
+        backbone=tmp_path / "public.safetensors",
+        size="small",
+        steps=1,
+        batch=2,
+    )
+    task = run.only.task.model_copy(update={"language": small.task.language, "vrl": Vrl(drop_at="patches")})
+    run = with_values(run, task=task)
+    train(run, tmp_path / "run")
+    again = TimmConfig(name="test_vit3").build()
+    report = load_backbone(again, tmp_path / "run")
+    assert (report.missing, report.unexpected) == ((), ())
+    assert not torch.equal(again.model.blocks[0].attn.qkv.weight, timm_model.model.blocks[0].attn.qkv.weight)
+    assert run.only.task.std == again.std
+    assert recipe(data=small.data.jsonl, start=tmp_path / "run").only.task.backbone.name == "test_vit3"
+    with pytest.raises(UserError, match="both name a backbone"):
+        recipe(data=small.data.jsonl, timm="test_vit3", start=tmp_path / "run")
 
 
 def test_a_run_goes_on_from_another_in_its_own_size_and_with_its_tokenizer(run_dir: Path) -> None:

@@ -111,8 +111,12 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     log.open_at(state.step)
     first, stopping = state.step, False
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
-    if state.step == 0 and (before := evaluate_all(state, log.say, is_last=False, before=True)):
-        log.write(0, before)
+    if state.step == 0:
+        for source in state.sources.values():
+            if source.task.traits.before_step is not None:  # what is measured first may be a teacher
+                source.task.traits.before_step(0, run.steps)
+        if before := evaluate_all(state, log.say, is_last=False, before=True):
+            log.write(0, before)
     loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
     with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
         while state.step < run.steps and not stopping:

@@ -24,6 +24,7 @@ RECIPES = {
     "masked": "vistruct.recipes.masked",
     "contrast": "vistruct.recipes.contrast",
     "distill": "vistruct.recipes.distill",
+    "self_distill": "vistruct.recipes.self_distill",
     "clip.zero_shot": "vistruct.recipes.clip.zero_shot",
     "clip.match": "vistruct.recipes.clip.match",
     "clip.regions": "vistruct.recipes.clip.regions",

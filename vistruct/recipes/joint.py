@@ -171,12 +171,7 @@ def _split(given: Sequence[str], mark: str, names: Any, flag: str) -> list[tuple
 
 def _alone(kind: str, path: Path, own: dict[str, Any], backbone: Path | None, timm: str | None, seed: int) -> Run:
     """The run of one task, if it were alone."""
-    shared: dict[str, Any] = {"data": path, "backbone": backbone, "seed": seed}
+    shared: dict[str, Any] = {"data": path, "backbone": backbone, "timm": timm, "seed": seed}
     if kind == "instruct":
-        if timm is not None:
-            what = "a language model needs the tokens of a ViT of ours"
-            raise UserError(what, where="--timm", fix="leave --timm out, or the task of kind instruct")
         shared |= {"size": "small"}
-    else:
-        shared |= {"timm": timm}
     return called(TASKS[kind], shared | own)

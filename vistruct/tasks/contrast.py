@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,6 +29,7 @@ from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
 from vistruct.ops.seeds import derive
 from vistruct.tasks.features import backbone_for, least_divisor
+from vistruct.tasks.moving import follow
 from vistruct.tasks.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -212,16 +212,9 @@ class Contrast(nn.Module):
             num_regions=config.num_regions,
         )
 
-    @torch.no_grad()
     def before_step(self, step: int, steps: int) -> None:
         """The slow encoder follows the fast one as the last step left it; before the first step it becomes that."""
-        share = 1 - (self.config.momentum if step else 0.0)
-        for name, own in self.slow.state_dict(keep_vars=True).items():
-            other = attrgetter(name)(self).to(own.dtype)  # of a layer with an adapter: with what that adds
-            if isinstance(own, nn.Parameter):
-                own.lerp_(other, share)
-            else:
-                own.copy_(other)  # statistics of a norm
+        follow(self.slow, self, self.config.momentum if step else 0.0)
 
     def after_step(self) -> None:
         """The step's keys join the queues."""

@@ -386,7 +386,9 @@ def _token_backbone(config: InstructConfig, shared: Backbone | None) -> TokenBac
     cell = backbone.patch * config.shuffle
     if config.tiling.size % cell:
         what = f"tiles of {config.tiling.size} pixels are not a multiple of patch * shuffle = {cell}"
-        raise UserError(what, where="task.tiling.size", fix=f"use {config.tiling.size // cell * cell or cell}")
+        raise UserError(
+            what, where="task.tiling.size", fix=f"--set task.tiling.size={config.tiling.size // cell * cell or cell}"
+        )
     return backbone
 
 

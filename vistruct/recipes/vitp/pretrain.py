@@ -2,6 +2,8 @@
 
 Run:      vistruct instruct data/boxes.json --out out
           vistruct train vitp.pretrain --data out/instructions.jsonl --start InternVL2_5-1B --devices 8
+          vistruct train vitp.pretrain --data out/instructions.jsonl --timm vit_small_patch14_reg4_dinov2 \
+              --backbone dinov2_vits14_reg4_pretrain.pth      (any plain ViT of timm, its public weights continued)
           vistruct train vitp.pretrain --data out/instructions.jsonl --size small     (minutes on a CPU)
 Needs:    published: 23 hours on 8 x A40 48 GB for the size 1b; ours: not yet measured.
           size small: 2 CPU cores, a few minutes
@@ -35,6 +37,7 @@ from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import detect_annotation
 from vistruct.data.instructions.write import write_instructions
+from vistruct.errors import UserError
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
@@ -136,6 +139,7 @@ def recipe(
     root: Path | None = None,  # folder that the image paths start from; None: that of the file
     val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: random, or that of `start`
+    timm: str | None = None,  # name of a timm ViT in place of InternViT; `backbone` is then a file of its weights
     language: Path | None = None,  # folder of a causal language model as `transformers` saves it; None: likewise
     size: Literal["1b", "2b", "small"] = "1b",
     vrl: Literal["off", "paper", "published-code"] = "paper",
@@ -153,11 +157,13 @@ def recipe(
     like = SIZES[size]
     num_steps = like.steps if steps is None else steps
     changed: dict[str, Any] = {"vrl": vrl}
+    if start is not None and timm is not None:
+        raise UserError("--start and --timm both name a backbone", where=f"--timm {timm}", fix="leave one of them out")
     if start is not None and (parts := parts_of(start)):
         changed |= {**parts, "backbone": parts["backbone"].model_copy(update={"drop_path": DROP_PATH})}
         changed.pop("pointing", None)  # words alone are learned here
-    if backbone is not None and backbone.is_dir():
-        shape, mean_std = architecture(backbone)
+    if timm is not None or (backbone is not None and backbone.is_dir()):
+        shape, mean_std = architecture(backbone, timm)
         usual: Any = like.task.backbone
         changed |= {"backbone": shape.model_copy(update={"drop_path": usual.drop_path}), **mean_std}
     if language is not None:
