@@ -108,7 +108,8 @@ class TaskTraits:
     work: Callable[[Costs], np.ndarray] | None = None  # how long samples take, in any unit; there with `measurer`
     repeated_blocks: tuple[nn.Module, ...] = ()  # of what has no traits: a language model
     uneven_calls: str = ""  # why some batches call blocks more often than others, which a spread model cannot bear
-    before_step: Callable[[int, int], None] | None = None  # told of steps done and of all, before each that it is in
+    # Told of steps done and of all, before each that it is in, and before anything is measured at step 0.
+    before_step: Callable[[int, int], None] | None = None
     after_step: Callable[[], None] | None = None  # after each: statistics of earlier steps, summed over ranks by itself
     still: tuple[str, ...] = ()  # modules of it that never train: teachers
     ships: str = "backbone"  # the module whose weights become the run's backbone

@@ -56,7 +56,7 @@ def recipe(
     size: int | None = None,  # pixels of a global view; None: 224, or 96 of small
     local_size: int | None = None,  # pixels of a local view; None: 96, or 48 of small
     local_views: int | None = None,  # how many; None: 8, or 2 of small
-    window: int = 512,  # pixels; larger images are cut into windows of so many
+    tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: 1,024 as published, or 16 of small
     lr: float | None = None,  # of the heads; None: 5e-4 for 256 images, as published, or 1e-3 of small
     turns: bool = False,  # images from above have no up: turn them all ways
@@ -97,7 +97,7 @@ def recipe(
         anchor_by="feature" if held == "feature" else "gram",
         **mean_std,
     )
-    tiles = Tiles(size=max(window, size), overlap=0)
+    tiles = Tiles(size=max(tile, size), overlap=0)
     whole = Size(height=size, width=size, keep_aspect=False)
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
     weights = {"anchor": anchor_weight} if held != "none" and anchor_weight != 1 else {}
