@@ -127,7 +127,7 @@ def test_report_says_gain_where_there_is_one_and_names_no_file_outside(tmp_path,
     page = read(tmp_path, monkeypatch, 0.1)
     assert re.search(r"fine-tuned whole, 100% of the labels, from random: use \w+, \+0\.1", page.text)
     assert "would pay too" in page.text
-    assert "3,200 samples for each teacher" in page.text
+    assert "2,400 samples for each teacher" in page.text
     assert "Its weakness" in page.text
     assert page.tables >= 7
     assert "What the models themselves answer" in page.text
@@ -205,7 +205,7 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
     )
     assert asked.only.start == places["aligned.0"]
     assert dense.init == places["start.random.0"]
-    assert (asked.steps, dense.steps, dense.seed) == (150, 200, 0)
+    assert (asked.steps, dense.steps, dense.seed) == (112, 150, 0)
     for stream in dense.streams.values():
         same = [(t.backbone, t.mean, t.std) for t in (stream.task, begun.only.task)]
         assert same[0] == same[1]
@@ -234,8 +234,8 @@ def test_the_study_trains_the_same_segmenter_from_every_init_frozen_and_whole(tm
         rate = 1e-2 if one.tuning == "probe" else 1e-3
         assert (one.run.steps, stream.batch, one.run.optim.lr) == (EFFORT.steps, 8, rate)
         assert stream.task.head.kind == "linear"
-        assert str(one.run.evals["val"].data.annotation) == "tested.json"
-        assert str(stream.data.annotation) == "labelled.json"
+        assert str(one.run.evals["val"].data.root) == "tested.json"
+        assert str(stream.data.root) == "labelled.json"
 
 
 def test_every_crown_of_the_test_scene_is_learned_from_or_measured_on(tmp_path):

@@ -60,7 +60,7 @@ EFFORTS = {
     "default": Effort(
         crops=1600,
         questions=60,
-        samples=3200,
+        samples=2400,
         steps=60,
         fractions=(1.0,),
         seeds=3,
