@@ -127,7 +127,7 @@ def test_report_says_gain_where_there_is_one_and_names_no_file_outside(tmp_path,
     page = read(tmp_path, monkeypatch, 0.1)
     assert re.search(r"fine-tuned whole, 100% of the labels, from random: use \w+, \+0\.1", page.text)
     assert "would pay too" in page.text
-    assert "2,400 samples for each teacher" in page.text
+    assert "1,600 samples for each teacher" in page.text
     assert "Its weakness" in page.text
     assert page.tables >= 7
     assert "What the models themselves answer" in page.text
@@ -205,7 +205,7 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
     )
     assert asked.only.start == places["aligned.0"]
     assert dense.init == places["start.random.0"]
-    assert (asked.steps, dense.steps, dense.seed) == (112, 150, 0)
+    assert (asked.steps, dense.steps, dense.seed) == (75, 100, 0)
     for stream in dense.streams.values():
         same = [(t.backbone, t.mean, t.std) for t in (stream.task, begun.only.task)]
         assert same[0] == same[1]
@@ -306,7 +306,7 @@ def test_every_model_that_answers_is_asked_the_same_and_one_of_them_untrained(tm
             places[name].mkdir()
             (places[name] / "run.yaml").write_text(run_to_yaml(labels.tiny()))
     ready = study.with_weights(places)
-    jobs = question_jobs(ready, {init: ("digest",) * 3 for init in study.inits})
+    jobs = question_jobs(ready, {init: ("digest",) * 4 for init in study.inits})
     answering = ("random", "instructions", "instructions.shuffled")
     assert {job.name for job in jobs} == {f"answers-{name}" for name in (UNTRAINED, *answering)}
     assert len({json.dumps(job.arguments["questions"]) for job in jobs}) == 1

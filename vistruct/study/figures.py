@@ -119,21 +119,26 @@ def learning_curves(found: Mapping[str, Any], root: Path) -> Figure | None:
 
 
 def pretraining_losses(found: Mapping[str, Any], root: Path) -> Figure:
-    """Loss of every pretraining over its steps."""
+    """Loss of every pretraining over its steps; of several repetitions each, the first has the name."""
     colours = ink(list(found["plan"]["inits"]), found["plan"]["baseline"])
     of = {}
     for init, source in found["plan"]["inits"].items():
         of |= dict.fromkeys([source] if isinstance(source, str) else source, init)
     with styled():
-        figure, (axis,) = plots(1, wide=7.5, height=3.4)
+        figure, (axis,) = plots(1, wide=7.5, height=3.8)
+        told: set[str] = set()
         for name, run in found["pretrained"].items():
             points = read_metrics(root / run / "metrics.jsonl").get("loss", [])
             if points:
+                init = of.get(name, name.rpartition(".")[0] if name.rpartition(".")[2].isdecimal() else name)
                 steps, values = zip(*points, strict=True)
-                axis.plot(steps, smooth(list(values), span=12), color=colours.get(of.get(name, ""), AXES), label=name)
+                label = None if init in told else init
+                colour = colours.get(init, AXES)
+                axis.plot(steps, smooth(list(values), span=12), color=colour, label=label, linewidth=1.4)
+                told.add(init)
         axis.set_xlabel("step")
         axis.set_title("loss")
-        axis.legend()
+        _legend(figure, axis, 4)
     return figure
 
 

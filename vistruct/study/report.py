@@ -113,11 +113,11 @@ def _headline(page: Report, found: Found) -> None:
             f"{metric_name(found)}, {TUNINGS[gain['tuning']]}",
             f"{gain['against']} → {gain['init']}, {percent(gain['fraction'])} of the labels",
         )
-        for gain in ends[: 8 - len(numbers)]
-        if gain["against"] == plan["baseline"]
+        for gain in ends
+        if gain["against"] == plan["baseline"] and gain["init"] not in plan["against"]
     ]
     if numbers:
-        page.key_numbers(numbers)
+        page.key_numbers(numbers[:8])
     else:
         page.callout("One init alone: there is nothing to compare it with. `--init random` adds random weights.")
     for against in dict.fromkeys(gain["against"] for gain in gains) if found["ring"] is None else ():
