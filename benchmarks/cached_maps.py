@@ -1,11 +1,13 @@
 """Stage 1 with the maps of its frozen backbone kept on disk and without: seconds and memory of a step, side by side.
 
     python benchmarks/cached_maps.py [--width 384] [--depth 12] [--size 224] [--images 16] [--batch 4] [--rounds 3]
+                                     [--head detect|segment|distill]
 
 The same run four ways in one process, in turns, each measured from its second step on: `trained` moves the backbone as
 well (what a graph costs), `frozen` does not, `first` also writes the maps, `kept` reads them. Memory is what the
 process takes at most beyond what it had before the step (Linux alone). Maps are on the disk of --folder, and in the
-cache that the system has of it.
+cache that the system has of it. With --head distill the ViT is a frozen teacher, and the small ViT of the recipe its
+student, which trains.
 """
 
 from __future__ import annotations
@@ -22,29 +24,35 @@ from typing import Any
 import torch
 
 from vistruct.backbones.eva_vit import EvaVitConfig
+from vistruct.checkpoint.tensors import write_tensors
 from vistruct.config import CacheMaps, Run, with_values
 from vistruct.engine.run import State, build
 from vistruct.engine.step import train_step
 from vistruct.engine.train import loader_of
+from vistruct.recipes import distill
 from vistruct.recipes.visft import detect, segment
 from vistruct.samples import trees
+from vistruct.tasks.distill import LessonConfig
+from vistruct.tasks.teacher import TeacherConfig
 from vistruct.windows.tiles import Tiles
 
-WAYS = ("trained", "frozen", "first", "kept")
+WAYS = {"detect": ("trained", "frozen", "first", "kept"), "distill": ("frozen", "first", "kept")}
+WAYS["segment"] = WAYS["detect"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("width", 384), ("depth", 12), ("size", 224), ("images", 16), ("batch", 4), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--head", choices=("detect", "segment"), default="detect")
+    parser.add_argument("--head", choices=tuple(WAYS), default="detect")
     parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
-    place = Path(tempfile.mkdtemp(dir=asked.folder))
+    place, ways = Path(tempfile.mkdtemp(dir=asked.folder)), WAYS[asked.head]
+    make = distilled if asked.head == "distill" else run_of
     try:
-        states = {way: build(run_of(asked, way, place), place / way) for way in WAYS}
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        memory: dict[str, list[float]] = {way: [] for way in WAYS}
+        states = {way: build(make(asked, way, place), place / way) for way in ways}
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        memory: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(asked.rounds):
             shutil.rmtree(place / "maps", ignore_errors=True)
             for way, state in states.items():
@@ -55,7 +63,7 @@ def main() -> None:
         size = sum(file.stat().st_size for file in (place / "maps").rglob("*.safetensors"))
         each = size / asked.images / 1e6
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, maps of an image {each:.3g} MB")
-        for way in WAYS:
+        for way in ways:
             print(f"{way:8} {statistics.median(seconds[way]):8.3f} s a step {max(memory[way]):8.0f} MB at most")
     finally:
         shutil.rmtree(place)
@@ -77,6 +85,27 @@ def run_of(asked: argparse.Namespace, way: str, place: Path) -> Run:
     kept = CacheMaps(folder=place / "maps") if way in ("first", "kept") else None
     move = () if way == "trained" else run.move
     return run.model_copy(update={"init": None, "cache_maps": kept, "move": move, "amp": "off"})
+
+
+def distilled(asked: argparse.Namespace, way: str, place: Path) -> Run:
+    """On as many windows; of the student alone the colours change."""
+    teacher = TeacherConfig(
+        backbone=EvaVitConfig(width=asked.width, depth=asked.depth, heads=6, mlp_width=4 * asked.width),
+        weights=place / "teacher.safetensors",
+    )
+    if not teacher.weights.exists():
+        write_tensors(teacher.weights, teacher.backbone.build().state_dict())
+    data = sorted(trees().train.parent.rglob("*.jpg"))
+    run = distill.recipe(
+        data=tuple(data), teacher=(str(teacher.weights),), model="small", size=asked.size, tile=asked.size,
+        augment=False, batch=asked.batch, cache=None if way == "frozen" else str(place / "maps"),
+    )  # fmt: skip
+    task: Any = run.only.task
+    images: Any = run.only.data
+    records = len(images.build())
+    images = images.model_copy(update={"share": min(1.0, (asked.images + 0.5) / records)})
+    task = task.model_copy(update={"lessons": {"eva": LessonConfig(teacher=teacher)}})
+    return with_values(run, task=task, data=images, workers=0, amp="off")
 
 
 def steps_of(state: State, number: int) -> list[tuple[float, float]]:

@@ -42,10 +42,10 @@ def part_of(batch: MaskedBatch, at: slice) -> MaskedBatch:
     return MaskedBatch(**{name: None if one is None else one[at] for name, one in vars(batch).items()})
 
 
-def same_as_halves(model: Masked, count: int = 4) -> None:
+def same_as_halves(model: Masked, batch: MaskedBatch | None = None) -> None:
     """Loss, units and gradient of a batch are those of its parts together."""
-    whole = batch_of(model, count, channels=model.channels)
-    parts = [part_of(whole, at) for at in (slice(0, 1), slice(1, count))]
+    whole = batch_of(model, 4, channels=model.channels) if batch is None else batch
+    parts = [part_of(whole, at) for at in (slice(0, 1), slice(1, len(whole)))]
     (term,) = model.traits.terms
     (loss,) = model(whole).terms.values()
     torch.testing.assert_close(loss, sum(model(one).terms[term] for one in parts))

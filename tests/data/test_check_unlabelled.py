@@ -42,6 +42,13 @@ def test_a_sound_folder_is_counted(root: Path) -> None:
         "endings": ".png (1), .jpg (1)",
     }
     assert (found.problems, found.ok) == ((), True)
+    (root.parent / "few.txt").write_text("pictures/more\n")
+    assert check(root.parent / "few.txt").counts == {
+        "images": 1,
+        "folders": 1,
+        "windows of 512": 2,
+        "images decoded": 1,
+    }
 
 
 def test_what_is_broken_twice_or_measured_on_is_named(root: Path, tmp_path: Path) -> None:

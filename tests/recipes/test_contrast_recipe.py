@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from several_processes import train_in_ranks
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
+from vistruct.config import Move
+from vistruct.engine.run import build
 from vistruct.engine.train import train
 from vistruct.recipes import contrast
 from vistruct.samples.made_classes import eurosat_folder
@@ -51,3 +54,15 @@ def test_published_settings() -> None:
     task = run.only.task
     assert (task.hidden, task.width, task.temperature, task.momentum) == (2048, 128, 0.2, 0.999)  # ty: ignore[unresolved-attribute]
     assert run.only.loss_weights == {"view": 0.5, "place": 0.5}
+
+
+def test_the_slow_encoder_follows_what_an_adapter_adds(tmp_path: Path) -> None:
+    run = contrast.tiny().model_copy(update={"move": (Move(pattern="backbone", mode="lora"),)})
+    model: Any = build(run, tmp_path).model
+    fast, slow = (one.encoder.layers[0].mlp.fc1 for one in (model.backbone, model.slow["backbone"]))
+    with torch.no_grad():
+        fast.lora_B.normal_()
+    model.before_step(0, 6)
+    assert not hasattr(slow, "lora_B")
+    x = torch.randn(2, 32)
+    torch.testing.assert_close(slow(x), fast.eval()(x))

@@ -12,8 +12,9 @@ import torch
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.cli.dry_run import describe
-from vistruct.config import AdamW, Run, with_values
+from vistruct.config import AdamW, CacheMaps, Run, with_values
 from vistruct.engine.train import train
+from vistruct.errors import UserError
 from vistruct.recipes import distill
 from vistruct.recipes.small import small_vit
 from vistruct.samples.made_classes import eurosat_folder
@@ -86,12 +87,44 @@ def test_two_teachers_one_of_them_a_run(done: tuple[Run, Path], tmp_path: Path) 
 
 
 def test_a_student_comes_to_see_what_its_teacher_sees(tmp_path: Path) -> None:
-    run = with_values(distill.tiny(), batch=8, optim=AdamW(lr=3e-3), steps=40, amp="off")
+    run = with_values(distill.tiny(), batch=8, optim=AdamW(lr=3e-3), steps=24, amp="off")
     train(run.model_copy(update={"evals": {}}), tmp_path / "a")
     told = losses(tmp_path / "a")
     for first, name in ((1, "features_made"), (0, "relations_made")):  # features are learned from the second step on
         late = sum(line[f"loss_{name}"] for line in told[-5:]) / 5
         assert late < 0.5 * told[first][f"loss_{name}"], name
+
+
+def kept(cache: Path | None) -> Run:
+    """Whole images; of the student alone the colours change."""
+    run = distill.tiny()
+    told: dict[str, Any] = {"cache": None if cache is None else str(cache), "augment": False, "model": "small"}
+    data: Any = run.only.data
+    other = distill.recipe(data=data.paths, teacher=("a.safetensors",), steps=6, size=32, batch=4, **told)
+    task: Any = run.only.task
+    return with_values(other, task=task.model_copy(update={"colours": 0.4}), amp="off", log_every=1)
+
+
+def test_an_image_goes_through_its_teacher_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(kept(None), tmp_path / "without")
+    train(kept(tmp_path / "maps"), tmp_path / "first")
+    assert " read, 10 computed" in (tmp_path / "first" / "train.log").read_text()  # of 10 images, in 24 places
+    train(kept(tmp_path / "maps"), tmp_path / "again")
+    log = (tmp_path / "again" / "train.log").read_text()
+    assert "maps of teacher made for 10 images: about" in log
+    assert " 0 computed" in log
+    without, first, again = (losses(tmp_path / name) for name in ("without", "first", "again"))
+    for one, other, third in zip(without, first, again, strict=True):
+        assert other["loss"] == third["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_what_is_varied_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="never come twice") as caught:
+        distill.recipe(data=(eurosat_folder(),), teacher=("a",), cache=str(tmp_path))
+    assert "--no-augment" in str(caught.value)
+    run = distill.tiny().model_copy(update={"cache_maps": CacheMaps(folder=tmp_path / "maps")})
+    with pytest.raises(UserError, match="never come twice"):
+        train(run, tmp_path / "out")
 
 
 def test_what_is_said_of_teachers(done: tuple[Run, Path], tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from vistruct.checkpoint.tensors import sha256
 from vistruct.config import run_from_dict, run_to_yaml, with_values
+from vistruct.data.reading import Mixing
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.recipes import masked
@@ -44,6 +47,24 @@ def test_every_target_is_trained_on(target: masked.Told, tmp_path: Path) -> None
     train(run, tmp_path / "run", on_step=lambda _done, metrics: losses.append(metrics["loss"]))
     assert len(losses) == 2
     assert min(losses) > 0
+
+
+def test_pairs_of_dates_are_trained_on_and_each_image_is_measured(tmp_path: Path) -> None:
+    for place in "ab":
+        (tmp_path / "images" / place).mkdir(parents=True)
+        for date in range(2):
+            pixels = np.random.default_rng(ord(place) + date * 99).integers(0, 255, (40, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / place / f"{place}{date}.png")
+    data, dates = (tmp_path / "images" / "a",), Mixing(groups="folder")
+    val = (tmp_path / "images" / "b",)
+    run = masked.recipe(
+        data=data, val=val, mixing=dates, pairs=True, model="small", steps=1, size=32, batch=2,
+    )  # fmt: skip
+    numbers: dict[str, float] = {}
+    train(run, tmp_path / "run", on_step=lambda _done, metrics: numbers.update(metrics))
+    assert numbers["loss"] > 0
+    with pytest.raises(UserError, match="--target beside pairs"):
+        masked.recipe(data=data, mixing=dates, pairs=True, target="hog")
 
 
 def test_published_settings() -> None:

@@ -216,7 +216,7 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
 
 
 def test_the_study_trains_the_same_detector_from_every_init_frozen_and_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("vistruct.study.plan.weights_of", lambda study, init: None)
+    monkeypatch.setattr("vistruct.study.plan.weights_of", lambda study, init, seed: None)
     monkeypatch.setattr("vistruct.study.plan.TypeAdapter.validate_python", lambda self, value: value)
     trials = plan_trials(study_of(BUDGET, made(tmp_path))).trials
     assert len(trials) == len(INITS) * BUDGET.seeds * 2

@@ -85,7 +85,10 @@ def _load_ours(task: Any, source: Path, name: str) -> Coverage:
         refuse_others(shapes, {key: tuple(value.shape) for key, value in state.items()}, card.path)
         others = differences(other.config, task.config)
         names = other.traits.class_names
-        if others or names != task.traits.class_names:
+        if traits.name_width is not None and others:
+            what = f"a detector that tells classes by their names, and not as it is here: {'; '.join(others)}"
+            raise UserError(what, where=source, fix=backbone_option(source))
+        if others or (names != task.traits.class_names and traits.name_width is None):
             convert = traits.convert_keys or dict
             above = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.")}
             rest = {key: value for key, value in state.items() if not key.startswith("head.")}

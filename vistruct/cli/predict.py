@@ -120,6 +120,9 @@ def command(
         note(line)
     if values != AS_THEY_ARE:
         model = model.reading(intake_of(values, model.input.intake) or Intake())
+    chosen = convert(classes, tuple[str, ...], "--classes") if classes is not None else None
+    if chosen is not None and model.task.traits.take_classes is not None:
+        model = model.finding(chosen)  # by name, whether it has learned them or not
     _check_pairs(model, pairs)
     model = _in_windows(model, tile, overlap)
     model = model if views is None else model.seen_in(views)
@@ -134,7 +137,7 @@ def command(
         command=command,
         batch=batch,
         min_score=min_score,
-        classes=convert(classes, tuple[str, ...], "--classes") if classes is not None else None,
+        classes=chosen,
         drop=convert(drop, tuple[str, ...], "--drop") if drop is not None else (),
         probabilities=probabilities,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistruct.cli.output import as_json, made, note, table
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
 
 if TYPE_CHECKING:
     from vistruct.study.study import Study
@@ -28,6 +28,7 @@ OWN = (
         "--set",
         "--out",
     ),
+    *("--teacher", "--teacher-option", "--from", "--budget", "--pretrain-seeds"),
     *("--workers", "--threads", "--robust", "--dry-run", "--json"),
 )
 
@@ -39,6 +40,35 @@ def command(
     init: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="Initial weights: a run, a backbone, a file, or `random`; repeatable."),
+    ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]RECIPE",
+            help="A way to pretrain, from each --from, with its controls; instead of --init; repeatable.",
+        ),
+    ] = None,
+    teacher_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME.OPTION=VALUE",
+            help="An option of a teacher's recipe, as masked.data=images/; or NAME.control=shuffled; repeatable.",
+        ),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="NAME=PATH",
+            help="Weights that teachers go on from, or `random`, the default; repeatable.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="samples=N|seconds=N", help="Of each teacher; by default the steps of its recipe."),
+    ] = None,
+    pretrain_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repetitions of each teacher's pretraining; 1 unless told.")
     ] = None,
     lora: Annotated[
         list[str] | None,
@@ -76,10 +106,14 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
     help: Annotated[bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")] = False,
 ) -> None:
-    """Measure what initial weights are worth: one recipe from several of them, paired by seed.
+    """Measure what initial weights are worth: one recipe from several of them, paired by seed. Or which way to make
+    them pays on these images, at equal compute.
 
     vistruct study detect --data train.json --val val.json --init random --init ours=runs/pretrained --fraction 0.1
     --fraction 1 --tune probe --tune full
+
+    vistruct study detect --data train.json --val val.json --teacher masked --teacher-option masked.data=images/
+    --teacher labels --teacher-option labels.data=train.json --from random --budget samples=20000 --pretrain-seeds 3
 
     Options of the recipe itself pass through; study.yaml, study.json and report.html are in --out.
     """
@@ -88,7 +122,9 @@ def command(
         return
     if recipe is not None and recipe.startswith("-"):  # an option that only a recipe knows came first
         raise UserError("no recipe given", fix="name one first: `vistruct recipes` lists them")
+    taught = with_teachers(teacher or [], teacher_option or [], origin or [], budget, pretrain_seeds)
     given: dict[str, Any] = {
+        **taught,
         "inits": None if not init else inits(init),
         "fractions": fraction or None,
         "seeds": seeds,
@@ -138,8 +174,9 @@ def resolve(recipe: str | None, config: Path | None, options: Sequence[str], giv
         raise UserError("no recipe given", fix="name one first: `vistruct recipes` lists them")
     else:
         parsed = parse(find(recipe).recipe, options, OWN)
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in parsed.items()}
-        values = {"recipe": recipe, "options": plain, "inits": {"random": "random"}, **given}
+        plain = {name: as_plain(value) for name, value in parsed.items()}
+        alone = {} if "teachers" in given else {"inits": {"random": "random"}}
+        values = {"recipe": recipe, "options": plain, **alone, **given}
     try:
         return Study.model_validate(values)
     except ValidationError as error:
@@ -158,6 +195,63 @@ def inits(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"two inits are called {name!r}", where=f"--init {word}", fix="--init NAME=PATH")
         found[name] = source
     return found
+
+
+def with_teachers(
+    words: Sequence[str], options: Sequence[str], origins: Sequence[str], budget: str | None, seeds: int | None
+) -> dict[str, Any]:
+    """What the options say of a study's teachers; {}: nothing.
+
+    Raises:
+        UserError: options of a teacher that is not named, values that do not fit; what belongs to teachers without one.
+    """
+    from vistruct.recipes import find
+    from vistruct.recipes.options import convert, options_of
+
+    if not words:
+        for word, said in (("--teacher-option", options), ("--from", origins), ("--budget", budget)):
+            if said:
+                raise UserError(f"{word} is of teachers, and there is none", fix="--teacher masked")
+        return {} if seeds is None else {"pretrain_seeds": seeds}
+    found: dict[str, Any] = {}
+    for word in words:
+        name, has_name, recipe = word.partition("=")
+        recipe = recipe if has_name else name
+        name = name if has_name else name.replace(".", "_")
+        if name in found:
+            raise UserError(f"two teachers are called {name!r}", where=f"--teacher {word}", fix="--teacher NAME=RECIPE")
+        find(recipe)
+        found[name] = {"recipe": recipe, "options": {}}
+    for word in options:
+        said, has_value, text = word.partition("=")
+        name, has_option, option = said.partition(".")
+        where = f"--teacher-option {word}"
+        if not (has_value and has_option):
+            raise UserError(f"{word!r} is no option of a teacher", where=where, fix="NAME.OPTION=VALUE")
+        if name not in found:
+            raise UserError(f"no teacher {name!r}", where=where, fix=closest(name, found))
+        option = option.replace("-", "_")
+        if option == "control":
+            found[name]["control"] = text
+            continue
+        known = options_of(find(found[name]["recipe"]).recipe)
+        if option not in known:
+            raise UserError(
+                f"{found[name]['recipe']} has no option {option!r}", where=where, fix=closest(option, known)
+            )
+        found[name]["options"][option] = as_plain(convert(text, known[option].hint, f"--teacher-option {said}="))
+    given: dict[str, Any] = {"teachers": found, "starts": inits(origins)}
+    if budget is not None:
+        unit, _, number = budget.partition("=")
+        given["budget"] = {unit: number}
+    return given | ({} if seeds is None else {"pretrain_seeds": seeds})
+
+
+def as_plain(value: Any) -> Any:
+    """Paths as text, in lists too."""
+    if isinstance(value, list | tuple):
+        return [as_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def with_adapters(words: Sequence[str], known: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -202,7 +296,7 @@ def rates(words: Sequence[str], tune: Sequence[str]) -> dict[str, float]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the gains."""
+    """Print the gains, and which teacher pays."""
     rows = []
     for gain in found["gains"]:
         ends = gain["bootstrap"]
@@ -219,19 +313,26 @@ def show(found: dict[str, Any]) -> None:
         table(["run", found["metric"]], pairs)
     for line in found["notes"]:
         note(line)
+    if found["ring"] is not None:
+        from vistruct.study.ring_report import sentences
+
+        for line in sentences(found):
+            note(line.replace("**", ""))
 
 
 def _describe(study: Study, out: Path, *, json: bool) -> None:
     from vistruct.study.plan import plan_trials, study_jobs
-    from vistruct.study.pretraining import pretraining_jobs
+    from vistruct.study.pretraining import pretraining_jobs, starts_with_statistics
     from vistruct.study.results import chosen_metric
+    from vistruct.study.ring import expanded
     from vistruct.study.runner import describe
     from vistruct.study.study import study_to_yaml
 
-    plan = plan_trials(study.unpretrained)
-    metric = chosen_metric(study, plan.trials[0].run)
-    first, _ = pretraining_jobs(study, out)
-    rows = describe(plan, [*first, *study_jobs(study.unpretrained, plan, out, {}, metric)], out)
+    written = expanded(study, starts_with_statistics(study))
+    plan = plan_trials(written.unpretrained)
+    metric = chosen_metric(written, plan.trials[0].run)
+    first, _ = pretraining_jobs(written, out)
+    rows = describe(plan, [*first, *study_jobs(written.unpretrained, plan, out, {}, metric)], out)
     if json:
         names = ("name", "steps", "samples", "lr", "state")
         listed = [dict(zip(names, row, strict=True)) for row in rows]

@@ -27,7 +27,6 @@ from vistruct.contracts.parts import (
     Metric,
     Neck,
     NeckTraits,
-    OutsideTeacher,
     QueryDecoder,
     State,
     Task,
@@ -65,6 +64,7 @@ from vistruct.contracts.step import (
     StreamBatch,
     named_term,
 )
+from vistruct.contracts.teachers import OutsideTeacher
 from vistruct.contracts.truth import (
     IGNORED,
     IMAGE_MARK,

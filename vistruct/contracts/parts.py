@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Queries, Shown
 from vistruct.contracts.step import Costs, Measurer, StepOutput
+from vistruct.contracts.teachers import OutsideTeacher
 from vistruct.contracts.truth import Sample
 
 
@@ -86,26 +86,12 @@ class HeadTraits:
     max_detections: int = 100  # of one image, after that
     convert_keys: Callable[[State], State] | None = None  # published names to its own; None: it reads none
     to_published: Callable[[State], State] | None = None  # and back; None: it writes none
+    name_width: int | None = None  # it tells classes by vectors of their names, so wide; None: by their numbers
     class_layers: tuple[ClassLayer, ...] = ()  # what belongs to one set of classes; the rest may serve several
     repeated_blocks: tuple[nn.Module, ...] = ()
 
 
 Collator = Callable[[list[Sample]], Any]  # samples -> Batch; without weights, so that it travels to workers
-
-
-class OutsideTeacher(Protocol):
-    """A frozen backbone outside of a task's modules: it is in no state dict."""
-
-    weights: Path  # whatever a backbone can start from
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it has begun."""
-        ...
-
-    def begin(self) -> Backbone:
-        """Build it with random weights, for whoever puts its own in place."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

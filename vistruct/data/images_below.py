@@ -85,7 +85,13 @@ def _identity(path: Path) -> object:
 
 
 def has_images(path: Path) -> bool:
-    """Whether it is an image or a volume by its name, or a folder with one in or below it."""
+    """Whether it is an image or a volume by its name, a list whose first line names one, or a folder with one in or
+    below it."""
+    if path.is_file() and path.suffix.lower() == LIST:
+        with open(path, "rb") as file:
+            first = os.fsdecode(file.readline(4096).strip())
+        named = path.parent / first
+        return first != "" and named.suffix.lower() != LIST and os.path.exists(named) and has_images(named)
     if path.is_file():
         return path.suffix.lower() in SUFFIXES or is_volume_file(path)
     return path.is_dir() and next(iter(_below(path, IssueCounter())), None) is not None

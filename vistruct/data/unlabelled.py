@@ -17,6 +17,7 @@ from vistruct.config import Part
 from vistruct.contracts import Record
 from vistruct.data.channels import check_channels
 from vistruct.data.dataset import OnBroken, RecordDataset, as_dataset
+from vistruct.data.dates import in_pairs
 from vistruct.data.formats.format import Stop
 from vistruct.data.formats.order import stop_here
 from vistruct.data.images_below import Found, files_of, found_at, is_volume_path
@@ -55,6 +56,7 @@ class ImagesDataConfig(Part):
     paths: tuple[Path, ...] = Field(min_length=1)  # folders with all below, images, volumes, .txt lists of all these
     mix: tuple[float, ...] | None = None  # of each path, its part of an epoch beside the others'; None: all images once
     groups: str = "none"  # of one patient, scene, flight: none, folder, or a pattern of names below a path
+    pairs: bool = False  # each image with the next of its group by name, of the same size: dates of one place
     split: str | None = None  # one of `shares`, if there are any
     shares: dict[str, float] | None = None  # of the groups, drawn: {"train": 0.9, "val": 0.1}; None: no splits
     split_seed: int = 0  # which groups fall to which share
@@ -81,6 +83,9 @@ class ImagesDataConfig(Part):
         if self.mix is not None and (len(self.mix) != len(self.paths) or min(self.mix) <= 0):
             what = f"mix={self.mix} for {len(self.paths)} paths"
             raise UserError(what, where="data.mix", fix="a number above 0 for each: 3,1")
+        if self.pairs and self.groups == "none":
+            what = "images in pairs, and nothing says which are of one place"
+            raise UserError(what, where="data.groups", fix="--groups folder; or a pattern of names: '^([^_]+)_'")
         if self.tiles is not None and self.tiles.skip_empty:
             what = "without labels every window is empty"
             raise UserError(what, where="data.tiles.skip_empty", fix="--set data.tiles.skip_empty=false")
@@ -105,6 +110,8 @@ class ImagesDataConfig(Part):
             raise UserError(f"no images{told}", where=self.paths[0], fix="name a folder with images in it")
         counts = self._counts(records, copies)
         files = {file: None for record in records for file in files_of(record.images[0])}
+        if self.pairs:
+            records = self._paired(records, report)
         cut = [one for record in records for one in self._slices(record)]
         reader = ImageReader(self.intake, self.axis, self.neighbours, copies)
         if cut[0].slice is not None and self.on_broken == "stop":
@@ -230,6 +237,17 @@ class ImagesDataConfig(Part):
                 raise UserError(what, where=image, fix="--set data.twins=drop leaves such images out")
             report.note(TWIN, str(image))
         return [record for record in records if record.images[0] not in twins]
+
+    def _paired(self, records: list[Record], report: IssueCounter) -> list[Record]:
+        volume = next((one for one in records if is_volume_path(one.images[0])), None)
+        if volume is not None:
+            what = "slices of a volume are no dates of one place"
+            raise UserError(what, where=volume.images[0], fix="--data with pictures alone; or leave --pairs out")
+        paired = in_pairs(records, report)
+        if not paired:
+            what = f"no two images of one group and size: {'; '.join(report.lines())}"
+            raise UserError(what, where=self.paths[0], fix="--groups folder, with the dates of a place in one folder")
+        return paired
 
     def _slices(self, record: Record) -> list[Record]:
         if not is_volume_path(record.images[0]):

@@ -1,5 +1,7 @@
 """The maps of a frozen backbone, kept on disk: an image goes through it once, however often it is learned from.
 
+So are those of teachers (`engine.teachers`), each in a folder of its own.
+
     FOLDER/<backbone>/backbone.json       what decides the maps beside the image, in words
     FOLDER/<backbone>/ab/ab12...safetensors  the maps of one image, with a sum of their bytes
 
@@ -19,8 +21,9 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +34,7 @@ import vistruct
 from vistruct.checkpoint.save import write_json
 from vistruct.checkpoint.tensors import no_room
 from vistruct.config import CacheMaps, Run
-from vistruct.contracts import Backbone, Dataset, MapTask
+from vistruct.contracts import Dataset, MapTask, Sample
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import Ranks, all_reduce_sum, main_first
 from vistruct.errors import UserError
@@ -46,14 +49,12 @@ _TYPES = {str(one).removeprefix("torch."): one for one in (torch.float32, torch.
 _KEPT = {"as_computed": None, "bf16": torch.bfloat16, "float32": torch.float32}
 
 
-class Shown(Protocol):
-    """A stream's samples, and the task that they are for."""
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A data set, and what of its samples goes through a backbone."""
 
-    @property
-    def dataset(self) -> Dataset: ...
-
-    @property
-    def task(self) -> Any: ...
+    dataset: Dataset
+    images: Callable[[list[Sample]], Tensor]  # -> float[B, C, H, W], normalised and padded, on the device
 
 
 def kept_maps(run: Run, model: Any, tasks: Mapping[str, Any], ranks: Ranks, amp: torch.dtype | None) -> KeptMaps:
@@ -71,13 +72,11 @@ def kept_maps(run: Run, model: Any, tasks: Mapping[str, Any], ranks: Ranks, amp:
     assert asked is not None
     backbone: Any = model.backbone
     for name, stream in run.streams.items():
-        place = "" if len(run.streams) == 1 else f"streams.{name}."
-        if vars(stream.data).get("augment") is not None:
-            what = "images that are varied at random never come twice, so that their maps cannot be kept"
-            raise UserError(what, where=f"{place}data.augment", fix=f"--set {place}data.augment=null, or no cache_maps")
+        refuse_varied(run, name)
         if not isinstance(tasks[name], MapTask):
             what = f"a task of kind {stream.task.kind} learns from more than the backbone's maps"
-            raise UserError(what, where=f"{place}task", fix="--set cache_maps=null")
+            place = "task" if len(run.streams) == 1 else f"streams.{name}.task"
+            raise UserError(what, where=place, fix="--set cache_maps=null")
     moving = [name for name, one in backbone.named_parameters() if one.requires_grad]
     if moving:
         what = f"the backbone trains (backbone.{moving[0]} does), so that its maps change with every step"
@@ -89,31 +88,53 @@ def kept_maps(run: Run, model: Any, tasks: Mapping[str, Any], ranks: Ranks, amp:
         what = "a backbone that is spread over devices is computed by all of them, and maps are kept by each alone"
         raise UserError(what, where="parallel", fix="--set parallel=ddp, or --set cache_maps=null")
     settings: Any = next(iter(run.streams.values())).task
-    decides = {
-        "backbone": settings.backbone.model_dump(mode="json"),
-        "autocast": str(amp),
-        "device": ranks.device.type,
-        "torch": torch.__version__,
-        "vistruct": vistruct.__version__,
-        "kept": asked.dtype,
-    }
+    decides = {"backbone": settings.backbone.model_dump(mode="json"), "weights": digest_of(backbone.state_dict())}
     with main_first(ranks):
         return KeptMaps(backbone, asked, decides, ranks, amp)
 
 
+def refuse_varied(run: Run, stream: str) -> None:
+    """
+    Raises:
+        UserError: images of this stream are varied at random.
+    """
+    if vars(run.streams[stream].data).get("augment") is not None:
+        place = "data.augment" if len(run.streams) == 1 else f"streams.{stream}.data.augment"
+        what = "images that are varied at random never come twice, so that their maps cannot be kept"
+        raise UserError(what, where=place, fix=f"--set {place}=null, or no cache_maps")
+
+
 class KeptMaps:
     """float[B, C, H, W] -> the backbone's maps, read where they are kept, else computed and kept; without a graph.
+
+    Args:
+        look: the backbone, or what it gives of it; in its mode and on its device.
+        decides: what it gives, beside how it is computed: its settings and a digest of its weights.
+        of: whose maps they are, in words.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
 
     def __init__(
-        self, backbone: Backbone, asked: CacheMaps, decides: dict[str, Any], ranks: Ranks, amp: torch.dtype | None
+        self,
+        look: Callable[[Tensor], Sequence[Tensor]],
+        asked: CacheMaps,
+        decides: dict[str, Any],
+        ranks: Ranks,
+        amp: torch.dtype | None,
+        of: str = "the backbone",
     ) -> None:
-        self.backbone, self.asked, self.ranks = backbone, asked, ranks
+        self.look, self.asked, self.ranks, self.of = look, asked, ranks, of
         self.dtype, self.amp = _KEPT[asked.dtype], amp
-        told = {**decides, "weights": digest_of(backbone.state_dict())}
+        told = {
+            **decides,
+            "autocast": str(amp),
+            "device": ranks.device.type,
+            "torch": torch.__version__,
+            "vistruct": vistruct.__version__,
+            "kept": asked.dtype,
+        }
         self.folder = asked.folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +168,7 @@ class KeptMaps:
             self.damaged.append(file)
         self.computed += 1
         with autocast(self.amp, image.device):
-            maps = [level[0] for level in self.backbone(image[None])]
+            maps = [level[0] for level in self.look(image[None])]
         rounded = [level.to(self.dtype or level.dtype) for level in maps]
         self._keep(file, rounded, [str(level.dtype).removeprefix("torch.") for level in maps])
         return [small.to(level.dtype) for small, level in zip(rounded, maps, strict=True)]
@@ -171,7 +192,7 @@ class KeptMaps:
         """Say what was read, computed and damaged since this process began, on all ranks."""
         own = torch.tensor([self.read, self.computed, len(self.damaged), self.is_full], dtype=torch.float64)
         read, computed, damaged, full = (int(number) for number in all_reduce_sum(own))
-        say(f"maps of the backbone: {read:,} read, {computed:,} computed ({self.folder})")
+        say(f"maps of {self.of}: {read:,} read, {computed:,} computed ({self.folder})")
         if damaged:
             shown = f", such as {self.damaged[0]}" if self.damaged else ""
             say(f"  {damaged} x kept maps were damaged, and computed again{shown}")
@@ -194,7 +215,7 @@ def announce(maps: KeptMaps, sources: Sequence[Shown], say: Say) -> None:
                 samples = [source.dataset.sample(index, 0)]
             except UnreadableImage:  # training stops at it, or lets another take its place
                 continue
-            images = source.task.images(source.task.collator(samples).to(maps.ranks.device))
+            images = source.images(samples)
             sizes.add(tuple(images.shape[2:]))
             areas.append(images.numel())
             if not bytes_of_one:
@@ -204,7 +225,7 @@ def announce(maps: KeptMaps, sources: Sequence[Shown], say: Say) -> None:
     needed = min(needed, maps.asked.limit_gb * GB)
     left = max(0.0, needed - maps.before)
     free = shutil.disk_usage(maps.folder).free
-    say(f"maps of the backbone for {number:,} images: about {_room(needed)}, {_room(maps.before)} of it there already")
+    say(f"maps of {maps.of} for {number:,} images: about {_room(needed)}, {_room(maps.before)} of it there already")
     if len(sizes) > 1:
         say(
             "  images come in different sizes and are padded to the largest of their batch: maps are found again only "

@@ -39,7 +39,7 @@ from vistruct.engine.kept_maps import KeptMaps, kept_maps
 from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
-from vistruct.engine.teachers import Present, present
+from vistruct.engine.teachers import Present, kept, present
 from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
 from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
@@ -165,10 +165,10 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         optimizer=build_optimizer(model, run.optim, plan),
         gradients=None if is_spread else GradientSum(p for p in model.parameters() if p.requires_grad),
         coverage=coverage,
-        teachers=teachers,
+        teachers=teachers if run.cache_maps is None else kept(teachers, run, ranks, amp),
         loss_weights=loss_weights(run, {name: task.traits.terms for name, task in tasks.items()}),
         amp=amp,
-        maps=None if run.cache_maps is None else kept_maps(run, model, tasks, ranks, amp),
+        maps=None if run.cache_maps is None or teachers else kept_maps(run, model, tasks, ranks, amp),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import Coverage, backbone_dir, load_backbone
-from vistruct.contracts import Task
-from vistruct.engine.kept_maps import digest_of
+from vistruct.config import Run
+from vistruct.contracts import OutsideTeacher, Task
+from vistruct.distributed.ranks import Ranks, main_first
+from vistruct.engine.kept_maps import KeptMaps, digest_of, refuse_varied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,9 @@ class Present:
     name: str
     coverage: Coverage
     digest: str  # what the weights are, in words
+    stream: str
+    teacher: OutsideTeacher
+    maps: KeptMaps | None = None  # on disk; None: it looks at every batch
 
     def line(self) -> str:
         """For a card."""
@@ -45,7 +50,30 @@ def present(tasks: Mapping[str, Task]) -> tuple[Present, ...]:
                 digest = f"sha256 of all tensors {digest_of(backbone.state_dict())}"
             else:
                 digest = f"sha256 {sha256(file)}"
-            found.append(Present(name=name, coverage=coverage, digest=digest))
+            found.append(Present(name=name, coverage=coverage, digest=digest, stream=stream, teacher=teacher))
+    return tuple(found)
+
+
+def kept(teachers: Sequence[Present], run: Run, ranks: Ranks, amp: torch.dtype | None) -> tuple[Present, ...]:
+    """The same, whose maps are kept on disk, each image's computed once.
+
+    Args:
+        teachers: on their device.
+        run: with `cache_maps`.
+        amp: autocast dtype; None: float32.
+
+    Raises:
+        UserError: images are varied at random; a folder that cannot be written.
+    """
+    asked, found = run.cache_maps, []
+    assert asked is not None
+    for one in teachers:
+        refuse_varied(run, one.stream)
+        decides = {"backbone": one.teacher.settings, "weights": one.digest}
+        with main_first(ranks):
+            maps = KeptMaps(one.teacher.look, asked, decides, ranks, amp, of=f"teacher {one.name}")
+        one.teacher.keep(maps)
+        found.append(replace(one, maps=maps))
     return tuple(found)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress
+from torch import Tensor
 
 from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
-from vistruct.contracts import Dataset, Watching
+from vistruct.contracts import Dataset, OutsideTeacher, Sample, Watching
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
 from vistruct.data.loading.streams import JointCollator, Streams, learners, seed_of, streams_of, turns_before
@@ -20,7 +23,7 @@ from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
 from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched
-from vistruct.engine.kept_maps import announce
+from vistruct.engine.kept_maps import Shown, announce
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
 from vistruct.engine.run import State, build, resume
@@ -90,8 +93,7 @@ def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Gen
         )
         note_plan(state.plan, out_dir, ranks)
         introduce(state, log.say)
-        if state.maps is not None:
-            announce(state.maps, [source for source in state.sources.values() if not source.stream.samples], log.say)
+        announce_maps(state, log.say)
         resume(state, log.say)
         yield Training(state=state, log=log, stop=stop, progress=progress)
         barrier()
@@ -142,8 +144,9 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 log.flush()
                 saver.save(state.step, state.model, state.optimizer)
     tell_replaced(loader, log.say)
-    if state.maps is not None:
-        state.maps.tell(log.say)
+    for maps in (state.maps, *(one.maps for one in state.teachers)):
+        if maps is not None:
+            maps.tell(log.say)
     if state.step < run.steps:
         log.say(f"{stop.name}: saved at step {state.step}; the same command goes on from there")
         raise SystemExit(EXIT_CODE)
@@ -214,6 +217,30 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     say("\n".join(["trainable parameters:", *state.plan.lines()]))
     spread = ", spread over them" if is_sharded(state.model) else ""
     say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}{spread}")
+
+
+def announce_maps(state: State, say: Callable[[str], None]) -> None:
+    """Say how much room the maps that are kept will take.
+
+    Raises:
+        UserError: more than is free.
+    """
+    if state.maps is not None:
+        sources = [source for source in state.sources.values() if not source.stream.samples]
+        shown = [Shown(dataset=s.dataset, images=partial(_seen_by_backbone, s.task, state.device)) for s in sources]
+        announce(state.maps, shown, say)
+    for one in state.teachers:
+        if one.maps is not None:
+            images = partial(_seen_by, one.teacher, state.device)
+            announce(one.maps, [Shown(dataset=state.sources[one.stream].dataset, images=images)], say)
+
+
+def _seen_by_backbone(task: Any, device: torch.device, samples: list[Sample]) -> Tensor:
+    return task.images(task.collator(samples).to(device))
+
+
+def _seen_by(teacher: OutsideTeacher, device: torch.device, samples: list[Sample]) -> Tensor:
+    return teacher.seen(torch.stack([sample.images[0] for sample in samples]).to(device))
 
 
 def drawn_in_words(run: Run) -> str:

@@ -33,6 +33,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from vistruct.config import Part
 from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio, Shown
 from vistruct.heads.boxes import add_images, count_matched, split
+from vistruct.heads.by_name import ByName
 from vistruct.heads.selection import best_of_levels, select_detections
 
 CENTER_RADIUS = 1.5  # strides around an object's centre that count as the object; paper, section 4.1
@@ -50,10 +51,12 @@ class FcosConfig(Part):
     nms_iou: float = Field(0.6, gt=0, le=1)  # of two boxes of one class above it, the better one stays
     max_candidates: int = Field(1000, gt=0)  # best locations of a level that go into NMS
     max_detections: int = Field(300, gt=0)  # in one image
+    name_width: int | None = Field(None, gt=0)  # of vectors of names that tell the classes; None: numbered classes
 
     def build(self, specs: tuple[FeatureSpec, ...], num_classes: int) -> Fcos:
         """Build on levels with the same number of channels, finest first."""
-        return Fcos(self, specs, _Layers(self, specs[0].channels, num_classes), HORIZONTAL)
+        layers, name_width = _Layers(self, specs[0].channels, num_classes), self.name_width
+        return Fcos(self, specs, layers, HORIZONTAL, "classification_head", name_width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,26 +93,42 @@ class Fcos(nn.Module):
 
     Args:
         config: FcosConfig, or one with the same thresholds.
-        layers: levels -> what `points.output` takes, by name.
+        layers: levels (and vectors of names) -> what `points.output` takes, by name.
+        classes: which of the layers is the tower of the classes.
+        name_width: of the vectors that tell the classes; None: they are numbered.
     """
 
     terms = ("class", "box", "centerness")
 
-    def __init__(self, config: Any, specs: Sequence[FeatureSpec], layers: nn.Module, points: Points) -> None:
+    def __init__(
+        self,
+        config: Any,
+        specs: Sequence[FeatureSpec],
+        layers: nn.Module,
+        points: Points,
+        classes: str,
+        name_width: int | None = None,
+    ) -> None:
         super().__init__()
+        self.classes, self.name_width = classes, name_width
         self.config, self.strides, self.points = config, tuple(spec.stride for spec in specs), points
         self.layers = layers
 
     @property
     def traits(self) -> HeadTraits:
         nms_iou, most = self.config.nms_iou, self.config.max_detections
-        layers = (ClassLayer(name="layers.classes.cls_logits"),)
+        layers = (ClassLayer(name=f"layers.{self.classes}.cls_logits"),) if self.name_width is None else ()
         return HeadTraits(
-            is_oriented=self.points.is_oriented, nms_iou=nms_iou, max_detections=most, class_layers=layers
+            is_oriented=self.points.is_oriented,
+            nms_iou=nms_iou,
+            max_detections=most,
+            class_layers=layers,
+            name_width=self.name_width,
         )
 
-    def forward(self, features: list[Tensor], shown: Shown | None = None) -> Any:
-        said = {name: value.float() for name, value in self.layers(features).items()}
+    def forward(self, features: list[Tensor], shown: Shown | None = None, names: Tensor | None = None) -> Any:
+        layers = self.layers(features) if names is None else self.layers(features, names)
+        said = {name: value.float() for name, value in layers.items()}
         cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
         return self.points.output(**said, cells_xyxy=torch.cat(cells), level_sizes=tuple(map(len, cells)))
 
@@ -190,6 +209,17 @@ class _Layers(FCOSHead):
         )
         self.regression_head = FCOSRegressionHead(channels, 1, config.num_convs, norm_layer=norm)
         nn.init.ones_(self.regression_head.get_parameter("bbox_reg.bias"))
+        if config.name_width is not None:
+            by_name: Any = ByName(channels, config.name_width, config.prior)
+            self.classification_head.cls_logits = by_name
+
+    def forward(self, x: list[Tensor], names: Tensor | None = None) -> dict[str, Tensor]:
+        if names is None:
+            return super().forward(x)
+        tower, by_name = self.classification_head.conv, self.classification_head.cls_logits
+        offsets, centerness = self.regression_head(x)
+        logits = torch.cat([by_name(tower(level), names) for level in x], dim=1)
+        return {"cls_logits": logits, "bbox_regression": offsets, "bbox_ctrness": centerness}
 
 
 def norm_of(channels: int) -> Callable[[int], nn.Module]:

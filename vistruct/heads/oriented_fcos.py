@@ -63,7 +63,7 @@ class OrientedFcosConfig(Part):
             select=select_oriented,
             is_oriented=True,
         )
-        return Fcos(self, specs, _Layers(self, specs[0].channels, num_classes), points)
+        return Fcos(self, specs, _Layers(self, specs[0].channels, num_classes), points, "classes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 Source: MAE (arXiv:2111.06377): a linear layer, a mask vector where a patch was hidden, fixed sine and cosine positions,
     transformer blocks with the norm before each branch, a norm and a linear layer. The blocks are torch's.
+    CroCo (arXiv:2210.10716): blocks that look at another image too, between themselves and the layers of each patch.
     MaskFeat (arXiv:2112.09133) and SimMIM (arXiv:2111.09886): one linear layer.
 Shapes: B images of L patches, K of them shown, E width of the encoder, D of the decoder.
 """
@@ -29,6 +30,7 @@ class PatchDecoderConfig(Part):
     depth: int = Field(8, gt=0)
     heads: int = Field(16, gt=0)
     norm_eps: float = Field(1e-6, gt=0)
+    looks_beside: bool = False  # at the patches of another image of the same place, which is shown whole
     tells_of_others: ClassVar[bool] = True  # than the patches that it is given
 
     def build(self, encoder_width: int, values: int) -> PatchDecoder:
@@ -51,6 +53,7 @@ class LinearPatchesConfig(Part):
     kind: Literal["linear"] = "linear"
     norm_eps: float = Field(1e-6, gt=0)
     tells_of_others: ClassVar[bool] = False
+    looks_beside: ClassVar[bool] = False
 
     def build(self, encoder_width: int, values: int) -> LinearPatches:
         return LinearPatches(self, encoder_width, values)
@@ -66,8 +69,10 @@ class LinearPatches(nn.Module):
         nn.init.trunc_normal_(self.say.weight, std=0.02)
         nn.init.zeros_(self.say.bias)
 
-    def forward(self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int]) -> Tensor:
-        """Every patch must have been shown."""
+    def forward(
+        self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int], beside: Tokens | None = None
+    ) -> Tensor:
+        """Every patch must have been shown; another image is not looked at."""
         return self.among(tokens)
 
     def among(self, tokens: Tokens) -> Tensor:
@@ -84,10 +89,9 @@ class PatchDecoder(nn.Module):
         self.encoded = nn.LayerNorm(encoder_width, eps=eps)
         self.embed = nn.Linear(encoder_width, width)
         self.mask = nn.Parameter(torch.empty(1, 1, width))
+        layer = nn.TransformerDecoderLayer if config.looks_beside else nn.TransformerEncoderLayer
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width, config.heads, 4 * width, 0.0, "gelu", eps, batch_first=True, norm_first=True
-            )
+            layer(width, config.heads, 4 * width, 0.0, "gelu", eps, batch_first=True, norm_first=True)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, eps=eps)
@@ -98,29 +102,34 @@ class PatchDecoder(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int]) -> Tensor:
+    def forward(
+        self, tokens: Tokens, shown: Tensor | None, grid_hw: tuple[int, int], beside: Tokens | None = None
+    ) -> Tensor:
         """
         Args:
             tokens: patches float[B, K, E], with a class token or without.
             shown: int64[B, K], which of the L = h * w patches these are; None: all of them.
+            beside: all L patches of another image of the same place; None: there is none to look at.
         """
         cells = patches = self.embed(self.encoded(tokens.patches))
         count = grid_hw[0] * grid_hw[1]
         if shown is not None:
             cells = self.mask.to(patches.dtype).expand(len(patches), count, -1)
             cells = cells.scatter(1, shown[..., None].expand(-1, -1, patches.shape[2]), patches)
-        return self._told(tokens, cells + sine_positions(grid_hw, patches.shape[2]).to(patches))
+        positions = sine_positions(grid_hw, patches.shape[2]).to(patches)
+        seen = None if beside is None else self.embed(self.encoded(beside.patches)) + positions
+        return self._told(tokens, cells + positions, seen)
 
     def among(self, tokens: Tokens) -> Tensor:
         """float[B, K, values] of the patches that are there, of which no decoder knows where they lie."""
         return self._told(tokens, self.embed(self.encoded(tokens.patches)))
 
-    def _told(self, tokens: Tokens, x: Tensor) -> Tensor:
+    def _told(self, tokens: Tokens, x: Tensor, seen: Tensor | None = None) -> Tensor:
         count = x.shape[1]
         if tokens.class_token is not None:  # has no place
             x = torch.cat([self.embed(self.encoded(tokens.class_token))[:, None], x], dim=1)
         for block in self.blocks:
-            x = block(x)
+            x = block(x) if seen is None else block(x, seen)
         return self.say(self.norm(x))[:, -count:]
 
 

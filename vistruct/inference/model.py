@@ -73,7 +73,7 @@ class Model:
         from vistruct.pictures.areas import Key
 
         own = self.card.info.palette
-        return tuple(own) if own is not None else Key.of(self.class_names).colours
+        return tuple(own) if own is not None and len(own) == len(self.class_names) else Key.of(self.class_names).colours
 
     @property
     def kind(self) -> Kind:
@@ -109,6 +109,21 @@ class Model:
             what = f"{len(intake.bands)} bands for a model of {self.input.channels} channels"
             raise UserError(what, where="--bands", fix=f"as many, in the order of its training: --bands {bands}")
         return replace(self, card=replace(self.card, input=self.input.model_copy(update={"intake": intake})))
+
+    def finding(self, class_names: tuple[str, ...]) -> Model:
+        """The same model, which looks for these in place of the classes of its training, by their names.
+
+        Raises:
+            UserError: a model that knows its classes by their numbers; a name twice.
+        """
+        if self.task.traits.take_classes is None:
+            what = "this model knows the classes of its training alone"
+            raise UserError(what, where=self.card.path, fix="train it with classes by name: detect --names CLIP")
+        if len(set(class_names)) < len(class_names):
+            raise UserError("a class is named twice", where="--classes", fix="--classes a,b")
+        task = copy.copy(self.task)  # of the same weights
+        task.traits.take_classes(class_names)
+        return replace(self, task=task)
 
     def seen_in(self, views: Views) -> Model:
         """The same model, which looks at every window in several ways (test-time augmentation) and joins (or averages)

@@ -22,13 +22,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.checkpoint.load import ModelCard, is_ours, read_card, stopped_run
+from vistruct.checkpoint.load import ModelCard, is_ours, model_dir, read_card, stopped_run
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
 from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream, explain
 from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.input import Input
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
+from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, AS_USUAL, PixelValues, Reading
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
 from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
@@ -45,9 +45,11 @@ from vistruct.kinds import BackbonePart
 from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
+from vistruct.recipes.clip.parts import clip_at
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples import trees
 from vistruct.tasks.dense import DetectConfig
+from vistruct.tasks.names import NamesConfig
 from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
 
@@ -89,6 +91,8 @@ def recipe(
     seed: int = 0,  # of the weights, the order and the choice of the share
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    names: Path | None = None,  # a CLIP that reads the class names, by which classes are then told; None: by number
+    names_learn: bool = False,  # its text tower learns too
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
@@ -104,7 +108,7 @@ def recipe(
     if channels is not None and isinstance(part, Mask2FormerConfig):
         part = part.model_copy(update={"layers": sized(channels)})
     masks = isinstance(part, WITH_MASKS)
-    return detector(
+    run = detector(
         "detect",
         data=boxes_at(
             data,
@@ -136,6 +140,7 @@ def recipe(
         channels=channels,
         normalise=normalise,
     )
+    return run if names is None else by_name(run, names, names_learn)
 
 
 def tiny() -> Run:
@@ -179,8 +184,35 @@ def detector(
         neck = neck if begun is not None and begun.task.head.kind == head.kind else None
     elif neck is None:
         neck = pyramid_on(parts, channels or 256)
-    task = DetectConfig(backbone=parts, neck=neck, head=head, **mean_std)
+    names = begun.task.names if begun is not None and head == begun.task.head else None
+    task = DetectConfig(backbone=parts, neck=neck, head=head, names=names, **mean_std)
     return one_task(name, task, data, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed)
+
+
+def by_name(run: Run, clip: Path, learn: bool) -> Run:
+    """The same run, whose classes are told by what the text tower of a CLIP makes of their names.
+
+    Args:
+        clip: folder of a public one, or a run or model of ours.
+
+    Raises:
+        UserError: a head with a number for each class; no CLIP; a file, which does not say what it is.
+    """
+    task: Any = run.only.task
+    if not isinstance(task.head, FcosConfig):
+        what = f"a head of kind {task.head.kind} has outputs for numbered classes"
+        raise UserError(what, where="--names", fix="--head fcos")
+    if clip.is_file():
+        what = "a file of weights does not say how its text tower is built"
+        raise UserError(
+            what, where=f"--names {clip}", fix="name a folder of open_clip or transformers, or a run of ours"
+        )
+    text = clip_at(clip, AS_USUAL).clip.text
+    source = model_dir(clip) / "model.safetensors" if is_ours(clip) else clip
+    head = task.head.model_copy(update={"name_width": text.width})
+    named = task.model_copy(update={"head": head, "names": NamesConfig(text=text, trains=learn)})
+    stream = run.only.model_copy(update={"task": named, "start_parts": {"names.text.model": source}})
+    return run.model_copy(update={"streams": {MAIN: stream}})
 
 
 def pyramid_on(backbone: Any, channels: int) -> Part:

@@ -26,11 +26,13 @@ from vistruct.checkpoint.tensors import write_tensors
 from vistruct.config import MAIN, AdamW, Eval, Run, Schedule, Stream
 from vistruct.data.at_path import intake_of, learned_and_measured
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
+from vistruct.errors import UserError
 from vistruct.metrics.health import HealthConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw
 from vistruct.recipes.masked import encoder
 from vistruct.recipes.small import quick, small_vit
+from vistruct.recipes.visft.parts import kept_maps
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.samples.made_scenes import kept_by_content
 from vistruct.tasks.distill import DistillConfig, LessonConfig
@@ -61,7 +63,10 @@ def recipe(
     tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: 256, or 32 of small
     lr: float | None = None,  # None: 5e-4 for 1,536 images, by the square root of their number, or 1e-3 of small
+    augment: bool = True,  # crops and flips; --no-augment: whole images or windows, brought to the size of a crop
     turns: bool = False,  # images from above have no up: turn them all ways
+    cache: str | None = None,  # folder for the teachers' maps, computed once; with --no-augment
+    cache_limit: float = 200.0,  # GB that the maps of each teacher may take there
     seed: int = 0,
     mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -76,7 +81,9 @@ def recipe(
     intake = intake_of(values)
     tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(0.14, 1.0))
-    varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
+    varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop) if augment else None
+    if turns and not augment:
+        raise UserError("turned images are varied ones", where="--turns", fix="leave --turns or --no-augment out")
     whole = Size(height=size, width=size, keep_aspect=False)
     parts, mean_std = architecture(backbone, None, normalise, intake, start)
     if backbone is None and start is None:
@@ -89,6 +96,7 @@ def recipe(
         **mean_std,
     )
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles, augment=varied)
+    learned = learned.model_copy(update={"resize": None if augment else whole})
     evals = {}
     if measured is not None:
         evals = {
@@ -100,6 +108,7 @@ def recipe(
         streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start)},
         evals=evals,
         init=backbone,
+        cache_maps=kept_maps(cache, varied, cache_limit),
         steps=steps,
         optim=AdamW(lr=rate, weight_decay=0.04),
         schedule=Schedule(shape="cosine", warmup_steps=steps // 20),

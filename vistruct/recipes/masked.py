@@ -1,5 +1,6 @@
 """Something is hidden and told from the rest, from images without labels: pixels (MAE, Pixio), HOG (MaskFeat),
-frequencies (MFM), positions (DropPos).
+frequencies (MFM), positions (DropPos);
+of pairs of dates one is hidden, and the other seen whole (CroCo).
 
 Run:      vistruct train masked --data images/ --backbone runs/pretrained
           vistruct train masked --data images/ --model small     (minutes on a CPU)
@@ -18,6 +19,7 @@ Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration
           3, 7 % of the steps warm-up.
           positions: Wang et al., DropPos, arXiv:2309.03576, and its public configuration: 75 % of the patches hidden,
           75 % of the others without a position, a decoder of 2 blocks, 1.5e-4 for 256 images, 1 % of the steps warm-up
+          pairs: Weinzaepfel et al., CroCo, arXiv:2210.10716: 90 % hidden, as remembered; the rest as of pixels
 Differs:  steps in place of epochs; bilinear crops; the encoder is InternViT's, and its class token goes through
           the decoder as MAE's does. Images in a step of HOG: not known to us, 2,048; for how many
           MFM's rate is: not known to us, 512; images in
@@ -56,7 +58,6 @@ from vistruct.windows.tiles import Tiles
 
 EVALS = 8  # times that the loss on `val` is measured in a run
 DECODER = PatchDecoderConfig()
-SMALL_DECODER = PatchDecoderConfig(width=96, depth=2, heads=3)
 Told = Literal["pixels", "hog", "spectrum", "positions"]
 
 
@@ -107,6 +108,36 @@ PUBLISHED: dict[Told, _Published] = {
 }
 
 
+PAIRS = _Published(corruption=HidePatches(hidden=0.9), target=Pixels(), decoder=PatchDecoderConfig(looks_beside=True))
+
+
+def _point(target: Told, pairs: bool, formula: int | None) -> _Published:
+    if not pairs:
+        return PUBLISHED[target]
+    for option, is_said in (("--target", target != "pixels"), ("--formula", formula is not None)):
+        if is_said:
+            what = f"{option} beside pairs of dates, of which pixels of files are told"
+            raise UserError(what, where="--pairs", fix=f"leave {option} out")
+    return PAIRS
+
+
+def _small(decoder: PatchDecoderConfig | LinearPatchesConfig) -> PatchDecoderConfig | LinearPatchesConfig:
+    if isinstance(decoder, LinearPatchesConfig):
+        return decoder
+    return decoder.model_copy(update={"width": 96, "depth": 2, "heads": 3})
+
+
+def _evals(measured: DataPart | None, pairs: bool) -> dict[str, Eval]:
+    """The loss as it is learned, and the health of every image by itself."""
+    if measured is None:
+        return {}
+    learned = measured.model_copy(update={"pairs": True}) if pairs else measured
+    return {
+        "val": Eval(data=learned, metric=MeanLossConfig()),
+        "health": Eval(data=measured, metric=HealthConfig()),
+    }
+
+
 def _plain(width: int, depth: int, heads: int, channels: int) -> InternVitConfig:
     return InternVitConfig(
         width=width, depth=depth, heads=heads, mlp_width=4 * width, patch=16, image_size=224, layer_scale=1.0,
@@ -154,7 +185,8 @@ def recipe(
     model: Literal["large", "base", "small"] = "base",  # the encoder, where none is given
     start: Path | None = None,  # a run of this recipe, to go on from with its decoder
     target: Told = "pixels",  # what is told; of each also what is hidden, and the decoder, are as published
-    hidden: float | None = None,  # share of the patches that is hidden; None: as published, 0.75, of hog 0.4
+    pairs: bool = False,  # every image with another date of its place (--groups), which is seen whole beside it (CroCo)
+    hidden: float | None = None,  # share of the patches that is hidden; None: as published, 0.75, hog 0.4, pairs 0.9
     square: int | None = None,  # patches a side of what is hidden together; None: 1; Pixio: 4, with --size 256
     steps: int | None = None,  # None: as published, 250,000 of pixels, or 600 of small
     size: int | None = None,  # pixels of a crop; None: 224, or 96 of small
@@ -168,7 +200,7 @@ def recipe(
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
 ) -> Run:
     """An encoder that has learned to tell what is hidden."""
-    is_small, told = model == "small", PUBLISHED[target]
+    is_small, told = model == "small", _point(target, pairs, formula)
     size = size or (96 if is_small else 224)
     batch = batch or (32 if is_small else told.batch)
     steps = steps or (600 if is_small else told.steps)
@@ -188,25 +220,21 @@ def recipe(
         backbone=parts,
         corruption=_corrupted(told.corruption, hidden, square),
         target=told.target,
-        decoder=SMALL_DECODER if is_small and isinstance(told.decoder, PatchDecoderConfig) else told.decoder,
+        decoder=_small(told.decoder) if is_small else told.decoder,
         **mean_std,
     )
     learned: DataPart
     measured: DataPart | None
     if formula is None:
-        learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles, augment=varied)
+        more = {"tiles": tiles, "augment": varied, "pairs": pairs}
+        learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, **more)
     else:
         said = {"--data": data, "--val": val, "--turns": turns}
         learned, measured = drawn_instead(formula, said, (values, mixing), augment=varied, resize=whole, seed=seed)
     return Run(
         recipe="masked",
         streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start)},
-        evals={}
-        if measured is None
-        else {
-            "val": Eval(data=measured, metric=MeanLossConfig()),
-            "health": Eval(data=measured, metric=HealthConfig()),
-        },
+        evals=_evals(measured, pairs),
         init=backbone,
         steps=steps,
         optim=AdamW(lr=rate, weight_decay=0.05, betas=(0.9, 0.95)),

@@ -31,26 +31,32 @@ PROBE = f"{__name__}:few_labels"
 CROP_L2 = 3.0  # cells of one crop are much alike: fewer labels than it seems
 
 
-def probe_jobs(study: Study, plan: Plan, weights: Mapping[str, str]) -> list[Job]:
-    """One for each init; the architecture is that of its trials.
+def probe_jobs(study: Study, plan: Plan, weights: Mapping[str, tuple[str, ...]]) -> list[Job]:
+    """One for each init, and each repetition of its pretraining; the architecture is that of its trials.
 
     Args:
-        weights: digest of each init's weights.
+        weights: digests of each init's weights.
     """
     if study.probes is None:
         return []
-    runs = {trial.init: trial.run for trial in reversed(plan.trials)}
+    runs = {(trial.init, trial.seed): trial.run for trial in reversed(plan.trials)}
     data = [init_digest(path) for path in (study.probes.scene, study.probes.elsewhere) if path is not None]
     asked = {"probes": study.probes.model_dump(mode="json"), "data": data}
     return [
         Job(
-            name=f"few_labels-{init}",
+            name=name,
             call=PROBE,
-            arguments={**asked, "run": runs[init].model_dump(mode="json"), "weights": weights[init]},
+            arguments={**asked, "run": runs[init, at].model_dump(mode="json"), "weights": weights[init][at]},
             cost=10 * study.probes.draws,
         )
         for init in study.inits
+        for at, name in enumerate(_names(study, init))
     ]
+
+
+def _names(study: Study, init: str) -> list[str]:
+    many = len(study.sources(init))
+    return [f"few_labels-{init}" if many == 1 else f"few_labels-{init}.{number}" for number in range(many)]
 
 
 def few_labels(
@@ -103,25 +109,38 @@ def few_labels(
 
 
 def found_by_probes(study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What study.json says of the probes: values of each init, and gains paired by draw; None: none were asked for."""
+    """What study.json says of the probes: values of each init, and gains paired by draw of the labels, or, where there
+    are several pretrainings, by pretraining (each the mean of its draws); None: none were asked for."""
     if study.probes is None:
         return None
-    of = {init: results[f"few_labels-{init}"] for init in study.inits}
-    kinds = {kind: list(by) for kind, by in of[study.baseline]["values"].items()}  # numbers of labels, as text
+    of = {init: [results[name] for name in _names(study, init)] for init in study.inits}
+    first = of[study.baseline][0]
+    kinds = {kind: list(by) for kind, by in first["values"].items()}  # numbers of labels, as text
     values = {
-        kind: {shots: {init: one["values"][kind][shots] for init, one in of.items()} for shots in known}
+        kind: {shots: {init: _values(own, kind, shots) for init, own in of.items()} for shots in known}
         for kind, known in kinds.items()
     }
     gains = []
     for kind, known in kinds.items():
         for shots in known:
             for init, against in study.pairs:
-                after, before = (values[kind][shots][name] for name in (init, against))
+                many = study.repetitions(init, against)
+                after, before = (_repeated(values[kind][shots][name], many) for name in (init, against))
                 gain = paired_gain(after, before, level=study.level, draws=study.draws)
                 sides = {"before": float(np.mean(before)), "after": float(np.mean(after))}
                 named = {"kind": kind, "labels": shots, "init": init, "against": against}
                 gains.append({**named, **sides, **gain.as_json()})
-    return {"what": of[study.baseline]["what"], "values": values, "gains": gains}
+    return {"what": first["what"], "values": values, "gains": gains}
+
+
+def _values(own: Sequence[Mapping[str, Any]], kind: str, shots: str) -> list[float]:
+    drawn = [one["values"][kind][shots] for one in own]
+    return drawn[0] if len(drawn) == 1 else [float(np.mean(values)) for values in drawn]
+
+
+def _repeated(values: Sequence[float], many: int) -> Sequence[float]:
+    """Of an init that was pretrained once, beside one that was several times, the mean of its draws each time."""
+    return values if many in (1, len(values)) else [float(np.mean(values))] * many
 
 
 def _backbone(values: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -121,7 +121,9 @@ def learning_curves(found: Mapping[str, Any], root: Path) -> Figure | None:
 def pretraining_losses(found: Mapping[str, Any], root: Path) -> Figure:
     """Loss of every pretraining over its steps."""
     colours = ink(list(found["plan"]["inits"]), found["plan"]["baseline"])
-    of = {source: init for init, source in found["plan"]["inits"].items()}
+    of = {}
+    for init, source in found["plan"]["inits"].items():
+        of |= dict.fromkeys([source] if isinstance(source, str) else source, init)
     with styled():
         figure, (axis,) = plots(1, wide=7.5, height=3.4)
         for name, run in found["pretrained"].items():

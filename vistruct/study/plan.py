@@ -73,14 +73,13 @@ def plan_trials(study: Study, make: Callable[..., Run] | None = None) -> Plan:
     """
     function = find(study.recipe).recipe if make is None else make
     options = checked_options(function, study.options, VARIED)
-    sources = {name: weights_of(study, name) for name in study.inits}
     plan = Plan(trials=[])
     made: dict[str, set[str]] = {}  # inits by the architecture of their backbone
     for tuning in study.tune:
         for init in study.inits:
             for fraction in study.fractions:
                 for seed in range(study.seeds):
-                    run = _one(study, function, options, sources, init, fraction, seed, tuning)
+                    run = _one(study, function, options, init, fraction, seed, tuning)
                     plan.trials.append(Trial(init=init, fraction=fraction, seed=seed, tuning=tuning, run=run))
     for one in plan.trials:
         task: Any = one.run.only.task
@@ -96,7 +95,7 @@ def plan_trials(study: Study, make: Callable[..., Run] | None = None) -> Plan:
             f"The inits have different architectures ({groups}): their heads begin with other random weights, and "
             "what differs between them is the architecture as well as what it was taught."
         )
-    scratch = [name for name in study.inits if study.is_random(name)]
+    scratch = [name for name in study.inits if study.is_untaught(name)]
     decays = {p.run.optim.layer_decay for p in plan.trials if p.init not in scratch}
     if scratch and study.scratch_layer_decay is not None and decays - {study.scratch_layer_decay}:
         plan.notes.append(
@@ -148,17 +147,20 @@ def made_by(recipe: str, function: Callable[..., Run], options: Mapping[str, Any
         raise explain(error, Run, f"recipe {recipe}") from error
 
 
-def weights_of(study: Study, init: str) -> Path | None:
-    """Where an init's weights are, or those of which a random one has the architecture; None: the recipe's own.
+def weights_of(study: Study, init: str, seed: int = 0) -> Path | None:
+    """Where an init's weights are in the trials of a seed, or those of which a random one has the architecture.
+
+    Returns:
+        None: the recipe's own.
 
     Raises:
         UserError: nothing there.
     """
-    source = study.inits[init]
+    source = study.source(init, seed)
     if study.is_random(init):
         of = source.partition(":")[2]
         of = of or next((name for name in study.inits if not study.is_random(name)), "")
-        return weights_of(study, of) if of else None
+        return weights_of(study, of, seed) if of else None
     path = Path(source)
     if not path.exists():
         raise UserError("no such run, backbone or file of weights", where=path, fix=f"check the init {init!r}")
@@ -169,14 +171,14 @@ def _one(
     study: Study,
     function: Callable[..., Run],
     options: Mapping[str, Any],
-    sources: Mapping[str, Path | None],
     init: str,
     fraction: float,
     seed: int,
     tuning: Tuning,
 ) -> Run:
     parameters = options_of(function)
-    own: dict[str, Any] = {"backbone": sources[init], "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
+    source = weights_of(study, init, seed)
+    own: dict[str, Any] = {"backbone": source, "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
     run = made_by(study.recipe, function, {**options, **given})
     if len(run.streams) > 1:
@@ -188,13 +190,15 @@ def _one(
     if "share" not in parameters:
         changes["data"] = _shared(run.only.data, fraction, seed)
     if "backbone" not in parameters:
-        changes["init"] = sources[init]
+        changes["init"] = source
     if init in study.adapters:
         changes["adapters"] = Path(study.adapters[init])
-    if study.is_random(init):
+    if study.is_untaught(init):
         optim = changes.get("optim", run.optim)
         decay = optim.layer_decay if study.scratch_layer_decay is None else study.scratch_layer_decay
-        changes |= {"init": None, "start": None, "optim": optim.model_copy(update={"layer_decay": decay})}
+        changes["optim"] = optim.model_copy(update={"layer_decay": decay})
+    if study.is_random(init):
+        changes |= {"init": None, "start": None}
     if tuning != "full" or study.backbone_lr != 1:
         changes["move"] = (*run.move, _move(run.only.task, study, tuning))
     run = with_values(run, **changes)
@@ -245,7 +249,7 @@ def study_jobs(
     weights = weight_digests(study)
     for one in plan.trials:
         values = one.run.model_dump(mode="json")
-        asked = {"run": values, "data": dict(fingerprints), "weights": weights[one.init]}
+        asked = {"run": values, "data": dict(fingerprints), "weights": digest_at(weights, one.init, one.seed)}
         directory = str(out / "runs" / f"{one.name}-{digest_of(asked)}")
         trials.append(
             Job(
@@ -267,10 +271,19 @@ def digest_of(asked: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def weight_digests(study: Study) -> dict[str, str]:
-    """What tells the weights of each init from others."""
-    found = {name: init_digest(None if study.is_random(name) else Path(study.inits[name])) for name in study.inits}
-    return found | {name: f"{found[name]} {read_adapters(Path(one)).digest}" for name, one in study.adapters.items()}
+def weight_digests(study: Study) -> dict[str, tuple[str, ...]]:
+    """What tells the weights of each init from others, of each repetition of its pretraining."""
+    found = {}
+    for name in study.inits:
+        paths = [None if study.is_random(name) else Path(source) for source in study.sources(name)]
+        adapters = f" {read_adapters(Path(study.adapters[name])).digest}" if name in study.adapters else ""
+        found[name] = tuple(f"{init_digest(path)}{adapters}" for path in paths)
+    return found
+
+
+def digest_at(weights: Mapping[str, tuple[str, ...]], init: str, seed: int) -> str:
+    """Of the weights that an init has in the trials of a seed."""
+    return weights[init][seed % len(weights[init])]
 
 
 def init_digest(source: Path | None) -> str:

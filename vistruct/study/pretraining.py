@@ -2,57 +2,173 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
-from vistruct.config import Run, run_from_dict
+import torch
+
+from vistruct.config import Run, run_from_dict, with_values
+from vistruct.engine.ship import ship
+from vistruct.engine.train import started, train_steps
 from vistruct.errors import UserError
 from vistruct.recipes import find
 from vistruct.recipes.options import options_of
 from vistruct.runs import train_and_report
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
-from vistruct.study.plan import checked_options, digest_of, made_by
+from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
+from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
 from vistruct.study.workers import Report
 
-PRETRAIN = f"{__name__}:pretrain"
+PRETRAIN, BEGIN, PACE = (f"{__name__}:{name}" for name in ("pretrain", "begin", "pace"))
+PACE_STEPS = 12  # of which the first, with all that is made once, does not count
 PLANNED = "planned"  # below a run's directory, where nothing lies
 
 
-def pretraining_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path]]:
+def pretraining_jobs(
+    study: Study, out: Path, paces: Mapping[str, float] = MappingProxyType({})
+) -> tuple[list[Job], dict[str, Path]]:
     """The jobs, and by name where each run will be.
 
     Args:
+        study: its teachers written out.
         out: the study's directory.
+        paces: seconds of a step by `pace_of`, of those whose budget is in seconds; one that is missing has the steps of
+            its recipe.
 
     Raises:
-        UserError: an unknown recipe or option, data that cannot be read.
+        UserError: an unknown recipe or option, data that cannot be read, a budget that is not one step.
     """
     jobs: list[Job] = []
     places: dict[str, Path] = {}
     runs: dict[str, Run] = {}
     cache = out / "index" if out.exists() else None  # a dry run leaves nothing behind
     for name, one in study.pretrain.items():
-        run = runs[name] = _run(one, places, runs)
-        data = {key: stream.data.build(cache=cache).info.fingerprint for key, stream in run.streams.items()}
-        asked = {"run": run.model_dump(mode="json"), "data": data}
+        run = runs[name] = _run(one, places, runs, paces)
+        data = {} if one.is_begun_only else {
+            key: stream.data.build(cache=cache).info.fingerprint for key, stream in run.streams.items()
+        }  # fmt: skip
+        source = begun_with(run)
+        weights = init_digest(source) if source is not None and source not in places.values() else ""
+        asked = {"run": run.model_dump(mode="json"), "data": data} | ({"weights": weights} if weights else {})
         places[name] = out / "pretrained" / f"{name}-{digest_of(asked)}"
         jobs.append(
             Job(
                 name=f"pretrain-{name}",
-                call=PRETRAIN,
+                call=BEGIN if one.is_begun_only else PRETRAIN,
                 arguments={**asked, "directory": str(places[name])},
                 needs=tuple(f"pretrain-{start}" for start in one.needs),
-                cost=run.steps,
+                cost=1 if one.is_begun_only else run.steps,
             )
         )
     return jobs, places
 
 
-def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run]) -> Run:
+def pace_jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
+    """Jobs that measure how long a step takes, of those whose budget is in seconds; and by its key the name of each.
+
+    What differs in its seed or answers alone has the same pace, and is measured once, from random weights.
+    """
+    jobs, runs, asked = dict[str, Job](), dict[str, Run](), dict[str, str]()
+    if all(one.budget is None or one.budget.seconds is None for one in study.pretrain.values()):
+        return [], {}
+    for name, one in study.pretrain.items():
+        run = runs[name] = _run(one, {start: Path(start) for start in runs}, runs, {})
+        if one.budget is None or one.budget.seconds is None:
+            continue
+        key = pace_of(run)
+        bare = {n: s.model_copy(update={"start": None}) for n, s in run.streams.items()}
+        steps = min(run.steps, PACE_STEPS)
+        short = with_values(run, streams=bare, init=None, evals={}, steps=steps, seed=0, workers=0)
+        job = Job(name=f"pace-{key}", call=PACE, arguments={"run": short.model_dump(mode="json")}, cost=PACE_STEPS)
+        jobs.setdefault(job.name, job)
+        asked[key] = job.name
+    return list(jobs.values()), asked
+
+
+def pace_of(run: Run) -> str:
+    """What decides how long a step takes, as a key."""
+    parts = {
+        name: [stream.task.model_dump(mode="json"), stream.batch, type(stream.data).__name__]
+        for name, stream in run.streams.items()
+    }
+    return digest_of({"streams": parts, "move": [move.model_dump(mode="json") for move in run.move]})
+
+
+def begun_with(run: Run) -> Path | None:
+    """The weights that a run starts from; None: random ones."""
+    return run.init or next((stream.start for stream in run.streams.values() if stream.start is not None), None)
+
+
+def keeps_statistics(run: Run) -> bool:
+    """Whether layers of the backbone keep statistics of what they have seen, which change without any learning."""
+    task: Any = next(iter(run.streams.values())).task
+    with torch.device("meta"):  # no memory for its weights
+        backbone = task.backbone.build()
+    return any(isinstance(module, torch.nn.modules.batchnorm._NormBase) for module in backbone.modules())
+
+
+def starts_with_statistics(study: Study) -> list[str]:
+    """The starts of a ring whose backbones do."""
+    if not study.teachers:
+        return []
+    plain = expanded(study)
+    begun = {name: plain.pretrain[begun_at(study, name, 0)] for name in plain.starts}
+    return [name for name, one in begun.items() if keeps_statistics(_run(one, {}, {}, {}))]
+
+
+def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], paces: Mapping[str, float]) -> Run:
+    """A pretraining as a run: that of its recipe, with its seed, the steps that its budget allows, its truth shuffled.
+
+    Raises:
+        UserError: as `_made`; a recipe whose steps cannot be told, a budget of less than one step.
+    """
+    run = _made(one, places, runs, {})
+    if one.budget is not None:
+        run = _made(one, places, runs, {"steps": _steps(one, run, paces)})
+    if one.seed is not None:
+        run = with_values(run, seed=one.seed)
+    if one.is_shuffled:
+        shuffled = {n: s.model_copy(update={"shuffled": True}) for n, s in run.streams.items()}
+        run = with_values(run, streams=shuffled)
+    return run
+
+
+def _steps(one: Pretraining, run: Run, paces: Mapping[str, float]) -> int:
+    budget = one.budget
+    assert budget is not None
+    if "steps" not in options_of(find(one.recipe).recipe):
+        what = f"the steps of {one.recipe} cannot be told it"
+        raise UserError(what, where="budget", fix="leave the budget out, and say it in the teacher's settings")
+    if budget.samples is not None:
+        each, unit = samples_of_a_step(run), "samples"
+        steps = budget.samples // each
+    else:
+        each, unit = paces.get(pace_of(run), math.nan), "seconds"
+        if math.isnan(each):  # not measured yet
+            return run.steps
+        steps = int((budget.seconds or 0) / each)
+    if steps < 1:
+        what = f"{budget.line} are not one step of {one.recipe}, which takes {each:.4g} {unit}"
+        raise UserError(what, where="budget", fix="a larger budget, or a smaller batch (teachers.NAME.options.batch)")
+    return steps
+
+
+def samples_of_a_step(run: Run) -> int:
+    """Those that several tasks learn from are one."""
+    own = [stream for stream in run.streams.values() if not stream.samples]
+    return sum(stream.batch for stream in own) if run.draw == "every" else max(stream.batch for stream in own)
+
+
+def _made(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], more: Mapping[str, Any]) -> Run:
     """A recipe that goes on from whole models does so; any other one begins with the backbone that is there, alone.
 
     Raises:
@@ -65,13 +181,14 @@ def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run]) 
             what, fix = f"{one.recipe} starts from one run, not from one for each task", "start: NAME; or visft.joint"
             raise UserError(what, where="pretrain", fix=fix)
         given = checked_options(module.recipe, one.options, {"start": "start: {TASK: NAME}"})
-        run = joined({task: (runs[start], places[start]) for task, start in one.start.items()}, **given)
+        run = joined({task: (runs[start], places[start]) for task, start in one.start.items()}, **given, **more)
         return with_settings(run, list(one.settings)) if one.settings else run
     function = module.recipe
+    seeded = {"seed": one.seed} if one.seed is not None and "seed" in options_of(function) else {}
     goes_on = one.start is not None and "start" in options_of(function)
     # Recipes read what they start from where it is there: planned as if it never were, a study that goes on is the same
     planned = {"start": places[one.start] / PLANNED} if one.start is not None and goes_on else {}
-    run = made_by(one.recipe, function, checked_options(function, {**one.options, **planned}, {}))
+    run = made_by(one.recipe, function, checked_options(function, {**one.options, **planned, **seeded, **more}, {}))
     if one.start is not None and goes_on:
         run = _begun(run, places[one.start])
     if one.start is not None and not goes_on:
@@ -93,7 +210,7 @@ def _begun(run: Run, place: Path) -> Run:
 def _over(run: Run, earlier: Run, place: Path) -> Run:
     """The run on the backbone of an earlier one: its architecture, its weights, mean and std of its pixels."""
     other: Any = next(iter(earlier.streams.values())).task
-    same = {name: vars(other)[name] for name in ("backbone", "mean", "std")}
+    same = {name: vars(other)[name] for name in ("backbone", "mean", "std") if name in vars(other)}
     streams = {}
     for name, stream in run.streams.items():
         task: Any = stream.task
@@ -101,19 +218,63 @@ def _over(run: Run, earlier: Run, place: Path) -> Run:
     return run.model_copy(update={"streams": streams, "init": place})
 
 
-def pretrain(
-    *, run: dict[str, Any], directory: str, data: Mapping[str, str], results: Mapping[str, Any], report: Report
+def begin(
+    *,
+    run: dict[str, Any],
+    directory: str,
+    data: Mapping[str, str],
+    results: Mapping[str, Any],
+    report: Report,
+    weights: str = "",
 ) -> dict[str, Any]:
-    """Train a run, or go on with it; `data` are fingerprints, so that with other data the job is another one.
+    """Leave what a run would begin with, as if it had ended before its first step."""
+    with started(run_from_dict(run, directory), Path(directory)) as training:
+        ship(training.state)
+    return {"run": directory, "seconds": None}
+
+
+def pace(*, run: dict[str, Any], results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """How long a step takes: `seconds` of the processor, or of an accelerator; the median of a few."""
+    told: list[float] = []
+    with TemporaryDirectory() as folder:
+        resolved = run_from_dict(run, "pace")
+
+        def note(step: int, _: dict[str, float]) -> None:
+            told.append(_clock())
+            report(step, resolved.steps, "how long a step takes")
+
+        with started(resolved, Path(folder) / "run") as training:
+            train_steps(training, note)
+    spent = [after - before for before, after in itertools.pairwise(told)]
+    return {"seconds": statistics.median(spent)}
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def pretrain(
+    *,
+    run: dict[str, Any],
+    directory: str,
+    data: Mapping[str, str],
+    results: Mapping[str, Any],
+    report: Report,
+    weights: str = "",
+) -> dict[str, Any]:
+    """Train a run, or go on with it; `data` and `weights` are fingerprints, so that with others the job is another one.
 
     Returns:
         `run` the directory, and `seconds` of the processor from start to report; None where a part of it was done
         before or by other processes.
     """
     resolved, is_new = run_from_dict(run, directory), not Path(directory).exists()
-    began = time.process_time()
+    began = _clock()
     train_and_report(
         resolved, Path(directory), on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}")
     )
-    spent = round(time.process_time() - began, 3)
+    spent = round(_clock() - began, 3)
     return {"run": directory, "seconds": spent if is_new and not resolved.workers else None}

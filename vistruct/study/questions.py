@@ -13,6 +13,7 @@ from vistruct.checkpoint.load import load_model
 from vistruct.config import Eval, read_run
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine.evaluate import evaluate
+from vistruct.errors import UserError
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.ops.seeds import derive
 from vistruct.study.jobs import Job
@@ -24,28 +25,33 @@ ASK = f"{__name__}:ask"
 UNTRAINED = "untrained"  # the baseline's model with fresh random weights; no init may be called so where it is asked
 
 
-def question_jobs(study: Study, weights: Mapping[str, str]) -> list[Job]:
-    """One for each init that answers, and one for the baseline's model without its training.
+def question_jobs(study: Study, weights: Mapping[str, tuple[str, ...]]) -> list[Job]:
+    """One for each init that answers, and one for the baseline's model without its training. Of several pretrainings of
+    an init the first is asked.
 
     Args:
         study: its inits are paths.
-        weights: digest of each init's weights.
+        weights: digests of each init's weights.
     """
     if not study.questions:
         return []
     data = {about: str(path) for about, path in study.questions.items()}
     digests = {about: init_digest(path) for about, path in study.questions.items()}
     asked = {"questions": data, "data": digests}
-    sources = {UNTRAINED: study.baseline, **{init: init for init in study.inits if _answers(Path(study.inits[init]))}}
+    answering = {init: init for init in study.inits if _answers(Path(study.source(init, 0)))}
+    if not answering:
+        fix = "a teacher of the recipe vitp.pretrain, or leave questions out"
+        raise UserError("no init is a model that answers", where="questions", fix=fix)
+    sources = {UNTRAINED: next(iter(answering)), **answering}
     return [
         Job(
             name=f"answers-{name}",
             call=ASK,
             arguments={
                 **asked,
-                "model": study.inits[init],
+                "model": study.source(init, 0),
                 "lora": study.adapters.get(init),
-                "weights": weights[init],
+                "weights": weights[init][0],
                 "trained": name != UNTRAINED,
             },
             cost=100,

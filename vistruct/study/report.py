@@ -16,6 +16,7 @@ from vistruct.reports.page import Report
 from vistruct.study import figures
 from vistruct.study.answers_report import write_answers
 from vistruct.study.few_labels_report import UNITS, comparison, measured, shown_gains, write_few_labels
+from vistruct.study.ring_report import write_ring
 from vistruct.study.study import SHORT, TUNINGS, percent
 
 Found = Mapping[str, Any]  # what study.json says; see outcome.py
@@ -48,6 +49,7 @@ def write_study_report(path: Path, found: Found, root: Path) -> Path:
 def add_study(page: Report, found: Found, root: Path) -> None:
     """All sections of a study; for reports that have more of their own."""
     _headline(page, found)
+    write_ring(page, found)
     if found["few_labels"] is not None:
         draws, seeds = found["plan"]["probes"]["draws"], found["plan"]["seeds"]
         page.figure(
@@ -118,7 +120,7 @@ def _headline(page: Report, found: Found) -> None:
         page.key_numbers(numbers)
     else:
         page.callout("One init alone: there is nothing to compare it with. `--init random` adds random weights.")
-    for against in dict.fromkeys(gain["against"] for gain in gains):
+    for against in dict.fromkeys(gain["against"] for gain in gains) if found["ring"] is None else ():
         lines = [few_labels_sentence(gain, found) for gain in shown_gains(found, against)]
         lines += [sentence(gain, plan["level"]) for gain in ends if gain["against"] == against]
         lines += label_savings(found) if against == plan["baseline"] else []
@@ -338,7 +340,7 @@ def _cost(page: Report, found: Found) -> None:
 
 def _method(page: Report, found: Found) -> None:
     plan = found["plan"]
-    scratch = [name for name in plan["inits"] if plan["inits"][name].partition(":")[0] == "random"]
+    scratch = [name for name, source in plan["inits"].items() if str(source).partition(":")[0] == "random"]
     text = (
         "## How it was measured\n\n"
         f"One recipe, `{plan['recipe']}`, {len(found['trials'])} runs: {len(plan['inits'])} initialisations, "
@@ -368,7 +370,7 @@ def _runs(found: Found) -> str:
 
 def _from_scratch(found: Found) -> bool:
     plan = found["plan"]
-    return plan["inits"][plan["baseline"]].partition(":")[0] == "random" and len(plan["inits"]) > 1
+    return str(plan["inits"][plan["baseline"]]).partition(":")[0] == "random" and len(plan["inits"]) > 1
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,8 @@ few_labels  null, or: what (the objects are), values (kind of probe -> number of
 questions   null, or: about -> init, and `untrained` -> figures of metrics.answers
 pretrained  directory of each pretraining's run
 pretraining_seconds  of the processor, of each; null: not known
+ring        null, or: budget (in words; null: each recipe's own steps), members (init, start, teacher, control, samples,
+            seconds: of one pretraining with what leads to it), verdicts (as study.ring gives them)
 robustness  by trial: what study.robustness gives
 notes       what is not the same for all inits, and what could not be said
 """
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +40,7 @@ from vistruct.study.few_labels import found_by_probes
 from vistruct.study.images import Measured, image_gain, read_measured
 from vistruct.study.plan import Plan, Trial
 from vistruct.study.questions import found_by_questions
+from vistruct.study.ring import Member, chain_of, verdicts
 from vistruct.study.statistics import Interval, holm, paired_gain
 from vistruct.study.study import Study
 
@@ -71,6 +75,7 @@ def results_of(
     out: Path,
     data: Mapping[str, str],
     pretrained: Mapping[str, Path] = MappingProxyType({}),
+    ring: Sequence[Member] = (),
 ) -> dict[str, Any]:
     """All that is known of a finished study, as plain json.
 
@@ -79,6 +84,7 @@ def results_of(
         out: the study's directory.
         data: fingerprints by name.
         pretrained: directories of the study's own pretrainings.
+        ring: the inits of a study of teachers.
 
     Raises:
         UserError: the metric was not measured, or is a count, of which neither more nor less is better.
@@ -103,6 +109,7 @@ def results_of(
         "trials": [_trial(one, results[one.name], metric, out) for one in plan.trials],
         "gains": gains,
         "slices": slices,
+        "ring": None if not ring else _ring(study, plan, results, ring, gains, metric, higher),
         "pretrained": {name: str(place.relative_to(out)) for name, place in pretrained.items()},
         "pretraining_seconds": {name: results.get(f"pretrain-{name}", {}).get("seconds") for name in pretrained},
         "few_labels": found_by_probes(study, results),
@@ -119,6 +126,16 @@ def of_group(
     chosen = [one for one in plan.trials if (one.init, one.fraction, one.tuning) == (init, fraction, tuning)]
     values = [results[one.name]["numbers"].get(metric) for one in chosen]
     return [math.nan if value is None else float(value) for value in values]
+
+
+def by_pretraining(values: Sequence[float], repetitions: int) -> list[float]:
+    """Of trials of several pretrainings one number for each, the mean of those that began with it; else as they are.
+
+    Trials of one pretraining are no independent pairs: what it was lucky in they share.
+    """
+    if repetitions == 1:
+        return list(values)
+    return [float(np.mean(values[number::repetitions])) for number in range(repetitions)]
 
 
 def mean_of(values: Sequence[float]) -> float | None:
@@ -148,7 +165,8 @@ def _gains(
         counts[one.name] = read_measured(Path(result["run"]), evaluation, name, result["numbers"].get(metric))
     rows: list[dict[str, Any]] = []
     for init, other, fraction, tuning in _groups(study):
-        sides = [of_group(plan, results, metric, s, fraction, tuning) for s in (init, other)]
+        many = study.repetitions(init, other)
+        sides = [by_pretraining(of_group(plan, results, metric, s, fraction, tuning), many) for s in (init, other)]
         gain = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=study.draws)
         named = {"init": init, "against": other, "fraction": fraction, "tuning": tuning}
         tests.append(gain.p)
@@ -198,16 +216,47 @@ def _slices(
     better = {name: higher for name in others if (higher := is_higher_better(plain, run, name)) is not None}
     rows = []
     for gain in gains:
+        init, other = gain["init"], gain["against"]
+        many = study.repetitions(init, other)
         for name, higher in better.items():
-            sides = [
-                of_group(plan, results, name, s, gain["fraction"], gain["tuning"])
-                for s in (gain["init"], gain["against"])
-            ]
+            groups = [of_group(plan, results, name, s, gain["fraction"], gain["tuning"]) for s in (init, other)]
+            sides = [by_pretraining(group, many) for group in groups]
             found = paired_gain(*sides, higher_is_better=higher, level=study.level, draws=min(study.draws, 2000))
             short = {k: v for k, v in found.as_json().items() if k in ("mean", "bootstrap", "student", "verdict")}
             named = {key: gain[key] for key in ("init", "against", "fraction", "tuning")}
             rows.append({**named, "metric": name, "before": mean_of(sides[1]), "after": mean_of(sides[0]), **short})
     return rows
+
+
+def _ring(
+    study: Study,
+    plan: Plan,
+    results: Mapping[str, Mapping[str, Any]],
+    ring: Sequence[Member],
+    gains: Sequence[Mapping[str, Any]],
+    metric: str,
+    higher: bool,
+) -> dict[str, Any]:
+    values: dict[Any, float | None] = {}
+    for init in study.inits:
+        for fraction, tuning in dict.fromkeys((one.fraction, one.tuning) for one in plan.trials):
+            mean = mean_of(of_group(plan, results, metric, init, fraction, tuning))
+            values[init, fraction, tuning] = mean if mean is None or higher else -mean
+    told = []
+    for one in ring:
+        own = [chain_of(study, source) for source in study.sources(one.init)] if one.teacher else []
+        spent = [[results[f"pretrain-{name}"]["seconds"] for name in chain] for chain in own]
+        known = [sum(chain) for chain in spent if None not in chain]
+        budgets = [study.pretrain[name].budget for name in (own[0] if own else ())]
+        samples = [b.samples for b in budgets if b is not None and b.samples is not None]
+        told.append(
+            {**asdict(one), "samples": sum(samples) or None, "seconds": float(np.mean(known)) if known else None}
+        )
+    return {
+        "budget": None if study.budget is None else study.budget.line,
+        "members": told,
+        "verdicts": verdicts(ring, gains, study.level, values),
+    }
 
 
 def _trial(one: Trial, result: Mapping[str, Any], metric: str, out: Path) -> dict[str, Any]:
@@ -227,6 +276,11 @@ def _trial(one: Trial, result: Mapping[str, Any], metric: str, out: Path) -> dic
 
 def _caveats(study: Study, gains: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
+    if study.pretrain and study.repetitions(*study.inits) == 1:
+        notes.append(
+            "One pretraining of each kind: the intervals tell how much depends on the seed of what came after it, and "
+            "nothing of what another pretraining would give (`pretrain_seeds`)."
+        )
     if study.seeds == 1:
         notes.append("One seed: there is no interval, and nothing is called clear. Use --seeds 3 or more.")
     elif study.seeds < 5:

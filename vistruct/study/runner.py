@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from vistruct.study.display import Display
 from vistruct.study.few_labels import probe_jobs
 from vistruct.study.jobs import Job, run_jobs
 from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs, weight_digests
-from vistruct.study.pretraining import PRETRAIN, pretraining_jobs
+from vistruct.study.pretraining import PRETRAIN, pace_jobs, pretraining_jobs, samples_of_a_step, starts_with_statistics
 from vistruct.study.questions import question_jobs
 from vistruct.study.results import chosen_metric, results_of
+from vistruct.study.ring import Member, expanded, members
 from vistruct.study.study import Study, read_study, study_to_yaml
 
 
@@ -60,19 +61,29 @@ def run_study(
     def run(jobs: list[Job]) -> dict[str, dict[str, Any]]:
         return run_jobs(jobs, out, workers=min(many, len(jobs)), threads=threads, devices=devices, show=show)
 
-    plan = plan_trials(study.unpretrained, make)  # what cannot be run or compared is refused before hours of training
-    chosen_metric(study, plan.trials[0].run)
+    kept = starts_with_statistics(study)
+    written, ring = expanded(study, kept), members(study, kept) if study.teachers else []
+    plan = plan_trials(written.unpretrained, make)  # what cannot be run or compared is refused before hours of training
+    chosen_metric(written, plan.trials[0].run)
     with in_use(out, "this study is being run"):
         _enter(study, out)
-        return _run(study, out, run, make, train, robust)
+        return _run(written, ring, out, run, make, train, robust)
 
 
 def _run(
-    study: Study, out: Path, run: Callable[[list[Job]], Any], make: Callable[..., Run] | None, train: str, robust: str
+    study: Study,
+    ring: Sequence[Member],
+    out: Path,
+    run: Callable[[list[Job]], Any],
+    make: Callable[..., Run] | None,
+    train: str,
+    robust: str,
 ) -> dict[str, Any]:
     from vistruct.study.report import write_study_report
 
-    first, places = pretraining_jobs(study, out)
+    pacing, keys = pace_jobs(study)
+    measured = run(pacing) if pacing else {}
+    first, places = pretraining_jobs(study, out, {key: measured[job]["seconds"] for key, job in keys.items()})
     pretrained = run(first) if first else {}
     ready = study.with_weights(places)
     plan = plan_trials(ready, make)
@@ -80,7 +91,7 @@ def _run(
     fingerprints, weights = data_fingerprints(plan.trials, out / "index"), weight_digests(ready)
     jobs = study_jobs(ready, plan, out, fingerprints, metric, train=train, robust=robust)
     results = pretrained | run([*jobs, *probe_jobs(study, plan, weights), *question_jobs(ready, weights)])
-    found = results_of(study, plan, results, out, fingerprints, places)
+    found = results_of(study, plan, results, out, fingerprints, places, ring=ring)
     write_json(out / "study.json", found)
     write_study_report(out / "report.html", found, out)
     return found
@@ -120,12 +131,7 @@ def describe(plan: Plan, jobs: list[Job], out: Path) -> list[tuple[str, ...]]:
         there = (out / "jobs" / f"{job.name}.json").exists()
         after = f" after {', '.join(job.needs)}" if job.needs else ""
         size = ("", "", "") if run is None else (
-            f"{run.steps:,}", f"{run.steps * _batch(run):,}", f"{run.optim.lr:g}"
+            f"{run.steps:,}", f"{run.steps * samples_of_a_step(run):,}", f"{run.optim.lr:g}"
         )  # fmt: skip
         rows.append((job.name, *size, "done" if there else f"to do{after}"))
     return rows
-
-
-def _batch(run: Run) -> int:
-    """Samples of a step; those that several tasks learn from are one."""
-    return sum(stream.batch for stream in run.streams.values() if not stream.samples)

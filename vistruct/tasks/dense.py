@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart, BoxHeadPart, NeckPart
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha, xyxy_to_cxcywha
 from vistruct.tasks.features import check_in_place, features
+from vistruct.tasks.names import ClassNames, NamesConfig
 from vistruct.tasks.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -57,20 +58,22 @@ class DetectConfig(Part):
     backbone: BackbonePart
     neck: NeckPart | None = None  # None: the head takes the backbone's maps
     head: BoxHeadPart
+    names: NamesConfig | None = None  # what reads the class names, of a head that tells classes by them (fcos)
     mean: Statistics = IMAGENET_MEAN  # of RGB in [0, 1]; data: measured on the training data
     std: Statistics = IMAGENET_STD
     size_divisor: int | None = Field(None, gt=0)  # padded sizes are multiples of it; None: the least that fits
     views: Views | None = None  # how predictions look at an image; None: once, as it is
 
     def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> Detect:
-        """Build for the classes of the data; a detector keeps no files in `assets`.
+        """Build for the classes of the data; what reads their names may keep a tokenizer in `assets`.
 
         Raises:
             UserError: data without class names, or parts that do not fit each other.
         """
         if not info.class_names:
             raise UserError("a detector needs class names", where="data", fix="use data with boxes (kind: boxes)")
-        return Detect(with_statistics(self, info), info.class_names, info.channels, backbone)
+        names = None if self.names is None else self.names.build(assets)
+        return Detect(with_statistics(self, info), info.class_names, info.channels, backbone, names)
 
 
 @dataclass(kw_only=True)
@@ -161,7 +164,12 @@ class Detect(nn.Module):
     """DetectBatch -> StepOutput in training, boxes in whole-image pixels from `predict`."""
 
     def __init__(
-        self, config: DetectConfig, class_names: tuple[str, ...], channels: int = 3, backbone: Backbone | None = None
+        self,
+        config: DetectConfig,
+        class_names: tuple[str, ...],
+        channels: int = 3,
+        backbone: Backbone | None = None,
+        names: ClassNames | None = None,
     ) -> None:
         super().__init__()
         self.config, self.class_names = config, class_names
@@ -170,11 +178,27 @@ class Detect(nn.Module):
         )
         self.backbone, self.neck, self.size_divisor = maps.backbone, maps.neck, maps.size_divisor
         self.head = config.head.build(maps.specs, len(class_names))
+        self.names = names
+        width = None if names is None else names.config.text.width
+        if width != self.head.traits.name_width:
+            what = f"names are read as vectors of {width}, and the head takes {self.head.traits.name_width}"
+            fix = "head.name_width is names.text.width; --names CLIP of `detect` with --head fcos sets both"
+            raise UserError(what, where="task.head.name_width", fix=fix)
         self.normalise = Normalise(config.mean, config.std, channels)
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="boxes", terms=self.head.terms, class_names=self.class_names)
+        return TaskTraits(
+            prediction="boxes",
+            terms=self.head.terms,
+            class_names=self.class_names,
+            take_classes=None if self.names is None else self.take_classes,
+            still=() if self.names is None or self.names.config.trains else ("names",),
+        )
+
+    def take_classes(self, class_names: tuple[str, ...]) -> None:
+        """From now on these are looked for, by their names."""
+        self.class_names = class_names
 
     @property
     def collator(self) -> Callable[[list[Sample]], DetectBatch]:
@@ -262,7 +286,9 @@ class Detect(nn.Module):
         return self._head_of(self.backbone(image), _shown(image, sizes_hw))
 
     def _head_of(self, maps: list[Tensor], shown: Shown) -> object:
-        return self.head(maps if self.neck is None else self.neck(maps), shown)
+        head: Any = self.head
+        maps = maps if self.neck is None else self.neck(maps)
+        return head(maps, shown) if self.names is None else head(maps, shown, self.names(self.class_names))
 
 
 def patches(masks: Tensor, boxes_xyxy: Tensor, window_xyxy: tuple[float, float, float, float]) -> tuple[MaskPatch, ...]:

@@ -108,7 +108,8 @@ def _named(stream: str, out: StepOutput) -> StepOutput:
 
 
 def share_trunk(task: Any, other: Any, where: str) -> None:
-    """Put another task's neck and head in the place of this one's, but for the layers that know the classes.
+    """Put another task's neck and head in the place of this one's, but for the layers that know the classes. Where
+    classes are told by their names, no layer does, and what reads the names is in common too.
 
     Args:
         task: nn.Module with `neck` and `head`; it is changed.
@@ -122,7 +123,7 @@ def share_trunk(task: Any, other: Any, where: str) -> None:
         what = f"a task of kind {task.config.kind} has no trunk in common with one of kind {other.config.kind}"
         raise UserError(what, where=where, fix=fix)
     own = {f"head.{layer.name}" for layer in task.head.traits.class_layers}
-    for name in ("neck", "head"):
+    for name in ("neck", "head", "names"):
         ours, theirs = (vars(one)["_modules"].get(name) for one in (task, other))
         shapes = [
             {f"{name}.{key}": tuple(value.shape) for key, value in ({} if one is None else one.state_dict()).items()}

@@ -3,7 +3,8 @@
 Source: MAE (arXiv:2111.06377): patches hidden at random, an encoder that sees the others alone, a light decoder that
     sees a mask vector in their place; MaskFeat (arXiv:2112.09133) and SimMIM (arXiv:2111.09886): an encoder that sees
     something learned in their place, and one linear layer behind it; MFM (arXiv:2206.07706): frequencies of the whole
-    image removed; DropPos (arXiv:2309.03576): an encoder that is told of few patches where they lie.
+    image removed; DropPos (arXiv:2309.03576): an encoder that is told of few patches where they lie;
+    CroCo (arXiv:2210.10716): a second image of the same place, seen whole, that the decoder looks at.
 Differs: pixels of hidden patches are set to the mean colour before the encoder, for one with a convolutional stem would
     see them through its overlapping kernels, and what is learned in their place is a patch of pixels: a linear patch
     embedding makes any vector of it, and any other encoder can be shown it; the loss is a sum; a decoder
@@ -14,6 +15,7 @@ Shapes: B images of L = h * w patches of p pixels, K of them shown and M hidden,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +97,12 @@ class Masked(nn.Module):
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="embeddings", terms=(self.target.term,), before_step=self.before_step)
+        return TaskTraits(
+            prediction="embeddings",
+            terms=(self.target.term,),
+            before_step=self.before_step,
+            predict_collator=replace(self.collator, images="first"),
+        )
 
     def before_step(self, step: int, steps: int) -> None:
         """Labels may follow the run."""
@@ -103,7 +110,12 @@ class Masked(nn.Module):
 
     @property
     def collator(self) -> MaskedCollator:
-        return MaskedCollator(channels=self.channels, patch=self.patch, corruption=self.config.corruption)
+        return MaskedCollator(
+            channels=self.channels,
+            patch=self.patch,
+            corruption=self.config.corruption,
+            images="two" if self.config.decoder.looks_beside else "one",
+        )
 
     def forward(self, batch: MaskedBatch) -> StepOutput:
         """How far what is told is from what was there."""
@@ -132,7 +144,10 @@ class Masked(nn.Module):
             tokens = self.backbone.unplaced_tokens(images, batch.shown, batch.is_unplaced, self.nowhere)
         else:
             tokens = cells_of(self.backbone, images, shown)
-        return self.decoder.among(tokens) if self.target.of_shown else self.decoder(tokens, shown, grid_hw)
+        if self.target.of_shown:
+            return self.decoder.among(tokens)
+        beside = None if batch.beside is None else cells_of(self.backbone, self.normalise(batch.beside))
+        return self.decoder(tokens, shown, grid_hw, beside)
 
     def corrupted(self, batch: MaskedBatch) -> Tensor:
         """float[B, C, H, W], normalised: what the encoder is shown of, or as a whole."""
@@ -176,6 +191,9 @@ def _check_fit(config: MaskedConfig, backbone: Backbone, *, of_shown: bool) -> N
     if of_shown and not told.unplaced:
         what = "positions are to be told, and the encoder knows them all"
         raise UserError(what, where="task.target", fix="--set 'task.corruption={kind: patches, unplaced: 0.75}'")
+    if of_shown and config.decoder.looks_beside:
+        what = "a decoder that looks at another image of the same place needs to know no position of this one"
+        raise UserError(what, where="task.decoder.looks_beside", fix="--set task.decoder.looks_beside=false")
 
 
 def cells_of(backbone: Backbone, images: Tensor, keep: Tensor | None = None) -> Tokens:

@@ -66,6 +66,7 @@ class MaskedBatch:
     images: Tensor  # uint8, uint16 or float32[B, C, H, W]
     shown: Tensor  # int64[B, K], patches row by row, rising
     is_hidden: Tensor  # bool[B, L], patches that are to be told: where frequencies are removed, all of them
+    beside: Tensor | None = None  # like images, of the same places, shown whole; None: there are none
     is_unplaced: Tensor | None = None  # bool[B, K], whose places the encoder is not told; None: it is told all
     is_removed: Tensor | None = None  # bool[B, H, W], frequencies, the mean first; None: of patches
 
@@ -86,13 +87,14 @@ class MaskedCollator:
     channels: int
     patch: int  # pixels
     corruption: Corruption
+    images: Literal["one", "two", "first"] = "one"  # of a sample; of two the first is hidden; first: of however many
 
     def __call__(self, samples: list[Sample]) -> MaskedBatch:
         shape = samples[0].images[0].shape
         told, size_hw = self.corruption, (shape[1], shape[2])
         square = told.square if isinstance(told, HidePatches) else 1
         for sample in samples:
-            _check(sample, self.channels, shape, self.patch * square)
+            self._check(sample, shape, self.patch * square)
         down, across = (side // self.patch for side in size_hw)
         is_unplaced = is_removed = None
         if isinstance(told, HidePatches):
@@ -110,9 +112,27 @@ class MaskedCollator:
             images=stacked([sample.images[0] for sample in samples], size_hw),
             shown=shown,
             is_hidden=is_hidden,
+            beside=stacked([sample.images[1] for sample in samples], size_hw) if self.images == "two" else None,
             is_unplaced=is_unplaced,
             is_removed=is_removed,
         )
+
+    def _check(self, sample: Sample, shape: torch.Size, side: int) -> None:
+        taken = {"one": 1, "two": 2, "first": len(sample.images)}[self.images]
+        if len(sample.images) != taken:
+            what = f"images in a sample: {len(sample.images)}, where {taken} should be"
+            fix = "use data with one image each (kind: images)" if taken == 1 else "use data of pairs: --pairs"
+            raise UserError(what, where=sample.id, fix=fix)
+        for found in [image.shape for image in sample.images[: 2 if self.images == "two" else 1]]:
+            if found[0] != self.channels:
+                what = f"an image of {found[0]} channels, the model takes {self.channels}"
+                raise UserError(what, where=sample.id, fix="choose --bands")
+            if found != shape:
+                what = f"images of {found[2]} x {found[1]} and {shape[2]} x {shape[1]} pixels in one batch"
+                raise UserError(what, where=sample.id, fix="--size N brings all to one size")
+        if shape[1] % side or shape[2] % side:
+            what = f"{shape[2]} x {shape[1]} pixels are no whole number of patches"
+            raise UserError(what, where=sample.id, fix=f"--size N, a multiple of {side}")
 
 
 def _hidden(told: HidePatches, grid_hw: tuple[int, int], seed: int) -> Tensor:
@@ -132,22 +152,6 @@ def _removed(told: FilterFrequencies, size_hw: tuple[int, int], seed: int) -> Te
     draw = torch.Generator().manual_seed(derive(seed, "frequencies"))
     coarse = is_slow(size_hw, told.radius)
     return ~coarse if float(torch.rand((), generator=draw, dtype=torch.float64)) < told.low_pass else coarse
-
-
-def _check(sample: Sample, channels: int, shape: torch.Size, side: int) -> None:
-    if len(sample.images) != 1:
-        what = f"{len(sample.images)} images, where one is looked at"
-        raise UserError(what, where=sample.id, fix="use data with one image each (kind: images)")
-    found = sample.images[0].shape
-    if found[0] != channels:
-        what = f"an image of {found[0]} channels, the model takes {channels}"
-        raise UserError(what, where=sample.id, fix="choose --bands")
-    if found != shape:
-        what = f"images of {found[2]} x {found[1]} and {shape[2]} x {shape[1]} pixels in one batch"
-        raise UserError(what, where=sample.id, fix="--size N brings all to one size")
-    if shape[1] % side or shape[2] % side:
-        what = f"{shape[2]} x {shape[1]} pixels are no whole number of patches"
-        raise UserError(what, where=sample.id, fix=f"--size N, a multiple of {side}")
 
 
 def drawn_squares(grid_hw: tuple[int, int], share: float, seed: int) -> Tensor:

@@ -76,6 +76,11 @@ class Teacher(nn.Module):
         """Whether it has begun; in a model that was loaded it has not."""
         return bool(self.held)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its map beside its weights and what it sees."""
+        return {"of": self.config.backbone.model_dump(mode="json"), "level": self.config.level}
+
     def begin(self) -> Backbone:
         """The backbone with random weights, frozen, for whoever loads its own; from now on it is there."""
         built: Any = self.config.backbone.build()
@@ -98,15 +103,18 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images whose sides it cannot take are enlarged a little, so that its map still covers them."""
         if not self.held:
             raise RuntimeError("a teacher is asked before it was loaded: engine.teachers")
+        return (self.kept or self.look)(self.seen(images))[0].float()
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Its bands, normalised; where it cannot take their sides enlarged a little, so that its map covers them."""
         seen = images if self.config.bands is None else images[:, list(self.config.bands)]
         seen = self.normalise(seen)
         sides = [-(-side // self.divisor) * self.divisor for side in seen.shape[2:]]
         if sides != list(seen.shape[2:]):
             seen = F.interpolate(seen, sides, mode="bilinear", antialias=True)
-        return (self.kept or self.look)(seen)[0].float()
+        return seen
 
 
 def spec_of(specs: tuple[FeatureSpec, ...], level: int, where: str) -> FeatureSpec:

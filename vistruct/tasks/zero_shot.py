@@ -25,12 +25,11 @@ from vistruct.kinds import BackbonePart
 from vistruct.ops.values import flipped
 from vistruct.tasks.classify import ClassBatch, ClassCollator
 from vistruct.tasks.features import tokens_of
+from vistruct.tasks.names import PLACE, in_words
 from vistruct.tasks.pixels import Normalise, padded_to
 from vistruct.vlm.clip import CLIP_MEAN, CLIP_STD, ClipConfig
 from vistruct.windows.slide import AXES
 from vistruct.windows.views import Flip
-
-PLACE = "{}"  # in a template: where the name goes
 
 
 class ZeroShotConfig(Part):
@@ -100,8 +99,7 @@ class ZeroShot(nn.Module):
 
     def texts(self) -> list[list[str]]:
         """Of each class, all that is said of it."""
-        called = [self.config.texts.get(name, (name.replace("_", " "),)) for name in self.class_names]
-        return [[one.replace(PLACE, own) for own in names for one in self.config.templates] for names in called]
+        return in_words(self.class_names, self.config.templates, self.config.texts)
 
     @torch.no_grad()
     def of_classes(self) -> Tensor:
