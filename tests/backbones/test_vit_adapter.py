@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from vistruct.backbones.adapter_interaction import Extractor
 from vistruct.backbones.intern_vit import InternVitConfig
+from vistruct.backbones.tokens import Entered
 from vistruct.backbones.vit_adapter import VitAdapter, VitAdapterConfig
 from vistruct.backbones.windows import from_windows, to_windows
 from vistruct.engine.optim import is_decayed, layer_factor
@@ -158,7 +159,7 @@ def test_windowed_blocks_look_only_at_real_tokens_of_their_window():
     adapter = changed(TINY, window=3, global_blocks=()).build().eval()
     grid_hw, x = (4, 5), torch.randn(1, 20, 64)
     with torch.no_grad():
-        got = adapter._group(0, 0, grid_hw)(x).view(4, 5, 64)
+        got = adapter._group((0, 0), grid_hw, Entered(tokens=x), [])(x).view(4, 5, 64)
         alone = torch.empty_like(got)
         for rows in (slice(0, 3), slice(3, 4)):
             for columns in (slice(0, 3), slice(3, 5)):
@@ -176,8 +177,12 @@ def test_the_last_block_of_every_group_sees_everything_unless_said_otherwise():
     other[:, -1] = torch.randn(64)
     adapter = config.build().eval()
     with torch.no_grad():
-        windowed = adapter._group(0, 0, (4, 4))(x) - adapter._group(0, 0, (4, 4))(other)
-        everything = adapter._group(1, 1, (4, 4))(x) - adapter._group(1, 1, (4, 4))(other)
+        windowed = adapter._group((0, 0), (4, 4), Entered(tokens=x), [])(x) - adapter._group(
+            (0, 0), (4, 4), Entered(tokens=other), []
+        )(other)
+        everything = adapter._group((1, 1), (4, 4), Entered(tokens=x), [])(x) - adapter._group(
+            (1, 1), (4, 4), Entered(tokens=other), []
+        )(other)
     assert not windowed[:, 0].any()
     assert everything[:, 0].any()
 

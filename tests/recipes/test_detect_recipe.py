@@ -82,6 +82,17 @@ def test_a_backbone_with_several_maps_gets_a_pyramid_on_these(config: Any, tmp_p
     assert run.only.task.neck.kind == "fpn"
 
 
+def test_an_adapter_around_a_timm_vit_learns_is_shipped_and_predicts(tmp_path: Path) -> None:
+    vit = "{kind: timm, name: test_vit, options: {depth: 2}}"
+    adapter = f"task.backbone={{kind: vit_adapter, vit: {vit}, groups: [[0, 0], [1, 1]], heads: 4, conv_width: 8}}"
+    run = with_settings(tiny(), [adapter, "task.neck={kind: fpn, channels: 16}", "steps=2", "evals={}"])
+    train(run, tmp_path / "run")
+    found = load(tmp_path / "run").predict(read_image(trees().test.with_suffix(".jpg"))[:, :100, :150])
+    assert isinstance(found, BoxPrediction)
+    again = recipe(data=trees().train, backbone=tmp_path / "run" / "backbone", channels=16)
+    assert (again.only.task.backbone, again.only.task.neck.kind) == (run.only.task.backbone, "fpn")
+
+
 @pytest.mark.parametrize(
     ("patch", "strides"),
     [

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vistruct.backbones.intern_vit_names import convert_keys
-from vistruct.backbones.tokens import blocks_named, patches_of, split
+from vistruct.backbones.tokens import Entered, blocks_named, patches_of, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError
@@ -271,6 +271,14 @@ class InternVit(nn.Module):
         """float[B, C, H, W] -> float[B, L, D]: what enters the blocks, without a class token."""
         x, positions = self.embeddings.patches(image)
         return x + positions[:, 1:]
+
+    def enter(self, image: Tensor) -> Entered:
+        """What enters the blocks, without a class token."""
+        return Entered(tokens=self.patch_tokens(image))
+
+    def block(self, number: int, x: Tensor, rotary: Tensor | None, is_real: Tensor | None) -> Tensor:
+        """One block of float[B, N, D]; no token looks at those that are not real (bool[B, N]; None: all are)."""
+        return self.encoder.layers[number](x, is_real)
 
     def drop_class_token(self) -> None:
         """For those who run the blocks on `patch_tokens` alone; `hidden` and `tokens` are gone with it.

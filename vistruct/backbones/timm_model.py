@@ -19,8 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.backbones import clip_vit_names, efficientnet_names, public_vit_names
-from vistruct.backbones.timm_vit import enter, is_plain, refuse_other, run
-from vistruct.backbones.tokens import blocks_named, split
+from vistruct.backbones.timm_vit import block, enter, is_plain, refuse_other, run
+from vistruct.backbones.tokens import Entered, blocks_named, split
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec, Tokens
 from vistruct.errors import UserError, closest
@@ -167,6 +167,22 @@ class TimmModel(nn.Module):
             grid_hw=(down, across) if keep is None else None,
         )
         return [named(vit.norm(found[i]) if norm else found[i], found[i]) for i in numbers]
+
+    def enter(self, image: Tensor) -> Entered:
+        """float[B, C, H, W] -> what enters the blocks.
+
+        Raises:
+            UserError: an image of a size that the model cannot take.
+        """
+        with self._sizes(image):
+            return enter(self.model, image)
+
+    def block(self, number: int, x: Tensor, rotary: Tensor | None, is_real: Tensor | None) -> Tensor:
+        """One block of float[B, N, D]; no token looks at those that are not real (bool[B, N]; None: all are)."""
+        return block(self.model, number, x, rotary, is_real)
+
+    def drop_class_token(self) -> None:
+        """It stays, as registers do: they go through the blocks that were trained with them."""
 
     def _through(self, image: Tensor, last: int, keep: Tensor | None) -> list[Tensor]:
         if not len(image):  # timm's own reshape by a size that nothing tells

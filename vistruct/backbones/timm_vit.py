@@ -9,27 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vistruct.backbones.tokens import Entered
 from vistruct.errors import UserError
 
 # What stands before or between the blocks of some ViTs, and changes all that they give.
 _OTHERS = ("reg_token", "register_tokens", "dist_token", "pos_embed", "norm_pre.", "rope.", "rel_pos_bias.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entered:
-    """What goes into the first block."""
-
-    tokens: Tensor  # float[B, N, D], with absolute positions; class token and registers first
-    # Sines and cosines that Eva's blocks turn queries and keys of patches by: float[L, d]; of chosen patches
-    # float[B, 1, K, d]; where each block has its own, one more dimension of blocks before, and heads before L.
-    rotary: Tensor | None
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -57,7 +47,7 @@ def enter(vit: Any, image: Tensor, keep: Tensor | None = None) -> Entered:
             what = "BEiT's positions are those of a whole grid: it takes all patches of an image"
             raise UserError(what, where="task.backbone", fix="--set task.backbone.name=vit_base_patch16_224")
         x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)
-        return Entered(tokens=vit.pos_drop(x if vit.pos_embed is None else x + vit.pos_embed), rotary=None)
+        return Entered(tokens=vit.pos_drop(x if vit.pos_embed is None else x + vit.pos_embed), num_first=1)
     if isinstance(vit, Eva):
         x, rotary = vit._pos_embed(x)
     else:
@@ -69,7 +59,7 @@ def enter(vit: Any, image: Tensor, keep: Tensor | None = None) -> Entered:
         if rotary is not None:
             found = apply_keep_indices_nlc(x, rotary, keep)  # images before all else
             rotary = found.transpose(0, 1) if vit.rope_mixed else found.unsqueeze(1)
-    return Entered(tokens=vit.norm_pre(x), rotary=rotary)
+    return Entered(tokens=vit.norm_pre(x), num_first=int(vit.num_prefix_tokens), rotary=rotary)
 
 
 def run(vit: Any, entered: Entered, last: int, *, recompute: bool) -> list[Tensor]:
@@ -78,26 +68,28 @@ def run(vit: Any, entered: Entered, last: int, *, recompute: bool) -> list[Tenso
     Args:
         recompute: forget activations inside of blocks and find them again.
     """
-    from timm.models import Beit, Eva
-
     x, found = entered.tokens, []
-    given: dict[str, Any] = {}
-    if isinstance(vit, Beit) and vit.rel_pos_bias is not None:
-        given = {"shared_rel_pos_bias": vit.rel_pos_bias()}
-    for i, block in enumerate(vit.blocks[: last + 1]):
-        if isinstance(vit, Eva):
-            given = {"rope": rotary_of(vit, entered.rotary, i)}
+    for i in range(last + 1):
         if recompute and torch.is_grad_enabled():
-            x = checkpoint(block, x, use_reentrant=False, **given)
+            x = checkpoint(block, vit, i, x, entered.rotary, use_reentrant=False)
         else:
-            x = block(x, **given)
+            x = block(vit, i, x, entered.rotary)
         found.append(x)
     return found
 
 
-def rotary_of(vit: Any, rotary: Tensor | None, number: int) -> Tensor | None:
-    """What one block is given of `Entered.rotary`."""
-    return rotary[number] if rotary is not None and vit.rope_mixed else rotary
+def block(vit: Any, number: int, x: Tensor, rotary: Tensor | None, is_real: Tensor | None = None) -> Tensor:
+    """One block: float[B, N, D] -> float[B, N, D]; no token looks at those that are not real (bool[B, N]; None: all
+    are; BEiT's do not know of any)."""
+    from timm.models import Beit, Eva
+
+    if isinstance(vit, Beit):
+        return vit.blocks[number](x, shared_rel_pos_bias=None if vit.rel_pos_bias is None else vit.rel_pos_bias())
+    seen = None if is_real is None else is_real[:, None, None]
+    if isinstance(vit, Eva):
+        own = rotary[number] if rotary is not None and vit.rope_mixed else rotary
+        return vit.blocks[number](x, rope=own, attn_mask=seen)
+    return vit.blocks[number](x) if seen is None else vit.blocks[number](x, attn_mask=seen)
 
 
 def refuse_other(vit: Any, state: Mapping[str, Tensor], name: str) -> None:

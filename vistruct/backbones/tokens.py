@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from vistruct.contracts import Tokens
 from vistruct.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entered:
+    """What goes into the first block."""
+
+    tokens: Tensor  # float[B, N, D], with absolute positions; class token and registers first
+    num_first: int = 0  # of those
+    # Sines and cosines that Eva's blocks turn queries and keys of patches by: float[L, d]; of chosen patches
+    # float[B, 1, K, d]; where each block has its own, one more dimension of blocks before, and heads before L.
+    rotary: Tensor | None = None
 
 
 def split(

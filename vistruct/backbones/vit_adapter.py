@@ -3,7 +3,8 @@
 Source: Chen et al., Vision Transformer Adapter, arXiv:2205.08534; sizes and both attention variants are those of ViTP's
     downstream models, and so are the names of the parameters, but for the ViT's, which are below `vit.`.
 Differs: position embeddings are resized to whatever comes in, in every forward; windowed blocks are optional and mask
-    what fills up their windows; any ViT that is a `PlainVit` can be inside.
+    what fills up their windows; any ViT that is a `PlainVit` can be inside. Class token and registers of timm's go
+    through its blocks beside the patches, and the pyramid does not see them.
 Shapes: B images, h x w patches of the ViT, D its width.
 """
 
@@ -25,6 +26,7 @@ from torchvision.models.convnext import LayerNorm2d
 from vistruct.backbones.adapter_interaction import Extractor, Injector, Interaction
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.spatial_prior import SpatialPrior
+from vistruct.backbones.tokens import Entered
 from vistruct.backbones.windows import from_windows, to_windows
 from vistruct.config import Part
 from vistruct.contracts import BackboneTraits, FeatureSpec
@@ -75,7 +77,7 @@ class VitAdapterConfig(Part):
 
 @runtime_checkable
 class PlainVit(Protocol):
-    """What an adapter needs of a ViT inside of it; blocks are `(x float[B, N, D], is_real bool[B, N] | None) -> x`."""
+    """What an adapter needs of a ViT inside of it."""
 
     width: int
     patch: int
@@ -83,8 +85,12 @@ class PlainVit(Protocol):
     @property
     def traits(self) -> BackboneTraits: ...
 
-    def patch_tokens(self, image: Tensor) -> Tensor:
-        """float[B, C, H, W] -> float[B, h * w, D]: what enters the blocks, positions added, no class token."""
+    def enter(self, image: Tensor) -> Entered:
+        """float[B, C, H, W] -> what enters the blocks."""
+        ...
+
+    def block(self, number: int, x: Tensor, rotary: Tensor | None, is_real: Tensor | None) -> Tensor:
+        """One block: float[B, N, D] -> float[B, N, D]; bool[B, N]: what is no filling, None: all of them."""
         ...
 
     def drop_class_token(self) -> None:
@@ -152,9 +158,11 @@ class VitAdapter(nn.Module):
         sizes_hw = [(c.shape[2], c.shape[3]) for c in pyramid]
         levels = [c.flatten(2).transpose(1, 2) + embed for c, embed in zip(pyramid, self.level_embed, strict=True)]
         c = torch.cat(levels, dim=1)  # [B, C, D]
-        x = self.vit.patch_tokens(image)  # [B, h * w, D]
-        for interaction, (first, last) in zip(self.interactions, self.config.groups, strict=True):
-            x, c = interaction(x, c, self._group(first, last, grid_hw), self._call, grid_hw, sizes_hw)
+        entered = self.vit.enter(image)
+        first, x = entered.tokens.tensor_split([entered.num_first], dim=1)  # [B, P, D], [B, h * w, D]
+        beside = [first]  # the patches, as the last block left them
+        for interaction, group in zip(self.interactions, self.config.groups, strict=True):
+            x, c = interaction(x, c, self._group(group, grid_hw, entered, beside), self._call, grid_hw, sizes_hw)
 
         parts = c.split([h * w for h, w in sizes_hw], dim=1)
         maps = [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, sizes_hw, strict=True)]
@@ -182,7 +190,7 @@ class VitAdapter(nn.Module):
     def convert_keys(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of a ViT alone, of a whole vision-language model, or of a published or own adapter -> our names."""
         own = {_bare(key): value for key, value in state.items() if _bare(key).startswith(_OWN)}
-        rest = {key: value for key, value in state.items() if not _bare(key).startswith(_OWN)}
+        rest = {key.removeprefix("vit."): v for key, v in state.items() if not _bare(key).startswith(_OWN)}
         return own | {f"vit.{key}": value for key, value in self.vit.traits.convert_keys(rest).items()}
 
     def match_state(self, state: dict[str, Tensor]) -> list[str]:
@@ -218,8 +226,9 @@ class VitAdapter(nn.Module):
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """As the ViT's."""
         inner = {k.removeprefix("vit."): v for k, v in state.items() if k.startswith("vit.")}
+        own = {k: v for k, v in state.items() if not k.startswith("vit.")}
         inner, names = self.vit.traits.resize_state(inner)
-        return state | {f"vit.{k}": v for k, v in inner.items()}, [f"vit.{name}" for name in names]
+        return own | {f"vit.{k}": v for k, v in inner.items()}, [f"vit.{name}" for name in names]
 
     def fresh_parts(self, state: dict[str, Tensor]) -> set[str]:
         """Tensors that a state dict of our names may lack: all of the adapter's, if it has none of them."""
@@ -227,22 +236,31 @@ class VitAdapter(nn.Module):
             return set()
         return {name for name in self.state_dict() if name.startswith(_OWN)}
 
-    def _group(self, first: int, last: int, grid_hw: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-        blocks = self.vit.traits.repeated_blocks
+    def _group(
+        self, group: tuple[int, int], grid_hw: tuple[int, int], entered: Entered, beside: list[Tensor]
+    ) -> Callable[[Tensor], Tensor]:
+        window, num_first = self.config.window, entered.num_first
+        if window is not None and (num_first or entered.rotary is not None):
+            what = "windows have no class token, registers or rotary positions"
+            raise UserError(what, where="backbone.window", fix="--set task.backbone.window=null")
 
         def run(x: Tensor) -> Tensor:
-            for i in range(first, last + 1):
-                is_real, window = None, self.config.window
-                if window is not None and i not in self.blocks_global:
-                    x, is_real = to_windows(x, grid_hw, window)
-                x = self._call(blocks[i], x, is_real)
-                if window is not None and i not in self.blocks_global:
-                    x = from_windows(x, grid_hw, window)
+            for i in range(group[0], group[1] + 1):
+                is_real, cut = None, window if i not in self.blocks_global else None
+                if cut is not None:
+                    x, is_real = to_windows(x, grid_hw, cut)
+                if num_first:
+                    x = torch.cat([beside[0], x], dim=1)
+                x = self._call(self.vit.block, i, x, entered.rotary, is_real)
+                if num_first:
+                    beside[0], x = x.tensor_split([num_first], dim=1)
+                if cut is not None:
+                    x = from_windows(x, grid_hw, cut)
             return x
 
         return run
 
-    def _call(self, module: nn.Module, *arguments: Any) -> Any:
+    def _call(self, module: Callable[..., Any], *arguments: Any) -> Any:
         if self.config.recompute and torch.is_grad_enabled():
             return checkpoint(module, *arguments, use_reentrant=False)
         return module(*arguments)
@@ -275,7 +293,9 @@ class VitAdapter(nn.Module):
 def _plain(config: VitAdapterConfig) -> PlainVit:
     vit = config.vit.build()
     if not isinstance(vit, PlainVit):
-        raise UserError(f"no adapter goes around a {config.vit.kind}", where="backbone.vit", fix="use kind intern_vit")
+        raise UserError(
+            f"no adapter goes around a {config.vit.kind}", where="backbone.vit", fix="use kind intern_vit or timm"
+        )
     return vit
 
 

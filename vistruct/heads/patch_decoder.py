@@ -33,10 +33,11 @@ class PatchDecoderConfig(Part):
     looks_beside: bool = False  # at the patches of another image of the same place, which is shown whole
     tells_of_others: ClassVar[bool] = True  # than the patches that it is given
 
-    def build(self, encoder_width: int, values: int) -> PatchDecoder:
+    def build(self, encoder_width: int, values: int, *, fills: bool) -> PatchDecoder:
         """
         Args:
             values: that are said of each patch.
+            fills: whether patches are missing, which a mask vector stands for.
 
         Raises:
             UserError: a width that does not divide.
@@ -44,7 +45,7 @@ class PatchDecoderConfig(Part):
         if self.width % 4 or self.width % self.heads:
             what = f"a decoder of width {self.width} with {self.heads} heads: no multiple of 4 and of the heads"
             raise UserError(what, where="task.decoder.width", fix=f"--set task.decoder.width={64 * self.heads}")
-        return PatchDecoder(self, encoder_width, values)
+        return PatchDecoder(self, encoder_width, values, fills)
 
 
 class LinearPatchesConfig(Part):
@@ -55,7 +56,7 @@ class LinearPatchesConfig(Part):
     tells_of_others: ClassVar[bool] = False
     looks_beside: ClassVar[bool] = False
 
-    def build(self, encoder_width: int, values: int) -> LinearPatches:
+    def build(self, encoder_width: int, values: int, *, fills: bool) -> LinearPatches:
         return LinearPatches(self, encoder_width, values)
 
 
@@ -83,12 +84,14 @@ class LinearPatches(nn.Module):
 class PatchDecoder(nn.Module):
     """Tokens of the shown patches -> float[B, L, values]."""
 
-    def __init__(self, config: PatchDecoderConfig, encoder_width: int, values: int) -> None:
+    def __init__(self, config: PatchDecoderConfig, encoder_width: int, values: int, fills: bool) -> None:
         super().__init__()
         width, eps = config.width, config.norm_eps
         self.encoded = nn.LayerNorm(encoder_width, eps=eps)
         self.embed = nn.Linear(encoder_width, width)
-        self.mask = nn.Parameter(torch.empty(1, 1, width))
+        if fills:
+            self.mask = nn.Parameter(torch.empty(1, 1, width))
+            nn.init.normal_(self.mask, std=0.02)
         layer = nn.TransformerDecoderLayer if config.looks_beside else nn.TransformerEncoderLayer
         self.blocks = nn.ModuleList(
             layer(width, config.heads, 4 * width, 0.0, "gelu", eps, batch_first=True, norm_first=True)
@@ -96,7 +99,6 @@ class PatchDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=eps)
         self.say = nn.Linear(width, values)
-        nn.init.normal_(self.mask, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

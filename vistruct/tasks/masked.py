@@ -87,7 +87,7 @@ class Masked(nn.Module):
         self.done = 0.0  # share of the run
         _check_fit(config, built, of_shown=self.target.of_shown)
         width = built.width if is_plain else built.specs[-1].channels
-        self.decoder = config.decoder.build(width, self.target.values)
+        self.decoder = config.decoder.build(width, self.target.values, fills=drops and not self.target.of_shown)
         if isinstance(config.corruption, HidePatches) and not drops:
             self.instead = nn.Parameter(torch.empty(channels, self.patch, self.patch))
             nn.init.normal_(self.instead, std=0.02)
