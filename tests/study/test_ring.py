@@ -120,6 +120,16 @@ def test_the_steps_are_those_that_fill_the_budget(tmp_path):
         pretraining_jobs(expanded(timed), tmp_path, {key: 20.0})
 
 
+def test_a_teacher_that_cannot_be_run_is_named_before_anything_is_written(tmp_path):
+    options = {"data": str(trees().train), "val": str(trees().test), "size": 96, "overlap": 24}
+    study = Study(recipe="detect", options=options, teachers={"masked": {"recipe": "masked"}})
+    with pytest.raises(UserError) as told:
+        run_study(study, tmp_path / "out")
+    assert told.value.where.startswith("masked, the pretraining masked")
+    assert "--teacher-option" in told.value.fix
+    assert not (tmp_path / "out").exists()
+
+
 def test_layers_that_keep_statistics_are_found():
     run = detect.tiny()
     assert not keeps_statistics(run)

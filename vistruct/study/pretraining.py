@@ -72,6 +72,22 @@ def pretraining_jobs(
     return jobs, places
 
 
+def check_pretrainings(study: Study) -> None:
+    """Make the run of each, before anything is written; no data are read.
+
+    Raises:
+        UserError: what keeps one from being run, and which one it is.
+    """
+    runs: dict[str, Run] = {}
+    for name, one in study.pretrain.items():
+        try:
+            runs[name] = _run(one, {start: Path(start) for start in runs}, runs, {})
+        except UserError as error:
+            where = f"{one.recipe}, the pretraining {name}" + (f": {error.where}" if error.where else "")
+            taught = " (an option of a teacher: --teacher-option NAME.OPTION=VALUE)" if study.starts else ""
+            raise UserError(error.what, where=where, fix=f"{error.fix}{taught}") from error
+
+
 def pace_jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
     """Jobs that measure how long a step takes, of those whose budget is in seconds; and by its key the name of each.
 

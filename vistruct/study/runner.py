@@ -17,7 +17,14 @@ from vistruct.study.display import Display
 from vistruct.study.few_labels import probe_jobs
 from vistruct.study.jobs import Job, run_jobs
 from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs, weight_digests
-from vistruct.study.pretraining import PRETRAIN, pace_jobs, pretraining_jobs, samples_of_a_step, starts_with_statistics
+from vistruct.study.pretraining import (
+    PRETRAIN,
+    check_pretrainings,
+    pace_jobs,
+    pretraining_jobs,
+    samples_of_a_step,
+    starts_with_statistics,
+)
 from vistruct.study.questions import question_jobs
 from vistruct.study.results import chosen_metric, results_of
 from vistruct.study.ring import Member, expanded, members
@@ -65,6 +72,7 @@ def run_study(
     written, ring = expanded(study, kept), members(study, kept) if study.teachers else []
     plan = plan_trials(written.unpretrained, make)  # what cannot be run or compared is refused before hours of training
     chosen_metric(written, plan.trials[0].run)
+    check_pretrainings(written)
     with in_use(out, "this study is being run"):
         _enter(study, out)
         return _run(written, ring, out, run, make, train, robust)
