@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from vistruct.checkpoint.tensors import sha256
+from vistruct.cli.main import main
 from vistruct.config import run_from_dict, run_to_yaml, with_values
 from vistruct.data.reading import Mixing
 from vistruct.engine.train import train
@@ -82,3 +83,16 @@ def test_published_settings() -> None:
     places: Any = masked.recipe(data=(Path("images"),), target="positions", size=192)
     assert (places.only.task.target.grid, places.only.task.decoder.depth) == ((12, 12), 2)
     assert places.steps // places.schedule.warmup_steps == 80
+
+
+def test_a_run_that_measured_nothing_is_measured_on_a_folder_of_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = sorted(path for path in eurosat_folder().rglob("*") if path.is_dir() and any(path.glob("*.jpg")))
+    run = masked.tiny()
+    train(run.model_copy(update={"evals": {}, "steps": 2}), tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "run"), "--data", str(classes[0].parent), "--json"])
+    told = capsys.readouterr()
+    assert ended.value.code in (0, None), told.err
+    assert "effective_rank" in told.out

@@ -288,9 +288,14 @@ def on_other_data(
     from vistruct.data.maps import MapDataConfig
     from vistruct.data.questions import as_questions
     from vistruct.kinds import part_class
+    from vistruct.metrics.health import HealthConfig
 
     own = list(run.evals.values())
     source: Any = own[0].data if own else run.only.data
+    if source.kind == "images":
+        known: dict[Any, Any] = {one.metric.kind: one.metric for one in own} or {"health": HealthConfig()}
+        data = _plain_images(source, path, reading, values, split)
+        return [(name_of(path, split), Eval(data=data, metric=metric)) for metric in known.values()]
     format = vars(source).get("format", "auto")
     if reading.format == "auto" and (":" in format or format == "caption-words"):  # these are never found by looking
         reading = dataclasses.replace(reading, format=format)
@@ -313,6 +318,25 @@ def on_other_data(
         metrics[kind] = one.metric.model_copy(update=_ALL[kind]) if kind in _ALL else one.metric
     data = part if wanted == "talk" else _read_as(source, part, is_measured=bool(own))
     return [(name_of(path, split), Eval(data=data, metric=metric)) for metric in metrics.values()]
+
+
+def _plain_images(source: Any, path: Path, reading: Reading, values: PixelValues, split: str | None) -> Any:
+    """Other images without labels, each once and as large as the run sees its own."""
+    from vistruct.data.at_path import any_at
+
+    images = dataclasses.replace(reading, format="images")
+    part: Any = any_at(path, images, values, split=split)
+    shown = source.resize if source.augment is None else source.augment.usual or source.resize
+    intake = source.intake if values == AS_THEY_ARE else part.intake
+    return part.model_copy(
+        update={
+            "tiles": source.tiles,
+            "resize": shown,
+            "intake": intake,
+            "axis": source.axis,
+            "neighbours": source.neighbours,
+        }
+    )
 
 
 def name_of(path: Path, split: str | None) -> str:
