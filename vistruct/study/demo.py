@@ -46,7 +46,7 @@ class Effort(Part):
 ALL = ("masked", "contrast", "distilled", "labels", "instructions", "VRL")
 EFFORTS = {
     "quick": Effort(
-        crops=40,
+        crops=400,  # of one size several, so that answers can be shuffled
         questions=5,
         samples=64,
         steps=2,
