@@ -29,6 +29,12 @@ KINDS = {
 }
 
 
+def repeated(plan: Mapping[str, Any]) -> str:
+    """What the values of a probe are spread over."""
+    draws, many = plan["probes"]["draws"], plan["pretrain_seeds"]
+    return f"{draws} draws of the labels" if many == 1 else f"{many} pretrainings, each the mean of {draws} draws"
+
+
 def measured(found: Found, kind: str) -> str:
     """What a probe gives, in words."""
     what = found["few_labels"]["what"]
@@ -66,8 +72,7 @@ def write_few_labels(page: Report, found: Found) -> None:
             ["init", *(f"{labels} {UNITS[kind]}" for labels in by)],
             rows,
             best if kind != "standardised" else (),
-            caption=f"{KINDS[kind]}: {measured(found, kind)}. Mean and standard deviation over "
-            f"{plan['probes']['draws']} draws of the labels.",
+            caption=f"{KINDS[kind]}: {measured(found, kind)}. Mean and standard deviation over {repeated(plan)}.",
         )
     if "turned" in few["values"]:
         page.text(

@@ -15,7 +15,7 @@ from vistruct.reports.measured import Kept
 from vistruct.reports.page import Report
 from vistruct.study import figures
 from vistruct.study.answers_report import write_answers
-from vistruct.study.few_labels_report import UNITS, comparison, measured, shown_gains, write_few_labels
+from vistruct.study.few_labels_report import UNITS, comparison, measured, repeated, shown_gains, write_few_labels
 from vistruct.study.ring_report import write_ring
 from vistruct.study.study import SHORT, TUNINGS, percent
 
@@ -51,11 +51,12 @@ def add_study(page: Report, found: Found, root: Path) -> None:
     _headline(page, found)
     write_ring(page, found)
     if found["few_labels"] is not None:
-        draws, seeds = found["plan"]["probes"]["draws"], found["plan"]["seeds"]
+        seeds = found["plan"]["seeds"]
         page.figure(
             comparison(found),
-            f"Frozen backbone with a few labels (left, middle; mean and standard deviation over {draws} draws of the "
-            f"labels), and trials on the smallest fraction of the labels (right; each dot is one of {seeds} seeds).",
+            "Frozen backbone with a few labels (left, middle; mean and standard deviation over "
+            f"{repeated(found['plan'])}), and trials on the smallest fraction of the labels (right; each dot is one of "
+            f"{seeds} seeds).",
         )
     page.figure(figures.by_fraction(found), _curve_caption(found))
     _gains(page, found)

@@ -24,8 +24,8 @@ def write_ring(page: Report, found: Found) -> None:
     page.text("## Which teacher pays\n\n" + "\n".join(f"- {line}" for line in sentences(found)))
     page.figure(
         gains_of_teachers(found),
-        f"Gain over the start, with Student's interval over {_count(many, 'pretraining')}; a ring: it pays, for it is "
-        "clearly better than its start and than every control, corrected for how many were looked at.",
+        f"Gain over the start, with Student's interval over {_count(many, 'pretraining')}; in a ring: those that pay, "
+        "clearly better than their start and than every control, corrected for how many were looked at.",
     )
     page.table(
         ["start", "init", *(f"{SHORT[t]}, {percent(f)}" for f, t in _cells(found)), "samples", "processor (s)"],
@@ -99,7 +99,9 @@ def gains_of_teachers(found: Found) -> Figure:
             axis.set_yticks(range(len(own)), [_short(member) for member in own])
             axis.set_ylim(len(own) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
-            axis.set_title(f"from {one['start']}, {TUNINGS[one['tuning']]}, {percent(fraction)} of the labels")
+            several = len({other["start"] for other in shown}) > 1
+            origin = f", from {one['start']}" if several else ""
+            axis.set_title(f"{TUNINGS[one['tuning']]}, {percent(fraction)} of labels{origin}")
             axis.set_xlabel(f"gain in {found['metric'].partition('/')[2]}")
     return figure
 
