@@ -114,6 +114,7 @@ def test_the_steps_are_those_that_fill_the_budget(tmp_path):
     (pace,), keys = pace_jobs(expanded(timed))
     (key,) = keys
     assert pace.arguments["run"]["init"] is None
+    assert pace.arguments["run"]["schedule"]["warmup_steps"] == 0  # a warm-up of the whole is longer than these few
     jobs, _ = pretraining_jobs(expanded(timed), tmp_path, {key: 0.5})
     assert jobs[-1].arguments["run"]["steps"] == 20
     with pytest.raises(UserError, match="not one step of labels, which takes 20 seconds"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vistruct.config import Run, run_from_dict, with_values
+from vistruct.config import Run, Schedule, run_from_dict, with_values
 from vistruct.engine.ship import ship
 from vistruct.engine.train import started, train_steps
 from vistruct.errors import UserError
@@ -103,7 +103,8 @@ def pace_jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
         key = pace_of(run)
         bare = {n: s.model_copy(update={"start": None}) for n, s in run.streams.items()}
         steps = min(run.steps, PACE_STEPS)
-        short = with_values(run, streams=bare, init=None, evals={}, steps=steps, seed=0, workers=0)
+        plain = {"schedule": Schedule(shape="constant"), "snapshots": (), "evals": {}}
+        short = with_values(run, streams=bare, init=None, steps=steps, seed=0, workers=0, **plain)
         job = Job(name=f"pace-{key}", call=PACE, arguments={"run": short.model_dump(mode="json")}, cost=PACE_STEPS)
         jobs.setdefault(job.name, job)
         asked[key] = job.name
