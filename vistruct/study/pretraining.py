@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 from vistruct.config import Run, Schedule, run_from_dict, with_values
 from vistruct.engine.ship import ship
@@ -29,6 +30,7 @@ from vistruct.study.study import Pretraining, Study
 from vistruct.study.workers import Report
 
 PRETRAIN, BEGIN, PACE = (f"{__name__}:{name}" for name in ("pretrain", "begin", "pace"))
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 PACE_STEPS = 12  # of which the first, with all that is made once, does not count
 PLANNED = "planned"  # below a run's directory, where nothing lies
 
@@ -130,7 +132,7 @@ def keeps_statistics(run: Run) -> bool:
     task: Any = next(iter(run.streams.values())).task
     with torch.device("meta"):  # no memory for its weights
         backbone = task.backbone.build()
-    return any(isinstance(module, torch.nn.modules.batchnorm._NormBase) for module in backbone.modules())
+    return any(isinstance(module, NORMS) and module.track_running_stats for module in backbone.modules())
 
 
 def starts_with_statistics(study: Study) -> list[str]:

@@ -34,10 +34,7 @@ class NamesConfig(Part):
         Raises:
             UserError: as `TextConfig.build`; a template without a place.
         """
-        odd = next((one for one in self.templates if one.count(PLACE) != 1), None)
-        if odd is not None:
-            what = f"a template has {PLACE} once, where the name goes: {odd!r}"
-            raise UserError(what, where="task.names.templates", fix=f"--set 'task.names.templates=[\"a {PLACE}\"]'")
+        check_templates(self.templates, "task.names.templates", f"--set 'task.names.templates=[\"a {PLACE}\"]'")
         return ClassNames(self, assets)
 
 
@@ -66,6 +63,16 @@ class ClassNames(nn.Module):
             every = F.normalize(self.text(tokens).float(), dim=-1)
         means = [part.mean(dim=0) for part in every.split([len(own) for own in texts])]
         return F.normalize(torch.stack(means), dim=-1)
+
+
+def check_templates(templates: Sequence[str], where: str, fix: str) -> None:
+    """
+    Raises:
+        UserError: one without a place for the name, or with several; at `where`, mended by `fix`.
+    """
+    odd = next((one for one in templates if one.count(PLACE) != 1), None)
+    if odd is not None:
+        raise UserError(f"a template has {PLACE} once, where the name goes: {odd!r}", where=where, fix=fix)
 
 
 def in_words(

@@ -28,8 +28,8 @@ from vistruct.ops.contrast import sigmoid_loss
 from vistruct.tasks.dense import DetectBatch, DetectCollator
 from vistruct.tasks.features import tokens_of
 from vistruct.tasks.identify import SAMPLING, asked_of, identified
+from vistruct.tasks.names import check_templates, in_words
 from vistruct.tasks.pixels import Normalise
-from vistruct.tasks.zero_shot import PLACE
 from vistruct.vlm.clip import CLIP_MEAN, CLIP_STD, ClipConfig
 
 
@@ -52,10 +52,7 @@ class RegionTextConfig(Part):
         Raises:
             UserError: data of fewer than two classes; parts that do not fit each other; a template without a place.
         """
-        odd = next((one for one in self.templates if one.count(PLACE) != 1), None)
-        if odd is not None:
-            what = f"a template has {PLACE} once, where the name goes: {odd!r}"
-            raise UserError(what, where="task.templates", fix='--templates "a photo of a {}."')
+        check_templates(self.templates, "task.templates", '--templates "a photo of a {}."')
         if self.loss == "sigmoid" and not self.clip.has_bias:
             what = "the sigmoid loss needs the bias that SigLIPs have, and this CLIP has none"
             raise UserError(what, where="--loss", fix="--loss softmax")
@@ -106,8 +103,7 @@ class RegionText(nn.Module):
     def of_classes(self) -> Tensor:
         """float[K, E], of length 1; read once, for the text tower stands still."""
         if self._of_classes is None or self._of_classes[0] != self.class_names:
-            called = [self.config.texts.get(name, (name.replace("_", " "),)) for name in self.class_names]
-            texts = [[one.replace(PLACE, own) for own in names for one in self.config.templates] for names in called]
+            texts = in_words(self.class_names, self.config.templates, self.config.texts)
             with torch.autocast(self.clip.logit_scale.device.type, enabled=False):
                 self._of_classes = self.class_names, self.clip.of_classes(texts)
         return self._of_classes[1].to(self.clip.logit_scale.device)

@@ -25,7 +25,7 @@ from vistruct.kinds import BackbonePart
 from vistruct.ops.values import flipped
 from vistruct.tasks.classify import ClassBatch, ClassCollator
 from vistruct.tasks.features import tokens_of
-from vistruct.tasks.names import PLACE, in_words
+from vistruct.tasks.names import check_templates, in_words
 from vistruct.tasks.pixels import Normalise, padded_to
 from vistruct.vlm.clip import CLIP_MEAN, CLIP_STD, ClipConfig
 from vistruct.windows.slide import AXES
@@ -50,10 +50,7 @@ class ZeroShotConfig(Part):
         Raises:
             UserError: data without classes; parts that do not fit each other; a template without a place.
         """
-        odd = next((one for one in self.templates if one.count(PLACE) != 1), None)
-        if odd is not None:
-            what = f"a template has {PLACE} once, where the name goes: {odd!r}"
-            raise UserError(what, where="task.templates", fix='--templates "a photo of a {}."')
+        check_templates(self.templates, "task.templates", '--templates "a photo of a {}."')
         return ZeroShot(self, info.class_names, assets, backbone)
 
 

@@ -17,8 +17,9 @@ from vistruct.metrics.classes import ClassesConfig
 from vistruct.metrics.identified import IdentifiedConfig
 from vistruct.metrics.retrieval import RetrievalConfig
 from vistruct.tasks.match import MatchConfig
+from vistruct.tasks.names import PLACE
 from vistruct.tasks.region_text import RegionTextConfig
-from vistruct.tasks.zero_shot import PLACE, ZeroShotConfig
+from vistruct.tasks.zero_shot import ZeroShotConfig
 from vistruct.transforms.sizing import Size
 from vistruct.vlm.text_tower import open_clip
 
