@@ -230,4 +230,5 @@ def _level(axes: Sequence[Any]) -> None:
 
 def _legend(figure: Any, axis: Any, columns: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 4), frameon=False)
+    fit = max(1, int(figure.get_figwidth() // 2.4))  # inches of a mark and a name such as instructions.shuffled
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 4, fit), frameon=False)
