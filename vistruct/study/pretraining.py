@@ -24,7 +24,7 @@ from vistruct.recipes.options import options_of
 from vistruct.runs import train_and_report
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
-from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
+from vistruct.study.plan import checked_options, digest_of, init_digest, made_by, measured_at_the_end
 from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
 from vistruct.study.workers import Report
@@ -105,7 +105,8 @@ def pace_jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
         key = pace_of(run)
         bare = {n: s.model_copy(update={"start": None}) for n, s in run.streams.items()}
         steps = min(run.steps, PACE_STEPS)
-        plain = {"schedule": Schedule(shape="constant"), "snapshots": (), "evals": {}}
+        plain: dict[str, Any] = {"schedule": Schedule(shape="constant"), "snapshots": (), "evals": {}}
+        plain |= {"keep_model": "last", "best_by": "", "patience": None}
         short = with_values(run, streams=bare, init=None, steps=steps, seed=0, workers=0, **plain)
         job = Job(name=f"pace-{key}", call=PACE, arguments={"run": short.model_dump(mode="json")}, cost=PACE_STEPS)
         jobs.setdefault(job.name, job)
@@ -207,7 +208,8 @@ def _made(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run],
     goes_on = one.start is not None and "start" in options_of(function)
     # Recipes read what they start from where it is there: planned as if it never were, a study that goes on is the same
     planned = {"start": places[one.start] / PLANNED} if one.start is not None and goes_on else {}
-    run = made_by(one.recipe, function, checked_options(function, {**one.options, **planned, **seeded, **more}, {}))
+    told = checked_options(function, {**one.options, **planned, **seeded, **more}, {})
+    run = measured_at_the_end(made_by(one.recipe, function, told))
     if one.start is not None and goes_on:
         run = _begun(run, places[one.start])
     if one.start is not None and not goes_on:
