@@ -187,7 +187,8 @@ class Run(Part):
         if self.steps and self.epochs is not None:
             what = f"steps={self.steps} and epochs={self.epochs:g} both say how long the run is"
             raise UserError(what, where="steps", fix="give one of them")
-        wanted = {"keep_model": self.keep_model == "best", "patience": self.patience is not None}
+        # A run that is never measured has its last weights: there is nothing to choose among.
+        wanted = {"keep_model": self.keep_model == "best" and bool(self.evals), "patience": self.patience is not None}
         asks = next((key for key, is_asked in wanted.items() if is_asked), "best_by" if self.best_by else None)
         if asks is not None and self.judge is None:
             what, fix = f"{asks} needs an evaluation to go by", "give data to measure on, or keep_model: last"

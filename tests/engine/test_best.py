@@ -161,7 +161,6 @@ def test_a_number_that_is_not_finite_is_never_the_best():
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"evals": {}}, "keep_model needs an evaluation"),
         ({"evals": {}, "keep_model": "last", "patience": 2}, "patience needs an evaluation"),
         ({"eval_every": None, "patience": 2}, "measured at the end only"),
         ({"best_by": "test/sum"}, "no evaluation 'test'"),

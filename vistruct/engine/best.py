@@ -67,7 +67,7 @@ def leave_models(state: State, measure: Callable[[], object], say: Callable[[str
     if goes_back and (wrong := fault_of_all(kept)) is not None:
         say(f"WARNING: the best step's checkpoint, {kept.name}, is damaged ({wrong}): model/ is of the last step")
         goes_back = False
-    if state.run.keep_model == "best" and best_step is None:
+    if state.run.keep_model == "best" and state.run.evals and best_step is None:
         say("WARNING: no evaluation gave a finite number to choose by: model/ is of the last step")
     if goes_back:
         if state.ranks.is_main:
