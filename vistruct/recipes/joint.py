@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import STREAM_NAME, Eval, Run, Stream
+from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes import caption, change, classify, detect, oriented, segment
@@ -111,7 +111,8 @@ def tiny() -> Run:
         )
         for name, stream in run.streams.items()
     }
-    return run.model_copy(update={"streams": streams, "workers": 0, "log_every": 1})
+    quick = {"workers": 0, "log_every": 1, "eval_every": None, "schedule": Schedule()}
+    return run.model_copy(update={"streams": streams, **quick})
 
 
 def _tasks(given: Sequence[str]) -> dict[str, tuple[str, Path]]:
