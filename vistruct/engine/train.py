@@ -174,16 +174,17 @@ def stand(state: State, line: Mapping[str, float], say: Callable[[str], None]) -
     Raises:
         UserError: as `engine.best.judged`.
     """
-    judge = state.run.judge
-    if judge is None or (judge.name not in line and state.run.evals[judge.evaluation].at_end):
+    run, judge = state.run, state.run.judge
+    is_asked = run.keep_model == "best" or run.patience is not None or run.best_by
+    if judge is None or (judge.name not in line and (run.evals[judge.evaluation].at_end or not is_asked)):
         return False, False
     state.standing = judged(judge, state.standing, state.step, line)
     is_best = state.standing.best_step == state.step
     told = f"step {state.step:,}: {judge.name} {line[judge.name]:.4g}"
     best = "" if is_best or state.standing.best is None else f" (best {state.standing.best:.4g})"
-    if state.run.eval_every is not None:
+    if run.eval_every is not None:
         say(told + (", the best so far" if is_best else best))
-    return is_best, is_out_of_patience(state.run, state.standing)
+    return is_best, is_out_of_patience(run, state.standing)
 
 
 def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
