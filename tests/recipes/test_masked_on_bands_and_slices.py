@@ -26,10 +26,10 @@ def rasters(folder: Path, number: int) -> Path:
     return folder
 
 
-def volumes(folder: Path) -> Path:
+def volumes(folder: Path, seed: int = 9) -> Path:
     nibabel = pytest.importorskip("nibabel")
     folder.mkdir()
-    voxels = np.random.default_rng(9).integers(-1000, 400, (36, 40, 3)).astype(np.int16)
+    voxels = np.random.default_rng(seed).integers(-1000, 400, (36, 40, 3)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 2, 1])), folder / "ct.nii.gz")
     return folder
 
@@ -51,6 +51,7 @@ def test_thirteen_bands_are_learned_measured_and_asked(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert any("health" in json.dumps(line) for line in lines)
     run("predict", str(out), str(data), "--out", str(tmp_path / "found"))
+    assert (out / "samples" / "reconstructions_val.png").is_file()
     rows = list(csv.reader((tmp_path / "found" / "embeddings.csv").read_text().splitlines()))[1:]
     vectors = np.array([row[1:] for row in rows], float)
     assert [row[0] for row in rows] == ["0.tif", "1.tif", "2.tif"]
@@ -65,3 +66,12 @@ def test_bands_and_slices_are_learned_in_one_run(tmp_path: Path) -> None:
     told = json.loads((out / "data.json").read_text())
     assert "slices" in json.dumps(told)
     assert (out / "backbone" / "backbone.safetensors").is_file()
+    assert (out / "samples" / "reconstructions_train.png").is_file()
+    assert "reconstructions train" in (out / "report.html").read_text()
+
+
+def test_held_out_slices_are_measured_and_drawn(tmp_path: Path) -> None:
+    data, val, out = volumes(tmp_path / "ct"), volumes(tmp_path / "other", seed=5), tmp_path / "run"
+    told = ["--data", str(data), "--val", str(val), "--window", "abdomen"]
+    run("train", "masked", *told, *SMALL, "--out", str(out))
+    assert {one.name for one in (out / "samples").iterdir()} == {"first_batch.png", "reconstructions_val.png"}
