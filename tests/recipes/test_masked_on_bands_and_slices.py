@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vistruct
 from vistruct.cli.main import main
+from vistruct.contracts import Embedded
 
 SMALL = ["--model", "small", "--size", "32", "--steps", "2", "--batch", "2", "--set", "workers=0"]
 
@@ -32,6 +34,14 @@ def volumes(folder: Path, seed: int = 9) -> Path:
     voxels = np.random.default_rng(seed).integers(-1000, 400, (36, 40, 3)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 2, 1])), folder / "ct.nii.gz")
     return folder
+
+
+def nibabel_slices(file: Path) -> list[np.ndarray]:
+    """float32[H, W, 1] each, as they lie on a screen: rows from the front, columns from the patient's right."""
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.load(file)
+    ras = np.asarray(nibabel.as_closest_canonical(image).dataobj, np.float32)
+    return [np.ascontiguousarray(ras[::-1, ::-1, at].T)[..., None] for at in range(ras.shape[2])]
 
 
 def run(*args: str) -> None:
@@ -75,3 +85,18 @@ def test_held_out_slices_are_measured_and_drawn(tmp_path: Path) -> None:
     told = ["--data", str(data), "--val", str(val), "--window", "abdomen"]
     run("train", "masked", *told, *SMALL, "--out", str(out))
     assert {one.name for one in (out / "samples").iterdir()} == {"first_batch.png", "reconstructions_val.png"}
+    run("predict", str(out), str(val), "--out", str(tmp_path / "found"))
+    whole = np.loadtxt(tmp_path / "found" / "embeddings.csv", delimiter=",", skiprows=1, usecols=range(1, 97))
+    rows = np.loadtxt(tmp_path / "found" / "slices" / "ct.csv", delimiter=",", skiprows=1)
+    assert rows[:, 0].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(np.linalg.norm(rows[:, 1:], axis=1), 1, atol=1e-5)
+    mean = rows[:, 1:].mean(axis=0)
+    np.testing.assert_allclose(whole, mean / np.linalg.norm(mean), atol=1e-5)
+    model = vistruct.load(out)
+    found = model.predict(str(val / "ct.nii.gz"))
+    assert isinstance(found, Embedded)
+    assert found.slices is not None
+    np.testing.assert_allclose(found.slices, rows[:, 1:], atol=1e-6)
+    voxels = nibabel_slices(val / "ct.nii.gz")  # as pictures: the same numbers, looked at one by one
+    one = model.predict(voxels[1])
+    np.testing.assert_allclose(one.image, rows[1, 1:], atol=1e-4)  # ty: ignore[unresolved-attribute]

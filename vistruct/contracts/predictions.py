@@ -171,6 +171,7 @@ class Embedded:
     texts: Tensor  # float[T, E], of its captions
     captions: tuple[str, ...] = ()
     cut: int = 0  # captions whose end was not read
+    slices: Tensor | None = None  # float[S, E] of length 1, of a volume, in their order; None: it is an image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,7 @@ class PixelTarget:
     @property
     def note(self) -> str:
         """Patches have lost what they are drawn with."""
-        standardised = "of every hidden patch its pattern is told: mean and contrast are taken from the image"
+        standardised = "of a hidden patch the pattern alone is told: its mean and contrast are those of the image"
         return standardised if self.config.standardised else ""
 
 
