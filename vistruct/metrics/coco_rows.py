@@ -99,7 +99,8 @@ class CocoRows:
 
 
 def join(parts: Sequence[CocoRows]) -> CocoRows:
-    """All rows in one; masks and key points are there where each part has them."""
+    """All rows in one; masks and key points are there where each part that is not empty has them."""
+    parts = [part for part in parts if len(part)]
     if not parts:
         return CocoRows.of(0, np.zeros(0), np.zeros((0, 4)))
     masks = [part.masks for part in parts if part.masks is not None]
