@@ -326,8 +326,8 @@ class Instruct(nn.Module):
             logits = at_least_float32(head(hidden)).index_select(0, where)
         else:
             logits = at_least_float32(head(hidden.index_select(0, where)))  # [M, V]
-        weights = send(token_weights(reading.labels, self.config.loss_reduction)[1:][at], hidden.device)
-        total = (F.cross_entropy(logits, target, reduction="none") * weights.to(logits.dtype)).sum()
+        weights = token_weights(reading.labels, self.config.loss_reduction)[1:][at].to(logits.dtype)
+        total = (F.cross_entropy(logits, target, reduction="none") * send(weights, hidden.device)).sum()
         right = (logits.detach().argmax(-1) == target).sum()
         terms, metrics = {"answers": total}, {"token_accuracy": Ratio(total=right, count=len(at))}
         if self.pointing is not None:
