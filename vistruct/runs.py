@@ -1,7 +1,7 @@
 """A run from its start to its report: trained, its samples drawn, its report written.
 
-Pictures go to `samples/`: what it was fed first, and what it says at the end. A label one pixel off, or a colour
-channel swapped, is seen at a glance and in no number.
+Pictures go to `samples/`: what it was fed first, and what it says at the end, of what was hidden too. A label one pixel
+off, or a colour channel swapped, is seen at a glance and in no number.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from vistruct.data.loading.loader import Order
 from vistruct.data.loading.streams import seed_of
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.shard import gathered
-from vistruct.engine.evaluate import eval_mode
+from vistruct.engine.evaluate import asks_as_trained, eval_mode
 from vistruct.engine.run import State
 from vistruct.engine.train import started, train_steps
 from vistruct.inference.kind import kind_of
 from vistruct.ops.seeds import derive
 from vistruct.pictures.objects import contact_sheet
+from vistruct.pictures.restored import draw_restored
 from vistruct.pictures.samples import draw_case, draw_samples, is_volume
 from vistruct.reports.measured import Evaluation, image_scores, read_evaluations
 from vistruct.reports.run_report import write_run_report
@@ -57,6 +58,7 @@ def train_and_report(
         with gathered(state.model):
             if state.ranks.is_main:
                 draw_predictions(state)
+                draw_reconstructions(state)
         if state.ranks.is_main:
             write_run_report(out_dir)
     return out_dir
@@ -69,12 +71,16 @@ def draw_first_batch(state: State) -> list[Path]:
     for name, source in state.sources.items():
         if source.stream.samples:
             continue
-        seed = seed_of(state.run, name)
-        keys = Order(len(source.dataset), source.stream.batch, seed).keys(0)[:MOST]
-        samples = next(batches_of(Fetch(source.dataset, list, seed), iter([keys]), workers=0, say=_quietly))
         file = "first_batch.png" if len(state.sources) == 1 else f"first_batch_{name}.png"
-        drawn.append(draw_samples(samples, source.dataset, state.out_dir / "samples" / file))
+        drawn.append(draw_samples(_first(state, name, MOST), source.dataset, state.out_dir / "samples" / file))
     return drawn
+
+
+def _first(state: State, name: str, most: int) -> list[Sample]:
+    """The first samples of a stream as the loader gives them."""
+    source, seed = state.sources[name], seed_of(state.run, name)
+    keys = Order(len(source.dataset), source.stream.batch, seed).keys(0)[:most]
+    return next(batches_of(Fetch(source.dataset, list, seed), iter([keys]), workers=0, say=_quietly))
 
 
 @torch.no_grad()
@@ -109,6 +115,32 @@ def draw_predictions(state: State) -> list[Path]:
     return written
 
 
+@torch.no_grad()
+def draw_reconstructions(state: State) -> list[Path]:
+    """`samples/reconstructions_NAME.png`, of tasks that tell what was hidden: of each evaluation of their loss, and
+    where there is none of the first training samples."""
+    drawn: dict[str, tuple[Any, list[Sample]]] = {}
+    held_out = set()
+    for name, dataset in state.eval_datasets.items():
+        source = state.asked(name)
+        if source.task.traits.restore is not None and asks_as_trained(state.run.evals[name], dataset):
+            which = range(0, len(dataset), max(1, len(dataset) // FEW))[:FEW]
+            drawn[name] = source.task, [dataset.sample(i, derive(0, "eval", i)) for i in which]
+            held_out.add(source.name)
+    for name, source in state.sources.items():
+        if source.task.traits.restore is not None and name not in held_out:
+            drawn["train" if len(state.sources) == 1 else f"train_{name}"] = source.task, _first(state, name, FEW)
+    written = []
+    for name, (task, samples) in drawn.items():
+        with eval_mode(task), autocast(state.amp, state.device):
+            found = [one for sample in samples for one in task.traits.restore(task.collator([sample]).to(state.device))]
+        if found:
+            written.append(state.out_dir / "samples" / f"reconstructions_{name}.png")
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet([draw_restored(one) for one in found], 1, [one.id for one in found]).save(written[-1])
+    return written
+
+
 def _worst(evaluation: Evaluation, dataset: Any) -> list[Any]:
     """Case names of volumes, else indices of images that are one sample; the worst first, a third of all at most."""
     owners: dict[str, list[int]] = {}
@@ -124,12 +156,14 @@ def _worst(evaluation: Evaluation, dataset: Any) -> list[Any]:
 def _sheet(state: State, task: Any, dataset: Any, which: Sequence[Any]) -> Image.Image | None:
     """Those samples (or cases of volumes) with what the task says of them; None where it has no picture."""
     palette = dataset.info.palette
+    draw = kind_of(task).draw if task.traits.prediction else None
+    if draw is None:
+        return None
     if is_volume(dataset):
         cases = [draw_case(dataset, case, CASE_SLICES, functools.partial(_said_of, state, task)) for case in which]
         return contact_sheet(cases, 1, list(which)) if cases else None
     samples = [dataset.sample(i, derive(0, "eval", i)) for i in which]
-    draw = kind_of(task).draw if task.traits.prediction else None
-    if draw is None or not samples:
+    if not samples:
         return None
     said = [(sample, _said_of(state, task, sample)) for sample in samples]
     shown = [draw(predictions, sample, palette) for sample, predictions in said if predictions]

@@ -47,9 +47,11 @@ from vistruct.contracts.predictions import (
     GroundedPrediction,
     MapPrediction,
     MaskPatch,
+    Panel,
     PanopticPrediction,
     Phrase,
     Prediction,
+    Restored,
     Segment,
     VolumePrediction,
 )

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Queries, Shown
+from vistruct.contracts.predictions import Restored
 from vistruct.contracts.step import Costs, Measurer, StepOutput
 from vistruct.contracts.teachers import OutsideTeacher
 from vistruct.contracts.truth import Sample
@@ -102,6 +103,7 @@ class TaskTraits:
     terms: tuple[str, ...]  # names of the terms of its loss
     class_names: tuple[str, ...] = ()  # what the labels of its predictions stand for
     take_classes: Callable[[tuple[str, ...]], None] | None = None  # tell these apart from now on; None: only its own
+    restore: Callable[[Any], list[Restored]] | None = None  # what it tells of a batch as for training; None: nothing
     predict_collator: Collator | None = None  # None: `predict` is given batches as they are for training
     measurer: Measurer | None = None  # says what a record costs; None: nothing is known before decoding
     predict_measurer: Measurer | None = None  # the same of what `predict_collator` makes of it

@@ -171,6 +171,26 @@ class Embedded:
     texts: Tensor  # float[T, E], of its captions
     captions: tuple[str, ...] = ()
     cut: int = 0  # captions whose end was not read
+    slices: Tensor | None = None  # float[S, E] of length 1, of a volume, in their order; None: it is an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One of several pictures of the same place, to be drawn."""
+
+    title: str
+    image: Tensor  # number[C, H, W] of any size; floats on the scale of the first panel's
+    is_gone: Tensor | None = None  # bool[H, W], pixels of which nothing is shown; None: all are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """One image, what was left of it, and what a model puts in the place of the rest: for a picture."""
+
+    id: str
+    image_id: str
+    panels: tuple[Panel, ...]  # the image first
+    note: str = ""  # what must be known to read them
 
 
 Prediction = (

@@ -53,10 +53,14 @@ def measurable(task: Any, eval: Eval, dataset: Dataset, max_left_out: float = 1.
     Raises:
         UserError: more than this part of a data set is left out.
     """
-    metric_part: Any = eval.metric
-    needs_loss = _needs_loss(metric_part.build(dataset))
-    measurer = task.traits.measurer if needs_loss else task.traits.predict_measurer
+    measurer = task.traits.measurer if asks_as_trained(eval, dataset) else task.traits.predict_measurer
     return admit(dataset, measurer, max_left_out=max_left_out)[0]
+
+
+def asks_as_trained(eval: Eval, dataset: Dataset) -> bool:
+    """Whether the samples are put before the task as in training, for its loss, and not for its predictions."""
+    metric_part: Any = eval.metric
+    return _needs_loss(metric_part.build(dataset))
 
 
 def _needs_loss(metric: Any) -> bool:

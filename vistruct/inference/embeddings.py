@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def _unpack(model: Model, case: Case, values: Values, _: Any) -> Embedded:
     return Embedded(id=case.name, image_id=case.name, image=image, texts=image.new_zeros(0, len(image)))
 
 
-def _tell(model: Model, done: Sequence[Done]) -> Told:
+def tell_vectors(what: str, model: Model, done: Sequence[Done]) -> Told:
+    """How many images (or volumes) there are, and how long their vectors."""
     width = len(done[0].values["embedding"]) if done else 0
-    return Told(values={"images": len(done), "width": width}, lines=[f"{len(done)} images as {width} numbers each"])
+    return Told(values={what: len(done), "width": width}, lines=[f"{len(done)} {what} as {width} numbers each"])
 
 
 def _view(model: Model, done: Done) -> View:
@@ -39,11 +41,12 @@ def _view(model: Model, done: Done) -> View:
     return View(columns=("number", "value"), rows=rows, words=words)
 
 
-def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
+def write_vectors(head: str, model: Model, done: Sequence[Done], file: Path) -> Path:
+    """A row for each image or volume: its name under `head`, and its numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     width = len(done[0].values["embedding"]) if done else 0
-    writer.writerow(["image", *range(width)])
+    writer.writerow([head, *range(width)])
     writer.writerows([one.case.name, *(f"{value:.7g}" for value in one.values["embedding"])] for one in done)
     write_text(file, [text.getvalue()])
     return file
@@ -55,9 +58,10 @@ EMBEDDINGS = Kind(
     look=in_batches,
     pack=lambda case, found: {"embedding": found.image.tolist()},
     unpack=_unpack,
-    tell=_tell,
+    tell=partial(tell_vectors, "images"),
     view=_view,
     at_once=True,
+    of_slices="volume_embeddings",
     metrics=lambda task: ("retrieval",),
-    formats=(OneFile(name="csv", file="embeddings.csv", write=_write, use="always"),),
+    formats=(OneFile(name="csv", file="embeddings.csv", write=partial(write_vectors, "image"), use="always"),),
 )

@@ -37,6 +37,7 @@ KINDS = {
     "captions": "vistruct.inference.captions:CAPTIONS",
     "identified": "vistruct.inference.identified:IDENTIFIED",
     "embeddings": "vistruct.inference.embeddings:EMBEDDINGS",
+    "volume_embeddings": "vistruct.inference.volume_embeddings:VOLUME_EMBEDDINGS",
 }
 
 Values = Mapping[str, Any]  # plain json

@@ -60,7 +60,7 @@ def _look(model: Model, cases: Sequence[Case], asked: Asked) -> list[VolumePredi
 def _found(model: Model, case: Case, asked: Asked) -> VolumePrediction:
     if case.fault is not None:
         raise case.fault
-    volume = open_case(model, _paths(case))
+    volume = open_case(model, paths_of(case))
     label_map = np.zeros((volume.num_slices, *volume.size_hw), np.int16)
     probabilities = space_for((len(model.class_names), *label_map.shape), asked)
     with tracking(f"  {case.name}", done=0, total=volume.num_slices, quiet=asked.quiet) as show:
@@ -79,12 +79,16 @@ def _found(model: Model, case: Case, asked: Asked) -> VolumePrediction:
     )
 
 
-def _paths(case: Case) -> tuple[Path, ...]:
-    """Of its modalities, which may be channels of one file."""
+def paths_of(case: Case) -> tuple[Path, ...]:
+    """Of a case, those of its modalities, which may be channels of one file."""
     return tuple(Path(one) for one in case.pictures if isinstance(one, str | Path))
 
 
-def _check(model: Model, cases: Sequence[Case], asked: Asked) -> None:
+def needs_reader(model: Model, cases: Sequence[Case], asked: Asked) -> None:
+    """
+    Raises:
+        UserError: what reads volumes is not installed.
+    """
     if importlib.util.find_spec("nibabel") is None:
         raise UserError("volumes need nibabel", where="nibabel", fix='pip install "vistruct[medical]"')
 
@@ -205,19 +209,21 @@ def _channels(file: Path, wanted: Sequence[str]) -> tuple[Path, ...]:
     return tuple(channel_path(file, one) for one in range(number)) if number == len(wanted) else ()
 
 
-def _stem(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a case without the ending of its file."""
     plain = name.strip("/")
     return str(Path(plain).with_name(stem(Path(plain))))
 
 
 def _write_nifti(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
-    write_label_volume(file, found.label_map.numpy(), _paths(case)[0], coding_of(model), shown(model).axis)
+    write_label_volume(file, found.label_map.numpy(), paths_of(case)[0], coding_of(model), shown(model).axis)
 
 
-def _frames(model: Model, case: Case) -> Frames:
+def frames_of(model: Model, case: Case) -> Frames:
+    """The slices of a case, to look at."""
     if case.fault is not None:
         raise case.fault
-    volume = open_case(model, _paths(case))
+    volume = open_case(model, paths_of(case))
 
     def read(number: int) -> list[Tensor]:
         image = volume.slice(number)
@@ -228,13 +234,13 @@ def _frames(model: Model, case: Case) -> Frames:
 
 def _check_series(cases: Sequence[Case], class_names: Sequence[str]) -> None:
     for case in cases:
-        if not all(path.is_dir() for path in _paths(case)):
+        if not all(path.is_dir() for path in paths_of(case)):
             what = f"case {case.name} is no DICOM series, to whose files a DICOM SEG would refer"
-            raise UserError(what, where=", ".join(map(str, _paths(case))), fix="--format nifti")
+            raise UserError(what, where=", ".join(map(str, paths_of(case))), fix="--format nifti")
 
 
 def _write_dicomseg(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
-    series = open_volume(_paths(case)[0], shown(model).axis)
+    series = open_volume(paths_of(case)[0], shown(model).axis)
     assert isinstance(series, Series)  # see _check_series
     write_segmentation(file, found.label_map.numpy(), series, found.class_names)
 
@@ -243,13 +249,13 @@ def _write_probability(
     number: int, model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked
 ) -> None:
     assert found.probabilities is not None  # see `EachFile.is_kept`
-    write_volume(file, found.probabilities[number].numpy(), open_volume(_paths(case)[0], shown(model).axis))
+    write_volume(file, found.probabilities[number].numpy(), open_volume(paths_of(case)[0], shown(model).axis))
 
 
 def _write_picture(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
     from vistruct.pictures.volume import draw_volume
 
-    volume = open_case(model, _paths(case))
+    volume = open_case(model, paths_of(case))
     numbers = _worth_drawing(found.label_map.numpy())
     slices, labels = [volume.slice(number) for number in numbers], [found.label_map[number] for number in numbers]
     draw_volume(slices, labels, model.class_names, model.palette, numbers=numbers).save(file, quality=90)
@@ -270,20 +276,20 @@ VOLUMES = Kind(
     unpack=_unpack,
     tell=partial(tell_areas, "volumes"),
     draw=MAPS.draw,  # of samples, which are slices
-    frames=_frames,
+    frames=frames_of,
     view=partial(view_areas, "voxels", "ml"),
     cases=volumes_at,
-    check=_check,
+    check=needs_reader,
     what="volumes",
     windows="shown",
-    probabilities=partial(by_class, partial(own_files, ".nii.gz", _stem), _write_probability),
+    probabilities=partial(by_class, partial(own_files, ".nii.gz", plain_name), _write_probability),
     seen_in=MAPS.seen_in,
     metrics=lambda task: ("volumes_overlap",),
     formats=(
         EachFile(
             name="nifti",
             folder="nifti",
-            files=partial(own_files, ".nii.gz", _stem),
+            files=partial(own_files, ".nii.gz", plain_name),
             write=_write_nifti,
             use="always",
             is_kept=True,
@@ -291,7 +297,7 @@ VOLUMES = Kind(
         EachFile(
             name="dicomseg",
             folder="dicomseg",
-            files=partial(own_files, ".dcm", _stem),
+            files=partial(own_files, ".dcm", plain_name),
             write=_write_dicomseg,
             check=_check_series,
         ),

@@ -34,3 +34,22 @@ def oriented_gradients(images: Tensor, cell: int, bins: int = 9) -> Tensor:
     height, width = (side // cell for side in images.shape[2:])
     cells = counted.unflatten(3, (width, cell)).unflatten(2, (height, cell))  # [B, C, h, cell, w, cell, bins]
     return F.normalize(cells.sum(dim=(3, 5)), dim=-1)
+
+
+def drawn_gradients(found: Tensor, side: int) -> Tensor:
+    """Each cell as strokes along its edges, across its gradients, as bright as its bins; channels are averaged.
+
+    Args:
+        found: float[B, C, h, w, bins]; below 0 is not drawn.
+        side: pixels of a cell.
+
+    Returns:
+        uint8[B, 1, h * side, w * side].
+    """
+    bins = found.shape[-1]
+    theta = (torch.arange(bins, device=found.device) + 0.5) / bins * math.pi
+    at = torch.arange(side, device=found.device) - (side - 1) / 2
+    away = (at * theta.sin()[:, None, None] + at[:, None] * theta.cos()[:, None, None]).abs()  # [bins, side, side]
+    strokes = (1 - away).clamp(min=0) * ((at.square() + at[:, None].square()).sqrt() < side / 2)
+    drawn = torch.einsum("bhwk,kij->bhiwj", found.float().clamp(min=0).mean(dim=1), strokes)
+    return (255 * drawn.clamp(max=1)).round().to(torch.uint8).flatten(3).flatten(1, 2)[:, None]

@@ -24,6 +24,12 @@ def without_frequencies(images: Tensor, is_removed: Tensor) -> Tensor:
     return torch.fft.ifft2(torch.fft.fft2(images).masked_fill(is_removed[:, None], 0)).real
 
 
+def with_frequencies(images: Tensor, others: Tensor, is_removed: Tensor) -> Tensor:
+    """float[B, C, H, W] with the frequencies bool[B, H, W] of other images in place of their own."""
+    spectrum = torch.where(is_removed[:, None], torch.fft.fft2(others), torch.fft.fft2(images))
+    return torch.fft.ifft2(spectrum).real
+
+
 def spectral_distance(told: Tensor, truth: Tensor, is_counted: Tensor, power: int = 1, focal: float = 0.0) -> Tensor:
     """float[B], of each image the mean over the frequencies that count and the channels; 0 where none counts.
 

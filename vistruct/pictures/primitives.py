@@ -179,13 +179,14 @@ def typeface(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def to_rgb(image: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+def to_rgb(image: Tensor, channels: Sequence[int] | None = None, like: Tensor | None = None) -> Tensor:
     """Any number of channels as three that can be shown.
 
     Args:
         image: uint8, uint16 or float32[C, H, W]; see `to_bytes`.
         channels: numbers of one or three of them; None: the only one, the first, second and first of two (magenta and
             green, which all eyes tell apart), the first three of more.
+        like: see `to_bytes`.
 
     Returns:
         uint8[3, H, W].
@@ -197,26 +198,28 @@ def to_rgb(image: Tensor, channels: Sequence[int] | None = None) -> Tensor:
     chosen = list(channels) if channels is not None else {1: [0], 2: [0, 1, 0]}.get(count, [0, 1, 2])
     if len(chosen) not in (1, 3) or any(not 0 <= one < count for one in chosen):
         raise ValueError(f"channels {chosen} of an image that has {count}; choose one or three")
-    return to_bytes(image)[chosen * 3 if len(chosen) == 1 else chosen]
+    return to_bytes(image, like)[chosen * 3 if len(chosen) == 1 else chosen]
 
 
-def to_bytes(image: Tensor) -> Tensor:
+def to_bytes(image: Tensor, like: Tensor | None = None) -> Tensor:
     """What a screen can show: uint8 as it is, 16 bits and floats from 0 to 1 in 256 levels; values in a unit of their
     own from their 2nd to their 98th percentile, each channel by itself.
 
     Args:
         image: uint8, uint16 or float32[C, H, W].
+        like: an image of as many channels whose percentiles are taken, for one brightness of both; None: its own.
     """
     if image.dtype == torch.uint8:
         return image
     values = image.cpu().float() / full_scale(image.dtype)
-    if image.dtype == torch.float32 and not 0 <= float(values.min()) <= float(values.max()) <= 1:
-        low, high = np.percentile(values.flatten(1).numpy(), (2, 98), axis=1)
+    known = values if like is None else like.cpu().float()
+    if image.dtype == torch.float32 and not 0 <= float(known.min()) <= float(known.max()) <= 1:
+        low, high = np.percentile(known.flatten(1).numpy(), (2, 98), axis=1)
         spread = torch.from_numpy(np.maximum(high - low, 1e-12)).float()
         values = (values - torch.from_numpy(low).float()[:, None, None]) / spread[:, None, None]
     return from_unit(values, torch.uint8)
 
 
-def to_pil(image: Tensor) -> Image.Image:
+def to_pil(image: Tensor, like: Tensor | None = None) -> Image.Image:
     """number[C, H, W] -> PIL, in colour; see `to_rgb`."""
-    return Image.fromarray(to_rgb(image).permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(to_rgb(image, like=like).permute(1, 2, 0).contiguous().cpu().numpy())

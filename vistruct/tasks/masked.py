@@ -29,6 +29,8 @@ from vistruct.contracts import (
     Backbone,
     DataInfo,
     Embedded,
+    Panel,
+    Restored,
     StepOutput,
     TaskTraits,
     TokenBackbone,
@@ -42,7 +44,7 @@ from vistruct.ops.spectra import without_frequencies
 from vistruct.ops.values import full_scale
 from vistruct.tasks.features import backbone_for
 from vistruct.tasks.masked_batches import Corruption, HidePatches, MaskedBatch, MaskedCollator
-from vistruct.tasks.masked_targets import Pixels, TargetPart, Whole
+from vistruct.tasks.masked_targets import Drawn, Pixels, TargetPart, Whole, over_pixels
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, Statistics, with_statistics
 
 NO_TOKENS = (
@@ -101,6 +103,7 @@ class Masked(nn.Module):
             prediction="embeddings",
             terms=(self.target.term,),
             before_step=self.before_step,
+            restore=self.restore,
             predict_collator=replace(self.collator, images="first"),
         )
 
@@ -119,14 +122,48 @@ class Masked(nn.Module):
 
     def forward(self, batch: MaskedBatch) -> StepOutput:
         """How far what is told is from what was there."""
+        return self.target.loss(self.told(batch), batch, self._whole(batch))
+
+    def _whole(self, batch: MaskedBatch) -> Whole:
         images = self.normalise(batch.images)
 
         def tokens() -> Tokens:
             with torch.no_grad():
                 return cells_of(self.backbone, images)
 
-        whole = Whole(images=images, tokens=tokens, done=self.done if self.training else 1.0)
-        return self.target.loss(self.told(batch), batch, whole)
+        return Whole(images=images, tokens=tokens, done=self.done if self.training else 1.0)
+
+    def restore(self, batch: MaskedBatch) -> list[Restored]:
+        """Pictures of each image, of what was left of it and of what is told, on the CPU and as images are stored."""
+        whole = self._whole(batch)
+        images = batch.images
+        drawn = [Drawn(title="image", images=images, is_normalised=False)]
+        if batch.beside is not None:
+            drawn.append(Drawn(title="other date, seen whole", images=batch.beside, is_normalised=False))
+        if batch.is_removed is None:
+            hidden = over_pixels(batch.is_hidden, (images.shape[2], images.shape[3]), self.patch)
+            title = f"shown, {float((~hidden).float().mean()):.0%}"
+            drawn.append(Drawn(title=title, images=images, is_normalised=False, is_gone=hidden))
+        else:
+            drawn.append(Drawn(title="shown, without some frequencies", images=self.corrupted(batch)))
+        drawn += self.target.drawn(self.told(batch), batch, whole)
+        return [
+            Restored(
+                id=batch.ids[i],
+                image_id=batch.image_ids[i],
+                panels=tuple(self._panel(one, i, images.dtype) for one in drawn),
+                note=self.target.note,
+            )
+            for i in range(len(batch))
+        ]
+
+    def _panel(self, drawn: Drawn, at: int, dtype: torch.dtype) -> Panel:
+        """Of one image; of normalised ones as they were stored."""
+        image = drawn.images[at]
+        image = self.normalise.undone(image, dtype) if drawn.is_normalised else image
+        return Panel(
+            title=drawn.title, image=image.cpu(), is_gone=None if drawn.is_gone is None else drawn.is_gone[at].cpu()
+        )
 
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
         """As the target counts."""

@@ -24,9 +24,12 @@ from torch import Tensor
 from vistruct.config import Part
 from vistruct.contracts import Ratio, StepOutput, Tokens
 from vistruct.errors import UserError
-from vistruct.ops.hog import oriented_gradients
-from vistruct.ops.spectra import spectral_distance
+from vistruct.ops.hog import drawn_gradients, oriented_gradients
+from vistruct.ops.spectra import spectral_distance, with_frequencies
 from vistruct.tasks.masked_batches import MaskedBatch
+
+RESTORED = "reconstruction"
+STROKE = 15  # pixels of a drawn cell of oriented gradients; odd, so that it has a middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,16 @@ class Whole:
     images: Tensor  # float[B, C, H, W], normalised
     tokens: Callable[[], Tokens]  # all of them, without a gradient
     done: float  # share of the run; 1 where nothing is learned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A picture of every image of a batch."""
+
+    title: str
+    images: Tensor  # number[B, C, H, W]
+    is_normalised: bool = True  # False: as images are stored, or a drawing
+    is_gone: Tensor | None = None  # bool[B, H, W]; see `Panel`
 
 
 class Target(Protocol):
@@ -57,6 +70,13 @@ class Target(Protocol):
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
         """Over how many the loss is summed."""
         ...
+
+    def drawn(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> tuple[Drawn, ...]:
+        """What was told, with what was shown around it, and what it is to be compared with beside the image."""
+        ...
+
+    @property
+    def note(self) -> str: ...  # what must be known to read these; "": nothing
 
 
 class Pixels(Part):
@@ -93,8 +113,22 @@ class PixelTarget:
         pixels = patches_of_pixels(images, self.patch)
         if not self.config.standardised:
             return pixels
-        variance, mean = pixels.var(dim=2, keepdim=True), pixels.mean(dim=2, keepdim=True)  # unbiased, as published
-        return (pixels - mean) / (variance + 1e-6).sqrt()
+        mean, deviation = _statistics(pixels)
+        return (pixels - mean) / deviation
+
+    def drawn(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> tuple[Drawn, ...]:
+        """The image, with what was told in place of what was hidden."""
+        told = told.float()
+        if self.config.standardised:
+            mean, deviation = _statistics(patches_of_pixels(whole.images, self.patch))
+            told = told * deviation + mean
+        return (Drawn(title=RESTORED, images=_put(told, batch, whole, self.patch)),)
+
+    @property
+    def note(self) -> str:
+        """Patches have lost what they are drawn with."""
+        standardised = "of a hidden patch the pattern alone is told: its mean and contrast are those of the image"
+        return standardised if self.config.standardised else ""
 
 
 class OrientedGradients(Part):
@@ -136,6 +170,22 @@ class HogTarget:
         """Hidden patches."""
         return {self.term: batch.is_hidden.sum()}
 
+    def drawn(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> tuple[Drawn, ...]:
+        """Those of the image, and with what was told in place of what was hidden; as strokes along edges."""
+        truth = self.truth(batch.images)
+        across = batch.images.shape[3] // (self.cells * self.cell)
+        found = []
+        for values in (truth, torch.where(batch.is_hidden[..., None], told.float(), truth)):
+            cut = values.unflatten(2, (self.cells, self.cells, -1, self.bins)).unflatten(1, (-1, across))
+            cells = cut.permute(0, 5, 1, 3, 2, 4, 6).flatten(4, 5).flatten(2, 3)  # [B, C, h * n, w * n, bins]
+            found.append(drawn_gradients(cells, STROKE))
+        titles = ("oriented gradients (HOG)", RESTORED)
+        return tuple(
+            Drawn(title=title, images=one, is_normalised=False) for title, one in zip(titles, found, strict=True)
+        )
+
+    note = ""
+
     def truth(self, images: Tensor) -> Tensor:
         """Images as they are stored [B, C, H, W] -> float[B, L, V]."""
         found = oriented_gradients(images.float(), self.cell, self.bins)
@@ -172,6 +222,15 @@ class SpectrumTarget:
     def units(self, batch: MaskedBatch) -> Mapping[str, float | Tensor]:
         """Images of which something was removed."""
         return {self.term: _counted(batch).flatten(1).any(dim=1).sum()}
+
+    def drawn(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> tuple[Drawn, ...]:
+        """The image, with the frequencies that were told in place of those removed, or such patches."""
+        if batch.is_removed is None:
+            return (Drawn(title=RESTORED, images=_put(told.float(), batch, whole, self.patch)),)
+        image = image_of_patches(told.float(), self.patch, whole.images.shape[3] // self.patch)
+        return (Drawn(title=RESTORED, images=with_frequencies(whole.images, image, batch.is_removed)),)
+
+    note = ""
 
 
 class Positions(Part):
@@ -219,6 +278,24 @@ class PositionTarget:
         """Patches without a place."""
         return {self.term: 0.0 if batch.is_unplaced is None else batch.is_unplaced.sum()}
 
+    def drawn(self, told: Tensor, batch: MaskedBatch, whole: Whole) -> tuple[Drawn, ...]:
+        """Every patch that was shown where it was said to lie; of several at one place the surest."""
+        assert batch.is_unplaced is not None  # see `loss`
+        sure, places = told.float().max(dim=2)
+        places = torch.where(batch.is_unplaced, places, batch.shown)
+        sure = sure.masked_fill(~batch.is_unplaced, torch.inf)  # these are where they are
+        pixels = patches_of_pixels(whole.images, self.patch)
+        moved, is_gone = torch.zeros_like(pixels), torch.ones_like(pixels[..., 0], dtype=torch.bool)
+        for row in range(len(pixels)):
+            order = sure[row].argsort()  # what is put there last stays
+            for at in order.tolist():
+                moved[row, places[row, at]], is_gone[row, places[row, at]] = pixels[row, batch.shown[row, at]], False
+        image = image_of_patches(moved, self.patch, self.config.grid[1])
+        hw = (image.shape[2], image.shape[3])
+        return (Drawn(title="where it puts them", images=image, is_gone=over_pixels(is_gone, hw, self.patch)),)
+
+    note = "patches whose place was not told are put where the model takes them to be"
+
     def weights(self, tokens: Tokens, shown: Tensor) -> Tensor:
         """float[B, K], 1 in the mean over the patches of an image that are shown."""
         patches = tokens.patches.float()
@@ -241,6 +318,25 @@ def _counted(batch: MaskedBatch) -> Tensor:
 def _of_hidden(term: str, off: Tensor, batch: MaskedBatch) -> StepOutput:
     """float[B, L, V] -> the mean over the values of each hidden patch, summed."""
     return StepOutput(terms={term: (off.mean(dim=2) * batch.is_hidden).sum()})
+
+
+def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each patch float[B, L, V], float[B, L, 1] both."""
+    variance, mean = pixels.var(dim=2, keepdim=True), pixels.mean(dim=2, keepdim=True)  # unbiased, as published
+    return mean, (variance + 1e-6).sqrt()
+
+
+def _put(told: Tensor, batch: MaskedBatch, whole: Whole, patch: int) -> Tensor:
+    """float[B, C, H, W], images with the patches that were told, float[B, L, p * p * C], in place of those hidden."""
+    image = image_of_patches(told, patch, whole.images.shape[3] // patch)
+    hidden = over_pixels(batch.is_hidden, (image.shape[2], image.shape[3]), patch)
+    return torch.where(hidden[:, None], image, whole.images)
+
+
+def over_pixels(cells: Tensor, size_hw: tuple[int, int], patch: int) -> Tensor:
+    """What is said of patches [B, L], of their pixels [B, H, W]."""
+    grid = cells.unflatten(1, (size_hw[0] // patch, size_hw[1] // patch))
+    return grid.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
 
 
 def patches_of_pixels(images: Tensor, patch: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vistruct.config import Part
 from vistruct.contracts import DataInfo
 from vistruct.errors import UserError
-from vistruct.ops.values import full_scale
+from vistruct.ops.values import from_unit, full_scale
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,6 +110,11 @@ class Normalise(nn.Module):
                 image[..., h:, :] = 0
                 image[..., :, w:] = 0
         return values
+
+    def undone(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """float[..., C, H, W] as images of `dtype`: what `forward` made of them; floats are not clipped."""
+        unit = values.float() * self.std + self.mean
+        return unit if dtype == torch.float32 else from_unit(unit, dtype)
 
 
 def padded_to(images: Tensor, divisor: int) -> Tensor:
