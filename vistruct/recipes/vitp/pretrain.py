@@ -20,8 +20,9 @@ Differs:  VRL as in the paper (every conversation loses 75 % of its visual token
           (`--set task.system=...`). Without `--start`, `--backbone` or `--language` that part has random
           weights (and the tokenizer is trained on the conversations): it then needs far more than 8000 steps.
           Size small is ours: a convolutional stem, 96 px tiles, every question asked for itself with the
-          image behind it, answers hidden from each other. Train it with `--freeze-backbone` for a while, then
-          from there with `--start`: a language model that has not learned to look has nothing to teach.
+          image behind it, answers hidden from each other, each counted once however long it is. Train it with
+          `--freeze-backbone` for a while, then from there with `--start`: a language model that has not learned
+          to look has nothing to teach.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from vistruct.errors import UserError
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
+from vistruct.recipes.named import says_its_shape
 from vistruct.samples import trees
 from vistruct.samples.made_scenes import kept_by_content
 from vistruct.tasks.instruct import InstructConfig
@@ -122,6 +124,7 @@ SIZES = {
             independent=True,
             image_last=True,
             answer_dropout=1.0,
+            loss_reduction="sample",  # else most of the loss is maps, and what is told in a word is hardly learned
             max_new_tokens=128,  # a dozen boxes
         ),
         steps=600,
@@ -162,7 +165,7 @@ def recipe(
     if start is not None and (parts := parts_of(start)):
         changed |= {**parts, "backbone": parts["backbone"].model_copy(update={"drop_path": DROP_PATH})}
         changed.pop("pointing", None)  # words alone are learned here
-    if timm is not None or (backbone is not None and backbone.is_dir()):
+    if timm is not None or (backbone is not None and says_its_shape(backbone)):
         shape, mean_std = architecture(backbone, timm)
         usual: Any = like.task.backbone
         changed |= {"backbone": shape.model_copy(update={"drop_path": usual.drop_path}), **mean_std}
