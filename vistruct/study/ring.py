@@ -78,13 +78,13 @@ def _named(study: Study, start: str, teacher: str) -> str:
 
 def pairs(ring: Sequence[Member]) -> list[tuple[str, str]]:
     """Who is compared with whom: all with their start, teachers with their controls, starts with the first."""
-    found = [(one.init, ring[0].start) for one in ring[1:] if not one.teacher]
+    found = []
     for one in ring:
         if one.teacher:
             found.append((one.init, one.start))
         if one.is_teacher:
             found += [(one.init, other.init) for other in controls(one, ring)]
-    return found
+    return found + [(one.init, ring[0].start) for one in ring[1:] if not one.teacher]
 
 
 def controls(teacher: Member, ring: Sequence[Member]) -> list[Member]:

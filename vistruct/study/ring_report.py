@@ -98,6 +98,7 @@ def gains_of_teachers(found: Found) -> Figure:
             axis.axvline(0, color=AXES, linewidth=1)
             axis.set_yticks(range(len(own)), [_short(member) for member in own])
             axis.set_ylim(len(own) - 0.5, -0.5)
+            axis.locator_params(axis="x", nbins=5)
             axis.grid(axis="y", visible=False)
             several = len({other["start"] for other in shown}) > 1
             origin = f", from {one['start']}" if several else ""
@@ -139,7 +140,7 @@ def _without(found: Found) -> str:
     """Starts that have no such control, and why."""
     ring = found["ring"]["members"]
     kept = {one["start"] for one in ring if one["control"] == "normalised"}
-    none = [one["start"] for one in ring if not one["teacher"] and one["start"] not in kept]
+    none = [start for start in dict.fromkeys(one["start"] for one in ring if one["teacher"]) if start not in kept]
     unshuffled = {
         one["teacher"]
         for one in ring
