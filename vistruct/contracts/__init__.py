@@ -27,6 +27,8 @@ from vistruct.contracts.parts import (
     Metric,
     Neck,
     NeckTraits,
+    Phase,
+    Phased,
     QueryDecoder,
     State,
     Task,
