@@ -24,6 +24,7 @@ from vistruct.study.pace import PACE, Pace, StepTimes, check_phases, computing_d
 from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
 from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
+from vistruct.study.trial import INDEX, index_of
 from vistruct.study.workers import Report
 
 PRETRAIN, BEGIN = (f"{__name__}:{name}" for name in ("pretrain", "begin"))
@@ -47,12 +48,16 @@ def pretraining_jobs(
     jobs: list[Job] = []
     places: dict[str, Path] = {}
     runs: dict[str, Run] = {}
-    cache = out / "index" if out.exists() else None  # a dry run leaves nothing behind
+    fingerprints: dict[str, str] = {}
+    cache = out / INDEX if out.exists() else None  # a dry run leaves nothing behind
     for name, one in study.pretrain.items():
         run = runs[name] = _run(one, places, runs, paces.get(name))
-        data = {} if one.is_begun_only else {
-            key: stream.data.build(cache=cache).info.fingerprint for key, stream in run.streams.items()
-        }  # fmt: skip
+        data = {}
+        for key, stream in {} if one.is_begun_only else run.streams.items():
+            read = stream.data.model_dump_json()  # repetitions of a teacher read the same
+            if read not in fingerprints:
+                fingerprints[read] = stream.data.build(cache=cache).info.fingerprint
+            data[key] = fingerprints[read]
         source = begun_with(run)
         weights = init_digest(source) if source is not None and source not in places.values() else ""
         asked = {"run": run.model_dump(mode="json"), "data": data} | ({"weights": weights} if weights else {})
@@ -239,7 +244,7 @@ def begin(
     weights: str = "",
 ) -> dict[str, Any]:
     """Leave what a run would begin with, as if it had ended before its first step."""
-    with started(run_from_dict(run, directory), Path(directory)) as training:
+    with started(run_from_dict(run, directory), Path(directory), index=index_of(Path(directory))) as training:
         ship(training.state)
     return {"run": directory, "seconds": None, "step_seconds": None, "keeps_maps": False}
 
@@ -267,7 +272,7 @@ def pretrain(
         times.add(step, metrics["compute_seconds"])
         report(step, resolved.steps, f"loss {metrics['loss']:.3f}")
 
-    train_and_report(resolved, place, on_step=note)
+    train_and_report(resolved, place, on_step=note, index=index_of(place))
     spent = round(compute_seconds(device) - began, 3)
     is_whole = device.type == "cuda" or not resolved.workers
     return {
