@@ -8,7 +8,6 @@ which are corrected for the tests of the first one too.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,11 +104,6 @@ def _finished(folder: Path) -> tuple[Written, Finished]:
             what = f"the pretraining {name!r} is not there any more, or not as it was when this study ended"
             raise UserError(what, where=place, fix=again)
     return first, Finished(folder=folder.resolve(), found=found, places=places)
-
-
-def weights_there(places: Mapping[str, Path]) -> dict[str, str | None]:
-    """`pretrained_weights` of study.json: what tells the weights that each pretraining has left from others."""
-    return {name: None if backbone_dir(place) is None else init_digest(place) for name, place in places.items()}
 
 
 def _digest(place: Path) -> str | None:

@@ -35,21 +35,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vistruct.config import Eval, Run
 from vistruct.errors import UserError, closest
 from vistruct.study.few_labels import found_by_probes
-from vistruct.study.finished import Finished, weights_there
 from vistruct.study.images import Measured, image_gain, read_measured
-from vistruct.study.plan import Plan, Trial
+from vistruct.study.plan import Plan, Trial, weights_there
 from vistruct.study.questions import found_by_questions
 from vistruct.study.ring import Member, chain_of, verdicts
 from vistruct.study.spent import Spent, off_budget, spent_by, spent_for
 from vistruct.study.statistics import Interval, holm, paired_gain
 from vistruct.study.study import Study
+
+if TYPE_CHECKING:
+    from vistruct.study.finished import Finished
 
 FORMAT = 1
 IMAGE_DRAWS = 2000
