@@ -27,8 +27,6 @@ from vistruct.contracts.parts import (
     Metric,
     Neck,
     NeckTraits,
-    Phase,
-    Phased,
     QueryDecoder,
     State,
     Task,
@@ -39,6 +37,7 @@ from vistruct.contracts.parts import (
     Watching,
     Weights,
 )
+from vistruct.contracts.phases import Phase, Phased
 from vistruct.contracts.predictions import (
     AnswerPrediction,
     BoxPrediction,

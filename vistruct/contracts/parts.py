@@ -118,24 +118,6 @@ class TaskTraits:
     teachers: Mapping[str, OutsideTeacher] = field(default_factory=dict)  # from files; never kept or shipped
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A stretch of a run in which every step computes the same."""
-
-    name: str  # in words: the heads alone
-    first_step: int  # the number of steps done before it
-
-
-@runtime_checkable
-class Phased(Protocol):
-    """A task's config that says in which phases a run goes, for whoever tells how long it takes; else it has one."""
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """In order, the first from step 0; (): one. Those behind the last step of a run are never reached."""
-        ...
-
-
 Traits = BackboneTraits | NeckTraits | HeadTraits | TaskTraits
 
 
