@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from box_sets import HEIGHT, WIDTH, Drawn, draw, save_image
-from faster_coco_eval.core import mask as coco_mask
+from hotcoco import mask as coco_mask
 
 from vistruct.data.formats.boxes.published import FAST, SIOR, SOTA
 from vistruct.files.masks import rasterise

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import shapely
 import torch
-from faster_coco_eval.core import mask as coco_mask
+from hotcoco import mask as coco_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

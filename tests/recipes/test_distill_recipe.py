@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from several_processes import train_in_ranks
 
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.tensors import read_tensors, sha256
@@ -48,6 +49,39 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(done: tuple[Run, Path], 
     train(run, tmp_path / "cut")
     files = [folder / "model" / "model.safetensors" for folder in (whole, tmp_path / "cut")]
     assert sha256(files[0]) == sha256(files[1])
+
+
+def interrupt(out_dir: Path, rank: int, step: int, metrics: dict[str, float]) -> None:
+    if step == 3:
+        raise UserError("interrupted")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    run = distill.tiny().model_copy(update={"amp": "off", "steps": 4, "save_every": 2, "evals": {}})
+    out_dir = tmp_path_factory.mktemp("distilled_ranks") / "two"
+    assert train_in_ranks(2, run, out_dir) == [0, 0]
+    return run, out_dir
+
+
+def test_two_ranks_take_the_steps_of_one(two: tuple[Run, Path], tmp_path: Path) -> None:
+    run, out_dir = two
+    train(run, tmp_path / "one")
+    one, other = (read_tensors(path / "model" / "model.safetensors") for path in (tmp_path / "one", out_dir))
+    assert one.keys() == other.keys() > {"lessons.0.standard.sums"}
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_on_two_ranks_that_was_cut_off_ends_with_the_same_bits(
+    workers: int, two: tuple[Run, Path], tmp_path: Path
+) -> None:
+    run = two[0].model_copy(update={"workers": workers})
+    assert train_in_ranks(2, run, tmp_path / "cut", interrupt) == [2, 2]
+    assert train_in_ranks(2, run, tmp_path / "cut") == [0, 0]
+    for name in ("backbone/backbone.safetensors", "model/model.safetensors"):
+        assert sha256(two[1] / name) == sha256(tmp_path / "cut" / name)
 
 
 def test_the_teacher_is_told_of_and_not_left(done: tuple[Run, Path]) -> None:

@@ -18,15 +18,9 @@ from vistruct.contracts import DataInfo, Sample
 from vistruct.engine.lora import adapt
 from vistruct.errors import UserError
 from vistruct.heads.prototypes import PrototypesConfig
-from vistruct.tasks.self_distill import (
-    SelfDistill,
-    SelfDistillConfig,
-    ViewsBatch,
-    drawn_blocks,
-    hide,
-    told_apart,
-    told_of_patches,
-)
+from vistruct.tasks.queue import Queue
+from vistruct.tasks.self_distill import SelfDistill, SelfDistillConfig, hide, told_apart, told_of_patches
+from vistruct.tasks.self_distill_views import ViewsBatch, drawn_blocks
 from vistruct.transforms.views import ViewsConfig
 
 HEAD = PrototypesConfig(hidden=24, bottleneck=8, number=10)
@@ -132,24 +126,26 @@ def test_the_head_is_a_layer_of_normalised_weights() -> None:
 
 
 def part_of(batch: ViewsBatch, at: slice) -> ViewsBatch:
-    return ViewsBatch(
-        ids=batch.ids[at], image_ids=batch.ids[at], whole=batch.whole[at], parts=batch.parts[at],
-        is_hidden=batch.is_hidden[at],
-    )  # fmt: skip
+    return ViewsBatch(**{name: one[at] for name, one in vars(batch).items()})
 
 
 @pytest.mark.parametrize("centring", ["mean", "sinkhorn"])
 def test_halves_add_up_with_their_gradients_and_centres(centring: str) -> None:
     found = []
     for cut in ([slice(0, 4)], [slice(0, 1), slice(1, 4)]):
-        model = moved_on(task(centring=centring))
+        model = moved_on(task(centring=centring, koleo=6, anchor=Path("start"), anchor_by="feature"))
+        held: Any = model.traits.teachers["anchor"].begin()
+        held.load_state_dict(model.teacher["backbone"].state_dict())
         batch = model.collator(samples())
+        model(batch)  # a step before, for what comes from there
+        model.after_step()
         outs = [model(part_of(batch, at)) for at in cut]
-        terms = {name: sum(out.terms[name] for out in outs) for name in ("class", "patches")}
+        terms = {name: sum(out.terms[name] for out in outs) for name in model.traits.terms}
         torch.stack([torch.as_tensor(one) for one in terms.values()]).sum().backward()
         model.after_step()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        found.append((*terms.values(), model.centre_class, model.centre_patches, *gradients))
+        assert all(abs(term.item()) > 0.01 for term in terms.values())
+        found.append((*terms.values(), *dict(model.named_buffers()).values(), *gradients))
     assert len(found[0]) == len(found[1]) > 30
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -223,6 +219,48 @@ def test_the_teacher_has_no_gradient_and_heads_learn_alone_first() -> None:
         assert reached == (heads if step < 2 else heads | {"backbone", "hidden_pixels"})
 
 
+def test_prototypes_of_the_student_may_stand_still_first() -> None:
+    model = task(last_layer_first=2)
+    batch = model.collator(samples())
+    for step, stand in ((1, True), (2, False)):
+        model.before_step(step, 10)
+        model.zero_grad()
+        torch.stack(list(model(batch).terms.values())).sum().backward()
+        assert (model.class_head.prototypes.grad is None) == stand
+        assert all(p.grad is not None for p in model.class_head.layers.parameters())
+
+
+def test_koleo_is_that_of_its_formula() -> None:
+    torch.manual_seed(2)
+    queue = Queue(6, 4)
+    tokens = nn.functional.normalize(torch.randn(3, 4), dim=1)
+    assert float(queue.koleo(tokens, torch.tensor([1, 2, 3]))) == 0  # noise of the start is nobody's
+    queue.owners[:4] = torch.tensor([1, 5, 6, 2])
+    found = queue.koleo(tokens, torch.tensor([1, 2, 3]))
+    expected = 0.0
+    for token, owner in zip(tokens, (1, 2, 3), strict=True):
+        others = [v for v, whose in zip(queue.vectors, (1, 5, 6, 2), strict=False) if whose != owner]
+        expected -= math.log(min(np.linalg.norm(token.double() - other.double()) for other in others))
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_koleo_asks_for_class_tokens_away_from_those_of_other_images_at_earlier_steps() -> None:
+    model = task(koleo=8)
+    batch = model.collator(samples(4))
+    assert model(part_of(batch, slice(0, 2))).terms["koleo"] == 0  # there is no earlier step
+    model.after_step()
+    assert model.earlier is not None
+    assert model.earlier.owners.tolist() == [w for w in batch.whose[:2].tolist() for _ in range(2)] + [-1] * 4
+    with torch.no_grad():
+        images = hide(model.normalise(batch.whole[0]), batch.is_hidden[0], model.hidden_pixels)
+        own = nn.functional.normalize(model.backbone.tokens(images).class_token, dim=1)  # ty: ignore[invalid-argument-type]
+    torch.testing.assert_close(model.earlier.vectors[:2], own)
+    apart = [-math.log(min((token - other).norm() for other in model.earlier.vectors[2:4])) for token in own]
+    found = model(part_of(batch, slice(0, 1)))
+    assert float(found.terms["koleo"]) == pytest.approx(sum(apart), rel=1e-3)
+    assert model.units(batch)["koleo"] == 8.0
+
+
 def test_a_student_with_adapters_is_followed_with_what_they_add() -> None:
     model = task()
     layer = model.backbone.encoder.layers[0].mlp.fc1  # ty: ignore[unresolved-attribute]
@@ -281,21 +319,27 @@ def test_the_anchor_is_that_of_numpy_and_nothing_at_the_start(by: str) -> None:
     start.load_state_dict(model.backbone.state_dict())
     assert not any(name.startswith("anchor") for name in model.state_dict())
     batch = model.collator(samples(2))
+    assert model.train()(batch).terms["anchor"].item() == 0  # how much patches differ at the start is not yet known
+    model.after_step()
+    model.eval()
     bare = ViewsBatch(**vars(batch) | {"is_hidden": torch.zeros_like(batch.is_hidden)})
     assert model(bare).terms["anchor"].item() == pytest.approx(0, abs=1e-5)
     moved_on(model)
     assert model.units(batch)["anchor"] == 4.0
-    expected = 0.0
+    expected, spreads = 0.0, []
     for b in range(2):
         for g in range(2):
             image, hidden = model.normalise(batch.whole[b : b + 1, g]), batch.is_hidden[b : b + 1, g]
             with torch.no_grad():
                 own = model.backbone.tokens(hide(image, hidden, model.hidden_pixels)).patches[0][~hidden[0]]
-                other = start.tokens(image).patches[0][~hidden[0]]
+                everywhere = start.tokens(image).patches[0]
+                other = everywhere[~hidden[0]]
+            unit = everywhere.double().numpy() / np.linalg.norm(everywhere.double(), axis=1, keepdims=True)
+            spreads.append(np.var(unit @ unit.T) if by == "gram" else 1 - np.mean(unit @ unit.T))
             rows = [one.double().numpy() / np.linalg.norm(one.double(), axis=1, keepdims=True) for one in (own, other)]
             gram = np.square(rows[0] @ rows[0].T - rows[1] @ rows[1].T).mean()
             expected += float(gram if by == "gram" else (1 - (rows[0] * rows[1]).sum(axis=1)).mean())
-    assert model(batch).terms["anchor"].item() == pytest.approx(expected, rel=1e-4)
+    assert model(batch).terms["anchor"].item() == pytest.approx(expected / np.mean(spreads), rel=1e-4)
 
 
 def test_any_bands_no_local_views_and_models_of_timm() -> None:

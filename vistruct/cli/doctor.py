@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 NEEDED = (
-    "torch", "torchvision", "transformers", "tokenizers", "peft", "safetensors", "faster_coco_eval",
+    "torch", "torchvision", "transformers", "tokenizers", "peft", "safetensors", "hotcoco",
     "tensorboard", "matplotlib",
 )  # fmt: skip
 LOW_DISK_GB = 5.0  # checkpoints of a small model, twice

@@ -1,6 +1,6 @@
 """COCO segmentations as pixels: polygons and run lengths, whole images or one window of them.
 
-The rules for which pixels a polygon covers are those of the COCO tools; faster-coco-eval has them.
+The rules for which pixels a polygon covers are those of the COCO tools; hotcoco has them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
+from hotcoco import mask as coco_mask
 
 Window = tuple[int, int, int, int]
 

@@ -49,7 +49,12 @@ class Prototypes(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, prototypes_stand: bool = False) -> Tensor:
+        """
+        Args:
+            prototypes_stand: they get no gradient.
+        """
         low = self.layers(features).float()
+        rows = self.prototypes.detach() if prototypes_stand else self.prototypes
         with torch.autocast(low.device.type, enabled=False):  # divided by 0.04, an error of bf16 would be large
-            return F.linear(F.normalize(low, dim=-1), F.normalize(self.prototypes.float(), dim=1))
+            return F.linear(F.normalize(low, dim=-1), F.normalize(rows.float(), dim=1))

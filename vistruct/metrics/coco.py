@@ -1,7 +1,7 @@
 """COCO box and mask metrics on whole images, however the images were cut into windows.
 
-Source: the COCO detection evaluation (cocodataset.org), computed by faster-coco-eval; the tests hold it
-    against pycocotools.
+Source: the COCO detection evaluation (cocodataset.org), computed by hotcoco; the tests hold it against
+    pycocotools.
 Differs: as many detections of an image count as the fullest image has objects (at least 100), unless told
     otherwise. With COCO's fixed 100 a scene of 500 objects cannot be recalled by more than a fifth.
 """
@@ -11,9 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-from faster_coco_eval.core.coco import COCO
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from pydantic import Field
 
 from vistruct.config import Part
@@ -21,9 +18,10 @@ from vistruct.contracts import BoxPrediction, Record
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 from vistruct.files.images import image_size
+from vistruct.metrics.coco_rows import By, CocoRows, join, precision_recall
 from vistruct.metrics.means import known_mean
 from vistruct.metrics.whole_images import Condensed, WholeImages, check_measurable, condense, whole_truths
-from vistruct.ops.mask_runs import encode_patch, encode_segmentation, run_area
+from vistruct.ops.mask_runs import encode_patch, encode_segmentation
 
 SIZES = {
     "s": 1,
@@ -111,11 +109,8 @@ class CocoBoxes:
             AP (mean over IoU .50:.05:.95), AP50, AP75, APs, APm, APl, AR, `AP/<class>` and `AP50/<class>` of
             each class, and `max_detections`, the limit that all of them hold for.
         """
-        truth, found = [], []
-        for number, record in enumerate(self.images.truths):
-            truth += box_rows(record, number)
-        for number, prediction in self.images.joined():
-            found += found_rows(prediction, number)
+        truth = join([box_rows(record, number) for number, record in enumerate(self.images.truths)])
+        found = join([found_rows(prediction, number) for number, prediction in self.images.joined()])
         sizes_hw = [(0, 0)] * len(self.images.truths)  # sizes are for masks
         figures = compare("bbox", truth, found, sizes_hw, self.images.class_names, self.max_detections)
         return {**figures, "max_detections": float(self.max_detections)}
@@ -133,9 +128,9 @@ class CocoMasks:
         self.images = WholeImages(truths, class_names)
         self.max_detections = max_detections or limit(truths)
         self.sizes_hw = [record.size_hw or image_size(record.images[0]) for record in truths]
-        self.truth = [
-            row for number, record in enumerate(truths) for row in mask_rows(record, number, self.sizes_hw[number])
-        ]
+        self.truth = join(
+            [mask_rows(record, i, size) for i, (record, size) in enumerate(zip(truths, self.sizes_hw, strict=True))]
+        )
 
     def condense(self, prediction: BoxPrediction) -> Condensed:
         """What is sent of a prediction to the rank that measures: its masks as run lengths of the whole image.
@@ -162,12 +157,10 @@ class CocoMasks:
 
     def compute(self) -> dict[str, float]:
         """The figures of `CocoBoxes`, those of masks with `mask/` in front; small, medium and large by the mask."""
-        by_box: list[dict[str, Any]] = []
-        by_mask: list[dict[str, Any]] = []
-        for number, prediction in self.images.joined():
-            by_box += found_rows(prediction, number)
-            by_mask += found_rows(prediction, number, with_masks=True)
-        boxes = [row for number, record in enumerate(self.images.truths) for row in box_rows(record, number)]
+        joined = list(self.images.joined())
+        by_box = join([found_rows(prediction, number) for number, prediction in joined])
+        by_mask = join([found_rows(prediction, number, with_masks=True) for number, prediction in joined])
+        boxes = join([box_rows(record, number) for number, record in enumerate(self.images.truths)])
         shared = (self.sizes_hw, self.images.class_names, self.max_detections)
         figures = compare("bbox", boxes, by_box, *shared)
         figures |= {f"mask/{name}": value for name, value in compare("segm", self.truth, by_mask, *shared).items()}
@@ -180,14 +173,14 @@ def limit(truths: Sequence[Record]) -> int:
 
 
 def compare(
-    by: Literal["bbox", "segm"],
-    truth: list[dict[str, Any]],
-    found: list[dict[str, Any]],
+    by: By,
+    truth: CocoRows,
+    found: CocoRows,
     sizes_hw: Sequence[tuple[int, int]],
     class_names: Sequence[str],
     max_detections: int,
 ) -> dict[str, float]:
-    """The figures of annotations in COCO's form, images numbered from 0; NaN where there is no object."""
+    """The figures of objects and detections, images numbered from 0; NaN where there is no object."""
     precision, recall = precision_recall(by, truth, found, sizes_hw, class_names, max_detections)
     figures = {
         "AP": known_mean(precision[:, :, :, 0]),
@@ -202,52 +195,13 @@ def compare(
     return figures
 
 
-def precision_recall(
-    by: Literal["bbox", "segm", "keypoints"],
-    truth: list[dict[str, Any]],
-    found: list[dict[str, Any]],
-    sizes_hw: Sequence[tuple[int, int]],
-    class_names: Sequence[str],
-    max_detections: int,
-    sigmas: Sequence[float] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """float[10 IoU, 101 recall, C, areas] precision and float[10, C, areas] recall; NaN where undefined.
-
-    The areas are all, small, medium and large, of key points all, medium and large.
-
-    Args:
-        truth, found: annotations and detections in COCO's form, images numbered from 0.
-        sigmas: of each key point, how far annotators disagree (COCO's constants); None: those of COCO's 17.
-    """
-    if not truth:
-        classes, areas = len(class_names), 1 + len(SIZES) - (by == "keypoints")
-        return np.full((10, 101, classes, areas), np.nan), np.full((10, classes, areas), np.nan)
-    shared = {
-        "images": [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes_hw)],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(class_names, start=1)],
-    }
-    for rows in (truth, found):
-        for position, row in enumerate(rows, start=1):  # 0 would mean "unmatched"
-            row["id"] = position
-    files = (COCO({**shared, "annotations": rows}) for rows in (truth, found))
-    evaluation = COCOeval_faster(*files, iouType=by, kpt_oks_sigmas=None if sigmas is None else list(sigmas))
-    evaluation.params.maxDets = [max_detections]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision, recall = (evaluation.eval[name][..., 0] for name in ("precision", "recall"))  # -1 where undefined
-    return np.where(precision > -1, precision, np.nan), np.where(recall > -1, recall, np.nan)
-
-
-def box_rows(record: Record, number: int) -> list[dict[str, Any]]:
-    """The boxes of image `number` in COCO's form."""
+def box_rows(record: Record, number: int) -> CocoRows:
+    """The boxes of image `number`."""
     objects = record.objects
-    rows = [coco_row(number, label, box) for label, box in zip(objects.labels, objects.boxes_xyxy, strict=True)]
-    for row, single in zip(rows, objects.is_single, strict=True):
-        row["iscrowd"] = int(not single)
-    return rows
+    return CocoRows.of(number, objects.labels, objects.boxes_xyxy, is_crowd=~objects.is_single)
 
 
-def mask_rows(record: Record, number: int, size_hw: tuple[int, int]) -> list[dict[str, Any]]:
+def mask_rows(record: Record, number: int, size_hw: tuple[int, int]) -> CocoRows:
     """As `box_rows`, with masks and their areas.
 
     Raises:
@@ -255,36 +209,20 @@ def mask_rows(record: Record, number: int, size_hw: tuple[int, int]) -> list[dic
     """
     rows = box_rows(record, number)
     masks: tuple[Any, ...] = record.objects.masks or (None,) * len(rows)
-    for position, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+    runs = []
+    for position, mask in enumerate(masks):
         try:
-            runs = encode_segmentation(mask, size_hw)
+            runs.append(encode_segmentation(mask, size_hw))
         except ValueError as error:
             what = "an object without a mask" if not mask else f"a mask that cannot be read: {error}"
             where = f"{record.id}, object {position}"
             raise UserError(what, where=where, fix="run `vistruct check`, or use the metric coco_boxes") from None
-        row |= {"segmentation": runs, "area": run_area(runs)}
-    return rows
+    return rows.with_masks(runs)
 
 
-def found_rows(prediction: BoxPrediction, number: int, with_masks: bool = False) -> list[dict[str, Any]]:
-    """The detections in image `number` in COCO's form, with their masks (run lengths) where asked for."""
-    boxes, scores = prediction.objects.boxes_xyxy.numpy(), prediction.objects.scores.double().tolist()
-    labels = prediction.objects.labels.tolist()
-    rows = [{**coco_row(number, label, box), "score": s} for label, box, s in zip(labels, boxes, scores, strict=True)]
-    if with_masks:
-        masks: list[Any] = list(prediction.objects.masks or ())  # run lengths: see `CocoMasks.condense`
-        for row, runs in zip(rows, masks, strict=True):
-            row |= {"segmentation": runs, "area": run_area(runs)}
-    return rows
-
-
-def coco_row(image: int, label: int, box_xyxy: np.ndarray) -> dict[str, Any]:
-    """One object or detection in COCO's form: class `label` is number label + 1 there."""
-    x1, y1, x2, y2 = (float(side) for side in box_xyxy)  # float64 from here on, as in COCO's json
-    return {
-        "image_id": image,
-        "category_id": int(label) + 1,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1),
-        "iscrowd": 0,
-    }
+def found_rows(prediction: BoxPrediction, number: int, with_masks: bool = False) -> CocoRows:
+    """The detections in image `number`, with their masks (run lengths) where asked for."""
+    objects = prediction.objects
+    scores = objects.scores.double().numpy()
+    rows = CocoRows.of(number, objects.labels.numpy(), objects.boxes_xyxy.numpy(), scores=scores)
+    return rows.with_masks(objects.masks or ()) if with_masks else rows  # run lengths: see `CocoMasks.condense`

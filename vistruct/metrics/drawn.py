@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
+from hotcoco import mask as coco_mask
 from torch import Tensor
 
 from vistruct.contracts import Form, Grounded, GroundedPrediction, MaskPatch

@@ -7,16 +7,17 @@ classes. A phrase whose words nobody uses in the truth is in no class: it costs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
-from vistruct.metrics.coco import coco_row, precision_recall
+import numpy as np
+
+from vistruct.metrics.coco_rows import By, CocoRows, join, precision_recall
 from vistruct.metrics.drawn import NOTHING, Drawn, Question, sigmas_of
 from vistruct.metrics.drawn_numbers import Alike
 from vistruct.metrics.means import known_mean
 from vistruct.metrics.vqa import normalised
-from vistruct.ops.mask_runs import run_area
 
-BY: dict[str, Any] = {"mask": "segm", "keypoint": "keypoints"}  # others by their boxes
+BY: dict[str, By] = {"mask": "segm", "keypoint": "keypoints"}  # others by their boxes
 LEAST = 100  # detections of a question that count, as COCO's
 
 
@@ -36,30 +37,27 @@ def average_precisions(
         name: int(row.argmax()) for name, row in zip(said, likeness, strict=True) if row.size and row.max() >= min_alike
     }
     own = {name: number for number, name in enumerate(names)}
-    truths: list[dict[str, Any]] = []
-    detections: list[dict[str, Any]] = []
+    truths, detections = [], []
     for number, (found, truth) in enumerate(sides):
-        truths += _rows(truth, number, unit, [own[normalised(name)] for name in truth.names])
-        rows = _rows(found, number, unit, [class_of.get(name, -1) for name in found.names])
-        scored = zip(rows, found.scores, strict=True)
-        detections += [row | {"score": float(score)} for row, score in scored if row["category_id"] > 0]
-    if unit == "keypoint" and truths:
-        sigmas = sigmas_of(len(truths[0]["keypoints"]) // 3, sigmas).tolist()
+        truths.append(_rows(truth, number, unit, [own[normalised(name)] for name in truth.names]))
+        labels = [class_of.get(name, -1) for name in found.names]
+        rows = _rows(found, number, unit, labels)
+        detections.append(rows.where(rows.labels >= 0))
+    known = join(truths)
+    if known.keypoints is not None and len(known):
+        sigmas = sigmas_of(known.keypoints.shape[1], sigmas).tolist()
     sizes = [_size(found, truth) for found, truth in sides]
     most = max([LEAST, *(len(one) for pair in sides for one in pair)])
-    precision, _ = precision_recall(BY.get(unit, "bbox"), truths, detections, sizes, names, most, sigmas)
+    precision, _ = precision_recall(BY.get(unit, "bbox"), known, join(detections), sizes, names, most, sigmas)
     return {"AP": known_mean(precision[..., 0]), "AP50": known_mean(precision[0, ..., 0])}
 
 
-def _rows(drawn: Drawn, number: int, unit: str, labels: Sequence[int]) -> list[dict[str, Any]]:
-    rows = [coco_row(number, label, box) for label, box in zip(labels, drawn.boxes_xyxy, strict=True)]
-    for i, row in enumerate(rows):
-        if unit == "mask" and drawn.masks is not None:
-            row |= {"segmentation": drawn.masks[i], "area": run_area(drawn.masks[i])}
-        elif unit == "keypoint" and drawn.keypoints is not None:
-            points = drawn.keypoints[i]
-            row |= {"keypoints": points.ravel().tolist(), "area": float(drawn.areas[i])}
-            row["num_keypoints"] = int((points[:, 2] > 0).sum())
+def _rows(drawn: Drawn, number: int, unit: str, labels: Sequence[int]) -> CocoRows:
+    rows = CocoRows.of(number, np.array(labels), drawn.boxes_xyxy, scores=drawn.scores)
+    if unit == "mask":
+        return rows.with_masks(drawn.masks or ())
+    if unit == "keypoint" and drawn.keypoints is not None:
+        return replace(rows, keypoints=drawn.keypoints, areas=drawn.areas)
     return rows
 
 

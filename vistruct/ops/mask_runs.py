@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as coco_mask
+from hotcoco import mask as coco_mask
 
 
 def patch_runs(pixels: np.ndarray, x: int, y: int, size_hw: tuple[int, int]) -> np.ndarray:

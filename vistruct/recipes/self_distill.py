@@ -37,6 +37,7 @@ from vistruct.windows.tiles import Tiles
 EVALS = 8  # times that the features are looked at in a run
 SLOWER = 0.05  # rate of a backbone that goes on, as part of the heads'
 MOST_HEADS_FIRST = 500  # steps
+NEIGHBOURS = 1024  # class tokens of earlier steps, among which KoLeo looks for the nearest
 
 
 def recipe(
@@ -49,9 +50,10 @@ def recipe(
     start: Path | None = None,  # a run of this recipe, to go on from with its heads
     lora_rank: int | None = None,  # of adapters on the backbone, which is frozen beside them; None: all of it learns
     anchor: Literal["gram", "feature", "none"] | None = None,  # to `backbone` as it was; None: gram if there is one
-    anchor_weight: float = 1.0,  # of the anchor beside the other terms of the loss
+    anchor_weight: float = 1.0,  # beside the other terms; of 1 as much as the patches of an image differ at the start
     heads_first: int | None = None,  # steps in which the heads learn alone; None: a tenth if it goes on, 500 at most
     centring: Literal["mean", "sinkhorn"] = "mean",  # what keeps the prototypes in use
+    koleo: float = 0.0,  # weight of KoLeo, which spreads class tokens apart; DINOv2: 0.1
     steps: int | None = None,  # None: 125,000, 10,000 if it goes on, 600 of small
     size: int | None = None,  # pixels of a global view; None: 224, or 96 of small
     local_size: int | None = None,  # pixels of a local view; None: 96, or 48 of small
@@ -93,6 +95,8 @@ def recipe(
         momentum=0.99 if is_small else 0.992,
         centring=centring,
         heads_first=alone if heads_first is None else heads_first,
+        last_layer_first=0 if goes_on else steps // 100,
+        koleo=NEIGHBOURS if koleo > 0 else 0,
         anchor=None if held == "none" else backbone,
         anchor_by="feature" if held == "feature" else "gram",
         **mean_std,
@@ -101,6 +105,7 @@ def recipe(
     whole = Size(height=size, width=size, keep_aspect=False)
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
     weights = {"anchor": anchor_weight} if held != "none" and anchor_weight != 1 else {}
+    weights |= {"koleo": koleo} if koleo > 0 else {}
     return Run(
         recipe="self_distill",
         streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start, loss_weights=weights)},

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from faster_coco_eval.core import mask
+from hotcoco import mask
 from PIL import Image, ImageDraw
 
 from vistruct.files.masks import rasterise

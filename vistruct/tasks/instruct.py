@@ -45,6 +45,7 @@ from vistruct.vlm import vrl as vrl_
 from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, Reading, send
 from vistruct.vlm.generate import answer_tokens
 from vistruct.vlm.language import LanguageConfig
+from vistruct.vlm.loss_reduction import LossReduction, token_weights
 from vistruct.vlm.projector import Projector, pixel_shuffle
 from vistruct.vlm.templates import TEMPLATES, TemplateName
 from vistruct.vlm.tiling import Tiling, normalise
@@ -72,6 +73,7 @@ class InstructConfig(Part):
     rows: Literal["packed", "grouped", "padded"] = "packed"  # end to end; like lengths together; all to the longest
     pad_to: int | None = Field(None, gt=0)  # tokens, where rows are padded: at least so many
     head: Literal["supervised", "all"] = "supervised"  # positions that reach the vocabulary
+    loss_reduction: LossReduction = "token"  # all tokens count alike; by 1 / sqrt(tokens of the answer); all answers
     pointing: PointingConfig | None = None  # answers point at objects, questions show regions; None: they are words
 
     @model_validator(mode="after")
@@ -324,7 +326,8 @@ class Instruct(nn.Module):
             logits = at_least_float32(head(hidden)).index_select(0, where)
         else:
             logits = at_least_float32(head(hidden.index_select(0, where)))  # [M, V]
-        total = F.cross_entropy(logits, target, reduction="sum")
+        weights = token_weights(reading.labels, self.config.loss_reduction)[1:][at].to(logits.dtype)
+        total = (F.cross_entropy(logits, target, reduction="none") * send(weights, hidden.device)).sum()
         right = (logits.detach().argmax(-1) == target).sum()
         terms, metrics = {"answers": total}, {"token_accuracy": Ratio(total=right, count=len(at))}
         if self.pointing is not None:
@@ -334,9 +337,9 @@ class Instruct(nn.Module):
         return StepOutput(terms=terms, metrics=metrics)
 
     def units(self, batch: ChatBatch) -> dict[str, float | Tensor]:
-        """Tokens of answers; VRL drops none of them."""
+        """What the tokens of answers count together: each one, or as `loss_reduction` says; VRL drops none of them."""
         drawn = {} if self.pointing is None else self.pointing.units(batch)
-        return {"answers": float((batch.labels[1:] != chat.IGNORE).sum())} | drawn
+        return {"answers": float(token_weights(batch.labels, self.config.loss_reduction)[1:].sum())} | drawn
 
     def hidden(self, embeddings: Tensor, reading: Reading) -> Tensor:
         """float[K, D], the last hidden states of the language model."""

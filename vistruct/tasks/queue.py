@@ -1,6 +1,7 @@
 """Vectors of earlier steps, as negatives that no split of a step can change.
 
-Source: the queue of MoCo (arXiv:1911.05722), which begins full of noise.
+Source: the queue of MoCo (arXiv:1911.05722), which begins full of noise; KoLeo, the entropy that distances to nearest
+    neighbours estimate, of Sablayrolles et al. (arXiv:1806.03198).
 Differs: a vector of the same owner is no negative; what a step adds is put in order by the samples' seeds, so that
     every split over micro-batches and ranks leaves the same.
 Shapes: N queries against Q vectors of E numbers.
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from vistruct.distributed.ranks import gather_objects
 from vistruct.ops.contrast import are_first, softmax_loss
+
+NEAREST = 1e-6  # added to a squared distance: of what is nearer than 0.001 hardly anything is asked
 
 
 class Queue(nn.Module):
@@ -43,6 +46,21 @@ class Queue(nn.Module):
         order = seeds.argsort(stable=True)
         for own, added in ((self.vectors, vectors), (self.owners, owners)):
             own.copy_(torch.cat([added[order].to(own.device), own])[: len(own)])
+
+    def koleo(self, vectors: Tensor, owners: Tensor) -> Tensor:
+        """float[], minus the logarithm of each vector's distance to the nearest vector of others, summed.
+
+        Noise of the start is nobody's: a vector that nothing else is left for adds 0.
+
+        Args:
+            vectors: float[N, E], of length 1.
+            owners: int64[N], whose they are.
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            is_other = (self.owners >= 0) & (self.owners != owners[:, None])  # [N, Q]
+            nearest = (vectors.float() @ self.vectors.T).masked_fill(~is_other, -1.0).amax(dim=1)
+            squared = (2 - 2 * nearest).clamp(min=0) + NEAREST
+            return -0.5 * (squared.log() * is_other.any(dim=1)).sum()
 
     def loss(self, queries: Tensor, keys: Tensor, owners: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each query's key among all vectors of others (InfoNCE).

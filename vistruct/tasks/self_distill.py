@@ -2,10 +2,11 @@
 
 Source: DINO (arXiv:2104.14294): views of an image are told alike, small ones by the student alone; iBOT
     (arXiv:2111.07832): hidden patches are told as the teacher tells them, which sees them; DINOv2 (arXiv:2304.07193)
-    for its settings; the Gram anchor of DINOv3 (arXiv:2508.10104).
-Differs: all that balances the prototypes comes from earlier steps, Sinkhorn's factors too (a round a step), and there
-    is no KoLeo: the loss is a sum over images. What is hidden is pixels, which become learned ones, so that a
-    convolutional stem does not see them. The anchor compares the patches that are shown.
+    for its settings; the Gram anchor of DINOv3 (arXiv:2508.10104); KoLeo of Sablayrolles et al. (arXiv:1806.03198).
+Differs: all that balances the prototypes comes from earlier steps, Sinkhorn's factors too (a round a step), and so do
+    KoLeo's neighbours: the loss is a sum over images. What is hidden is pixels, which become learned ones, so that a
+    convolutional stem does not see them. The anchor compares the patches that are shown, in units of how the patches of
+    an image differ at the start.
 Shapes: B images, G global and N local views of each, L patches of a global one of which M are hidden, K prototypes.
 """
 
@@ -14,9 +15,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,33 +25,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import (
-    Backbone,
-    DataInfo,
-    Embedded,
-    Ratio,
-    Sample,
-    StepOutput,
-    TaskTraits,
-    TokenBackbone,
-    Tokens,
-)
+from vistruct.contracts import Backbone, DataInfo, Embedded, Ratio, StepOutput, TaskTraits, TokenBackbone, Tokens
 from vistruct.distributed.ranks import all_reduce_sum
 from vistruct.errors import UserError
 from vistruct.heads.prototypes import PrototypesConfig
 from vistruct.kinds import BackbonePart
-from vistruct.ops.seeds import derive
 from vistruct.tasks.features import backbone_for, least_divisor
 from vistruct.tasks.moving import follow
-from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, Statistics, stacked, with_statistics
+from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise, Statistics, with_statistics
+from vistruct.tasks.queue import Queue
+from vistruct.tasks.self_distill_views import ViewsBatch, ViewsCollator
 from vistruct.tasks.teacher import Teacher, TeacherConfig
-from vistruct.transforms.geometry import resized
-from vistruct.transforms.views import ViewsConfig, views
+from vistruct.transforms.views import ViewsConfig
 
 GLOBAL = (ViewsConfig(number=1, blur=1.0), ViewsConfig(number=1, blur=0.1, solarise=0.2))
 LOCAL = (ViewsConfig(number=8, size=96, area=(0.05, 0.32)),)
-TALLEST = 10 / 3  # height to width of a block of hidden patches, and the inverse
-TRIES = 10  # for the place of a block
+LEAST_SPREAD = 1e-5  # of the patches of an image at the start, by which the anchor is divided
 MOST_SHIFT = 1.0  # of the logarithm of a prototype's load, in a round of Sinkhorn's
 
 
@@ -72,6 +62,8 @@ class SelfDistillConfig(Part):
     centring: Literal["mean", "sinkhorn"] = "mean"  # of the teacher's logits, by those of earlier steps
     centre_rate: float = Field(0.1, gt=0, le=1)
     heads_first: int = Field(0, ge=0)  # steps in which the backbone stands still; with LoRA less than 1,000
+    last_layer_first: int = Field(0, ge=0)  # steps in which the student's prototypes stand still
+    koleo: int = Field(0, ge=0)  # class tokens of earlier steps that those of global views are kept away from; 0: none
     anchor: Path | None = None  # weights that the backbone starts from, and stays near to; None: it is free
     anchor_by: Literal["gram", "feature"] = "gram"  # similarities of patches among each other, or each patch's feature
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
@@ -98,79 +90,11 @@ class SelfDistillConfig(Part):
         return SelfDistill(with_statistics(self, info), info, backbone)
 
 
-@dataclass(kw_only=True)
-class ViewsBatch:
-    """Views of each image; to predict, the whole image as its one global view."""
-
-    ids: list[str]
-    image_ids: list[str]
-    whole: Tensor  # uint8, uint16 or float32[B, G, C, S, S]
-    parts: Tensor  # likewise [B, N, C, s, s]; N may be 0
-    is_hidden: Tensor  # bool[B, G, L]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device) -> Self:
-        """The same batch with its tensors on `device`."""
-        moved = {"whole": self.whole, "parts": self.parts, "is_hidden": self.is_hidden}
-        return replace(self, **{name: one.to(device, non_blocking=True) for name, one in moved.items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewsCollator:
-    """Samples -> ViewsBatch. Holds no weights, so that it travels to worker processes."""
-
-    channels: int
-    patch: int  # pixels
-    global_views: tuple[ViewsConfig, ...]
-    local_views: tuple[ViewsConfig, ...] = ()
-    hidden: tuple[float, float] = (0.0, 0.0)
-    hidden_chance: float = 0.0
-    as_it_is: bool = False  # the whole image at the size of a global view: to predict
-
-    def __call__(self, samples: list[Sample]) -> ViewsBatch:
-        for sample in samples:
-            self._check(sample)
-        size = self.global_views[0].size
-        if self.as_it_is:
-            whole = stacked([resized(one.images[0], (size, size)) for one in samples], (size, size))[:, None]
-        else:
-            whole = self._cut(samples, self.global_views, 0)
-        hidden = [self._hidden(one, number) for one in samples for number in range(whole.shape[1])]
-        return ViewsBatch(
-            ids=[sample.id for sample in samples],
-            image_ids=[sample.image_id for sample in samples],
-            whole=whole,
-            parts=self._cut(samples, self.local_views, len(self.global_views)) if self.local_views else whole[:, :0],
-            is_hidden=torch.stack(hidden).view(len(samples), whole.shape[1], -1),
-        )
-
-    def _cut(self, samples: list[Sample], groups: tuple[ViewsConfig, ...], first: int) -> Tensor:
-        cut = [view.pixels for one in samples for n, group in enumerate(groups, first) for view in views(one, group, n)]
-        size = groups[0].size
-        return stacked(cut, (size, size)).unflatten(0, (len(samples), -1))
-
-    def _hidden(self, sample: Sample, number: int) -> Tensor:
-        side, seed = self.global_views[0].size // self.patch, derive(sample.seed, "hidden", number)
-        chance, share = torch.rand(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
-        least, most = self.hidden
-        drawn = least + (most - least) * share if chance < self.hidden_chance else 0.0
-        return drawn_blocks((side, side), drawn, derive(seed, "blocks"))
-
-    def _check(self, sample: Sample) -> None:
-        if len(sample.images) != 1:
-            what = f"{len(sample.images)} images, where one is looked at"
-            raise UserError(what, where=sample.id, fix="use data with one image each (kind: images)")
-        if len(sample.images[0]) != self.channels:
-            what = f"an image of {len(sample.images[0])} channels, the model takes {self.channels}"
-            raise UserError(what, where=sample.id, fix="choose --bands")
-
-
 class SelfDistill(nn.Module):
     """ViewsBatch -> StepOutput in training, vectors of whole images from `predict`."""
 
     temperature: Tensor
+    start_spread: Tensor
 
     def __init__(self, config: SelfDistillConfig, info: DataInfo, backbone: Backbone | None = None) -> None:
         super().__init__()
@@ -198,8 +122,11 @@ class SelfDistill(nn.Module):
         for name in ("class", "patches"):
             self.register_buffer(f"centre_{name}", torch.zeros(config.head.number))
         self.register_buffer("temperature", torch.tensor(config.teacher_temperature[0]))
-        self.sums: dict[str, Tensor] = {}  # of this step: float32[K + 1] each, the last one how many
-        self.heads_only = False
+        # Of all views of earlier steps: how much their patches differ at the start, summed; and how many.
+        self.register_buffer("start_spread", torch.zeros(2, dtype=torch.float64))
+        self.earlier = Queue(config.koleo, built.width) if config.koleo else None
+        self.sums: dict[str, Tensor] = {}  # of this step: [... + 1] each, the last one how many
+        self.heads_only = self.prototypes_stand = False
         self.anchor: Teacher | None = None
         if config.anchor is not None:
             start: Any = {"mean": config.mean, "std": config.std}
@@ -209,7 +136,7 @@ class SelfDistill(nn.Module):
     def traits(self) -> TaskTraits:
         return TaskTraits(
             prediction="embeddings",
-            terms=("class", "patches", *(() if self.anchor is None else ("anchor",))),
+            terms=("class", "patches", *self._optional()),
             predict_collator=replace(self.collator, local_views=(), hidden_chance=0.0, as_it_is=True),
             before_step=self.before_step,
             after_step=self.after_step,
@@ -234,12 +161,12 @@ class SelfDistill(nn.Module):
         low, high = own.teacher_temperature
         rising = min(1.0, done / own.temperature_share) if own.temperature_share > 0 else 1.0
         self.temperature.fill_(low + (high - low) * rising)
-        self.heads_only = step < own.heads_first
+        self.heads_only, self.prototypes_stand = step < own.heads_first, step < own.last_layer_first
         self.sums = {}
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """The centres move by what the teacher said in this step, on all ranks."""
+        """The centres move by what the teacher said in this step, on all ranks; class tokens join the earlier ones."""
         for name in ("class", "patches"):
             centre = self.get_buffer(f"centre_{name}")
             told = self.sums.get(name)
@@ -251,6 +178,10 @@ class SelfDistill(nn.Module):
                 else:
                     load = (len(mean) * mean).clamp(min=1e-9).log().clamp(-MOST_SHIFT, MOST_SHIFT)
                     centre.add_(self.config.centre_rate * self.temperature * load)
+        if self.anchor is not None:
+            self.start_spread += all_reduce_sum(self.sums.get("anchor", torch.zeros_like(self.start_spread)))
+        if self.earlier is not None:
+            self.earlier.after_step()
         self.sums = {}
 
     def forward(self, batch: ViewsBatch) -> StepOutput:
@@ -267,7 +198,8 @@ class SelfDistill(nn.Module):
             if batch.parts.shape[1]:
                 local = self.backbone.tokens(self.normalise(batch.parts.flatten(0, 1)))
                 pools.append(pooled(local).unflatten(0, (len(batch), -1)))
-        logits = self.class_head(torch.cat(pools, dim=1)), self.patch_head(own.patches[is_hidden])
+        stand = self.prototypes_stand
+        logits = self.class_head(torch.cat(pools, dim=1), stand), self.patch_head(own.patches[is_hidden], stand)
         with torch.autocast(whole.device.type, enabled=False):
             terms = {
                 "class": told_apart(views_told.unflatten(0, (len(batch), -1)), self._said(logits[0])),
@@ -275,6 +207,8 @@ class SelfDistill(nn.Module):
             }
             if self.anchor is not None:
                 terms["anchor"] = self._kept(self.anchor, whole, own.patches, ~is_hidden)
+            if self.earlier is not None:
+                terms["koleo"] = self._apart(self.earlier, F.normalize(pools[0].float().flatten(0, 1), dim=1), batch)
             spread = -(views_told * views_told.clamp(min=1e-9).log()).sum() / math.log(views_told.shape[1])
         # 1: the teacher uses all prototypes alike, 0: one of them.
         return StepOutput(terms=terms, metrics={"teacher_entropy": Ratio(total=spread, count=len(whole))})
@@ -282,7 +216,12 @@ class SelfDistill(nn.Module):
     def units(self, batch: ViewsBatch) -> Mapping[str, float | Tensor]:
         """Images; and global views, whether anything of them is hidden or not."""
         seen = float(batch.whole.shape[0] * batch.whole.shape[1])
-        return {"class": float(len(batch)), "patches": seen} | ({} if self.anchor is None else {"anchor": seen})
+        return {"class": float(len(batch)), "patches": seen} | dict.fromkeys(self._optional(), seen)
+
+    def _optional(self) -> tuple[str, ...]:
+        """Terms that this task has beside the first two."""
+        there = {"anchor": self.anchor is not None, "koleo": self.earlier is not None}
+        return tuple(name for name, has in there.items() if has)
 
     def _targets(self, name: str, logits: Tensor) -> Tensor:
         """float32[N, K], sharpened shares of the prototypes; in training they are noted for the centre."""
@@ -298,18 +237,32 @@ class SelfDistill(nn.Module):
         return (logits / self.config.student_temperature).log_softmax(dim=-1)
 
     def _kept(self, anchor: Teacher, whole: Tensor, patches: Tensor, is_shown: Tensor) -> Tensor:
-        """How far shown patches are from where they started, the mean of each view, summed over views."""
+        """How far shown patches are from where they started, as part of how far the patches of an image are from each
+        other there, the mean of each view, summed over views; 0 in the first step, which only measures that."""
         if not anchor.is_there:
             raise RuntimeError("an anchor is asked before it was loaded: engine.teachers")
         with torch.no_grad():
             start = F.normalize(anchor.held[0].tokens(whole).patches.float(), dim=2)
-        own, shown = F.normalize(patches.float(), dim=2), is_shown.float()
+        own, shown, alike = F.normalize(patches.float(), dim=2), is_shown.float(), start @ start.transpose(1, 2)
         if self.config.anchor_by == "feature":
-            off = 1 - (own * start).sum(dim=2)
+            off, spread = 1 - (own * start).sum(dim=2), 1 - alike.mean(dim=(1, 2))
         else:
-            off = (own @ own.transpose(1, 2) - start @ start.transpose(1, 2)).square()
+            off, spread = (own @ own.transpose(1, 2) - alike).square(), alike.flatten(1).var(dim=1, correction=0)
             shown = shown[:, :, None] * shown[:, None]
-        return ((off * shown).flatten(1).sum(dim=1) / shown.flatten(1).sum(dim=1).clamp(min=1)).sum()
+        total, views = self.start_spread.unbind()
+        if self.training:
+            noted = torch.stack([spread.double().sum(), views.new_tensor(len(spread))])
+            self.sums["anchor"] = noted if "anchor" not in self.sums else self.sums["anchor"] + noted
+        kept = ((off * shown).flatten(1).sum(dim=1) / shown.flatten(1).sum(dim=1).clamp(min=1)).sum()
+        return kept * torch.where(views > 0, views / total.clamp(min=LEAST_SPREAD * views), 0).float()
+
+    def _apart(self, earlier: Queue, tokens: Tensor, batch: ViewsBatch) -> Tensor:
+        """KoLeo of class tokens float[B * G, D] against those of other images at earlier steps, summed over views."""
+        each = len(tokens) // len(batch)
+        owners, seeds = (one.repeat_interleave(each) for one in (batch.whose, batch.seeds))
+        if self.training:
+            earlier.keep(tokens, owners, seeds)
+        return earlier.koleo(tokens, owners)
 
     def predict(self, batch: ViewsBatch) -> list[Embedded]:
         """The mean of the teacher's patches of each whole image, of length 1, on the CPU."""
@@ -358,30 +311,3 @@ def hide(images: Tensor, is_hidden: Tensor, pixels: Tensor) -> Tensor:
     height, width = (side // patch for side in images.shape[2:])
     cells = is_hidden.view(len(images), 1, height, width).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
     return torch.where(cells, pixels.repeat(1, height, width).to(images.dtype), images)
-
-
-def drawn_blocks(grid_hw: tuple[int, int], share: float, seed: int) -> Tensor:
-    """bool[h * w], true at so large a share of the cells at most, in blocks; so many that the next has no room.
-
-    Source: the blocks of BEiT as iBOT draws them: area even from a ninth of the shorter side's square to what is left,
-        aspect log-even from 0.3 to its inverse, ten tries for a place.
-    """
-    height, width = grid_hw
-    drawn = torch.zeros(grid_hw, dtype=torch.bool)
-    generator = torch.Generator().manual_seed(seed)
-    left, least, was = int(share * height * width), (min(grid_hw) // 3) ** 2, -1
-    while 0 < left != was:
-        was = left
-        for _ in range(TRIES):
-            area, tall, y, x = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-            size, aspect = min(least, left) + area * (left - min(least, left)), TALLEST ** (2 * tall - 1)
-            high, wide = round(math.sqrt(size * aspect)), round(math.sqrt(size / aspect))
-            if not (0 < high <= height and 0 < wide <= width):
-                continue
-            top, side = int(y * (height - high + 1)), int(x * (width - wide + 1))
-            block = drawn[top : top + high, side : side + wide]
-            if 0 < (new := int((~block).sum())) <= left:
-                block[:] = True
-                left -= new
-                break
-    return drawn.flatten()

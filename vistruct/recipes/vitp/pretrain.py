@@ -20,8 +20,9 @@ Differs:  VRL as in the paper (every conversation loses 75 % of its visual token
           (`--set task.system=...`). Without `--start`, `--backbone` or `--language` that part has random
           weights (and the tokenizer is trained on the conversations): it then needs far more than 8000 steps.
           Size small is ours: a convolutional stem, 96 px tiles, every question asked for itself with the
-          image behind it, answers hidden from each other. Train it with `--freeze-backbone` for a while, then
-          from there with `--start`: a language model that has not learned to look has nothing to teach.
+          image behind it, answers hidden from each other, each counted once however long it is. Train it with
+          `--freeze-backbone` for a while, then from there with `--start`: a language model that has not learned
+          to look has nothing to teach.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ SIZES = {
             independent=True,
             image_last=True,
             answer_dropout=1.0,
+            loss_reduction="sample",  # else most of the loss is maps, and what is told in a word is hardly learned
             max_new_tokens=128,  # a dozen boxes
         ),
         steps=600,
