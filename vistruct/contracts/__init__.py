@@ -37,6 +37,7 @@ from vistruct.contracts.parts import (
     Watching,
     Weights,
 )
+from vistruct.contracts.phases import Phase, Phased
 from vistruct.contracts.predictions import (
     AnswerPrediction,
     BoxPrediction,

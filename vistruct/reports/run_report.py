@@ -205,7 +205,8 @@ def _key_numbers(
     for name in shown:
         points = [point for point in overall[name] if point[0] <= result.get("step", point[0])]
         if points:
-            note = ", the best" if points[-1][0] == result.get("best_step") else ""
+            is_best = name == result.get("metric") and points[-1][0] == result.get("best_step")
+            note = ", the best" if is_best else ""
             numbers.append((points[-1][1], name, f"at step {points[-1][0]}{note}"))
     if data:
         samples = sum(int(info["num_records"]) for info in data["train"].values())
