@@ -172,6 +172,8 @@ def _write(
     made: Any = io.BytesIO()
     axes = freedom.axes()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    hidden: Any = torch._C
+    hidden._jit_set_onnx_log_enabled(False)  # where it fails the whole graph would be printed
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # what is fixed by tracing shows in the comparison
@@ -186,7 +188,8 @@ def _write(
                 dynamic_axes={"x": axes, **{name: {0: f"{name}_n", 1: f"{name}_k"} for name in plan.names}},
             )
     except (OnnxExporterError, RuntimeError) as error:
-        what = f"torch cannot write this model as ONNX: {str(error).splitlines()[0][:200]}"
+        first = str(error).splitlines()[0].split(". ")[0]
+        what = f"torch cannot write this model as ONNX: {first[:200]}"
         raise UserError(what, where="--format onnx", fix="another backbone, or --format backbone-plain") from error
     pieces = (parsed(plan.before(dtype)), onnx.load_from_string(made.getvalue()), parsed(plan.behind))
     ways = ([("pre_x", "x")], [(name, name) for name in (*plan.names, "hw")])
