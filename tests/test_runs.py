@@ -12,6 +12,7 @@ from toy_engine import toy_run
 from vistruct import runs
 from vistruct.contracts import MapPrediction, Record, TaskTraits
 from vistruct.engine.run import build
+from vistruct.recipes.vitp.pretrain import tiny
 from vistruct.runs import draw_first_batch, draw_predictions
 
 
@@ -83,3 +84,13 @@ def test_windows_of_a_bad_image_are_not_drawn_as_if_they_were_it(tmp_path: Path)
     records += [Record(id=name, images=()) for name in ("other", "third")]
     written = draw_predictions(state_of(tmp_path, val=Data(samples, records)))  # ty: ignore
     assert [path.name for path in written] == ["predictions_val.png"]
+
+
+def test_what_is_found_out_about_data_may_lie_where_several_runs_find_it(tmp_path: Path) -> None:
+    common = tmp_path / "index"
+    build(tiny(), tmp_path / "first", index=common)
+    found = {path: path.stat().st_mtime_ns for path in common.iterdir()}
+    assert {path.suffixes[-2] for path in found} == {".lines", ".images", ".costs"}
+    build(tiny(), tmp_path / "second", index=common)
+    assert {path: path.stat().st_mtime_ns for path in common.iterdir()} == found
+    assert not list(tmp_path.glob("*/index"))

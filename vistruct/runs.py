@@ -44,13 +44,18 @@ def train_and_report(
     *,
     progress: Progress | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    index: Path | None = None,
 ) -> Path:
     """`engine.train.train`, with pictures of the first batch and of predictions, and `report.html`.
+
+    Args:
+        progress, on_step: as there.
+        index: as `engine.run.build`.
 
     Raises:
         UserError, SystemExit: as `engine.train.train`.
     """
-    with started(run, out_dir, progress=progress) as training:
+    with started(run, out_dir, progress=progress, index=index) as training:
         state = training.state
         if state.ranks.is_main and state.step == 0:
             draw_first_batch(state)

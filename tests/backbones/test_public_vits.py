@@ -135,3 +135,37 @@ def test_biases_that_are_zero_may_be_left_out(tmp_path: Path) -> None:
     assert (report.missing, len(report.unexpected)) == ((), 4)
     image = torch.randn(1, 3, 32, 32)
     assert_close(all_tokens(ours, image), theirs(image).last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [(4, 4, 2), ()], ids=["groups of bands", "dates"])
+def test_of_satmae_the_blocks_are_taken_and_the_rest_is_said(groups: tuple[int, ...], tmp_path: Path) -> None:
+    config = TimmConfig(
+        name="vit_base_patch16_224", image_size=32, final_norm=True, channels=sum(groups) or 3,
+        options={"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ours, other = config.build(), config.build()
+    kept = {name: value.clone() for name, value in ours.state_dict().items()}
+    state = {name.removeprefix("model."): torch.randn_like(value) for name, value in other.state_dict().items()}
+    state["pos_embed"] = torch.randn(1, 17, 24)
+    for number, bands in enumerate(groups):
+        state[f"patch_embed.{number}.proj.weight"] = torch.randn(32, bands, 8, 8)
+        state[f"patch_embed.{number}.proj.bias"] = torch.randn(32)
+    if groups:
+        del state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
+        state["channel_embed"] = torch.randn(1, len(groups), 8)
+    state |= {"mask_token": torch.randn(1, 1, 16), "decoder_pos_embed": torch.randn(1, 17, 12)}
+    state |= {"decoder_blocks.0.attn.qkv.weight": torch.randn(48, 16), "decoder_norm.weight": torch.randn(16)}
+    torch.save({"model": state, "epoch": 3}, tmp_path / "satmae.pth")
+    report = load_backbone(ours, tmp_path / "satmae.pth")
+    left = {"pos_embed"} | ({"patch_embed.proj.weight", "patch_embed.proj.bias"} if groups else set())
+    assert {name.removeprefix("model.") for name in report.fresh} == left
+    assert not report.missing
+    for name, value in ours.state_dict().items():
+        plain = name.removeprefix("model.")
+        assert torch.equal(value, kept[name] if plain in left else state[plain])
+    said = "\n".join(report.lines())
+    assert "24 of 32 numbers" in said
+    assert ("3 groups of bands" in said) == bool(groups)
+    assert "model.satmae.pos_embed" in report.unexpected
+    assert ours.tokens(torch.rand(1, sum(groups) or 3, 32, 32)).patches.shape == (1, 16, 32)

@@ -17,10 +17,11 @@ from vistruct.data.formats.detect import detect
 from vistruct.data.formats.format import Ask
 from vistruct.data.formats.read import read
 from vistruct.data.formats.volumes.dicom import BAD_SERIES, NO_IMAGE
+from vistruct.data.unlabelled import ImagesDataConfig
 from vistruct.data.volumes import VolumeDataConfig
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
-from vistruct.files.dicom_series import is_series, open_series
+from vistruct.files.dicom_series import is_series, open_series, series_in
 from vistruct.files.intake import Intake
 from vistruct.files.volume_files import VolumeFile, write_label_volume
 
@@ -298,3 +299,33 @@ def test_a_folder_of_series_with_labels_beside_them_is_a_data_set(tmp_path: Path
     sample = data.sample(5, 0)
     assert sample.label_map is not None
     np.testing.assert_array_equal(sample.label_map, VALUES[1] > 1000)
+
+
+def test_series_whose_files_lie_in_one_folder_are_told_apart_by_their_uid(tmp_path: Path) -> None:
+    flat, alone = tmp_path / "flat", tmp_path / "alone"
+    values = {}
+    for patient, plane in (("P1", "axial"), ("P1", "coronal"), ("", "axial")):
+        files = write_series(tmp_path / f"{patient}{plane}", plane, patient=patient, StudyInstanceUID="1.2.3")
+        uid = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
+        values[uid] = open_series(tmp_path / f"{patient}{plane}").values()
+        flat.mkdir(exist_ok=True)
+        for file in files:
+            shutil.copy(file, flat / f"{plane}{patient}{file.name}")
+    report = write_series(flat, at=(0,), Modality="SEG")[0]
+    write_series(alone, patient="P9")
+    window = Intake(low=(-1024.0,), high=(3000.0,), dtype="float32")
+    data = ImagesDataConfig(paths=(tmp_path / "alone", flat), intake=window).build()
+    found = {record.image_id: record for record in data.records}
+    assert {str(flat / uid) for uid in values} | {str(alone)} == set(found)
+    assert sorted(record.group for record in found.values()) == ["1.2.3", "P1", "P1", "P9"]  # by the study where
+    for uid, expected in values.items():  # nobody is named
+        np.testing.assert_array_equal(open_series(flat / uid).values(), expected)
+        assert report not in open_series(flat / uid).files
+        at = next(i for i, record in enumerate(data.records) if record.image_id == str(flat / uid))
+        image = VolumeFile.open(flat / uid, intake=window).slice(0)
+        np.testing.assert_array_equal(data.sample(at, 0).images[0], image)
+    assert [path.name for path in series_in(flat)] == sorted(values)
+    assert series_in(alone) == [alone]
+    (flat / "broken.dcm").write_bytes(b"no")
+    with pytest.raises(UserError, match="no DICOM file"):
+        ImagesDataConfig(paths=(flat,), intake=window).build()

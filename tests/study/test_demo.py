@@ -157,14 +157,16 @@ def test_every_teacher_shows_as_many_pictures_from_the_same_weights(tmp_path, na
     asked = study_of(effort, TREES, made(tmp_path), tmp_path / "lite0.pth")
     study = expanded(asked)
     shown = [one for one in members(asked) if one.is_teacher]
-    assert tuple(one.teacher for one in shown) == effort.teachers
+    assert [one.teacher for one in shown if one.start == "random"] == list(effort.teachers)
+    assert [one.teacher for one in shown if one.start == "ImageNet"] == list(effort.from_imagenet)
     for one in shown:
         chains = [chain_of(study, source) for source in study.sources(one.init)]
         assert len(chains) == effort.pretrain_seeds
         for number, chain in enumerate(chains):
             assert sum(study.pretrain[name].budget.samples for name in chain) == effort.samples
             begun = {study.pretrain[name].backbone for name in chain} - {None}
-            assert begun == {study.sources("random")[number]}
+            own = study.sources(one.start)
+            assert begun == {own[number % len(own)]}
     assert (study.fractions, study.seeds, study.tune) == (effort.fractions, effort.seeds, effort.tune)
     assert study.baseline == "random"
     assert [job.name for job in data_jobs(effort, TREES, tmp_path)] == ["instructions", "questions", "target"]

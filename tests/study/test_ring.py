@@ -60,6 +60,16 @@ def test_each_teacher_goes_on_from_each_start_with_its_controls(tmp_path):
     assert read_study_again(study, tmp_path) == study
 
 
+def test_a_start_may_be_compared_as_it_is(tmp_path):
+    starts = {"random": "random", "net": str(tmp_path)}
+    alone = {name: {**one, "starts": ["random"]} for name, one in TEACHERS.items()}
+    study = ring(teachers=alone, starts=starts)
+    found = expanded(study)
+    assert list(found.inits) == ["random", "labels", "asked", "labels.shuffled", "asked.shuffled", "net"]
+    assert found.pairs[0] == ("net", "random")
+    assert found.pretrain["asked"].start == "aligned"
+
+
 def read_study_again(study: Study, folder: Path) -> Study:
     (folder / "study.yaml").write_text(study_to_yaml(study))
     return read_study(folder / "study.yaml")

@@ -257,7 +257,7 @@ def test_koleo_asks_for_class_tokens_away_from_those_of_other_images_at_earlier_
     torch.testing.assert_close(model.earlier.vectors[:2], own)
     apart = [-math.log(min((token - other).norm() for other in model.earlier.vectors[2:4])) for token in own]
     found = model(part_of(batch, slice(0, 1)))
-    assert float(found.terms["koleo"]) == pytest.approx(sum(apart), rel=1e-3)
+    assert found.terms["koleo"].item() == pytest.approx(sum(apart), rel=1e-3)
     assert model.units(batch)["koleo"] == 8.0
 
 

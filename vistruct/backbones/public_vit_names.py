@@ -3,11 +3,14 @@
 transformers' ViT, ViTMAE, Dinov2    encoder.layer.N.attention.attention.query.weight, layernorm_before, ...
 transformers' DINOv3                 layer.N.attention.q_proj.weight, layer_scale1.lambda1, embeddings.register_tokens
 the original DINOv3                  blocks.N.attn.qkv.bias_mask, ls1.gamma, storage_tokens
+SatMAE, SatMAE++ (bands in groups)   patch_embed.N.proj.weight, channel_embed, a pos_embed narrower than the blocks
+SatMAE (dates)                       patch_embed.proj.weight, a pos_embed narrower than the blocks
 timm                                 blocks.N.attn.qkv.weight, norm1, mlp.fc1, gamma_1 or ls1.gamma, reg_token
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -48,6 +51,9 @@ DINO_V3_ORIGINAL = (
     (r"\.mlp\.w3\.", ".mlp.fc2."),
     (r"^storage_tokens$", "reg_token"),
 )
+# Of SatMAE, whose tokens are of a place and of a group of bands, or of a date: positions of a part of their width.
+NARROW = "satmae.pos_embed"
+_GROUP = re.compile(r"patch_embed\.\d+\.proj\.weight")
 # Of DINOv3: what hides patches in its pretraining, and frequencies and masks that its code makes anew.
 _FIXED = ("mask_token", ".bias_mask", "rope_embed.periods")
 
@@ -68,7 +74,28 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if f"{name}_mask" not in state:
                 masked[name.replace("qkv.bias", "k_bias")] = k
         return _biases_apart(renamed(masked, DINO_V3_ORIGINAL))
+    positions, first = state.get("pos_embed"), state.get("cls_token")
+    if positions is not None and first is not None and positions.shape[-1] < first.shape[-1]:
+        return {NARROW if name == "pos_embed" else name: value for name, value in state.items()}
     return dict(state)
+
+
+def of_satmae(state: Mapping[str, Tensor]) -> tuple[set[str], list[str]]:
+    """What weights of SatMAE in these names (as `convert_keys` gives them) cannot say of a ViT that has one token for
+    a place, by its names, and that in words; nothing of other weights."""
+    groups = sum(_GROUP.fullmatch(name) is not None for name in state)
+    if NARROW not in state:
+        return set(), []
+    first, narrow = state["cls_token"].shape[-1], state[NARROW].shape[-1]
+    lacks, rest = {"pos_embed"}, "dates"
+    told = f"their positions fill {narrow} of {first} numbers, beside those of"
+    if groups:
+        lacks, rest = lacks | {"patch_embed.proj.weight", "patch_embed.proj.bias"}, f"{groups} groups of bands"
+        told = f"they have a patch embedding for each of {groups} groups of bands, where this ViT has one, and {told}"
+    return lacks, [
+        f"these are weights of SatMAE: {told} {rest}; blocks, class token and last norm are taken, and "
+        f"{' and '.join(('patch embedding', 'positions') if groups else ('positions',))} start from random weights"
+    ]
 
 
 def _biases_apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

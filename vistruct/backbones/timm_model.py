@@ -120,6 +120,8 @@ class TimmModel(nn.Module):
             repeated_blocks=tuple(self.model.blocks) if self.is_plain else (),
             layer_of=self.layer_of,
             convert_keys=self.convert_keys,
+            match_state=lambda state: public_vit_names.of_satmae(_plain(state))[1],
+            fresh_parts=lambda state: {f"model.{name}" for name in public_vit_names.of_satmae(_plain(state))[0]},
             resize_state=self.resize_state,
         )
 
@@ -253,7 +255,7 @@ class TimmModel(nn.Module):
         convert: Any = getattr(sys.modules[type(self.model).__module__], "checkpoint_filter_fn", None)
         if convert is None:
             return state, []
-        before = {key.removeprefix("model."): value for key, value in state.items()}
+        before = _plain(state)
         try:
             after: dict[str, Tensor] = convert(dict(before), self.model)
         except (RuntimeError, ValueError, AssertionError, KeyError, IndexError) as error:
@@ -265,6 +267,10 @@ class TimmModel(nn.Module):
             refuse_other(self.model, after, self.config.name)
         resized = [f"model.{k}" for k, v in after.items() if k in before and before[k].shape != v.shape]
         return {f"model.{key}": value for key, value in after.items()}, resized
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("model."): value for key, value in state.items()}
 
 
 def _create(config: TimmConfig) -> Any:

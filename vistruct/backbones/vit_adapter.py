@@ -98,6 +98,10 @@ class PlainVit(Protocol):
         ...
 
 
+def _of_vit(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("vit."): value for key, value in state.items() if key.startswith("vit.")}
+
+
 class VitAdapter(nn.Module):
     """float[B, C, H, W] -> four float[B, D, H/s, W/s] at strides 4, 8, 16 and 32, in the type of the weights: float32
     under autocast.
@@ -194,6 +198,10 @@ class VitAdapter(nn.Module):
         return own | {f"vit.{key}": value for key, value in self.vit.traits.convert_keys(rest).items()}
 
     def match_state(self, state: dict[str, Tensor]) -> list[str]:
+        """As `match_attention`; and what the ViT says of its own."""
+        return [*self.match_attention(state), *self.vit.traits.match_state(_of_vit(state))]
+
+    def match_attention(self, state: dict[str, Tensor]) -> list[str]:
         """Become the attention variant that a state dict of our names is of; what was changed, in words.
 
         Raises:
@@ -225,16 +233,17 @@ class VitAdapter(nn.Module):
 
     def resize_state(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """As the ViT's."""
-        inner = {k.removeprefix("vit."): v for k, v in state.items() if k.startswith("vit.")}
+        inner = _of_vit(state)
         own = {k: v for k, v in state.items() if not k.startswith("vit.")}
         inner, names = self.vit.traits.resize_state(inner)
         return own | {f"vit.{k}": v for k, v in inner.items()}, [f"vit.{name}" for name in names]
 
     def fresh_parts(self, state: dict[str, Tensor]) -> set[str]:
-        """Tensors that a state dict of our names may lack: all of the adapter's, if it has none of them."""
+        """Tensors that a state dict of our names may lack: the adapter's, if it has none of them, and the ViT's."""
+        inner = {f"vit.{name}" for name in self.vit.traits.fresh_parts(_of_vit(state))}
         if any(key.startswith(_OWN) for key in state):
-            return set()
-        return {name for name in self.state_dict() if name.startswith(_OWN)}
+            return inner
+        return inner | {name for name in self.state_dict() if name.startswith(_OWN)}
 
     def _group(
         self, group: tuple[int, int], grid_hw: tuple[int, int], entered: Entered, beside: list[Tensor]

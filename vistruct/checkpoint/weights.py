@@ -15,6 +15,9 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from vistruct.checkpoint.catalogue.entry import Entry
+from vistruct.checkpoint.catalogue.find import entry_of
+from vistruct.checkpoint.catalogue.here import check_sum, found_or_told, located
 from vistruct.checkpoint.fronts import take_front
 from vistruct.checkpoint.low_rank import Record, records_beside
 from vistruct.checkpoint.pickled import is_pickled, read_pickled
@@ -73,7 +76,8 @@ def load_backbone(backbone: Backbone, source: Path, *, allow_missing: bool = Fal
 
     Args:
         source: a `backbone/` directory, a run directory, a public folder (one safetensors file, or several with their
-            index), a .safetensors file, or a foreign .pt / .pth of plain tensors.
+            index), a .safetensors file, a foreign .pt / .pth of plain tensors, or a name of public weights that are on
+            this machine (`checkpoint.catalogue`).
         allow_missing: leave tensors that the source lacks as they are, instead of refusing.
 
     Raises:
@@ -81,7 +85,7 @@ def load_backbone(backbone: Backbone, source: Path, *, allow_missing: bool = Fal
             weights; nothing in common; missing tensors.
     """
     ours = backbone_dir(source)
-    records = records_beside(source) if ours is None else read_backbone_card(ours).adapters
+    records = records_beside(located(source)) if ours is None else read_backbone_card(ours).adapters
     state, licence, notes = read_source(source)
     state, report = fitted(backbone, state, source)
     report = replace(report, licence=licence, notes=(*notes, *report.notes), adapters=records)
@@ -268,6 +272,8 @@ def read_source(source: Path) -> tuple[dict[str, Tensor], str, list[str]]:
     ours = backbone_dir(source)
     if ours is not None:
         return read_tensors(ours / "backbone.safetensors"), read_backbone_card(ours).licence, []
+    if (entry := entry_of(source)) is not None:
+        return _read_named(entry)
     if not source.exists():
         raise UserError("no such file or directory", where=source, fix="check the path of the starting weights")
     if (source / "run.yaml").is_file():
@@ -275,6 +281,20 @@ def read_source(source: Path) -> tuple[dict[str, Tensor], str, list[str]]:
     state, notes = read_public(source)
     refuse_quantised([(name, str(value.dtype)) for name, value in state.items()], source)
     return state, f"unknown: that of {source.name} holds", notes
+
+
+def _read_named(entry: Entry) -> tuple[dict[str, Tensor], str, list[str]]:
+    """As `read_source`, of public weights by name.
+
+    Raises:
+        UserError: they are not on this machine; another file than the published one.
+    """
+    found = found_or_told(entry)
+    check_sum(found, entry)
+    state, notes = read_public(found.path)
+    refuse_quantised([(name, str(value.dtype)) for name, value in state.items()], found.path)
+    licence = f"{entry.licence}: {entry.what}"
+    return state, licence, [f"{entry.name} is {found.path}", f"licence: {licence}", *notes]
 
 
 def read_public(source: Path) -> tuple[dict[str, Tensor], list[str]]:

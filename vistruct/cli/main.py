@@ -36,6 +36,7 @@ from vistruct.cli import (
     train,
     unpack,
     web,
+    weights,
 )
 from vistruct.distributed.launch import LOST
 from vistruct.errors import LeftOut, UserError, closest
@@ -67,6 +68,7 @@ VERBS = {
     "masks": (masks.command, "Data"),
     "show": (show.command, "Data"),
     "recipes": (recipes.command, "Training"),
+    "weights": (weights.command, "Training"),
     "train": (train.command, "Training"),
     "study": (study.command, "Training"),
     "eval": (evaluate.command, "Models"),

@@ -39,7 +39,10 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="A saved study.yaml, instead.")] = None,
     init: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Initial weights: a run, a backbone, a file, or `random`; repeatable."),
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Initial weights: a run, a file, a name of `vistruct weights`, or `random`; repeatable.",
+        ),
     ] = None,
     teacher: Annotated[
         list[str] | None,
@@ -190,7 +193,7 @@ def inits(words: Sequence[str]) -> dict[str, str]:
         name, has_name, source = word.partition("=")
         if not has_name:
             source = word
-            name = "random" if word == "random" else Path(word).stem.replace("-", "_")
+            name = "random" if word == "random" else Path(word).stem.replace("-", "_").replace(":", "_")
         if name in found:
             raise UserError(f"two inits are called {name!r}", where=f"--init {word}", fix="--init NAME=PATH")
         found[name] = source
@@ -206,7 +209,7 @@ def with_teachers(
         UserError: options of a teacher that is not named, values that do not fit; what belongs to teachers without one.
     """
     from vistruct.recipes import find
-    from vistruct.recipes.options import convert, options_of
+    from vistruct.recipes.options import OF_WEIGHTS, convert, options_of
 
     if not words:
         for word, said in (("--teacher-option", options), ("--from", origins), ("--budget", budget)):
@@ -239,7 +242,9 @@ def with_teachers(
             raise UserError(
                 f"{found[name]['recipe']} has no option {option!r}", where=where, fix=closest(option, known)
             )
-        found[name]["options"][option] = as_plain(convert(text, known[option].hint, f"--teacher-option {said}="))
+        found[name]["options"][option] = as_plain(
+            convert(text, known[option].hint, f"--teacher-option {said}=", is_named=option in OF_WEIGHTS)
+        )
     given: dict[str, Any] = {"teachers": found, "starts": inits(origins)}
     if budget is not None:
         unit, _, number = budget.partition("=")

@@ -1,6 +1,6 @@
 """Where images without a word about them lie: in folders and below them, in lists of paths, or named one by one.
 
-Images are pictures, rasters, and volumes: files by their endings, DICOM by the folder of a series.
+Images are pictures, rasters, and volumes: files by their endings, DICOM by its series, one or several in a folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vistruct.data.formats.format import Stop
 from vistruct.data.formats.splits import IMAGE_SUFFIXES
 from vistruct.errors import UserError
 from vistruct.files.below import folders_below
-from vistruct.files.dicom_series import dicom_files, is_series
+from vistruct.files.dicom_series import dicom_files, is_series, series_files, series_in
 from vistruct.files.text import read_text
 from vistruct.files.volume_names import file_of, is_volume_file
 from vistruct.issues import IssueCounter
@@ -37,18 +37,18 @@ class Found:
     """An image or a volume."""
 
     name: str  # that no other one has
-    path: Path  # of an image or a volume: a file, or the folder of a DICOM series
+    path: Path  # of an image or a volume: a file, the folder of a DICOM series, or one of several in it
     top: Path  # which of the paths that were named it was found at
 
 
 def is_volume_path(path: Path) -> bool:
     """Whether it is (a channel of) a volume file, or the folder of a series."""
-    return is_volume_file(file_of(path)) or path.is_dir()
+    return is_volume_file(file_of(path)) or file_of(path).is_dir()
 
 
 def files_of(path: Path) -> list[Path]:
     """What is on disk of an image or a volume."""
-    return dicom_files(path) if path.is_dir() else [file_of(path)]
+    return series_files(path) if file_of(path).is_dir() else [file_of(path)]
 
 
 def found_at(paths: Sequence[Path], report: IssueCounter, stop: Stop) -> list[Found]:
@@ -105,7 +105,7 @@ def _below(folder: Path, report: IssueCounter) -> Iterable[Path]:
     for place, names in folders_below(folder, report):
         slices = {file.name for file in dicom_files(place)} if is_series(place) else set()
         if slices:
-            yield place
+            yield from series_in(place)
         for name in names:
             file = place / name
             if name.endswith(".seg.nrrd"):

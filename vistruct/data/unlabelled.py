@@ -26,12 +26,13 @@ from vistruct.data.selection import check_shares, drawn, group_of, shared
 from vistruct.data.twins import twins_of
 from vistruct.data.volumes import SPACING
 from vistruct.errors import UserError, closest
+from vistruct.files.dicom_series import Series
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels
 from vistruct.files.images import read_image
 from vistruct.files.intake import BYTES, Intake
 from vistruct.files.raster_headers import header_of, stamp_of
-from vistruct.files.volume_files import VolumeFile
+from vistruct.files.volume_files import Volume, VolumeFile
 from vistruct.files.volume_files import num_channels as channels_in_file
 from vistruct.files.volume_grid import Axis
 from vistruct.files.volume_names import channel_path
@@ -44,6 +45,7 @@ from vistruct.windows.tiles import Tiles, tile_records
 UNREADABLE = "image left out: it cannot be read, or not as the others are"
 TWIN = "image left out: it is measured on"
 NO_GROUP = "image whose name the pattern of groups does not fit: it is a group of its own"
+PATIENT = "patient"  # note of series that say whose they are
 FOUND_AT = "found at"  # note of every record: which of the paths it is of
 _READERS = 8  # threads that look at headers
 _LETTERS = {"axial": "z", "coronal": "y", "sagittal": "x"}
@@ -179,7 +181,8 @@ class ImagesDataConfig(Part):
             for name, path in parts.items():
                 volume = self._volume(path, None)
                 spacing = {SPACING: " ".join(f"{side:.9g}" for side in volume.spacing)}
-                records.append(Record(id=name, images=(path,), size_hw=volume.size_hw, notes=notes | spacing))
+                own = notes | spacing | _patient(volume.parts[0])
+                records.append(Record(id=name, images=(path,), size_hw=volume.size_hw, notes=own))
             return records
         except UserError as error:
             return error
@@ -205,7 +208,7 @@ class ImagesDataConfig(Part):
         return num_channels(record, self.intake)
 
     def _group(self, record: Record, report: IssueCounter) -> str:
-        """What must not be on both sides; slices of a volume never are."""
+        """What must not be on both sides; slices of a volume never are, nor series of a patient."""
         path = record.images[0]
         if self.groups == "folder":
             return str(files_of(path)[0].parent)
@@ -217,6 +220,8 @@ class ImagesDataConfig(Part):
             return found[1]
         if pattern is not None:
             report.note(NO_GROUP, record.id, "kept")
+        if pattern is None and PATIENT in record.notes:
+            return record.notes[PATIENT]
         return str(path) if pattern is not None or is_volume_path(path) else ""
 
     def _chosen(self, records: list[Record], report: IssueCounter) -> list[Record]:
@@ -301,6 +306,12 @@ class ImagesDataConfig(Part):
             resize=shown,
             slices=Slices(axis=self.axis, neighbours=self.neighbours) if are_slices else None,
         )
+
+
+def _patient(volume: Volume) -> dict[str, str]:
+    """Of a series, by its PatientID, and where that was taken out by its study."""
+    whose = (volume.patient or volume.study) if isinstance(volume, Series) else ""
+    return {PATIENT: whose} if whose else {}
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class State:
         return [one for one in (*own, self.coverage) if one is not None]
 
 
-def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
+def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | None = None) -> State:
     """Read the data, make the tasks, load their starting weights, decide what is trainable. The run's seed decides the
     weights.
 
@@ -112,13 +112,15 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None) -> State:
         out_dir: the run directory; `out_dir/model` gets the files that a task makes of its data (a
             tokenizer).
         ranks: by default one process on the CPU.
+        index: folder for what is found out about the data, which several runs may have in common; None:
+            `out_dir/index`.
 
     Raises:
         UserError: settings that do not fit each other, data that cannot be read, weights that do not fit.
     """
     ranks = ranks or Ranks()
     _check(run, ranks)
-    index = out_dir / "index"
+    index = index or out_dir / "index"
     with main_first(ranks):
         datasets = _learned_from(run, index)
         eval_datasets = _measured_on(run, datasets, index)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vistruct.checkpoint.catalogue.here import located
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import Coverage, backbone_dir, load_backbone
 from vistruct.config import Run
@@ -95,4 +96,5 @@ def file_of(source: Path) -> Path | None:
     ours = backbone_dir(source)
     if ours is not None:
         return ours / "backbone.safetensors"
-    return source if source.is_file() else None
+    named = located(source)
+    return named if named.is_file() else None

@@ -72,8 +72,14 @@ def train(
 
 
 @contextmanager
-def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Generator[Training]:
+def started(
+    run: Run, out_dir: Path, *, progress: Progress | None = None, index: Path | None = None
+) -> Generator[Training]:
     """A run that is ready for its next step, and its log, which says at the end that it has finished.
+
+    Args:
+        progress: as `train`.
+        index: as `engine.run.build`.
 
     Raises:
         UserError: as `train`.
@@ -84,7 +90,7 @@ def started(run: Run, out_dir: Path, *, progress: Progress | None = None) -> Gen
         RunLog(out_dir, quiet=not ranks.is_main, aloud=progress is None) as log,
         StopRequest() as stop,
     ):
-        state = build(run, out_dir, ranks)
+        state = build(run, out_dir, ranks, index)
         note_data(
             {name: source.dataset.info for name, source in state.sources.items()},
             {name: dataset.info for name, dataset in state.eval_datasets.items()},

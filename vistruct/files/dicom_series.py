@@ -1,5 +1,7 @@
 """A DICOM series: a folder with one file a slice, put in order by where each slice lies in the patient.
 
+Of several series whose files lie in one folder each has a path of its own (`volume_names.series_path`).
+
 pydicom reads the files. Instance numbers and file names are not believed, positions are: slices are sorted along the
 normal of their plane, and two at one place, or a gap between them, are errors that name the files. From slice to slice
 the affine goes where the positions go, which is not along the normal where a gantry is tilted; positions that lie on
@@ -12,6 +14,7 @@ single frames of a series and may overlap; convert them to NIfTI, which is what 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ import numpy as np
 from vistruct.errors import UserError
 from vistruct.files.images import UnreadableImage
 from vistruct.files.volume_grid import Axis, Grid, grid
+from vistruct.files.volume_names import folder_and_series, series_path
 
 UNEVEN = 0.1  # of the usual distance between slices: more, and one is missing or at the wrong place
 SAME_MM = 0.01  # slices closer than this are two of one place
@@ -54,6 +58,7 @@ class Series:
     files: tuple[Path, ...]  # along the normal of the slices
     patient: str  # PatientID, "" where it was taken out
     modality: str
+    study: str  # StudyInstanceUID, "" where it was taken out
     tag_window: tuple[float, float] | None  # lowest and highest value that the file itself says to show
     passed_over: tuple[Path, ...] = ()  # DICOM files in the folder that are no images
 
@@ -88,6 +93,40 @@ def is_series(path: Path) -> bool:
 def dicom_files(path: Path) -> list[Path]:
     """Those that lie in a folder, by name."""
     return sorted(file for file in path.iterdir() if _is_dicom(file)) if path.is_dir() else []
+
+
+def series_in(folder: Path) -> list[Path]:
+    """The path of each series in a folder: the folder itself where it has one, or files that nobody can tell apart."""
+    uids = set(_uids(folder, _stamp(folder)).values())
+    return [folder] if len(uids) < 2 or "" in uids else [series_path(folder, uid) for uid in sorted(uids)]
+
+
+def series_files(path: Path) -> list[Path]:
+    """The DICOM files of a folder, or those of one of its series, by name."""
+    folder, uid = folder_and_series(path)
+    return [file for file, own in _uids(folder, _stamp(folder)).items() if own == uid] if uid else dicom_files(folder)
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int], ...]:
+    return tuple((file.name, file.stat().st_mtime_ns) for file in dicom_files(folder))
+
+
+@functools.lru_cache(maxsize=64)
+def _uids(folder: Path, stamp: tuple[tuple[str, int], ...]) -> dict[Path, str]:
+    """SeriesInstanceUID of every image by its file, "" where it has none or is damaged; nothing without pydicom."""
+    try:
+        import pydicom
+    except ImportError:
+        return {}
+    found, tags = {}, ["SOPClassUID", "Modality", "Rows", "SeriesInstanceUID"]
+    for name, _ in stamp:
+        try:
+            header = pydicom.dcmread(folder / name, stop_before_pixels=True, specific_tags=list(tags))
+            if _is_image(header):
+                found[folder / name] = str(header.get("SeriesInstanceUID", "") or "")
+        except _damage():
+            found[folder / name] = ""
+    return found
 
 
 def _may_be_image(file: Path) -> bool:
@@ -153,7 +192,7 @@ def _is_dicom(file: Path) -> bool:
 
 
 def open_series(path: Path, axis: Axis = "axial") -> Series:
-    """Read the headers of a folder and put its slices in order; no pixel is decoded.
+    """Read the headers of a folder, or of one of the series in it, and put its slices in order; no pixel is decoded.
 
     Raises:
         UserError: no DICOM files, several series, slices of different planes, at one place, or with a gap; several
@@ -164,7 +203,7 @@ def open_series(path: Path, axis: Axis = "axial") -> Series:
     except ImportError:
         fix = 'pip install "vistruct[medical]"'
         raise UserError("reading DICOM needs pydicom, which is not installed", where=path, fix=fix) from None
-    files = dicom_files(Path(path))
+    files = series_files(Path(path))
     if not files:
         raise UserError("no DICOM files in this folder", where=path, fix="name the folder of one series")
     all_headers = [_header(file) for file in files]
@@ -196,6 +235,7 @@ def open_series(path: Path, axis: Axis = "axial") -> Series:
         files=tuple(files),
         patient=str(first.get("PatientID", "") or ""),
         modality=str(first.get("Modality", "") or ""),
+        study=str(first.get("StudyInstanceUID", "") or ""),
         tag_window=_tag_window(first),
         passed_over=passed_over,
     )

@@ -39,7 +39,7 @@ def open_volume(path: Path, axis: Axis = "axial") -> Volume:
         UserError: see `open_nifti` and `open_series`; or it is neither.
     """
     path = Path(path)
-    if not path.is_dir() and not is_volume_file(file_of(path)):
+    if not file_of(path).is_dir() and not is_volume_file(file_of(path)):
         what = "no volume: neither .nii, .nii.gz, .nrrd or .mha, nor a folder with a DICOM series"
         raise UserError(what, where=path, fix="check the path, or convert it to NIfTI")
     return _opened(path, stamp_of(path), axis)
@@ -48,7 +48,7 @@ def open_volume(path: Path, axis: Axis = "axial") -> Volume:
 @functools.lru_cache(maxsize=1024)
 def _opened(path: Path, stamp: tuple[int, int], axis: Axis) -> Volume:
     """Headers alone; of a series as many as it has files, which would cost more than the slice that is asked for."""
-    if path.is_dir():
+    if file_of(path).is_dir():
         return open_series(path, axis)
     if is_nifti(file_of(path)):
         return open_nifti(path, axis)

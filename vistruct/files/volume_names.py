@@ -1,12 +1,16 @@
 """What a path of a volume names: a file, by its ending; or one channel of a file of four axes.
 
 A channel has a path of its own below its file, counted from 0, as a member of an archive has: `case.nii.gz/1`. So a
-modality is a path wherever it lies, in a file of its own or beside others.
+modality is a path wherever it lies, in a file of its own or beside others. One of several DICOM series whose files lie
+in one folder is a path too: that of the folder, and its SeriesInstanceUID.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 NIFTI = (".nii.gz", ".nii")
 METAIMAGE = (".mha", ".mhd")
@@ -39,6 +43,17 @@ def file_and_channel(path: Path) -> tuple[Path, int | None]:
     return (path.parent, int(path.name)) if is_channel else (path, None)
 
 
+def series_path(folder: Path, uid: str) -> Path:
+    """Of one of several series in a folder."""
+    return folder / uid
+
+
+def folder_and_series(path: Path) -> tuple[Path, str]:
+    """The folder that is on disk, and the SeriesInstanceUID that is meant in it; "": all that is there."""
+    is_one = _UID.fullmatch(path.name) is not None and path.parent.is_dir() and not path.exists()
+    return (path.parent, path.name) if is_one else (path, "")
+
+
 def file_of(path: Path) -> Path:
-    """What is on disk."""
-    return file_and_channel(path)[0]
+    """What is on disk, a file or a folder."""
+    return folder_and_series(file_and_channel(path)[0])[0]

@@ -38,8 +38,9 @@ def stamp_of(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImage: it is not there.
     """
+    place = file_of(path)
     try:
-        found = [image_status(file) for file in ([path, *path.iterdir()] if path.is_dir() else [file_of(path)])]
+        found = [image_status(file) for file in ([place, *place.iterdir()] if place.is_dir() else [place])]
     except FileNotFoundError:
         raise UnreadableImage("no such volume", where=path, fix="check the path") from None
     except OSError as error:

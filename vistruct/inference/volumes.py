@@ -28,7 +28,7 @@ from vistruct.data.input import Slices
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.dicom_seg import write_segmentation
-from vistruct.files.dicom_series import Series
+from vistruct.files.dicom_series import Series, series_in
 from vistruct.files.volume_files import (
     is_volume,
     label_values,
@@ -37,7 +37,7 @@ from vistruct.files.volume_files import (
     write_label_volume,
     write_volume,
 )
-from vistruct.files.volume_names import channel_path, is_volume_file, stem
+from vistruct.files.volume_names import channel_path, file_of, is_volume_file, stem
 from vistruct.inference.files import flat_files, own_files
 from vistruct.inference.kind import Asked, EachFile, Kind, OneFile, Values
 from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, view_areas, write_areas
@@ -137,13 +137,18 @@ def volumes_at(model: Model, sources: Sequence[Path]) -> list[Case]:
         if not source.exists():
             raise UserError("no such volume or folder", where=source, fix="check the path")
         if is_volume(source):
-            cases.append(Case(pictures=(source,), name=source.name))
+            cases += [_of_series(one, source.name, source) for one in series_in(source)]
         elif source.is_file():
             raise UserError("no volume", where=source, fix=_VOLUMES)
         else:
             cases += _cases_in(source, wanted)
     names = [case.name for case in cases]
     return [case if names.count(case.name) == 1 else replace(case, name=str(case.files[0])) for case in cases]
+
+
+def _of_series(path: Path, name: str, folder: Path) -> Case:
+    """Called as its folder is, where it is the only one in it."""
+    return Case(pictures=(path,), name=name if path == folder else f"{name}/{path.name}")
 
 
 def _cases_in(folder: Path, wanted: Sequence[str]) -> list[Case]:
@@ -159,7 +164,7 @@ def _cases_in(folder: Path, wanted: Sequence[str]) -> list[Case]:
         found, others = series_below(folder)
         if others:
             notice(f"{folder}: {len(others)} x {NO_IMAGE} ({others[0]}{', ...' if len(others) > 1 else ''})")
-        return [Case(pictures=(one.folder,), name=one.name) for one in found]
+        return [_of_series(path, one.name, one.folder) for one in found for path in series_in(one.folder)]
     if formats:
         report, walk = IssueCounter(), find_format(formats[0], "volumes").walk
         assert walk is not None
@@ -234,7 +239,7 @@ def frames_of(model: Model, case: Case) -> Frames:
 
 def _check_series(cases: Sequence[Case], class_names: Sequence[str]) -> None:
     for case in cases:
-        if not all(path.is_dir() for path in paths_of(case)):
+        if not all(file_of(path).is_dir() for path in paths_of(case)):
             what = f"case {case.name} is no DICOM series, to whose files a DICOM SEG would refer"
             raise UserError(what, where=", ".join(map(str, paths_of(case))), fix="--format nifti")
 

@@ -46,6 +46,7 @@ from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.recipes.clip.parts import clip_at
+from vistruct.recipes.named import named_architecture
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples import trees
 from vistruct.tasks.dense import DetectConfig
@@ -99,8 +100,9 @@ def recipe(
 ) -> Run:
     """A detector for horizontal boxes, and masks with `--head mask_rcnn` or `mask2former`.
 
-    The architecture is that of `backbone` (or `start`) where it is a run or a directory of ours, the published
-    300M-448px InternViT where it is a file of weights, and a ViT-S with a convolutional stem where there is none.
+    The architecture is that of `backbone` (or `start`) where it is a run or a directory of ours or a name of public
+    weights, the published 300M-448px InternViT where it is a file, and a ViT-S with a convolutional stem where there is
+    none.
     """
     part = chosen_head("detect", start, head)
     if channels is not None and isinstance(part, DetrConfig):
@@ -277,6 +279,7 @@ def architecture(
     """The backbone's config, and the mean and std that it was trained with where its directory says so.
 
     Args:
+        backbone: a run, a backbone directory, a file (the published InternViT's), or a name of public weights.
         start: a model of ours, whose backbone it is where `backbone` and `timm` do not say.
         normalise: "data": mean and std of the training data; None: those of the backbone, unless values stay raw.
         intake: what the images are made of; with other than three channels mean and std are those of the data.
@@ -294,6 +297,8 @@ def architecture(
     begun = None if backbone is not None else model_at(start, Part)
     if begun is not None:
         return begun.task.backbone, _normalised(begun.input)
+    if (named := named_architecture(backbone)) is not None:
+        return named
     directory = backbone_dir(backbone) if backbone is not None else None
     if directory is None:
         return (VIT_S if backbone is None else InternVitConfig()), {}

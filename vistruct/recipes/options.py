@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vistruct.checkpoint.catalogue.find import entry_of, near
+from vistruct.checkpoint.catalogue.here import found_or_told
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
+
+OF_WEIGHTS = ("backbone",)  # options that also take a name of public weights, of any recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
         if Named in typing.get_args(hint):
             kwargs[name] = (*kwargs.get(name, ()), Named(text))
             continue
-        kwargs[name] = convert(text, hint, flag)
+        kwargs[name] = convert(text, hint, flag, is_named=name in OF_WEIGHTS)
     missing = [name for name, one in known.items() if one.is_needed and name not in kwargs]
     if missing:
         fix = " ".join(f"{option(name)} {describe_type(known[name].hint)}" for name in missing)
@@ -101,14 +105,15 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
     return kwargs
 
 
-def convert(text: str, hint: Any, flag: str) -> Any:
+def convert(text: str, hint: Any, flag: str, *, is_named: bool = False) -> Any:
     """A word of the command line as the type that is wanted; lists may be written 1,2,3.
 
     Args:
         flag: what stands before the word: an option, or `--option NAME=` where the word is a part of its value.
+        is_named: a path may also be a name of public weights, and then stays one.
 
     Raises:
-        UserError: it does not fit, or it names a file that is not there.
+        UserError: it does not fit, or it names a file or weights that are not there.
     """
     import yaml
     from pydantic import TypeAdapter, ValidationError
@@ -132,8 +137,15 @@ def convert(text: str, hint: Any, flag: str) -> Any:
     else:
         what = f"{flag.removesuffix('=')}: {told}, got {text!r}"
         raise UserError(what, fix=f"{flag}{'' if flag.endswith('=') else ' '}{describe_type(hint)}")
-    if isinstance(value, Path) and not value.exists():  # the paths that recipes take are all read
-        raise UserError(f"{flag.removesuffix('=')}: no such file or directory", where=value, fix=_nearby(value))
+    if not isinstance(value, Path) or value.exists():  # the paths that recipes take are all read
+        return value
+    entry = entry_of(value) if is_named else None
+    if entry is None:
+        name = near(text) if is_named else None
+        what = f"{flag.removesuffix('=')}: no such file or directory" + (", and no such weights" if is_named else "")
+        fix = f"did you mean {name!r}? `vistruct weights` lists the names" if name else _nearby(value)
+        raise UserError(what, where=value, fix=fix)
+    found_or_told(entry)
     return value
 
 
@@ -146,9 +158,13 @@ def _takes_a_list(hint: Any) -> bool:
 def help_rows(recipe: Callable[..., Any]) -> list[tuple[str, str, str]]:
     """For each option: its name, its type, its default (`needed` where there is none)."""
     return [
-        (option(name), describe_type(one.hint), "needed" if one.is_needed else f"{one.default}")
+        (option(name), _written(name, one.hint), "needed" if one.is_needed else f"{one.default}")
         for name, one in options_of(recipe).items()
     ]
+
+
+def _written(name: str, hint: Any) -> str:
+    return describe_type(hint) + ("|NAME" if name in OF_WEIGHTS else "")
 
 
 def option(name: str) -> str:

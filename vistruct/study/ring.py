@@ -54,28 +54,31 @@ def members(study: Study, kept: Sequence[str] = ()) -> list[Member]:
     starts = starts_of(study)
     found = []
     for start in starts:
-
-        def named(*parts: str, start: str = start) -> str:
-            return ".".join((*parts[:1], *([start] if len(starts) > 1 else []), *parts[1:]))
-
         found.append(Member(init=start, start=start))
         own = {name: one for name, one in study.teachers.items() if one.starts is None or start in one.starts}
         shown = {name: one for name, one in own.items() if not one.is_step}
-        found += [Member(init=named(name), start=start, teacher=name) for name in shown]
+        found += [Member(init=_named(study, start, name), start=start, teacher=name) for name in shown]
         found += [
-            Member(init=named(name, SHUFFLED), start=start, teacher=name, control=SHUFFLED)
+            Member(init=f"{_named(study, start, name)}.{SHUFFLED}", start=start, teacher=name, control=SHUFFLED)
             for name, one in shown.items()
             if one.control != "none"
         ]
         if start in kept and shown:
             first = next(iter(shown))
-            found.append(Member(init=named(NORMALISED), start=start, teacher=first, control=NORMALISED))
+            alone = f"{NORMALISED}.{start}" if len(starts) > 1 else NORMALISED
+            found.append(Member(init=alone, start=start, teacher=first, control=NORMALISED))
     return found
 
 
+def _named(study: Study, start: str, teacher: str) -> str:
+    """What a teacher leaves of a start, by a name: the teacher's, where it goes on from one alone."""
+    own = study.teachers[teacher].starts or tuple(starts_of(study))
+    return teacher if len(own) == 1 else f"{teacher}.{start}"
+
+
 def pairs(ring: Sequence[Member]) -> list[tuple[str, str]]:
-    """Who is compared with whom: all with their start, teachers with their controls."""
-    found = []
+    """Who is compared with whom: all with their start, teachers with their controls, starts with the first."""
+    found = [(one.init, ring[0].start) for one in ring[1:] if not one.teacher]
     for one in ring:
         if one.teacher:
             found.append((one.init, one.start))
@@ -152,7 +155,7 @@ def _place(name: str, p: int, many: int) -> str:
 
 def _pretrainings(study: Study, member: Member, p: int) -> Iterator[tuple[str, Pretraining]]:
     """What makes an init: the steps that lead to it, which all that come after them have in common, and it."""
-    many, several = study.pretrain_seeds, len(starts_of(study)) > 1
+    many = study.pretrain_seeds
     begun = begun_at(study, member.start, p)
     chain = [member.teacher]
     while (before := study.teachers[chain[0]].after) is not None:
@@ -161,7 +164,7 @@ def _pretrainings(study: Study, member: Member, p: int) -> Iterator[tuple[str, P
     for name in chain:
         one, is_end = study.teachers[name], name == member.teacher
         other = one.control if is_end and member.control == SHUFFLED else None
-        init = member.init if is_end else f"{name}.{member.start}" if several else name
+        init = member.init if is_end else _named(study, member.start, name)
         place = _place(init, p, many)
         yield (
             place,
@@ -253,7 +256,7 @@ def verdicts(
         row["p_holm"] = p
         row["pays"] = not row["unbeaten"] and p is not None and p < 1 - level
     found = []
-    for start in dict.fromkeys(one.start for one in ring):
+    for start in dict.fromkeys(one.start for one in ring if one.is_teacher):
         for fraction, tuning in cells:
             own = [row for row in rows if (row["start"], row["fraction"], row["tuning"]) == (start, fraction, tuning)]
             paying = [row for row in own if row["pays"] and row["value"] is not None]

@@ -29,6 +29,7 @@ from vistruct.study.questions import question_jobs
 from vistruct.study.results import chosen_metric, results_of
 from vistruct.study.ring import Member, expanded, members
 from vistruct.study.study import Study, read_study, study_to_yaml
+from vistruct.study.trial import INDEX
 
 
 def run_study(
@@ -96,7 +97,7 @@ def _run(
     ready = study.with_weights(places)
     plan = plan_trials(ready, make)
     metric = chosen_metric(study, plan.trials[0].run)
-    fingerprints, weights = data_fingerprints(plan.trials, out / "index"), weight_digests(ready)
+    fingerprints, weights = data_fingerprints(plan.trials, out / INDEX), weight_digests(ready)
     jobs = study_jobs(ready, plan, out, fingerprints, metric, train=train, robust=robust)
     results = pretrained | run([*jobs, *probe_jobs(study, plan, weights), *question_jobs(ready, weights)])
     found = results_of(study, plan, results, out, fingerprints, places, ring=ring)

@@ -18,6 +18,7 @@ from vistruct.runs import train_and_report
 from vistruct.study.workers import Report
 
 COST = "cost.json"
+INDEX = "index"  # in the study's directory
 
 
 def train_and_measure(
@@ -45,7 +46,12 @@ def train_and_measure(
     # Killed between training and handing over: what is left to do is reading.
     if not (place / COST).exists():
         began = time.monotonic()
-        train_and_report(resolved, place, on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"))
+        train_and_report(
+            resolved,
+            place,
+            on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"),
+            index=index_of(place),
+        )
         cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.only.batch)
         write_json(place / COST, cost)
     # Nobody goes on from here, and they are most of what a run takes on disk.
@@ -54,6 +60,15 @@ def train_and_measure(
     if not numbers:
         raise UserError("the run has measured nothing", where=place, fix="give it an evaluation")
     return {"run": str(place), "numbers": numbers, "cost": read_record(place / COST, dict[str, float | None])}
+
+
+def index_of(place: Path) -> Path:
+    """What the runs of a study find out about their data, once for all of them.
+
+    Args:
+        place: a run's directory, in `runs/` or `pretrained/`.
+    """
+    return place.parents[1] / INDEX
 
 
 def corrupted(*, of: str, metric: str, results: Mapping[str, Any], report: Report) -> dict[str, Any]:

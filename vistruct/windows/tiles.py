@@ -112,6 +112,8 @@ def _shown(places: np.ndarray, whole: np.ndarray, all_windows: list[Window]) -> 
         places: float[N, 4, 2], corners of the objects.
         whole: float64[N], their areas.
     """
+    if not len(places):
+        return [(np.zeros(0, np.int64), whole)] * len(all_windows)
     low, high = places.min(axis=1), places.max(axis=1)  # [N, 2]
     edges = np.array(all_windows)  # [W, 4]
     meets = (low < edges[:, None, 2:]).all(axis=2) & (high > edges[:, None, :2]).all(axis=2)  # [W, N]

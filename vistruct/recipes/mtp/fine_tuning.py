@@ -19,8 +19,10 @@ from typing import Any, Literal, Protocol
 
 from vistruct.backbones.intern_image import SIZES, InternImageConfig
 from vistruct.backbones.vit_rvsa import MTP_B, MTP_L, VitRvsaConfig
+from vistruct.checkpoint.catalogue.find import entry_of
 from vistruct.checkpoint.mtp_decoders import PARTS
 from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream
+from vistruct.errors import UserError
 from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
 from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
@@ -34,6 +36,13 @@ Model = Literal["rvsa_b", "rvsa_l", "intern_xl"]
 Maps = Literal["last", "blocks", "pyramid", "branches"]  # of a ViT; InternImage always gives its four
 
 RVSA = {"rvsa_b": MTP_B, "rvsa_l": MTP_L}
+NAMED: dict[str, Model] = {
+    "mtp-b": "rvsa_b",
+    "mtp-l": "rvsa_l",
+    "mtp-xl": "intern_xl",
+    "mae-b": "rvsa_b",
+    "mae-l": "rvsa_l",
+}
 RATES: dict[Model, float] = {"rvsa_b": 6e-5, "rvsa_l": 6e-5, "intern_xl": 2e-5}  # of classes and pixels
 BOX_RATES: dict[Model, float] = {"rvsa_b": 1e-4, "rvsa_l": 1e-4, "intern_xl": 1e-4}
 LAYER_DECAY: dict[Model, float] = {"rvsa_b": 0.9, "rvsa_l": 0.9, "intern_xl": 0.94}
@@ -66,7 +75,7 @@ def recipe_for(own: Downstream) -> Callable[..., Run]:
     def recipe(
         *,
         data: Path,  # folder of the data set
-        model: Model = "rvsa_b",  # ViT-B or ViT-L with RVSA, InternImage-XL
+        model: Model | None = None,  # ViT-B or ViT-L with RVSA, InternImage-XL; None: of backbone's name, or rvsa_b
         backbone: Path | None = None,  # MTP's, MAE's or InternImage's weights, a run or a backbone directory
         start: Path | None = None,  # to begin with the decoder too: a pretraining run's model/NAME, or its *_model.pth
         split: str = own.split,
@@ -77,6 +86,7 @@ def recipe_for(own: Downstream) -> Callable[..., Run]:
         as_published: bool = False,  # InternImage's layers all at one rate
     ) -> Run:
         """The published fine-tuning."""
+        model = model_of(model, backbone)
         train, evals = own.data(data, split, size)
         decay = 1.0 if as_published and model == "intern_xl" else LAYER_DECAY[model]
         return Run(
@@ -94,6 +104,24 @@ def recipe_for(own: Downstream) -> Callable[..., Run]:
         )
 
     return recipe
+
+
+def model_of(model: Model | None, backbone: Path | None) -> Model:
+    """The model that is asked for, or that public weights with a name are of; else the first.
+
+    Raises:
+        UserError: both are said, and they are not the same; the name is of none of the three.
+    """
+    entry = None if backbone is None else entry_of(backbone)
+    if entry is None:
+        return model or "rvsa_b"
+    if entry.name not in NAMED:
+        fix = f"--backbone {', '.join(NAMED)}; any other backbone: vistruct train detect, oriented, segment, ..."
+        raise UserError(f"{entry.name} is none of MTP's three backbones", where=f"--backbone {entry.name}", fix=fix)
+    if model is not None and model != NAMED[entry.name]:
+        what = f"{entry.name} is for --model {NAMED[entry.name]}, not {model}"
+        raise UserError(what, where=f"--model {model}", fix="leave --model out")
+    return NAMED[entry.name]
 
 
 def _begun(task: Any, start: Path | None) -> Part:

@@ -36,7 +36,7 @@ from vistruct.errors import UserError, closest
 from vistruct.metrics.coco import CocoMasksConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.metrics.pixels import PixelsConfig
-from vistruct.recipes.mtp.fine_tuning import LAYER_DECAY, RATES, Model, small_parts
+from vistruct.recipes.mtp.fine_tuning import LAYER_DECAY, RATES, Model, model_of, small_parts
 from vistruct.recipes.mtp.fine_tuning import backbone as backbone_of
 from vistruct.recipes.options import convert
 from vistruct.samples.made_scenes import samrs_folder
@@ -58,7 +58,7 @@ def recipe(
     split: str | None = None,  # part of each data set to train on, where it holds several; None: the only one
     val_split: str | None = None,  # part to measure on, of --val, or of --data where there is none
     tasks: tuple[TaskName, ...] = ("ss", "is", "rd"),  # pixels, masks, oriented boxes: any of them
-    model: Model = "rvsa_b",
+    model: Model | None = None,  # None: that of the name of backbone, or rvsa_b
     backbone: Path | None = None,  # MAE's or InternImage's weights, a run or a backbone directory; None: random weights
     size: int | None = None,  # pixels of a crop, both sides; None: 224 for rvsa_b, else 448
     tile: int | None = None,  # pixels of windows that large images are cut into before; None: images whole
@@ -74,7 +74,7 @@ def recipe(
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """One backbone, up to three tasks, any number of data sets, all in every step."""
-    sets = _paths(data, "--data")
+    sets, model = _paths(data, "--data"), model_of(model, backbone)
     if size is None:
         size = 224 if model == "rvsa_b" else 448
     if size < 1:

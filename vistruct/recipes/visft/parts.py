@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 
 from vistruct.backbones.eva_vit import EVA02_E, EVA_G, EvaVitConfig
+from vistruct.checkpoint.catalogue.find import backbone_of as named_backbone
+from vistruct.checkpoint.catalogue.find import entry_of
 from vistruct.checkpoint.load import is_ours
 from vistruct.checkpoint.weights import backbone_dir
 from vistruct.config import MAIN, AdamW, CacheMaps, Eval, Move, Part, Run, Schedule, Stream
@@ -50,7 +52,7 @@ def backbone_of(
     """The backbone's config, and mean and std of what it is shown.
 
     Args:
-        model: one of EVA's; None: that of `timm`, or of `backbone` or `start` where they are ours.
+        model: one of EVA's; None: that of `timm`, or of `backbone` or `start` where they are ours or have a name.
         start: released heads look at their backbone as published: sides that are no whole patches lose the rest.
         normalise: None: ImageNet's for EVA, as published; of others that which they were trained with.
 
@@ -59,13 +61,16 @@ def backbone_of(
     """
     if model is not None and timm is not None:
         raise UserError("--model and --timm both name a backbone", where=f"--timm {timm}", fix="leave one of them out")
+    if model is None and timm is None and backbone is not None:
+        model = _model_named(backbone)
     if model is None and timm is None:
         known = [place for place in (backbone, start) if place is not None]
         if not known:
             what = "a head is to learn to read a backbone, and none is named"
             fix = "--model eva_g --backbone eva_vit_g.pth, or --backbone runs/NAME"
             raise UserError(what, where="--backbone", fix=fix)
-        if not any(is_ours(place) or backbone_dir(place) is not None for place in known if place.is_dir()):
+        named = backbone is not None and entry_of(backbone) is not None
+        if not named and not any(is_ours(p) or backbone_dir(p) is not None for p in known if p.is_dir()):
             what = "a file of weights, and of which backbone is not said"
             raise UserError(what, where=known[0], fix="--model eva_g, --model eva02_e or --timm NAME")
     if backbone is None and (start is None or start.is_file()):
@@ -82,6 +87,15 @@ def backbone_of(
     if normalise == "imagenet" or (model is not None and not stays):
         return parts, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return parts, mean_std
+
+
+def _model_named(backbone: Path) -> Model | None:
+    """Which of EVA's models public weights with a name are of; None: of another, or they have none."""
+    entry = entry_of(backbone)
+    if entry is None or entry.backbone["kind"] != "eva_vit":
+        return None
+    width = named_backbone(entry).width
+    return next(name for name, model in MODELS.items() if model.width == width)
 
 
 def stage_one(

@@ -42,6 +42,7 @@ from vistruct.errors import UserError
 from vistruct.metrics.answers import AnswersConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
+from vistruct.recipes.named import says_its_shape
 from vistruct.samples import trees
 from vistruct.samples.made_scenes import kept_by_content
 from vistruct.tasks.instruct import InstructConfig
@@ -164,7 +165,7 @@ def recipe(
     if start is not None and (parts := parts_of(start)):
         changed |= {**parts, "backbone": parts["backbone"].model_copy(update={"drop_path": DROP_PATH})}
         changed.pop("pointing", None)  # words alone are learned here
-    if timm is not None or (backbone is not None and backbone.is_dir()):
+    if timm is not None or (backbone is not None and says_its_shape(backbone)):
         shape, mean_std = architecture(backbone, timm)
         usual: Any = like.task.backbone
         changed |= {"backbone": shape.model_copy(update={"drop_path": usual.drop_path}), **mean_std}

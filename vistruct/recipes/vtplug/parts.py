@@ -30,6 +30,7 @@ from vistruct.kinds import DecoderPart, part_class
 from vistruct.metrics.grounded import GroundedConfig
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.detect import architecture
+from vistruct.recipes.named import says_its_shape
 from vistruct.recipes.visft.parts import CLIP_MEAN, CLIP_STD
 from vistruct.recipes.vitp.pretrain import SIZES, conversations, parts_of, qwen
 from vistruct.samples import trees
@@ -170,7 +171,7 @@ def stage(
     changed: dict[str, Any] = {}
     if start is not None:
         changed |= parts_of(start)
-    if backbone is not None and backbone.is_dir():
+    if backbone is not None and says_its_shape(backbone):
         shape, mean_std = architecture(backbone)
         changed |= {"backbone": shape, **mean_std}
     if language is not None:
