@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_run_study import TOYS, Heard, Text
 from toy_study import recipe
 
-from vistruct.cli.study import with_teachers
+from vistruct.cli.study import resolve, with_teachers
 from vistruct.config import with_values
 from vistruct.errors import UserError
 from vistruct.recipes import detect
 from vistruct.samples import trees
+from vistruct.study.finished import written_out
+from vistruct.study.pace import Pace
 from vistruct.study.pretraining import keeps_statistics, pace_jobs, pretraining_jobs, samples_of_a_step
 from vistruct.study.results import by_pretraining
 from vistruct.study.ring import Member, controls, expanded, members, pairs, verdicts
@@ -66,7 +71,7 @@ def test_a_start_may_be_compared_as_it_is(tmp_path):
     study = ring(teachers=alone, starts=starts)
     found = expanded(study)
     assert list(found.inits) == ["random", "labels", "asked", "labels.shuffled", "asked.shuffled", "net"]
-    assert found.pairs[0] == ("net", "random")
+    assert found.pairs[-1] == ("net", "random")
     assert found.pretrain["asked"].start == "aligned"
 
 
@@ -121,14 +126,25 @@ def test_the_steps_are_those_that_fill_the_budget(tmp_path):
     assert run["steps"] == 33  # two tasks learn from the same samples
     assert run["seed"] == 0
     timed = study.model_copy(update={"budget": Budget(seconds=10.0)})
-    (pace,), keys = pace_jobs(expanded(timed))
-    (key,) = keys
-    assert pace.arguments["run"]["init"] is None
-    assert pace.arguments["run"]["schedule"]["warmup_steps"] == 0  # a warm-up of the whole is longer than these few
-    jobs, _ = pretraining_jobs(expanded(timed), tmp_path, {key: 0.5})
+    ((name, job),) = pace_jobs(expanded(timed)).items()
+    assert (name, job.name) == ("labels", "pace-labels")
+    assert job.arguments["run"]["init"] is None
+    jobs, _ = pretraining_jobs(expanded(timed), tmp_path, {name: pace_of(0.5)})
     assert jobs[-1].arguments["run"]["steps"] == 20
     with pytest.raises(UserError, match="not one step of labels, which takes 20 seconds"):
-        pretraining_jobs(expanded(timed), tmp_path, {key: 20.0})
+        pretraining_jobs(expanded(timed), tmp_path, {name: pace_of(20.0)})
+
+
+def pace_of(seconds: float) -> Pace:
+    return Pace(phases={"": {"": seconds}}, samples={}, a_map=0.0, seconds=1.0)
+
+
+def test_repetitions_and_controls_have_the_pace_of_their_teacher():
+    study = expanded(ring(budget={"seconds": 8.0}, pretrain_seeds=2))
+    paced = {name: one.paced_as for name, one in study.pretrain.items() if one.budget is not None}
+    assert paced["labels.1"] == paced["labels.shuffled.0"] == paced["labels.0"] == "labels.0"
+    assert paced["asked.shuffled.1"] == "asked.0"
+    assert paced["aligned.1"] == "aligned.0"
 
 
 def test_a_teacher_that_cannot_be_run_is_named_before_anything_is_written(tmp_path):
@@ -194,13 +210,7 @@ def toys(tmp_path_factory) -> tuple[Path, dict]:
     """A ring of the toys' recipe: its own teacher, one that comes after a step, and a control."""
     out = tmp_path_factory.mktemp("ring") / "study"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "vistruct.study.pretraining.find", lambda name: type("toys", (), {"recipe": staticmethod(recipe)})
-        )
-        patch.setattr("vistruct.study.runner.run_jobs", here)
-        patch.setattr("vistruct.study.pretraining.train_and_report", plain)
-        for name in ("draw_first_batch", "draw_predictions", "write_run_report"):  # ten times as long as the steps
-            patch.setattr(f"vistruct.runs.{name}", lambda _: None)
+        with_toys(patch)
         study = Study(
             recipe="toy",
             teachers={
@@ -215,10 +225,24 @@ def toys(tmp_path_factory) -> tuple[Path, dict]:
         return out, run_study(study, out, show=Heard(), workers=1, **TOYS)
 
 
-def plain(run, out, **_):
+def with_toys(patch: pytest.MonkeyPatch) -> None:
+    """Every recipe is the toys', and jobs run here."""
+    patch.setattr("vistruct.study.pretraining.find", lambda name: type("toys", (), {"recipe": staticmethod(recipe)}))
+    patch.setattr("vistruct.study.runner.run_jobs", here)
+    patch.setattr("vistruct.study.pretraining.train_and_report", plain)
+    for name in ("draw_first_batch", "draw_predictions", "write_run_report"):  # ten times as long as the steps
+        patch.setattr(f"vistruct.runs.{name}", lambda _: None)
+
+
+def ticking(seconds: float):
+    told = itertools.count()
+    return lambda _: next(told) * seconds
+
+
+def plain(run, out, on_step, **_):
     from vistruct.engine.train import train
 
-    train(run, out)
+    train(run, out, on_step=on_step)
 
 
 def here(jobs, out, **_) -> dict:
@@ -241,7 +265,12 @@ def test_a_ring_runs_from_its_starts_to_its_verdict(toys):
     assert len(found["trials"]) == 16
     ring = {one["init"]: one for one in found["ring"]["members"]}
     assert ring["more"]["samples"] == ring["late"]["samples"] == 80
-    assert ring["more"]["seconds"] > 0
+    assert ring["more"]["in_steps"] > 0
+    assert ring["more"]["around"] > 0
+    assert ring["more"]["asked"] is None
+    by_name = found["pretraining_seconds"]
+    parts = [by_name[f"first.{p}"]["in_steps"] + by_name[f"late.{p}"]["in_steps"] for p in (0, 1)]
+    assert ring["late"]["range"] == pytest.approx([min(parts), max(parts)])
     assert ring["random"]["samples"] is None
     by_name = {trial["name"]: trial for trial in found["trials"]}
     runs = [json.loads((out / by_name[f"full-more-1-{s}"]["run"] / "backbone" / "backbone.json").read_text())["source"]
@@ -256,6 +285,26 @@ def test_a_ring_runs_from_its_starts_to_its_verdict(toys):
     page = Text((out / "report.html").read_text())
     assert "Which teacher pays" in page.text
     assert "80 samples for each teacher" in page.text
+
+
+@pytest.mark.parametrize(("takes", "is_off"), [(0.05, False), (0.065, True)])
+def test_seconds_asked_and_spent_stand_beside_each_other_and_a_gap_is_said(takes, is_off, tmp_path, monkeypatch):
+    with_toys(monkeypatch)
+    monkeypatch.setattr("vistruct.study.pace.compute_seconds", ticking(0.05))  # a step is one tick
+    monkeypatch.setattr("vistruct.engine.train.compute_seconds", ticking(takes))
+    teachers = {"more": {"recipe": "toy", "control": {"lr": 1e-6}}}
+    study = Study(recipe="toy", teachers=teachers, budget={"seconds": 1.0}, seeds=2)
+    found = run_study(study, tmp_path / "study", show=Heard(), workers=1, **TOYS)
+    (one,) = [member for member in found["ring"]["members"] if member["init"] == "more"]
+    assert one["asked"] == 1.0
+    assert one["in_steps"] == pytest.approx(20 * takes)  # by the clock of the pace 20 steps fill a second
+    said = [note for note in found["notes"] if "off those asked" in note]
+    assert len(said) == is_off
+    if is_off:
+        assert "more 1.3 (1 asked), more.shuffled 1.3 (1 asked)" in said[0]
+    page = Text((tmp_path / "study" / "report.html").read_text())
+    assert "1 seconds of training steps for each teacher" in page.text
+    assert ("off those asked" in page.text) == is_off
 
 
 def test_all_teachers_of_a_repetition_begin_from_the_same_weights(toys):
@@ -304,3 +353,89 @@ def test_the_command_takes_teachers_by_recipe_with_their_options(tmp_path):
     ):
         with pytest.raises(UserError, match=what):
             with_teachers(words, options, [], None, None)
+
+
+@pytest.fixture(scope="module")
+def second(toys, tmp_path_factory) -> tuple[Path, dict]:
+    """The toys' pretrainings on another task: they are classified now."""
+    out = tmp_path_factory.mktemp("second") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        with_toys(patch)
+        study = Study(recipe="toy", options={"metric": "classes"}, pretrained_by=toys[0], seeds=2)
+        return out, run_study(study, out, show=Heard(), workers=1, **TOYS)
+
+
+def chances_in(found: dict) -> list[float]:
+    return [row["p"] for verdict in found["ring"]["verdicts"] for row in verdict["teachers"]]
+
+
+def test_another_task_is_measured_on_the_same_pretrainings(toys, second):
+    (first, before), (out, found) = toys, second
+    assert found["metric"] == "val/AP"
+    assert not (out / "pretrained").exists()
+    for name, place in found["pretrained"].items():
+        assert (out / place).resolve() == (first / before["pretrained"][name]).resolve()
+    assert found["pretraining_seconds"] == before["pretraining_seconds"]
+    assert [one["init"] for one in found["ring"]["members"]] == [one["init"] for one in before["ring"]["members"]]
+    run = out / next(trial["run"] for trial in found["trials"] if trial["name"] == "full-more-1-1")
+    begun = json.loads((run / "backbone" / "backbone.json").read_text())["source"]["started_from"]
+    assert Path(begun).name == Path(before["pretrained"]["more.1"]).name
+    assert read_study(out / "study.yaml").teachers == {}
+    page = Text((out / "report.html").read_text())
+    assert "which measured them by val/loss of toy: nothing was pretrained for this one" in page.text
+    assert "and for 2 tests of the study before it" in page.text
+
+
+def test_verdicts_are_corrected_for_the_chances_in_both_studies(toys, second):
+    own, before = chances_in(second[1]), chances_in(toys[1])
+    assert second[1]["pretrained_by"]["tests"] == before
+    corrected = [row["p_holm"] for verdict in second[1]["ring"]["verdicts"] for row in verdict["teachers"]]
+    p = np.array([*own, *before])
+    by_rank = np.maximum.accumulate(np.minimum(1, np.sort(p) * np.arange(len(p), 0, -1)))  # Holm's definition
+    assert corrected == pytest.approx(by_rank[p.argsort().argsort()][: len(own)].tolist())
+
+
+def test_a_study_of_the_second_study_has_the_pretrainings_of_the_first(toys, second, monkeypatch):
+    with_toys(monkeypatch)
+    written = written_out(Study(recipe="toy", pretrained_by=second[0], seeds=2))
+    assert written.study.pretrain == written_out(read_study(toys[0] / "study.yaml")).study.pretrain
+    assert written.before.places["late.1"] == (toys[0] / toys[1]["pretrained"]["late.1"]).resolve()
+    assert written.before.as_json(toys[0])["tests"] == [*chances_in(second[1]), *chances_in(toys[1])]
+
+
+def test_pretrainings_that_are_not_there_or_have_changed_are_refused(toys, tmp_path, monkeypatch):
+    with_toys(monkeypatch)
+
+    def refused(folder: Path, what: str, **more) -> None:
+        with pytest.raises(UserError, match=what):
+            written_out(Study.model_validate({"recipe": "toy", "pretrained_by": folder, "seeds": 2, **more}))
+
+    refused(tmp_path, "no study is here")
+    refused(
+        toys[0], "takes teachers, budget from the study of", teachers={"a": {"recipe": "toy"}}, budget={"samples": 8}
+    )
+    refused(toys[0], "2 pretrainings of each kind, and trials of 1 seeds", seeds=1)
+    copy = tmp_path / "copy"
+    shutil.copytree(toys[0], copy, ignore=shutil.ignore_patterns("runs", "jobs", "index"))
+    written_out(Study(recipe="toy", pretrained_by=copy, seeds=2))  # as a whole it may be moved
+    plan = (copy / "study.yaml").read_text()
+    (copy / "study.yaml").write_text(plan.replace("samples: 80", "samples: 88"))
+    refused(copy, "its study.yaml has changed since .budget, pretrain.: what is there")
+    (copy / "study.yaml").write_text(plan)
+    weights = copy / toys[1]["pretrained"]["more.1"] / "backbone" / "backbone.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    refused(copy, "the pretraining 'more.1' is not there any more, or not as it was")
+    (copy / "study.json").unlink()
+    refused(copy, "has not ended")
+    plain_study = tmp_path / "plain"
+    plain_study.mkdir()
+    (plain_study / "study.yaml").write_text(study_to_yaml(Study(recipe="toy", inits={"random": "random"})))
+    (plain_study / "study.json").write_text("{}")
+    refused(plain_study, "has pretrained nothing")
+
+
+def test_the_command_names_the_study_that_pretrained(tmp_path):
+    study = resolve("segment", None, ["--data", str(tmp_path)], {"pretrained_by": str(tmp_path)})
+    assert (study.pretrained_by, study.inits) == (tmp_path, {})
+    with pytest.raises(UserError, match="takes inits from"):
+        written_out(study.model_copy(update={"inits": {"random": "random"}}))

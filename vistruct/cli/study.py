@@ -28,7 +28,7 @@ OWN = (
         "--set",
         "--out",
     ),
-    *("--teacher", "--teacher-option", "--from", "--budget", "--pretrain-seeds"),
+    *("--teacher", "--teacher-option", "--from", "--budget", "--pretrain-seeds", "--pretrained-by"),
     *("--workers", "--threads", "--robust", "--dry-run", "--json"),
 )
 
@@ -72,6 +72,12 @@ def command(
     ] = None,
     pretrain_seeds: Annotated[
         int | None, typer.Option(min=1, help="Repetitions of each teacher's pretraining; 1 unless told.")
+    ] = None,
+    pretrained_by: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="STUDY", help="Directory of a study that has ended: its pretrainings, measured on this recipe."
+        ),
     ] = None,
     lora: Annotated[
         list[str] | None,
@@ -118,6 +124,8 @@ def command(
     vistruct study detect --data train.json --val val.json --teacher masked --teacher-option masked.data=images/
     --teacher labels --teacher-option labels.data=train.json --from random --budget samples=20000 --pretrain-seeds 3
 
+    vistruct study segment --data fields --split train --val-split val --pretrained-by runs/study --out runs/fields
+
     Options of the recipe itself pass through; study.yaml, study.json and report.html are in --out.
     """
     if help:
@@ -129,6 +137,7 @@ def command(
     given: dict[str, Any] = {
         **taught,
         "inits": None if not init else inits(init),
+        "pretrained_by": None if pretrained_by is None else str(pretrained_by),
         "fractions": fraction or None,
         "seeds": seeds,
         "tune": tune or None,
@@ -178,7 +187,7 @@ def resolve(recipe: str | None, config: Path | None, options: Sequence[str], giv
     else:
         parsed = parse(find(recipe).recipe, options, OWN)
         plain = {name: as_plain(value) for name, value in parsed.items()}
-        alone = {} if "teachers" in given else {"inits": {"random": "random"}}
+        alone = {} if {"teachers", "pretrained_by"} & given.keys() else {"inits": {"random": "random"}}
         values = {"recipe": recipe, "options": plain, **alone, **given}
     try:
         return Study.model_validate(values)
@@ -326,17 +335,18 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _describe(study: Study, out: Path, *, json: bool) -> None:
+    from vistruct.study.finished import written_out
     from vistruct.study.plan import plan_trials, study_jobs
-    from vistruct.study.pretraining import pretraining_jobs, starts_with_statistics
+    from vistruct.study.pretraining import pretraining_jobs
     from vistruct.study.results import chosen_metric
-    from vistruct.study.ring import expanded
     from vistruct.study.runner import describe
     from vistruct.study.study import study_to_yaml
 
-    written = expanded(study, starts_with_statistics(study))
+    resolved = written_out(study)
+    written = resolved.study
     plan = plan_trials(written.unpretrained)
     metric = chosen_metric(written, plan.trials[0].run)
-    first, _ = pretraining_jobs(written, out)
+    first = [] if resolved.before is not None else pretraining_jobs(written, out)[0]
     rows = describe(plan, [*first, *study_jobs(written.unpretrained, plan, out, {}, metric)], out)
     if json:
         names = ("name", "steps", "samples", "lr", "state")
@@ -347,6 +357,12 @@ def _describe(study: Study, out: Path, *, json: bool) -> None:
     samples = sum(one.run.steps * one.run.only.batch for one in plan.trials)
     table(["trial", "steps", "samples", "rate", "state"], rows)
     note(f"{len(plan.trials)} trials, {samples:,} training samples; compared by {metric}")
+    if resolved.before is not None:
+        note(f"pretrainings: the {len(resolved.before.places)} of {study.pretrained_by}, which are there")
+    elif written.budget is not None and written.budget.seconds is not None:
+        note(
+            "steps of pretrainings are those of their recipes here: how many fill the seconds is timed before they run"
+        )
     for line in plan.notes:
         note(line)
 

@@ -38,6 +38,7 @@ from vistruct.contracts.parts import (
     Watching,
     Weights,
 )
+from vistruct.contracts.phases import Phase, Phased
 from vistruct.contracts.predictions import (
     AnswerPrediction,
     BoxPrediction,

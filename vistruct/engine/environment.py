@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import metadata
@@ -38,6 +39,15 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def compute_seconds(device: torch.device) -> float:
+    """A clock of what a run computes: on an accelerator the time, once all that was asked of it is done; else what the
+    processor has spent on all threads of this process."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
 
 
 def describe(device: torch.device, world: int = 1) -> dict[str, Any]:

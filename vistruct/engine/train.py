@@ -22,6 +22,7 @@ from vistruct.data.loading.streams import JointCollator, Streams, learners, seed
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
+from vistruct.engine.environment import compute_seconds
 from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched
 from vistruct.engine.kept_maps import Shown, announce
 from vistruct.engine.log import RunLog
@@ -57,7 +58,8 @@ def train(
 
     Args:
         progress: a bar of a larger job to show the steps in; the run's words then go to train.log alone.
-        on_step: told of each step done, with its metrics.
+        on_step: told of each step done, with its metrics and `compute_seconds`: what it and its data took of the
+            processor, or of the accelerator (`environment.compute_seconds`).
 
     Returns:
         `out_dir`, with `model/` and `backbone/` in it.
@@ -126,7 +128,9 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
     with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
         while state.step < run.steps and not stopping:
+            began = compute_seconds(state.device)
             metrics = train_step(state, next(batches))
+            spent = compute_seconds(state.device) - began
             show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
             if state.step == first + 1:
                 tell_unused(state, log.say)
@@ -134,7 +138,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             if state.step in run.snapshots:  # before any checkpoint that a run could go on from behind it
                 log.say(f"adapters after step {state.step:,}: {write_snapshot(state)}")
             if on_step is not None:
-                on_step(state.step, metrics)
+                on_step(state.step, {**metrics, "compute_seconds": spent})
 
             line: dict[str, float] = {}
             if due(state.step, run.log_every, last=run.steps):

@@ -308,6 +308,11 @@ def init_digest(source: Path | None) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
+def weights_there(places: Mapping[str, Path]) -> dict[str, str | None]:
+    """`pretrained_weights` of study.json: what tells the weights that each pretraining has left from others."""
+    return {name: None if backbone_dir(place) is None else init_digest(place) for name, place in places.items()}
+
+
 def data_fingerprints(trials: Sequence[Trial], cache: Path) -> dict[str, str]:
     """Of the training data and of each evaluation's, read once; as the fractions have them, whole."""
     run = trials[0].run

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import statistics
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from vistruct.config import Run, Schedule, run_from_dict, with_values
+from vistruct.config import Run, run_from_dict, with_values
+from vistruct.engine.environment import compute_seconds
 from vistruct.engine.ship import ship
-from vistruct.engine.train import started, train_steps
+from vistruct.engine.train import started
 from vistruct.errors import UserError
 from vistruct.recipes import find
 from vistruct.recipes.options import options_of
 from vistruct.runs import train_and_report
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
+from vistruct.study.pace import PACE, Pace, StepTimes, check_phases, computing_device, steps_that_fill, with_all_phases
 from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
 from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
 from vistruct.study.trial import INDEX, index_of
 from vistruct.study.workers import Report
 
-PRETRAIN, BEGIN, PACE = (f"{__name__}:{name}" for name in ("pretrain", "begin", "pace"))
+PRETRAIN, BEGIN = (f"{__name__}:{name}" for name in ("pretrain", "begin"))
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-PACE_STEPS = 12  # of which the first, with all that is made once, does not count
 PLANNED = "planned"  # below a run's directory, where nothing lies
 
 
 def pretraining_jobs(
-    study: Study, out: Path, paces: Mapping[str, float] = MappingProxyType({})
+    study: Study, out: Path, paces: Mapping[str, Pace] = MappingProxyType({})
 ) -> tuple[list[Job], dict[str, Path]]:
     """The jobs, and by name where each run will be.
 
     Args:
         study: its teachers written out.
         out: the study's directory.
-        paces: seconds of a step by `pace_of`, of those whose budget is in seconds; one that is missing has the steps of
-            its recipe.
+        paces: of those whose budget is in seconds, by their names; one that is missing has the steps of its recipe.
 
     Raises:
         UserError: an unknown recipe or option, data that cannot be read, a budget that is not one step.
@@ -56,7 +51,7 @@ def pretraining_jobs(
     fingerprints: dict[str, str] = {}
     cache = out / INDEX if out.exists() else None  # a dry run leaves nothing behind
     for name, one in study.pretrain.items():
-        run = runs[name] = _run(one, places, runs, paces)
+        run = runs[name] = _run(one, places, runs, paces.get(name))
         data = {}
         for key, stream in {} if one.is_begun_only else run.streams.items():
             read = stream.data.model_dump_json()  # repetitions of a teacher read the same
@@ -88,43 +83,30 @@ def check_pretrainings(study: Study) -> None:
     runs: dict[str, Run] = {}
     for name, one in study.pretrain.items():
         try:
-            runs[name] = _run(one, {start: Path(start) for start in runs}, runs, {})
+            runs[name] = _run(one, {start: Path(start) for start in runs}, runs)
         except UserError as error:
             where = f"{one.recipe}, the pretraining {name}" + (f": {error.where}" if error.where else "")
             taught = " (an option of a teacher: --teacher-option NAME.OPTION=VALUE)" if study.starts else ""
             raise UserError(error.what, where=where, fix=f"{error.fix}{taught}") from error
 
 
-def pace_jobs(study: Study) -> tuple[list[Job], dict[str, str]]:
-    """Jobs that measure how long a step takes, of those whose budget is in seconds; and by its key the name of each.
+def pace_jobs(study: Study) -> dict[str, Job]:
+    """Jobs that time the steps of those whose budget is in seconds, by the names of the pretrainings that they are for.
 
-    What differs in its seed or answers alone has the same pace, and is measured once, from random weights.
+    Args:
+        study: its teachers written out.
     """
-    jobs, runs, asked = dict[str, Job](), dict[str, Run](), dict[str, str]()
-    if all(one.budget is None or one.budget.seconds is None for one in study.pretrain.values()):
-        return [], {}
+    jobs, runs = dict[str, Job](), dict[str, Run]()
+    asked = {name: one for name, one in study.pretrain.items() if one.budget is not None and one.budget.seconds}
+    if not asked:
+        return {}
     for name, one in study.pretrain.items():
-        run = runs[name] = _run(one, {start: Path(start) for start in runs}, runs, {})
-        if one.budget is None or one.budget.seconds is None:
-            continue
-        key = pace_of(run)
-        bare = {n: s.model_copy(update={"start": None}) for n, s in run.streams.items()}
-        steps = min(run.steps, PACE_STEPS)
-        plain = {"schedule": Schedule(shape="constant"), "snapshots": (), "evals": {}}
-        short = with_values(run, streams=bare, init=None, steps=steps, seed=0, workers=0, **plain)
-        job = Job(name=f"pace-{key}", call=PACE, arguments={"run": short.model_dump(mode="json")}, cost=PACE_STEPS)
-        jobs.setdefault(job.name, job)
-        asked[key] = job.name
-    return list(jobs.values()), asked
-
-
-def pace_of(run: Run) -> str:
-    """What decides how long a step takes, as a key."""
-    parts = {
-        name: [stream.task.model_dump(mode="json"), stream.batch, type(stream.data).__name__]
-        for name, stream in run.streams.items()
-    }
-    return digest_of({"streams": parts, "move": [move.model_dump(mode="json") for move in run.move]})
+        run = runs[name] = _run(one, {start: Path(start) for start in runs}, runs)
+        if name in asked and one.paced_as in (None, name):
+            bare = {n: s.model_copy(update={"start": None}) for n, s in run.streams.items()}
+            timed = with_all_phases(with_values(run, streams=bare, init=None))
+            jobs[name] = Job(name=f"pace-{name}", call=PACE, arguments={"run": timed.model_dump(mode="json")})
+    return {name: jobs[one.paced_as or name] for name, one in asked.items()}
 
 
 def begun_with(run: Run) -> Path | None:
@@ -146,18 +128,27 @@ def starts_with_statistics(study: Study) -> list[str]:
         return []
     plain = expanded(study)
     begun = {name: plain.pretrain[begun_at(study, name, 0)] for name in plain.starts}
-    return [name for name, one in begun.items() if keeps_statistics(_run(one, {}, {}, {}))]
+    return [name for name, one in begun.items() if keeps_statistics(_run(one, {}, {}))]
 
 
-def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], paces: Mapping[str, float]) -> Run:
+def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], pace: Pace | None = None) -> Run:
     """A pretraining as a run: that of its recipe, with its seed, the steps that its budget allows, its truth shuffled.
 
+    Args:
+        pace: what its steps take; None: not timed yet, and a budget in seconds has the steps of the recipe.
+
     Raises:
-        UserError: as `_made`; a recipe whose steps cannot be told, a budget of less than one step.
+        UserError: as `_made`; a recipe whose steps cannot be told, a budget of less than one step or without its last
+            phase.
     """
     run = _made(one, places, runs, {})
     if one.budget is not None:
-        run = _made(one, places, runs, {"steps": _steps(one, run, paces)})
+        steps = _steps(one, run, pace, lambda many: _made(one, places, runs, {"steps": many}))
+        if steps is not None:
+            run = _made(one, places, runs, {"steps": steps})
+            check_phases(run, one.budget.line)
+        if one.budget.seconds is not None and not torch.cuda.is_available():
+            run = with_values(run, workers=0)  # the same batches, and all of their processor's time is counted
     if one.seed is not None:
         run = with_values(run, seed=one.seed)
     if one.is_shuffled:
@@ -166,7 +157,8 @@ def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], 
     return run
 
 
-def _steps(one: Pretraining, run: Run, paces: Mapping[str, float]) -> int:
+def _steps(one: Pretraining, run: Run, pace: Pace | None, make: Callable[[int], Run]) -> int | None:
+    """That fill a budget; None: not known yet."""
     budget = one.budget
     assert budget is not None
     if "steps" not in options_of(find(one.recipe).recipe):
@@ -175,11 +167,11 @@ def _steps(one: Pretraining, run: Run, paces: Mapping[str, float]) -> int:
     if budget.samples is not None:
         each, unit = samples_of_a_step(run), "samples"
         steps = budget.samples // each
+    elif pace is None:
+        return None
     else:
-        each, unit = paces.get(pace_of(run), math.nan), "seconds"
-        if math.isnan(each):  # not measured yet
-            return run.steps
-        steps = int((budget.seconds or 0) / each)
+        each, unit = pace.seconds_of(make(1)), "seconds"
+        steps = steps_that_fill(budget.seconds or 0, make, pace)
     if steps < 1:
         what = f"{budget.line} are not one step of {one.recipe}, which takes {each:.4g} {unit}"
         raise UserError(what, where="budget", fix="a larger budget, or a smaller batch (teachers.NAME.options.batch)")
@@ -254,30 +246,7 @@ def begin(
     """Leave what a run would begin with, as if it had ended before its first step."""
     with started(run_from_dict(run, directory), Path(directory), index=index_of(Path(directory))) as training:
         ship(training.state)
-    return {"run": directory, "seconds": None}
-
-
-def pace(*, run: dict[str, Any], results: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """How long a step takes: `seconds` of the processor, or of an accelerator; the median of a few."""
-    told: list[float] = []
-    with TemporaryDirectory() as folder:
-        resolved = run_from_dict(run, "pace")
-
-        def note(step: int, _: dict[str, float]) -> None:
-            told.append(_clock())
-            report(step, resolved.steps, "how long a step takes")
-
-        with started(resolved, Path(folder) / "run") as training:
-            train_steps(training, note)
-    spent = [after - before for before, after in itertools.pairwise(told)]
-    return {"seconds": statistics.median(spent)}
-
-
-def _clock() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+    return {"run": directory, "seconds": None, "step_seconds": None, "keeps_maps": False}
 
 
 def pretrain(
@@ -292,16 +261,23 @@ def pretrain(
     """Train a run, or go on with it; `data` and `weights` are fingerprints, so that with others the job is another one.
 
     Returns:
-        `run` the directory, and `seconds` of the processor from start to report; None where a part of it was done
-        before or by other processes.
+        `run` the directory; `seconds` of the processor or the accelerator from start to report, None where a part of it
+        was done before; `step_seconds` of its steps alone; both None where other processes did a part; `keeps_maps`.
     """
-    resolved, is_new = run_from_dict(run, directory), not Path(directory).exists()
-    began = _clock()
-    train_and_report(
-        resolved,
-        Path(directory),
-        on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"),
-        index=index_of(Path(directory)),
-    )
-    spent = round(_clock() - began, 3)
-    return {"run": directory, "seconds": spent if is_new and not resolved.workers else None}
+    resolved, place, is_new = run_from_dict(run, directory), Path(directory), not Path(directory).exists()
+    times, device = StepTimes(place), computing_device()
+    began = compute_seconds(device)
+
+    def note(step: int, metrics: dict[str, float]) -> None:
+        times.add(step, metrics["compute_seconds"])
+        report(step, resolved.steps, f"loss {metrics['loss']:.3f}")
+
+    train_and_report(resolved, place, on_step=note, index=index_of(place))
+    spent = round(compute_seconds(device) - began, 3)
+    is_whole = device.type == "cuda" or not resolved.workers
+    return {
+        "run": directory,
+        "seconds": spent if is_new and is_whole else None,
+        "step_seconds": times.total(resolved.steps) if is_whole else None,
+        "keeps_maps": resolved.cache_maps is not None,
+    }

@@ -258,7 +258,12 @@ def _robustness(page: Report, found: Found) -> None:
 
 def _pretraining(page: Report, found: Found, root: Path) -> None:
     if found["pretrained"]:
-        page.text("## How they were pretrained").figure(
+        before = found["pretrained_by"]
+        told = "" if before is None else (
+            f"\n\nBy the study in `{before['study']}`, which measured them by {before['metric']} of "
+            f"`{before['recipe']}`: nothing was pretrained for this one."
+        )  # fmt: skip
+        page.text(f"## How they were pretrained{told}").figure(
             figures.pretraining_losses(found, root),
             "Loss of each pretraining, as moving averages. Where answers are hidden from each other or visual tokens "
             "are dropped it stays high; shuffled answers can only teach how often each answer occurs.",

@@ -16,9 +16,13 @@ few_labels  null, or: what (the objects are), values (kind of probe -> number of
             gains (kind, labels, init, against, before, after, and as above, paired by draw)
 questions   null, or: about -> init, and `untrained` -> figures of metrics.answers
 pretrained  directory of each pretraining's run
-pretraining_seconds  of the processor, of each; null: not known
-ring        null, or: budget (in words; null: each recipe's own steps), members (init, start, teacher, control, samples,
-            seconds: of one pretraining with what leads to it), verdicts (as study.ring gives them)
+pretrained_weights  of each what tells its weights from others; null: it has left no backbone
+pretrained_by  null, or the study whose pretrainings these are: study (its directory), recipe, metric, tests (chances by
+            luck of its verdicts and of those before it, for which the verdicts here are corrected too)
+pretraining_seconds  of each, of the processor or the accelerator: asked, in_steps, around (null: not known), keeps_maps
+ring        null, or: budget (in words; null: each recipe's own steps), timing (seconds of timing steps; null: none),
+            members (init, start, teacher, control, samples; of one pretraining with what leads to it, as study.spent
+            gives them: asked, in_steps, around, range), verdicts (as study.ring gives them)
 robustness  by trial: what study.robustness gives
 notes       what is not the same for all inits, and what could not be said
 """
@@ -26,11 +30,12 @@ notes       what is not the same for all inits, and what could not be said
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,11 +43,15 @@ from vistruct.config import Eval, Run
 from vistruct.errors import UserError, closest
 from vistruct.study.few_labels import found_by_probes
 from vistruct.study.images import Measured, image_gain, read_measured
-from vistruct.study.plan import Plan, Trial
+from vistruct.study.plan import Plan, Trial, weights_there
 from vistruct.study.questions import found_by_questions
 from vistruct.study.ring import Member, chain_of, verdicts
+from vistruct.study.spent import Spent, off_budget, spent_by, spent_for
 from vistruct.study.statistics import Interval, holm, paired_gain
 from vistruct.study.study import Study
+
+if TYPE_CHECKING:
+    from vistruct.study.finished import Finished
 
 FORMAT = 1
 IMAGE_DRAWS = 2000
@@ -76,6 +85,7 @@ def results_of(
     data: Mapping[str, str],
     pretrained: Mapping[str, Path] = MappingProxyType({}),
     ring: Sequence[Member] = (),
+    before: Finished | None = None,
 ) -> dict[str, Any]:
     """All that is known of a finished study, as plain json.
 
@@ -85,6 +95,7 @@ def results_of(
         data: fingerprints by name.
         pretrained: directories of the study's own pretrainings.
         ring: the inits of a study of teachers.
+        before: the study whose pretrainings these are; None: its own.
 
     Raises:
         UserError: the metric was not measured, or is a count, of which neither more nor less is better.
@@ -99,6 +110,8 @@ def results_of(
         raise UserError("neither more nor less of it is better", where=f"metric {metric}", fix=fix)
     gains = _gains(study, plan, results, metric, higher)
     slices = _slices(study, plan, results, metric, gains)
+    spent = spent_by(study, results) if before is None else before.found["pretraining_seconds"]
+    origin = None if before is None else before.as_json(out)
     robust = {name.removeprefix("robust-"): r["robustness"] for name, r in results.items() if "robustness" in r}
     return {
         "format": FORMAT,
@@ -109,13 +122,15 @@ def results_of(
         "trials": [_trial(one, results[one.name], metric, out) for one in plan.trials],
         "gains": gains,
         "slices": slices,
-        "ring": None if not ring else _ring(study, plan, results, ring, gains, metric, higher),
-        "pretrained": {name: str(place.relative_to(out)) for name, place in pretrained.items()},
-        "pretraining_seconds": {name: results.get(f"pretrain-{name}", {}).get("seconds") for name in pretrained},
+        "ring": None if not ring else _ring(study, plan, results, ring, gains, metric, higher, spent, origin),
+        "pretrained": {name: os.path.relpath(place, out) for name, place in pretrained.items()},
+        "pretrained_weights": weights_there(pretrained),
+        "pretrained_by": origin,
+        "pretraining_seconds": spent,
         "few_labels": found_by_probes(study, results),
         "questions": found_by_questions(study, results),
         "robustness": robust,
-        "notes": [*plan.notes, *_caveats(study, gains)],
+        "notes": [*plan.notes, *off_budget(study, ring, spent), *_caveats(study, gains)],
     }
 
 
@@ -236,6 +251,8 @@ def _ring(
     gains: Sequence[Mapping[str, Any]],
     metric: str,
     higher: bool,
+    spent: Spent,
+    before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     values: dict[Any, float | None] = {}
     for init in study.inits:
@@ -244,18 +261,16 @@ def _ring(
             values[init, fraction, tuning] = mean if mean is None or higher else -mean
     told = []
     for one in ring:
-        own = [chain_of(study, source) for source in study.sources(one.init)] if one.teacher else []
-        spent = [[results[f"pretrain-{name}"]["seconds"] for name in chain] for chain in own]
-        known = [sum(chain) for chain in spent if None not in chain]
-        budgets = [study.pretrain[name].budget for name in (own[0] if own else ())]
+        chain = chain_of(study, study.source(one.init, 0)) if one.teacher else []
+        budgets = [study.pretrain[name].budget for name in chain]
         samples = [b.samples for b in budgets if b is not None and b.samples is not None]
-        told.append(
-            {**asdict(one), "samples": sum(samples) or None, "seconds": float(np.mean(known)) if known else None}
-        )
+        told.append({**asdict(one), "samples": sum(samples) or None, **spent_for(study, one, spent)})
+    timing = [result["seconds"] for name, result in results.items() if name.startswith("pace-")]
     return {
         "budget": None if study.budget is None else study.budget.line,
+        "timing": sum(timing) if timing else None,
         "members": told,
-        "verdicts": verdicts(ring, gains, study.level, values),
+        "verdicts": verdicts(ring, gains, study.level, values, () if before is None else before["tests"]),
     }
 
 

@@ -78,13 +78,13 @@ def _named(study: Study, start: str, teacher: str) -> str:
 
 def pairs(ring: Sequence[Member]) -> list[tuple[str, str]]:
     """Who is compared with whom: all with their start, teachers with their controls, starts with the first."""
-    found = [(one.init, ring[0].start) for one in ring[1:] if not one.teacher]
+    found = []
     for one in ring:
         if one.teacher:
             found.append((one.init, one.start))
         if one.is_teacher:
             found += [(one.init, other.init) for other in controls(one, ring)]
-    return found
+    return found + [(one.init, ring[0].start) for one in ring[1:] if not one.teacher]
 
 
 def controls(teacher: Member, ring: Sequence[Member]) -> list[Member]:
@@ -176,6 +176,8 @@ def _pretrainings(study: Study, member: Member, p: int) -> Iterator[tuple[str, P
                 backbone=None if last else begun,
                 seed=p,
                 budget=None if study.budget is None else study.budget.times(one.part),
+                # Of one teacher all repetitions and controls have the same steps.
+                paced_as=_place(_named(study, member.start, name), 0, many),
                 is_shuffled=other == SHUFFLED,
             ),
         )
@@ -218,7 +220,11 @@ def _check(study: Study) -> None:
 
 
 def verdicts(
-    ring: Sequence[Member], gains: Sequence[Mapping[str, Any]], level: float, values: Mapping[Any, float | None]
+    ring: Sequence[Member],
+    gains: Sequence[Mapping[str, Any]],
+    level: float,
+    values: Mapping[Any, float | None],
+    tested: Sequence[float | None] = (),
 ) -> list[dict[str, Any]]:
     """For each start, tuning mode and fraction: the teacher that pays, or none.
 
@@ -230,6 +236,7 @@ def verdicts(
         gains: of study.json.
         level: of the intervals.
         values: the mean of each (init, fraction, tuning), in the direction in which more is better.
+        tested: chances of the same kind that other studies of these pretrainings found, corrected for, too.
 
     Returns:
         start, fraction, tuning, best (the init, or None), teachers: for each that was compared its name, init, mean,
@@ -252,7 +259,7 @@ def verdicts(
                     "p": None if None in known else max(known), "unbeaten": unbeaten,
                 }
             )  # fmt: skip
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+    for row, p in zip(rows, holm([*(row["p"] for row in rows), *tested])[: len(rows)], strict=True):
         row["p_holm"] = p
         row["pays"] = not row["unbeaten"] and p is not None and p < 1 - level
     found = []

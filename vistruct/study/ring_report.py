@@ -28,19 +28,26 @@ def write_ring(page: Report, found: Found) -> None:
         "clearly better than their start and than every control, corrected for how many were looked at.",
     )
     page.table(
-        ["start", "init", *(f"{SHORT[t]}, {percent(f)}" for f, t in _cells(found)), "samples", "processor (s)"],
+        [
+            "start", "init", *(f"{SHORT[t]}, {percent(f)}" for f, t in _cells(found)),
+            "asked (s)" if _is_timed(found) else "samples", "in steps (s)", "around (s)",
+        ],
         [_row(found, one) for one in ring["members"]],
         caption=f"{found['metric'].partition('/')[2]}, mean over {_count(plan['seeds'], 'seed')} of the trials and "
-        f"{_count(many, 'pretraining')}, beside what one pretraining took.",
-    )
+        f"{_count(many, 'pretraining')}, beside what one pretraining took: seconds of the processor, or of the "
+        "accelerator, in its training steps (data, forward, backward, optimiser), and around them (reading the data's "
+        "index, evaluations, checkpoints, pictures, its report).",
+    )  # fmt: skip
     said = "the same steps of each recipe" if ring["budget"] is None else f"{ring['budget']} for each teacher"
+    timed = "" if ring["timing"] is None else f"; to time some steps of each first took {ring['timing']:.3g} s"
     page.text(
-        f"**Compute.** {said[0].upper()}{said[1:]}, steps that only lead to it included; a control takes what its "
-        "teacher takes. **Controls.** *shuffled* learns as long from the answers of other images; *normalised* takes "
-        "the same steps at a rate of nothing, so that only the statistics of its normalisation layers follow the "
+        f"**Compute.** {said[0].upper()}{said[1:]}, steps that only lead to it included; a control takes as many steps "
+        f"as its teacher{timed}. **Controls.** *shuffled* learns as long from the answers of other images; "
+        "*normalised* takes the same steps at a rate of nothing, so that only the statistics of its normalisation "
+        "layers follow the "
         f"images.{_without(found)} A teacher pays where it is clearly better than its start *and* than each of its "
         "controls; its chance of that by luck is the largest of these tests, corrected for all teachers, modes and "
-        "fractions (Holm)."
+        f"fractions{_tested(found)} (Holm)."
     )
 
 
@@ -98,6 +105,7 @@ def gains_of_teachers(found: Found) -> Figure:
             axis.axvline(0, color=AXES, linewidth=1)
             axis.set_yticks(range(len(own)), [_short(member) for member in own])
             axis.set_ylim(len(own) - 0.5, -0.5)
+            axis.locator_params(axis="x", nbins=5)
             axis.grid(axis="y", visible=False)
             several = len({other["start"] for other in shown}) > 1
             origin = f", from {one['start']}" if several else ""
@@ -130,16 +138,27 @@ def _row(found: Found, member: Mapping[str, Any]) -> list[object]:
             and trial["value"] is not None
         ]
         means.append(f"{sum(own) / len(own):.3f}" if own else "–")
-    seconds = member["seconds"]
+    asked = member["asked"] if _is_timed(found) else member["samples"]
+    took = [None if member[key] is None else f"{member[key]:.3g}" for key in ("in_steps", "around")]
     name = "no pretraining" if not member["teacher"] else _short(member)
-    return [member["start"], name, *means, member["samples"], None if seconds is None else round(seconds)]
+    return [member["start"], name, *means, asked, *took]
+
+
+def _tested(found: Found) -> str:
+    """What else than the tests of this study the verdicts are corrected for."""
+    before = found["pretrained_by"]
+    return "" if before is None else f", and for {_count(len(before['tests']), 'test')} of the study before it"
+
+
+def _is_timed(found: Found) -> bool:
+    return any(one["asked"] is not None for one in found["ring"]["members"])
 
 
 def _without(found: Found) -> str:
     """Starts that have no such control, and why."""
     ring = found["ring"]["members"]
     kept = {one["start"] for one in ring if one["control"] == "normalised"}
-    none = [one["start"] for one in ring if not one["teacher"] and one["start"] not in kept]
+    none = [start for start in dict.fromkeys(one["start"] for one in ring if one["teacher"]) if start not in kept]
     unshuffled = {
         one["teacher"]
         for one in ring

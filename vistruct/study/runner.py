@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from vistruct.files.in_use import in_use, is_empty
 from vistruct.files.owned import free
 from vistruct.study.display import Display
 from vistruct.study.few_labels import probe_jobs
+from vistruct.study.finished import Written, written_out
 from vistruct.study.jobs import Job, run_jobs
+from vistruct.study.pace import Pace
 from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs, weight_digests
 from vistruct.study.pretraining import (
     PRETRAIN,
@@ -23,11 +25,9 @@ from vistruct.study.pretraining import (
     pace_jobs,
     pretraining_jobs,
     samples_of_a_step,
-    starts_with_statistics,
 )
 from vistruct.study.questions import question_jobs
 from vistruct.study.results import chosen_metric, results_of
-from vistruct.study.ring import Member, expanded, members
 from vistruct.study.study import Study, read_study, study_to_yaml
 from vistruct.study.trial import INDEX
 
@@ -69,19 +69,19 @@ def run_study(
     def run(jobs: list[Job]) -> dict[str, dict[str, Any]]:
         return run_jobs(jobs, out, workers=min(many, len(jobs)), threads=threads, devices=devices, show=show)
 
-    kept = starts_with_statistics(study)
-    written, ring = expanded(study, kept), members(study, kept) if study.teachers else []
-    plan = plan_trials(written.unpretrained, make)  # what cannot be run or compared is refused before hours of training
-    chosen_metric(written, plan.trials[0].run)
-    check_pretrainings(written)
+    written = written_out(study)
+    # What cannot be run or compared is refused before hours of training.
+    plan = plan_trials(written.study.unpretrained, make)
+    chosen_metric(written.study, plan.trials[0].run)
+    if written.before is None:
+        check_pretrainings(written.study)
     with in_use(out, "this study is being run"):
         _enter(study, out)
-        return _run(written, ring, out, run, make, train, robust)
+        return _run(written, out, run, make, train, robust)
 
 
 def _run(
-    study: Study,
-    ring: Sequence[Member],
+    written: Written,
     out: Path,
     run: Callable[[list[Job]], Any],
     make: Callable[..., Run] | None,
@@ -90,20 +90,26 @@ def _run(
 ) -> dict[str, Any]:
     from vistruct.study.report import write_study_report
 
-    pacing, keys = pace_jobs(study)
-    measured = run(pacing) if pacing else {}
-    first, places = pretraining_jobs(study, out, {key: measured[job]["seconds"] for key, job in keys.items()})
-    pretrained = run(first) if first else {}
+    study = written.study
+    pretrained, places = _pretrained(study, out, run) if written.before is None else ({}, written.before.places)
     ready = study.with_weights(places)
     plan = plan_trials(ready, make)
     metric = chosen_metric(study, plan.trials[0].run)
     fingerprints, weights = data_fingerprints(plan.trials, out / INDEX), weight_digests(ready)
     jobs = study_jobs(ready, plan, out, fingerprints, metric, train=train, robust=robust)
     results = pretrained | run([*jobs, *probe_jobs(study, plan, weights), *question_jobs(ready, weights)])
-    found = results_of(study, plan, results, out, fingerprints, places, ring=ring)
+    found = results_of(study, plan, results, out, fingerprints, places, ring=written.ring, before=written.before)
     write_json(out / "study.json", found)
     write_study_report(out / "report.html", found, out)
     return found
+
+
+def _pretrained(study: Study, out: Path, run: Callable[[list[Job]], Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Results of the jobs that pretrain and of those that time steps for them, by name; where each run is."""
+    timing = pace_jobs(study)
+    timed = run(list({job.name: job for job in timing.values()}.values())) if timing else {}
+    first, places = pretraining_jobs(study, out, {name: Pace(**timed[job.name]) for name, job in timing.items()})
+    return timed | (run(first) if first else {}), places
 
 
 def _enter(study: Study, out: Path) -> None:

@@ -31,8 +31,8 @@ class Budget(Part):
     """How much a pretraining may take."""
 
     samples: int | None = Field(None, gt=0)  # seen in training: the steps are as many as fill this
-    # Of the processor, or of the accelerator where there is one: the steps are as many as fill it, at the pace of a few
-    # steps that were measured before.
+    # Of the processor, or of the accelerator where there is one, in the training steps, data included: they are as many
+    # as fill it by `pace.py`. What lies around them (the index of the data, evaluations, pictures) is not in it.
     seconds: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class Budget(Part):
     @property
     def line(self) -> str:
         """In words."""
-        return f"{self.samples:,} samples" if self.seconds is None else f"{self.seconds:g} seconds of the processor"
+        return f"{self.samples:,} samples" if self.seconds is None else f"{self.seconds:g} seconds of training steps"
 
 
 class Pretraining(Part):
@@ -64,6 +64,7 @@ class Pretraining(Part):
     backbone: str | None = None  # an earlier one of which it takes the backbone alone
     seed: int | None = None  # of its first weights, order and draws; None: as the recipe and `settings` say
     budget: Budget | None = None  # in place of the recipe's steps
+    paced_as: str | None = None  # the pretraining whose steps are timed for a budget in seconds; None: its own are
     is_shuffled: bool = False  # a control: every image has the truth of another
     is_begun_only: bool = False  # nothing is learned: the backbone that the recipe would begin with, written down
 
@@ -122,6 +123,9 @@ class Study(Part):
     options: dict[str, Any] = Field({})  # of the recipe, but for what the study varies: backbone, fraction, seed, lr
     settings: tuple[str, ...] = ()  # a.b=c, applied to every run
     pretrain: dict[str, Pretraining] = Field({})  # by name; those that start from another after it
+    # A study that has ended, in place of all that is said of pretrainings and inits here: what it has pretrained is
+    # measured on this one's recipe.
+    pretrained_by: Path | None = None
     # Several ways to pretrain, each from each start, at equal compute: `ring.py` makes `pretrain`, `inits` and
     # `compare` of them.
     teachers: dict[str, Teacher] = Field({})  # by name; those that come after another below it
@@ -186,7 +190,7 @@ class Study(Part):
 
     @model_validator(mode="after")
     def _known(self) -> Study:
-        if not self.inits and not self.teachers:
+        if not self.inits and not self.teachers and self.pretrained_by is None:
             raise UserError("nothing to begin with", where="study", fix="inits: {random: random}, or teachers")
         if self.pretrain_seeds > self.seeds:
             what = (

@@ -25,7 +25,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import Backbone, DataInfo, Embedded, Ratio, StepOutput, TaskTraits, TokenBackbone, Tokens
+from vistruct.contracts import (
+    Backbone,
+    DataInfo,
+    Embedded,
+    Phase,
+    Ratio,
+    StepOutput,
+    TaskTraits,
+    TokenBackbone,
+    Tokens,
+)
 from vistruct.distributed.ranks import all_reduce_sum
 from vistruct.errors import UserError
 from vistruct.heads.prototypes import PrototypesConfig
@@ -68,6 +78,13 @@ class SelfDistillConfig(Part):
     anchor_by: Literal["gram", "feature"] = "gram"  # similarities of patches among each other, or each patch's feature
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
     std: Statistics = IMAGENET_STD
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """While the heads learn alone, the student's backbone has no backward pass."""
+        if self.heads_first == 0:
+            return ()
+        return Phase(name="the heads alone", first_step=0), Phase(name="everything", first_step=self.heads_first)
 
     def build(self, info: DataInfo, assets: Path, backbone: Backbone | None = None) -> SelfDistill:
         """Build for the channels of the data; nothing is kept in `assets`.

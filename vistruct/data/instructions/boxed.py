@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vistruct.data.instructions.exchange import NOTHING, Exchange, any_class, any_place, pick
+from vistruct.data.instructions.exchange import NOTHING, Exchange, about_part, any_class, any_place, pick
 from vistruct.data.instructions.scene import Scene, overlap
 from vistruct.data.instructions.words import article, plural, several
 
@@ -111,7 +111,7 @@ def ground_all(scene: Scene, rng: np.random.Generator) -> Exchange | None:
         question=question,
         answer=answer,
         answer_class=kind,
-        about=name,
+        about=about_part(name, scene, area),
         varies=len(boxes) > 0,
     )
 

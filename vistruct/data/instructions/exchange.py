@@ -58,3 +58,16 @@ def any_place(scene: Scene, boxes: np.ndarray, rng: np.random.Generator) -> tupl
         return f"the {HALVES[half]} of the image", boxes[scene.in_half(boxes, half)], scene.half_xyxy(half)
     at = int(rng.integers(9))
     return f"the {REGIONS[at]} of the image", boxes[scene.region_of(boxes) == at], scene.region_xyxy(at)
+
+
+def about_part(name: str, scene: Scene, area: np.ndarray | None) -> str:
+    """A class and how large a part of the picture is asked about: small parts are more often empty, and a yes would be
+    guessed from the question's words for the part.
+
+    Args:
+        area: float[4], pixels, as `any_place` gives it; None: all of the picture.
+    """
+    if area is None:
+        return name
+    whole = scene.size_hw[0] * scene.size_hw[1]
+    return f"{name}, 1/{round(whole / float(np.prod(area[2:] - area[:2])))}"

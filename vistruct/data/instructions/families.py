@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from vistruct.data.instructions.boxed import CLEAR_AREA, compare_boxes, describe_box, ground_all, ground_one
-from vistruct.data.instructions.exchange import NOTHING, Exchange, Family, any_class, any_place, pick
+from vistruct.data.instructions.exchange import NOTHING, Exchange, Family, about_part, any_class, any_place, pick
 from vistruct.data.instructions.scene import HALVES, REGIONS, Scene, overlap
 from vistruct.data.instructions.words import article, plural, several
 
@@ -39,7 +39,9 @@ def presence(scene: Scene, rng: np.random.Generator) -> Exchange | None:
         rng,
     )
     answer = "yes" if there else "no"
-    return Exchange(family="presence", question=question, answer=answer, answer_class=answer, about=name)
+    return Exchange(
+        family="presence", question=question, answer=answer, answer_class=answer, about=about_part(name, scene, area)
+    )
 
 
 def count(scene: Scene, rng: np.random.Generator) -> Exchange | None:
@@ -60,7 +62,9 @@ def count(scene: Scene, rng: np.random.Generator) -> Exchange | None:
         rng,
     )
     answer = str(len(boxes))
-    return Exchange(family="count", question=question, answer=answer, answer_class=answer, about=name)
+    return Exchange(
+        family="count", question=question, answer=answer, answer_class=answer, about=about_part(name, scene, area)
+    )
 
 
 def where(scene: Scene, rng: np.random.Generator) -> Exchange | None:
