@@ -59,6 +59,7 @@ def both(data: Path, steps: int, seed: int) -> Run:
         streams[name] = stream.model_copy(update={"task": small})
     schedule = run.schedule.model_copy(update={"warmup_steps": steps // 5})
     more = {"streams": streams, "move": (Move(pattern="backbone", lr_factor=0.5),), "schedule": schedule}
+    more["eval_every"] = None
     return with_settings(run.model_copy(update=more), list(SETTINGS))
 
 

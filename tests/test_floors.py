@@ -17,6 +17,7 @@ FLOORS = [
     ("errors issues progress", "what everybody may raise, count and say"),
     ("contracts ops read_yaml", "what crosses a border, and arithmetic on it: of no model and no file"),
     ("kinds", "where a part is found by its name"),
+    ("run_parts", "how a run learns, and what it is judged by"),
     ("config", "a run is made of parts"),
     ("settings", "a run with other values"),
     ("files backbones necks distributed pictures", "know tensors, and neither data sets nor tasks"),

@@ -177,6 +177,12 @@ class ToyMetricConfig(Part):
     def build(self, dataset: ToyDataset) -> ToyMetric:
         return ToyMetric(self.losses)
 
+    def usual(self, data: Any) -> str:
+        return "loss" if self.losses else "sum"
+
+    def higher_is_better(self, number: str) -> bool | None:
+        return {"loss": False, "number": None}.get(number, True)
+
 
 class ToyMetric:
     def __init__(self, losses: bool) -> None:

@@ -10,7 +10,7 @@ import re
 import reprlib
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -26,86 +26,13 @@ from vistruct.errors import UserError, closest
 from vistruct.kinds import DataPart, MetricPart, Part, TaskPart
 from vistruct.kinds import all_kinds as all_kinds
 from vistruct.read_yaml import read_yaml
-
-
-class AdamW(Part):
-    """AdamW, fused. Biases, norms and other vectors are not decayed."""
-
-    lr: float = Field(2e-5, gt=0)  # peak
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)  # learning-rate factor from one backbone block to the one below
-    fused: bool = True  # one kernel for a step; the same numbers, several times faster
-
-
-class Schedule(Part):
-    """Learning rate over steps as a factor of the peak."""
-
-    shape: Literal["cosine", "poly", "step", "constant"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
-    warmup_from: float = Field(0.0, ge=0, le=1)  # factor at step 0
-    final: float = Field(0.0, ge=0, le=1)  # factor at the last step, cosine and poly
-    power: float = Field(1.0, gt=0)  # poly only; 1 is a straight line
-    drops_at: tuple[int, ...] = ()  # steps at which the rate is multiplied by `drop_by`, step shape only
-    drop_by: float = Field(0.1, gt=0, lt=1)
-
-
-class Lora(Part):
-    """Low-rank adapters (LoRA) on the matched linear layers."""
-
-    rank: int = Field(8, gt=0)
-    alpha: float | None = Field(None, gt=0)  # what an adapter gives is multiplied by alpha / rank; None: by 16 / rank
-    scale: float | None = Field(None, gt=0)  # or by this number, in place of alpha
-    dropout: float = Field(0.0, ge=0, lt=1)  # of an adapter's input
-    # Outputs of a fused layer of queries, keys and values that are adapted, and no other layer; (): every layer, whole.
-    parts: tuple[Literal["q", "k", "v"], ...] = ()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Lora:
-        if self.alpha is not None and self.scale is not None:
-            raise ValueError("alpha and scale both say what an adapter is multiplied by: give one of them")
-        if list(self.parts) != sorted(set(self.parts), key="qkv".index):
-            raise ValueError(f"parts={list(self.parts)}: each once, in the order q, k, v")
-        return self
-
-    @property
-    def factor(self) -> float:
-        """What an adapter gives is multiplied by."""
-        return self.scale if self.scale is not None else (16.0 if self.alpha is None else self.alpha) / self.rank
-
-
-class Move(Part):
-    """How the modules and parameters matching `pattern` train; of several matching rules the last one holds."""
-
-    pattern: str  # of dotted names with `*`; 'backbone' also means all below it
-    mode: Literal["full", "frozen", "lora"] = "full"
-    lr_factor: float = Field(1.0, gt=0)
-    lora: Lora | None = None  # mode lora alone; None: its defaults
-    train_mode: bool = False  # of what is frozen: dropout and running statistics stay on
-
-    @model_validator(mode="after")
-    def _fits(self) -> Move:
-        if self.lora is not None and self.mode != "lora":
-            raise ValueError(f"lora says how to adapt, but mode is {self.mode}: set mode: lora")
-        if self.train_mode and self.mode != "frozen":
-            raise ValueError(f"train_mode is said of what is frozen, and mode is {self.mode}: leave train_mode out")
-        return self
-
-
-class Pack(Part):
-    """Micro-batches filled by size instead of by number: each device gets the same work, and no padding."""
-
-    tokens: int = Field(8192, gt=0)  # of one micro-batch at most, unless a single sample is longer
-    tiles: int | None = Field(None, gt=0)  # of one micro-batch at most; None: as many as its tokens allow
-
-
-class CacheMaps(Part):
-    """What a frozen backbone gives for each image, kept on disk: it is computed once, however many epochs there are."""
-
-    folder: Path  # may serve many runs: backbones have folders of their own in it
-    limit_gb: float = Field(200.0, gt=0)  # of this backbone's maps; what does not fit is computed each time
-    dtype: Literal["as_computed", "bf16", "float32"] = "as_computed"  # of what is kept
+from vistruct.run_parts import AdamW as AdamW
+from vistruct.run_parts import CacheMaps as CacheMaps
+from vistruct.run_parts import Judge as Judge
+from vistruct.run_parts import Lora as Lora
+from vistruct.run_parts import Move as Move
+from vistruct.run_parts import Pack as Pack
+from vistruct.run_parts import Schedule as Schedule
 
 
 class Eval(Part):
@@ -155,7 +82,9 @@ class Run(Part):
     adapters: Path | None = None  # LoRA to begin with: a run, a folder of peft's, or a file of ViSFT
     move: tuple[Move, ...] = ()  # on top of "everything trains in full"
     cache_maps: CacheMaps | None = None  # of a backbone that is frozen, of images that are not varied; None: not kept
-    steps: int = Field(gt=0)  # optimiser steps
+    # One of them; neither: as the number of samples asks for. A run that trains has steps (`engine.length.settled`).
+    steps: int = Field(0, ge=0)  # optimiser steps; 0: not counted yet
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)  # passes over the training data
     accumulate: int = Field(1, gt=0)  # micro-batches of a stream in a step, on each device; with `pack` by themselves
     parallel: Literal["ddp", "fsdp"] = "ddp"  # among devices: every one holds the whole model, or a part of it
     optim: AdamW = AdamW()
@@ -165,7 +94,11 @@ class Run(Part):
     seed: int = 0
     workers: int = Field(0, ge=0)  # loader processes for each device
     log_every: int = Field(10, gt=0)  # steps
-    eval_every: int | None = Field(None, gt=0)  # steps; None: at the end only
+    # Steps; None: at the end only; auto: an epoch or a tenth of the run, whichever is more.
+    eval_every: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
+    keep_model: Literal["best", "last"] = "last"  # the weights that become model/; of best, the last are kept beside it
+    best_by: str = ""  # EVALUATION/NUMBER that says which are best; "": the usual one of the only evaluation
+    patience: int | None = Field(None, gt=0)  # evaluations without a better one that end the run; None: any number
     save_every: int = Field(200, gt=0)  # steps
     save_async: bool = True  # write checkpoints while training goes on
     keep: int = Field(2, gt=0)  # newest checkpoints kept
@@ -229,7 +162,7 @@ class Run(Part):
             what = "snapshots are of adapters (LoRA), and no rule trains any"
             fix = "leave snapshots out; checkpoints of whole models are kept by keep and save_every"
             raise UserError(what, where="snapshots", fix=fix)
-        odd = [step for step in self.snapshots if not 0 < step <= self.steps]
+        odd = [step for step in self.snapshots if not 0 < step <= (self.steps or step)]
         if odd or len(set(self.snapshots)) < len(self.snapshots):
             what = f"snapshots after {list(self.snapshots)} of {self.steps} steps"
             raise UserError(what, where="snapshots", fix=f"steps from 1 to {self.steps}, each once")
@@ -248,6 +181,48 @@ class Run(Part):
                 what = f"evaluation {name!r} is of no stream's task" + (f": {measured.task!r}" if measured.task else "")
                 raise UserError(what, where=f"evals.{name}.task", fix=f"one of: {', '.join(self.streams)}")
         return self
+
+    @model_validator(mode="after")
+    def _length_and_choice_fit(self) -> Run:
+        if self.steps and self.epochs is not None:
+            what = f"steps={self.steps} and epochs={self.epochs:g} both say how long the run is"
+            raise UserError(what, where="steps", fix="give one of them")
+        # A run that is never measured has its last weights: there is nothing to choose among.
+        wanted = {"keep_model": self.keep_model == "best" and bool(self.evals), "patience": self.patience is not None}
+        asks = next((key for key, is_asked in wanted.items() if is_asked), "best_by" if self.best_by else None)
+        if asks is not None and self.judge is None:
+            what, fix = f"{asks} needs an evaluation to go by", "give data to measure on, or keep_model: last"
+            if self.evals:
+                what = f"{asks} needs one number to go by, and there are {len(self.evals)} evaluations"
+                fix = "best_by: EVALUATION/NUMBER"
+            raise UserError(what, where=asks, fix=fix)
+        if self.patience is not None and self.eval_every is None:
+            what = f"patience={self.patience} counts evaluations, and this run is measured at the end only"
+            raise UserError(what, where="patience", fix="eval_every: auto, or a number of steps")
+        return self
+
+    @property
+    def judge(self) -> Judge | None:
+        """The number that the run is judged by; None: there is none, or there are several and `best_by` says nothing.
+
+        Raises:
+            UserError: `best_by` names no evaluation, or a number of which neither more nor less is better.
+        """
+        name, _, number = self.best_by.partition("/")
+        if self.best_by and name not in self.evals:
+            what = f"best_by={self.best_by}: no evaluation {name!r}"
+            raise UserError(what, where="best_by", fix=closest(name, self.evals))
+        along = [name for name, one in self.evals.items() if not one.at_end]
+        if not self.best_by and len(along) != 1:
+            return None
+        name = name or along[0]
+        metric = self.evals[name].metric
+        number = number or metric.usual(self.evals[name].data)
+        higher = metric.higher_is_better(number)
+        if higher is None:
+            what = f"neither more nor less of {name}/{number} is better"
+            raise UserError(what, where="best_by", fix=f"best_by: {name}/{metric.usual(self.evals[name].data)}")
+        return Judge(evaluation=name, number=number, higher_is_better=higher)
 
     @property
     def only(self) -> Stream:
@@ -286,7 +261,8 @@ def of_one_task(run: Run, stream: str) -> Run:
     """The part of a run that is about one of its tasks, as if it had been alone."""
     evals = {name: one.model_copy(update={"task": ""}) for name, one in run.evals.items() if run.task_of(one) == stream}
     alone = run.streams[stream].model_copy(update={"samples": "", "trunk": ""})
-    return run.model_copy(update={"streams": {MAIN: alone}, "evals": evals, "one_pass": False})
+    whole_run = {"keep_model": "last", "best_by": "", "patience": None}  # may be judged by another task
+    return run.model_copy(update={"streams": {MAIN: alone}, "evals": evals, "one_pass": False, **whole_run})
 
 
 def with_values(run: Run, **values: Any) -> Run:

@@ -1,6 +1,6 @@
 """What a checkpoint holds, as its `manifest.json` says it: which rows of which tensor lie in which file.
 
-    format    2
+    format    3
     step      optimiser steps done
     world     ranks that wrote it
     parallel  how the model lay among them: ddp or fsdp
@@ -8,6 +8,7 @@
     tensors   name -> dtype, shape, pieces: [{file, offset}]; a piece is stored under the tensor's name and begins at
               row `offset` of it. `model/NAME` are weights, `optimizer/NAME/WHAT` their optimiser state
     aliases   further names of one and the same weight (tied)
+    standing  null, or what the run is judged by: step and value of the best, value of the last, evaluations since
     sha256    of all the rest
 
 The file is written last, so that a directory with a manifest is a whole checkpoint.
@@ -18,13 +19,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vistruct.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 
@@ -67,6 +68,16 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a run stands by the number that it is judged by."""
+
+    best_step: int | None = None  # after which the best one was measured; None: none was that is finite
+    best: float | None = None
+    last: float | None = None  # the one measured last; None: not finite
+    since: int = 0  # evaluations since the best one, or since the beginning
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All of it."""
 
@@ -76,6 +87,7 @@ class Manifest:
     files: Mapping[str, tuple[int, str]]  # bytes, sha256
     tensors: Mapping[str, Entry]
     aliases: Mapping[str, str]  # name -> the name that its tensor is stored under
+    standing: Standing | None = None  # None: not judged yet
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written."""
@@ -94,6 +106,7 @@ class Manifest:
                 for name, entry in self.tensors.items()
             },
             "aliases": dict(self.aliases),
+            "standing": None if self.standing is None else asdict(self.standing),
         }
         return values | {"sha256": _digest(values)}
 
@@ -103,7 +116,13 @@ def num_rows(shape: Sequence[int]) -> int:
     return shape[0] if len(shape) else 1
 
 
-def assemble(step: int, parallel: str, shards: Sequence[Shard], aliases: Mapping[str, str]) -> Manifest:
+def assemble(
+    step: int,
+    parallel: str,
+    shards: Sequence[Shard],
+    aliases: Mapping[str, str],
+    standing: Standing | None = None,
+) -> Manifest:
     """Put together what all ranks hold.
 
     Raises:
@@ -135,6 +154,7 @@ def assemble(step: int, parallel: str, shards: Sequence[Shard], aliases: Mapping
         files={shard.file: (shard.bytes, shard.sha256) for shard in shards},
         tensors=tensors,
         aliases=dict(aliases),
+        standing=standing,
     )
 
 
@@ -167,6 +187,7 @@ def read_manifest(path: Path) -> Manifest:
                 for name, entry in values["tensors"].items()
             },
             aliases=values["aliases"],
+            standing=None if values["standing"] is None else Standing(**values["standing"]),
         )
     except OSError as error:
         raise UserError(f"{MANIFEST}: {error.strerror}", where=file, fix=fix) from error

@@ -45,7 +45,7 @@ def begin(root: Path, step: int) -> Path:
 
 
 def commit(partial: Path, manifest: Manifest, *, keep: int) -> Path:
-    """Make a checkpoint of what was written, then remove all but the `keep` newest.
+    """Make a checkpoint of what was written, then remove all but the `keep` newest and those that these call the best.
 
     Args:
         partial: from `begin`, with the fsynced files of all ranks in it.
@@ -76,8 +76,11 @@ def commit(partial: Path, manifest: Manifest, *, keep: int) -> Path:
         raise no_room(error, root) from error
     # Newer directories than this one failed their check when the run started; counting them would evict good
     # ones.
-    for old in [path for path in steps(root) if step_of(path) <= manifest.step][keep:]:
-        os.rename(old, root / f"{PARTIAL}old-{old.name}")  # out of sight first: a kill now leaves no half checkpoint
+    known = [path for path in steps(root) if step_of(path) <= manifest.step]
+    needed = {step_of(path) for path in known[:keep]} | {_best_of(path) for path in known[:keep]}
+    for old in known[keep:]:
+        if step_of(old) not in needed:
+            os.rename(old, root / f"{PARTIAL}old-{old.name}")  # out of sight first: no kill leaves half a checkpoint
     sweep(root)
     return root / name
 
@@ -88,6 +91,15 @@ def sweep(root: Path) -> list[str]:
     for orphan in orphans:
         _remove(orphan)
     return [orphan.name for orphan in orphans]
+
+
+def _best_of(path: Path) -> int | None:
+    """The step that was the best when a checkpoint was written; None: none was, or it is damaged."""
+    try:
+        standing = read_manifest(path).standing
+    except UserError:
+        return None
+    return None if standing is None else standing.best_step
 
 
 def newest_good(root: Path, say: Callable[[str], None]) -> Path | None:
@@ -103,8 +115,7 @@ def newest_good(root: Path, say: Callable[[str], None]) -> Path | None:
     """
     found = from_main(steps(root))
     for path in found:
-        faults = gather_objects(fault(path, own_rank(), world_size()))
-        wrong = next((f for f in faults if f is not None), None)
+        wrong = fault_of_all(path)
         if wrong is None:
             return path
         say(f"WARNING: checkpoint {path.name} is damaged ({wrong}); falling back to the one before")
@@ -115,6 +126,12 @@ def newest_good(root: Path, say: Callable[[str], None]) -> Path | None:
             fix="remove this directory to start the run over",
         )
     return None
+
+
+def fault_of_all(path: Path) -> str | None:
+    """As `fault`; all ranks call it together and share the reading."""
+    faults = gather_objects(fault(path, own_rank(), world_size()))
+    return next((one for one in faults if one is not None), None)
 
 
 def fault(path: Path, part: int = 0, parts: int = 1) -> str | None:

@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from vistruct.checkpoint.manifest import Held, Shard, assemble
+from vistruct.checkpoint.manifest import Held, Shard, Standing, assemble
 from vistruct.checkpoint.pieces import Snapshot, named_tensors, rows_of
 from vistruct.checkpoint.save import PARTIAL, begin, commit, step_name, sweep
 from vistruct.checkpoint.tensors import no_room, write_tensors
@@ -57,10 +57,13 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, standing: Standing | None = None
+    ) -> None:
         """Save what model and optimiser are now; what becomes of them afterwards does not matter.
 
         Args:
+            standing: how the run stands; the checkpoint of its best step is kept as long as this one is.
             optimizer: its groups list their parameters' names under `names`.
 
         Raises:
@@ -75,7 +78,7 @@ class Saver:
         rows = list(rows_of(tensors, buffers, rank=self.rank, world=self.world))
         self._snapshot.take(rows)
         held = tuple(part.held for part in rows)
-        self._running = self._thread.submit(self._write, step, held, aliases)
+        self._running = self._thread.submit(self._write, step, held, aliases, standing)
         if not self.background:
             self.finish()
 
@@ -108,7 +111,7 @@ class Saver:
         finally:
             self._thread.shutdown()
 
-    def _write(self, step: int, held: tuple[Held, ...], aliases: dict[str, str]) -> None:
+    def _write(self, step: int, held: tuple[Held, ...], aliases: dict[str, str], standing: Standing | None) -> None:
         """What the thread does, of every rank alike."""
         self._agree(lambda: begin(self.root, step))
         partial = self.root / f"{PARTIAL}{step_name(step)}"
@@ -126,7 +129,7 @@ class Saver:
                     if isinstance(shard, UserError):
                         raise shard
                 written = [shard for shard in shards if isinstance(shard, Shard)]
-                commit(partial, assemble(step, self.parallel, written, aliases), keep=self.keep)
+                commit(partial, assemble(step, self.parallel, written, aliases, standing), keep=self.keep)
             except UserError:
                 sweep(self.root)
                 raise

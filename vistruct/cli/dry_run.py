@@ -34,6 +34,7 @@ def describe(run: Run, devices: int = 1) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         state = build(run, Path(folder), Ranks())
+        run = state.run  # its steps are counted
         lines = ["", *_data(state), "", *state.plan.lines()]
         for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
             lines += ["", *coverage.lines()]
@@ -42,21 +43,16 @@ def describe(run: Run, devices: int = 1) -> str:
 
 
 def _data(state: State) -> list[str]:
-    from vistruct.data.loading.streams import turns_before
     from vistruct.data.statistics import in_words
+    from vistruct.engine.length import length_in_words
     from vistruct.engine.train import drawn_in_words
 
-    run, lines = state.run, []
-    turns = turns_before(run, run.steps)
+    run = state.run
+    lines = length_in_words(run, {name: len(source.dataset) for name, source in state.sources.items()})
     for name, source in state.sources.items():
-        info, batch = source.dataset.info, source.stream.batch
-        epochs = turns[name] * batch / max(1, len(source.dataset))
-        whose = "" if len(state.sources) == 1 else f"{name}: "
-        lines.append(
-            f"{whose}{len(source.dataset):,} samples; {turns[name]:,} steps of {batch} are {epochs:.3g} epochs"
-        )
+        info, whose = source.dataset.info, "" if len(state.sources) == 1 else f"{name}: "
         if info.class_names:
-            lines.append(f"classes: {', '.join(info.class_names)}")
+            lines.append(f"{whose}classes: {', '.join(info.class_names)}")
         if info.pixels != "uint8" or info.mean is not None:
             lines.append(in_words(info))
         lines += [f"{count} x {reason}" for reason, count in info.dropped.items()]

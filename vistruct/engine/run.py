@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistruct.checkpoint.load import copy_assets, is_ours, model_dir, stopped_run
+from vistruct.checkpoint.manifest import Standing, read_manifest
 from vistruct.checkpoint.parts import load_parts
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
@@ -36,6 +37,7 @@ from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
 from vistruct.engine.evaluate import measurable
 from vistruct.engine.kept_maps import KeptMaps, kept_maps
+from vistruct.engine.length import settled
 from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
@@ -83,6 +85,7 @@ class State:
     amp: torch.dtype | None = None  # autocast dtype; None: float32
     maps: KeptMaps | None = None  # of a frozen backbone, kept on disk; None: it looks at every batch
     step: int = 0  # optimiser steps done
+    standing: Standing = field(default_factory=Standing)  # by the number that the run is judged by
 
     @property
     def device(self) -> torch.device:
@@ -105,8 +108,8 @@ class State:
 
 
 def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | None = None) -> State:
-    """Read the data, make the tasks, load their starting weights, decide what is trainable. The run's seed decides the
-    weights.
+    """Read the data, count the steps, make the tasks, load their starting weights, decide what is trainable. The run's
+    seed decides the weights.
 
     Args:
         out_dir: the run directory; `out_dir/model` gets the files that a task makes of its data (a
@@ -139,6 +142,8 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
             name: _admitted(name, stream, datasets[name], tasks[name], run.max_left_out, index)
             for name, stream in run.streams.items()
         }
+    run = settled(run, {name: len(source.dataset) for name, source in sources.items()})
+    check_schedule(run.schedule, run.steps)
     sources = _started(sources)
     model = next(iter(tasks.values())) if len(tasks) == 1 else Joint(tasks)
     backbone: Any = model.backbone
@@ -198,7 +203,8 @@ def _check(run: Run, ranks: Ranks) -> None:
                 raise UserError(
                     what, where=f"streams.{name}.task.backbone", fix="describe the same backbone in all tasks"
                 )
-    check_schedule(run.schedule, run.steps)
+    if run.steps:
+        check_schedule(run.schedule, run.steps)
 
 
 def _learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
@@ -358,6 +364,7 @@ def resume(state: State, say: Callable[[str], None]) -> None:
     newest = newest_good(root, say)
     if newest is not None:
         state.step = restore(newest, model=state.model, optimizer=state.optimizer)
+        state.standing = read_manifest(newest).standing or state.standing
         say(f"going on from step {state.step}")
 
 

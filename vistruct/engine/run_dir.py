@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ FREE = (
     *("accumulate", "parallel"),
     *("cache_maps.folder", "cache_maps.limit_gb"),
 )
+
+COUNTED = ("steps", "epochs", "eval_every", "schedule.warmup_steps")  # as numbers when the data have been read
 
 
 @contextmanager
@@ -62,24 +64,54 @@ def _enter(run: Run, out_dir: Path) -> None:
     file = out_dir / "run.yaml"
     before = read_run(file) if file.exists() else None
     if before is not None:
-        differences = changed(before, run)
+        is_counted = is_settled(before) and is_settled(run)  # else what is counted is compared when it has been
+        differences = changed(before, run, () if is_counted else COUNTED)
         is_ours = (out_dir / "env.json").exists()
         if not is_ours and before != run:
             what = "a run.yaml of another run, which no training wrote"
             raise UserError(what, where=file, fix=f"--out {free(out_dir)}")
         if differences and (out_dir / "data.json").exists():  # else it never got beyond reading its data
-            shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-            raise UserError(
-                f"this directory holds a different run ({shown})",
-                where=out_dir,
-                fix=f"choose another --out, or go on with that run: vistruct train -c {file} --out {out_dir}",
-            )
+            raise _another(differences, out_dir)
     elif not is_empty(out_dir):
         raise UserError("not empty, and not a run directory", where=out_dir, fix=f"--out {free(out_dir)}")
     for orphan in out_dir.rglob(".*.partial"):  # of a start that was killed
         orphan.unlink()
-    if before != run:  # else it may have remarks of its own
+    is_new = before is None or differences or not (out_dir / "data.json").exists()
+    if before != run and (is_new or is_settled(run)):  # else it may have remarks of its own
         write_text(file, run_to_yaml(run))  # first of all: from now on this is a run directory
+
+
+def _another(differences: Sequence[str], out_dir: Path) -> UserError:
+    shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+    return UserError(
+        f"this directory holds a different run ({shown})",
+        where=out_dir,
+        fix=f"choose another --out, or go on with that run: vistruct train -c {out_dir}/run.yaml --out {out_dir}",
+    )
+
+
+def is_settled(run: Run) -> bool:
+    """Whether it says its steps as numbers; else they are counted when its data have been read."""
+    return run.steps > 0 and run.eval_every != "auto" and run.schedule.warmup_steps is not None
+
+
+def note_run(run: Run, out_dir: Path, ranks: Ranks) -> None:
+    """Write a run into its directory with its steps as numbers, or check that they are those that it began with.
+
+    Raises:
+        UserError: on every rank; it began with others.
+    """
+    file, refused = out_dir / "run.yaml", None
+    if ranks.is_main:
+        before = read_run(file)
+        differences = changed(before, run) if is_settled(before) else []
+        if differences:
+            refused = _another(differences, out_dir)
+        elif before != run:
+            write_text(file, run_to_yaml(run))
+    refused = from_main(refused)
+    if refused is not None:
+        raise refused
 
 
 def note_data(train: Mapping[str, DataInfo], evals: Mapping[str, DataInfo], out_dir: Path, ranks: Ranks) -> None:
@@ -159,11 +191,11 @@ def info_to_dict(info: DataInfo) -> dict[str, Any]:
     }
 
 
-def changed(before: Run, after: Run) -> list[str]:
+def changed(before: Run, after: Run, apart_from: Sequence[str] = ()) -> list[str]:
     """`key: old -> new` of each setting that decides the weights and differs."""
     old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in [*old, *(key for key in new if key not in old)]
-        if key not in FREE and not key.endswith(".on_broken") and old.get(key) != new.get(key)
+        if key not in FREE and key not in apart_from and not key.endswith(".on_broken") and old.get(key) != new.get(key)
     ]

@@ -7,6 +7,13 @@ import math
 from vistruct.config import Schedule
 from vistruct.errors import UserError
 
+MOST_WARMUP = 250  # steps
+
+
+def warmup_of(schedule: Schedule, steps: int) -> int:
+    """Steps of the warm-up of a run of `steps`."""
+    return min(MOST_WARMUP, steps // 10) if schedule.warmup_steps is None else schedule.warmup_steps
+
 
 def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
     """The factor on the peak learning rate that step `step` of `steps` is taken with.
@@ -21,16 +28,17 @@ def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
     Returns:
         in [0, 1]; 1 where a run is too short to have a slope.
     """
-    if step < schedule.warmup_steps:
-        return schedule.warmup_from + (1 - schedule.warmup_from) * step / schedule.warmup_steps
+    warmup = warmup_of(schedule, steps)
+    if step < warmup:
+        return schedule.warmup_from + (1 - schedule.warmup_from) * step / warmup
     if schedule.shape == "constant":
         return 1.0
     if schedule.shape == "step":
         return schedule.drop_by ** sum(step >= at for at in schedule.drops_at)
-    span = steps - 1 - schedule.warmup_steps
+    span = steps - 1 - warmup
     if span <= 0:
         return 1.0
-    progress = min((step - schedule.warmup_steps) / span, 1.0)
+    progress = min((step - warmup) / span, 1.0)
     if schedule.shape == "poly":
         return schedule.final + (1 - schedule.final) * (1 - progress) ** schedule.power
     return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
@@ -43,9 +51,9 @@ def check_schedule(schedule: Schedule, steps: int) -> None:
         UserError: the warm-up is as long as the run, so that the peak is never reached; a drop after the end;
             drops with a shape that has none.
     """
-    if schedule.warmup_steps >= steps:
+    if (warmup := warmup_of(schedule, steps)) >= steps:
         raise UserError(
-            f"schedule.warmup_steps={schedule.warmup_steps} reaches the peak after steps={steps}",
+            f"schedule.warmup_steps={warmup} reaches the peak after steps={steps}",
             where="schedule",
             fix=f"use at most {steps - 1} warm-up steps, or train longer",
         )

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT
+from vistruct.checkpoint.load import BACKBONE_FORMAT, MODEL_FORMAT, copy_assets
 from vistruct.checkpoint.low_rank import Adapters, Record
 from vistruct.checkpoint.save import write_json, write_text
 from vistruct.checkpoint.tensors import write_tensors
@@ -30,30 +30,39 @@ from vistruct.engine.snapshots import keep_adapters, trained_adapters
 from vistruct.files.whole import whole_file
 
 
-def ship(state: State) -> None:
-    """Write `model/` (of several tasks, a folder in it for each) and `backbone/` of the run directory; the json last,
-    so that with it all is there.
+def ship(state: State, place: Path | None = None, *, note: str = "") -> None:
+    """Write `model/` (of several tasks, a folder in it for each) and `backbone/`; the json last, so that with it all is
+    there.
 
     All ranks call it together; rank 0 writes.
+
+    Args:
+        place: the directory to write into; None: the run's.
+        note: which of the run's weights these are, for the card.
 
     Raises:
         UserError: no room; a model that is not what was trained.
     """
-    run, trained = state.run, trained_adapters(state)
+    place = state.out_dir if place is None else place
+    run, trained = state.run, trained_adapters(state, place)
     records = records_of(state, trained)
     for name, source in state.sources.items():
         expected = asked(state, source)
         held = on_main(source.task.state_dict(keep_vars=True))
         if state.ranks.is_main:
-            folder = model_place(run, state.out_dir, name)
-            _ship_task(state, source, merged_state(source.task, held), folder, records)
+            folder = model_place(run, place, name)
+            if place != state.out_dir:
+                folder.mkdir(parents=True, exist_ok=True)
+                copy_assets(model_place(run, state.out_dir, name), folder)
+            written = card(state, source, place, note)
+            _ship_task(state, source, merged_state(source.task, held), folder, records, written)
             prove(state, source, folder, expected)
     held = on_main(state.model.state_dict(keep_vars=True))
     if not state.ranks.is_main:
         return
     weights = merged_state(state.model, held)
     first = next(iter(state.sources.values()))
-    folder = state.out_dir / "backbone"
+    folder = place / "backbone"
     folder.mkdir(exist_ok=True)
     whole = f"{shipped_module(state)}."
     own = {k.removeprefix(whole): v for k, v in weights.items() if k.startswith(whole)}
@@ -99,11 +108,11 @@ def records_of(state: State, own: Adapters | None) -> list[Record]:
 
 
 def _ship_task(
-    state: State, source: Source, weights: dict[str, Tensor], folder: Path, records: Sequence[Record]
+    state: State, source: Source, weights: dict[str, Tensor], folder: Path, records: Sequence[Record], card: str
 ) -> None:
     """One task with the backbone, so that it can be loaded alone."""
     digest = _write_weights(folder / "model.safetensors", weights)
-    write_text(folder / "README.md", card(state, source))
+    write_text(folder / "README.md", card)
     write_json(
         folder / "model.json",
         {
@@ -116,6 +125,7 @@ def _ship_task(
             "adapters": list(records),
             "sha256": digest,
             "stream": source.name,
+            "step": state.step,
             "run": state.run.model_dump(mode="json"),
         },
     )
@@ -152,15 +162,17 @@ def _noted(info: DataInfo) -> dict[str, Any]:
     return {"channels": info.channels, **info.input}
 
 
-def card(state: State, source: Source) -> str:
-    """The model card of a task, in Markdown."""
+def card(state: State, source: Source, place: Path, note: str = "") -> str:
+    """The model card of a task that is left at `place`, in Markdown."""
     run, info = state.run, source.dataset.info
     dropped = "; ".join(f"{number} x {reason}" for reason, number in info.dropped.items()) or "nothing"
     names = source.task.traits.class_names
     classes = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     several = len(state.sources) > 1
-    name = f"{state.out_dir.resolve().name}, {source.name}" if several else state.out_dir.resolve().name
-    place = str(model_place(run, Path(state.out_dir.name), source.name)) if several else state.out_dir.name
+    called = Path(state.out_dir.resolve().name)
+    at = called / place.relative_to(state.out_dir)
+    name = f"{at}, {source.name}" if several else str(at)
+    path = model_place(run, at, source.name) if several else at
     lines = [
         f"# {name}",
         "",
@@ -168,7 +180,8 @@ def card(state: State, source: Source) -> str:
         + (f" by the recipe `{run.recipe}`" if run.recipe else "")
         + f" for {state.step:,} steps of {source.stream.batch} samples.",
         "",
-        "- Use: `vistruct predict " + place + ' IMAGE`, or `vistruct.load("' + place + '")` in Python',
+        f'- Use: `vistruct predict {path} IMAGE`, or `vistruct.load("{path}")` in Python',
+        *([f"- Weights: {note}"] if note else []),
         f"- Started from: {started_from(state, source)}",
         *[f"- Taught by: {one.line()}" for one in state.teachers],
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",

@@ -17,8 +17,8 @@ from vistruct.engine.run import State, started_from
 FOLDER = "adapters"
 
 
-def trained_adapters(state: State) -> Adapters | None:
-    """The adapters as they are now, on rank 0 of a run that trains some."""
+def trained_adapters(state: State, place: Path) -> Adapters | None:
+    """The adapters as they are now, on rank 0 of a run that trains some; to be left at `place`."""
     model, layers = state.model, adapted_layers(state.model)
     needed = {f"{name}.{own}" for name in layers for own in ("weight", "lora_A", "lora_B")}
     held = on_main({key: value for key, value in model.state_dict(keep_vars=True).items() if key in needed})
@@ -27,13 +27,13 @@ def trained_adapters(state: State) -> Adapters | None:
     merged = merged_state(model, held)
     prints = {name: Prints(*(print_of(one[f"{name}.weight"]) for one in (held, merged))) for name in layers}
     own = adapters_of(model, held)
-    return Adapters(source=state.out_dir / FOLDER, layers=own, digest=digest_of(own), base=prints)
+    return Adapters(source=place / FOLDER, layers=own, digest=digest_of(own), base=prints)
 
 
 def write_snapshot(state: State) -> Path:
     """The adapters after this step, `adapters/step_NNNNNN`; written again by a run that went back before it."""
     folder = state.out_dir / FOLDER / f"step_{state.step:06d}"
-    found = trained_adapters(state)
+    found = trained_adapters(state, state.out_dir)
     if found is not None:
         keep_adapters(state, found, folder)
     return folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,14 +22,15 @@ from vistruct.data.loading.streams import JointCollator, Streams, learners, seed
 from vistruct.data.statistics import in_words
 from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
 from vistruct.distributed.shard import gathered, is_sharded
+from vistruct.engine.best import is_out_of_patience, judged, last_lines, leave_models
 from vistruct.engine.environment import compute_seconds
 from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched
 from vistruct.engine.kept_maps import Shown, announce
+from vistruct.engine.length import length_in_words
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
 from vistruct.engine.run import State, build, resume
-from vistruct.engine.run_dir import note_data, note_plan, open_run_dir
-from vistruct.engine.ship import ship
+from vistruct.engine.run_dir import note_data, note_plan, note_run, open_run_dir
 from vistruct.engine.snapshots import write_snapshot
 from vistruct.engine.step import train_step, without_gradient
 from vistruct.engine.stop import EXIT_CODE, StopRequest
@@ -77,7 +78,7 @@ def train(
 def started(
     run: Run, out_dir: Path, *, progress: Progress | None = None, index: Path | None = None
 ) -> Generator[Training]:
-    """A run that is ready for its next step, and its log, which says at the end that it has finished.
+    """A run that is ready for its next step, and its log, which says at the end how it came out.
 
     Args:
         progress: as `train`.
@@ -99,13 +100,14 @@ def started(
             out_dir,
             ranks,
         )
+        note_run(state.run, out_dir, ranks)
         note_plan(state.plan, out_dir, ranks)
         introduce(state, log.say)
         announce_maps(state, log.say)
         resume(state, log.say)
         yield Training(state=state, log=log, stop=stop, progress=progress)
         barrier()
-        log.say(f"finished: {out_dir}")
+        log.say("\n".join([*last_lines(state), f"finished: {out_dir}"]))
 
 
 def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], None] | None = None) -> None:
@@ -117,24 +119,26 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     state, log, stop = training.state, training.log, training.stop
     run, ranks = state.run, state.ranks
     log.open_at(state.step)
-    first, stopping = state.step, False
+    first, stopping, keeps_best = state.step, False, run.keep_model == "best"
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
     if state.step == 0:
         for source in state.sources.values():
             if source.task.traits.before_step is not None:  # what is measured first may be a teacher
                 source.task.traits.before_step(0, run.steps)
-        if before := evaluate_all(state, log.say, is_last=False, before=True):
+        if before := evaluate_all(state, log.say, due_evals(run, before=True), before=True):
             log.write(0, before)
     loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
+    is_over = state.step == run.steps or is_out_of_patience(run, state.standing)
     with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
-        while state.step < run.steps and not stopping:
+        while not is_over and not stopping:
             began = compute_seconds(state.device)
             metrics = train_step(state, next(batches))
             spent = compute_seconds(state.device) - began
             show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
             if state.step == first + 1:
                 tell_unused(state, log.say)
-            watch.after_step(is_last=state.step == run.steps)
+            is_over = state.step == run.steps
+            watch.after_step(is_last=is_over)
             if state.step in run.snapshots:  # before any checkpoint that a run could go on from behind it
                 log.say(f"adapters after step {state.step:,}: {write_snapshot(state)}")
             if on_step is not None:
@@ -143,30 +147,54 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             line: dict[str, float] = {}
             if due(state.step, run.log_every, last=run.steps):
                 line |= metrics
+            is_best = False
             if due(state.step, run.eval_every, last=run.steps):
-                line |= evaluate_all(state, log.say, is_last=state.step == run.steps)
+                line |= evaluate_all(state, log.say, due_evals(run, at_end=is_over))
+                is_best, gives_up = stand(state, line, log.say)
+                if gives_up and not is_over:
+                    is_over = True
+                    line |= metrics | evaluate_all(state, log.say, due_evals(run, along=False, at_end=True))
             if line:
                 log.write(state.step, line)
             stopping, broken = any_rank(stop.requested, saver.failed)
             if broken:
                 saver.finish()  # says why, on every rank
-            if stopping or due(state.step, run.save_every, last=run.steps):
+            if stopping or is_over or (is_best and keeps_best) or due(state.step, run.save_every, last=run.steps):
                 log.flush()
-                saver.save(state.step, state.model, state.optimizer)
+                saver.save(state.step, state.model, state.optimizer, state.standing)
     tell_replaced(loader, log.say)
     for maps in (state.maps, *(one.maps for one in state.teachers)):
         if maps is not None:
             maps.tell(log.say)
-    if state.step < run.steps:
+    if not is_over:
         log.say(f"{stop.name}: saved at step {state.step}; the same command goes on from there")
         raise SystemExit(EXIT_CODE)
     log.flush()
-    ship(state)
+    leave_models(state, lambda: evaluate_all(state, log.say, due_evals(run, at_end=True)), log.say)
 
 
-def due(step: int, every: int | None, *, last: int) -> bool:
+def due(step: int, every: int | str | None, *, last: int) -> bool:
     """Whether something that happens `every` so many steps, and after the last one, happens after `step`."""
-    return step == last or (every is not None and step % every == 0)
+    return step == last or (isinstance(every, int) and step % every == 0)
+
+
+def stand(state: State, line: Mapping[str, float], say: Callable[[str], None]) -> tuple[bool, bool]:
+    """Judge what was measured after this step: whether it is the best so far, and whether that was waited for in vain.
+
+    Raises:
+        UserError: as `engine.best.judged`.
+    """
+    run, judge = state.run, state.run.judge
+    is_asked = run.keep_model == "best" or run.patience is not None or run.best_by
+    if judge is None or (judge.name not in line and (run.evals[judge.evaluation].at_end or not is_asked)):
+        return False, False
+    state.standing = judged(judge, state.standing, state.step, line)
+    is_best = state.standing.best_step == state.step
+    told = f"step {state.step:,}: {judge.name} {line[judge.name]:.4g}"
+    best = "" if is_best or state.standing.best is None else f" (best {state.standing.best:.4g})"
+    if run.eval_every is not None:
+        say(told + (", the best so far" if is_best else best))
+    return is_best, is_out_of_patience(run, state.standing)
 
 
 def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
@@ -197,17 +225,17 @@ def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
 
 
 def introduce(state: State, say: Callable[[str], None]) -> None:
-    """Say what is about to train: the data and what was left out of it, the starting weights, what is trainable."""
+    """Say what is about to train: the data and what was left out of it, the length, the starting weights, what is
+    trainable."""
+    say("\n".join(length_in_words(state.run, {name: len(one.dataset) for name, one in state.sources.items()})))
     for name, source in state.sources.items():
         info = source.dataset.info
         if source.stream.samples:
             say(f"{name}: the samples of {source.stream.samples}")
             continue
-        say(
-            ("" if len(state.sources) == 1 else f"{name}: ")
-            + f"{len(source.dataset):,} training samples"
-            + (f" of {len(info.class_names)} classes" if info.class_names else "")
-        )
+        if info.class_names:
+            several = "es" if len(info.class_names) > 1 else ""
+            say(("" if len(state.sources) == 1 else f"{name}: ") + f"{len(info.class_names)} class{several}")
         if info.pixels != "uint8" or info.mean is not None:
             say(in_words(info))
         for reason, number in info.dropped.items():
@@ -290,18 +318,36 @@ def tell_replaced(loader: Streams, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def evaluate_all(state: State, say: Callable[[str], None], *, is_last: bool, before: bool = False) -> dict[str, float]:
-    """`<evaluation>/<metric>` of each evaluation of the run that is due; the rest goes to `evaluations/`.
+def due_evals(run: Run, *, along: bool = True, at_end: bool = False, before: bool = False) -> list[str]:
+    """The evaluations that are measured now.
+
+    Args:
+        along: those that are measured along the way.
+        at_end: those that are measured at the end only.
+        before: it is before the first step, when only what watches over a run is measured.
+    """
+    return [
+        name
+        for name, one in run.evals.items()
+        if (at_end if one.at_end else along) and (not before or isinstance(one.metric, Watching))
+    ]
+
+
+def evaluate_all(
+    state: State, say: Callable[[str], None], names: Sequence[str], *, before: bool = False
+) -> dict[str, float]:
+    """`<evaluation>/<metric>` of evaluations of the run; the rest goes to `evaluations/`.
 
     Args:
         say: is told of alarms.
-        before: the first step: only what watches over a run is due.
+        before: the first step.
     """
     line: dict[str, float] = {}
+    if not names:
+        return line
     with gathered(state.model):
-        for name, asked in state.run.evals.items():
-            if (asked.at_end and not is_last) or (before and not isinstance(asked.metric, Watching)):
-                continue
+        for name in names:
+            asked = state.run.evals[name]
             source, dataset = state.asked(name), state.eval_datasets[name]
             batch = source.microbatch(state.ranks.world, state.run.accumulate)
             measured = measure(

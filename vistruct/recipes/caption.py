@@ -19,6 +19,7 @@ from vistruct.heads.caption_transformer import CaptionTransformerConfig
 from vistruct.heads.show_attend_tell import ShowAttendTellConfig
 from vistruct.metrics.caption_scores import CaptionsConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_captions import karpathy_file
 from vistruct.tasks.caption import CaptionConfig
@@ -48,7 +49,7 @@ def recipe(
     least_count: int = 3,  # how often a word or character must occur to be known
     longest: int = 50,  # units of a caption
     beams: int = 3,  # sentences followed at once; 1: greedy
-    steps: int = 10_000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 224,  # pixels that every image is brought to, both sides
     batch: int = 64,
     lr: float = 2e-4,
@@ -57,6 +58,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A model that describes images in sentences like those of its training data."""
     intake = intake_of(values)
@@ -98,7 +100,17 @@ def recipe(
         **mean_std,
     )
     return one_task(
-        "caption", task, train, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed
+        "caption",
+        task,
+        train,
+        evals,
+        backbone=backbone,
+        start=start,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        fit=fit,
     )
 
 

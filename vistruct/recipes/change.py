@@ -19,6 +19,7 @@ from vistruct.data.formats.maps.coding import CHANGE
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.segment import HeadName, evaluated, made_tiny, segmenter, varied
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
@@ -36,7 +37,7 @@ def recipe(
     start: Path | None = None,  # a change detector or segmenter to begin with whole: run, model or published file
     head: HeadName | None = None,  # None: of start, or unet
     fusion: Fusion = "difference",
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 256,  # pixels of a window; larger images are cut into windows
     overlap: int = 64,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # pairs of windows in a step
@@ -50,6 +51,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A change detector for pairs of any size."""
     if reading.classes is None and (reading.values, reading.threshold) != (None, None):
@@ -83,6 +85,7 @@ def recipe(
         channels=channels,
         dice=dice,
         normalise=normalise,
+        fit=fit,
     )
 
 

@@ -5,7 +5,7 @@ Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and h
 Expect:   depends on the data; no published number. ours: not yet run
 Source:   crops, RandAugment and random erasing of MTP's scene classification (arXiv:2403.13430), AdamW with layer-wise
           rates; the attentive probe of Chen et al., arXiv:2202.03026
-Differs:  steps in place of epochs
+Differs:  batches go on from one epoch into the next
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vistruct.files.intake import Intake
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -46,7 +47,7 @@ def recipe(
     pooling: Literal["mean", "attention"] | None = None,  # None: of start, or mean
     multi_label: bool = False,  # any number of classes an image; of words of captions always
     least_count: int | None = None,  # of --format caption-words: images with a word that make it a class; None: 5
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 224,  # pixels that every image is brought to
     batch: int = 64,
     lr: float = 6e-5,
@@ -57,6 +58,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
     multi_label = multi_label or reading.format == "caption-words"
@@ -107,6 +109,7 @@ def recipe(
         batch=batch,
         lr=lr,
         seed=seed,
+        fit=fit,
         layer_decay=0.9,
     )
 

@@ -24,7 +24,7 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.load import ModelCard, is_ours, model_dir, read_card, stopped_run
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
-from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream, explain
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Stream, explain
 from vistruct.data.at_path import boxes_at, intake_of
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.input import Input
@@ -46,6 +46,7 @@ from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.recipes.clip.parts import clip_at
+from vistruct.recipes.fit import BY_DATA, Fit, fitted
 from vistruct.recipes.named import named_architecture
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples import trees
@@ -83,7 +84,7 @@ def recipe(
     start: Path | None = None,  # a detector to begin with whole, of whatever classes: run or model; or a published file
     head: Literal["fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr", "mask2former"]
     | None = None,  # None: of start, or fcos
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
@@ -97,6 +98,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A detector for horizontal boxes, and masks with `--head mask_rcnn` or `mask2former`.
 
@@ -141,6 +143,7 @@ def recipe(
         seed=seed,
         channels=channels,
         normalise=normalise,
+        fit=fit,
     )
     return run if names is None else by_name(run, names, names_learn)
 
@@ -161,12 +164,13 @@ def detector(
     backbone: Path | None,
     timm: str | None,
     start: Path | None,
-    steps: int,
+    steps: int | None,
     batch: int,
     lr: float,
     seed: int,
     channels: int | None,
     normalise: Normalisation | None = None,
+    fit: Fit = BY_DATA,
 ) -> Run:
     """What the generic recipes share: any head on any backbone.
 
@@ -188,7 +192,9 @@ def detector(
         neck = pyramid_on(parts, channels or 256)
     names = begun.task.names if begun is not None and head == begun.task.head else None
     task = DetectConfig(backbone=parts, neck=neck, head=head, names=names, **mean_std)
-    return one_task(name, task, data, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed)
+    return one_task(
+        name, task, data, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed, fit=fit
+    )
 
 
 def by_name(run: Run, clip: Path, learn: bool) -> Run:
@@ -235,10 +241,11 @@ def one_task(
     *,
     backbone: Path | None,
     start: Path | None,
-    steps: int,
+    steps: int | None,
     batch: int,
     lr: float,
     seed: int,
+    fit: Fit,
     layer_decay: float = 0.8,
 ) -> Run:
     """How the generic recipes learn a task: layer-wise rates where the backbone knows something already."""
@@ -248,11 +255,10 @@ def one_task(
         streams={MAIN: Stream(task=task, data=data, batch=batch, start=start)},
         evals=evals,
         init=backbone,
-        steps=steps,
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if fresh else layer_decay),
-        schedule=Schedule(warmup_steps=min(250, steps // 10)),
         seed=seed,
         workers=2,
+        **fitted(fit, steps, evals),
     )
 
 

@@ -23,6 +23,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.identified import IdentifiedConfig
 from vistruct.recipes.detect import measured_on, one_task
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.ocr import light
 from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.visft.parts import Model, Normalisation, backbone_of, shown
@@ -48,12 +49,13 @@ def recipe(
     overlap: int = 0,  # pixels shared by neighbouring windows
     normalise: Normalisation | None = None,  # mean and std of; None: imagenet for EVA, of others their own
     batch: int = 16,  # images (or windows) in a step
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     lr: float = 1e-3,
     share: float = 1.0,  # part of the training images (or windows) used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A head that says what is in boxes that are given, on a backbone that stays as it is."""
     resize: PlacedSizing = Size(height=size, width=size)
@@ -64,7 +66,17 @@ def recipe(
     levels = "by_size" if _is_pyramid(trunk) else "each"
     task = IdentifyConfig(backbone=trunk, head=PooledConfig(pooling=pooling), levels=levels, **mean_std)
     run = one_task(
-        "identify", task, train, evals, backbone=backbone, start=None, steps=steps, batch=batch, lr=lr, seed=seed
+        "identify",
+        task,
+        train,
+        evals,
+        backbone=backbone,
+        start=None,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        fit=fit,
     )
     return light(run, tune_backbone)
 

@@ -12,6 +12,7 @@ Differs:  each term of the loss is divided by its own units over the whole step,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from vistruct.config import STREAM_NAME, Eval, Run, Schedule, Stream
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes import caption, change, classify, detect, oriented, segment
+from vistruct.recipes.fit import BY_DATA, Fit, fitted
 from vistruct.recipes.options import called, convert, option, options_of
 from vistruct.recipes.small import small_vit
 from vistruct.recipes.vitp import pretrain
@@ -34,7 +36,8 @@ TASKS: dict[str, Callable[..., Run]] = {
     "caption": caption.recipe,
     "instruct": pretrain.recipe,
 }
-OF_ALL = ("data", "backbone", "timm", "steps", "lr", "seed")  # options of a task's recipe that are the whole run's
+# Options of a task's recipe that are the whole run's.
+OF_ALL = ("data", "backbone", "timm", "steps", "lr", "seed", *(one.name for one in fields(Fit)))
 
 
 def recipe(
@@ -47,9 +50,10 @@ def recipe(
     one_pass: bool = False,  # the images of all tasks go through the backbone as one batch
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs, of the task that takes longest
     lr: float = 1e-4,
     seed: int = 0,
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """Several tasks over one backbone, each with the data, head and evaluations of its own recipe."""
     asked = _tasks(task)
@@ -83,10 +87,9 @@ def recipe(
         "one_pass": one_pass,
         "evals": evals,
         "init": backbone,
-        "steps": steps,
         "optim": base.optim.model_copy(update={"lr": lr, "layer_decay": 1.0 if backbone is None else 0.8}),
-        "schedule": Schedule(warmup_steps=min(250, steps // 10)),
         "seed": seed,
+        **fitted(fit, steps, evals),
     }
     return Run.model_validate(dict(base) | told)
 
@@ -108,7 +111,8 @@ def tiny() -> Run:
         )
         for name, stream in run.streams.items()
     }
-    return run.model_copy(update={"streams": streams, "workers": 0, "log_every": 1})
+    quick = {"workers": 0, "log_every": 1, "eval_every": None, "schedule": Schedule()}
+    return run.model_copy(update={"streams": streams, **quick})
 
 
 def _tasks(given: Sequence[str]) -> dict[str, tuple[str, Path]]:

@@ -18,6 +18,7 @@ from vistruct.config import Eval, Part, Run, Stream
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes import detect
+from vistruct.recipes.fit import BY_DATA, Fit, fitted
 from vistruct.recipes.segment import HeadName, head_of, neck_of
 from vistruct.tasks.segment import SegmentConfig
 from vistruct.windows.slide import Slide
@@ -37,7 +38,7 @@ def recipe(
         "fcos", "retina", "faster_rcnn", "cascade_rcnn", "mask_rcnn", "detr", "mask2former"
     ] = "fcos",  # boxes
     map_head: HeadName = "upernet",  # of the pixels
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
@@ -48,6 +49,7 @@ def recipe(
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A detector and a segmenter that learn from the same samples; each is left as a model of its own."""
     found = detect.recipe(
@@ -64,7 +66,8 @@ def recipe(
         mean=task.mean,
         std=task.std,
     )
-    return of_both(found, filled)
+    both = of_both(found, filled)
+    return Run.model_validate(dict(both) | fitted(fit, steps, both.evals))
 
 
 def of_both(found: Run, filled: Part) -> Run:
@@ -79,7 +82,7 @@ def of_both(found: Run, filled: Part) -> Run:
         evals[f"{BOXES}_{name}"] = one.model_copy(update={"task": BOXES})
         whole = _painted(one.data).model_copy(update={"tiles": None})  # a segmenter puts its windows together itself
         evals[f"{FILLED}_{name}"] = Eval(data=whole, metric=PixelsConfig(), task=FILLED)
-    return found.model_copy(update={"recipe": "labels", "streams": streams, "evals": evals})
+    return found.model_copy(update={"recipe": "labels", "streams": streams, "evals": evals, "keep_model": "last"})
 
 
 def _painted(data: Any) -> Any:

@@ -21,6 +21,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.caption_transformer import CaptionTransformerConfig
 from vistruct.metrics.texts import TextConfig
 from vistruct.recipes.detect import one_task
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.visft.parts import Model, Normalisation, backbone_of
 from vistruct.samples.made_words import words_folder
@@ -45,12 +46,13 @@ def recipe(
     beams: int = 1,  # texts followed at once; 1: greedy
     normalise: Normalisation | None = None,  # mean and std of; None: imagenet for EVA, of others their own
     batch: int = 64,
-    steps: int = 20_000,
+    steps: int | None = None,  # None: those of epochs
     lr: float = 3e-4,
     share: float = 1.0,  # part of the training images used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A head that spells the text in an image, on one map of a backbone that stays as it is."""
     size = Size(height=height, width=width, keep_aspect=False)
@@ -71,7 +73,19 @@ def recipe(
         **mean_std,
     )
     return light(
-        one_task("ocr", task, train, evals, backbone=backbone, start=None, steps=steps, batch=batch, lr=lr, seed=seed),
+        one_task(
+            "ocr",
+            task,
+            train,
+            evals,
+            backbone=backbone,
+            start=None,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            fit=fit,
+        ),
         tune_backbone,
     )
 

@@ -19,6 +19,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.recipes.detect import Normalisation, chosen_head, detector, is_raw, made_tiny, measured_on
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.samples.made_scenes import dota_folder
 from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
@@ -34,7 +35,7 @@ def recipe(
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     start: Path | None = None,  # a detector to begin with whole, of whatever classes: run or model; or a published file
     head: Literal["oriented_rcnn", "oriented_fcos"] | None = None,  # None: of start, or oriented_rcnn
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
@@ -47,6 +48,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A detector for oriented boxes; of horizontal annotations it learns turned ones by turning the images."""
     return detector(
@@ -81,6 +83,7 @@ def recipe(
         seed=seed,
         channels=channels,
         normalise=normalise,
+        fit=fit,
     )
 
 

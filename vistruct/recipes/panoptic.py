@@ -22,6 +22,7 @@ from vistruct.heads.mask_loss import MaskLoss
 from vistruct.heads.mask_queries import MaskQueriesConfig, sized
 from vistruct.metrics.panoptic_quality import PanopticQualityConfig
 from vistruct.recipes.detect import Normalisation, architecture, made_tiny, measured_on, one_task, pyramid_on
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.segment import varied
 from vistruct.samples.made_scenes import coco_folder
 from vistruct.tasks.panoptic import PanopticConfig
@@ -35,7 +36,7 @@ def recipe(
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of what is cut out of an image in training; predictions look at whole images
     batch: int = 8,
     lr: float = 1e-4,
@@ -46,6 +47,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """Every pixel as part of a thing or of stuff.
 
@@ -87,6 +89,7 @@ def recipe(
         batch=batch,
         lr=lr,
         seed=seed,
+        fit=fit,
     )
 
 

@@ -43,6 +43,7 @@ from vistruct.recipes.detect import (
     one_task,
     pyramid_strides,
 )
+from vistruct.recipes.fit import BY_DATA, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
@@ -64,7 +65,7 @@ def recipe(
     start: Path
     | None = None,  # a segmenter to begin with whole, of whatever classes: run or model; or a published file
     head: HeadName | None = None,  # None: of start, or upernet
-    steps: int = 5000,
+    steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # windows in a step
@@ -78,6 +79,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
     train = pixel_data(
@@ -108,6 +110,7 @@ def recipe(
         channels=channels,
         dice=dice,
         normalise=normalise,
+        fit=fit,
     )
 
 
@@ -170,7 +173,7 @@ def segmenter(
     backbone: Path | None,
     timm: str | None,
     start: Path | None,
-    steps: int,
+    steps: int | None,
     size: int,
     overlap: int,
     batch: int,
@@ -180,6 +183,7 @@ def segmenter(
     dice: float = 0.0,
     fusion: Fusion | None = None,
     normalise: Normalisation | None = None,
+    fit: Fit = BY_DATA,
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
     parts, mean_std = architecture(backbone, timm, normalise, train.intake, start)
@@ -205,7 +209,7 @@ def segmenter(
     )
     evals = {} if val is None else {"val": Eval(data=val, metric=metric)}
     return one_task(
-        name, task, train, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed
+        name, task, train, evals, backbone=backbone, start=start, steps=steps, batch=batch, lr=lr, seed=seed, fit=fit
     )
 
 

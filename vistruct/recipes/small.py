@@ -43,5 +43,6 @@ def quick(run: Run, parts: dict[str, Part]) -> Run:
         "batch": 2,
         "workers": 0,
         "log_every": 1,
+        "eval_every": None,
     }
     return with_values(run, **changes)

@@ -45,7 +45,7 @@ def write_evaluations(page: Report, finals: Mapping[str, tuple[int | None, Mappi
         if parted(metric)[1] is None
     ]
     page.text("## Evaluation")
-    page.table(["metric", "value", "at step"], rows, caption="The last value of each metric")
+    page.table(["metric", "value", "at step"], rows, caption="Each metric, of the weights in `model/`")
     for name, (_, numbers) in finals.items():
         for line in partial_means(numbers):
             page.callout(f"`{name}`: {line}")

@@ -42,13 +42,17 @@ def write_run_report(run_dir: Path) -> Path:
     recipe = asked.get("recipe", "")
     data = _once(data, asked.get("streams") or {}) if data else {}
     page = Report(run_dir.resolve().name, f"Training run{f' of the recipe `{recipe}`' if recipe else ''}")
-    page.key_numbers(_key_numbers(series, steps, data))
+    result = _read_json(run_dir / "result.json")
+    page.key_numbers(_key_numbers(series, steps, data, result))
+    if result.get("best") is not None:
+        page.text(_chosen(result))
     if series:
-        page.text("## Training").figure(curves(run_dir / "metrics.jsonl"), _curve_caption(series))
+        best = result.get("best_step")
+        page.text("## Training").figure(curves(run_dir / "metrics.jsonl", best), _curve_caption(series, best))
     else:
         page.callout("No steps were logged: `metrics.jsonl` is missing or empty.")
     kept = read_evaluations(run_dir)
-    write_evaluations(page, _finals(series, kept), kept)
+    write_evaluations(page, _finals(series, kept, result.get("step")), kept)
     _data(page, data)
     pictures = sorted(p for p in (run_dir / "samples").glob("*") if p.suffix.lower() in PICTURES)
     if pictures:
@@ -90,18 +94,27 @@ def evaluations(series: Series) -> Series:
     return {name: points for name, points in series.items() if "/" in name}
 
 
-def _finals(series: Series, kept: Sequence[Evaluation]) -> dict[str, tuple[int | None, dict[str, float]]]:
-    """Each evaluation's last step and numbers: from the log, and where that has none, as they were kept."""
+def _finals(
+    series: Series, kept: Sequence[Evaluation], shipped: int | None
+) -> dict[str, tuple[int | None, dict[str, float]]]:
+    """Each evaluation's last step and numbers: from the log, and where that has none, as they were kept.
+
+    Args:
+        shipped: the step of the run's model, after which nothing counts; None: the last.
+    """
     finals: dict[str, tuple[int | None, dict[str, float]]] = {}
-    for name, points in evaluations(series).items():
+    for name, every in evaluations(series).items():
         evaluation, metric = name.split("/", 1)
+        points = [point for point in every if shipped is None or point[0] <= shipped]
+        if not points:
+            continue
         step, numbers = finals.get(evaluation, (None, {}))
         finals[evaluation] = max(step or 0, points[-1][0]), numbers | {metric: points[-1][1]}
     return finals | {one.name: (one.step, dict(one.numbers)) for one in kept if one.name not in finals}
 
 
-def curves(metrics_jsonl: Path) -> Figure:
-    """Loss and learning rate over the steps, and the evaluations where there were several."""
+def curves(metrics_jsonl: Path, best_step: int | None = None) -> Figure:
+    """Loss and learning rate over the steps, and the evaluations where there were several, the best one marked."""
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
@@ -117,6 +130,8 @@ def curves(metrics_jsonl: Path) -> Figure:
             if name == "evaluation":
                 for metric, points in list(several.items())[: len(COLOURS)]:
                     axis.plot(*zip(*points, strict=True), marker="o", label=metric)
+                if best_step is not None:
+                    axis.axvline(best_step, color="grey", linestyle=":", linewidth=1)
                 axis.legend()
                 axis.set_title("evaluation" + (f" (first {len(COLOURS)})" if len(several) > len(COLOURS) else ""))
                 continue
@@ -163,7 +178,21 @@ def smooth(values: tuple[float, ...] | list[float], span: int = 20) -> list[floa
     return out
 
 
-def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tuple[object, ...]]:
+def _chosen(result: Mapping[str, Any]) -> str:
+    """Which step's weights the model is of, by what figure, and what the other ones had."""
+    metric = literal(result["metric"])
+    best = f"the best of its evaluations was {result['best']:.4g} at step {result['best_step']:,}"
+    last = "not finite" if result["last"] is None else f"{result['last']:.4g}"
+    if result["step"] != result["last_step"]:
+        kept = f"`model/` has these weights; those of the last step, {result['last_step']:,} ({last}), are in `last/`"
+        caution = "The best was chosen on the data it is measured on, so its figure flatters it a little."
+        return f"Judged by {metric}, {best}: {kept}. {caution}"
+    return f"Judged by {metric}, {best}; `model/` is of the last step, {result['last_step']:,} ({last})."
+
+
+def _key_numbers(
+    series: Series, steps: int, data: Mapping[str, Any], result: Mapping[str, Any]
+) -> list[tuple[object, ...]]:
     numbers: list[tuple[object, ...]] = [(steps, "steps")]
     if "loss" in series:
         first, last = series["loss"][0][1], smooth([v for _, v in series["loss"]])[-1]
@@ -171,8 +200,14 @@ def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tu
     overall = {n: p for n, p in evaluations(series).items() if parted(n.split("/", 1)[1])[1] is None}
     of_each = {name.split("/", 1)[0]: name for name in reversed(overall)}  # the first metric of each evaluation
     shown = list(reversed(of_each.values()))[:6] if len(of_each) > 1 else list(overall)[:2]
-    for name, points in ((name, overall[name]) for name in shown):
-        numbers.append((points[-1][1], name, f"at step {points[-1][0]}"))
+    if result.get("metric") in overall:  # first what the run is judged by
+        shown = list(dict.fromkeys([result["metric"], *shown]))
+    for name in shown:
+        points = [point for point in overall[name] if point[0] <= result.get("step", point[0])]
+        if points:
+            is_best = name == result.get("metric") and points[-1][0] == result.get("best_step")
+            note = ", the best" if is_best else ""
+            numbers.append((points[-1][1], name, f"at step {points[-1][0]}{note}"))
     if data:
         samples = sum(int(info["num_records"]) for info in data["train"].values())
         numbers.append((samples, "training samples", "in one epoch"))
@@ -181,9 +216,10 @@ def _key_numbers(series: Series, steps: int, data: Mapping[str, Any]) -> list[tu
     return numbers
 
 
-def _curve_caption(series: Series) -> str:
+def _curve_caption(series: Series, best_step: int | None) -> str:
     bad = sum(not math.isfinite(v) for _, v in series.get("loss", []))
     text = "Faint: each logged step. Solid: its moving average."
+    text += "" if best_step is None else " Dotted: the best evaluation."
     return text + (f" {bad} losses were not finite and are gaps." if bad else "")
 
 

@@ -39,6 +39,9 @@ VARIED = {  # options of recipes that the study sets itself, and where it is tol
 }
 
 
+STEPS = 5000  # of a run whose recipe would count them from its data: what differs between trials is never their length
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One run of a study."""
@@ -149,6 +152,36 @@ def made_by(recipe: str, function: Callable[..., Run], options: Mapping[str, Any
         raise explain(error, Run, f"recipe {recipe}") from error
 
 
+def measured_at_the_end(run: Run) -> Run:
+    """A recipe's run as a study runs it: so many steps whatever the number of samples, and its last weights measured.
+
+    The best weights by the data that a study compares by would be chosen on them: each init's luck is then in its
+    figure, and more of it the more often it was measured.
+
+    Raises:
+        UserError: epochs, which are other steps for every fraction.
+    """
+    if run.epochs is not None:
+        what = f"{run.epochs:g} epochs are another number of steps for every fraction of the labels"
+        raise UserError(what, where="options.epochs", fix="--option steps=N")
+    along = {"eval_every": None if run.eval_every == "auto" else run.eval_every}
+    whole = {"keep_model": "last", "best_by": "", "patience": None, "steps": run.steps or STEPS}
+    return run.model_copy(update={**along, **whole})
+
+
+def check_choice(run: Run) -> Run:
+    """A run of a study after its settings.
+
+    Raises:
+        UserError: they let it be chosen or ended by what it is measured on.
+    """
+    for key, is_asked in (("keep_model", run.keep_model == "best"), ("patience", run.patience is not None)):
+        if is_asked:
+            what = f"{key}={vars(run)[key]} would choose among weights by the data that the study compares by"
+            raise UserError(what, where="settings", fix="leave it out: a study measures the last weights")
+    return run
+
+
 def weights_of(study: Study, init: str, seed: int = 0) -> Path | None:
     """Where an init's weights are in the trials of a seed, or those of which a random one has the architecture.
 
@@ -184,7 +217,7 @@ def _one(
     source = weights_of(study, init, seed)
     own: dict[str, Any] = {"backbone": source, "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
-    run = made_by(study.recipe, function, {**options, **given})
+    run = measured_at_the_end(made_by(study.recipe, function, {**options, **given}))
     if len(run.streams) > 1:
         what = f"a study compares runs of one task, and these would have several: {', '.join(run.streams)}"
         raise UserError(what, where=study.recipe, fix="study one task's recipe, from the joint run: --init joint=RUN")
@@ -206,7 +239,7 @@ def _one(
     if tuning != "full" or study.backbone_lr != 1:
         changes["move"] = (*run.move, _move(run.only.task, study, tuning))
     run = with_values(run, **changes)
-    return with_settings(run, list(study.settings)) if study.settings else run
+    return check_choice(with_settings(run, list(study.settings))) if study.settings else run
 
 
 def _shared(data: Any, fraction: float, seed: int) -> Any:

@@ -21,7 +21,7 @@ from vistruct.runs import train_and_report
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
 from vistruct.study.pace import PACE, Pace, StepTimes, check_phases, computing_device, steps_that_fill, with_all_phases
-from vistruct.study.plan import checked_options, digest_of, init_digest, made_by
+from vistruct.study.plan import checked_options, digest_of, init_digest, made_by, measured_at_the_end
 from vistruct.study.ring import begun_at, expanded
 from vistruct.study.study import Pretraining, Study
 from vistruct.study.trial import INDEX, index_of
@@ -204,7 +204,8 @@ def _made(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run],
     goes_on = one.start is not None and "start" in options_of(function)
     # Recipes read what they start from where it is there: planned as if it never were, a study that goes on is the same
     planned = {"start": places[one.start] / PLANNED} if one.start is not None and goes_on else {}
-    run = made_by(one.recipe, function, checked_options(function, {**one.options, **planned, **seeded, **more}, {}))
+    told = checked_options(function, {**one.options, **planned, **seeded, **more}, {})
+    run = measured_at_the_end(made_by(one.recipe, function, told))
     if one.start is not None and goes_on:
         run = _begun(run, places[one.start])
     if one.start is not None and not goes_on:

@@ -1,0 +1,53 @@
+"""How long the generic recipes learn, how often they are measured, and which of their weights are kept: said once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vistruct.config import Eval, Schedule
+from vistruct.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Options of every generic recipe, beside `steps`."""
+
+    epochs: float | None = None  # passes over the training data, in place of steps; None: by the number of samples
+    eval_every: int | None = None  # steps; None: an epoch or a tenth of the run, whichever is more
+    keep_model: Literal["best", "last"] | None = None  # the weights shipped; None: best, where one evaluation can tell
+    best_by: str | None = None  # EVALUATION/NUMBER that tells which are best; None: the usual one of the evaluation
+    patience: int | None = None  # evaluations without a better one that end the run; None: it is never ended early
+
+
+BY_DATA = Fit()
+
+
+def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval]) -> dict[str, Any]:
+    """What they are in a `Run`.
+
+    Raises:
+        UserError: steps and epochs, or fewer than one of either; something that needs an evaluation, and there is none.
+    """
+    if steps is not None and fit.epochs is not None:
+        what = f"{steps} steps and {fit.epochs:g} epochs both say how long to train"
+        raise UserError(what, where=f"--steps {steps} --epochs {fit.epochs:g}", fix="give one of them, or neither")
+    if steps is not None and steps < 1:
+        raise UserError(f"{steps} steps", where="--steps", fix="1 or more; without --steps the data decide")
+    if not evals:
+        asked = {"--keep-model": fit.keep_model == "best", "--best-by": fit.best_by is not None}
+        asked |= {"--patience": fit.patience is not None, "--eval-every": fit.eval_every is not None}
+        for option in (one for one, is_asked in asked.items() if is_asked):
+            fix = "give data to measure on: --val PATH, or --val-split NAME"
+            raise UserError("nothing is measured that could tell", where=option, fix=fix)
+    can_tell = len(evals) == 1 or (fit.best_by is not None and bool(evals))
+    return {
+        "steps": steps or 0,
+        "epochs": fit.epochs,
+        "schedule": Schedule(warmup_steps=None),
+        "eval_every": "auto" if fit.eval_every is None else fit.eval_every,
+        "keep_model": fit.keep_model or ("best" if can_tell else "last"),
+        "best_by": fit.best_by or "",
+        "patience": fit.patience,
+    }
