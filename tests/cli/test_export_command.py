@@ -63,7 +63,7 @@ def test_a_whole_model_and_then_a_backbone_are_both_accounted_for(tmp_path, run,
 def test_mistakes_are_three_lines(tmp_path, run, capfd):
     assert command("export", run, "--format", "transformers", "--out", run) == 2
     assert "exists already" in capfd.readouterr().err
-    assert command("export", run, "--format", "onnx", "--out", tmp_path / "x") == 2
+    assert command("export", run, "--format", "onyx", "--out", tmp_path / "x") == 2
     assert command("export", tmp_path / "nowhere", "--format", "original", "--out", tmp_path / "x") == 2
     assert command("export", run, "--format", "original", "--out", tmp_path / "x", "--max-shard", "many") == 2
     assert list(tmp_path.iterdir()) == []

@@ -197,7 +197,7 @@ class EvaVit(nn.Module):
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
         if self.cls_token is not None:
             first = self.cls_token.to(x.dtype) + positions[:, :1]
-            x = torch.cat([first.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([first.expand(x.shape[0], -1, -1), x], dim=1)
         return x, grid_hw
 
     def _whole_patches(self, image: Tensor) -> Tensor:

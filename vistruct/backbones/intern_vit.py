@@ -110,7 +110,7 @@ class Embeddings(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x, positions = self.patches(image)
-        x = torch.cat([self.class_embedding.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.class_embedding.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return x + positions
 
 

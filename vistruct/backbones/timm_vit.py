@@ -46,7 +46,7 @@ def enter(vit: Any, image: Tensor, keep: Tensor | None = None) -> Entered:
         if keep is not None:
             what = "BEiT's positions are those of a whole grid: it takes all patches of an image"
             raise UserError(what, where="task.backbone", fix="--set task.backbone.name=vit_base_patch16_224")
-        x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([vit.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return Entered(tokens=vit.pos_drop(x if vit.pos_embed is None else x + vit.pos_embed), num_first=1)
     if isinstance(vit, Eva):
         x, rotary = vit._pos_embed(x)

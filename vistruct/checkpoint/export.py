@@ -82,7 +82,7 @@ def export(
             weights that the type cannot hold; an export that is not the same model when it is read back.
     """
     if format not in get_args(Format):
-        raise UserError(f"no format {format!r}", fix=closest(format, (*get_args(Format), *ADAPTER_FORMATS)))
+        raise UserError(f"no format {format!r}", fix=closest(format, (*get_args(Format), *ADAPTER_FORMATS, "onnx")))
     if dtype not in DTYPES:
         raise UserError(f"no type {dtype!r}", fix=closest(dtype, DTYPES))
     refuse(out, "--out")

@@ -27,13 +27,18 @@ def command(
         typer.Option(
             help="transformers, original: the whole model. backbone-transformers, backbone-original, backbone-plain: "
             "the backbone alone; backbone-timm, backbone-lavis: an EVA ViT. mtp-original: all tasks of an mtp.pretrain "
-            "run. lora, lora-visft: its adapters alone. merged: RUN, or weights of others, with those of --lora added."
+            "run. lora, lora-visft: its adapters alone. merged: RUN, or weights of others, with those of --lora added. "
+            "onnx: a detector, segmenter or classifier for onnxruntime and the like, compared with it on real images."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
     dtype: Annotated[str, typer.Option(help="float32, bf16 or fp16.")] = "float32",
     max_shard: Annotated[str, typer.Option(help="Largest size of one file, such as 5GB.")] = "5GB",
     lora: LoraOption = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Of onnx: a folder of images to compare on. Default: those that the run was measured on."),
+    ] = None,
 ) -> None:
     """Write a model for others; it is read back and compared before it is there.
 
@@ -44,8 +49,16 @@ def command(
 
     from vistruct.checkpoint.export import export
     from vistruct.checkpoint.export_adapters import ADAPTER_FORMATS, export_adapters
+    from vistruct.checkpoint.onnx_export import ONNX_FORMATS, export_onnx
 
     logging.disable_progress_bar()
+    if format in ONNX_FORMATS:
+        if dtype != "float32":
+            raise UserError(f"onnx is written in float32, not {dtype}", where="--dtype", fix="leave it out")
+        made(export_onnx(run, out, images=images, lora=one_lora(lora), say=note).path)
+        return
+    if images is not None:
+        raise UserError(f"{format} is compared on random inputs", where="--images", fix="leave it out")
     settings: dict[str, Any] = {"dtype": dtype, "max_bytes": max_bytes, "lora": one_lora(lora), "say": note}
     if format in ADAPTER_FORMATS:
         made(export_adapters(run, out, format=format, **settings))

@@ -6,6 +6,7 @@ files --formats--> Record --dataset--> Sample --collator--> Batch --task--> Step
 
 from vistruct.contracts.boxes import BoxTarget, Detections, HeadLoss, Queries, Shown
 from vistruct.contracts.data import DataInfo, Dataset
+from vistruct.contracts.dense import DenseBoxHead, Selection
 from vistruct.contracts.objects import (
     NO_OBJECTS,
     Column,

@@ -170,7 +170,9 @@ class Tokens:
         """float[B, D, h, w]."""
         if self.grid_hw is None:
             raise ValueError("some of the patches are no map")
-        return self.patches.transpose(1, 2).unflatten(2, self.grid_hw)
+        cells = self.patches.transpose(1, 2)
+        # Where it is traced for ONNX, unflatten would be of one size, and channels that may be any stop a batch norm.
+        return cells.reshape(cells.shape[0], int(cells.shape[1]), *self.grid_hw)
 
 
 @runtime_checkable

@@ -106,6 +106,6 @@ def norm_layer(kind: NormKind, channels: int) -> nn.Module:
 
 def resized(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Bilinear, without aligned corners; what has the size already is not touched."""
-    if tuple(x.shape[-2:]) == size_hw:
+    if tuple(x.shape[-2:]) == size_hw and not torch.onnx.is_in_onnx_export():  # there it may be another next time
         return x
     return F.interpolate(x, size_hw, mode="bilinear", align_corners=False)

@@ -31,10 +31,20 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Ratio, Shown
+from vistruct.contracts import (
+    BoxTarget,
+    ClassLayer,
+    Detections,
+    FeatureSpec,
+    HeadLoss,
+    HeadTraits,
+    Ratio,
+    Selection,
+    Shown,
+)
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.by_name import ByName
-from vistruct.heads.selection import best_of_levels, select_detections
+from vistruct.heads.selection import best_of_levels, by_level, select_detections, selection_of
 
 CENTER_RADIUS = 1.5  # strides around an object's centre that count as the object; paper, section 4.1
 RANGE = 8.0  # strides: a level learns objects whose farthest side is at most this far away
@@ -72,6 +82,10 @@ class FcosOutput:
     def boxes(self, i: int, rows: Tensor) -> Tensor:
         """float[K, 4], xyxy: what the locations int64[K] of image `i` say."""
         return BoxLinearCoder(normalize_by_size=True).decode(self.offsets[i, rows], self.cells_xyxy[rows])
+
+    def every(self) -> Tensor:
+        """float[B, N, 4], xyxy: what all locations of all images say."""
+        return BoxLinearCoder(normalize_by_size=True).decode(self.offsets, self.cells_xyxy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +144,7 @@ class Fcos(nn.Module):
         layers = self.layers(features) if names is None else self.layers(features, names)
         said = {name: value.float() for name, value in layers.items()}
         cells = [cells_of(f.shape[-2], f.shape[-1], s, f.device) for f, s in zip(features, self.strides, strict=True)]
-        return self.points.output(**said, cells_xyxy=torch.cat(cells), level_sizes=tuple(map(len, cells)))
+        return self.points.output(**said, cells_xyxy=torch.cat(cells), level_sizes=tuple(one.shape[0] for one in cells))
 
     def loss(self, output: Any, targets: Sequence[BoxTarget]) -> HeadLoss:
         """Focal loss over all locations, box and centerness loss over the matched ones.
@@ -177,6 +191,18 @@ class Fcos(nn.Module):
         matched = [self.points.match(cells, ranges, self.points.split(target)[0]) for target in targets]
         return dict.fromkeys(self.terms, count_matched(matched))
 
+    @property
+    def num_levels(self) -> int:
+        return len(self.strides)
+
+    @property
+    def selection(self) -> Selection:
+        return selection_of(self.config)
+
+    def dense(self, output: Any) -> list[tuple[Tensor, Tensor]]:
+        """As of `DenseBoxHead`."""
+        return by_level(_scores(output), output.every(), output.level_sizes)
+
     def decode(self, output: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image; the score is sqrt(class * centerness), as in torchvision.
 
@@ -186,7 +212,7 @@ class Fcos(nn.Module):
                 stays; oriented ones are left out where they lie wholly outside.
         """
         config = self.config
-        scores = (output.logits.sigmoid() * output.centerness.sigmoid()).sqrt()  # [B, N, C]
+        scores = _scores(output)
         found: list[Detections] = []
         for i, size_hw in enumerate(sizes_hw):
             row, label, score = best_of_levels(
@@ -195,6 +221,11 @@ class Fcos(nn.Module):
             boxes, select = output.boxes(i, row), self.points.select
             found.append(select(boxes, score, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections))
         return found
+
+
+def _scores(output: Any) -> Tensor:
+    """float[B, N, C]."""
+    return (output.logits.sigmoid() * output.centerness.sigmoid()).sqrt()
 
 
 class _Layers(FCOSHead):

@@ -80,13 +80,21 @@ class OrientedFcosOutput:
 
     def boxes(self, i: int, rows: Tensor) -> Tensor:
         """float[K, 5], cxcywha: what the locations int64[K] of image `i` say; the width need not be the longer side."""
-        cells = self.cells_xyxy[rows]
-        point, stride = (cells[:, :2] + cells[:, 2:]) / 2, cells[:, 2:3] - cells[:, :1]
-        sides = 2 * stride * self.sizes[i, rows].clamp(max=LARGEST_LOG).exp()
-        cos2, sin2 = self.turns[i, rows].unbind(dim=1)
-        none = cos2.square() + sin2.square() < 1e-12  # no direction: atan2 would have no gradient
-        angle = torch.atan2(sin2, torch.where(none, 1.0, cos2)) / 2
-        return torch.cat([point + stride * self.offsets[i, rows], sides, angle[:, None]], dim=1)
+        return _boxes(self.offsets[i, rows], self.sizes[i, rows], self.turns[i, rows], self.cells_xyxy[rows])
+
+    def every(self) -> Tensor:
+        """float[B, N, 5], cxcywha: what all locations of all images say."""
+        return _boxes(self.offsets, self.sizes, self.turns, self.cells_xyxy)
+
+
+def _boxes(offsets: Tensor, sizes: Tensor, turns: Tensor, cells_xyxy: Tensor) -> Tensor:
+    """float[..., K, 5], cxcywha, of what K locations say."""
+    point, stride = (cells_xyxy[:, :2] + cells_xyxy[:, 2:]) / 2, cells_xyxy[:, 2:3] - cells_xyxy[:, :1]
+    sides = 2 * stride * sizes.clamp(max=LARGEST_LOG).exp()
+    cos2, sin2 = turns.unbind(dim=-1)
+    none = cos2.square() + sin2.square() < 1e-12  # no direction: atan2 would have no gradient
+    angle = torch.atan2(sin2, torch.where(none, 1.0, cos2)) / 2
+    return torch.cat([point + stride * offsets, sides, angle[..., None]], dim=-1)
 
 
 class _Layers(nn.Module):

@@ -92,5 +92,5 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cells = self.norm(x.flatten(2).transpose(1, 2))  # [B, h * w, C]
-        read, _ = self.attention(self.query.expand(len(x), -1, -1), cells, cells, need_weights=False)
+        read, _ = self.attention(self.query.expand(x.shape[0], -1, -1), cells, cells, need_weights=False)
         return read.squeeze(1)

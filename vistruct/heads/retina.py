@@ -25,12 +25,12 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead, 
 from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
+from vistruct.contracts import BoxTarget, ClassLayer, Detections, FeatureSpec, HeadLoss, HeadTraits, Selection, Shown
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import add_images, count_matched, split
 from vistruct.heads.matching import UNUSED, ignore_crowds, match_boxes
 from vistruct.heads.published_names import RETINA, renamed
-from vistruct.heads.selection import best_of_levels, select_detections
+from vistruct.heads.selection import best_of_levels, by_level, select_detections, selection_of
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4  # paper, section 4
 
@@ -95,7 +95,7 @@ class Retina(nn.Module):
             logits=self.classify(features).float(),
             deltas=self.locate(features).float(),
             anchors=torch.cat(anchors),
-            level_sizes=tuple(map(len, anchors)),
+            level_sizes=tuple(one.shape[0] for one in anchors),
         )
 
     def loss(self, output: RetinaOutput, targets: Sequence[BoxTarget]) -> HeadLoss:
@@ -138,6 +138,21 @@ class Retina(nn.Module):
             low_quality=True,
             least_iou=self.config.least_iou,
         )
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.anchors.strides)
+
+    @property
+    def selection(self) -> Selection:
+        return selection_of(self.config)
+
+    def dense(self, output: RetinaOutput) -> list[tuple[Tensor, Tensor]]:
+        """As of `DenseBoxHead`."""
+        deltas = output.deltas
+        anchors = output.anchors[None].expand_as(deltas).reshape(-1, 4)
+        boxes = self.coder.decode_single(deltas.reshape(-1, 4), anchors).view_as(deltas)
+        return by_level(output.logits.sigmoid(), boxes, output.level_sizes)
 
     def decode(self, output: RetinaOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from vistruct.contracts import Detections
+from vistruct.contracts import Detections, Selection
 
 
 def best_of_levels(
@@ -37,6 +37,25 @@ def best_of_levels(
         kept.append(best.values)
         start += length
     return torch.cat(rows), torch.cat(labels), torch.cat(kept)
+
+
+def selection_of(config: Any) -> Selection:
+    """What the settings of a dense head say of its detections."""
+    return Selection(
+        score_threshold=config.score_threshold,
+        max_candidates=config.max_candidates,
+        nms_iou=config.nms_iou,
+        max_detections=config.max_detections,
+    )
+
+
+def by_level(scores: Tensor, boxes: Tensor, level_sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """float[B, N, C] and float[B, N, 4 or 5] over all levels -> the same of each."""
+    levels, start = [], 0
+    for length in level_sizes:
+        levels.append((scores[:, start : start + length], boxes[:, start : start + length]))
+        start = start + length
+    return levels
 
 
 def select_classes(

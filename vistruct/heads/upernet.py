@@ -26,6 +26,7 @@ from vistruct.contracts import ClassLayer, FeatureSpec, HeadTraits
 from vistruct.errors import UserError
 from vistruct.heads.conv_norm import ConvNorm, NormKind, resized
 from vistruct.heads.published_names import renamed
+from vistruct.ops.adaptive_pool import AdaptivePool
 
 _FRONT = r"(module\.)?(semsegdecoder\.)?(head\.)?(decode_head\.)?"  # a wrapped model, MTP's pretraining, ours, mmseg
 
@@ -58,7 +59,7 @@ class UperNet(nn.Module):
         self.norm_kind = norm
         *finer, coarsest = (spec.channels for spec in specs)
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(bins), ConvNorm(coarsest, width, 1, norm)) for bins in config.bins
+            nn.Sequential(AdaptivePool(bins), ConvNorm(coarsest, width, 1, norm)) for bins in config.bins
         )
         self.bottleneck = ConvNorm(coarsest + len(config.bins) * width, width, 3, norm)
         self.lateral_convs = nn.ModuleList(ConvNorm(channels, width, 1, norm) for channels in finer)

@@ -171,7 +171,7 @@ class Classify(nn.Module):
         if not bool(batch.is_known.all()):
             name = batch.ids[int((~batch.is_known).nonzero()[0])]
             raise UserError("no classes to learn from", where=name, fix="use data with classes (kind: image_classes)")
-        logits = self._logits(maps)
+        logits = self.logits_of(maps)
         weights = self._weights(batch)
         if self.config.multi_label:
             every = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
@@ -199,9 +199,10 @@ class Classify(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """float[B, K] of images [B, C, H, W] as a batch has them."""
-        return self._logits(self.backbone(padded_to(self.normalise(images), self.size_divisor)))
+        return self.logits_of(self.backbone(padded_to(self.normalise(images), self.size_divisor)))
 
-    def _logits(self, maps: list[Tensor]) -> Tensor:
+    def logits_of(self, maps: list[Tensor]) -> Tensor:
+        """float[B, K] from the backbone's maps."""
         return self.head(maps if self.neck is None else self.neck(maps)).float()
 
     def predict(self, batch: ClassBatch) -> list[ClassPrediction]:

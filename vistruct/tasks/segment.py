@@ -202,7 +202,7 @@ class Segment(nn.Module):
     def learn(self, maps: list[Tensor], batch: MapBatch) -> StepOutput:
         """The terms of the loss, from the backbone's maps."""
         if isinstance(self.head, LearningHead):
-            loss = self.head.learn(self._features(maps), self._padded_labels(batch))
+            loss = self.head.learn(self.head_input(maps), self._padded_labels(batch))
         else:
             loss = self.config.loss(self._logits(maps, batch.images), batch.label_maps)
         return StepOutput(terms=loss.terms, metrics=loss.metrics)
@@ -225,11 +225,11 @@ class Segment(nn.Module):
         """float[B, K, H, W] from the backbone's maps of images [B, T, C, H, W]."""
         height, width = images.shape[-2:]
         padded_hw = [-(-side // self.size_divisor) * self.size_divisor for side in (height, width)]
-        logits = self.head(self._features(maps)).float()
+        logits = self.head(self.head_input(maps)).float()
         found = F.interpolate(logits, padded_hw, mode="bilinear", align_corners=False)
         return found[..., :height, :width]
 
-    def _features(self, maps: list[Tensor]) -> list[Tensor]:
+    def head_input(self, maps: list[Tensor]) -> list[Tensor]:
         """What the head is given: through the neck, those of pairs fused."""
         features = maps if self.neck is None else self.neck(maps)
         if self.config.fusion is None:
