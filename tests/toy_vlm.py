@@ -14,8 +14,9 @@ from whole_loss import task_loss
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.contracts import Role, Sample, Turn
 from vistruct.tasks.instruct import Instruct, InstructConfig
-from vistruct.vlm.batch import ChatBatch, Reading
+from vistruct.vlm.batch import ChatBatch
 from vistruct.vlm.language import LanguageConfig, train_tokenizer
+from vistruct.vlm.reading import Reading
 from vistruct.vlm.tiling import Tiling
 
 TEXTS = ["how many trees ?", "twelve trees", "is there a tree in the upper left ?", "yes", "no"] * 4

@@ -47,6 +47,21 @@ def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_answers(run_dir: 
     assert said.question == "How many trees are there?"
 
 
+def test_weighed_tokens_and_alignment_are_options_and_train(tmp_path: Path) -> None:
+    data = tiny().only.data.jsonl
+    run = recipe(data=data, size="small", token_weights="prior", alignment=0.05)
+    assert run.only.loss_weights == {"alignment": 0.05}
+    own = {name: vars(run.only.task)[name] for name in ("token_weights", "alignment")}
+    task = tiny().only.task.model_copy(update=own)
+    stream = run.only.model_copy(update={"task": task, "batch": 2})
+    train(with_values(tiny(), streams={"main": stream}, steps=3, evals={}), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_answers", "loss_alignment", "text_likelihood"} <= lines[-1].keys()
+    assert recipe(data=data, size="small", start=tmp_path / "run").only.task.alignment is None
+    with pytest.raises(UserError, match="below 0"):
+        recipe(data=data, alignment=-1.0)
+
+
 def test_a_vit_of_timm_goes_on_from_its_public_weights_in_a_language_model(tmp_path: Path) -> None:
     timm_model = TimmConfig(name="test_vit3").build()
     save_file(

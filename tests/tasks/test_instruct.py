@@ -19,6 +19,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from whole_loss import task_loss
 
 from vistruct.contracts import Costs, Sample
+from vistruct.tasks.token_weights import TokenWeights
 from vistruct.vlm.chat import END, IGNORE
 from vistruct.vlm.names import LanguageNames, to_ours
 from vistruct.vlm.padded import like_lengths
@@ -344,9 +345,10 @@ def test_gradient_repeats_though_rows_share_an_image_and_threads_share_the_work(
     assert all(torch.equal(gradients[0], other) for other in gradients[1:])
 
 
+@pytest.mark.parametrize("weights", [None, TokenWeights()])
 @pytest.mark.parametrize("vrl", ["off", "paper", Vrl(drop_ratio=0.5, drop_at="patches")])
-def test_work_is_the_multiplications_that_torch_counts(vrl):
-    task = build(vrl, language={"vocab_size": 4000}).train()
+def test_work_is_the_multiplications_that_torch_counts(vrl, weights):
+    task = build(vrl, language={"vocab_size": 4000}, token_weights=weights).train()
     samples = [sample("one"), sample("four", size=112), sample("long", answer="yes no " * 5), sample("text", images=0)]
     batches = [task.collator([one]) for one in samples]
     costs = Costs(
@@ -361,14 +363,14 @@ def test_work_is_the_multiplications_that_torch_counts(vrl):
             task_loss(task, batch)
         counted.append(counter.get_total_flops() / 2)
     # Attention among words is left out, and so are dropped patches' embeddings: some per cent of a tiny model's work.
-    np.testing.assert_allclose(task.work(costs), counted, rtol=0.15 if isinstance(vrl, Vrl) else 0.1)
+    np.testing.assert_allclose(task.traits.work(costs), counted, rtol=0.15 if isinstance(vrl, Vrl) else 0.1)
 
 
 def test_work_of_a_large_model_does_not_overflow_the_numbers_that_costs_are_kept_in():
     task = build("paper")
     table = {name: np.array([1_000_000, 30_000]) for name in ("tokens", "visual", "supervised", "tiles")}
-    small = task.work(Costs(**{name: value.astype(np.int32) for name, value in table.items()}))
-    np.testing.assert_array_equal(small, task.work(Costs(**{k: v.astype(np.float64) for k, v in table.items()})))
+    small = task.traits.work(Costs(**{name: value.astype(np.int32) for name, value in table.items()}))
+    np.testing.assert_array_equal(small, task.traits.work(Costs(**{k: v.astype(np.float64) for k, v in table.items()})))
     assert small.dtype == np.float64
 
 

@@ -31,7 +31,8 @@ from vistruct.tasks.instruct import InstructConfig
 from vistruct.vlm.names import LanguageNames, ours_of, to_ours
 from vistruct.vlm.quantised import refuse_quantised
 
-POINTING = "pointing."  # of a vision-language model, the part that one may have and another not
+# Of a vision-language model, the parts that one may have and another not.
+OPTIONAL = ("pointing.", "token_weights.", "alignment.")
 
 
 def load_start(task: Any, source: Path, name: str = "", start_set: str = "") -> Coverage:
@@ -145,9 +146,10 @@ def _load_stopped(task: Any, source: Path, name: str) -> Coverage:
 
 
 def _grown(task: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a vision-language model with what one that points has besides, which is as it was built.
+    """The weights of a vision-language model with what this one has besides, which is as it was built.
 
-    Its decoders and region tokens where the other had none, and the rows of tokens that the other's vocabulary lacked.
+    Decoders and region tokens of one that points, averages of earlier steps, where the other had none, and the rows of
+    tokens that the other's vocabulary lacked.
 
     Returns:
         of all tensors of the task, and what of `Coverage` says so.
@@ -156,7 +158,7 @@ def _grown(task: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict
         return state, {"matched": tuple(sorted(state))}
     own = task.state_dict()
     fresh = _fresh(task, state)
-    gone = sorted(name for name in state if name.startswith(POINTING) and name not in own)
+    gone = sorted(name for name in state if name.startswith(OPTIONAL) and name not in own)
     state = {name: value for name, value in state.items() if name not in gone} | fresh
     tables = (task.language.get_input_embeddings(), task.language.get_output_embeddings())
     resized = [name for table in tables for name in _lengthen(state, task, table)]
@@ -165,8 +167,8 @@ def _grown(task: Any, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def _fresh(task: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What of a model that points is in no weights of others, as it was built."""
-    return {name: v for name, v in task.state_dict().items() if name.startswith(POINTING) and name not in state}
+    """What only some models have and these weights lack, as it was built."""
+    return {name: v for name, v in task.state_dict().items() if name.startswith(OPTIONAL) and name not in state}
 
 
 def _classes_of(run: Path, stream: str) -> list[tuple[str, ...]]:

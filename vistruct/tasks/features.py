@@ -87,6 +87,20 @@ def tokens_of(part: BackbonePart, shared: Backbone | None) -> TokenBackbone:
     return backbone
 
 
+def tokens_of_tiles(part: BackbonePart, size: int, shuffle: int, shared: Backbone | None) -> TokenBackbone:
+    """As `tokens_of`, for tiles of `size` pixels of which `shuffle`^2 patches become one visual token.
+
+    Raises:
+        UserError: a backbone without tokens, or tiles that are no whole number of visual tokens.
+    """
+    backbone = tokens_of(part, shared)
+    cell = backbone.patch * shuffle
+    if size % cell:
+        what = f"tiles of {size} pixels are not a multiple of patch * shuffle = {cell}"
+        raise UserError(what, where="task.tiling.size", fix=f"--set task.tiling.size={size // cell * cell or cell}")
+    return backbone
+
+
 def least_divisor(part: Backbone | Neck) -> int:
     """Pixels; sides of what it is shown are multiples of it."""
     return part.traits.least_divisor or math.lcm(*(spec.stride for spec in part.specs))

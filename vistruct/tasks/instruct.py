@@ -8,10 +8,10 @@ Shapes: N tokens of B rows end to end, K of them kept, T tiles of C visual token
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -23,30 +23,30 @@ from vistruct.config import Part
 from vistruct.contracts import (
     AnswerPrediction,
     Backbone,
-    Costs,
     DataInfo,
     GroundedPrediction,
     Ratio,
     StepOutput,
     TaskTraits,
-    TokenBackbone,
-    Weights,
 )
 from vistruct.errors import UserError
 from vistruct.kinds import BackbonePart
 from vistruct.ops.precision import at_least_float32
-from vistruct.ops.seeds import derive
-from vistruct.tasks.features import tokens_of
+from vistruct.tasks.alignment import Aligned, Alignment, aligned, joined_answers
+from vistruct.tasks.features import tokens_of_tiles
 from vistruct.tasks.grounded import grounded
+from vistruct.tasks.instruct_work import work_of
 from vistruct.tasks.pixels import IMAGENET_MEAN, IMAGENET_STD
 from vistruct.tasks.pointing import PointingConfig, Seen
+from vistruct.tasks.token_weights import TokenWeighing, TokenWeights
 from vistruct.vlm import chat, packed, padded
 from vistruct.vlm import vrl as vrl_
-from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, Reading, send
+from vistruct.vlm.batch import ChatBatch, ChatCollator, ChatMeasurer, send
 from vistruct.vlm.generate import answer_tokens
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.loss_reduction import LossReduction, token_weights
 from vistruct.vlm.projector import Projector, pixel_shuffle
+from vistruct.vlm.reading import Reading, drawn_answers, text_alone
 from vistruct.vlm.templates import TEMPLATES, TemplateName
 from vistruct.vlm.tiling import Tiling, normalise
 
@@ -74,6 +74,8 @@ class InstructConfig(Part):
     pad_to: int | None = Field(None, gt=0)  # tokens, where rows are padded: at least so many
     head: Literal["supervised", "all"] = "supervised"  # positions that reach the vocabulary
     loss_reduction: LossReduction = "token"  # all tokens count alike; by 1 / sqrt(tokens of the answer); all answers
+    token_weights: TokenWeights | None = None  # in training, of answer tokens by what the text alone tells; None: alike
+    alignment: Alignment | None = None  # in training, of images with the words of their answers; None: not at all
     pointing: PointingConfig | None = None  # answers point at objects, questions show regions; None: they are words
 
     @model_validator(mode="after")
@@ -83,7 +85,8 @@ class InstructConfig(Part):
             raise ValueError("packed rows have no padding: set rows=padded with pad_to or vrl.shorten=false")
         if self.pointing is not None and self.answer_dropout == 1.0:
             raise ValueError("a model that never reads its own answer cannot point: set answer_dropout below 1")
-        if self.pointing is not None and not (self.tiling.thumbnail or self.tiling.max_tiles == 1):
+        whole = self.tiling.thumbnail or self.tiling.max_tiles == 1
+        if (self.pointing is not None or self.alignment is not None) and not whole:
             raise ValueError("of tiles without a thumbnail none shows the whole picture: set tiling.thumbnail=true")
         return self
 
@@ -106,7 +109,7 @@ class Instruct(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.vrl = vrl_.PRESETS[config.vrl] if isinstance(config.vrl, str) else config.vrl
-        self.backbone = _token_backbone(config, backbone)
+        self.backbone = tokens_of_tiles(config.backbone, config.tiling.size, config.shuffle, backbone)
         self.language: Any = config.language.build(tokenizer, config.template)
         packed.enable(self.language)
         width = self.language.get_input_embeddings().weight.shape[1]
@@ -118,6 +121,9 @@ class Instruct(nn.Module):
         sizes: dict[str, Any] = {"tile": tile, "shuffle": config.shuffle, "width": width}
         colours: dict[str, Any] = {"mean": config.mean, "std": config.std}
         self.pointing = None if point is None else point.build(self.backbone, tokenizer, **sizes, **colours)
+        self.token_weights = None if config.token_weights is None else config.token_weights.build()
+        words = self.language.get_output_embeddings().weight.shape[0]
+        self.alignment = None if config.alignment is None else config.alignment.build(words)
         self.register_buffer("pixel_mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
@@ -130,14 +136,34 @@ class Instruct(nn.Module):
         asked = self._collator(generate=True)
         return TaskTraits(
             prediction="answers" if self.pointing is None else "grounded",
-            terms=("answers", *(() if self.pointing is None else self.pointing.terms)),
+            terms=(
+                "answers",
+                *(() if self.alignment is None else ("alignment",)),
+                *(() if self.pointing is None else self.pointing.terms),
+            ),
             predict_collator=asked,
             measurer=ChatMeasurer(collator=self.collator),
             predict_measurer=ChatMeasurer(collator=asked),
-            work=self.work,
+            work=partial(work_of, self),
             repeated_blocks=tuple(self.language.get_decoder().layers),
             uneven_calls=self._uneven_calls(),
+            before_step=self.before_step,
+            after_step=self.after_step,
         )
+
+    @property
+    def following(self) -> list[TokenWeighing | Aligned]:  # what keeps averages of earlier steps
+        return [one for one in (self.token_weights, self.alignment) if one is not None]
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Averages of earlier steps begin to note this one."""
+        for one in self.following:
+            one.before_step()
+
+    def after_step(self) -> None:
+        """Averages of earlier steps take in this one, of all ranks."""
+        for one in self.following:
+            one.after_step()
 
     def _uneven_calls(self) -> str:
         if self.config.rows == "grouped":
@@ -179,18 +205,6 @@ class Instruct(nn.Module):
             pointer=None if point is None else point.pointer(self.config.tiling, self.grid, vary=not generate),
             generate=generate,
         )
-
-    def work(self, costs: Costs) -> np.ndarray:
-        """float64[...], multiplications that each sample takes in the forward pass, VRL counted in."""
-        dropped = self.vrl.drop_prob * self.vrl.drop_ratio
-        seen = 1.0 - dropped if self.vrl.drop_at == "patches" else 1.0
-        patches, width = self.grid**2 + 1, self.backbone.width
-        blocks = self.backbone.traits.repeated_blocks
-        tile = _size(self.backbone) * patches * seen + 2 * len(blocks) * width * (patches * seen) ** 2
-        head = _size(self.language.get_output_embeddings())
-        tokens = costs.tokens - costs.visual * dropped
-        body = _size(self.language.get_decoder()) - _size(self.language.get_input_embeddings())
-        return costs.tiles * tile + tokens * body + costs.supervised * head + costs.visual * _size(self.projector)
 
     def read(self, batch: ChatBatch) -> Reading:
         """Choose what the language model reads: in training some answers are hidden, and VRL drops visual tokens."""
@@ -240,16 +254,11 @@ class Instruct(nn.Module):
 
         A small language model soon guesses an answer's next word from the words before it and leaves the image
         alone; what it cannot read it must see. One that has never read an answer (a chance of 1) reads none later.
-        Source: word dropout, Bowman et al., arXiv:1511.06349, section 3.1.
         """
         chance = self.config.answer_dropout
         if chance == 0.0 or not (self.training or self.is_blind_to_answers):
             return batch.input_ids
-        draws = [
-            torch.rand(length, generator=torch.Generator().manual_seed(derive(seed, "answer dropout")))
-            for length, seed in zip(batch.lengths, batch.seeds, strict=True)
-        ]  # by row, so that a row's draw does not depend on its batch
-        hidden = (batch.labels != chat.IGNORE) & (torch.cat(draws) < chance)
+        hidden = drawn_answers(batch, chance)
         if self.pointing is not None:
             hidden &= batch.input_ids != self.pointing.object_token  # whose states ask the decoders
         return batch.input_ids.masked_fill(hidden, self.hidden_token)
@@ -265,19 +274,13 @@ class Instruct(nn.Module):
         for count in counts.unique().tolist():  # two at most: tiles that are dropped from, and whole ones
             at = (counts == count).nonzero().squeeze(1)
             kept = cells[at].nonzero()[:, 1].view(len(at), count)  # row-major, as the cells of a tile are
-            tokens = self.backbone.tokens(pixels[send(at, pixels.device)], send(self._patches(kept), pixels.device))
+            patches = vrl_.patches_of(kept, self.config.shuffle, self.grid)
+            tokens = self.backbone.tokens(pixels[send(at, pixels.device)], send(patches, pixels.device))
             merged = tokens.patches.reshape(len(at), count, -1)  # the patches of a cell lie next to each other
             parts.append(self.projector(merged).flatten(0, 1))
             rows.append((at[:, None] * cells.shape[1] + kept).flatten())
         back = torch.cat(rows).argsort()
         return torch.cat(parts).index_select(0, send(back, tiles.device))
-
-    def _patches(self, cells: Tensor) -> Tensor:
-        """int64[B, K] cells -> int64[B, K * shuffle^2] patches, row by row inside each cell."""
-        side, wide = self.config.shuffle, self.grid // self.config.shuffle
-        first = (cells // wide) * side * self.grid + (cells % wide) * side  # [B, K], its upper left patch
-        inside = (torch.arange(side)[:, None] * self.grid + torch.arange(side)).flatten()
-        return (first[..., None] + inside).flatten(1)
 
     def see(self, batch: ChatBatch, reading: Reading) -> Seen | None:
         """What the backbone makes of the batch's tiles, in one pass; None: there are none."""
@@ -316,30 +319,55 @@ class Instruct(nn.Module):
         seen = self.see(batch, reading)
         embedded = self.embed(batch, reading, seen)
         hidden = self.hidden(embedded, reading)
-        # The token at i is predicted from i - 1; a row never begins with an answer. Gather the supervised ones before
-        # the vocabulary, which is the larger part of a small model's work.
-        target = reading.labels[1:]
-        at = (target != chat.IGNORE).nonzero().squeeze(1)
-        where, target = send(at, hidden.device), send(target[at], hidden.device)
-        head = self.language.get_output_embeddings()
-        if self.config.head == "all":
-            logits = at_least_float32(head(hidden)).index_select(0, where)
-        else:
-            logits = at_least_float32(head(hidden.index_select(0, where)))  # [M, V]
-        weights = token_weights(reading.labels, self.config.loss_reduction)[1:][at].to(logits.dtype)
-        total = (F.cross_entropy(logits, target, reduction="none") * send(weights, hidden.device)).sum()
+        logits, target = self.said(hidden, reading.labels)
         right = (logits.detach().argmax(-1) == target).sum()
-        terms, metrics = {"answers": total}, {"token_accuracy": Ratio(total=right, count=len(at))}
+        metrics = {"token_accuracy": Ratio(total=right, count=len(target))}
+        weights = token_weights(reading.labels, self.config.loss_reduction)[1:][reading.labels[1:] != chat.IGNORE]
+        losses = F.cross_entropy(logits, target, reduction="none") * send(weights.to(logits.dtype), hidden.device)
+        if self.token_weights is not None and self.training:
+            likelihood = self.likelihood(text_alone(reading))
+            losses = losses * self.token_weights(likelihood)
+            metrics["text_likelihood"] = Ratio(total=likelihood.sum(), count=len(target))
+        total = losses.sum()
+        terms = {"answers": total}
+        if self.alignment is not None and self.training:
+            terms["alignment"] = aligned(self, batch, None if seen is None else seen.visual, reading.cells)
         if self.pointing is not None:
             states = self.pointing.queries(hidden, embedded, reading.objects, reading.regions, reading.lengths)
             drawn, figures = self.pointing.learn(states, batch, seen)
             terms, metrics = terms | drawn, metrics | figures
         return StepOutput(terms=terms, metrics=metrics)
 
+    def said(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """float[M, V] logits and int64[M] targets at the supervised tokens, from states float[K, D] and int64[K].
+
+        The token at i is predicted from i - 1; a row never begins with an answer. The supervised ones are gathered
+        before the vocabulary, which is the larger part of a small model's work.
+        """
+        target = labels[1:]
+        at = (target != chat.IGNORE).nonzero().squeeze(1)
+        where, target = send(at, hidden.device), send(target[at], hidden.device)
+        head = self.language.get_output_embeddings()
+        if self.config.head == "all":
+            return at_least_float32(head(hidden)).index_select(0, where), target
+        return at_least_float32(head(hidden.index_select(0, where))), target
+
+    @torch.no_grad()
+    def likelihood(self, reading: Reading) -> Tensor:
+        """float[M], of each supervised token of rows without an image."""
+        ids = send(reading.input_ids, self.pixel_mean.device)
+        hidden = self.hidden(self.language.get_input_embeddings()(ids), reading)
+        logits, target = self.said(hidden, reading.labels)
+        return logits.softmax(dim=-1).gather(1, target[:, None]).squeeze(1)
+
     def units(self, batch: ChatBatch) -> dict[str, float | Tensor]:
-        """What the tokens of answers count together: each one, or as `loss_reduction` says; VRL drops none of them."""
-        drawn = {} if self.pointing is None else self.pointing.units(batch)
-        return {"answers": float(token_weights(batch.labels, self.config.loss_reduction)[1:].sum())} | drawn
+        """What the tokens of answers count together: each one, or as `loss_reduction` says; VRL drops none of them. In
+        training also samples that can be aligned."""
+        answers = token_weights(batch.labels, self.config.loss_reduction)[1:].sum()
+        found: dict[str, float | Tensor] = {"answers": float(answers)}
+        if self.alignment is not None and self.training:
+            found["alignment"] = float(len(joined_answers(batch, self.end_token)[0]))
+        return found if self.pointing is None else found | self.pointing.units(batch)
 
     def hidden(self, embeddings: Tensor, reading: Reading) -> Tensor:
         """float[K, D], the last hidden states of the language model."""
@@ -365,35 +393,5 @@ class Instruct(nn.Module):
         tokens = answer_tokens(self, rows, self.config.max_new_tokens, batch.on_text)
         if self.pointing is not None:
             return grounded(self, batch, seen, rows, tokens)
-        return [
-            AnswerPrediction(
-                id=batch.ids[row],
-                image_id=batch.image_ids[row],
-                question=batch.questions[row],
-                answer=str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip(),
-                truth=batch.truths[row],
-                others=batch.others[row],
-                form=batch.forms[row],
-                family=batch.families[row],
-            )
-            for row, ids in enumerate(tokens)
-        ]
-
-
-def _token_backbone(config: InstructConfig, shared: Backbone | None) -> TokenBackbone:
-    """
-    Raises:
-        UserError: a backbone without tokens, or tiles that are no whole number of visual tokens.
-    """
-    backbone = tokens_of(config.backbone, shared)
-    cell = backbone.patch * config.shuffle
-    if config.tiling.size % cell:
-        what = f"tiles of {config.tiling.size} pixels are not a multiple of patch * shuffle = {cell}"
-        raise UserError(
-            what, where="task.tiling.size", fix=f"--set task.tiling.size={config.tiling.size // cell * cell or cell}"
-        )
-    return backbone
-
-
-def _size(module: Weights) -> float:  # parameters; the int32 of `Costs` would overflow beside a whole number
-    return float(sum(p.numel() for p in module.parameters()))
+        texts = [str(self.tokenizer.decode(ids, skip_special_tokens=False)).strip() for ids in tokens]
+        return batch.answered(texts)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from vistruct.contracts import IMAGE_MARK, Form, Measure, Objects, Record, Sample, Turn
+from vistruct.contracts import IMAGE_MARK, AnswerPrediction, Form, Measure, Objects, Record, Sample, Turn
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive
 from vistruct.vlm import chat
@@ -60,6 +60,22 @@ class ChatBatch:
     def to(self, device: torch.device) -> Self:
         return dataclasses.replace(self, tiles=send(self.tiles, device))
 
+    def answered(self, texts: Sequence[str]) -> list[AnswerPrediction]:
+        """What was asked, with an answer to each row."""
+        return [
+            AnswerPrediction(
+                id=self.ids[row],
+                image_id=self.image_ids[row],
+                question=self.questions[row],
+                answer=text,
+                truth=self.truths[row],
+                others=self.others[row],
+                form=self.forms[row],
+                family=self.families[row],
+            )
+            for row, text in enumerate(texts)
+        ]
+
     def pin_memory(self) -> Self:
         """For the loader: page-locked tiles travel while the device computes."""
         pointed = None if self.pointed is None else self.pointed.pin_memory()
@@ -71,22 +87,6 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the language model reads of a batch, after VRL; all on the CPU, so that nothing waits for the device."""
-
-    input_ids: Tensor  # int64[K]
-    labels: Tensor  # int64[K]
-    positions: Tensor  # int64[K], in the row as it was
-    lengths: list[int]  # kept tokens of each row
-    whole: list[int]  # tokens of each row before any were dropped
-    places: Tensor  # int64[P], where visual tokens stand
-    visual: Tensor  # int64[P], which one stands there: tile * C + cell, or a number among the kept cells
-    cells: Tensor | None  # bool[T, C], those that enter the backbone; None: all
-    objects: Tensor  # int64[Q], where object tokens stand, of a model that points
-    regions: Tensor  # int64[R * n], where what regions show stands
 
 
 @dataclass(frozen=True, kw_only=True)

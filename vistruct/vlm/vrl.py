@@ -80,6 +80,19 @@ def keep_cells(num_cells: int, vrl: Vrl, seeds: Sequence[int]) -> Tensor:
     return keep
 
 
+def patches_of(cells: Tensor, side: int, grid: int) -> Tensor:
+    """int64[B, K] cells -> int64[B, K * side^2] their patches, row by row inside each cell.
+
+    Args:
+        side: patches of a cell.
+        grid: patches of a tile's side.
+    """
+    wide = grid // side
+    first = (cells // wide) * side * grid + (cells % wide) * side  # [B, K], its upper left patch
+    inside = (torch.arange(side)[:, None] * grid + torch.arange(side)).flatten()
+    return (first[..., None] + inside).flatten(1)
+
+
 def _dropped(number: int, vrl: Vrl, seed: int) -> Tensor:
     """int64[...], which of `number` tokens go."""
     if not vrl.is_on:

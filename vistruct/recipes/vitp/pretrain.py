@@ -45,7 +45,9 @@ from vistruct.recipes.detect import architecture
 from vistruct.recipes.named import says_its_shape
 from vistruct.samples import trees
 from vistruct.samples.made_scenes import kept_by_content
+from vistruct.tasks.alignment import Alignment
 from vistruct.tasks.instruct import InstructConfig
+from vistruct.tasks.token_weights import TokenWeights
 from vistruct.vlm.language import LanguageConfig
 from vistruct.vlm.tiling import Tiling
 
@@ -146,6 +148,8 @@ def recipe(
     language: Path | None = None,  # folder of a causal language model as `transformers` saves it; None: likewise
     size: Literal["1b", "2b", "small"] = "1b",
     vrl: Literal["off", "paper", "published-code"] = "paper",
+    token_weights: Literal["uniform", "prior"] = "uniform",  # prior: tokens that the text alone tells count less
+    alignment: float = 0.0,  # weight of images aligned with their answers' words (CoMP: 0.05); 0: they are not
     start: Path | None = None,  # folder of a whole InternVL, or a run of this recipe, to go on from in its size
     freeze_backbone: bool = False,  # only projector and language model learn, as before a run with `start`
     lora_rank: int
@@ -160,6 +164,12 @@ def recipe(
     like = SIZES[size]
     num_steps = like.steps if steps is None else steps
     changed: dict[str, Any] = {"vrl": vrl}
+    if token_weights == "prior":
+        changed["token_weights"] = TokenWeights()
+    if alignment < 0:
+        raise UserError("a weight below 0", where=f"--alignment {alignment:g}", fix="--alignment 0.05, or 0 for none")
+    if alignment > 0:
+        changed["alignment"] = Alignment()
     if start is not None and timm is not None:
         raise UserError("--start and --timm both name a backbone", where=f"--timm {timm}", fix="leave one of them out")
     if start is not None and (parts := parts_of(start)):
@@ -188,6 +198,7 @@ def recipe(
                 start=start,
                 batch=like.batch if batch is None else batch,
                 pack=like.pack,
+                loss_weights={"alignment": alignment} if alignment > 0 else {},
             )
         },
         evals=evals,
