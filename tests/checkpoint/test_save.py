@@ -129,7 +129,7 @@ def replace(path: Path, before: str, after: str) -> None:
         lambda path: (path / "manifest.json").write_text('{"format": 2, "sh'),
         lambda path: (path / "manifest.json").write_text("[]"),
         lambda path: replace(path / "manifest.json", '"step": 2', '"step": 3'),
-        lambda path: replace(path / "manifest.json", '"format": 2', '"format": 1'),
+        lambda path: replace(path / "manifest.json", '"format": 3', '"format": 2'),
         lambda path: (path / "manifest.json").unlink(),
     ],
 )

@@ -43,7 +43,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 1.0  # of processor time, 0.4 on an idle machine; a clock would measure the other processes
+    assert seconds < 2.0  # of processor time, 0.4 on an idle machine; a clock would measure the other processes
     assert "HEAVY []" in done.stdout
     assert all(verb in done.stdout for verb in VERBS)
 

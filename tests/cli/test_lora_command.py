@@ -30,7 +30,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("lora")
     run = classify.tiny()
     loss = run.evals["val"].model_copy(update={"metric": MeanLossConfig()})
-    base = with_values(run, steps=4, evals=run.evals | {"loss": loss})
+    base = with_values(run, steps=4, keep_model="last", evals=run.evals | {"loss": loss})
     found = {"base": train(base, folder / "base")}
     rules = (
         Move(pattern="*", mode="frozen"),
