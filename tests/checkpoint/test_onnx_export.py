@@ -26,6 +26,7 @@ from vistruct.data.input import Input
 from vistruct.errors import UserError
 from vistruct.heads.detr import DetrConfig
 from vistruct.heads.fcos import FcosConfig
+from vistruct.heads.linear import LinearConfig
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.heads.retina import RetinaConfig
 from vistruct.heads.upernet import UperNetConfig
@@ -41,6 +42,7 @@ ANY = Freedom(batch=True, size=True)
 TASKS = {
     "segment": SegmentConfig(backbone=CONV, head=DotsConfig()),
     "segment by a upernet": SegmentConfig(backbone=CONV, head=UperNetConfig(channels=16)),
+    "segment by a linear layer": SegmentConfig(backbone=CONV, head=LinearConfig()),
     "segment by a vit": SegmentConfig(backbone=VIT, head=DotsConfig()),
     "change": SegmentConfig(kind="change", fusion="difference", backbone=CellsConfig(cell=8), head=DotsConfig()),
     "classify": ClassifyConfig(backbone=VIT, head=DotsConfig(pooled=True), multi_label=True),

@@ -10,13 +10,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
 import vistruct
@@ -155,6 +159,33 @@ def prove(task: Any, card: ModelCard, plan: Plan, every: Sequence[Sequence[Sampl
     raise wrong
 
 
+def _with_factors(core: nn.Module) -> None:
+    """Batch norms without factors get those that change nothing: ONNX has no other ones."""
+    for module in core.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)) and module.weight is None:
+            module.weight = nn.Parameter(torch.ones(module.num_features))
+            module.bias = nn.Parameter(torch.zeros(module.num_features))
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Nothing is printed: where torch fails it prints the whole graph, and not by way of Python."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, one in zip((1, 2), kept, strict=True):
+            os.dup2(one, number)
+            os.close(one)
+
+
 def _write(
     task: Any, card: ModelCard, plan: Plan, freedom: Freedom, shown: tuple[tuple[int, int], torch.dtype], file: Path
 ) -> None:
@@ -170,12 +201,11 @@ def _write(
     padded = [-(-side // divisor) * divisor for side in (height, width)]
     image = torch.randn(number, task.backbone.traits.channels, *padded, generator=torch.Generator().manual_seed(0))
     made: Any = io.BytesIO()
+    _with_factors(plan.core)
     axes = freedom.axes()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    hidden: Any = torch._C
-    hidden._jit_set_onnx_log_enabled(False)  # where it fails the whole graph would be printed
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _quiet():
             warnings.simplefilter("ignore")  # what is fixed by tracing shows in the comparison
             torch.onnx.export(
                 plan.core.eval(),  # torch gives it back as it was
