@@ -135,6 +135,16 @@ def test_the_steps_are_those_that_fill_the_budget(tmp_path):
         pretraining_jobs(expanded(timed), tmp_path, {name: pace_of(20.0)})
 
 
+@pytest.mark.parametrize("setting", ["steps=5", "patience=2"])
+def test_settings_do_not_end_a_teacher_at_another_step_than_its_budget(tmp_path, setting):
+    options = {"data": [str(trees().train.parent)], "val": [str(trees().test.parent)], "model": "small", "batch": 4}
+    masked = {"recipe": "masked", "options": options, "settings": [setting, "eval_every=5", "best_by=val/loss"]}
+    starts = {"random": {"recipe": "masked", "options": options}}
+    study = ring(teachers={"masked": masked}, budget={"samples": 100}, starts=starts)
+    with pytest.raises(UserError, match=f"{setting} would end it at another step than the budget of 100 samples"):
+        pretraining_jobs(expanded(study), tmp_path)
+
+
 def pace_of(seconds: float) -> Pace:
     return Pace(phases={"": {"": seconds}}, samples={}, a_map=0.0, seconds=1.0)
 

@@ -127,7 +127,8 @@ def time_steps(*, run: dict[str, Any], results: Mapping[str, Any], report: Repor
     with TemporaryDirectory() as folder:
         maps = resolved.cache_maps and resolved.cache_maps.model_copy(update={"folder": Path(folder) / "maps"})
         still = resolved.optim.model_copy(update={"lr": STILL_RATE})
-        short = with_values(resolved, cache_maps=maps, optim=still, evals={}, snapshots=())
+        plain: dict[str, Any] = {"evals": {}, "snapshots": (), "best_by": "", "patience": None}
+        short = with_values(resolved, cache_maps=maps, optim=still, **plain)
         with started(short, Path(folder) / "run") as training:
             found = paces_of(training.state, report)
     return {**found, "seconds": round(compute_seconds(computing_device()) - began, 3)}

@@ -139,7 +139,7 @@ def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], 
 
     Raises:
         UserError: as `_made`; a recipe whose steps cannot be told, a budget of less than one step or without its last
-            phase.
+            phase; settings that would end it at another step.
     """
     run = _made(one, places, runs, {})
     if one.budget is not None:
@@ -147,6 +147,10 @@ def _run(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run], 
         if steps is not None:
             run = _made(one, places, runs, {"steps": steps})
             check_phases(run, one.budget.line)
+        if run.patience is not None or steps not in (None, run.steps):
+            odd = "steps" if run.patience is None else "patience"
+            what = f"{odd}={vars(run)[odd]} would end it at another step than the budget of {one.budget.line}"
+            raise UserError(what, where="settings", fix=f"leave {odd} out: all that are compared have an equal budget")
         if one.budget.seconds is not None and not torch.cuda.is_available():
             run = with_values(run, workers=0)  # the same batches, and all of their processor's time is counted
     if one.seed is not None:
