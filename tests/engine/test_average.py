@@ -17,7 +17,7 @@ from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.config import Move
+from vistruct.config import Trainable
 from vistruct.contracts import TaskTraits
 from vistruct.engine.average import Averaged, decay_at, in_place
 from vistruct.engine.evaluate import evaluate
@@ -99,7 +99,7 @@ def test_spread_and_whole_models_have_the_same_average(tmp_path):
 
 
 def test_only_what_trains_is_kept_twice_and_an_exchange_can_be_undone(tmp_path):
-    state = build(toy_run(ema=DECAY, move=(Move(pattern="backbone", mode="frozen"),)), tmp_path)
+    state = build(toy_run(ema=DECAY, trainable=(Trainable(pattern="backbone", mode="frozen"),)), tmp_path)
     assert state.average is not None
     assert set(state.average.tensors) == {"head.weight", "head.bias", "scale"}
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
