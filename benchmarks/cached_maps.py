@@ -83,8 +83,8 @@ def run_of(asked: argparse.Namespace, way: str, place: Path) -> Run:
     data = data.model_copy(update={"tiles": cut, "share": min(1.0, (asked.images + 0.5) / records)})
     run = with_values(run, task=task.model_copy(update={"backbone": vit}), data=data, batch=asked.batch, workers=0)
     kept = CacheMaps(folder=place / "maps") if way in ("first", "kept") else None
-    move = () if way == "trained" else run.move
-    return run.model_copy(update={"init": None, "cache_maps": kept, "move": move, "amp": "off"})
+    rules = () if way == "trained" else run.trainable
+    return run.model_copy(update={"init": None, "cache_maps": kept, "trainable": rules, "amp": "off"})
 
 
 def distilled(asked: argparse.Namespace, way: str, place: Path) -> Run:

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vistruct.config import Move, Run, of_one_task
+from vistruct.config import Run, Trainable, of_one_task
 from vistruct.data.instructions.write import LABELS, write_instructions
 from vistruct.engine.train import train
 from vistruct.recipes import labels
@@ -58,7 +58,7 @@ def both(data: Path, steps: int, seed: int) -> Run:
         small = task.model_copy(update={"backbone": SIZES["small"].task.backbone})
         streams[name] = stream.model_copy(update={"task": small})
     schedule = run.schedule.model_copy(update={"warmup_steps": steps // 5})
-    more = {"streams": streams, "move": (Move(pattern="backbone", lr_factor=0.5),), "schedule": schedule}
+    more = {"streams": streams, "trainable": (Trainable(pattern="backbone", lr_factor=0.5),), "schedule": schedule}
     more["eval_every"] = None
     return with_settings(run.model_copy(update=more), list(SETTINGS))
 

@@ -219,8 +219,8 @@ def test_each_task_is_left_alone_with_the_backbone_and_asked_by_its_own_evaluati
 
 def test_a_run_starts_each_task_from_its_own_run_over_the_same_frozen_backbone(tmp_path):
     frozen = [{"pattern": "backbone", "mode": "frozen"}]
-    first = train(toy_run(steps=3, task=CALM, move=frozen), tmp_path / "near")
-    second = train(toy_run(steps=3, task=CALM, move=frozen, data=ToyDataConfig(size=10)), tmp_path / "far")
+    first = train(toy_run(steps=3, task=CALM, trainable=frozen), tmp_path / "near")
+    second = train(toy_run(steps=3, task=CALM, trainable=frozen, data=ToyDataConfig(size=10)), tmp_path / "far")
     other = train(toy_run(steps=3, task=CALM), tmp_path / "other")
     run = two_toys()
 

@@ -96,7 +96,7 @@ def test_a_setting_may_name_a_term_of_the_loss_and_no_field_that_a_part_lacks():
         with pytest.raises(UserError, match=f"did you mean '{near}'"):
             with_settings(joint.tiny(), [wrong])
     with pytest.raises(UserError, match="no YAML"):
-        with_settings(joint.tiny(), ["move=[{pattern: backbone"])
+        with_settings(joint.tiny(), ["trainable=[{pattern: backbone"])
 
 
 def test_a_kind_that_cannot_keep_what_another_was_told_says_how_it_is_set_whole():

@@ -10,7 +10,7 @@ import torch
 from toy_study import first_head, recipe
 
 from vistruct.cli.study import with_adapters
-from vistruct.config import AdamW, Lora, Move, Run, with_values
+from vistruct.config import AdamW, Lora, Run, Trainable, with_values
 from vistruct.engine.run import build
 from vistruct.engine.ship import ship
 from vistruct.engine.train import train
@@ -65,8 +65,8 @@ def test_runs_of_several_tasks_are_not_compared():
 
 def test_ways_say_what_moves(pretrained):
     plan = plan_trials(study(pretrained, tune=("probe", "lora", "full"), lora={"rank": 2}), recipe)
-    moves = {p.tuning: p.run.move for p in plan.trials}
-    assert moves["probe"] == (Move(pattern="backbone", mode="frozen"),)
+    moves = {p.tuning: p.run.trainable for p in plan.trials}
+    assert moves["probe"] == (Trainable(pattern="backbone", mode="frozen"),)
     assert moves["lora"][0].mode == "lora"
     assert moves["lora"][0].lora.rank == 2
     assert moves["full"] == ()
@@ -74,7 +74,7 @@ def test_ways_say_what_moves(pretrained):
 
 def test_of_an_adapter_backbone_only_the_vit_inside_is_held():
     plan = plan_trials(study(tune=("probe",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
-    assert plan.trials[0].run.move == (Move(pattern="backbone.vit", mode="frozen"),)
+    assert plan.trials[0].run.trainable == (Trainable(pattern="backbone.vit", mode="frozen"),)
 
 
 def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
@@ -253,8 +253,8 @@ def test_percent_keeps_small_shares():
 
 
 def test_adapters_are_a_variant_of_an_init(tmp_path, pretrained):
-    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2))
-    tuned = train(recipe(backbone=pretrained).model_copy(update={"move": (rule,)}), tmp_path / "tuned")
+    rule = Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2))
+    tuned = train(recipe(backbone=pretrained).model_copy(update={"trainable": (rule,)}), tmp_path / "tuned")
     inits = {"random": "random", "ours": str(pretrained), "tuned": str(pretrained)}
     one = study(inits=inits, adapters={"tuned": str(tuned)})
     assert read_study_of(tmp_path, one) == one

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vistruct.engine.run import Source, State
 
 MIB = 2**20
-ADAM_BYTES = 4 + 4 + 4  # for each number that moves: its gradient and AdamW's two moments, in float32
+ADAM_BYTES = 4 + 4 + 4  # for each number that trains: its gradient and AdamW's two moments, in float32
 
 
 def describe(run: Run, devices: int = 1) -> str:

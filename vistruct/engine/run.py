@@ -18,7 +18,7 @@ from vistruct.checkpoint.parts import load_parts
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
-from vistruct.config import Move, Run, Stream, flat
+from vistruct.config import Run, Stream, Trainable, flat
 from vistruct.contracts import Costs, DataInfo, Dataset, MapTask, Task, named_term
 from vistruct.data.account import check_left_out
 from vistruct.data.boxes import BoxDataConfig
@@ -42,7 +42,7 @@ from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
 from vistruct.engine.teachers import Present, kept, present
-from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
+from vistruct.engine.trainable import Plan, apply_rules, set_train_mode
 from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
 from vistruct.tasks.joint import Joint, share_trunk
@@ -149,7 +149,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
     backbone: Any = model.backbone
     coverage = None if run.init is None else load_backbone(backbone, run.init)
     teachers = present(tasks)
-    plan = apply_moves(model, (*run.move, *_still(tasks)))
+    plan = apply_rules(model, (*run.trainable, *_still(tasks)))
     if run.adapters is not None:
         started = (one.coverage for one in sources.values() if one.coverage is not None)
         already = [record for one in (*started, *([coverage] if coverage else [])) for record in one.adapters]
@@ -237,11 +237,11 @@ def _measured_on(run: Run, datasets: Mapping[str, Dataset], cache: Path) -> dict
     return found
 
 
-def _still(tasks: Mapping[str, Task]) -> list[Move]:
+def _still(tasks: Mapping[str, Task]) -> list[Trainable]:
     """What never trains, whatever the rules say."""
     alone = len(tasks) == 1
     return [
-        Move(pattern=module if alone else f"tasks.{name}.{module}", mode="frozen")
+        Trainable(pattern=module if alone else f"tasks.{name}.{module}", mode="frozen")
         for name, task in tasks.items()
         for module in task.traits.still
     ]

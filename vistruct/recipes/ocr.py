@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vistruct.config import Eval, Move, Part, Run
+from vistruct.config import Eval, Part, Run, Trainable
 from vistruct.data.at_path import captions_at, intake_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.caption_transformer import CaptionTransformerConfig
@@ -92,7 +92,9 @@ def recipe(
 
 def light(run: Run, tune_backbone: bool) -> Run:
     """The run, in which the head alone learns unless the backbone is to."""
-    return run if tune_backbone else run.model_copy(update={"move": (Move(pattern="backbone", mode="frozen"),)})
+    return (
+        run if tune_backbone else run.model_copy(update={"trainable": (Trainable(pattern="backbone", mode="frozen"),)})
+    )
 
 
 def tiny() -> Run:

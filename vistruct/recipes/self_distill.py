@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Run, Schedule, Stream
+from vistruct.config import MAIN, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable
 from vistruct.data.at_path import intake_of, learned_and_measured
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.errors import UserError
@@ -111,7 +111,7 @@ def recipe(
         streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start, loss_weights=weights)},
         evals={} if measured is None else {"health": Eval(data=measured, metric=HealthConfig())},
         init=backbone,
-        move=_move(goes_on, lora_rank),
+        trainable=_trainable(goes_on, lora_rank),
         steps=steps,
         optim=AdamW(lr=lr or (1e-3 if is_small else 5e-4 * batch / 256), weight_decay=0.04),
         schedule=Schedule(shape="cosine", warmup_steps=steps // 10),
@@ -123,11 +123,11 @@ def recipe(
     )
 
 
-def _move(goes_on: bool, lora_rank: int | None) -> tuple[Move, ...]:
+def _trainable(goes_on: bool, lora_rank: int | None) -> tuple[Trainable, ...]:
     """How the backbone learns."""
     if lora_rank is not None:
-        return (Move(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),)
-    return (Move(pattern="backbone", lr_factor=SLOWER),) if goes_on else ()
+        return (Trainable(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),)
+    return (Trainable(pattern="backbone", lr_factor=SLOWER),) if goes_on else ()
 
 
 def tiny() -> Run:

@@ -251,7 +251,7 @@ def labelled(data: str) -> Teacher:
             "streams.boxes.task.head={kind: fcos, num_convs: 1, nms_iou: 0.35, prior: 0.1}",
             "optim.weight_decay=0.01",
             "optim.layer_decay=1.0",
-            "move=[{pattern: backbone, lr_factor: 0.5}]",
+            "trainable=[{pattern: backbone, lr_factor: 0.5}]",
             "workers=0",
             "log_every=5",
         ),

@@ -21,7 +21,7 @@ from vistruct.checkpoint.catalogue.find import near
 from vistruct.checkpoint.catalogue.here import located
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
-from vistruct.config import Move, Run, explain, with_values
+from vistruct.config import Run, Trainable, explain, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
 from vistruct.recipes.options import called, options_of
@@ -237,7 +237,7 @@ def _one(
     if study.is_random(init):
         changes |= {"init": None, "start": None}
     if tuning != "full" or study.backbone_lr != 1:
-        changes["move"] = (*run.move, _move(run.only.task, study, tuning))
+        changes["trainable"] = (*run.trainable, _trainable(run.only.task, study, tuning))
     run = with_values(run, **changes)
     return check_choice(with_settings(run, list(study.settings))) if study.settings else run
 
@@ -252,16 +252,16 @@ def _shared(data: Any, fraction: float, seed: int) -> Any:
     return data.model_copy(update={"share": fraction, **({"share_seed": seed} if "share_seed" in settings else {})})
 
 
-def _move(task: Any, study: Study, tuning: Tuning) -> Move:
+def _trainable(task: Any, study: Study, tuning: Tuning) -> Trainable:
     """What a tuning mode trains. Of an adapter backbone only the ViT inside has weights to keep: the rest is a head."""
     backbone = vars(task).get("backbone")
     inner = backbone is not None and vars(backbone).get("kind") == "vit_adapter"
     pattern = "backbone.vit" if inner else "backbone"
     if tuning == "full":
-        return Move(pattern=pattern, lr_factor=study.backbone_lr)
+        return Trainable(pattern=pattern, lr_factor=study.backbone_lr)
     if tuning == "probe":
-        return Move(pattern=pattern, mode="frozen")
-    return Move(pattern=pattern, mode="lora", lora=study.lora)
+        return Trainable(pattern=pattern, mode="frozen")
+    return Trainable(pattern=pattern, mode="lora", lora=study.lora)
 
 
 def study_jobs(

@@ -20,7 +20,7 @@ from vistruct.checkpoint.catalogue.find import backbone_of as named_backbone
 from vistruct.checkpoint.catalogue.find import entry_of
 from vistruct.checkpoint.load import is_ours
 from vistruct.checkpoint.weights import backbone_dir
-from vistruct.config import MAIN, AdamW, CacheMaps, Eval, Move, Part, Run, Schedule, Stream
+from vistruct.config import MAIN, AdamW, CacheMaps, Eval, Part, Run, Schedule, Stream, Trainable
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
@@ -118,7 +118,7 @@ def stage_one(
         streams={MAIN: Stream(task=task, data=data, batch=batch, start=start)},
         evals=evals,
         init=backbone,
-        move=(Move(pattern="backbone", mode="frozen"),),
+        trainable=(Trainable(pattern="backbone", mode="frozen"),),
         cache_maps=cache,
         steps=steps,
         optim=AdamW(lr=lr, weight_decay=1e-4),
