@@ -11,8 +11,8 @@ import torch
 
 from vistruct.checkpoint.load import ModelCard
 from vistruct.data.dataset import RecordDataset
+from vistruct.engine.data_sets import for_classes
 from vistruct.engine.evaluate import asks_as_trained, measure
-from vistruct.engine.run import for_classes
 from vistruct.errors import UserError
 
 SAME = 0.005  # of a number, or of 1 where that is less
