@@ -84,7 +84,7 @@ def test_numbers_colours_pictures_and_areas_of_every_image(tmp_path: Path, monke
     table = rows(tmp_path / "out" / "areas.csv")
     assert len(table) == 9
     assert table[0] == {
-        "image": "a.bmp", "class": "red", "pixels": str(areas[0].count), "share": f"{areas[0].share:.6f}", "m2": "",
+        "image": "a.bmp", "class": "red", "pixels": str(areas[0].count), "fraction": f"{areas[0].share:.6f}", "m2": "",
     }  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def recipe(
     overlap: int = 64,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # pairs of windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     turns: bool = True,  # images from above have no up: turn them all ways
     exchange: float = 0.5,  # how often before and after are swapped; 0 where only one direction is a change
@@ -63,8 +63,8 @@ def recipe(
         split=split,
         tiles=Tiles(size=size, overlap=0),
         augment=varied(size, intake_of(values), flips=True, turns=turns, exchange=exchange),
-        share=share,
-        share_seed=seed,
+        fraction=fraction,
+        fraction_seed=seed,
     )
     return segmenter(
         "change",

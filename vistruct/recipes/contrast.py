@@ -82,7 +82,7 @@ def recipe(
     whole = Size(height=size, width=size, keep_aspect=False)
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
     if regions == "objects":
-        if len(data) > 1 or "region" not in levels or mixing.train_share is not None:
+        if len(data) > 1 or "region" not in levels or mixing.train_fraction is not None:
             what = "regions that are objects are of one set of boxes, and --val are images"
             raise UserError(what, where="--regions", fix="--levels region --data ANNOTATIONS --val IMAGES")
         learned = boxes_at(data[0], AS_FOUND, values, tiles=tiles)

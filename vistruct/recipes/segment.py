@@ -70,8 +70,8 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used (of the patients, for volumes)
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used (of the patients, for volumes)
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
     flips: bool = True,  # left and right; false where sides matter, as in a body
@@ -88,7 +88,7 @@ def recipe(
         values,
         split=split,
         size=size,
-        share=share,
+        fraction=fraction,
         seed=seed,
         augment=varied(size, intake_of(values), flips=flips, turns=turns),
     )
@@ -127,12 +127,12 @@ def pixel_data(
     *,
     split: str | None,
     size: int,
-    share: float,
+    fraction: float,
     seed: int,
     augment: Augment,
 ) -> MapDataConfig | VolumeDataConfig:
     """Training data with the class of every pixel, as what lies at `data` asks for."""
-    shared: dict[str, Any] = {"split": split, "share": share, "share_seed": seed, "augment": augment}
+    shared: dict[str, Any] = {"split": split, "fraction": fraction, "fraction_seed": seed, "augment": augment}
     format = reading.format
     if reading.labels is None and (
         matching(data, "volumes") if format == "auto" else find_format(format).kind == "volumes"
@@ -158,7 +158,7 @@ def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | No
     """The data to measure on, read as the training data, whole and without variation."""
     if val is None:
         return None
-    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "share": 1.0}
+    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "fraction": 1.0}
     changes |= {"empty": 1.0} if isinstance(train, VolumeDataConfig) else {"tiles": None}
     return train.model_copy(update=changes)
 

@@ -60,7 +60,7 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
         error = without_any_labels(len(cases), path)
         fix = f"{error.fix}; --format images looks at them as images without labels"
         parts.errors.append(UserError(error.what, where=error.where, fix=fix))
-    stopping = _UNLABELLED if parts.part.shares is None else {}  # shares are drawn of what is labelled
+    stopping = _UNLABELLED if parts.part.random_split is None else {}  # splits are drawn of what is labelled
     counts = {
         "volumes": len(cases),
         "patients": len({case.patient for case in cases}),
