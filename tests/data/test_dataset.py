@@ -98,9 +98,9 @@ def test_a_larger_share_contains_a_smaller_and_says_what_it_leaves_out() -> None
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.5, -1])
-def test_a_share_beyond_its_bounds_is_refused(share: float) -> None:
+def test_a_fraction_beyond_its_bounds_is_refused(fraction: float) -> None:
     with pytest.raises(ValidationError):
-        BoxDataConfig(annotation=Path("a.json"), fraction=share)
+        BoxDataConfig(annotation=Path("a.json"), fraction=fraction)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_several_files_join_with_ids_that_stay_unique(tmp_path: Path) -> None:
 
 def test_only_colour_may_vary_under_words(tmp_path: Path) -> None:
     path = chat_file(tmp_path)
-    for augment in (Augment(hflip=True), Augment(turns90=True), Augment(vflip=True), Augment(scale=(1, 2))):
+    for augment in (Augment(hflip=True), Augment(rot90=True), Augment(vflip=True), Augment(scale=(1, 2))):
         with pytest.raises(UserError, match="'left'"):
             ChatDataConfig(jsonl=path, augment=augment)
     dataset = ChatDataConfig(jsonl=path, augment=Augment(photometric=0.4)).build()

@@ -52,7 +52,7 @@ def test_projector_logits_and_loss_are_the_original_s(golden, case, rows):
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("fraction", ["drop50", "drop75"])
+@pytest.mark.parametrize("share", ["drop50", "drop75"])
 def test_shortened_row_gives_the_original_s_logits_and_loss(golden, monkeypatch, share, rows):
     task, io, vrl = golden_task(rows), golden("vlm/io.safetensors"), golden("vlm/io_vrl.safetensors")
     batch = golden_batch(io, "a")

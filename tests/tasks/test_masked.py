@@ -146,7 +146,7 @@ def test_squares_are_hidden_whole() -> None:
     assert batch_of(model).is_hidden.sum() == 3 * 12
 
 
-@pytest.mark.parametrize(("cells", "fraction", "shown"), [(16, 0.0, 16), (16, 0.75, 4), (16, 0.99, 1), (1, 0.75, 1)])
+@pytest.mark.parametrize(("cells", "share", "shown"), [(16, 0.0, 16), (16, 0.75, 4), (16, 0.99, 1), (1, 0.75, 1)])
 def test_how_many_are_shown(cells: int, share: float, shown: int) -> None:
     drawn = drawn_squares((1, cells), share, 3)
     assert int((~drawn).sum()) == shown
@@ -179,7 +179,7 @@ def test_sizes_that_do_not_fit_say_so() -> None:
     assert "multiple of 8" in str(caught.value)
 
 
-@pytest.mark.parametrize(("grid", "fraction"), [((14, 14), 0.4), ((6, 9), 0.75), ((2, 2), 0.5), ((1, 7), 0.9)])
+@pytest.mark.parametrize(("grid", "share"), [((14, 14), 0.4), ((6, 9), 0.75), ((2, 2), 0.5), ((1, 7), 0.9)])
 def test_blocks_hide_as_many_and_lie_together(grid: tuple[int, int], share: float) -> None:
     together = 0
     for seed in range(20):

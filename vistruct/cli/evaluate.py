@@ -75,7 +75,7 @@ def command(
     coded: Annotated[
         Coded, typer.Option(help="Predicted label maps: values as in the labels, or numbers of classes from 0.")
     ] = Coded.auto,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a trained model, on its own evaluation data or on other data; or predictions that lie in files.
 

@@ -115,7 +115,7 @@ def any_at(
     if reading.format != "images" and not is_plain:
         if not_in:
             what = "--not-in means nothing for images with labels"
-            raise UserError(what, where=path, fix="--format images looks at them without their labels")
+            raise UserError(what, where=path, fix="--format images reads them without their labels")
         return part_at(path, reading, values, split=split)
     _fits("images", reading, values, path)
     if split is not None:

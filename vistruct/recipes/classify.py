@@ -54,7 +54,7 @@ def recipe(
     lr: float = 6e-5,
     fraction: float = 1.0,  # part of the training images used
     seed: int = 0,  # of the weights, the order, the split and the choice of the fraction
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     strong: bool = True,  # crops, RandAugment (of 8 bits) and erasing; false: flips and small changes of colour
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -64,7 +64,7 @@ def recipe(
     """A classifier; of an image one class, or all that apply."""
     multi_label = multi_label or reading.format == "caption-words"
     intake = intake_of(values)
-    augment = _varied(size, turns, strong, intake)
+    augment = _varied(size, rot90, strong, intake)
     whole = Size(height=size, width=size, keep_aspect=False)
     random_split = None if train_fraction is None else {"train": train_fraction, "val": 1 - train_fraction}
     wanted = "val" if random_split or formula is not None else val_split
@@ -73,7 +73,7 @@ def recipe(
         said |= {
             "--train-fraction": random_split,
             "--multi-label": multi_label,
-            "--turns": turns,
+            "--rot90": rot90,
             "--fraction": fraction < 1,
         }
         said |= {"--least-count": least_count}
@@ -120,14 +120,14 @@ def recipe(
     )
 
 
-def _varied(size: int, turns: bool, strong: bool, intake: Intake | None) -> Augment:
+def _varied(size: int, rot90: bool, strong: bool, intake: Intake | None) -> Augment:
     if not strong:
-        return Augment(hflip=True, vflip=turns, turns90=turns, photometric=0.0 if is_raw(intake) else 0.2)
+        return Augment(hflip=True, vflip=rot90, rot90=rot90, photometric=0.0 if is_raw(intake) else 0.2)
     colours = intake is None or (intake.pixels == "uint8" and (intake.bands is None or len(intake.bands) == 3))
     return Augment(
         hflip=True,
-        vflip=turns,
-        turns90=turns,
+        vflip=rot90,
+        rot90=rot90,
         resized_crop=ResizedCrop(height=size, width=size),
         randaug=RandAugment() if colours else None,
         erase=0.25,

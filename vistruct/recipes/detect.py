@@ -92,7 +92,7 @@ def recipe(
     fraction: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     names: Path | None = None,  # a CLIP that reads the class names, by which classes are then told; None: by number
     names_learn: bool = False,  # its text tower learns too
     reading: Reading = AS_FOUND,  # how the data are read
@@ -123,8 +123,8 @@ def recipe(
             tiles=Tiles(size=size, overlap=overlap),
             augment=Augment(
                 hflip=True,
-                vflip=turns,
-                turns90=turns,
+                vflip=rot90,
+                rot90=rot90,
                 photometric=0.0 if is_raw(intake_of(values)) else 0.2,
                 scale=(0.8, 1.25),
             ),

@@ -43,7 +43,7 @@ def recipe(
     fraction: float = 1.0,  # part of the training images used
     seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int = 256,  # of pyramid and head
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
@@ -63,7 +63,7 @@ def recipe(
         values,
         split=split,
         masks=True,
-        augment=varied(size, intake, flips=True, turns=turns),
+        augment=varied(size, intake, flips=True, rot90=rot90),
         fraction=fraction,
         fraction_seed=seed,
     )

@@ -73,7 +73,7 @@ def recipe(
     fraction: float = 1.0,  # part of the training windows used (of the patients, for volumes)
     seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     flips: bool = True,  # left and right; false where sides matter, as in a body
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where objects are small
     reading: Reading = AS_FOUND,  # how the data are read
@@ -90,7 +90,7 @@ def recipe(
         size=size,
         fraction=fraction,
         seed=seed,
-        augment=varied(size, intake_of(values), flips=flips, turns=turns),
+        augment=varied(size, intake_of(values), flips=flips, rot90=rot90),
     )
     return segmenter(
         "segment",
@@ -141,12 +141,12 @@ def pixel_data(
     return maps_at(data, reading, values, tiles=Tiles(size=size, overlap=0), **shared)
 
 
-def varied(size: int, intake: Intake | None, *, flips: bool, turns: bool, exchange: float = 0.0) -> Augment:
+def varied(size: int, intake: Intake | None, *, flips: bool, rot90: bool, exchange: float = 0.0) -> Augment:
     """How the training images of the generic recipes for pixels are varied."""
     return Augment(
         hflip=flips,
-        vflip=turns,
-        turns90=turns,
+        vflip=rot90,
+        rot90=rot90,
         exchange=exchange,
         photometric=0.0 if is_raw(intake) else 0.2,
         scale=(0.8, 1.25),

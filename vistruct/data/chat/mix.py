@@ -27,7 +27,7 @@ from vistruct.transforms.jpeg import JpegReencode
 KEYS = ("root", "annotation", "repeat_time", "max_dynamic_patch", "data_augment")
 IGNORED = {
     "length": "the lines are counted here",
-    "force_image_size": "the published loader does not look at it either",
+    "force_image_size": "the published loader ignores it too",
 }
 
 
@@ -103,9 +103,9 @@ def read_mix(path: Path, root: Path | None = None) -> tuple[list[Wanted], IssueC
 def _wanted(name: str, entry: Mapping[str, Any], start: Path, where: str, report: IssueCounter) -> Wanted:
     for key in entry:
         if key in IGNORED:
-            report.note(f"key {key!r} of the mix not looked at: {IGNORED[key]}", name, "kept")
+            report.note(f"key {key!r} of the mix ignored: {IGNORED[key]}", name, "kept")
         elif key not in KEYS:
-            report.note(f"key {key!r} of the mix is not known and not looked at; {closest(key, KEYS)}", name, "kept")
+            report.note(f"key {key!r} of the mix is not known and ignored; {closest(key, KEYS)}", name, "kept")
     annotation, root = entry.get("annotation"), entry.get("root")
     if not isinstance(annotation, str) or not annotation:
         raise UserError("this data set has no annotation", where=where, fix='"annotation": "FILE.jsonl"')

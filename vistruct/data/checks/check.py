@@ -222,7 +222,7 @@ def _family(part: Any) -> Family:
         if isinstance(part, config):
             path = part.annotation if "annotation" in vars(part) else part.root
             return Family(kind=kind, format=format_of(path, kind, part.format, part.ask()), path=path)
-    what = f"data of kind {part.kind!r} are not looked at"
+    what = f"data of kind {part.kind!r} cannot be checked"
     raise UserError(what, where="check", fix="vistruct check PATH --format NAME, where a format reads them")
 
 
