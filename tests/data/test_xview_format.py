@@ -162,5 +162,5 @@ def test_images_are_drawn_for_splits_that_are_not_on_disk(tmp_path: Path) -> Non
     assert len({frozenset(drawn("val", 2 / 3, seed)) for seed in range(9)}) > 1
     with pytest.raises(UserError, match="no split 'test'"):
         drawn("test", 2 / 3)
-    with pytest.raises(UserError, match="no parts of one"):
+    with pytest.raises(UserError, match="no fractions of one"):
         BoxDataConfig(annotation=root, random_split={"train": 1.5})
