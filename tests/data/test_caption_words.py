@@ -20,7 +20,7 @@ from vistruct.data.formats.order import NONE_OF_IT
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.instructions.write import write_instructions
 from vistruct.data.reading import Reading
-from vistruct.engine.run import for_classes
+from vistruct.engine.data_sets import for_classes
 from vistruct.errors import UserError
 from vistruct.recipes import classify
 from vistruct.samples import trees

@@ -25,7 +25,7 @@ from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.maps.painted_objects import NO_MASK
 from vistruct.data.input import Windows
 from vistruct.data.maps import MapDataConfig
-from vistruct.engine.run import for_classes
+from vistruct.engine.data_sets import for_classes
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.inference.model import load

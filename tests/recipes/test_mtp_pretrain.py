@@ -17,9 +17,10 @@ from vistruct.config import AdamW, Run, read_run, run_to_yaml, with_values
 from vistruct.contracts import IGNORED, Sample
 from vistruct.data.formats.boxes.published import DIOR_R, SOTA
 from vistruct.data.reading import Named
+from vistruct.engine.introduce import introduce
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
-from vistruct.engine.train import introduce, loader_of, train
+from vistruct.engine.train import loader_of, train
 from vistruct.errors import UserError
 from vistruct.recipes.mtp import dior_r, pretrain
 from vistruct.samples.made_scenes import coco_folder

@@ -146,9 +146,9 @@ def _measure(
     from vistruct.data.checks.learned import learned_images
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
+    from vistruct.engine.data_sets import for_classes
     from vistruct.engine.evaluate import asked_of, keep_measured, measurable, watched
     from vistruct.engine.evaluate import measure as measured_by
-    from vistruct.engine.run import for_classes
     from vistruct.files.owned import Owned
     from vistruct.metrics.means import partial_means
     from vistruct.study.compare import side_by_side

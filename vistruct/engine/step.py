@@ -103,6 +103,8 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         if traits.after_step is not None:
             traits.after_step()
     state.step += 1
+    if state.average is not None:
+        state.average.update(state.step)
 
     seconds = time.perf_counter() - start
     return {
