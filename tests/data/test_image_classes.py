@@ -316,7 +316,7 @@ def test_shares_may_leave_images_out_but_not_more_than_there_are(tmp_path: Path)
     root = folders(tmp_path, {"a": 10, "b": 10})
     assert len(drawn(root, "few", random_split={"few": 0.2})) == 4
     for shares in ({"train": 0.8, "val": 0.3}, {"train": 0.0}, {}):
-        with pytest.raises(UserError, match="no parts"):
+        with pytest.raises(UserError, match="no fractions"):
             ClassDataConfig(root=root, random_split=shares)
     with pytest.raises(UserError, match="several splits are here"):
         opened(root, random_split={"train": 0.5, "val": 0.5})
