@@ -142,7 +142,7 @@ class MapCollator:
         if len(sample.images) != self.num_images:
             what = f"{len(sample.images)} images in a sample, the model compares {self.num_images}"
             if self.num_images == 1:
-                what = f"{len(sample.images)} images in a sample, the model looks at one"
+                what = f"{len(sample.images)} images in a sample, the model takes one"
             raise UserError(what, where=sample.id, fix="pairs are for kind: change, single images for kind: segment")
         shapes = {tuple(image.shape) for image in sample.images}
         if len(shapes) > 1:
