@@ -79,7 +79,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     write_instructions(
-        trees().train, asked.out / "talk", crops=CROPS, crop_size=(72, 144), questions=1, turned=True,
+        trees().train, asked.out / "talk", crops=CROPS, crop_size=(72, 144), questions=1, rot90=True,
         boxes=asked.out / "labels",
     )  # fmt: skip
     together: dict[str, list[float]] = {name: [] for name in MEASURED}

@@ -101,7 +101,7 @@ def test_what_instruct_writes_trains_a_classifier_and_is_checked(tmp_path: Path)
     write_instructions(trees().test, tmp_path, crops=6, always=("caption",), questions=1)
     lines = tmp_path / "instructions.jsonl"
     reading = Reading(format="caption-words")
-    run = classify.recipe(data=lines, reading=reading, least_count=1, train_share=0.5, size=32, steps=1)
+    run = classify.recipe(data=lines, reading=reading, least_count=1, train_fraction=0.5, size=32, steps=1)
     assert run.only.task.multi_label  # ty: ignore[unresolved-attribute]
     data = run.only.data.build()
     assert "tree" in data.info.class_names or "trees" in data.info.class_names

@@ -262,7 +262,7 @@ def test_painting_and_moving_is_moving_and_painting(
 
 
 EVERYTHING = Augment(
-    hflip=True, vflip=True, dflip=True, turns90=True, rotate=0.5, scale=(0.5, 2.0), crop=(32, 32), crop_max_share=0.75,
+    hflip=True, vflip=True, dflip=True, rot90=True, rotate=0.5, scale=(0.5, 2.0), crop=(32, 32), crop_max_share=0.75,
     photometric=0.3, erase=0.2,
 )  # fmt: skip
 PUBLISHED = Augment(

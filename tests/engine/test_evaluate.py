@@ -114,7 +114,7 @@ def measure_in_a_rank(folder: str) -> None:
 
 def test_a_metric_of_a_few_samples_gets_the_same_ones_in_order_whatever_the_batch(task, monkeypatch):
     monkeypatch.setattr(ToyMetricConfig, "build", lambda self, dataset: Kept())
-    of_four = toy_eval().model_copy(update={"metric": ToyMetricConfig(most=4)})
+    of_four = toy_eval().model_copy(update={"metric": ToyMetricConfig(limit=4)})
     names = [name for name, _ in evaluate(task, of_four, CPU, batch=3)["got"]]
     assert len(set(names)) == 4
     assert names == sorted(names)

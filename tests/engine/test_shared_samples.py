@@ -35,7 +35,7 @@ def two_heads_on_two_sets(**changes: Any) -> Run:
     task: Any = base.only.task.model_copy(update={"backbone": small_vit(stem="conv")})
     data: Any = base.only.data.model_copy(update={"augment": None})
     boxes = task.model_copy(update={"head": SMALL})
-    other = data.model_copy(update={"share_seed": 5})
+    other = data.model_copy(update={"fraction_seed": 5})
     streams = {
         "a": Stream(task=boxes, data=data, batch=4),
         "points": Stream(task=task, data=data, batch=4, samples="a"),
@@ -118,7 +118,7 @@ def test_two_processes_take_the_same_steps(tmp_path: Path, parallel: str) -> Non
     streams = {  # nothing in them is drawn at random while a step is under way
         "a": Stream(task=task, data=data, batch=4),
         "same": Stream(task=task, data=data, batch=4, samples="a", trunk="a"),
-        "b": Stream(task=task, data=data.model_copy(update={"share": 0.05}), batch=2, trunk="a"),
+        "b": Stream(task=task, data=data.model_copy(update={"fraction": 0.05}), batch=2, trunk="a"),
     }
     run = run.model_copy(update={"streams": streams, "evals": {}})
     assert train_in_ranks(1, run, tmp_path / "one") == [0]

@@ -164,7 +164,7 @@ def test_a_kill_in_the_middle_of_an_epoch_changes_no_bit(tmp_path, draw):
     assert train_in_ranks(1, run, tmp_path / "whole") == [0]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [-signal.SIGKILL]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [0]
-    assert "going on from step 6" in (tmp_path / "cut" / "train.log").read_text()
+    assert "resuming from step 6" in (tmp_path / "cut" / "train.log").read_text()
     assert samples_by_step(tmp_path / "cut", 1) == samples_by_step(tmp_path / "whole", 1)
     for part in ("model/near/model", "model/far/model", "backbone/backbone"):
         one, two = (read_tensors(tmp_path / name / f"{part}.safetensors") for name in ("whole", "cut"))

@@ -168,7 +168,7 @@ def test_captions_learn_beside_boxes(tmp_path):
     run = joint.recipe(
         task=(Named(f"boxes=detect:{trees().train}"), Named(f"words=caption:{karpathy_file()}")),
         option=(
-            *(Named(f"boxes.{text}") for text in ("size=256", "overlap=64", "share=0.1", "batch=2")),
+            *(Named(f"boxes.{text}") for text in ("size=256", "overlap=64", "fraction=0.1", "batch=2")),
             *(Named(f"words.{text}") for text in ("split=train", "val_split=val", "size=64", "batch=2")),
         ),
         steps=1,

@@ -188,7 +188,7 @@ def test_a_kill_in_the_middle_changes_no_bit(tmp_path: Path) -> None:
     assert train_in_ranks(1, run, tmp_path / "whole") == [0]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [-signal.SIGKILL]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [0]
-    assert "going on from step 2" in (tmp_path / "cut" / "train.log").read_text()
+    assert "resuming from step 2" in (tmp_path / "cut" / "train.log").read_text()
     for name in run.streams:
         one, two = (read_tensors(tmp_path / part / "model" / name / "model.safetensors") for part in ("whole", "cut"))
         assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys()), name

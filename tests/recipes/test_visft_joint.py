@@ -137,7 +137,7 @@ def test_starts_that_are_none(start, what):
 
 
 def test_a_study_joins_runs_that_it_trains_itself(heads, tmp_path):
-    scenes = {"data": str(trees().train), "share": 0.1, "size": 256, "overlap": 64, "batch": 2, "steps": 2}
+    scenes = {"data": str(trees().train), "fraction": 0.1, "size": 256, "overlap": 64, "batch": 2, "steps": 2}
     small = f"task={{kind: detect, backbone: {json.dumps(small_vit(stem='conv').model_dump())}, head: {{kind: fcos}}}}"
     pretrain = {
         "base": Pretraining(recipe="detect", options=scenes, settings=(small,)),

@@ -37,13 +37,13 @@ def study(pretrained: Path | None = None, **changes) -> Study:
     return Study.model_validate({"recipe": "toy", "inits": inits, "seeds": 2} | changes)
 
 
-def test_a_plan_has_every_start_share_seed_and_way_once(pretrained):
+def test_a_plan_has_every_start_fraction_seed_and_way_once(pretrained):
     plan = plan_trials(study(pretrained, fractions=(0.5, 1.0), tune=("probe", "lora", "full")), recipe)
     keys = {(p.init, p.fraction, p.seed, p.tuning) for p in plan.trials}
     assert len(plan.trials) == len(keys) == 2 * 2 * 2 * 3
     assert len({p.name for p in plan.trials}) == len(plan.trials)
     for one in plan.trials:
-        assert (one.run.seed, one.run.only.data.share, one.run.only.data.share_seed) == (
+        assert (one.run.seed, one.run.only.data.fraction, one.run.only.data.fraction_seed) == (
             one.seed,
             one.fraction,
             one.seed,
@@ -77,10 +77,10 @@ def test_of_an_adapter_backbone_only_the_vit_inside_is_held():
     assert plan.trials[0].run.trainable == (Trainable(pattern="backbone.vit", mode="frozen"),)
 
 
-def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
+def adapter_recipe(*, data: Path, fraction: float = 1.0, seed: int = 0):
     from vistruct.backbones.vit_adapter import VitAdapterConfig
 
-    run = detect.recipe(data=data, val=data, share=share, seed=seed)
+    run = detect.recipe(data=data, val=data, fraction=fraction, seed=seed)
     return with_values(run, task=run.only.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)}))
 
 
@@ -138,11 +138,11 @@ def test_a_random_start_can_take_the_architecture_of_one_of_several(pretrained, 
     assert any("different architectures" in note for note in plan.notes)
 
 
-def sized(*, backbone: Path | None = None, share: float = 1.0, seed: int = 0):
+def sized(*, backbone: Path | None = None, fraction: float = 1.0, seed: int = 0):
     import json
 
     width = 8 if backbone is None else json.loads((backbone / "backbone/backbone.json").read_text())["config"]["width"]
-    return recipe(backbone=backbone, share=share, seed=seed, width=width)
+    return recipe(backbone=backbone, fraction=fraction, seed=seed, width=width)
 
 
 def test_a_rate_belongs_to_its_way_and_settings_to_every_run():
@@ -157,7 +157,8 @@ def test_recipes_without_options_of_their_own_for_it_are_set_from_outside(pretra
 
     plan = plan_trials(study(pretrained, fractions=(0.5,), lr={"full": 0.25}), bare)
     ours = next(p.run for p in plan.trials if p.init == "ours" and p.seed == 1)
-    assert (ours.only.data.share, ours.only.data.share_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
+    drawn = ours.only.data
+    assert (drawn.fraction, drawn.fraction_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
 
 
 def test_mistakes_are_told_before_anything_runs(pretrained):

@@ -166,7 +166,7 @@ def read_manifest(path: Path) -> Manifest:
         UserError: not there, changed since it was written, or of another format.
     """
     file = path / MANIFEST
-    fix = "remove this checkpoint; the run goes on from the one before"
+    fix = "remove this checkpoint; the run resumes from the one before"
     try:
         values = json.loads(file.read_text())
         digest = values.pop("sha256")

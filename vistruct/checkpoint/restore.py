@@ -138,7 +138,7 @@ class Files:
                 raise UserError(
                     f"{name} cannot be read: {error}",
                     where=self.path / piece.file,
-                    fix="remove this checkpoint; the run goes on from the one before",
+                    fix="remove this checkpoint; the run resumes from the one before",
                 ) from error
 
     def _file(self, name: str) -> Any:

@@ -78,7 +78,7 @@ def _memory(state: State, devices: int) -> list[str]:
         f"  gradients and AdamW  {optimiser / MIB:>10,.1f} MiB",
         *([] if run.ema is None else [f"  averages (EMA)       {average / MIB:>10,.1f} MiB"]),
         f"  activations          {one * samples / MIB:>10,.1f} MiB  (measured on one sample, x {samples})",
-        f"  together             {total / MIB:>10,.1f} MiB, and what the libraries take",
+        f"  total                {total / MIB:>10,.1f} MiB, plus framework overhead",
     ]
 
 

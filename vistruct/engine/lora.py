@@ -253,7 +253,7 @@ def begin_with(
         what="adapters",
         matched=tuple(sorted(found.layers)),
         fresh=tuple(sorted(layers.keys() - found.layers.keys())),
-        notes=(*found.notes, f"{len(going_on)} go on training, {len(rest.layers)} were added into the weights"),
+        notes=(*found.notes, f"{len(going_on)} train on, {len(rest.layers)} were added into the weights"),
         licence=f"{licence}of the adapters unknown: that of {source.name} holds",
         adapters=(given.record,),
         before=before,

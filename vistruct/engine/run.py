@@ -342,4 +342,4 @@ def resume(state: State, say: Callable[[str], None]) -> None:
     if newest is not None:
         state.step = restore(newest, model=state.model, optimizer=state.optimizer, average=averages(state.average))
         state.standing = read_manifest(newest).standing or state.standing
-        say(f"going on from step {state.step}")
+        say(f"resuming from step {state.step}")

@@ -163,7 +163,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
         if maps is not None:
             maps.tell(log.say)
     if not is_over:
-        log.say(f"{stop.name}: saved at step {state.step}; the same command goes on from there")
+        log.say(f"{stop.name}: saved at step {state.step}; the same command resumes from there")
         raise SystemExit(EXIT_CODE)
     log.flush()
     leave_models(state, lambda: evaluate_all(state, log.say, due_evals(run, at_end=True)), log.say)

@@ -33,7 +33,7 @@ TRAIN = "vistruct.study.trial:train_and_measure"
 ROBUST = "vistruct.study.trial:corrupted"
 VARIED = {  # options of recipes that the study sets itself, and where it is told them
     "backbone": "inits (--init NAME=PATH)",
-    "share": "fractions (--fraction)",
+    "fraction": "fractions (--fraction)",
     "seed": "seeds (--seeds)",
     "lr": "lr (--lr MODE=RATE)",
 }
@@ -215,7 +215,7 @@ def _one(
 ) -> Run:
     parameters = options_of(function)
     source = weights_of(study, init, seed)
-    own: dict[str, Any] = {"backbone": source, "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
+    own: dict[str, Any] = {"backbone": source, "fraction": fraction, "seed": seed, "lr": study.lr.get(tuning)}
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
     run = measured_at_the_end(made_by(study.recipe, function, {**options, **given}))
     if len(run.streams) > 1:
@@ -224,7 +224,7 @@ def _one(
     changes: dict[str, Any] = {"recipe": run.recipe or study.recipe, "seed": seed}
     if "lr" not in parameters and tuning in study.lr:
         changes["optim"] = run.optim.model_copy(update={"lr": study.lr[tuning]})
-    if "share" not in parameters:
+    if "fraction" not in parameters:
         changes["data"] = _shared(run.only.data, fraction, seed)
     if "backbone" not in parameters:
         changes["init"] = source
@@ -244,12 +244,14 @@ def _one(
 
 def _shared(data: Any, fraction: float, seed: int) -> Any:
     settings = vars(data)
-    if "share" not in settings:
+    if "fraction" not in settings:
         if fraction == 1:
             return data
         what = f"data of kind {settings.get('kind', '?')} cannot be used in part"
         raise UserError(what, where="fractions", fix="leave fractions out")
-    return data.model_copy(update={"share": fraction, **({"share_seed": seed} if "share_seed" in settings else {})})
+    return data.model_copy(
+        update={"fraction": fraction, **({"fraction_seed": seed} if "fraction_seed" in settings else {})}
+    )
 
 
 def _trainable(task: Any, study: Study, tuning: Tuning) -> Trainable:

@@ -137,7 +137,7 @@ def shown(
     train = data.model_copy(update={"augment": augment, "resize": plain if augment is None else None})
     if val is None:
         return train, {}
-    whole = {"annotation": val[0], "split": val[1], "resize": plain, "share": 1.0, "as_written": True}
+    whole = {"annotation": val[0], "split": val[1], "resize": plain, "fraction": 1.0, "as_written": True}
     whole |= {"masks": bool(data.masks)}
     whole |= {} if val[0] == data.annotation else {"images": None}
     return train, {"val": Eval(data=data.model_copy(update=whole), metric=metric)}

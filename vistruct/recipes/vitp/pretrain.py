@@ -188,7 +188,7 @@ def recipe(
     if val is not None:
         talk = conversations(val, root)
         evals["val"] = Eval(data=talk, metric=MeanLossConfig())
-        evals["answers"] = Eval(data=talk, metric=AnswersConfig(most=MOST_ASKED), at_end=True)
+        evals["answers"] = Eval(data=talk, metric=AnswersConfig(limit=MOST_ASKED), at_end=True)
     return Run(
         recipe="vitp.pretrain",
         streams={

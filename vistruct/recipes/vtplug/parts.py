@@ -198,7 +198,7 @@ def stage(
     if val is not None:
         talk = conversations(val, root)
         evals["val"] = Eval(data=talk, metric=MeanLossConfig())
-        evals["answers"] = Eval(data=talk, metric=GroundedConfig(most=MOST_ASKED), at_end=True)
+        evals["answers"] = Eval(data=talk, metric=GroundedConfig(limit=MOST_ASKED), at_end=True)
     return Run(
         recipe=name,
         streams={
