@@ -134,7 +134,9 @@ def test_recipes_pass_it_on_and_refuse_what_does_not_fit():
     imbalance = Imbalance(class_weights="changed=4", loss="focal", focal_gamma=1.0)
     found = change.recipe(data=levir_folder(), split="train", imbalance=imbalance).only.task.loss
     assert (found.class_weights, found.focal_gamma) == ({"changed": 4.0}, 1.0)
-    classified = classify.recipe(data=eurosat_folder(), train_share=0.6, imbalance=Imbalance(class_weights="balanced"))
+    classified = classify.recipe(
+        data=eurosat_folder(), train_fraction=0.6, imbalance=Imbalance(class_weights="balanced")
+    )
     assert classified.only.task.class_weights == "balanced"
     with pytest.raises(UserError, match="loss of its own"):
         segment.recipe(data=loveda_folder(), split="train", head="mask2former", imbalance=imbalance)
