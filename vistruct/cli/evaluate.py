@@ -107,7 +107,7 @@ def command(
 
     device = setup().device
     if others is None:
-        task, card = load_model(run, device)
+        task, card = load_model(run, device, or_onnx=True)
     else:
         task, card = opened(run, data, reading, values, split, others)
         task = task.to(device).eval()

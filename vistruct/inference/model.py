@@ -48,7 +48,7 @@ def load(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not Path(path).exists():
         raise UserError("no such directory", where=path, fix="give a run directory, or the model directory inside one")
-    asked, card = load_model(Path(path), where, task, lora=None if lora is None else Path(lora))
+    asked, card = load_model(Path(path), where, task, lora=None if lora is None else Path(lora), or_onnx=True)
     return Model(task=asked, card=card, device=where)
 
 

@@ -182,6 +182,7 @@ class Segment(nn.Module):
         if isinstance(self.head, LearningHead) and config.loss != PixelLoss():
             what = f"a head of kind {config.head.kind} has a loss of its own"
             raise UserError(what, where="task.loss", fix="leave loss out; weights are settings of the head")
+        self.outside: Callable[[Tensor], Tensor] | None = None  # gives probabilities in place of the layers
 
     @property
     def traits(self) -> TaskTraits:
@@ -244,6 +245,8 @@ class Segment(nn.Module):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """float[B, K, H, W] of images [B, T, C, H, W] as a batch has them."""
+        if self.outside is not None:
+            return self.outside(images)
         return self.logits(self.normalise(images)).softmax(dim=1)
 
     def predict(self, batch: MapBatch) -> list[MapPrediction]:
