@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,10 @@ from vistruct.recipes.listing import GROUPS
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("write_reference", ROOT / "scripts" / "write_reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("write_reference")
 
 
 @pytest.mark.parametrize("name", ["reference.md", "recipes.md"])
@@ -39,5 +36,9 @@ def test_every_recipe_is_listed_once_and_its_page_is_there() -> None:
 
 
 def test_recipes_expect_published_numbers_and_the_list_alone_says_which_were_run() -> None:
-    ours = [name for name in RECIPES if "ours:" in docstring(name) or "not yet run" in docstring(name)]
+    ours = [
+        name
+        for name in RECIPES
+        if re.search(r"ours[^.]{0,20}: (not yet|docs/)|not yet (run|measured)", docstring(name))
+    ]
     assert not ours, "vistruct/recipes/listing.py says where figures of ours are"
