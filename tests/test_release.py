@@ -21,6 +21,8 @@ def test_every_place_has_the_same_version() -> None:
     assert importlib.metadata.version("vistruct") == vistruct.__version__
     released = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released[:2] == ["Unreleased", vistruct.__version__]
+    wheels = re.findall(r"vistruct-([\d.]+)-py3-none-any\.whl", (ROOT / "README.md").read_text())
+    assert set(wheels) == {vistruct.__version__}
 
 
 def test_extras_that_are_named_are_there() -> None:
