@@ -1,8 +1,8 @@
 """What changed between two images of one place: folders of your own with before, after and a mask of the change.
 
 Run:      vistruct train change --data data/pairs --split train --val-split val --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   shared backbone and fusion as in Open-CD and MTP (arXiv:2403.13430): absolute differences and a UNet, or, as
           ViTP (arXiv:2509.17562) has it, both maps beside each other and UPerNet
 Differs:  before and after are exchanged half of the time; windows of large pairs while training

@@ -1,8 +1,8 @@
 """Classification of images: a folder for each class, published split lists, or a csv with one class or several.
 
 Run:      vistruct train classify --data data/EuroSAT --train-fraction 0.8 --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   crops, RandAugment and random erasing of MTP's scene classification (arXiv:2403.13430), AdamW with layer-wise
           rates; the attentive probe of Chen et al., arXiv:2202.03026
 Differs:  batches go on from one epoch into the next

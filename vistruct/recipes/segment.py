@@ -1,8 +1,8 @@
 """Segmentation of a folder of your own: images with masks, annotated objects, GeoTIFF, NIfTI volumes or DICOM series.
 
 Run:      vistruct train segment --data data/fields --split train --val-split val --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: docs/segmentation.md
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   UPerNet (Xiao et al., arXiv:1807.10221), Mask2Former (Cheng et al., arXiv:2112.01527); pyramid and layer-wise
           learning rates of ViTDet (Li et al., arXiv:2203.16527)
 Differs:  windows of large images while training, and smoothly joined windows afterwards, in place of resized images
