@@ -20,7 +20,7 @@ FIELDS = ("Run", "Needs", "Expect", "Source", "Differs")
 def command(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Only this one.")] = None,
     mix: Annotated[Path | None, typer.Option(help="Write the recipe's published mix as a file to fill in.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the recipes: what each does, needs, and can be expected to give."""
     if recipe is not None and recipe not in RECIPES:

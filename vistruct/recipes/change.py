@@ -42,10 +42,10 @@ def recipe(
     overlap: int = 64,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # pairs of windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = True,  # images from above have no up: turn them all ways
+    rot90: bool = True,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     exchange: float = 0.5,  # how often before and after are swapped; 0 where only one direction is a change
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where little changes
     reading: Reading = AS_FOUND,  # how the data are read
@@ -62,9 +62,9 @@ def recipe(
         values,
         split=split,
         tiles=Tiles(size=size, overlap=0),
-        augment=varied(size, intake_of(values), flips=True, turns=turns, exchange=exchange),
-        share=share,
-        share_seed=seed,
+        augment=varied(size, intake_of(values), flips=True, rot90=rot90, exchange=exchange),
+        fraction=fraction,
+        fraction_seed=seed,
     )
     return segmenter(
         "change",

@@ -99,7 +99,7 @@ def tiny() -> Run:
     run = recipe(
         task=(Named(f"boxes=detect:{trees().train}"), Named(f"fields=segment:{loveda_folder()}")),
         option=(
-            *(Named(f"boxes.{text}") for text in (f"val={trees().test}", "size=256", "overlap=64", "share=0.1")),
+            *(Named(f"boxes.{text}") for text in (f"val={trees().test}", "size=256", "overlap=64", "fraction=0.1")),
             *(Named(f"fields.{text}") for text in ("split=train", "val_split=val", "size=64", "overlap=16")),
         ),
         steps=4,

@@ -193,7 +193,7 @@ def recipe(
     tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: as published, 4,096 of pixels, or 32 of small
     lr: float | None = None,  # None: as published, 1.5e-4 for 256 images of pixels, or 1e-3 of small
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     seed: int = 0,
     mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -208,7 +208,7 @@ def recipe(
     intake = intake_of(values)
     tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(told.area, 1.0))
-    varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
+    varied = Augment(hflip=True, vflip=rot90, rot90=rot90, resized_crop=crop)
     whole = Size(height=size, width=size, keep_aspect=False)
     parts, mean_std = architecture(backbone, timm, normalise, intake, start)
     if backbone is None and timm is None and start is None:
@@ -229,7 +229,7 @@ def recipe(
         more = {"tiles": tiles, "augment": varied, "pairs": pairs}
         learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, **more)
     else:
-        said = {"--data": data, "--val": val, "--turns": turns}
+        said = {"--data": data, "--val": val, "--rot90": rot90}
         learned, measured = drawn_instead(formula, said, (values, mixing), augment=varied, resize=whole, seed=seed)
     return Run(
         recipe="masked",

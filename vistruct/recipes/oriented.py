@@ -40,8 +40,8 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     rotate: float = 0.5,  # how often a window is turned by any angle; 0 where images have an up
     difficult: Literal["learn", "ignore", "drop"] = "learn",
@@ -68,8 +68,8 @@ def recipe(
                 photometric=0.0 if is_raw(intake_of(values)) else 0.2,
                 scale=(0.8, 1.25),
             ),
-            share=share,
-            share_seed=seed,
+            fraction=fraction,
+            fraction_seed=seed,
         ),
         val=measured_on(data, val, val_split),
         metric=OrientedBoxesConfig(),

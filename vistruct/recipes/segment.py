@@ -70,10 +70,10 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used (of the patients, for volumes)
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used (of the patients, for volumes)
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     flips: bool = True,  # left and right; false where sides matter, as in a body
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where objects are small
     reading: Reading = AS_FOUND,  # how the data are read
@@ -88,9 +88,9 @@ def recipe(
         values,
         split=split,
         size=size,
-        share=share,
+        fraction=fraction,
         seed=seed,
-        augment=varied(size, intake_of(values), flips=flips, turns=turns),
+        augment=varied(size, intake_of(values), flips=flips, rot90=rot90),
     )
     return segmenter(
         "segment",
@@ -127,12 +127,12 @@ def pixel_data(
     *,
     split: str | None,
     size: int,
-    share: float,
+    fraction: float,
     seed: int,
     augment: Augment,
 ) -> MapDataConfig | VolumeDataConfig:
     """Training data with the class of every pixel, as what lies at `data` asks for."""
-    shared: dict[str, Any] = {"split": split, "share": share, "share_seed": seed, "augment": augment}
+    shared: dict[str, Any] = {"split": split, "fraction": fraction, "fraction_seed": seed, "augment": augment}
     format = reading.format
     if reading.labels is None and (
         matching(data, "volumes") if format == "auto" else find_format(format).kind == "volumes"
@@ -141,12 +141,12 @@ def pixel_data(
     return maps_at(data, reading, values, tiles=Tiles(size=size, overlap=0), **shared)
 
 
-def varied(size: int, intake: Intake | None, *, flips: bool, turns: bool, exchange: float = 0.0) -> Augment:
+def varied(size: int, intake: Intake | None, *, flips: bool, rot90: bool, exchange: float = 0.0) -> Augment:
     """How the training images of the generic recipes for pixels are varied."""
     return Augment(
         hflip=flips,
-        vflip=turns,
-        turns90=turns,
+        vflip=rot90,
+        rot90=rot90,
         exchange=exchange,
         photometric=0.0 if is_raw(intake) else 0.2,
         scale=(0.8, 1.25),
@@ -158,7 +158,7 @@ def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | No
     """The data to measure on, read as the training data, whole and without variation."""
     if val is None:
         return None
-    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "share": 1.0}
+    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "fraction": 1.0}
     changes |= {"empty": 1.0} if isinstance(train, VolumeDataConfig) else {"tiles": None}
     return train.model_copy(update=changes)
 

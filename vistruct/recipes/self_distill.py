@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Run, Schedule, Stream
+from vistruct.config import MAIN, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable
 from vistruct.data.at_path import intake_of, learned_and_measured
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.errors import UserError
@@ -61,7 +61,7 @@ def recipe(
     tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: 1,024 as published, or 16 of small
     lr: float | None = None,  # of the heads; None: 5e-4 for 256 images, as published, or 1e-3 of small
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     colours: bool = True,  # change colours; false: where they mean something, or values stay raw
     seed: int = 0,
     mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
@@ -83,10 +83,10 @@ def recipe(
         raise UserError(what, where="--anchor", fix="leave --anchor out, or name the weights: --backbone FILE")
     held = "none" if backbone is None else anchor or "gram"
     plain: dict[str, Any] = {} if colours and not is_raw(intake) else {"jitter": 0.0, "hue": 0.0, "grey": 0.0}
-    wide: dict[str, Any] = {"number": 1, "size": size, "area": (0.32, 1.0), "turns": turns, **plain}
+    wide: dict[str, Any] = {"number": 1, "size": size, "area": (0.32, 1.0), "rot90": rot90, **plain}
     dark, alone = 0.2 if colours else 0.0, min(MOST_HEADS_FIRST, steps // 10) if goes_on else 0
     number = local_views if local_views is not None else (2 if is_small else 8)
-    narrow = ViewsConfig(number=max(1, number), size=local_size, area=(0.05, 0.32), turns=turns, **plain)
+    narrow = ViewsConfig(number=max(1, number), size=local_size, area=(0.05, 0.32), rot90=rot90, **plain)
     task = SelfDistillConfig(
         backbone=parts,
         global_views=(ViewsConfig(**wide, blur=1.0), ViewsConfig(**wide, blur=0.1, solarise=dark)),
@@ -111,7 +111,7 @@ def recipe(
         streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start, loss_weights=weights)},
         evals={} if measured is None else {"health": Eval(data=measured, metric=HealthConfig())},
         init=backbone,
-        move=_move(goes_on, lora_rank),
+        trainable=_trainable(goes_on, lora_rank),
         steps=steps,
         optim=AdamW(lr=lr or (1e-3 if is_small else 5e-4 * batch / 256), weight_decay=0.04),
         schedule=Schedule(shape="cosine", warmup_steps=steps // 10),
@@ -123,11 +123,11 @@ def recipe(
     )
 
 
-def _move(goes_on: bool, lora_rank: int | None) -> tuple[Move, ...]:
+def _trainable(goes_on: bool, lora_rank: int | None) -> tuple[Trainable, ...]:
     """How the backbone learns."""
     if lora_rank is not None:
-        return (Move(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),)
-    return (Move(pattern="backbone", lr_factor=SLOWER),) if goes_on else ()
+        return (Trainable(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),)
+    return (Trainable(pattern="backbone", lr_factor=SLOWER),) if goes_on else ()
 
 
 def tiny() -> Run:

@@ -142,7 +142,7 @@ class MapCollator:
         if len(sample.images) != self.num_images:
             what = f"{len(sample.images)} images in a sample, the model compares {self.num_images}"
             if self.num_images == 1:
-                what = f"{len(sample.images)} images in a sample, the model looks at one"
+                what = f"{len(sample.images)} images in a sample, the model takes one"
             raise UserError(what, where=sample.id, fix="pairs are for kind: change, single images for kind: segment")
         shapes = {tuple(image.shape) for image in sample.images}
         if len(shapes) > 1:
@@ -182,6 +182,7 @@ class Segment(nn.Module):
         if isinstance(self.head, LearningHead) and config.loss != PixelLoss():
             what = f"a head of kind {config.head.kind} has a loss of its own"
             raise UserError(what, where="task.loss", fix="leave loss out; weights are settings of the head")
+        self.outside: Callable[[Tensor], Tensor] | None = None  # gives probabilities in place of the layers
 
     @property
     def traits(self) -> TaskTraits:
@@ -244,6 +245,8 @@ class Segment(nn.Module):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """float[B, K, H, W] of images [B, T, C, H, W] as a batch has them."""
+        if self.outside is not None:
+            return self.outside(images)
         return self.logits(self.normalise(images)).softmax(dim=1)
 
     def predict(self, batch: MapBatch) -> list[MapPrediction]:

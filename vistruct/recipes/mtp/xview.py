@@ -34,7 +34,7 @@ def data(root: Path, split: str, size: int) -> tuple[BoxDataConfig, dict[str, Ev
         annotation=root,
         format="xview",
         split=split,
-        shares=SHARES,
+        random_split=SHARES,
         tiles=Tiles(size=size, overlap=0, skip_empty=True),
         augment=Augment(hflip=True),
     )

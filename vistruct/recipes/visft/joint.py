@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.checkpoint.load import is_ours, read_card
-from vistruct.config import STREAM_NAME, AdamW, Eval, Lora, Move, Run, Schedule, Stream
+from vistruct.config import STREAM_NAME, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes.options import called, convert, option, options_of
@@ -149,9 +149,9 @@ def _adapted(
         draw=draw,
         evals={called_: one for each in told.values() for called_, one in each.evals.items()},
         init=backbone,
-        move=(
-            Move(pattern="*", mode="frozen", train_mode=head_dropout),
-            Move(
+        trainable=(
+            Trainable(pattern="*", mode="frozen", train_mode=head_dropout),
+            Trainable(
                 pattern=layers,
                 mode="lora",
                 lora=Lora(rank=rank, scale=1 / max(rank, 1) if scale is None else scale, parts=parts),

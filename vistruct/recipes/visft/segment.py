@@ -58,14 +58,16 @@ def recipe(
     batch: int = 8,  # images in a step
     steps: int = 150_000,
     lr: float = 5e-5,
-    share: float = 1.0,  # part of the training images used
+    fraction: float = 1.0,  # part of the training images used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """Mask2Former on one map of a backbone that stays as it is."""
     tiles = None if tile is None else Tiles(size=tile, overlap=tile // 4)
-    found = boxes_at(data, reading, values, split=split, tiles=tiles, masks="soft", share=share, share_seed=seed)
+    found = boxes_at(
+        data, reading, values, split=split, tiles=tiles, masks="soft", fraction=fraction, fraction_seed=seed
+    )
     varied = jitter(size) if augment else None
     kept = kept_maps(cache, varied, cache_limit)
     trunk, mean_std = backbone_of(model, backbone, timm, start, normalise, intake_of(values))

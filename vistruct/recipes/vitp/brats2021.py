@@ -38,7 +38,7 @@ def recipe(
         root=data,
         format="brats2021",
         split="train",
-        shares={"train": 0.8, "val": 0.2},
+        random_split={"train": 0.8, "val": 0.2},
         split_seed=seed,
         modalities=modalities,
         empty=1 / 3,

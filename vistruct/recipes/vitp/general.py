@@ -7,7 +7,8 @@ Needs:    published: 23 hours on 8 x A40 48 GB; ours: not yet measured. The conv
 Expect:   published only as the comparison in the paper's ablation; ours: not yet run
 Source:   Li et al., ViTP, arXiv:2509.17562, and `ft_data_general.json` of its public code
 Differs:  as `vitp.pretrain`. `repeat_time` below 1 draws lines; the published code takes the first ones of the file:
-          `--share-of first-lines` does so too. Without the other mixes this is InternVL2.5-1B trained a little longer.
+          `--fraction-of first-lines` does so too. Without the other mixes this is InternVL2.5-1B trained
+          a little longer.
 """
 
 from __future__ import annotations

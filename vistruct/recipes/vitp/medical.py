@@ -7,8 +7,8 @@ Needs:    published: 23 hours on 8 x A40 48 GB; ours: not yet measured. The conv
 Expect:   published downstream: AMOS2022 90.60, BraTS2021 72.11, COVID-QU-Ex 91.55 (mDice); ours: not yet run
 Source:   Li et al., ViTP, arXiv:2509.17562, and `ft_data_medical.json` of its public code
 Differs:  as `vitp.pretrain`. `repeat_time` below 1 draws lines; the published code takes the first ones of the file:
-          `--share-of first-lines` does so too. It contains the validation part of GMAI-MMBench: do not report on that.
-          No published configuration exists for the medical downstream tasks.
+          `--fraction-of first-lines` does so too. It contains the validation part of GMAI-MMBench: do not report on
+          that. No published configuration exists for the medical downstream tasks.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Expect:   published downstream: DIOR 79.80, DIOR-R 75.08, DOTA-v2 60.23, RSAR 72
           LEVIR-CD 92.67 F1; ours: not yet run
 Source:   Li et al., ViTP, arXiv:2509.17562, and `ft_data_rs.json` of its public code
 Differs:  as `vitp.pretrain`. `repeat_time` below 1 draws lines; the published code takes the first ones of the file:
-          `--share-of first-lines` does so too. The images of DIOR-RSVG, SAMRS, DOTA and LEVIR-CC overlap the
+          `--fraction-of first-lines` does so too. The images of DIOR-RSVG, SAMRS, DOTA and LEVIR-CC overlap the
           downstream sets: a mix without them is the cleaner experiment.
 """
 

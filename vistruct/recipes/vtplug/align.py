@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Move, Run
+from vistruct.config import Run, Trainable
 from vistruct.recipes.vtplug.parts import FROZEN, Size, made_tiny, stage
 from vistruct.vlm.grammar import Grammar
 
@@ -45,7 +45,7 @@ def recipe(
         grammar=Grammar(coordinates=True),
         regions="off",
         groups=True,
-        move=(*FROZEN, Move(pattern="language", mode="frozen")),
+        trainable=(*FROZEN, Trainable(pattern="language", mode="frozen")),
         loss_weights={},
         lora_rank=None,
         steps=(300 if size == "small" else 3558) if steps is None else steps,

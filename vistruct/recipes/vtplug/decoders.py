@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from vistruct.config import Move, Run
+from vistruct.config import Run, Trainable
 from vistruct.recipes.vtplug.parts import FROZEN, Size, Unit, made_tiny, stage
 from vistruct.vlm.grammar import Grammar
 
@@ -51,7 +51,11 @@ def recipe(
         grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
         regions=regions,
         groups=groups,
-        move=(Move(pattern="language", mode="frozen"), Move(pattern="projector", mode="frozen"), *FROZEN),
+        trainable=(
+            Trainable(pattern="language", mode="frozen"),
+            Trainable(pattern="projector", mode="frozen"),
+            *FROZEN,
+        ),
         loss_weights={},
         lora_rank=None,
         steps=(400 if size == "small" else 10000) if steps is None else steps,

@@ -56,7 +56,7 @@ def recipe(
         grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
         regions=regions,
         groups=groups,
-        move=() if train_backbone else FROZEN,
+        trainable=() if train_backbone else FROZEN,
         loss_weights=halved(units),
         lora_rank=lora_rank,
         steps=(600 if size == "small" else 68900) if steps is None else steps,
