@@ -1,8 +1,8 @@
 """Captions of images: a transformer that reads the map of a backbone and writes a sentence, or the text in the image.
 
 Run:      vistruct train caption --data captions.jsonl --train-fraction 0.9 --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: docs/captions.md
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   the decoder of Vaswani et al., arXiv:1706.03762; words as in the public captioning tutorials
 Differs:  no pretrained language; `train instruct` recipes have one
 """

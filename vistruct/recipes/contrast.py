@@ -2,8 +2,8 @@
 
 Run:      vistruct train contrast --data images/ --backbone runs/pretrained
           vistruct train contrast --data images/ --model small     (minutes on a CPU)
-Needs:    published: ResNet-50, 800 epochs of COCO at 256 images in a step; ours: not yet measured
-Expect:   published DenseCL 56.7 AP on VOC detection, where MoCo v2 has 54.7; ours: not yet run
+Needs:    published: ResNet-50, 800 epochs of COCO at 256 images in a step
+Expect:   published DenseCL 56.7 AP on VOC detection, where MoCo v2 has 54.7
 Source:   DenseCL (arXiv:2011.09157) and its public configuration: vectors of 128 numbers, a head of 2,048, temperature
           0.2, momentum 0.999, 65,536 vectors in a queue, half the loss from wholes and half from places, crops of 20 %
           and more, changes of colour, grey, blur. AdamW, its rate for 256 images and its decay of MoCo v3

@@ -1,12 +1,14 @@
 """Detection of any annotated boxes: a backbone, a pyramid and a head, by default InternViT and FCOS.
 
 Run:      vistruct train detect --data data/train.json --val data/val.json --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   pyramid and layer-wise learning rates of ViTDet (Li et al., arXiv:2203.16527); FCOS (Tian et al.,
           arXiv:2006.09214), RetinaNet, Faster R-CNN and Mask R-CNN by torchvision, Cascade R-CNN (Cai and Vasconcelos,
           arXiv:1712.00726), DETR (Carion et al., arXiv:2005.12872),
           Mask2Former (Cheng et al., arXiv:2112.01527)
+Classes:  class imbalance is met by the heads: fcos and retina learn by a focal loss (arXiv:1708.02002), the
+          others by sampled regions or matched queries; there are no class weights
 Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block, windows of large images in place of
           resized images
 """

@@ -3,8 +3,8 @@
 Run:      vistruct train distill --data images/ --teacher runs/large --model small     (minutes on a CPU)
           vistruct train distill --data images/ --teacher vit_small_patch14_dinov2.lvd142m=dinov2_s.safetensors \\
               --teacher runs/ours --backbone runs/pretrained
-Needs:    one GPU for size base; memory and hours: not yet measured
-Expect:   no published number for these settings; ours: not yet run at full size
+Needs:    one GPU for size base
+Expect:   no published number for these settings
 Source:   rates, decay, crops, flips and colours of the public configuration of LightlyTrain's distillation: AdamW 5e-4
           for 1,536 images, by the square root of their number, decay 0.04, crops of 14 % and more, colours 0.4.
           Several teachers with a head each, their channels standardised: RADIO, arXiv:2312.06709

@@ -1,8 +1,8 @@
 """Grounded object identification: which class is in each given box, by a light head on the map of a frozen backbone.
 
 Run:      vistruct train identify --data data/train.json --val data/val.json --backbone runs/pretrained
-Needs:    one GPU for a ViT-g; memory and hours: not yet measured
-Expect:   no published number of this protocol; ours: docs/visft.md
+Needs:    one GPU for a ViT-g
+Expect:   no published number of this protocol
 Source:   the evaluation that ViSFT (Jiang et al., arXiv:2401.10222) names and has not released: a light head on frozen
           features. RoIAlign (He et al., arXiv:1703.06870) reads 7 x 7 cells of a box
 Differs:  which head and which data ViSFT took is not known, so that figures compare backbones here, before and after an

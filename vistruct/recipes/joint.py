@@ -2,7 +2,7 @@
 
 Run:      vistruct train joint --task boxes=detect:data/boxes.json --task fields=segment:data/masks
 Needs:    as the tasks together; one micro-batch of one task is in memory at a time
-Expect:   depends on the data; no published number. ours: not yet run
+Expect:   depends on the data; no published number
 Source:   every task in every step: multi-task pretraining, MTP (Wang et al., arXiv:2403.13430); one task drawn for each
           step: ViSFT (Jiang et al., arXiv:2401.10222)
 Differs:  each term of the loss is divided by its own units over the whole step, so that neither the size of a batch nor

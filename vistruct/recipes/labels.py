@@ -1,8 +1,8 @@
 """The labels themselves: annotated objects found as boxes, and painted as pixels, by one backbone in one pass.
 
 Run:      vistruct train labels --data data/train.json --val data/val.json
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: docs/mtp.md, on trees
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   multi-task pretraining, MTP (Wang et al., arXiv:2403.13430): several tasks learn from the same samples over
           one backbone; the parts are those of the recipes detect and segment
 Differs:  horizontal boxes and the pixels that they cover (or masks, where there are some), in place of MTP's three

@@ -5,9 +5,9 @@ of pairs of dates one is hidden, and the other seen whole (CroCo).
 Run:      vistruct train masked --data images/ --backbone runs/pretrained
           vistruct train masked --data images/ --model small     (minutes on a CPU)
           vistruct train masked --data images/ --target hog
-Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100 (pixels); ours: not yet measured
+Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100 (pixels)
 Expect:   published, ViT-B fine-tuned on ImageNet: pixels 83.6 (1,600 epochs), HOG 84.0 (1,600), spectrum 83.1
-          (300), positions 84.2 (800); ours: not yet run
+          (300), positions 84.2 (800)
 Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration: 75 % of the patches hidden, a decoder
           of 8 blocks, 512 wide, AdamW (0.9, 0.95) with decay 0.05, 1.5e-4 for 256 images, 4,096 in a step, 5 % of the
           steps warm-up, crops of 20 % and more, flips, no change of colour. Squares: Pixio, arXiv:2512.15715.

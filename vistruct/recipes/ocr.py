@@ -1,8 +1,8 @@
 """Reading text in images of words: a light transformer that spells what it finds on the map of a frozen backbone.
 
 Run:      vistruct train ocr --data words/train --val words/test --backbone runs/pretrained
-Needs:    one GPU for a ViT-g; memory and hours: not yet measured
-Expect:   no published number of this protocol; ours: docs/visft.md
+Needs:    one GPU for a ViT-g
+Expect:   no published number of this protocol
 Source:   the evaluation that ViSFT (Jiang et al., arXiv:2401.10222) names and has not released: a light head on frozen
           features. Images squashed to one size, and the longest text of 25 characters, as in the benchmarks of scene
           text recognition (Baek et al., arXiv:1904.01906)

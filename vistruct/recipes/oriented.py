@@ -1,8 +1,8 @@
 """Detection of oriented boxes in a folder of any format: Oriented R-CNN, or a single-stage head for speed.
 
 Run:      vistruct train oriented --data data/DOTA --split train --val-split val --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: 43 real buildings in docs/oriented.md
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   Oriented R-CNN (Xie et al., arXiv:2108.05699); FCOS (Tian et al., arXiv:2006.09214), its locations giving
           centre, sides and twice the angle; DOTA's evaluation (Xia et al., arXiv:1711.10398)
 Differs:  windows are cut while training, nothing is written; turned by any angle half of the time

