@@ -10,6 +10,7 @@ from vistruct.config import Run
 from vistruct.contracts import DataInfo, Dataset
 from vistruct.data.account import check_left_out
 from vistruct.data.boxes import BoxDataConfig
+from vistruct.data.class_pixels import with_pixel_counts
 from vistruct.data.formats.maps.painted_objects import BACKGROUND
 from vistruct.data.loading.streams import learners
 from vistruct.data.maps import MapDataConfig
@@ -18,7 +19,7 @@ from vistruct.data.statistics import with_statistics_of_pixels
 
 
 def learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
-    """The training data of each stream, with the mean and deviation of its pixels where a task asks for them."""
+    """The training data of each stream, with what a task asks to know of its pixels: mean, deviation, classes."""
     found: dict[str, Dataset] = {}
     for owner, stream in run.streams.items():
         if stream.samples:
@@ -29,8 +30,16 @@ def learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
             dataset = with_shuffled_truth(dataset, run.seed)
         if any("data" in (one.get("mean"), one.get("std")) for one in told):
             dataset = with_statistics_of_pixels(dataset, cache)
+        if any(asks_for_counts(one) for one in told):
+            dataset = with_pixel_counts(dataset, cache)
         found |= dict.fromkeys(names, dataset)
     return {name: found[name] for name in run.streams}
+
+
+def asks_for_counts(task: Mapping[str, Any]) -> bool:
+    """Whether a task's config, as it is written, weighs classes of pixels by how many there are."""
+    loss = task.get("loss")
+    return isinstance(loss, dict) and loss.get("class_weights") == "balanced"
 
 
 def measured_on(run: Run, datasets: Mapping[str, Dataset], cache: Path) -> dict[str, Dataset]:

@@ -40,6 +40,9 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
             say(in_words(info))
         for reason, number in info.dropped.items():
             say(f"  {number} x {reason}")
+    for name, source in state.sources.items():
+        for line in source.task.traits.remarks:
+            say(line if len(state.sources) == 1 else f"{name}: {line}")
     if len(state.sources) > 1:
         say(drawn_in_words(state.run))
     told: list[Dataset] = []  # several tasks may be measured on the same

@@ -183,6 +183,7 @@ def info_to_dict(info: DataInfo) -> dict[str, Any]:
         "pixels": info.pixels,
         "mean": info.mean,
         "std": info.std,
+        "pixel_counts": info.pixel_counts,
         "input": dict(info.input),
         "num_records": info.num_records,
         "fingerprint": info.fingerprint,

@@ -20,6 +20,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
 from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.imbalance import AS_MANY, Imbalance
 from vistruct.recipes.segment import HeadName, evaluated, made_tiny, segmenter, varied
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
@@ -51,6 +52,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    imbalance: Imbalance = AS_MANY,  # of classes
     fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A change detector for pairs of any size."""
@@ -85,6 +87,7 @@ def recipe(
         channels=channels,
         dice=dice,
         normalise=normalise,
+        imbalance=imbalance,
         fit=fit,
     )
 

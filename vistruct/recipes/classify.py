@@ -23,6 +23,7 @@ from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
 from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.imbalance import AS_MANY, Imbalance, focal_gamma_asked, weights_asked
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
 from vistruct.tasks.classify import ClassifyConfig
@@ -59,6 +60,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    imbalance: Imbalance = AS_MANY,  # of classes
     fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A classifier; of an image one class, or all that apply."""
@@ -102,7 +104,15 @@ def recipe(
     begun = model_at(start, ClassifyConfig)
     head = PooledConfig(pooling=pooling or "mean") if begun is None or pooling is not None else begun.task.head
     neck = None if begun is None else begun.task.neck
-    task = ClassifyConfig(backbone=parts, neck=neck, head=head, multi_label=multi_label, **mean_std)
+    task = ClassifyConfig(
+        backbone=parts,
+        neck=neck,
+        head=head,
+        multi_label=multi_label,
+        class_weights=weights_asked(imbalance),
+        focal_gamma=focal_gamma_asked(imbalance),
+        **mean_std,
+    )
     evals = {} if wanted is None else {"val": Eval(data=val, metric=ClassesConfig())}
     return one_task(
         "classify",

@@ -7,6 +7,8 @@ Source:   pyramid and layer-wise learning rates of ViTDet (Li et al., arXiv:2203
           arXiv:2006.09214), RetinaNet, Faster R-CNN and Mask R-CNN by torchvision, Cascade R-CNN (Cai and Vasconcelos,
           arXiv:1712.00726), DETR (Carion et al., arXiv:2005.12872),
           Mask2Former (Cheng et al., arXiv:2112.01527)
+Classes:  class imbalance is met by the heads: fcos and retina learn by a focal loss (arXiv:1708.02002), the
+          others by sampled regions or matched queries; there are no class weights
 Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block, windows of large images in place of
           resized images
 """

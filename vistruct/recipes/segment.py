@@ -44,6 +44,7 @@ from vistruct.recipes.detect import (
     pyramid_strides,
 )
 from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.imbalance import AS_MANY, Imbalance, focal_gamma_asked, weights_asked
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
@@ -79,6 +80,7 @@ def recipe(
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    imbalance: Imbalance = AS_MANY,  # of classes
     fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
@@ -110,6 +112,7 @@ def recipe(
         channels=channels,
         dice=dice,
         normalise=normalise,
+        imbalance=imbalance,
         fit=fit,
     )
 
@@ -183,6 +186,7 @@ def segmenter(
     dice: float = 0.0,
     fusion: Fusion | None = None,
     normalise: Normalisation | None = None,
+    imbalance: Imbalance = AS_MANY,
     fit: Fit = BY_DATA,
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
@@ -197,13 +201,22 @@ def segmenter(
             f"--dice {dice:g} beside mask2former, which has a dice loss of its own (weight {part.loss.dice_weight:g})"
         )
         raise UserError(what, where="--dice", fix=f"--set task.head.loss.dice_weight={dice:g} in its place")
+    loss = PixelLoss(
+        class_weights=weights_asked(imbalance),
+        focal_gamma=focal_gamma_asked(imbalance),
+        dice=Dice(weight=dice) if dice else None,
+    )
+    if isinstance(part, Mask2FormerMapsConfig) and loss != PixelLoss():
+        option = "--loss focal" if loss.focal_gamma else "--class-weights"
+        what = f"{option} beside mask2former, which has a loss of its own"
+        raise UserError(what, where=option, fix="another head: --head upernet")
     task = SegmentConfig(
         kind="segment" if fusion is None else "change",
         backbone=parts,
         neck=neck,
         head=part,
         fusion=fusion,
-        loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
+        loss=loss,
         slide=Slide(size=size, overlap=min(overlap, size // 2)),
         **mean_std,
     )

@@ -30,6 +30,7 @@ from vistruct.contracts import (
     TaskTraits,
 )
 from vistruct.errors import UserError
+from vistruct.heads.imbalance import weights_in_words
 from vistruct.heads.pixel_loss import PixelLoss
 from vistruct.kinds import BackbonePart, NeckPart, PixelHeadPart
 from vistruct.tasks.features import check_in_place, features
@@ -83,7 +84,12 @@ class SegmentConfig(Part):
         if len(names) < 2:
             what = f"a segmenter tells classes apart, the data have {len(names)}"
             raise UserError(what, where="data", fix="use data with classes of pixels (kind: maps)")
-        return Segment(with_statistics(self, info), names, info.channels, backbone)
+        config, asked = with_statistics(self, info), self.loss.class_weights
+        config = config.model_copy(update={"loss": self.loss.of_classes(names, info.pixel_counts)})
+        weights, remarks = config.loss.class_weights, ()
+        if asked is not None and isinstance(weights, tuple):
+            remarks = (weights_in_words(weights, names, asked, "pixels"),)
+        return Segment(config, names, info.channels, backbone, remarks)
 
 
 @dataclass(kw_only=True)
@@ -165,9 +171,15 @@ class Segment(nn.Module):
     """MapBatch -> StepOutput in training, the class of every pixel of the file from `predict`."""
 
     def __init__(
-        self, config: SegmentConfig, class_names: tuple[str, ...], channels: int, backbone: Backbone | None = None
+        self,
+        config: SegmentConfig,
+        class_names: tuple[str, ...],
+        channels: int,
+        backbone: Backbone | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.remarks = remarks
         self.config, self.class_names, self.channels = config, class_names, channels
         self.num_images = 1 if config.fusion is None else 2
         maps = features(
@@ -187,7 +199,7 @@ class Segment(nn.Module):
     @property
     def traits(self) -> TaskTraits:
         terms = self.head.terms if isinstance(self.head, LearningHead) else self.config.loss.terms
-        return TaskTraits(prediction="maps", terms=terms, class_names=self.class_names)
+        return TaskTraits(prediction="maps", terms=terms, class_names=self.class_names, remarks=self.remarks)
 
     @property
     def collator(self) -> Callable[[list[Sample]], MapBatch]:
