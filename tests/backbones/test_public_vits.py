@@ -182,7 +182,9 @@ def test_satmae_of_one_set_of_bands_has_maes_names_and_its_decoders_are_left(tmp
     decoder |= {"decoder_embed.weight": torch.randn(16, 32), "decoder_pred.bias": torch.randn(640)}
     # What SatMAE++ has beside them: a pyramid of pixels above the decoder.
     decoder |= {"proj_up_conv.weight": torch.randn(40, 10, 1, 1), "proj_up_norm.weight": torch.randn(40)}
-    decoder |= {f"up_block.{name}": torch.randn(40) for name in ("up_conv.bias", "res_block.conv1.bias", "up_norm.bias")}
+    decoder |= {
+        f"up_block.{name}": torch.randn(40) for name in ("up_conv.bias", "res_block.conv1.bias", "up_norm.bias")
+    }
     torch.save({"model": state | decoder, "epoch": 49}, tmp_path / "satmae_pp.pth")
     report = load_backbone(ours, tmp_path / "satmae_pp.pth")
     assert (report.missing, report.fresh) == ((), ())

@@ -82,7 +82,9 @@ def test_the_running_means_of_weighed_tokens_and_alignment_are_resumed_to_the_bi
         train(run, tmp_path / "cut", on_step=interrupt)
     train(run, tmp_path / "cut")
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
-    one, other = ([{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in own] for own in lines)
+    one, other = (
+        [{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in own] for own in lines
+    )
     assert one == other
     assert "loss_alignment" in one[-1]
 

@@ -143,7 +143,8 @@ def test_a_recipe_goes_on_gently_from_every_start_but_random_weights(tmp_path):
     study = Study.model_validate(
         {
             "recipe": "detect", "options": {"data": str(trees().train)}, "budget": {"samples": 80},
-            "starts": {"random": {}, "net": of_net}, "teachers": {"alike": {"recipe": "self_distill", "options": alike}},
+            "starts": {"random": {}, "net": of_net},
+            "teachers": {"alike": {"recipe": "self_distill", "options": alike}},
         }
     )  # fmt: skip
     jobs, places = pretraining_jobs(expanded(study), tmp_path / "out")

@@ -103,7 +103,11 @@ def recipe(
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
     run = Run(
         recipe="self_distill",
-        streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start, loss_weights={"koleo": koleo} if koleo > 0 else {})},
+        streams={
+            MAIN: Stream(
+                task=task, data=learned, batch=batch, start=start, loss_weights={"koleo": koleo} if koleo > 0 else {}
+            )
+        },
         evals={} if measured is None else {"health": Eval(data=measured, metric=HealthConfig())},
         init=backbone,
         move=() if lora_rank is None else (Move(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),),

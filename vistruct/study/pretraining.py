@@ -286,7 +286,7 @@ def pretrain(
         times.add(step, metrics["compute_seconds"])
         report(step, resolved.steps, f"loss {metrics['loss']:.3f}")
 
-    train_and_report(resolved, place, on_step=note, index=index_of(place))
+    train_and_report(resolved, place, on_step=note, index=index_of(place), is_shown=resolved.seed == 0)
     spent = round(compute_seconds(device) - began, 3)
     is_whole = device.type == "cuda" or not resolved.workers
     return {
