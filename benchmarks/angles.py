@@ -169,7 +169,7 @@ def main() -> None:
         model = load(where)
         row = []
         for folder in scenes.values():
-            data = run.only.data.model_copy(update={"annotation": folder, "augment": None, "share": 1.0})
+            data = run.only.data.model_copy(update={"annotation": folder, "augment": None, "fraction": 1.0})
             metric = run.evals["val"].metric if run.evals else oriented.OrientedBoxesConfig(thresholds=(0.5,))
             row.append(evaluate(model.task, Eval(data=data, metric=metric), model.device, 8)["AP50"])
         table.append(row)

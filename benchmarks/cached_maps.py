@@ -80,11 +80,11 @@ def run_of(asked: argparse.Namespace, way: str, place: Path) -> Run:
     data: Any = run.only.data
     cut = Tiles(size=asked.size, overlap=0, skip_empty=True)
     records = len(data.model_copy(update={"tiles": cut}).build())
-    data = data.model_copy(update={"tiles": cut, "share": min(1.0, (asked.images + 0.5) / records)})
+    data = data.model_copy(update={"tiles": cut, "fraction": min(1.0, (asked.images + 0.5) / records)})
     run = with_values(run, task=task.model_copy(update={"backbone": vit}), data=data, batch=asked.batch, workers=0)
     kept = CacheMaps(folder=place / "maps") if way in ("first", "kept") else None
-    move = () if way == "trained" else run.move
-    return run.model_copy(update={"init": None, "cache_maps": kept, "move": move, "amp": "off"})
+    rules = () if way == "trained" else run.trainable
+    return run.model_copy(update={"init": None, "cache_maps": kept, "trainable": rules, "amp": "off"})
 
 
 def distilled(asked: argparse.Namespace, way: str, place: Path) -> Run:
@@ -103,7 +103,7 @@ def distilled(asked: argparse.Namespace, way: str, place: Path) -> Run:
     task: Any = run.only.task
     images: Any = run.only.data
     records = len(images.build())
-    images = images.model_copy(update={"share": min(1.0, (asked.images + 0.5) / records)})
+    images = images.model_copy(update={"fraction": min(1.0, (asked.images + 0.5) / records)})
     task = task.model_copy(update={"lessons": {"eva": LessonConfig(teacher=teacher)}})
     return with_values(run, task=task, data=images, workers=0, amp="off")
 

@@ -23,10 +23,10 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from vistruct.backbones.eva_vit import EvaVitConfig
-from vistruct.config import Lora, Move
-from vistruct.engine.trainable import apply_moves
+from vistruct.config import Lora, Trainable
+from vistruct.engine.trainable import apply_rules
 
-ADAPTERS = Move(pattern="backbone", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))
+ADAPTERS = Trainable(pattern="backbone", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))
 
 
 def pair(config: EvaVitConfig, device: torch.device) -> dict[str, nn.Module]:
@@ -107,7 +107,7 @@ def main() -> None:
             kept: dict[str, float] = {}
             for name, model in models.items():
                 if trained == "adapters":
-                    apply_moves(nn.ModuleDict({"backbone": model}), [ADAPTERS])
+                    apply_rules(nn.ModuleDict({"backbone": model}), [ADAPTERS])
                 call = features(model.train())
                 kept[name] = kept_mib(lambda call=call: call(image), model)
             for number in range(asked.rounds + 1):

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vistruct.config import Move, Run, of_one_task
+from vistruct.config import Run, Trainable, of_one_task
 from vistruct.data.instructions.write import LABELS, write_instructions
 from vistruct.engine.train import train
 from vistruct.recipes import labels
@@ -58,7 +58,7 @@ def both(data: Path, steps: int, seed: int) -> Run:
         small = task.model_copy(update={"backbone": SIZES["small"].task.backbone})
         streams[name] = stream.model_copy(update={"task": small})
     schedule = run.schedule.model_copy(update={"warmup_steps": steps // 5})
-    more = {"streams": streams, "move": (Move(pattern="backbone", lr_factor=0.5),), "schedule": schedule}
+    more = {"streams": streams, "trainable": (Trainable(pattern="backbone", lr_factor=0.5),), "schedule": schedule}
     more["eval_every"] = None
     return with_settings(run.model_copy(update=more), list(SETTINGS))
 
@@ -79,7 +79,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     write_instructions(
-        trees().train, asked.out / "talk", crops=CROPS, crop_size=(72, 144), questions=1, turned=True,
+        trees().train, asked.out / "talk", crops=CROPS, crop_size=(72, 144), questions=1, rot90=True,
         boxes=asked.out / "labels",
     )  # fmt: skip
     together: dict[str, list[float]] = {name: [] for name in MEASURED}

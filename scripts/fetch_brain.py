@@ -65,7 +65,7 @@ def regions(folder: Path) -> Volume:
         sys.exit("apt-get is not here: say `tissues`, or unpack Debian's mricron-data on another machine")
     subprocess.run(["apt-get", "-q", "download", DEBIAN], cwd=folder, check=True, stderr=subprocess.DEVNULL)
     subprocess.run(["dpkg", "-x", next(folder.glob(f"{DEBIAN}*.deb")).name, "."], cwd=folder, check=True)
-    found = folder / "usr" / "share" / "mricron" / "templates"
+    found = folder / "usr" / "fraction" / "mricron" / "templates"
     image, atlas = nibabel.load(found / "ch2.nii.gz"), nibabel.load(found / "aal.nii.gz")
     table = np.zeros(256, np.uint8)
     for line in (found / "aal.nii.txt").read_text().splitlines():

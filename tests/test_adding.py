@@ -139,7 +139,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(outside, data, tmp_
         train(run, tmp_path / "cut", on_step=die)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     cut = train(run, tmp_path / "cut")
-    assert "going on from step 4" in (cut / "train.log").read_text()
+    assert "resuming from step 4" in (cut / "train.log").read_text()
     one, two = (read_tensors(out / "model" / "model.safetensors") for out in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one.keys() | two.keys())
 

@@ -135,7 +135,7 @@ def config(folder: Path, **more: object) -> BoxDataConfig:
 
 
 def test_a_made_up_column_comes_from_its_format_to_the_device(folder: Path, tmp_path: Path) -> None:
-    augment = Augment(hflip=True, vflip=True, turns90=True, scale=(1.0, 1.0), crop=(60, 60))
+    augment = Augment(hflip=True, vflip=True, rot90=True, scale=(1.0, 1.0), crop=(60, 60))
     asked = config(
         folder, tiles=Tiles(size=64, overlap=24, else_ignore=True), augment=augment, difficult="ignore", oriented=True
     )

@@ -171,7 +171,7 @@ class ToyTask(nn.Module):
 
 class ToyMetricConfig(Part):
     kind: Literal["toy_engine:ToyMetricConfig"] = "toy_engine:ToyMetricConfig"
-    most: int | None = None
+    limit: int | None = None
     losses: bool = False
 
     def build(self, dataset: ToyDataset) -> ToyMetric:

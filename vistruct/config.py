@@ -30,9 +30,9 @@ from vistruct.run_parts import AdamW as AdamW
 from vistruct.run_parts import CacheMaps as CacheMaps
 from vistruct.run_parts import Judge as Judge
 from vistruct.run_parts import Lora as Lora
-from vistruct.run_parts import Move as Move
 from vistruct.run_parts import Pack as Pack
 from vistruct.run_parts import Schedule as Schedule
+from vistruct.run_parts import Trainable as Trainable
 
 
 class Eval(Part):
@@ -80,7 +80,7 @@ class Run(Part):
     evals: dict[str, Eval] = Field({})
     init: Path | None = None  # a backbone directory, run directory or safetensors file to start the backbone from
     adapters: Path | None = None  # LoRA to begin with: a run, a folder of peft's, or a file of ViSFT
-    move: tuple[Move, ...] = ()  # on top of "everything trains in full"
+    trainable: tuple[Trainable, ...] = ()  # on top of "everything trains in full"
     cache_maps: CacheMaps | None = None  # of a backbone that is frozen, of images that are not varied; None: not kept
     # One of them; neither: as the number of samples asks for. A run that trains has steps (`engine.length.settled`).
     steps: int = Field(0, ge=0)  # optimiser steps; 0: not counted yet
@@ -90,6 +90,8 @@ class Run(Part):
     optim: AdamW = AdamW()
     schedule: Schedule = Schedule()
     clip_norm: float | None = Field(1.0, gt=0)  # None: no clipping
+    # Decay of an exponential moving average (EMA) of the weights, which is measured and shipped; None: none
+    ema: float | None = Field(None, gt=0, lt=1)
     amp: Literal["auto", "bf16", "off"] = "auto"  # auto: bf16 where this machine is faster with it
     seed: int = 0
     workers: int = Field(0, ge=0)  # loader processes for each device
@@ -158,7 +160,7 @@ class Run(Part):
 
     @model_validator(mode="after")
     def _adapters_are_kept(self) -> Run:
-        if self.snapshots and not any(move.mode == "lora" for move in self.move):
+        if self.snapshots and not any(rule.mode == "lora" for rule in self.trainable):
             what = "snapshots are of adapters (LoRA), and no rule trains any"
             fix = "leave snapshots out; checkpoints of whole models are kept by keep and save_every"
             raise UserError(what, where="snapshots", fix=fix)

@@ -60,7 +60,7 @@ class Lora(Part):
         return self.scale if self.scale is not None else (16.0 if self.alpha is None else self.alpha) / self.rank
 
 
-class Move(Part):
+class Trainable(Part):
     """How the modules and parameters matching `pattern` train; of several matching rules the last one holds."""
 
     pattern: str  # of dotted names with `*`; 'backbone' also means all below it
@@ -70,7 +70,7 @@ class Move(Part):
     train_mode: bool = False  # of what is frozen: dropout and running statistics stay on
 
     @model_validator(mode="after")
-    def _fits(self) -> Move:
+    def _fits(self) -> Trainable:
         if self.lora is not None and self.mode != "lora":
             raise ValueError(f"lora says how to adapt, but mode is {self.mode}: set mode: lora")
         if self.train_mode and self.mode != "frozen":

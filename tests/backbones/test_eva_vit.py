@@ -15,10 +15,10 @@ from torch.testing import assert_close
 from vistruct.backbones.eva_vit import EVA02_E, EVA_G, EvaVit, EvaVitConfig
 from vistruct.backbones.intern_vit import resize_positions
 from vistruct.checkpoint.weights import load_backbone
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.contracts import TokenBackbone
 from vistruct.engine.lora import adapted_layers, merged_state
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 
 timm = pytest.importorskip("timm")
@@ -86,7 +86,7 @@ def test_an_adapter_of_queries_and_values_counts_once_beside_the_weight_and_in_i
     adapters = golden(f"{FOLDER[model]}/lora_r{rank}.safetensors").tensors
     task = nn.ModuleDict({"backbone": original(golden, model)})
     lora = Lora(rank=rank, scale=scale, parts=("q", "v"))
-    apply_moves(task, [Move(pattern="backbone", mode="lora", lora=lora)])
+    apply_rules(task, [Trainable(pattern="backbone", mode="lora", lora=lora)])
     with torch.no_grad():
         for name, layer in adapted_layers(task).items():
             name = name.removeprefix("backbone.")
@@ -162,8 +162,8 @@ def test_the_real_models_have_their_names_shapes_and_parameters(config, file, pa
     head = 1024 * config.width + 1024
     assert sum(p.numel() for p in tower.parameters()) + head == clip == table["clip_vision_tower_parameters"]
     task = nn.ModuleDict({"backbone": vit})
-    plan = apply_moves(
-        task, [Move(pattern="backbone", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))]
+    plan = apply_rules(
+        task, [Trainable(pattern="backbone", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))]
     )
     assert plan.trainable == adapters == table["adapter_parameters"]
     if config == EVA_G:

@@ -19,11 +19,11 @@ from whole_loss import task_loss
 
 from vistruct.backbones.intern_image import SIZES, InternImage, InternImageConfig
 from vistruct.backbones.vit_adapter import VitAdapterConfig
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.contracts import TokenBackbone
 from vistruct.engine.lora import adapted_layers, merged_state, unused_adapters
 from vistruct.engine.optim import layer_factor
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 from vistruct.heads.linear import LinearConfig
 from vistruct.heads.mask_rcnn import MaskRcnnConfig
@@ -341,7 +341,7 @@ def test_adapters_on_its_linear_layers_learn_count_and_can_be_merged() -> None:
     model, image = nn.ModuleDict({"backbone": drawn(TINY)}), torch.randn(1, 3, 40, 40)
     last = lambda: model["backbone"](image)[-1]  # noqa: E731
     before = last().detach()
-    plan = apply_moves(model, [Move(pattern="*", mode="lora", lora=Lora(rank=2))])
+    plan = apply_rules(model, [Trainable(pattern="*", mode="lora", lora=Lora(rank=2))])
     assert torch.equal(last(), before)
     assert len(adapted_layers(model)) == 5 * 6  # offsets, weights, two projections and an MLP of each block
     assert all(".lora_" in name for name in plan.lr_factors)

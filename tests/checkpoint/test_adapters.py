@@ -18,9 +18,9 @@ from toy_vlm import VIT, build
 from vistruct.checkpoint.adapters import merge_adapters, read_adapters
 from vistruct.checkpoint.peft_folder import write_adapters
 from vistruct.cli.inspect import gather
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.engine.lora import adapted_layers, adapters_of, begin_with
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 
 IMAGE = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(1))
@@ -38,7 +38,7 @@ class Vit(nn.Module):
 
 def adapted(**settings: Any) -> Vit:
     model = Vit().eval()
-    apply_moves(model, [Move(pattern="backbone", mode="lora", lora=Lora(**{"rank": 4} | settings))])
+    apply_rules(model, [Trainable(pattern="backbone", mode="lora", lora=Lora(**{"rank": 4} | settings))])
     for layer in adapted_layers(model).values():
         nn.init.normal_(layer.lora_B, std=1 / layer.lora.factor)
     return model
@@ -78,8 +78,8 @@ def test_peft_loads_them_and_so_do_weights_and_adapters_of_ours(tmp_path, settin
     assert_close(merged(IMAGE), expected, rtol=1e-3, atol=5e-4)
 
     going_on = Vit().eval()
-    rule = Move(pattern="backbone", mode="lora", lora=Lora(**{"rank": 4} | settings, dropout=0.1))
-    apply_moves(going_on, [rule])
+    rule = Trainable(pattern="backbone", mode="lora", lora=Lora(**{"rank": 4} | settings, dropout=0.1))
+    apply_rules(going_on, [rule])
     coverage = begin_with(going_on, folder)
     assert_close(going_on(IMAGE), expected, rtol=1e-3, atol=5e-4)
     assert f"{len(adapted_layers(model))} go on training, 0 were added" in coverage.lines()[-1]
@@ -89,9 +89,9 @@ def test_peft_loads_them_and_so_do_weights_and_adapters_of_ours(tmp_path, settin
 
 def test_layers_of_several_ranks_and_scales_are_told_apart(tmp_path):
     model = Vit().eval()
-    first = Move(pattern="backbone.encoder.layers.0", mode="lora", lora=Lora(rank=2, scale=0.5))
-    others = Move(pattern="backbone.encoder.layers.[12].attn.*", mode="lora", lora=Lora(rank=3, alpha=5))
-    apply_moves(model, [first, others])
+    first = Trainable(pattern="backbone.encoder.layers.0", mode="lora", lora=Lora(rank=2, scale=0.5))
+    others = Trainable(pattern="backbone.encoder.layers.[12].attn.*", mode="lora", lora=Lora(rank=3, alpha=5))
+    apply_rules(model, [first, others])
     for layer in adapted_layers(model).values():
         nn.init.normal_(layer.lora_B, std=1 / layer.lora.factor)
     assert_close(in_peft(written(model, tmp_path))(IMAGE), model(IMAGE), rtol=1e-3, atol=5e-4)
@@ -123,7 +123,7 @@ def test_adapters_of_layers_without_a_rule_are_added_and_the_others_go_on(tmp_pa
     expected = adapted()
     folder = written(expected, tmp_path)
     model = Vit().eval()
-    apply_moves(model, [Move(pattern="backbone.encoder.layers.1", mode="lora", lora=Lora(rank=4))])
+    apply_rules(model, [Trainable(pattern="backbone.encoder.layers.1", mode="lora", lora=Lora(rank=4))])
     coverage = begin_with(model, folder)
     assert_close(model(IMAGE), expected(IMAGE), rtol=1e-3, atol=5e-4)
     assert "4 go on training, 8 were added" in coverage.lines()[-1]
@@ -133,7 +133,7 @@ def test_adapters_of_layers_without_a_rule_are_added_and_the_others_go_on(tmp_pa
 def test_an_adapter_of_another_shape_is_refused(tmp_path, settings):
     folder = written(adapted(), tmp_path)
     model = Vit()
-    apply_moves(model, [Move(pattern="backbone", mode="lora", lora=Lora(**{"rank": 4} | settings))])
+    apply_rules(model, [Trainable(pattern="backbone", mode="lora", lora=Lora(**{"rank": 4} | settings))])
     with pytest.raises(UserError, match="has an adapter of rank"):
         begin_with(model, folder)
 
@@ -149,7 +149,7 @@ def test_adapters_of_another_model_are_refused(tmp_path):
 
 def test_an_adapter_of_one_of_two_names_of_a_table_is_refused(tmp_path):
     untied, tied = build(), build(language={"tie_word_embeddings": True})
-    apply_moves(untied, [Move(pattern="language.lm_head", mode="lora")])
+    apply_rules(untied, [Trainable(pattern="language.lm_head", mode="lora")])
     with pytest.raises(UserError, match="lm_head shares its weight with language"):
         merge_adapters(tied, written(untied, tmp_path))
 

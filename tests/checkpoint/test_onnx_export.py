@@ -16,11 +16,12 @@ from toy_pixels import CellsConfig, DotsConfig
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.checkpoint import onnx_compare, onnx_export
+from vistruct.checkpoint import onnx_compare
 from vistruct.checkpoint.load import ModelCard
-from vistruct.checkpoint.onnx_export import Freedom, export_onnx, prove
+from vistruct.checkpoint.onnx_export import export_onnx, prove
 from vistruct.checkpoint.onnx_graph import plan_of
 from vistruct.checkpoint.onnx_images import mirrored_and_cut
+from vistruct.checkpoint.onnx_run import INSTALL, Freedom
 from vistruct.contracts import DataInfo, DenseBoxHead, Sample
 from vistruct.data.input import Input
 from vistruct.errors import UserError
@@ -104,7 +105,7 @@ def shipped(tmp_path_factory):
 def test_the_file_says_what_it_is_and_finds_what_predict_finds(tmp_path, shipped):
     said: list[str] = []
     out = export_onnx(shipped / "model", tmp_path / "out", images=shipped / "images", say=said.append)
-    assert sorted(one.name for one in out.path.iterdir()) == ["README.md", "model.onnx"]
+    assert sorted(one.name for one in out.path.iterdir()) == ["README.md", "model.json", "model.onnx"]
     session = onnxruntime.InferenceSession(str(out.path / "model.onnx"), providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["class_names"]) == ["a", "b", "c"]
@@ -158,4 +159,4 @@ def test_what_cannot_be_exported_says_why(tmp_path, shipped):
         export_onnx(shipped / "model", tmp_path / "out", images=tmp_path / "none")
     with pytest.raises(UserError, match="cannot be read"):  # the run's data are gone
         export_onnx(shipped / "model", tmp_path / "out")
-    assert onnx_export.INSTALL == 'pip install "vistruct[export]"'
+    assert INSTALL == 'pip install "vistruct[export]"'

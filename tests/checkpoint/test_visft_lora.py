@@ -17,9 +17,9 @@ from vistruct.checkpoint.adapters import adapters_for, merge_adapters, placed, r
 from vistruct.checkpoint.low_rank import LowRank
 from vistruct.checkpoint.visft_lora import write_visft
 from vistruct.checkpoint.weights import load_backbone
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.engine.lora import begin_with
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "visft_lora"
@@ -177,7 +177,7 @@ def test_merged_or_going_on_the_maps_of_eva_are_those_of_the_original(golden, mo
     load_backbone(task["backbone"], folder / "weights.safetensors")
     io = golden(f"{folder.name}/io.safetensors")
     if goes_on:
-        apply_moves(task, [Move(pattern="*", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))])
+        apply_rules(task, [Trainable(pattern="*", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))])
         coverage = begin_with(task, folder / "lora_r64.safetensors")
         assert "go on training, 0 were added" in coverage.lines()[-1]
     else:

@@ -82,20 +82,20 @@ def test_eval_prints_families_beside_the_best_constant_answer_and_writes_all_num
 
 
 def test_eval_asks_as_many_as_it_is_told_to(capsys: pytest.CaptureFixture[str], run_dir: Path, talk: Path) -> None:
-    value = json.loads(run_main(capsys, "eval", run_dir, "--data", talk, "--most", "1", "--json"))
+    value = json.loads(run_main(capsys, "eval", run_dir, "--data", talk, "--limit", "1", "--json"))
     assert value["evaluations"]["talk"]["questions"] == 2
 
 
 def test_a_run_that_asks_a_few_at_its_end_is_asked_all_of_other_data(run_dir: Path, talk: Path) -> None:
     run = read_run(run_dir / "run.yaml")
     metrics = [one.metric for _, one in on_other_data(run, talk, ("answers", "mean_loss"))]
-    assert metrics == [AnswersConfig(most=None), MeanLossConfig()]
+    assert metrics == [AnswersConfig(limit=None), MeanLossConfig()]
     assert run.evals["answers"].metric not in metrics
 
 
 def test_answers_do_not_depend_on_how_many_are_asked_at_once(run_dir: Path) -> None:
     task, card = load_model(run_dir)
-    one = Eval(data=card.run.evals["val"].data, metric=AnswersConfig(most=6))
+    one = Eval(data=card.run.evals["val"].data, metric=AnswersConfig(limit=6))
     first, second = (evaluate(task, one, torch.device("cpu"), batch) for batch in (1, 4))
     assert first["questions"] > 10
     assert first == pytest.approx(second, nan_ok=True)

@@ -18,7 +18,7 @@ from vistruct.checkpoint.adapters import read_adapters
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.weights import load_backbone, read_public
 from vistruct.cli.main import main
-from vistruct.config import Lora, Move, with_values
+from vistruct.config import Lora, Trainable, with_values
 from vistruct.engine.train import train
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes import classify
@@ -33,11 +33,11 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     base = with_values(run, steps=4, keep_model="last", evals=run.evals | {"loss": loss})
     found = {"base": train(base, folder / "base")}
     rules = (
-        Move(pattern="*", mode="frozen"),
-        Move(pattern="backbone", mode="lora", lora=Lora(rank=2, scale=100.0, parts=("q", "v"))),
+        Trainable(pattern="*", mode="frozen"),
+        Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2, scale=100.0, parts=("q", "v"))),
     )
     optim = base.optim.model_copy(update={"lr": 3e-2})
-    tuned = with_values(base, start=found["base"], init=None, move=rules, optim=optim)
+    tuned = with_values(base, start=found["base"], init=None, trainable=rules, optim=optim)
     found["tuned"] = train(tuned, folder / "tuned")
     found["other"] = train(base.model_copy(update={"seed": 1}), folder / "other")
     return found

@@ -77,7 +77,7 @@ def test_masks_by_a_model_say_what_was_rejected_and_are_checked_and_shown(
     code, printed, remarks = run_main(capsys, *args, "--else", "ellipse", "--min-iou", "-100")
     assert code == 0
     assert "8 with a mask" in remarks
-    assert "3 of 3 images were looked at before" in remarks
+    assert "3 of 3 images are done already" in remarks
     assert run_main(capsys, "check", out)[0] == 0
 
 

@@ -16,7 +16,7 @@ from vistruct.config import read_run, run_to_yaml
 from vistruct.errors import UserError
 from vistruct.samples import trees
 
-SMALL = ["--set", "steps=2", "--set", "data.share=0.01", "--set", "evals={}"]
+SMALL = ["--set", "steps=2", "--set", "data.fraction=0.01", "--set", "evals={}"]
 
 
 def run_main(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str]:

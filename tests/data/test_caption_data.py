@@ -199,7 +199,7 @@ def test_captions_are_made_from_boxes(tmp_path: Path) -> None:
 def test_drawn_splits_keep_captions_with_their_image(tmp_path: Path) -> None:
     path = written(tmp_path, "rows.csv")
     shares = {"train": 0.7, "val": 0.3}
-    parts = [CaptionDataConfig(annotation=path, shares=shares, split=name).build() for name in shares]
+    parts = [CaptionDataConfig(annotation=path, random_split=shares, split=name).build() for name in shares]
     assert told(parts[0]) | told(parts[1]) == SENTENCES
     assert not set(told(parts[0])) & set(told(parts[1]))
 

@@ -20,7 +20,7 @@ from vistruct.data.formats.order import NONE_OF_IT
 from vistruct.data.image_classes import ClassDataConfig
 from vistruct.data.instructions.write import write_instructions
 from vistruct.data.reading import Reading
-from vistruct.engine.run import for_classes
+from vistruct.engine.data_sets import for_classes
 from vistruct.errors import UserError
 from vistruct.recipes import classify
 from vistruct.samples import trees
@@ -101,7 +101,7 @@ def test_what_instruct_writes_trains_a_classifier_and_is_checked(tmp_path: Path)
     write_instructions(trees().test, tmp_path, crops=6, always=("caption",), questions=1)
     lines = tmp_path / "instructions.jsonl"
     reading = Reading(format="caption-words")
-    run = classify.recipe(data=lines, reading=reading, least_count=1, train_share=0.5, size=32, steps=1)
+    run = classify.recipe(data=lines, reading=reading, least_count=1, train_fraction=0.5, size=32, steps=1)
     assert run.only.task.multi_label  # ty: ignore[unresolved-attribute]
     data = run.only.data.build()
     assert "tree" in data.info.class_names or "trees" in data.info.class_names

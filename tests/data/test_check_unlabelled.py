@@ -114,7 +114,7 @@ def test_options_of_labels_mean_nothing_and_a_run_is_looked_at_once(root: Path, 
         check(root, split="train")
     with pytest.raises(UserError, match="--classes means nothing"):
         check(root, Reading(format="images", classes=("a",)))
-    train = ImagesDataConfig(paths=(root,), shares={"train": 0.5, "val": 0.5}, split="train")
+    train = ImagesDataConfig(paths=(root,), random_split={"train": 0.5, "val": 0.5}, split="train")
     assert list(check_run({"main": train, "val": train.model_copy(update={"split": "val"})})) == ["main"]
     (tmp_path / "data.json").write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(UserError, match="--not-in means nothing"):

@@ -347,7 +347,7 @@ def test_drawn_splits_are_of_whole_images_and_those_that_training_draws(tmp_path
     for seed in (0, 1):
         out = tmp_path / f"out{seed}"
         done = convert(
-            tmp_path / "a.json", out, "coco", tiles=Tiles(size=40, overlap=0), shares=shares, split_seed=seed
+            tmp_path / "a.json", out, "coco", tiles=Tiles(size=40, overlap=0), random_split=shares, split_seed=seed
         )
         assert done.images == 10
         tiles = {name: [record.id for record in read_boxes(out, split=name)[0]] for name in shares}
@@ -355,8 +355,8 @@ def test_drawn_splits_are_of_whole_images_and_those_that_training_draws(tmp_path
         assert {name: len(found) for name, found in tiles.items()} == {"train": 6, "val": 4}
         assert drawn[seed]["train"] | drawn[seed]["val"] == {str(n) for n in range(5)}
         assert not drawn[seed]["train"] & drawn[seed]["val"]
-        part = BoxDataConfig(annotation=tmp_path / "a.json", shares=shares, split_seed=seed, split="val")
+        part = BoxDataConfig(annotation=tmp_path / "a.json", random_split=shares, split_seed=seed, split="val")
         assert {Path(record.id).stem for record in part.build().records} == drawn[seed]["val"]
     assert drawn[0] != drawn[1]
     with pytest.raises(UserError, match="5 images for 6 splits"):
-        convert(tmp_path / "a.json", tmp_path / "b", "coco", shares={str(n): 0.1 for n in range(6)})
+        convert(tmp_path / "a.json", tmp_path / "b", "coco", random_split={str(n): 0.1 for n in range(6)})

@@ -16,7 +16,7 @@ from vistruct.config import Part
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.boxes.objects import MISSING_IMAGE
-from vistruct.data.selection import BEYOND_SHARE
+from vistruct.data.selection import BEYOND_FRACTION
 from vistruct.errors import UserError
 from vistruct.files.images import clear_cache
 from vistruct.kinds import part_class
@@ -82,8 +82,8 @@ def test_a_sample_is_a_function_of_index_and_seed_and_its_record_stays_untouched
 
 def test_a_larger_share_contains_a_smaller_and_says_what_it_leaves_out() -> None:
     def ids(share: float, seed: int = 0) -> list[str]:
-        dataset = BoxDataConfig(annotation=trees().train, tiles=TILES, share=share, share_seed=seed).build()
-        assert dataset.info.dropped.get(BEYOND_SHARE, 0) == len(everything) - len(dataset)
+        dataset = BoxDataConfig(annotation=trees().train, tiles=TILES, fraction=share, fraction_seed=seed).build()
+        assert dataset.info.dropped.get(BEYOND_FRACTION, 0) == len(everything) - len(dataset)
         return [record.id for record in dataset.records]
 
     everything = [record.id for record in BoxDataConfig(annotation=trees().train, tiles=TILES).build().records]
@@ -97,10 +97,10 @@ def test_a_larger_share_contains_a_smaller_and_says_what_it_leaves_out() -> None
     assert ids(0.1, seed=0) != ids(0.1, seed=1)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5, -1])
-def test_a_share_beyond_its_bounds_is_refused(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 1.5, -1])
+def test_a_fraction_beyond_its_bounds_is_refused(fraction: float) -> None:
     with pytest.raises(ValidationError):
-        BoxDataConfig(annotation=Path("a.json"), share=share)
+        BoxDataConfig(annotation=Path("a.json"), fraction=fraction)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_several_files_join_with_ids_that_stay_unique(tmp_path: Path) -> None:
 
 def test_only_colour_may_vary_under_words(tmp_path: Path) -> None:
     path = chat_file(tmp_path)
-    for augment in (Augment(hflip=True), Augment(turns90=True), Augment(vflip=True), Augment(scale=(1, 2))):
+    for augment in (Augment(hflip=True), Augment(rot90=True), Augment(vflip=True), Augment(scale=(1, 2))):
         with pytest.raises(UserError, match="'left'"):
             ChatDataConfig(jsonl=path, augment=augment)
     dataset = ChatDataConfig(jsonl=path, augment=Augment(photometric=0.4)).build()
@@ -218,7 +218,7 @@ def test_data_without_any_conversation_is_an_error(tmp_path: Path) -> None:
     "config",
     [
         BoxDataConfig(
-            annotation=Path("a.json"), tiles=Tiles(size=64, overlap=8), augment=Augment(hflip=True), share=0.5
+            annotation=Path("a.json"), tiles=Tiles(size=64, overlap=8), augment=Augment(hflip=True), fraction=0.5
         ),
         ChatDataConfig(jsonl=(Path("a.jsonl"), Path("b.jsonl")), augment=Augment(photometric=0.1)),
         ChatDataConfig(jsonl=Path("a.jsonl")),

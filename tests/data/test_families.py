@@ -64,7 +64,7 @@ def test_show_draws_label_maps_in_windows_where_asked() -> None:
 def test_a_run_of_label_maps_is_measured_on_others_whole_and_with_its_own_settings() -> None:
     run = loveda.tiny()
     own = MapDataConfig(root=made_maps.loveda_folder(), format="loveda", split="val", tiles=Tiles(size=32, overlap=0))
-    own = own.model_copy(update={"share": 0.5, "images": "nowhere"})
+    own = own.model_copy(update={"fraction": 0.5, "images": "nowhere"})
     run = run.model_copy(update={"evals": {"val": Eval(data=own, metric=PixelsConfig())}})
     other = made_maps.loveda_folder() / "Val"
     ((name, one),) = on_other_data(run, other, ("pixels",))

@@ -98,8 +98,8 @@ def test_what_a_formula_cannot_do_is_said() -> None:
     with pytest.raises(UserError, match="nothing to learn from") as caught:
         classify.recipe()
     assert "--formula 1000" in caught.value.fix
-    with pytest.raises(UserError, match="--train-share means nothing"):
-        classify.recipe(formula=10, train_share=0.5)
+    with pytest.raises(UserError, match="--train-fraction means nothing"):
+        classify.recipe(formula=10, train_fraction=0.5)
     with pytest.raises(UserError, match="--data means nothing"):
         masked.recipe(formula=10, data=(Path("images"),))
     with pytest.raises(UserError, match="nothing to tell apart"):

@@ -271,13 +271,13 @@ def drawn(root: Path, split: str, **settings: Any) -> set[str]:
 def test_drawn_splits_are_disjoint_whole_and_stratified(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 40, "b": 10, "c": 5, "d": 3})
     shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    parts = {name: drawn(root, name, shares=shares) for name in shares}
+    parts = {name: drawn(root, name, random_split=shares) for name in shares}
     assert sum(map(len, parts.values())) == len(set().union(*parts.values())) == 58
     counts = {name: Counter(id[0] for id in part) for name, part in parts.items()}
     assert counts["train"] == {"a": 28, "b": 7, "c": 3, "d": 1}
     assert counts["val"]["a"] == counts["test"]["a"] == 6
     assert counts["val"]["d"] == counts["test"]["d"] == 1
-    assert drawn(root, "train+val", shares=shares) == parts["train"] | parts["val"]
+    assert drawn(root, "train+val", random_split=shares) == parts["train"] | parts["val"]
 
 
 def test_drawn_splits_depend_on_the_seed_and_on_nothing_else(tmp_path: Path) -> None:
@@ -285,17 +285,17 @@ def test_drawn_splits_depend_on_the_seed_and_on_nothing_else(tmp_path: Path) -> 
     shares = {"train": 0.5, "val": 0.5}
     moved = tmp_path / "elsewhere"
     shutil.copytree(root, moved)
-    assert drawn(root, "train", shares=shares) == drawn(moved, "train", shares=shares)
-    assert drawn(root, "train", shares=shares) != drawn(root, "train", shares=shares, split_seed=1)
+    assert drawn(root, "train", random_split=shares) == drawn(moved, "train", random_split=shares)
+    assert drawn(root, "train", random_split=shares) != drawn(root, "train", random_split=shares, split_seed=1)
 
 
 def test_an_image_more_moves_at_most_one_other_of_its_class(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 30, "b": 30})
     shares = {"train": 0.6, "val": 0.4}
-    before = drawn(root, "train", shares=shares)
+    before = drawn(root, "train", random_split=shares)
     for number in range(5):
         picture(root / "a" / f"new_{number}.png")
-        after = drawn(root, "train", shares=shares)
+        after = drawn(root, "train", random_split=shares)
         changed = {id for id in before ^ after if f"new_{number}" not in id}
         assert len(changed) <= 1
         assert all(id.startswith("a/") for id in changed)
@@ -306,7 +306,7 @@ def test_an_image_more_moves_at_most_one_other_of_its_class(tmp_path: Path) -> N
 def test_every_share_gets_an_image_where_there_are_enough(tmp_path: Path, number: int) -> None:
     root = folders(tmp_path, {"a": number, "b": 12})
     shares = {"train": 0.98, "val": 0.01, "test": 0.01}
-    counts = [sum(id.startswith("a/") for id in drawn(root, name, shares=shares)) for name in shares]
+    counts = [sum(id.startswith("a/") for id in drawn(root, name, random_split=shares)) for name in shares]
     assert sum(counts) == number
     assert counts == sorted(counts, reverse=True)
     assert all(counts) or number < 3
@@ -314,25 +314,25 @@ def test_every_share_gets_an_image_where_there_are_enough(tmp_path: Path, number
 
 def test_shares_may_leave_images_out_but_not_more_than_there_are(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 10, "b": 10})
-    assert len(drawn(root, "few", shares={"few": 0.2})) == 4
+    assert len(drawn(root, "few", random_split={"few": 0.2})) == 4
     for shares in ({"train": 0.8, "val": 0.3}, {"train": 0.0}, {}):
-        with pytest.raises(UserError, match="no parts"):
-            ClassDataConfig(root=root, shares=shares)
+        with pytest.raises(UserError, match="no fractions"):
+            ClassDataConfig(root=root, random_split=shares)
     with pytest.raises(UserError, match="several splits are here"):
-        opened(root, shares={"train": 0.5, "val": 0.5})
+        opened(root, random_split={"train": 0.5, "val": 0.5})
 
 
 def test_a_share_keeps_every_class_and_grows_by_itself(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 40, "b": 10, "c": 2})
-    kept = {share: {one.id for one in opened(root, share=share).records} for share in (0.01, 0.1, 0.5, 1.0)}
+    kept = {share: {one.id for one in opened(root, fraction=share).records} for share in (0.01, 0.1, 0.5, 1.0)}
     assert [len(part) for part in kept.values()] == [3, 6, 26, 52]
     assert kept[0.01] < kept[0.1] < kept[0.5] < kept[1.0]
-    assert opened(root, share=0.1).report.counts["left out: beyond the share asked for"] == 46
+    assert opened(root, fraction=0.1).report.counts["left out: beyond the fraction asked for"] == 46
 
 
 def test_bands_of_sixteen_bits_come_through_the_intake_and_travel_to_workers() -> None:
     root = class_folders.eurosat_ms_folder()
-    settings = {"shares": {"train": 0.8, "val": 0.2}, "split": "val"}
+    settings = {"random_split": {"train": 0.8, "val": 0.2}, "split": "val"}
     dataset = opened(root, intake=Intake(dtype="uint8", bands=(4, 3, 2), low=(0.0,), high=(255.0 * 12,)), **settings)
     assert dataset.info.channels == 3
     again = pickle.loads(pickle.dumps(dataset))
@@ -353,7 +353,7 @@ def test_the_fingerprint_knows_the_images_and_the_lists() -> None:
 
 
 def test_the_part_is_found_by_its_kind_and_round_trips(tmp_path: Path) -> None:
-    data = ClassDataConfig(root=tmp_path, shares={"train": 0.8, "val": 0.2}, split="train")
+    data = ClassDataConfig(root=tmp_path, random_split={"train": 0.8, "val": 0.2}, split="train")
     values = {**classify.tiny().model_dump(mode="json"), "data": data.model_dump(mode="json")}
     run = run_from_dict(values)
     assert run.only.data == data

@@ -65,13 +65,13 @@ def test_a_data_set_travels_to_a_worker() -> None:
 def test_a_smaller_share_is_part_of_a_larger_one_and_says_what_it_leaves() -> None:
     config = MapDataConfig(root=made_maps.levir_folder(), split="train", tiles=Tiles(size=32, overlap=0))
     ids = {
-        share: {record.id for record in config.model_copy(update={"share": share}).build().records}
+        share: {record.id for record in config.model_copy(update={"fraction": share}).build().records}
         for share in (0.1, 0.5, 1.0)
     }
     assert ids[0.1] < ids[0.5] < ids[1.0]
     assert (len(ids[0.1]), len(ids[0.5]), len(ids[1.0])) == (1, 4, 8)
-    dropped = config.model_copy(update={"share": 0.5}).build().info.dropped
-    assert dropped == {"left out: beyond the share asked for": 4}
+    dropped = config.model_copy(update={"fraction": 0.5}).build().info.dropped
+    assert dropped == {"left out: beyond the fraction asked for": 4}
 
 
 def test_the_fingerprint_follows_files_and_coding_and_not_the_place(tmp_path: Path) -> None:

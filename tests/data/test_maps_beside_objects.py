@@ -25,7 +25,7 @@ from vistruct.data.formats.format import Ask, Format, Stop, Walked
 from vistruct.data.formats.maps.painted_objects import NO_MASK
 from vistruct.data.input import Windows
 from vistruct.data.maps import MapDataConfig
-from vistruct.engine.run import for_classes
+from vistruct.engine.data_sets import for_classes
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.inference.model import load
@@ -262,7 +262,7 @@ def test_painting_and_moving_is_moving_and_painting(
 
 
 EVERYTHING = Augment(
-    hflip=True, vflip=True, dflip=True, turns90=True, rotate=0.5, scale=(0.5, 2.0), crop=(32, 32), crop_max_share=0.75,
+    hflip=True, vflip=True, dflip=True, rot90=True, rotate=0.5, scale=(0.5, 2.0), crop=(32, 32), crop_max_share=0.75,
     photometric=0.3, erase=0.2,
 )  # fmt: skip
 PUBLISHED = Augment(

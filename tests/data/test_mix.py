@@ -241,7 +241,7 @@ def test_a_share_is_drawn_by_seed_and_a_larger_one_contains_a_smaller(folder: Pa
         (account,) = config.build().accounts
         assert (account.used, account.beyond) == (len(found), 500 - len(found))
         smaller = found
-    published = config.model_copy(update={"share_of": "first-lines"})
+    published = config.model_copy(update={"fraction_of": "first-lines"})
     assert numbers(published) == list(range(499))
     assert abs(np.mean(shared_rows(100_000, 0.1, "random", 5)) / 50_000 - 1) < 0.02  # spread over all of the file
 
@@ -257,7 +257,7 @@ def test_faults_and_images_beyond_the_share_do_not_matter(folder: Path, monkeypa
     rows = [talk("<image>", image=f"{n}.png") for n in range(50)]
     jsonl(folder / "one.jsonl", GOOD, GOOD, "{", *rows)
     config = mixed(folder, one={"annotation": "one.jsonl", "repeat_time": 2 / 53 + 1e-9})
-    (account,) = config.model_copy(update={"share_of": "first-lines"}).build().accounts
+    (account,) = config.model_copy(update={"fraction_of": "first-lines"}).build().accounts
     assert (account.used, account.beyond, account.share_left_out) == (2, 51, 0)
 
 
@@ -299,7 +299,7 @@ def test_another_share_looks_only_at_the_images_that_are_new(folder: Path, monke
     monkeypatch.setattr("vistruct.data.chat.image_facts.colour_size", lambda path: looked.append(path.name) or (20, 30))
     for share, expected in ((0.67, ["a.png", "b.png"]), (1, ["c.jpg"])):
         mix = mixed(folder, one={"annotation": "one.jsonl", "repeat_time": share})
-        mix.model_copy(update={"share_of": "first-lines"}).build(cache)
+        mix.model_copy(update={"fraction_of": "first-lines"}).build(cache)
         assert looked == expected
         looked.clear()
 
@@ -426,7 +426,7 @@ def test_check_says_of_a_mix_what_training_does(config: MixDataConfig, folder: P
     assert broken.counts["conversations"] == 2
 
 
-@pytest.mark.parametrize("part", [MixDataConfig(mix=Path("a.json"), share_of="first-lines", root=Path("x"))])
+@pytest.mark.parametrize("part", [MixDataConfig(mix=Path("a.json"), fraction_of="first-lines", root=Path("x"))])
 def test_a_configuration_survives_json_and_is_known_by_its_kind(part: Part) -> None:
     values = part.model_dump(mode="json")
     assert type(part).model_validate(json.loads(json.dumps(values))) == part

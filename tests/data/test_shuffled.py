@@ -16,7 +16,7 @@ from vistruct.recipes.vitp import pretrain
 
 
 def test_every_record_keeps_its_truth_and_is_shown_another(tmp_path) -> None:
-    whole = detect.tiny().only.data.model_copy(update={"share": 1.0, "augment": None}).build(None)
+    whole = detect.tiny().only.data.model_copy(update={"fraction": 1.0, "augment": None}).build(None)
     mixed = with_shuffled_truth(whole, 3)
     assert sorted(mixed.pictures) == list(range(len(whole)))
     assert all(own != other for own, other in enumerate(mixed.pictures))
@@ -31,7 +31,7 @@ def test_every_record_keeps_its_truth_and_is_shown_another(tmp_path) -> None:
 
 
 def test_only_images_of_one_size_change_places() -> None:
-    whole = detect.tiny().only.data.model_copy(update={"share": 1.0}).build(None)
+    whole = detect.tiny().only.data.model_copy(update={"fraction": 1.0}).build(None)
     sized = [replace(one, size_hw=(8, 8 + number % 2)) for number, one in enumerate(whole.records)]
     mixed = with_shuffled_truth(replace(whole, records=sized), 0)
     assert all(sized[own].size_hw == sized[other].size_hw for own, other in enumerate(mixed.pictures))

@@ -192,7 +192,9 @@ def test_groups_by_a_pattern_stay_together_in_splits_and_shares(tmp_path: Path) 
         for scan in range(2):
             picture(tmp_path / f"p{at}_{scan}.png", 4, 4, 2 * at + scan)
     picture(tmp_path / "other.png", 4, 4, 99)
-    config = ImagesDataConfig(paths=(tmp_path,), groups=r"^(p\d)_", shares={"train": 0.75, "val": 0.25}, split="train")
+    config = ImagesDataConfig(
+        paths=(tmp_path,), groups=r"^(p\d)_", random_split={"train": 0.75, "val": 0.25}, split="train"
+    )
     train, val = (config.model_copy(update={"split": name}).build() for name in ("train", "val"))
     groups = [{record.group for record in data.records} for data in (train, val)]
     assert not groups[0] & groups[1]

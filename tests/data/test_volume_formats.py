@@ -14,7 +14,7 @@ import pytest
 from vistruct.data.formats.detect import detect, matching
 from vistruct.data.formats.order import recoded
 from vistruct.data.formats.volumes.names import by_case
-from vistruct.data.selection import BEYOND_SHARE
+from vistruct.data.selection import BEYOND_FRACTION
 from vistruct.data.volumes import (
     ELSEWHERE,
     EMPTY_SLICE,
@@ -177,7 +177,7 @@ def test_drawn_splits_are_disjoint_by_patient_complete_and_the_same_every_time(t
                 root=plain(tmp_path / "set", names),
                 classes=TWO,
                 intake=MR,
-                shares=shares,
+                random_split=shares,
                 split=split,
                 patient=r"^(P\d+)_",
             )
@@ -187,7 +187,13 @@ def test_drawn_splits_are_disjoint_by_patient_complete_and_the_same_every_time(t
     assert [len(found[split]) for split in shares] == [6, 2, 2]
     assert set.union(*found.values()) == {f"P{patient:02d}" for patient in range(10)}
     again = VolumeDataConfig(
-        root=tmp_path / "set", classes=TWO, intake=MR, shares=shares, split="val", patient=r"^(P\d+)_", split_seed=1
+        root=tmp_path / "set",
+        classes=TWO,
+        intake=MR,
+        random_split=shares,
+        split="val",
+        patient=r"^(P\d+)_",
+        split_seed=1,
     )
     assert groups(again) != found["val"]
 
@@ -218,11 +224,13 @@ def test_patterns_that_name_no_patient_are_errors(pattern: str, message: str, tm
 
 def test_a_share_is_of_patients_and_a_larger_one_contains_a_smaller(tmp_path: Path) -> None:
     root = plain(tmp_path, tuple("abcdefgh"))
-    found = [groups(VolumeDataConfig(root=root, classes=TWO, intake=MR, share=share)) for share in (0.01, 0.25, 0.5, 1)]
+    found = [
+        groups(VolumeDataConfig(root=root, classes=TWO, intake=MR, fraction=share)) for share in (0.01, 0.25, 0.5, 1)
+    ]
     assert [len(one) for one in found] == [1, 2, 4, 8]
     assert found[0] < found[1] < found[2] < found[3]
-    report = VolumeDataConfig(root=root, classes=TWO, intake=MR, share=0.5).build().report
-    assert report.counts[BEYOND_SHARE] == 4
+    report = VolumeDataConfig(root=root, classes=TWO, intake=MR, fraction=0.5).build().report
+    assert report.counts[BEYOND_FRACTION] == 4
 
 
 def test_empty_slices_are_left_out_as_far_as_asked(tmp_path: Path) -> None:
@@ -411,15 +419,15 @@ def test_several_splits_want_one_to_be_named(tmp_path: Path) -> None:
         data.model_copy(update={"split": "x"}).build()
     assert len(data.model_copy(update={"split": "train+val"}).build()) == 6
     with pytest.raises(UserError, match="split already"):
-        VolumeDataConfig(root=tmp_path, classes=TWO, intake=MR, shares={"train": 1.0}, split="train").build()
+        VolumeDataConfig(root=tmp_path, classes=TWO, intake=MR, random_split={"train": 1.0}, split="train").build()
 
 
 @pytest.mark.parametrize(
     ("shares", "split"), [({"train": 0.9, "test": 0.2}, "train"), ({"train": 0.0}, "train"), ({"train": 0.5}, None)]
 )
 def test_shares_that_are_no_parts_are_errors(shares: dict[str, float], split: str | None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="shares"):
-        VolumeDataConfig(root=tmp_path, shares=shares, split=split)
+    with pytest.raises(UserError, match="random_split"):
+        VolumeDataConfig(root=tmp_path, random_split=shares, split=split)
 
 
 def test_folders_without_volumes_and_unknown_formats_are_errors(tmp_path: Path) -> None:
@@ -482,4 +490,6 @@ def test_a_report_names_the_volumes_of_the_other_modality() -> None:
 def test_more_splits_than_patients_are_an_error(tmp_path: Path) -> None:
     shares = {"train": 0.8, "val": 0.1, "test": 0.1}
     with pytest.raises(UserError, match=r"2 patients .* for 3 splits"):
-        VolumeDataConfig(root=plain(tmp_path, ("a", "b")), classes=TWO, intake=MR, shares=shares, split="train").build()
+        VolumeDataConfig(
+            root=plain(tmp_path, ("a", "b")), classes=TWO, intake=MR, random_split=shares, split="train"
+        ).build()

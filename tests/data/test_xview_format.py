@@ -152,7 +152,7 @@ def test_images_are_drawn_for_splits_that_are_not_on_disk(tmp_path: Path) -> Non
 
     def drawn(split: str, share: float, seed: int = 0) -> set[str]:
         shares = {"train": share, "val": 1 - share}
-        data = BoxDataConfig(annotation=root, format="xview", split=split, shares=shares, split_seed=seed)
+        data = BoxDataConfig(annotation=root, format="xview", split=split, random_split=shares, split_seed=seed)
         return {record.id for record in data.build(tmp_path / "kept").records}
 
     assert drawn("train", 2 / 3) | drawn("val", 2 / 3) == {"5.tif", "40.tif", "100.tif"}
@@ -162,5 +162,5 @@ def test_images_are_drawn_for_splits_that_are_not_on_disk(tmp_path: Path) -> Non
     assert len({frozenset(drawn("val", 2 / 3, seed)) for seed in range(9)}) > 1
     with pytest.raises(UserError, match="no split 'test'"):
         drawn("test", 2 / 3)
-    with pytest.raises(UserError, match="no parts of one"):
-        BoxDataConfig(annotation=root, shares={"train": 1.5})
+    with pytest.raises(UserError, match="no fractions of one"):
+        BoxDataConfig(annotation=root, random_split={"train": 1.5})

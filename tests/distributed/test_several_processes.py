@@ -11,7 +11,7 @@ from several_processes import in_ranks, train_in_ranks
 from toy_engine import ToyBackboneConfig, ToyDataConfig, ToyTaskConfig, toy_eval, toy_run
 
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.config import Move
+from vistruct.config import Trainable
 from vistruct.distributed.ranks import Ranks, all_reduce_sum, any_rank, from_main, gather_objects, setup
 
 CALM = ToyTaskConfig(dropout=0.0, backbone=ToyBackboneConfig(dropout=0.0))
@@ -50,8 +50,8 @@ def test_several_processes_take_the_same_steps_as_one(tmp_path, alone, world, pa
 
 
 def test_what_a_spread_model_ships_has_its_adapters_merged(tmp_path):
-    moves = (Move(pattern="backbone.blocks", mode="lora"), Move(pattern="backbone.embed", mode="frozen"))
-    run = toy_run(task=CALM, move=moves, snapshots=(5,))
+    moves = (Trainable(pattern="backbone.blocks", mode="lora"), Trainable(pattern="backbone.embed", mode="frozen"))
+    run = toy_run(task=CALM, trainable=moves, snapshots=(5,))
     assert train_in_ranks(1, run, tmp_path / "one") == [0]
     assert train_in_ranks(2, run.model_copy(update={"parallel": "fsdp"}), tmp_path / "two") == [0, 0]
     for part in ("model/model", "backbone/backbone", "adapters/adapter_model", "adapters/step_000005/adapter_model"):

@@ -13,13 +13,13 @@ from several_processes import in_ranks
 from torch import Tensor, nn
 
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.contracts import StepOutput, TaskTraits
 from vistruct.distributed.ranks import setup
 from vistruct.distributed.shard import blocks_of, gathered, local, on_main, reach_all, shard
 from vistruct.engine.evaluate import eval_mode
 from vistruct.engine.lora import merged_state
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 
 
 class Branches(nn.Module):
@@ -106,7 +106,7 @@ def adapted() -> Branches:
     task = Branches()
     task.blocks = nn.ModuleList(Bare() for _ in range(3))
     lora = Lora(rank=1, parts=("q", "v"))  # of rank 1: rows that some ranks do not have at all
-    apply_moves(task, [Move(pattern="blocks", mode="lora", lora=lora), Move(pattern="left", mode="lora")])
+    apply_rules(task, [Trainable(pattern="blocks", mode="lora", lora=lora), Trainable(pattern="left", mode="lora")])
     for block in task.blocks:
         nn.init.normal_(block.qkv.lora_B)
     return task

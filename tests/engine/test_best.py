@@ -19,7 +19,7 @@ from vistruct.checkpoint.manifest import Standing, read_manifest
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import step_of, steps
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Eval, Judge, Move, Run
+from vistruct.config import Eval, Judge, Run, Trainable
 from vistruct.engine.best import judged
 from vistruct.engine.train import train
 from vistruct.errors import UserError
@@ -127,7 +127,7 @@ def test_patience_ends_a_run_and_measures_what_is_due_at_the_end(tmp_path):
 
 
 def test_adapters_lie_beside_the_weights_that_they_are_in(tmp_path):
-    out = train(best_run(move=(Move(pattern="backbone", mode="lora"),)), tmp_path / "run")
+    out = train(best_run(trainable=(Trainable(pattern="backbone", mode="lora"),)), tmp_path / "run")
     assert (out / "last" / "model" / "model.json").exists()
     for place in (out, out / "last"):
         card = json.loads((place / "model" / "model.json").read_text())

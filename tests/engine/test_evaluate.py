@@ -10,7 +10,7 @@ import torch
 from several_processes import in_ranks
 from toy_engine import ToyDataConfig, ToyMetricConfig, ToyTask, ToyTaskConfig, collate, toy_eval, toy_run
 
-from vistruct.config import Eval, Move
+from vistruct.config import Eval, Trainable
 from vistruct.engine.evaluate import asked_of, evaluate, few
 from vistruct.engine.run import build
 from vistruct.errors import UserError
@@ -37,7 +37,7 @@ def test_a_metric_of_losses_gets_the_loss_of_the_whole_set(task):
 
 
 def test_dropout_is_off_while_measuring_and_each_module_has_its_mode_afterwards(tmp_path):
-    state = build(toy_run(move=(Move(pattern="backbone", mode="frozen"),)), tmp_path)
+    state = build(toy_run(trainable=(Trainable(pattern="backbone", mode="frozen"),)), tmp_path)
     before = {name: module.training for name, module in state.model.named_modules()}
     assert evaluate(state.model, toy_eval(), CPU, 2) == evaluate(state.model, toy_eval(), CPU, 2)
     assert {name: module.training for name, module in state.model.named_modules()} == before
@@ -114,7 +114,7 @@ def measure_in_a_rank(folder: str) -> None:
 
 def test_a_metric_of_a_few_samples_gets_the_same_ones_in_order_whatever_the_batch(task, monkeypatch):
     monkeypatch.setattr(ToyMetricConfig, "build", lambda self, dataset: Kept())
-    of_four = toy_eval().model_copy(update={"metric": ToyMetricConfig(most=4)})
+    of_four = toy_eval().model_copy(update={"metric": ToyMetricConfig(limit=4)})
     names = [name for name, _ in evaluate(task, of_four, CPU, batch=3)["got"]]
     assert len(set(names)) == 4
     assert names == sorted(names)

@@ -15,7 +15,7 @@ from several_processes import train_in_ranks
 from test_shared_samples import two_heads_on_two_sets
 
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.config import CacheMaps, Lora, Move, Run, with_values
+from vistruct.config import CacheMaps, Lora, Run, Trainable, with_values
 from vistruct.engine import kept_maps
 from vistruct.engine.run import build
 from vistruct.engine.train import loader_of, train
@@ -25,7 +25,7 @@ from vistruct.samples.made_scenes import coco_folder
 from vistruct.tasks.joint import learned
 from vistruct.transforms.augment import Augment
 
-FROZEN = (Move(pattern="backbone", mode="frozen"),)
+FROZEN = (Trainable(pattern="backbone", mode="frozen"),)
 
 
 def plain(folder: Path | None, recipe: Any = detect, **changes: Any) -> Run:
@@ -180,7 +180,7 @@ def test_maps_are_given_as_they_are_kept(dtype: Any, tmp_path: Path) -> None:
 
 def test_several_tasks_read_the_maps_of_one_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for one_pass in (False, True):
-        run = two_heads_on_two_sets(move=FROZEN, one_pass=one_pass)
+        run = two_heads_on_two_sets(trainable=FROZEN, one_pass=one_pass)
         without = build(run, tmp_path / "out")
         kept = build(run.model_copy(update={"cache_maps": CacheMaps(folder=tmp_path / "maps")}), tmp_path / "out")
         torch.manual_seed(0)
@@ -199,10 +199,15 @@ def test_what_would_make_maps_untrue_is_refused(tmp_path: Path) -> None:
     data: Any = run.only.data
     cases = [
         (with_values(run, data=data.model_copy(update={"augment": Augment(hflip=True)})), "varied at random"),
-        (run.model_copy(update={"move": ()}), "the backbone trains"),
+        (run.model_copy(update={"trainable": ()}), "the backbone trains"),
         (
             run.model_copy(
-                update={"move": (*FROZEN, Move(pattern="backbone.blocks", mode="lora", lora=Lora(parts=("q", "v"))))}
+                update={
+                    "trainable": (
+                        *FROZEN,
+                        Trainable(pattern="backbone.blocks", mode="lora", lora=Lora(parts=("q", "v"))),
+                    )
+                }
             ),
             "the backbone trains",
         ),

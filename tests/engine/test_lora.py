@@ -16,7 +16,7 @@ from toy_vlm import VIT, assorted, build
 from whole_loss import task_loss
 
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.config import AdamW, Lora, Move
+from vistruct.config import AdamW, Lora, Trainable
 from vistruct.engine.lora import (
     UNMOVED_STEPS,
     UNUSED_STEPS,
@@ -26,14 +26,14 @@ from vistruct.engine.lora import (
     unused_adapters,
 )
 from vistruct.engine.optim import build_optimizer
-from vistruct.engine.trainable import Plan, apply_moves
+from vistruct.engine.trainable import Plan, apply_rules
 from vistruct.errors import UserError
 
 timm = pytest.importorskip("timm")
 
 
-def lora(pattern: str = "*", **settings: Any) -> Move:
-    return Move(pattern=pattern, mode="lora", lora=Lora(**{"rank": 2} | settings))
+def lora(pattern: str = "*", **settings: Any) -> Trainable:
+    return Trainable(pattern=pattern, mode="lora", lora=Lora(**{"rank": 2} | settings))
 
 
 def train_a_little(model: nn.Module) -> None:
@@ -83,7 +83,7 @@ def test_every_adapter_in_a_timm_family_learns_and_counts_and_can_be_merged(name
     model, image = of_family(name, FAMILIES[name])
     answer = lambda m: m["backbone"].eval().forward_features(image)  # noqa: E731
     before = answer(model).detach()
-    apply_moves(model, [lora()])
+    apply_rules(model, [lora()])
     assert_close(answer(model), before, rtol=0, atol=1e-6)
     num_linear = sum(isinstance(m, nn.Linear) for m in model.modules())
     assert len(adapted_layers(model)) == num_linear > 0
@@ -103,7 +103,7 @@ def test_every_adapter_in_a_timm_family_learns_and_counts_and_can_be_merged(name
 @pytest.mark.parametrize("name", ["eva_giant_patch14_clip_224", "beit_base_patch16_224", "vit_tiny_patch16_224"])
 def test_one_adapter_alone_changes_the_answer_of_attention_that_reads_the_bare_weight(name, layer):
     model, image = of_family(name, FAMILIES[name])
-    apply_moves(model, [Move(pattern="*", mode="frozen"), lora(f"backbone.blocks.*.{layer}")])
+    apply_rules(model, [Trainable(pattern="*", mode="frozen"), lora(f"backbone.blocks.*.{layer}")])
     model["backbone"](image).sum().backward()  # RuntimeError where no adapter has a part in it
     assert len(adapted_layers(model)) == 2
     before = model["backbone"].eval()(image)
@@ -114,7 +114,7 @@ def test_one_adapter_alone_changes_the_answer_of_attention_that_reads_the_bare_w
 def test_a_family_without_linear_layers_is_refused_by_name():
     model, _ = of_family("resnet18", {})
     with pytest.raises(UserError, match="no linear layer under 'backbone'"):
-        apply_moves(model, [lora("backbone")])
+        apply_rules(model, [lora("backbone")])
 
 
 def test_torch_s_own_attention_reads_the_adapted_weight():
@@ -122,7 +122,7 @@ def test_torch_s_own_attention_reads_the_adapted_weight():
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     model, x = nn.ModuleDict({"attention": attention}), torch.randn(1, 3, 8)
     before = attention(x, x, x)[0].detach()
-    apply_moves(model, [lora()])
+    apply_rules(model, [lora()])
     train_a_little(model)
     after = attention(x, x, x)[0]
     assert not torch.equal(after, before)
@@ -140,7 +140,7 @@ def test_called_and_read_a_layer_and_its_gradients_are_those_of_peft(parts, read
         peft.LoraConfig(r=4, lora_alpha=3, target_modules=["qkv"]), copy.deepcopy(model)
     )
     theirs: Any = wrapped["qkv"]
-    apply_moves(model, [lora(rank=4, alpha=3, parts=parts)] if parts else [lora(rank=4, alpha=3)])
+    apply_rules(model, [lora(rank=4, alpha=3, parts=parts)] if parts else [lora(rank=4, alpha=3)])
     ours: Any = model["qkv"]
     nn.init.normal_(ours.lora_B)
     x = torch.randn(2, 5, 6)
@@ -177,7 +177,7 @@ def test_queries_and_values_of_eva_are_what_visft_computes(golden):
         return model["backbone"].eval().forward_intermediates(expected["image"], **settings)[-1]
 
     assert_close(features(), expected["out_without_adapter"], rtol=0, atol=1e-4)
-    plan = apply_moves(model, [lora(rank=64, scale=1 / 64, parts=("q", "v"))])
+    plan = apply_rules(model, [lora(rank=64, scale=1 / 64, parts=("q", "v"))])
     assert plan.trainable == 2 * (128 * 32 + 64 * 64)
     with torch.no_grad():
         for name, layer in adapted_layers(model).items():
@@ -193,7 +193,7 @@ def test_queries_and_values_of_eva_are_what_visft_computes(golden):
 
 def test_parts_are_of_the_fused_layers_alone():
     model = nn.ModuleDict({"backbone": VIT.build()})
-    plan = apply_moves(model, [lora(parts=("q", "v"))])
+    plan = apply_rules(model, [lora(parts=("q", "v"))])
     assert list(adapted_layers(model)) == [f"backbone.encoder.layers.{i}.attn.qkv" for i in range(3)]
     assert "adapters on 3 linear layers" in plan.lines()[0]
     assert plan.trainable == 3 * 2 * (2 * 64 + 64 * 2)
@@ -201,10 +201,10 @@ def test_parts_are_of_the_fused_layers_alone():
 
 def test_parts_where_nothing_is_fused_or_it_is_fused_by_heads_are_refused():
     with pytest.raises(UserError, match="no fused layer"):
-        apply_moves(nn.ModuleDict({"q_proj": nn.Linear(4, 4)}), [lora(parts=("q",))])
+        apply_rules(nn.ModuleDict({"q_proj": nn.Linear(4, 4)}), [lora(parts=("q",))])
     kind = type("AttentionCl", (nn.ModuleDict,), {"__module__": "timm.models.maxxvit"})
     with pytest.raises(UserError, match="thirds"):
-        apply_moves(nn.ModuleDict({"attn": kind({"qkv": nn.Linear(4, 12)})}), [lora(parts=("q",))])
+        apply_rules(nn.ModuleDict({"attn": kind({"qkv": nn.Linear(4, 12)})}), [lora(parts=("q",))])
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 1, "scale": 1}, {"parts": ("v", "q")}, {"parts": ("q", "q")}])
@@ -212,13 +212,13 @@ def test_settings_that_say_a_thing_twice_are_refused(settings):
     with pytest.raises(ValueError, match=r"alpha and scale|each once"):
         Lora(**settings)
     with pytest.raises(ValueError, match="mode"):
-        Move(pattern="*", mode="frozen", lora=Lora())
+        Trainable(pattern="*", mode="frozen", lora=Lora())
 
 
 def test_dropout_acts_on_the_input_and_is_refused_where_there_is_none():
     torch.manual_seed(0)
     model = nn.ModuleDict({"fc": nn.Linear(64, 64)})
-    apply_moves(model, [lora(rank=64, alpha=64, dropout=0.5)])
+    apply_rules(model, [lora(rank=64, alpha=64, dropout=0.5)])
     layer: Any = model["fc"]
     with torch.no_grad():
         layer.lora_A.copy_(torch.eye(64)), layer.lora_B.copy_(torch.eye(64))
@@ -248,7 +248,7 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("parts", [(), ("q", "v")])
 def test_a_shared_backbone_is_merged_under_all_of_its_names(parts):
     model, image = Shared(), torch.randn(2, 3, 56, 56)
-    apply_moves(model, [Move(pattern="tasks", mode="frozen"), lora("backbone", parts=parts)])
+    apply_rules(model, [Trainable(pattern="tasks", mode="frozen"), lora("backbone", parts=parts)])
     train_a_little(model)
     merged = merged_state(model)
     plain = Shared()
@@ -262,7 +262,7 @@ def test_a_shared_backbone_is_merged_under_all_of_its_names(parts):
 
 def test_a_later_rule_that_holds_the_layers_by_another_name_is_named():
     with pytest.raises(UserError, match="12 are held by the later rule 'tasks' \\(frozen\\)") as caught:
-        apply_moves(Shared(), [lora("backbone"), Move(pattern="tasks", mode="frozen")])
+        apply_rules(Shared(), [lora("backbone"), Trainable(pattern="tasks", mode="frozen")])
     assert "tasks.boxes.backbone.encoder" in caught.value.what
     assert "behind it" in caught.value.fix
 
@@ -279,7 +279,7 @@ def test_what_a_language_model_learned_with_adapters_is_what_is_merged(tied, pat
     options = {"language": {"tie_word_embeddings": tied}}
     task = build(**options).eval()
     before = language_loss(task)
-    plan = apply_moves(task, [Move(pattern="*", mode="frozen"), lora(pattern)])
+    plan = apply_rules(task, [Trainable(pattern="*", mode="frozen"), lora(pattern)])
     assert ("language.lm_head" in adapted_layers(task)) == (pattern == "language" and not tied)
     is_left = any("language.lm_head is one table with" in line for line in plan.lines())
     assert is_left == (pattern == "language" and tied)
@@ -295,7 +295,7 @@ def test_what_a_language_model_learned_with_adapters_is_what_is_merged(tied, pat
 def test_an_adapter_on_one_of_two_names_of_a_table_alone_is_refused():
     task = build(language={"tie_word_embeddings": True})
     with pytest.raises(UserError, match="lm_head is one table with language") as caught:
-        apply_moves(task, [lora("language.lm_head")])
+        apply_rules(task, [lora("language.lm_head")])
     assert "tie_word_embeddings=false" in caught.value.fix
 
 
@@ -303,7 +303,7 @@ def test_layers_of_one_weight_have_one_adapter():
     torch.manual_seed(0)
     model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
     model["b"].weight = model["a"].weight
-    apply_moves(model, [lora()])
+    apply_rules(model, [lora()])
     train_a_little(model)
     merged, x = merged_state(model), torch.randn(3, 4)
     assert merged.keys() == {"a.weight", "a.bias", "b.weight", "b.bias"}
@@ -316,7 +316,7 @@ def test_names_of_weights_copies_and_rates_by_depth_are_as_without_adapters():
     config = TimmConfig(name="test_vit")
     model = nn.ModuleDict({"backbone": config.build()})
     names = [name for name, _ in model.named_parameters()]
-    plan = apply_moves(model, [lora()])
+    plan = apply_rules(model, [lora()])
     assert [name for name, _ in model.named_parameters() if ".lora_" not in name] == names
     optimizer = build_optimizer(model, AdamW(layer_decay=0.5), plan)
     assert len(optimizer.param_groups) > 1
@@ -331,7 +331,7 @@ class TestWatch:
     def model(self) -> tuple[ToyTask, Plan]:
         torch.manual_seed(0)
         task = ToyTask(ToyTaskConfig())
-        return task, apply_moves(task, [lora("backbone")])
+        return task, apply_rules(task, [lora("backbone")])
 
     def step(self, task: nn.Module, *, backbone: bool = True) -> None:
         task.zero_grad()

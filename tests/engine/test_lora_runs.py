@@ -22,7 +22,7 @@ from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import sha256
-from vistruct.config import Lora, Move, Run, Stream, with_values
+from vistruct.config import Lora, Run, Stream, Trainable, with_values
 from vistruct.engine.lora import adapted_layers
 from vistruct.engine.run import build
 from vistruct.engine.train import train
@@ -58,8 +58,8 @@ def run_of(backbone: Any, **changes: Any) -> Run:
     run = classify.tiny()
     task = run.only.task.model_copy(update={"backbone": backbone})
     optim = run.optim.model_copy(update={"lr": 3e-2})
-    rules = (Move(pattern="backbone", mode="lora", lora=Lora(rank=2, parts=("q", "v"))),)
-    return with_values(run, task=task, evals={}, optim=optim, **{"move": rules} | changes)
+    rules = (Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2, parts=("q", "v"))),)
+    return with_values(run, task=task, evals={}, optim=optim, **{"trainable": rules} | changes)
 
 
 def features(task: Any) -> list[torch.Tensor]:
@@ -80,7 +80,7 @@ def test_what_was_trained_is_shipped_and_is_the_base_with_the_adapters(tmp_path,
 
     base = build(run, tmp_path / "base")
     assert (features(base.model)[0] - expected[0]).abs().max() > 2e-3
-    added = build(run.model_copy(update={"adapters": out, "move": ()}), tmp_path / "added")
+    added = build(run.model_copy(update={"adapters": out, "trainable": ()}), tmp_path / "added")
     assert_close(features(added.model), expected, rtol=1e-4, atol=2e-5)
     assert "were added into the weights" in "\n".join(added.coverages()[-1].lines())
     onward = build(run.model_copy(update={"adapters": out / "adapters"}), tmp_path / "onward")
@@ -89,7 +89,7 @@ def test_what_was_trained_is_shipped_and_is_the_base_with_the_adapters(tmp_path,
 
 
 def test_a_run_from_adapters_says_so_and_leaves_none_where_it_trains_none(tmp_path):
-    first = train(toy_run(steps=3, move=(Move(pattern="backbone.blocks", mode="lora"),)), tmp_path / "first")
+    first = train(toy_run(steps=3, trainable=(Trainable(pattern="backbone.blocks", mode="lora"),)), tmp_path / "first")
     out = train(toy_run(steps=2, adapters=first), tmp_path / "second")
     log = (out / "train.log").read_text()
     assert f"adapters from {first}: 2 of 2" in log
@@ -109,8 +109,8 @@ def test_a_run_that_was_cut_off_ends_bit_identical_with_adapters(tmp_path):
 
         return on_step
 
-    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2, dropout=0.3))
-    run = toy_run(move=(rule,), snapshots=(3, 7, 12))  # the second is taken twice: the cut is before a checkpoint
+    rule = Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2, dropout=0.3))
+    run = toy_run(trainable=(rule,), snapshots=(3, 7, 12))  # the second is taken twice: the cut is before a checkpoint
     train(run, tmp_path / "whole")
     for step in (6, 11):
         with pytest.raises(Interrupted):
@@ -122,8 +122,8 @@ def test_a_run_that_was_cut_off_ends_bit_identical_with_adapters(tmp_path):
 
 
 def test_a_snapshot_is_what_a_run_that_ends_there_would_leave(tmp_path):
-    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2))
-    settings: dict[str, Any] = {"move": (rule,), "schedule": {"shape": "constant"}}
+    rule = Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2))
+    settings: dict[str, Any] = {"trainable": (rule,), "schedule": {"shape": "constant"}}
     out = train(toy_run(**settings, snapshots=(4,)), tmp_path / "long")
     short = train(toy_run(**settings, steps=4), tmp_path / "short")
     kept, ended = (read_adapters(path) for path in (out / "adapters" / "step_000004", short))
@@ -138,30 +138,30 @@ def test_a_snapshot_is_what_a_run_that_ends_there_would_leave(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"move": ()}, "no rule trains any"),
+        ({"trainable": ()}, "no rule trains any"),
         ({"snapshots": (4, 4)}, "each once"),
         ({"snapshots": (13,)}, "from 1 to 12"),
     ],
 )
 def test_snapshots_of_nothing_are_refused(changes, said):
-    settings: dict[str, Any] = {"move": (Move(pattern="backbone", mode="lora"),), "snapshots": (4,)} | changes
+    settings: dict[str, Any] = {"trainable": (Trainable(pattern="backbone", mode="lora"),), "snapshots": (4,)} | changes
     with pytest.raises(UserError) as caught:
         toy_run(**settings)
     assert said in str(caught.value)
 
 
 def test_adapters_are_never_added_twice_nor_to_other_weights(tmp_path):
-    rule = Move(pattern="backbone", mode="lora")
-    first = train(toy_run(steps=3, move=(rule,)), tmp_path / "first")
+    rule = Trainable(pattern="backbone", mode="lora")
+    first = train(toy_run(steps=3, trainable=(rule,)), tmp_path / "first")
     for changes, said in (
         ({"start": first, "adapters": first}, "in the weights already"),
         ({"init": first, "adapters": first / "adapters"}, "in the weights already"),
         ({"seed": 1, "adapters": first}, "beside other weights"),
-        ({"seed": 1, "adapters": first, "move": (rule,)}, "beside other weights"),
+        ({"seed": 1, "adapters": first, "trainable": (rule,)}, "beside other weights"),
     ):
         with pytest.raises(UserError, match=said):
             build(toy_run(**changes), tmp_path / "refused")
-    going_on = train(toy_run(steps=3, adapters=first, move=(rule,)), tmp_path / "second")
+    going_on = train(toy_run(steps=3, adapters=first, trainable=(rule,)), tmp_path / "second")
     known = json.loads((going_on / "model" / "model.json").read_text())["adapters"]
     assert [one["digest"] for one in known] == [read_adapters(path).digest for path in (first, going_on)]
     third = train(toy_run(steps=1, start=going_on), tmp_path / "third")  # all of it moves, and it is still known
@@ -192,8 +192,8 @@ def streams(**changes: Any) -> Run:
 
 @pytest.mark.parametrize("draw", ["every", "one"])
 def test_tasks_over_one_adapted_backbone_are_each_shipped_with_it(tmp_path, draw):
-    rules = (Move(pattern="tasks", mode="lora"), Move(pattern="backbone", mode="lora", lora=Lora(rank=2)))
-    run = streams(draw=draw, move=rules)
+    rules = (Trainable(pattern="tasks", mode="lora"), Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2)))
+    run = streams(draw=draw, trainable=rules)
     out = train(run, tmp_path / "run")
     trained: Any = build(run, tmp_path / "again").model
     trained.load_state_dict(read_weights(steps(out / "checkpoints")[0]))
@@ -212,8 +212,8 @@ def test_tasks_over_one_adapted_backbone_are_each_shipped_with_it(tmp_path, draw
 
 
 def test_adapters_of_a_joint_run_are_merged_into_one_of_its_tasks(tmp_path):
-    rules = (Move(pattern="tasks", mode="lora"), Move(pattern="backbone", mode="lora", lora=Lora(rank=2)))
-    out = train(streams(move=rules), tmp_path / "run")
+    rules = (Trainable(pattern="tasks", mode="lora"), Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2)))
+    out = train(streams(trainable=rules), tmp_path / "run")
     for name in ("near", "far"):
         shipped, _ = load_model(out, task=name)
         base: Any = build(streams(), tmp_path / f"base_{name}").model.tasks[name]
@@ -228,7 +228,7 @@ def test_a_run_whose_adapters_have_no_share_in_the_loss_ends_with_an_error(tmp_p
     from toy_engine import ToyBackbone
 
     monkeypatch.setattr(ToyBackbone, "forward", lambda self, x: self.embed(x).detach())
-    run = toy_run(steps=4, move=(Move(pattern="backbone", mode="lora"),))
+    run = toy_run(steps=4, trainable=(Trainable(pattern="backbone", mode="lora"),))
     with pytest.raises(UserError, match="3 of 3 adapters"):
         train(run, tmp_path / "run")
     assert not (Path(tmp_path) / "run" / "model" / "model.json").exists()

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from toy_engine import ToyTask, ToyTaskConfig
 
-from vistruct.config import AdamW, Move
+from vistruct.config import AdamW, Trainable
 from vistruct.contracts import BackboneTraits
 from vistruct.engine.optim import build_optimizer, is_decayed, set_learning_rate, set_weight_decay
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 
 
@@ -22,7 +22,7 @@ def by_name(optimizer: torch.optim.Optimizer, what: str) -> dict[str, float]:
 
 
 def test_layer_decay_gives_the_factors_computed_by_hand(task):
-    plan = apply_moves(task, [Move(pattern="head.bias", lr_factor=10.0)])
+    plan = apply_rules(task, [Trainable(pattern="head.bias", lr_factor=10.0)])
     optimizer = build_optimizer(task, AdamW(lr=0.1, layer_decay=0.5), plan)
     set_learning_rate(optimizer, 0.1)
     # Two blocks: the embedding is layer 0, the blocks 1 and 2, everything outside is layer 3.
@@ -42,7 +42,7 @@ def test_layer_decay_gives_the_factors_computed_by_hand(task):
 
 
 def test_only_matrices_are_decayed(task):
-    optimizer = build_optimizer(task, AdamW(weight_decay=0.3), apply_moves(task, []))
+    optimizer = build_optimizer(task, AdamW(weight_decay=0.3), apply_rules(task, []))
     decay = by_name(optimizer, "weight_decay")
     assert {name for name, value in decay.items() if value == 0.3} == {
         "backbone.embed.weight",
@@ -74,12 +74,12 @@ def test_what_is_decayed(name, shape, decayed):
 
 
 def test_frozen_parameters_are_not_in_the_optimiser(task):
-    optimizer = build_optimizer(task, AdamW(), apply_moves(task, [Move(pattern="backbone", mode="frozen")]))
+    optimizer = build_optimizer(task, AdamW(), apply_rules(task, [Trainable(pattern="backbone", mode="frozen")]))
     assert set(by_name(optimizer, "lr")) == {"head.weight", "head.bias", "scale"}
 
 
 def test_each_parameter_is_in_one_group(task):
-    optimizer = build_optimizer(task, AdamW(layer_decay=0.9), apply_moves(task, []))
+    optimizer = build_optimizer(task, AdamW(layer_decay=0.9), apply_rules(task, []))
     names = [name for group in optimizer.param_groups for name in group["names"]]
     assert sorted(names) == sorted(dict(task.named_parameters()))
 
@@ -91,11 +91,11 @@ class Layerless(nn.Linear):
 def test_layer_decay_with_a_backbone_without_layers_is_refused():
     model = nn.ModuleDict({"backbone": Layerless(2, 2), "head": nn.Linear(2, 2)})
     with pytest.raises(UserError, match="which layer"):
-        build_optimizer(model, AdamW(layer_decay=0.5), apply_moves(model, []))
+        build_optimizer(model, AdamW(layer_decay=0.5), apply_rules(model, []))
 
 
 def test_one_step_equals_torchs_adamw_without_groups(task):
-    ours = build_optimizer(task, AdamW(lr=0.1, weight_decay=0.0), apply_moves(task, []))
+    ours = build_optimizer(task, AdamW(lr=0.1, weight_decay=0.0), apply_rules(task, []))
     other = ToyTask(ToyTaskConfig())
     other.load_state_dict(task.state_dict())
     theirs = torch.optim.AdamW(other.parameters(), lr=0.1, weight_decay=0.0, fused=False)

@@ -51,7 +51,7 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_of(folder: Path, pattern: str, steps: int = 24, **changes: Any) -> Run:
     talk, start = folder / "talk.jsonl", changes.pop("start", folder / "model")
     run = recipe(data=talk, val=talk, start=start, batch=6, lr=0.02, steps=steps, **changes)
-    rule = f"move=[{{pattern: {pattern}, mode: lora, lora: {{rank: 8, alpha: 32}}}}]"
+    rule = f"trainable=[{{pattern: {pattern}, mode: lora, lora: {{rank: 8, alpha: 32}}}}]"
     settings = ["pack.tokens=512", "workers=0", "amp=off", f"eval_every={steps}", "task.max_new_tokens=4", rule]
     return with_settings(run, settings)
 
@@ -111,7 +111,7 @@ def stopped(run: Run, out: Path, at: int) -> Path:
 
 
 def test_a_run_that_never_finished_is_started_from_at_its_newest_checkpoint(tmp_path, tied):
-    run = with_settings(run_of(tied, "language", steps=5), ["save_every=3", "move=[]"])
+    run = with_settings(run_of(tied, "language", steps=5), ["save_every=3", "trainable=[]"])
     out = stopped(run, tmp_path / "run", at=5)
     weights = read_weights(out / "checkpoints/step_00000003")
     again = build(with_values(run, start=out), tmp_path / "again")
@@ -134,7 +134,9 @@ def test_the_recipe_adapts_and_begins_with_adapters(tmp_path, tied):
     shipped = loss_of(load_model(out)[0], tied)
     onward = recipe(data=talk, start=tied / "model", batch=6, steps=1, lora_rank=4, recompute=True)
     onward = with_lora(onward, out)
-    onward = with_settings(onward, [*settings, "move=[{pattern: language, mode: lora, lora: {rank: 4, alpha: 8}}]"])
+    onward = with_settings(
+        onward, [*settings, "trainable=[{pattern: language, mode: lora, lora: {rank: 4, alpha: 8}}]"]
+    )
     assert onward.only.task.language.recompute
     assert onward.only.task.backbone.recompute
     state = build(onward, tmp_path / "onward")

@@ -12,7 +12,7 @@ from test_streams import boxes_and_fields, gradients_after_a_step, lines, norm
 
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.config import Lora, Move, Run, Stream, read_run, run_from_dict, run_to_yaml
+from vistruct.config import Lora, Run, Stream, Trainable, read_run, run_from_dict, run_to_yaml
 from vistruct.contracts import JointBatch
 from vistruct.engine.run import build
 from vistruct.engine.train import loader_of, train
@@ -35,7 +35,7 @@ def two_heads_on_two_sets(**changes: Any) -> Run:
     task: Any = base.only.task.model_copy(update={"backbone": small_vit(stem="conv")})
     data: Any = base.only.data.model_copy(update={"augment": None})
     boxes = task.model_copy(update={"head": SMALL})
-    other = data.model_copy(update={"share_seed": 5})
+    other = data.model_copy(update={"fraction_seed": 5})
     streams = {
         "a": Stream(task=boxes, data=data, batch=4),
         "points": Stream(task=task, data=data, batch=4, samples="a"),
@@ -97,7 +97,7 @@ def test_the_trunk_is_one_and_the_last_layers_are_two(tmp_path: Path) -> None:
 
 
 def test_what_is_left_are_models_of_their_own_that_agree_about_the_trunk(tmp_path: Path) -> None:
-    run = two_heads_on_two_sets(move=(Move(pattern="backbone.*.qkv", mode="lora", lora=Lora(rank=2)),))
+    run = two_heads_on_two_sets(trainable=(Trainable(pattern="backbone.*.qkv", mode="lora", lora=Lora(rank=2)),))
     out = train(run, tmp_path / "run")
     a, b, points = (read_tensors(out / "model" / name / "model.safetensors") for name in ("a", "b", "points"))
     for name, value in a.items():
@@ -118,7 +118,7 @@ def test_two_processes_take_the_same_steps(tmp_path: Path, parallel: str) -> Non
     streams = {  # nothing in them is drawn at random while a step is under way
         "a": Stream(task=task, data=data, batch=4),
         "same": Stream(task=task, data=data, batch=4, samples="a", trunk="a"),
-        "b": Stream(task=task, data=data.model_copy(update={"share": 0.05}), batch=2, trunk="a"),
+        "b": Stream(task=task, data=data.model_copy(update={"fraction": 0.05}), batch=2, trunk="a"),
     }
     run = run.model_copy(update={"streams": streams, "evals": {}})
     assert train_in_ranks(1, run, tmp_path / "one") == [0]

@@ -164,7 +164,7 @@ def test_a_kill_in_the_middle_of_an_epoch_changes_no_bit(tmp_path, draw):
     assert train_in_ranks(1, run, tmp_path / "whole") == [0]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [-signal.SIGKILL]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [0]
-    assert "going on from step 6" in (tmp_path / "cut" / "train.log").read_text()
+    assert "resuming from step 6" in (tmp_path / "cut" / "train.log").read_text()
     assert samples_by_step(tmp_path / "cut", 1) == samples_by_step(tmp_path / "whole", 1)
     for part in ("model/near/model", "model/far/model", "backbone/backbone"):
         one, two = (read_tensors(tmp_path / name / f"{part}.safetensors") for name in ("whole", "cut"))
@@ -219,8 +219,8 @@ def test_each_task_is_left_alone_with_the_backbone_and_asked_by_its_own_evaluati
 
 def test_a_run_starts_each_task_from_its_own_run_over_the_same_frozen_backbone(tmp_path):
     frozen = [{"pattern": "backbone", "mode": "frozen"}]
-    first = train(toy_run(steps=3, task=CALM, move=frozen), tmp_path / "near")
-    second = train(toy_run(steps=3, task=CALM, move=frozen, data=ToyDataConfig(size=10)), tmp_path / "far")
+    first = train(toy_run(steps=3, task=CALM, trainable=frozen), tmp_path / "near")
+    second = train(toy_run(steps=3, task=CALM, trainable=frozen, data=ToyDataConfig(size=10)), tmp_path / "far")
     other = train(toy_run(steps=3, task=CALM), tmp_path / "other")
     run = two_toys()
 

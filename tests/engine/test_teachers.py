@@ -12,14 +12,14 @@ from toy_engine import ToyBackboneConfig, ToyTaskConfig, toy_run
 from toy_teachers import TaughtConfig
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Move, Stream
+from vistruct.config import Stream, Trainable
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
 from vistruct.engine.train import loader_of, started, train, train_steps
 
 
 def test_a_teacher_starts_as_its_student_never_trains_and_follows(tmp_path: Path) -> None:
-    run = toy_run(task=TaughtConfig(), move=(Move(pattern="teacher"),))  # a rule cannot make it train
+    run = toy_run(task=TaughtConfig(), trainable=(Trainable(pattern="teacher"),))  # a rule cannot make it train
     state = build(run, tmp_path)
     task: Any = state.model
     with torch.no_grad():

@@ -14,7 +14,7 @@ from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
 from vistruct.checkpoint.save import steps
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Move, Run, read_run
+from vistruct.config import Run, Trainable, read_run
 from vistruct.engine.run import State, build
 from vistruct.engine.step import NonFiniteGradient, train_step, without_gradient
 from vistruct.engine.train import loader_of, train
@@ -106,7 +106,7 @@ def test_training_learns_and_leaves_the_whole_run_directory(tmp_path):
 
 
 def test_the_shipped_model_answers_as_the_trained_one(tmp_path):
-    run = toy_run(move=(Move(pattern="backbone.blocks", mode="lora"),))
+    run = toy_run(trainable=(Trainable(pattern="backbone.blocks", mode="lora"),))
     out = train(run, tmp_path / "run")
     task, card = load_model(out)
     assert card.run == run
@@ -201,7 +201,7 @@ def test_training_a_finished_run_again_changes_nothing(tmp_path):
 
 
 def test_the_run_file_of_a_run_is_that_run(tmp_path):
-    run = toy_run(evals={"val": toy_eval()}, move=(Move(pattern="head", lr_factor=2.0),))
+    run = toy_run(evals={"val": toy_eval()}, trainable=(Trainable(pattern="head", lr_factor=2.0),))
     assert read_run(train(run, tmp_path) / "run.yaml") == run
 
 
@@ -243,7 +243,7 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path, monkeypatch)
 
 
 def test_a_loss_that_depends_on_nothing_that_trains_is_refused(tmp_path, monkeypatch):
-    state = build(toy_run(move=(Move(pattern="*", mode="frozen"), Move(pattern="head.bias"))), tmp_path)
+    state = build(toy_run(trainable=(Trainable(pattern="*", mode="frozen"), Trainable(pattern="head.bias"))), tmp_path)
     monkeypatch.setattr(type(state.model), "_answer", lambda self, batch: batch.images.mean(1) * 2)
     with pytest.raises(UserError, match="depends on nothing"):
         train_step(state, next(iter(loader_of(state))))

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from vistruct.backbones.eva_vit import EvaVitConfig
-from vistruct.config import AdamW, Lora, Move, Schedule
+from vistruct.config import AdamW, Lora, Schedule, Trainable
 from vistruct.contracts import BoxTarget, HeadLoss, Shown
 from vistruct.engine.optim import build_optimizer, set_learning_rate
 from vistruct.engine.schedule import lr_factor
 from vistruct.engine.step import gradient_norms, loss_of
-from vistruct.engine.trainable import apply_moves, set_train_mode
+from vistruct.engine.trainable import apply_rules, set_train_mode
 from vistruct.heads import mask_loss
 from vistruct.heads.detr import DetrConfig
 from vistruct.heads.mask2former import Mask2FormerConfig
@@ -67,7 +67,9 @@ def stage() -> Stage:
         head.load_state_dict({name: value for name, value in own.items() if name in head.state_dict()})
     rank = CONFIG["lora"]["rank"]
     lora = Lora(rank=rank, scale=CONFIG["lora"]["scaling"], parts=("q", "v"))
-    plan = apply_moves(model, [Move(pattern="*", mode="frozen"), Move(pattern="backbone", mode="lora", lora=lora)])
+    plan = apply_rules(
+        model, [Trainable(pattern="*", mode="frozen"), Trainable(pattern="backbone", mode="lora", lora=lora)]
+    )
     set_train_mode(model, plan)
     model.optimizer = build_optimizer(model, AdamW(lr=1e-3, weight_decay=1e-4), plan)
     with torch.no_grad():

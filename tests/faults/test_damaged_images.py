@@ -176,7 +176,7 @@ def test_a_stopped_run_goes_on_with_the_image_saved_anew_and_says_so(tmp_path, c
     with Image.open(file.with_name("0.jpg")) as whole:
         Image.new("RGB", whole.size, (9, 9, 9)).save(path, quality=50)  # other bytes, of the same size in pixels
     train(run_on(file), tmp_path / "cut")
-    assert f"1 images have changed since they were looked at, and are read as they are now: {path.name}" in (
+    assert f"1 images have changed since they were indexed, and are read as they are now: {path.name}" in (
         capsys.readouterr().err
     )
     assert (tmp_path / "cut" / "model" / "model.safetensors").exists()

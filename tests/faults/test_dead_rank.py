@@ -49,7 +49,7 @@ def test_the_other_ends_at_once_with_three_lines_about_it(tmp_path, parallel):
     lines = said.splitlines()[-3:]
     assert [line.split(":")[0] for line in lines] == ["error", "where", "try"]
     assert "another process of this run has ended" in lines[0]
-    assert "goes on from the last checkpoint" in lines[2]
+    assert "resumes from the last checkpoint" in lines[2]
 
 
 def die_on_the_way_to_a_group(which: str) -> None:

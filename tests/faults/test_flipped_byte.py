@@ -71,7 +71,7 @@ def test_the_run_says_it_and_goes_on_from_the_one_before(tmp_path, cut_off, name
     said = (out_dir / "train.log").read_text()
     assert "WARNING: checkpoint step_00000006 is damaged" in said
     assert name in said
-    assert "going on from step 4" in said
+    assert "resuming from step 4" in said
     # Taken again, by one process now: a checkpoint of step 6 that is whole, and a finished model.
     assert [path.name for path in steps(out_dir / "checkpoints")] == ["step_00000006", "step_00000004"]
     assert newest_good(out_dir / "checkpoints", pytest.fail) == damaged

@@ -237,7 +237,7 @@ def test_another_model_other_windows_or_another_image_are_looked_at_anew(
     capsys.readouterr()
     predict_files(other, images, tmp_path / "out")
     assert other.task.asked == 3 * len(places(other, (700, 600)))
-    assert "all images are looked at again" in capsys.readouterr().err
+    assert "inference is run again on all images" in capsys.readouterr().err
     wider = other.in_windows(700, 10)
     wider.task.asked = 0
     predict_files(wider, images, tmp_path / "out")

@@ -337,7 +337,7 @@ def test_the_command_takes_windows_views_and_formats_for_maps(tmp_path: Path, mo
     for more, why in (
         (["--format", "coco"], "gives no coco"),
         (["--format", "nifti"], "gives no nifti"),
-        ([images, "--pairs"], "looks at single images"),
+        ([images, "--pairs"], "takes single images"),
         (["--overlap", 4], "an overlap of no windows"),
     ):
         code, _, err = command(capsys, tmp_path / "run", images, *more)
@@ -359,5 +359,5 @@ def test_the_command_says_how_pairs_and_classes_are_given(tmp_path: Path, monkey
     code, out, _ = command(capsys, tmp_path / "run", images, "--out", tmp_path / "classes")
     assert code == 0
     assert out.splitlines()[-1] == str(tmp_path / "classes" / "classes.csv")
-    assert "looks at whole images" in command(capsys, tmp_path / "run", images, "--tile", 4)[2]
+    assert "takes whole images" in command(capsys, tmp_path / "run", images, "--tile", 4)[2]
     assert "one of csv, all" in command(capsys, tmp_path / "run", images, "--format", "png")[2]

@@ -103,7 +103,7 @@ def test_a_pair_is_looked_at_together(monkeypatch):
         model.predict([before, after])
     with pytest.raises(UserError, match="40 x 30 and 40 x 29 pixels"):
         model.predict((before, after[:, 1:]))
-    with pytest.raises(UserError, match="looks at single images"):
+    with pytest.raises(UserError, match="takes single images"):
         segmenter(monkeypatch).predict([(before, after)])
 
 

@@ -160,7 +160,7 @@ def test_a_kind_from_outside_is_predicted_drawn_written_and_resumed(
         main(["predict", "run", str(spots), "--out", str(tmp_path / "out"), "--format", "coco", "--debug"])
     with pytest.raises(UserError, match="looks once"):
         main(["predict", "run", str(spots), "--out", str(tmp_path / "out"), "--flip", "vertical", "--debug"])
-    with pytest.raises(UserError, match="looks at whole images"):
+    with pytest.raises(UserError, match="takes whole images"):
         main(["predict", "run", str(spots), "--out", str(tmp_path / "out"), "--tile", "4", "--debug"])
 
 

@@ -302,8 +302,8 @@ def test_the_table_has_one_line_a_family_with_the_number_that_stands_for_it():
 
 def test_the_metric_is_found_by_its_kind_in_a_run_file(tmp_path):
     data = ChatDataConfig(jsonl=tmp_path / "a.jsonl")
-    values = Eval(data=data, metric=AnswersConfig(most=7), at_end=True).model_dump(mode="json")
-    assert Eval.model_validate(values).metric == AnswersConfig(most=7)
+    values = Eval(data=data, metric=AnswersConfig(limit=7), at_end=True).model_dump(mode="json")
+    assert Eval.model_validate(values).metric == AnswersConfig(limit=7)
 
 
 def test_families_whose_boxes_are_of_another_scale_are_measured_as_boxes_and_say_so() -> None:

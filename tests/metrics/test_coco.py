@@ -225,7 +225,7 @@ def test_an_image_seen_in_one_piece_keeps_its_detections_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"share": 0.5, "tiles": Tiles(size=400)}, {"tiles": Tiles(size=60, overlap=0, skip_empty=True)}],
+    [{"fraction": 0.5, "tiles": Tiles(size=400)}, {"tiles": Tiles(size=60, overlap=0, skip_empty=True)}],
 )
 def test_data_with_windows_left_out_is_refused(fields: dict) -> None:
     dataset = BoxDataConfig(annotation=trees().test, **fields).build()

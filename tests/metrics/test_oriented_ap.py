@@ -332,7 +332,7 @@ def test_a_data_set_without_quads_is_measured_on_its_boxes_window_by_window() ->
 
 
 def test_data_with_windows_left_out_is_refused() -> None:
-    dataset = BoxDataConfig(annotation=trees().test, share=0.5, tiles=Tiles(size=400)).build()
+    dataset = BoxDataConfig(annotation=trees().test, fraction=0.5, tiles=Tiles(size=400)).build()
     with pytest.raises(UserError, match="left out"):
         OrientedBoxesConfig().build(dataset)
 

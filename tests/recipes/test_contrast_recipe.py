@@ -10,7 +10,7 @@ import torch
 from several_processes import train_in_ranks
 
 from vistruct.checkpoint.tensors import read_tensors, sha256
-from vistruct.config import Move
+from vistruct.config import Trainable
 from vistruct.engine.run import build
 from vistruct.engine.train import train
 from vistruct.recipes import contrast
@@ -57,7 +57,7 @@ def test_published_settings() -> None:
 
 
 def test_the_slow_encoder_follows_what_an_adapter_adds(tmp_path: Path) -> None:
-    run = contrast.tiny().model_copy(update={"move": (Move(pattern="backbone", mode="lora"),)})
+    run = contrast.tiny().model_copy(update={"trainable": (Trainable(pattern="backbone", mode="lora"),)})
     model: Any = build(run, tmp_path).model
     fast, slow = (one.encoder.layers[0].mlp.fc1 for one in (model.backbone, model.slow["backbone"]))
     with torch.no_grad():

@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 
 def detr_run(dropout: float = 0.1) -> Run:
-    run = recipe(data=trees().train, head="detr", steps=4, size=128, overlap=32, batch=4, share=0.05, channels=16)
+    run = recipe(data=trees().train, head="detr", steps=4, size=128, overlap=32, batch=4, fraction=0.05, channels=16)
     sizes = {"encoder_layers": 1, "decoder_layers": 2, "hidden": 16, "queries": 10, "dropout": dropout}
     head = run.only.task.head.model_copy(update={"heads": 2, "score_threshold": 0.0, **sizes})
     tiny = made_tiny(run, head=head)

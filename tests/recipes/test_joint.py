@@ -96,7 +96,7 @@ def test_a_setting_may_name_a_term_of_the_loss_and_no_field_that_a_part_lacks():
         with pytest.raises(UserError, match=f"did you mean '{near}'"):
             with_settings(joint.tiny(), [wrong])
     with pytest.raises(UserError, match="no YAML"):
-        with_settings(joint.tiny(), ["move=[{pattern: backbone"])
+        with_settings(joint.tiny(), ["trainable=[{pattern: backbone"])
 
 
 def test_a_kind_that_cannot_keep_what_another_was_told_says_how_it_is_set_whole():
@@ -168,7 +168,7 @@ def test_captions_learn_beside_boxes(tmp_path):
     run = joint.recipe(
         task=(Named(f"boxes=detect:{trees().train}"), Named(f"words=caption:{karpathy_file()}")),
         option=(
-            *(Named(f"boxes.{text}") for text in ("size=256", "overlap=64", "share=0.1", "batch=2")),
+            *(Named(f"boxes.{text}") for text in ("size=256", "overlap=64", "fraction=0.1", "batch=2")),
             *(Named(f"words.{text}") for text in ("split=train", "val_split=val", "size=64", "batch=2")),
         ),
         steps=1,

@@ -50,7 +50,7 @@ def test_both_learn_from_the_same_samples_and_boxes_are_the_pixels_that_are_pain
 
 
 def test_the_detector_is_that_of_the_recipe_detect() -> None:
-    asked = {"data": trees().train, "val": trees().test, "steps": 7, "size": 256, "overlap": 64, "turns": True}
+    asked = {"data": trees().train, "val": trees().test, "steps": 7, "size": 256, "overlap": 64, "rot90": True}
     alone, both = detect.recipe(**asked), labels.recipe(**asked, map_head="linear")
     assert both.streams["boxes"].task == alone.only.task
     assert both.streams["filled"].samples == "boxes"

@@ -54,7 +54,7 @@ def test_thirteen_bands_are_learned_measured_and_asked(tmp_path: Path) -> None:
     data, out = rasters(tmp_path / "s2", 3), tmp_path / "run"
     bands = ",".join(map(str, range(1, 14)))
     values = ["--bands", bands, "--low", "0", "--high", "4000"]
-    run("train", "masked", "--data", str(data), *values, "--train-share", "0.7", *SMALL, "--out", str(out))
+    run("train", "masked", "--data", str(data), *values, "--train-fraction", "0.7", *SMALL, "--out", str(out))
     card = json.loads((out / "model" / "model.json").read_text())
     assert card["input"]["channels"] == 13
     assert len(card["input"]["intake"]["bands"]) == 13

@@ -17,9 +17,10 @@ from vistruct.config import AdamW, Run, read_run, run_to_yaml, with_values
 from vistruct.contracts import IGNORED, Sample
 from vistruct.data.formats.boxes.published import DIOR_R, SOTA
 from vistruct.data.reading import Named
+from vistruct.engine.introduce import introduce
 from vistruct.engine.run import build
 from vistruct.engine.step import train_step
-from vistruct.engine.train import introduce, loader_of, train
+from vistruct.engine.train import loader_of, train
 from vistruct.errors import UserError
 from vistruct.recipes.mtp import dior_r, pretrain
 from vistruct.samples.made_scenes import coco_folder
@@ -187,7 +188,7 @@ def test_a_kill_in_the_middle_changes_no_bit(tmp_path: Path) -> None:
     assert train_in_ranks(1, run, tmp_path / "whole") == [0]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [-signal.SIGKILL]
     assert train_in_ranks(1, run, tmp_path / "cut", die_once) == [0]
-    assert "going on from step 2" in (tmp_path / "cut" / "train.log").read_text()
+    assert "resuming from step 2" in (tmp_path / "cut" / "train.log").read_text()
     for name in run.streams:
         one, two = (read_tensors(tmp_path / part / "model" / name / "model.safetensors") for part in ("whole", "cut"))
         assert all(torch.equal(one[key], two[key]) for key in one.keys() | two.keys()), name

@@ -56,8 +56,8 @@ def empty(name: str, weights: Path) -> Path:
 
 
 def test_a_run_begins_with_the_weights_and_carries_their_licence(mae: Path, tmp_path: Path) -> None:
-    words = ["--data", str(eurosat_folder()), "--train-share", "0.6", "--backbone", "mae-b", "--size", "32"]
-    settings = ["batch=2", "workers=0", "move=[{pattern: backbone, mode: frozen}]"]
+    words = ["--data", str(eurosat_folder()), "--train-fraction", "0.6", "--backbone", "mae-b", "--size", "32"]
+    settings = ["batch=2", "workers=0", "trainable=[{pattern: backbone, mode: frozen}]"]
     run = resolve("classify", None, [*words, "--steps", "2"], settings)
     assert run.init == Path("mae-b")
     task: Any = run.only.task

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vistruct.cli.main import main
-from vistruct.config import Move
+from vistruct.config import Trainable
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.metrics.texts import TextConfig
@@ -28,8 +28,8 @@ def test_settings_and_the_backbone_that_is_needed() -> None:
     assert (task.units, task.longest, task.beams) == ("characters", 25, 1)
     assert (data.resize, data.augment) == (Size(height=112, width=448, keep_aspect=False), None)
     assert run.evals["val"].metric == TextConfig()
-    assert run.move == (Move(pattern="backbone", mode="frozen"),)
-    assert ocr.recipe(data=words / "train", model="eva_g", backbone=words, tune_backbone=True).move == ()
+    assert run.trainable == (Trainable(pattern="backbone", mode="frozen"),)
+    assert ocr.recipe(data=words / "train", model="eva_g", backbone=words, tune_backbone=True).trainable == ()
     with pytest.raises(UserError, match="none is named"):
         ocr.recipe(data=words / "train")
 

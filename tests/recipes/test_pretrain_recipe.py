@@ -15,7 +15,7 @@ from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.weights import load_backbone
 from vistruct.cli.main import main
-from vistruct.config import Move, read_run, run_to_yaml, with_values
+from vistruct.config import Trainable, read_run, run_to_yaml, with_values
 from vistruct.contracts import AnswerPrediction
 from vistruct.data.instructions.control import shuffle_answers
 from vistruct.data.instructions.write import write_instructions
@@ -161,7 +161,7 @@ def test_the_full_size_is_the_published_one() -> None:
     assert (run.optim.lr, run.optim.weight_decay, run.optim.betas) == (2e-5, 0.01, (0.9, 0.999))
     assert (run.schedule.shape, run.schedule.warmup_steps, run.schedule.final) == ("cosine", 1600, 0.0)
     assert run.optim.layer_decay == 1.0
-    assert all(move.mode == "full" and move.lr_factor == 1.0 for move in run.move)
+    assert all(rule.mode == "full" and rule.lr_factor == 1.0 for rule in run.trainable)
     task = run.only.task
     assert (task.backbone.width, task.backbone.depth, task.backbone.drop_path) == (1024, 24, 0.1)
     assert (task.tiling.size, task.tiling.max_tiles, task.tiling.thumbnail) == (448, 12, True)
@@ -191,7 +191,7 @@ def test_a_backbone_s_own_shape_is_taken_and_its_weights_too(run_dir: Path) -> N
 
 def test_a_frozen_backbone_stays_and_the_rest_learns(run_dir: Path) -> None:
     run = recipe(data=Path("a.jsonl"), size="small", freeze_backbone=True)
-    assert run.move == (Move(pattern="backbone", mode="frozen"),)
+    assert run.trainable == (Trainable(pattern="backbone", mode="frozen"),)
 
 
 def test_a_value_that_no_run_takes_is_three_lines(run_dir: Path, capsys) -> None:

@@ -13,7 +13,7 @@ from several_processes import train_in_ranks
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.tensors import read_tensors, sha256
 from vistruct.checkpoint.weights import load_backbone
-from vistruct.config import Move, Run, with_values
+from vistruct.config import Run, Trainable, with_values
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.heads.prototypes import PrototypesConfig
@@ -106,8 +106,8 @@ def going_on(start: Path, weight: float, **values: Any) -> Run:
     )  # fmt: skip
     task: Any = run.only.task
     head = PrototypesConfig(hidden=32, bottleneck=16, number=24)
-    free = tuple(one if one.mode == "lora" else Move(pattern="backbone") for one in run.move)
-    changed = {"amp": "off", "move": free, "workers": 0, "task": task.model_copy(update={"head": head})}
+    free = tuple(one if one.mode == "lora" else Trainable(pattern="backbone") for one in run.trainable)
+    changed = {"amp": "off", "trainable": free, "workers": 0, "task": task.model_copy(update={"head": head})}
     return with_values(run, **changed)
 
 
@@ -154,14 +154,14 @@ def test_settings_from_random_weights_and_going_on(whole: Path) -> None:
     fresh = self_distill.recipe(data=(Path("images"),), koleo=0.1)
     task: Any = fresh.only.task
     assert (task.last_layer_first, task.koleo, fresh.only.loss_weights) == (1250, 1024, {"koleo": 0.1})
-    assert (fresh.only.batch, fresh.steps, fresh.optim.lr, fresh.move) == (1024, 125_000, 2e-3, ())
+    assert (fresh.only.batch, fresh.steps, fresh.optim.lr, fresh.trainable) == (1024, 125_000, 2e-3, ())
     assert (task.heads_first, task.anchor, task.head.number) == (0, None, 8192)
     assert (fresh.optim.weight_decay, fresh.optim.final_weight_decay) == (0.04, 0.4)
     on = self_distill.recipe(data=(Path("images"),), backbone=whole)
     task = on.only.task
     assert (task.last_layer_first, task.koleo) == (0, 0)
     assert (on.steps, task.heads_first, task.anchor, task.anchor_by) == (10_000, 500, whole, "gram")
-    assert on.move == (Move(pattern="backbone", lr_factor=0.05),)
+    assert on.trainable == (Trainable(pattern="backbone", lr_factor=0.05),)
     assert on.optim.final_weight_decay is None
     with pytest.raises(UserError, match="there are none"):
         self_distill.recipe(data=(Path("images"),), anchor="gram")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vistruct.backbones.eva_vit import EVA02_E
-from vistruct.config import AdamW, CacheMaps, Move, read_run, run_to_yaml
+from vistruct.config import AdamW, CacheMaps, Trainable, read_run, run_to_yaml
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.heads.show_attend_tell import ShowAttendTellConfig
@@ -26,7 +26,7 @@ def test_published_settings(tmp_path: Path) -> None:
     assert run.optim == AdamW(lr=4e-4, weight_decay=1e-4, betas=(0.9, 0.999), eps=1e-8)
     assert (run.steps, run.only.batch, run.clip_norm, run.save_every) == (100_000, 256, 0.1, 1000)
     assert (run.schedule.shape, run.schedule.warmup_steps, run.schedule.final) == ("cosine", 2000, 0.0)
-    assert run.move == (Move(pattern="backbone", mode="frozen"),)
+    assert run.trainable == (Trainable(pattern="backbone", mode="frozen"),)
     task: Any = run.only.task
     data: Any = run.only.data
     assert (task.backbone, task.head, task.least_count, task.longest) == (EVA02_E, ShowAttendTellConfig(), 6, 50)

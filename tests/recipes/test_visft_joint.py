@@ -35,7 +35,7 @@ def over(run: Run, backbone: Path | None) -> Run:
     task = run.only.task
     task = task.model_copy(update={"backbone": small_vit(stem="conv")})
     frozen = () if backbone is None else ({"pattern": "backbone", "mode": "frozen"},)
-    told = dict(with_values(run, task=task)) | {"init": backbone, "move": frozen, "steps": 2, "save_every": 2}
+    told = dict(with_values(run, task=task)) | {"init": backbone, "trainable": frozen, "steps": 2, "save_every": 2}
     return Run.model_validate(told)
 
 
@@ -64,7 +64,7 @@ def test_data_and_evaluations_of_the_runs_come_along(heads):
     published = joint.recipe(start=(Named(f"detect={heads['boxes']}"), Named(f"caption={heads['fields']}")))
     assert [one.weight for one in published.streams.values()] == [0.3, 0.4]
     assert (published.steps, published.optim.lr, published.schedule.warmup_steps) == (100_000, 1e-5, 2000)
-    assert published.move[1].lora.factor == 1 / 64
+    assert published.trainable[1].lora.factor == 1 / 64
 
 
 def test_adapters_alone_move_and_every_head_has_its_share(heads, tmp_path):
@@ -89,7 +89,7 @@ def test_frozen_heads_are_in_eval_mode_unless_as_published(heads, tmp_path):
 
 
 def test_starts_over_different_backbones_are_refused(heads, tmp_path):
-    moved = over(segment.tiny(), heads["base"]).model_copy(update={"move": ()})
+    moved = over(segment.tiny(), heads["base"]).model_copy(update={"trainable": ()})
     train_and_report(moved, tmp_path / "moved")
     with pytest.raises(UserError, match="start from different weights"):
         build(recipe(heads | {"fields": tmp_path / "moved"}), tmp_path / "run")
@@ -137,7 +137,7 @@ def test_starts_that_are_none(start, what):
 
 
 def test_a_study_joins_runs_that_it_trains_itself(heads, tmp_path):
-    scenes = {"data": str(trees().train), "share": 0.1, "size": 256, "overlap": 64, "batch": 2, "steps": 2}
+    scenes = {"data": str(trees().train), "fraction": 0.1, "size": 256, "overlap": 64, "batch": 2, "steps": 2}
     small = f"task={{kind: detect, backbone: {json.dumps(small_vit(stem='conv').model_dump())}, head: {{kind: fcos}}}}"
     pretrain = {
         "base": Pretraining(recipe="detect", options=scenes, settings=(small,)),

@@ -11,7 +11,7 @@ from vistruct.backbones.eva_vit import EVA02_E, EVA_G
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.tensors import read_tensors
-from vistruct.config import AdamW, Move, Run, read_run, run_to_yaml, with_values
+from vistruct.config import AdamW, Run, Trainable, read_run, run_to_yaml, with_values
 from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.recipes import find
@@ -50,7 +50,7 @@ def test_published_settings(scenes: dict[str, Path]) -> None:
         assert run.optim == AdamW(lr=5e-5, weight_decay=1e-4, betas=(0.9, 0.999), eps=1e-8)
         assert (run.steps, run.only.batch, run.clip_norm) == (150_000, 8, 0.1)
         assert (run.schedule.shape, run.schedule.warmup_steps, run.schedule.final) == ("cosine", 2000, 0.0)
-        assert run.move == (Move(pattern="backbone", mode="frozen"),)
+        assert run.trainable == (Trainable(pattern="backbone", mode="frozen"),)
         task: Any = run.only.task
         assert task.backbone == {"eva_g": EVA_G, "eva02_e": EVA02_E}[model]
         assert task.mean == IMAGENET_MEAN

@@ -1,4 +1,4 @@
-"""The stages of VT-PLUG: what moves in each, what it learns, and that the published model can be built."""
+"""The stages of VT-PLUG: what is trainable in each, what it learns, and that the published model can be built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whole_loss import task_loss
 from vistruct.checkpoint.whole import load_start
 from vistruct.config import Run
 from vistruct.contracts import DataInfo
-from vistruct.engine.trainable import apply_moves, set_train_mode
+from vistruct.engine.trainable import apply_rules, set_train_mode
 from vistruct.recipes.vtplug import align, decoders, keypoints, tune
 from vistruct.recipes.vtplug.parts import FAMILIES
 from vistruct.tasks.instruct import Instruct
@@ -32,7 +32,7 @@ def moving(run: Run) -> set[str]:
     words.add_tokens(list(task.pointing.added_tokens), special_tokens=True)
     with torch.device("meta"):
         built = Instruct(task, words)
-    apply_moves(built, run.move)
+    apply_rules(built, run.trainable)
     names = [name for name, p in built.named_parameters() if p.requires_grad]
     return {re.sub(r"^(pointing\.(?:decoders\.)?\w+|\w+)\..*", r"\1", name) for name in names}
 
@@ -64,7 +64,7 @@ def test_what_moves_in_each_stage(stage: str, parts: set[str]) -> None:
 def stepped(run: Run) -> dict[str, bool]:
     """A toy model that takes a step by the rules of a run: of each of its weights, whether it is another one now."""
     task = pointing()
-    plan = apply_moves(task, run.move)
+    plan = apply_rules(task, run.trainable)
     set_train_mode(task, plan)
     before = {name: value.clone() for name, value in task.state_dict().items()}
     optimiser = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
@@ -161,8 +161,8 @@ def test_a_stage_keeps_what_its_start_looks_at_whatever_size_is_said(tmp_path: P
     task: Any = run.only.task
     assert task.pointing.tower is None
     assert task.pointing.grammar.spelling == "ours"
-    assert [one.pattern for one in run.move] == ["backbone"]
-    assert [one.pattern for one in keypoints.recipe(data=tmp_path / "talk.jsonl").move] == [
+    assert [one.pattern for one in run.trainable] == ["backbone"]
+    assert [one.pattern for one in keypoints.recipe(data=tmp_path / "talk.jsonl").trainable] == [
         "backbone",
         "pointing.tower",
     ]

@@ -213,7 +213,7 @@ def test_pretrainings_start_from_each_other_and_are_named_by_what_they_are(tmp_p
     for stream in dense.streams.values():
         same = [(t.backbone, t.mean, t.std) for t in (stream.task, begun.only.task)]
         assert same[0] == same[1]
-    assert (dense.optim.lr, dense.move[0].lr_factor) == (asked.optim.lr, SIZES["small"].backbone_lr_factor)
+    assert (dense.optim.lr, dense.trainable[0].lr_factor) == (asked.optim.lr, SIZES["small"].backbone_lr_factor)
     (places["aligned.0"] / "checkpoints" / "step_00000075").mkdir(parents=True)
     (places["aligned.0"] / "run.yaml").write_text(run_to_yaml(asked))
     assert pretraining_jobs(study, tmp_path / "out")[1] == places  # what is there by then plans nothing anew
@@ -231,7 +231,7 @@ def test_the_study_trains_the_same_segmenter_from_every_init_frozen_and_whole(tm
     trials = plan_trials(expanded(study_of(EFFORT, TREES, made(tmp_path)))).trials
     assert len(trials) == len(INITS) * EFFORT.seeds * 2
     for one in trials:
-        assert [(move.pattern, move.mode) for move in one.run.move] == (
+        assert [(rule.pattern, rule.mode) for rule in one.run.trainable] == (
             [("backbone", "frozen")] if one.tuning == "probe" else []
         )
         stream = one.run.only

@@ -150,11 +150,11 @@ def test_a_recipe_goes_on_gently_from_every_start_but_random_weights(tmp_path):
     jobs, places = pretraining_jobs(expanded(study), tmp_path / "out")
     runs = {job.name.removeprefix("pretrain-"): job.arguments["run"] for job in jobs}
     one, other = runs["alike.random"], runs["alike.net"]
-    assert (one["task"]["anchor"], one["task"]["heads_first"], one["move"]) == (None, 0, [])
+    assert (one["task"]["anchor"], one["task"]["heads_first"], one["trainable"]) == (None, 0, [])
     assert one["optim"]["final_weight_decay"] == 0.4
     assert other["task"]["anchor"] == other["init"] == str(places["start.net"])
     assert (other["task"]["heads_first"], other["loss_weights"]) == (2, {"anchor": 2.0})  # a tenth of 20 steps
-    assert [(rule["pattern"], rule["lr_factor"]) for rule in other["move"]] == [("backbone", 0.05)]
+    assert [(rule["pattern"], rule["lr_factor"]) for rule in other["trainable"]] == [("backbone", 0.05)]
     assert other["optim"]["final_weight_decay"] is None
     timed = study.model_copy(update={"budget": Budget(seconds=10.0)})
     starts, begun = begun_jobs(expanded(timed), tmp_path / "out")

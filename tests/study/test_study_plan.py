@@ -10,7 +10,7 @@ import torch
 from toy_study import first_head, recipe
 
 from vistruct.cli.study import with_adapters
-from vistruct.config import AdamW, Lora, Move, Run, with_values
+from vistruct.config import AdamW, Lora, Run, Trainable, with_values
 from vistruct.engine.run import build
 from vistruct.engine.ship import ship
 from vistruct.engine.train import train
@@ -37,13 +37,13 @@ def study(pretrained: Path | None = None, **changes) -> Study:
     return Study.model_validate({"recipe": "toy", "inits": inits, "seeds": 2} | changes)
 
 
-def test_a_plan_has_every_start_share_seed_and_way_once(pretrained):
+def test_a_plan_has_every_start_fraction_seed_and_way_once(pretrained):
     plan = plan_trials(study(pretrained, fractions=(0.5, 1.0), tune=("probe", "lora", "full")), recipe)
     keys = {(p.init, p.fraction, p.seed, p.tuning) for p in plan.trials}
     assert len(plan.trials) == len(keys) == 2 * 2 * 2 * 3
     assert len({p.name for p in plan.trials}) == len(plan.trials)
     for one in plan.trials:
-        assert (one.run.seed, one.run.only.data.share, one.run.only.data.share_seed) == (
+        assert (one.run.seed, one.run.only.data.fraction, one.run.only.data.fraction_seed) == (
             one.seed,
             one.fraction,
             one.seed,
@@ -65,8 +65,8 @@ def test_runs_of_several_tasks_are_not_compared():
 
 def test_ways_say_what_moves(pretrained):
     plan = plan_trials(study(pretrained, tune=("probe", "lora", "full"), lora={"rank": 2}), recipe)
-    moves = {p.tuning: p.run.move for p in plan.trials}
-    assert moves["probe"] == (Move(pattern="backbone", mode="frozen"),)
+    moves = {p.tuning: p.run.trainable for p in plan.trials}
+    assert moves["probe"] == (Trainable(pattern="backbone", mode="frozen"),)
     assert moves["lora"][0].mode == "lora"
     assert moves["lora"][0].lora.rank == 2
     assert moves["full"] == ()
@@ -74,13 +74,13 @@ def test_ways_say_what_moves(pretrained):
 
 def test_of_an_adapter_backbone_only_the_vit_inside_is_held():
     plan = plan_trials(study(tune=("probe",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
-    assert plan.trials[0].run.move == (Move(pattern="backbone.vit", mode="frozen"),)
+    assert plan.trials[0].run.trainable == (Trainable(pattern="backbone.vit", mode="frozen"),)
 
 
-def adapter_recipe(*, data: Path, share: float = 1.0, seed: int = 0):
+def adapter_recipe(*, data: Path, fraction: float = 1.0, seed: int = 0):
     from vistruct.backbones.vit_adapter import VitAdapterConfig
 
-    run = detect.recipe(data=data, val=data, share=share, seed=seed)
+    run = detect.recipe(data=data, val=data, fraction=fraction, seed=seed)
     return with_values(run, task=run.only.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)}))
 
 
@@ -138,11 +138,11 @@ def test_a_random_start_can_take_the_architecture_of_one_of_several(pretrained, 
     assert any("different architectures" in note for note in plan.notes)
 
 
-def sized(*, backbone: Path | None = None, share: float = 1.0, seed: int = 0):
+def sized(*, backbone: Path | None = None, fraction: float = 1.0, seed: int = 0):
     import json
 
     width = 8 if backbone is None else json.loads((backbone / "backbone/backbone.json").read_text())["config"]["width"]
-    return recipe(backbone=backbone, share=share, seed=seed, width=width)
+    return recipe(backbone=backbone, fraction=fraction, seed=seed, width=width)
 
 
 def test_a_rate_belongs_to_its_way_and_settings_to_every_run():
@@ -157,7 +157,8 @@ def test_recipes_without_options_of_their_own_for_it_are_set_from_outside(pretra
 
     plan = plan_trials(study(pretrained, fractions=(0.5,), lr={"full": 0.25}), bare)
     ours = next(p.run for p in plan.trials if p.init == "ours" and p.seed == 1)
-    assert (ours.only.data.share, ours.only.data.share_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
+    drawn = ours.only.data
+    assert (drawn.fraction, drawn.fraction_seed, ours.optim.lr, ours.init) == (0.5, 1, 0.25, pretrained)
 
 
 def test_mistakes_are_told_before_anything_runs(pretrained):
@@ -253,8 +254,8 @@ def test_percent_keeps_small_shares():
 
 
 def test_adapters_are_a_variant_of_an_init(tmp_path, pretrained):
-    rule = Move(pattern="backbone", mode="lora", lora=Lora(rank=2))
-    tuned = train(recipe(backbone=pretrained).model_copy(update={"move": (rule,)}), tmp_path / "tuned")
+    rule = Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2))
+    tuned = train(recipe(backbone=pretrained).model_copy(update={"trainable": (rule,)}), tmp_path / "tuned")
     inits = {"random": "random", "ours": str(pretrained), "tuned": str(pretrained)}
     one = study(inits=inits, adapters={"tuned": str(tuned)})
     assert read_study_of(tmp_path, one) == one

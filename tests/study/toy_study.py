@@ -18,11 +18,11 @@ from vistruct.study import trial
 
 class SharedDataConfig(ToyDataConfig):
     kind: Literal["toy_study:SharedDataConfig"] = "toy_study:SharedDataConfig"
-    share: float = 1.0
-    share_seed: int = 0
+    fraction: float = 1.0
+    fraction_seed: int = 0
 
     def build(self, cache: Path | None = None) -> ToyDataset:
-        return ToyDataset(max(1, round(self.size * self.share)), fingerprint=self.fingerprint)
+        return ToyDataset(max(1, round(self.size * self.fraction)), fingerprint=self.fingerprint)
 
 
 class ClassesMetricConfig(Part):
@@ -58,7 +58,7 @@ def recipe(
     data: str = "here",
     backbone: Path | None = None,
     steps: int = 4,
-    share: float = 1.0,
+    fraction: float = 1.0,
     seed: int = 0,
     lr: float = 1e-2,
     fingerprint: str = "0" * 64,
@@ -70,7 +70,7 @@ def recipe(
     return Run(
         recipe="toy",
         task=ToyTaskConfig(backbone=ToyBackboneConfig(width=width)),
-        data=SharedDataConfig(share=share, share_seed=seed, fingerprint=fingerprint),
+        data=SharedDataConfig(fraction=fraction, fraction_seed=seed, fingerprint=fingerprint),
         evals=evals,
         init=backbone,
         steps=steps,

@@ -20,7 +20,7 @@ from vistruct.transforms.view_pairs import drawn_regions, in_view, partners, sho
 from vistruct.transforms.views import View, ViewsConfig, views
 
 VIT = InternVitConfig(width=24, depth=2, heads=2, mlp_width=48, patch=8, image_size=32, layer_scale=1.0)
-CUT = ViewsConfig(size=32, area=(0.3, 1.0), turns=True)
+CUT = ViewsConfig(size=32, area=(0.3, 1.0), rot90=True)
 
 
 def task(channels: int = 3, **settings: Any) -> Contrast:
@@ -102,7 +102,7 @@ def test_each_cell_s_partner_lies_on_the_same_place() -> None:
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     place = torch.stack([x / 64, y / 64])
     sample = Sample(id="a", image_id="a", seed=5, images=[place])
-    plain = ViewsConfig(size=size, area=(0.4, 0.8), turns=True, jitter=0.0)
+    plain = ViewsConfig(size=size, area=(0.4, 0.8), rot90=True, jitter=0.0)
     paired = 0
     for seed in range(6):
         first, second = views(Sample(**vars(sample) | {"seed": seed}), plain)
@@ -191,7 +191,7 @@ def test_a_region_is_the_same_pixels_in_both_views() -> None:
     """The pixels of an image say where they are: their mean over a region is its centre."""
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     sample = Sample(id="a", image_id="a", seed=5, images=[torch.stack([x / 64, y / 64])])
-    plain = ViewsConfig(size=64, area=(0.4, 0.8), turns=True, jitter=0.0, blur=0.0)
+    plain = ViewsConfig(size=64, area=(0.4, 0.8), rot90=True, jitter=0.0, blur=0.0)
     found = 0
     for seed in range(6):
         both = views(Sample(**vars(sample) | {"seed": seed}), plain)

@@ -192,7 +192,7 @@ def test_a_teacher_of_colours_sees_the_bands_that_it_is_given(tmp_path: Path) ->
     teacher: Any = model.lessons[0].teacher  # ty: ignore[unresolved-attribute]
     other: Any = task(tmp_path).lessons[0].teacher  # ty: ignore[unresolved-attribute]
     torch.testing.assert_close(teacher(images), other(images[:, [3, 2, 1]]))
-    with pytest.raises(UserError, match="looks at 3 channels, and images have 5") as caught:
+    with pytest.raises(UserError, match="takes 3 channels, and images have 5") as caught:
         task(tmp_path, channels=5)
     assert "--set task.lessons.one.teacher.bands=[0, 1, 2]" in str(caught.value)
     with pytest.raises(UserError, match=r"bands \[3, 2, 5\]"):

@@ -17,12 +17,12 @@ from whole_loss import task_loss
 from vistruct.backbones.eva_vit import EvaVitConfig
 from vistruct.backbones.timm_model import TimmConfig
 from vistruct.checkpoint.tensors import read_tensors, write_tensors
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.contracts import DataInfo, Sample
 from vistruct.distributed.ranks import setup
 from vistruct.distributed.shard import blocks_of, on_main, reach_all, shard
 from vistruct.engine.lora import adapted_layers, merged_state, unused_adapters
-from vistruct.engine.trainable import apply_moves
+from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.linear import LinearConfig
@@ -34,7 +34,7 @@ from vistruct.vlm.vrl import Vrl
 EVA = EvaVitConfig(width=32, depth=2, heads=2, mlp_width=64, image_size=56, recompute=True)
 POST = EVA.model_copy(update={"post_norm": True, "class_token": True})
 INFO = DataInfo(class_names=("red", "blue"))
-ADAPTED = Move(pattern="backbone", mode="lora", lora=Lora(rank=2, parts=("q", "v")))
+ADAPTED = Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2, parts=("q", "v")))
 
 
 def sample(height: int, width: int) -> Sample:
@@ -61,7 +61,7 @@ def test_a_detector_on_a_pyramid_of_its_map_learns_and_its_adapters_alone_do(bac
     sum(task(batch).terms.values()).backward()
     assert [name for name in idle(task) if name.startswith("backbone.")] == []
     task.zero_grad(set_to_none=True)
-    apply_moves(task, [Move(pattern="*", mode="frozen"), ADAPTED])
+    apply_rules(task, [Trainable(pattern="*", mode="frozen"), ADAPTED])
     sum(task(batch).terms.values()).backward()
     assert unused_adapters(task) == []
     assert all(".lora_" in name for name, p in task.named_parameters() if p.grad is not None)
@@ -93,7 +93,7 @@ def test_it_sits_in_a_vision_language_model_that_drops_tokens_behind_it_or_befor
 
 def adapted() -> Any:
     task = toy_vlm.build("paper", rows="packed", backbone=POST)
-    apply_moves(task, [ADAPTED])
+    apply_rules(task, [ADAPTED])
     for layer in adapted_layers(task).values():
         nn.init.normal_(layer.lora_B, std=0.3)
     return task
@@ -136,7 +136,7 @@ def test_eva_02_with_rotary_positions_and_swiglu_is_timm_s_and_its_adapters_coun
     task = nn.ModuleDict({"backbone": backbone})
     image = torch.randn(1, 3, 56, 56)
     before = backbone(image)[0].detach()
-    apply_moves(task, [Move(pattern="backbone", mode="lora", lora=Lora(rank=2))])
+    apply_rules(task, [Trainable(pattern="backbone", mode="lora", lora=Lora(rank=2))])
     assert {layer.rpartition(".")[2] for layer in adapted_layers(task)} == {"qkv", "proj", "fc1", "fc2"}
     assert_close(backbone(image)[0], before, atol=1e-5, rtol=1e-5)
     backbone(image)[0].square().sum().backward()

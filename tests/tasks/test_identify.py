@@ -186,7 +186,7 @@ def test_the_tiny_twin_trains_its_head_alone_and_is_asked_about_boxes_only(
     assert kept["numbers"]["boxes"] == 6
     assert sum(map(sum, kept["details"]["confusion"])) == 6
     tiny: Any = identify.tiny()
-    assert (tiny.only.task.levels, tiny.move[0].mode) == ("by_size", "frozen")
+    assert (tiny.only.task.levels, tiny.trainable[0].mode) == ("by_size", "frozen")
     folder = tiny.only.data.annotation.parent.parent
     capsys.readouterr()
     assert ran("eval", str(run), "--data", str(folder / "annotations" / "test.json"), "--json") == 0

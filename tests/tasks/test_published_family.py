@@ -10,8 +10,8 @@ from toy_pointing import POINTING, pointing, squares
 from toy_vlm import gradients
 
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.config import Move
-from vistruct.engine.trainable import apply_moves, set_train_mode
+from vistruct.config import Trainable
+from vistruct.engine.trainable import apply_rules, set_train_mode
 from vistruct.transforms.crop import crop
 from vistruct.vlm.clip import CLIP_MEAN, CLIP_STD
 from vistruct.vlm.region_tokens import RegionTokensConfig
@@ -42,7 +42,9 @@ def family(style: str) -> Any:
 @pytest.mark.parametrize("style", ["pooled", "published"])
 def test_it_learns_with_its_towers_frozen(style: str) -> None:
     task = family(style)
-    plan = apply_moves(task, (Move(pattern="backbone", mode="frozen"), Move(pattern="pointing.tower", mode="frozen")))
+    plan = apply_rules(
+        task, (Trainable(pattern="backbone", mode="frozen"), Trainable(pattern="pointing.tower", mode="frozen"))
+    )
     set_train_mode(task, plan)
     wide = squares("a", 1, 2)
     high, wide_px = wide.images[0].shape[1:]

@@ -196,7 +196,7 @@ def test_the_collator_travels_to_a_worker():
 @pytest.mark.parametrize(
     ("sample", "what"),
     [
-        (scene(0, num_images=2), "looks at one"),
+        (scene(0, num_images=2), "takes one"),
         (scene(0, channels=4), "4 channels"),
         (replace(scene(0), label_map=torch.full((24, 32), 3, dtype=torch.int16)), "for 3 classes"),
     ],

@@ -36,7 +36,7 @@ def task(channels: int = 3, **settings: Any) -> SelfDistill:
     torch.manual_seed(0)
     own: dict[str, Any] = {
         "backbone": vit(channels=channels),
-        "global_views": (ViewsConfig(size=32, turns=True),),
+        "global_views": (ViewsConfig(size=32, rot90=True),),
         "local_views": (ViewsConfig(number=3, size=16, area=(0.1, 0.3)),),
         "head": HEAD,
         "hidden_chance": 1.0,

@@ -14,7 +14,7 @@ from vistruct.errors import UserError
 from vistruct.transforms.augment import Augment
 from vistruct.transforms.photometric import jitter
 
-EVERYTHING = Augment(hflip=True, vflip=True, turns90=True, photometric=0.3, scale=(0.7, 1.5))
+EVERYTHING = Augment(hflip=True, vflip=True, rot90=True, photometric=0.3, scale=(0.7, 1.5))
 
 
 def sample(seed: int = 0, size_hw: tuple[int, int] = (24, 24)) -> Sample:
@@ -67,7 +67,7 @@ def test_all_eight_ways_up_come_equally_often() -> None:
     ways = Counter()
     for seed in range(800):
         before = dataclasses.replace(sample(seed), images=[image])
-        ways[tuple(Augment(hflip=True, turns90=True)(before).images[0][0].flatten().tolist())] += 1
+        ways[tuple(Augment(hflip=True, rot90=True)(before).images[0][0].flatten().tolist())] += 1
     assert len(ways) == 8
     assert min(ways.values()) > 60
 
@@ -148,7 +148,7 @@ def wide(seed: int, label: int = 0) -> Sample:
 
 def test_new_variations_leave_the_draws_of_the_old_ones_as_they_were() -> None:
     """The values were drawn before rotation, sizes and the third flip were there."""
-    after = [Augment(hflip=True, vflip=True, turns90=True, scale=(0.7, 1.5))(sample(seed)) for seed in (0, 1, 2)]
+    after = [Augment(hflip=True, vflip=True, rot90=True, scale=(0.7, 1.5))(sample(seed)) for seed in (0, 1, 2)]
     drawn = [[round(float(v), 3) for v in one.objects.boxes_xyxy.flatten()] for one in after]
     assert drawn == OLD_DRAWS
 

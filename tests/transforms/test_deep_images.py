@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_read(settings, pixels
 
 
 def test_moves_and_holes_are_for_every_type():
-    varied = Augment(hflip=True, turns90=True, rotate=1.0, scale=(0.7, 1.3), crop=(16, 16), erase=1.0)
+    varied = Augment(hflip=True, rot90=True, rotate=1.0, scale=(0.7, 1.3), crop=(16, 16), erase=1.0)
     for pixels in ("uint8", "uint16", "float32", "raw"):
         varied.check(pixels)
     for values in (unit("uint16"), made("float32")):

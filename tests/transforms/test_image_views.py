@@ -39,7 +39,7 @@ def inner(grid: Tensor, edge: int) -> Tensor:
 
 @pytest.mark.parametrize("size", [24, 60], ids=["smaller", "larger"])
 def test_pixels_that_are_their_own_places_lie_where_the_view_says(size: int) -> None:
-    config = ViewsConfig(number=40, size=size, area=(0.3, 1.0), turns=True, **PLAIN)
+    config = ViewsConfig(number=40, size=size, area=(0.3, 1.0), rot90=True, **PLAIN)
     seen = set()
     for view in views(sample_of(places(60, 83)), config):
         told = view.cells(size).permute(2, 0, 1)
@@ -55,7 +55,7 @@ def test_pixels_that_are_their_own_places_lie_where_the_view_says(size: int) -> 
 def test_a_whole_image_at_its_own_size_is_turned_to_the_pixel() -> None:
     image = places(16, 16)
     for view in views(
-        sample_of(image), ViewsConfig(number=20, size=16, area=(1, 1), aspect=(1, 1), turns=True, **PLAIN)
+        sample_of(image), ViewsConfig(number=20, size=16, area=(1, 1), aspect=(1, 1), rot90=True, **PLAIN)
     ):
         assert view.xyxy == (0, 0, 16, 16)
         x, y = view.pixels.long()
@@ -64,7 +64,7 @@ def test_a_whole_image_at_its_own_size_is_turned_to_the_pixel() -> None:
 
 
 def test_cells_of_one_view_are_found_in_another() -> None:
-    config = ViewsConfig(number=6, size=32, area=(0.4, 1.0), turns=True, **PLAIN)
+    config = ViewsConfig(number=6, size=32, area=(0.4, 1.0), rot90=True, **PLAIN)
     found = 0
     for one, other in itertools.permutations(views(sample_of(places(90, 90)), config), 2):
         there = one.cells_in(other, 8)
@@ -84,7 +84,7 @@ def test_cells_of_a_view_in_itself_are_its_own_centres() -> None:
 
 
 def test_views_follow_the_seed_and_the_group_alone() -> None:
-    config = ViewsConfig(number=3, size=16, turns=True, solarise=0.5)
+    config = ViewsConfig(number=3, size=16, rot90=True, solarise=0.5)
     first = views(sample_of(noise()), config)
     again = views(sample_of(noise()), config)
     for one, other in zip(first, again, strict=True):
@@ -95,8 +95,8 @@ def test_views_follow_the_seed_and_the_group_alone() -> None:
 
 
 def test_switching_colours_on_moves_no_view() -> None:
-    plain = views(sample_of(noise()), ViewsConfig(number=4, size=16, turns=True, **PLAIN))
-    loud = views(sample_of(noise()), ViewsConfig(number=4, size=16, turns=True, colours=1, grey=1, blur=1, solarise=1))
+    plain = views(sample_of(noise()), ViewsConfig(number=4, size=16, rot90=True, **PLAIN))
+    loud = views(sample_of(noise()), ViewsConfig(number=4, size=16, rot90=True, colours=1, grey=1, blur=1, solarise=1))
     for one, other in zip(plain, loud, strict=True):
         assert (one.xyxy, one.flip, one.quarters) == (other.xyxy, other.flip, other.quarters)
         assert not torch.equal(one.pixels, other.pixels)
@@ -107,7 +107,7 @@ def test_switching_colours_on_moves_no_view() -> None:
 )
 def test_any_bands_keep_their_type_and_range_and_know_no_hue(channels: int, dtype: torch.dtype) -> None:
     image = noise(channels, dtype)
-    loud = ViewsConfig(number=4, size=16, turns=True, colours=1, hue=0.5, grey=1, blur=1, solarise=1)
+    loud = ViewsConfig(number=4, size=16, rot90=True, colours=1, hue=0.5, grey=1, blur=1, solarise=1)
     without = loud.model_copy(update={"hue": 0.0, "grey": 0.0, "solarise": 0.0})
     for one, other in zip(views(sample_of(image), loud), views(sample_of(image), without), strict=True):
         assert one.pixels.dtype == dtype
@@ -161,7 +161,7 @@ def test_areas_and_aspects_are_ranges(wrong: dict[str, Any]) -> None:
 
 
 def test_an_image_of_one_pixel_has_views() -> None:
-    for view in views(sample_of(torch.full((3, 1, 1), 7, dtype=torch.uint8)), ViewsConfig(size=8, turns=True, **PLAIN)):
+    for view in views(sample_of(torch.full((3, 1, 1), 7, dtype=torch.uint8)), ViewsConfig(size=8, rot90=True, **PLAIN)):
         assert view.xyxy == (0, 0, 1, 1)
         assert bool((view.pixels == 7).all())
         torch.testing.assert_close(view.cells(1)[0, 0], torch.tensor([0.5, 0.5], dtype=torch.float64))

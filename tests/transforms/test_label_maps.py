@@ -42,7 +42,7 @@ MOVES = {
     "turned a lot": lambda sample: rotate(sample, -2.5),
 }
 EVERY_MOVE = Augment(
-    hflip=True, vflip=True, turns90=True, rotate=0.5, fit=(20, 20), scale=(0.5, 2.0), crop=(18, 14), crop_max_share=0.7
+    hflip=True, vflip=True, rot90=True, rotate=0.5, fit=(20, 20), scale=(0.5, 2.0), crop=(18, 14), crop_max_share=0.7
 )
 
 

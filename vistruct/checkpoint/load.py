@@ -217,6 +217,7 @@ def weights_of(card: ModelCard) -> dict[str, Tensor]:
     Raises:
         UserError: no weights, or others than those that model.json was written for.
     """
+    _refuse_onnx(card)
     weights = card.path / "model.safetensors"
     if not weights.is_file() or sha256(weights) != card.values["sha256"]:
         what = "the weights are not those that model.json was written for"
@@ -225,7 +226,12 @@ def weights_of(card: ModelCard) -> dict[str, Tensor]:
 
 
 def load_model(
-    path: Path, device: torch.device | str = "cpu", task: str = "", *, lora: Path | None = None
+    path: Path,
+    device: torch.device | str = "cpu",
+    task: str = "",
+    *,
+    lora: Path | None = None,
+    or_onnx: bool = False,
 ) -> tuple[Any, ModelCard]:
     """Rebuild a task with its weights, in eval mode.
 
@@ -233,6 +239,7 @@ def load_model(
         path: a run directory or the model/ directory inside one.
         task: of a run with several tasks: the name of one.
         lora: adapters that are added into its weights: a run, a folder of peft's, or a file of ViSFT.
+        or_onnx: also the folder of an export to ONNX, whose task predicts by its file and has no weights.
 
     Returns:
         the task, and what is known of it, the adapters too.
@@ -242,6 +249,10 @@ def load_model(
             `checkpoint.adapters.adapters_for` and `add_adapters`.
     """
     card = read_card(path, task)
+    if or_onnx and "onnx" in card.values and lora is None:
+        from vistruct.checkpoint.onnx_run import opened
+
+        return opened(card.path, card.task.build(card.info, card.path), card.values["onnx"]), card
     weights = card.path / "model.safetensors"
     state = weights_of(card)
     task = card.task.build(card.info, card.path)
@@ -258,10 +269,17 @@ def load_model(
     return task.to(device).eval(), card
 
 
+def _refuse_onnx(card: ModelCard) -> None:
+    if "onnx" in card.values:
+        what = "an ONNX file is asked for predictions alone: it has no weights to start from, to adapt or to export"
+        raise UserError(what, where=card.path, fix="give the run that it was exported from")
+
+
 def lora_for(task: Any, card: ModelCard, lora: Path) -> Adapters:
     """Adapters that can be added into the weights of a model that was loaded.
 
     Raises:
         UserError: as `checkpoint.adapters.adapters_for`.
     """
+    _refuse_onnx(card)
     return adapters_for(task, lora, str(card.values.get("stream", "")), records_in(card.values))

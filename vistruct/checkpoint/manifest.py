@@ -6,7 +6,8 @@
     parallel  how the model lay among them: ddp or fsdp
     files     name -> bytes, sha256
     tensors   name -> dtype, shape, pieces: [{file, offset}]; a piece is stored under the tensor's name and begins at
-              row `offset` of it. `model/NAME` are weights, `optimizer/NAME/WHAT` their optimiser state
+              row `offset` of it. `model/NAME` are weights, `optimizer/NAME/WHAT` their optimiser state, `ema/NAME`
+              their moving averages
     aliases   further names of one and the same weight (tied)
     standing  null, or what the run is judged by: step and value of the best, value of the last, evaluations since
     sha256    of all the rest
@@ -165,7 +166,7 @@ def read_manifest(path: Path) -> Manifest:
         UserError: not there, changed since it was written, or of another format.
     """
     file = path / MANIFEST
-    fix = "remove this checkpoint; the run goes on from the one before"
+    fix = "remove this checkpoint; the run resumes from the one before"
     try:
         values = json.loads(file.read_text())
         digest = values.pop("sha256")

@@ -7,7 +7,6 @@ for another reason is an error.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 
 from vistruct.checkpoint.onnx_images import pixels_of
+from vistruct.checkpoint.onnx_run import OnnxFile, found_in
 from vistruct.checkpoint.texts import differs
 from vistruct.contracts import Sample
-from vistruct.heads.oriented_selection import select_oriented
 from vistruct.tasks.classify import Classify
 from vistruct.tasks.dense import Detect
 from vistruct.tasks.segment import Segment
@@ -47,27 +46,12 @@ class Apart:
 
 
 @torch.inference_mode()
-def compare(task: Any, file: Path, every: Sequence[Sequence[Sample]]) -> Apart:
+def compare(task: Any, file: OnnxFile, every: Sequence[Sequence[Sample]]) -> Apart:
     """
     Raises:
         UserError: onnxruntime cannot run the file, or it does not say the same.
     """
-    import onnxruntime
-
-    words: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")  # compiled, without types
-    stops = words.Fail, words.InvalidArgument, words.InvalidGraph, words.RuntimeException, words.NotImplemented
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what stops it is told as ours
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        names = [one.name for one in session.get_outputs()]
-        parts = []
-        for samples in every:
-            pixels = pixels_of(samples)
-            said = dict(zip(names, map(torch.from_numpy, session.run(None, {"images": pixels.numpy()})), strict=True))
-            parts.append(_apart(task, list(samples), said, file))
-    except stops as error:
-        raise differs(file, f"onnxruntime stops at it: {str(error)[:300]}") from error
+    parts = [_apart(task, list(samples), file(pixels_of(samples)), file.path) for samples in every]
     return Apart(
         what=parts[0].what,
         largest=max(part.largest for part in parts),
@@ -77,17 +61,18 @@ def compare(task: Any, file: Path, every: Sequence[Sequence[Sample]]) -> Apart:
     )
 
 
-def _apart(task: Any, samples: list[Sample], said: dict[str, Tensor], file: Path) -> Apart:
+def _apart(task: Any, samples: list[Sample], said: list[dict[str, Tensor]], file: Path) -> Apart:
     if isinstance(task, Detect):
         return _boxes(task, samples, said, file)
     batch = task.collator(samples)
+    stacked = {name: torch.stack([one[name] for one in said]) for name in said[0]}
     if isinstance(task, Segment):
         own = task.probabilities(batch.images)
-        found = _numbers("probabilities", said["probabilities"], own, file)
-        return _choices(found, said["label_map"], own, file)
+        found = _numbers("probabilities", stacked["probabilities"], own, file)
+        return _choices(found, stacked["label_map"], own, file)
     assert isinstance(task, Classify)
     own = task.scores(batch.images)
-    return _choices(_numbers("scores", said["scores"], own, file), said["scores"].argmax(dim=1), own, file)
+    return _choices(_numbers("scores", stacked["scores"], own, file), stacked["scores"].argmax(dim=1), own, file)
 
 
 def _numbers(what: str, said: Tensor, own: Tensor, file: Path) -> Apart:
@@ -112,24 +97,16 @@ def _choices(apart: Apart, said: Tensor, own: Tensor, file: Path) -> Apart:
     return Apart(what=apart.what, largest=apart.largest, decided=other.numel() - num, undecided=num)
 
 
-def _boxes(task: Detect, samples: list[Sample], said: dict[str, Tensor], file: Path) -> Apart:
+def _boxes(task: Detect, samples: list[Sample], said: list[dict[str, Tensor]], file: Path) -> Apart:
     """Each of our detections with the nearest one of its class there."""
-    head: Any = task.head
-    oriented, most = task.head.traits.is_oriented, head.selection
     parts = []
-    for i, own in enumerate(task.predict(task.collator(samples))):
-        there = said["labels"][i] >= 0
-        boxes, scores, labels = (said[name][i][there] for name in ("boxes", "scores", "labels"))
-        mine, (height, width) = own.objects.boxes_xyxy, samples[i].images[0].shape[-2:]
-        if oriented:
-            found = select_oriented(
-                boxes, scores, labels, (height, width), nms_iou=most.nms_iou, num=most.max_detections
-            )
-            boxes, scores, labels = found.boxes_cxcywha, found.scores, found.labels
-            mine = own.objects.boxes_cxcywha
-        parts.append(
-            _matched((mine, own.objects.scores, own.objects.labels), (boxes, scores, labels), max(height, width), file)
-        )
+    for own, there, sample in zip(task.predict(task.collator(samples)), said, samples, strict=True):
+        height, width = sample.images[0].shape[-2:]
+        rows = []
+        for found in (own.objects, found_in(there, task.head, (height, width))):
+            boxes = found.boxes_xyxy if found.boxes_cxcywha is None else found.boxes_cxcywha
+            rows.append((boxes, found.scores, found.labels))
+        parts.append(_matched(rows[0], rows[1], max(height, width), file))
     return Apart(
         what="scores",
         largest=max(part.largest for part in parts),

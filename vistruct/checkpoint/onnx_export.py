@@ -24,21 +24,21 @@ from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
 import vistruct
-from vistruct.checkpoint.load import ModelCard, load_model
+from vistruct.checkpoint.load import ModelCard, copy_assets, load_model
 from vistruct.checkpoint.low_rank import records_in, write_beside
 from vistruct.checkpoint.onnx_compare import Apart, compare
 from vistruct.checkpoint.onnx_graph import OPSET, Plan, joined, parsed, plan_of
 from vistruct.checkpoint.onnx_images import variants_of
-from vistruct.checkpoint.save import fsync_dir, write_text
-from vistruct.checkpoint.tensors import no_room
+from vistruct.checkpoint.onnx_run import FILE, INSTALL, Freedom, OnnxFile, computed_by
+from vistruct.checkpoint.save import fsync_dir, write_json, write_text
+from vistruct.checkpoint.tensors import no_room, sha256
 from vistruct.contracts import Sample
 from vistruct.errors import UserError
 from vistruct.files.owned import new_folder, refuse
 
 ONNX_FORMATS = ("onnx",)
-FILE = "model.onnx"
 MOST_BYTES = 1_900_000_000  # of a file of protobuf 2 GiB at most
-INSTALL = 'pip install "vistruct[export]"'
+Beside = Callable[[Any, Any, ModelCard], str]  # the task, the same by the file, its card: in words how both measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +50,7 @@ class Written:
     notes: tuple[str, ...]  # what is not in the file
 
 
-@dataclass(frozen=True, kw_only=True)
-class Freedom:
-    """Which sides of what it is given an exported network leaves open."""
-
-    batch: bool
-    size: bool
-
-    def axes(self) -> dict[int, str]:
-        """As torch.onnx takes them."""
-        return ({0: "n"} if self.batch else {}) | ({2: "p", 3: "q"} if self.size else {})
-
-
-FREEDOMS = (Freedom(batch=True, size=True), Freedom(batch=True, size=False), Freedom(batch=False, size=False))
+FREEDOMS = tuple(Freedom(batch=batch, size=size) for size in (True, False) for batch in (True, False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +77,7 @@ def export_onnx(
     *,
     images: Path | None = None,
     lora: Path | None = None,
+    beside: Beside | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Written:
     """Write a task as ONNX, compare it with the task, and put it in place.
@@ -98,6 +87,7 @@ def export_onnx(
         out: a folder that is not there yet.
         images: a folder to prove it on; None: what the run was measured on.
         lora: adapters that are added into the weights first.
+        beside: measures both, and raises where they differ; None: they are not measured.
 
     Raises:
         UserError: no model there, or `out` exists; a model that ONNX does not hold; the packages are missing; no image
@@ -111,6 +101,7 @@ def export_onnx(
     refuse(out, "--out")
     task, card = load_model(source, lora=lora)
     plan = plan_of(task)
+    task.config = plan.config
     weight = sum(value.numel() * value.element_size() for value in task.state_dict().values())
     if weight > MOST_BYTES:
         what = f"weights of {weight / 1e9:.1f} GB, and a file of ONNX holds 2 at most"
@@ -120,19 +111,35 @@ def export_onnx(
         with new_folder(out, "--out") as partial:
             say(f"writing onnx, opset {OPSET}, float32")
             proved = prove(task, card, plan, every, partial / FILE)
+            measured = () if beside is None else (beside(task, _computed(card, plan, proved, partial), card),)
             fixed = (f"no other size or number of images: {proved.why}",) if proved.why else ()
             notes = (*card.notes, *fixed, *(f"not in the file: {one}" for one in _remaining(card, plan)))
             if records_in(card.values):
                 write_beside(partial, "", records_in(card.values))
-            write_text(partial / "README.md", _card(source, card, plan, proved, notes))
+            write_json(partial / "model.json", card.values | _record(plan, proved, partial))
+            copy_assets(card.path, partial)
+            write_text(partial / "README.md", _card(source, card, plan, (proved.line(), *measured), notes))
             fsync_dir(partial)
         fsync_dir(out.parent)
     except OSError as error:
         raise no_room(error, out) from error
-    say(proved.line())
+    for line in (proved.line(), *measured):
+        say(line)
     for note in notes:
         say(f"note: {note}")
     return Written(path=out, proved=proved, notes=notes)
+
+
+def _computed(card: ModelCard, plan: Plan, proved: Proved, folder: Path) -> Any:
+    """The task by the file that was written."""
+    file = OnnxFile(folder / FILE, proved.freedom, proved.size_hw)
+    return computed_by(plan.config.build(card.info, card.path), file)
+
+
+def _record(plan: Plan, proved: Proved, folder: Path) -> dict[str, Any]:
+    """What model.json says of the file, beside what it says of the model."""
+    free = {"batch": proved.freedom.batch, "size": proved.freedom.size, "size_hw": list(proved.size_hw)}
+    return {"task": plan.config.model_dump(mode="json"), "onnx": {"sha256": sha256(folder / FILE), **free}}
 
 
 def prove(task: Any, card: ModelCard, plan: Plan, every: Sequence[Sequence[Sample]], file: Path) -> Proved:
@@ -149,7 +156,7 @@ def prove(task: Any, card: ModelCard, plan: Plan, every: Sequence[Sequence[Sampl
         ]
         try:
             _write(task, card, plan, freedom, (size_hw, first.dtype), file)
-            apart = compare(task, file, asked)
+            apart = compare(task, OnnxFile(file, freedom, size_hw), asked)
         except UserError as error:
             wrong = error
             continue
@@ -268,7 +275,7 @@ def _properties(task: Any, card: ModelCard, plan: Plan) -> dict[str, str]:
     }
 
 
-def _card(source: Path, card: ModelCard, plan: Plan, proved: Proved, notes: Sequence[str]) -> str:
+def _card(source: Path, card: ModelCard, plan: Plan, proved: Sequence[str], notes: Sequence[str]) -> str:
     """What lies beside the file, in Markdown."""
     values = card.input
     order = "RGB" if values.channels == 3 and values.intake is None else f"{values.channels} channels"
@@ -279,7 +286,8 @@ def _card(source: Path, card: ModelCard, plan: Plan, proved: Proved, notes: Sequ
         f"- Use: `onnxruntime.InferenceSession('FOLDER/{FILE}').run(None, {{'images': pixels}})`",
         f"- Input `images`: {order}, values as they are stored (normalised inside), {layout}",
         f"- Outputs: {', '.join(f'`{name}`' for name in plan.outputs)}; classes: {', '.join(card.info.class_names)}",
-        f"- Proved: {proved.line()}",
+        *[f"- Proved: {line}" for line in proved],
+        "- Or: `vistruct predict FOLDER IMAGES`, `vistruct eval FOLDER --data DATA`, with all that is around the file",
         f"- Licence of the weights: {card.values.get('licence', 'unknown')}",
         *[f"- Note: {note}" for note in notes],
         "",

@@ -42,6 +42,7 @@ class Piece:
 class Plan:
     """How a task becomes a file."""
 
+    config: Any  # the task's, as far as the file is it
     core: nn.Module  # float[n, C, P, Q], normalised and padded -> a tuple of tensors
     names: tuple[str, ...]  # of these
     images: int  # that are looked at together
@@ -124,6 +125,7 @@ def _boxes(task: Detect) -> Plan:
             f" leave out the later, then those outside the image, and keep {selection.max_detections} at most",
         )
     return Plan(
+        config=task.config.model_copy(update={"views": None}),
         core=BoxCore(task),
         names=tuple(names),
         images=1,
@@ -142,6 +144,7 @@ def _maps(task: Segment) -> Plan:
         label_map = ArgMax <axis = 1, keepdims = 0> (probabilities)
     }"""
     return Plan(
+        config=task.config,
         core=MapCore(task),
         names=("padded",),
         images=task.num_images,
@@ -159,6 +162,7 @@ def _classes(task: Classify) -> Plan:
     text = "behind (float[b, k] padded, int64[2] hw) => (float[b, k] scores) { scores = Identity (padded) }"
     flips = task.config.flips
     return Plan(
+        config=task.config,
         core=ClassCore(task),
         names=("padded",),
         images=1,

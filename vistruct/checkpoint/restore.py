@@ -5,6 +5,7 @@ Each rank reads the rows that it holds and no others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +21,19 @@ from vistruct.distributed.shard import first_row, local
 from vistruct.errors import UserError
 
 
-def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def restore(
+    path: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None = None,
+) -> int:
     """Put a checkpoint's weights and optimiser state in place.
 
     Args:
         model: whole on this rank, or spread over all of them.
         optimizer: its groups list their parameters' names under `names`.
+        average: EMA of some of the model's tensors, by their names, to be filled.
 
     Returns:
         the number of steps that were done when it was written.
@@ -38,6 +46,11 @@ def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -
     found = {name: entry.shape for name, entry in manifest.tensors.items() if name.startswith("model/")}
     found |= {name: found[kept] for name, kept in manifest.aliases.items()}
     refuse_others({name: tuple(tensor.shape) for name, tensor in own.items()}, found, path)
+    own |= {f"ema/{name}": tensor for name, tensor in (average or {}).items()}
+    absent = [name for name in own if manifest.aliases.get(name, name) not in manifest.tensors]
+    if absent:
+        fix = "start over in another directory, or set ema as it was"
+        raise UserError(f"no averages (EMA) are kept there: {absent[0]}", where=path, fix=fix)
     named = {
         f"optimizer/{name}": parameter
         for group in optimizer.param_groups
@@ -68,7 +81,7 @@ def restore(path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All weights of a checkpoint by name, whole, on the CPU.
+    """All weights of a checkpoint by name, whole, on the CPU; averaged (EMA) where its run averages.
 
     Raises:
         UserError: no checkpoint, or a damaged one.
@@ -78,8 +91,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     with Files(path, manifest) as files:
         for name, entry in manifest.tensors.items():
             if name.startswith("model/"):
+                averaged = f"ema/{name.removeprefix('model/')}"
                 weights[name] = torch.empty(entry.shape, dtype=vars(torch)[entry.dtype])
-                files.read(name, weights[name])
+                files.read(averaged if averaged in manifest.tensors else name, weights[name])
     weights |= {name: weights[kept] for name, kept in manifest.aliases.items()}
     return {name.removeprefix("model/"): tensor for name, tensor in weights.items()}
 
@@ -124,7 +138,7 @@ class Files:
                 raise UserError(
                     f"{name} cannot be read: {error}",
                     where=self.path / piece.file,
-                    fix="remove this checkpoint; the run goes on from the one before",
+                    fix="remove this checkpoint; the run resumes from the one before",
                 ) from error
 
     def _file(self, name: str) -> Any:

@@ -8,7 +8,7 @@ how it ended, so that a disk that is full on one machine stops the run on all in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -58,13 +58,19 @@ class Saver:
         self._running: Future[None] | None = None
 
     def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, standing: Standing | None = None
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        standing: Standing | None = None,
+        average: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Save what model and optimiser are now; what becomes of them afterwards does not matter.
 
         Args:
             standing: how the run stands; the checkpoint of its best step is kept as long as this one is.
             optimizer: its groups list their parameters' names under `names`.
+            average: EMA of some of the model's tensors, by their names.
 
         Raises:
             UserError: this save or the one before it did not succeed; older checkpoints are as they were.
@@ -74,7 +80,8 @@ class Saver:
         if (waited := time.monotonic() - begun) > SPOKEN_S:
             self.say(f"step {step}: waited {waited:.1f} s for the save before; save less often, or to a faster disk")
         tensors, aliases = named_tensors(model, optimizer)
-        buffers = {f"model/{name}" for name, _ in model.named_buffers()}
+        tensors |= {f"ema/{name}": tensor for name, tensor in (average or {}).items()}
+        buffers = {f"{kind}/{name}" for name, _ in model.named_buffers() for kind in ("model", "ema")}
         rows = list(rows_of(tensors, buffers, rank=self.rank, world=self.world))
         self._snapshot.take(rows)
         held = tuple(part.held for part in rows)

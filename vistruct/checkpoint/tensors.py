@@ -94,6 +94,6 @@ def no_room(error: Exception, path: Path) -> UserError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     full = full or any(f"os error {code})" in str(error) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
     if full:
-        fix = "free some space and run the same command again: it goes on from the last checkpoint"
+        fix = "free some space and run the same command again: it resumes from the last checkpoint"
         return UserError("the disk is full", where=path, fix=fix)
     return UserError(f"cannot write: {error}", where=path, fix="check that the place exists and may be written to")

@@ -32,7 +32,7 @@ def command(
         float | None, typer.Option(min=0, max=1, help="Part of a data set that may be unusable, as the run has it.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Name every place, not the first three of each kind.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count everything in a data set; find broken, empty, duplicate and misplaced annotations.
 

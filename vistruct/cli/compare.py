@@ -20,7 +20,7 @@ def command(
         bool, typer.Option("--other-data", help="Compare although they were measured on different data.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Where the report goes; by default compare.html here.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two runs: numbers with their differences, what differs in how they were made, class by class."""
     from vistruct.files.owned import single_file

@@ -37,11 +37,11 @@ def command(
     tile: Annotated[int | None, typer.Option(min=1, metavar="PX", help="Cut large images into tiles.")] = None,
     overlap: Annotated[int, typer.Option(min=0, metavar="PX", help="That neighbouring tiles share.")] = 0,
     skip_empty: Annotated[bool, typer.Option("--skip-empty", help="No tiles without objects.")] = False,
-    shares: Annotated[
+    random_split: Annotated[
         str | None,
-        typer.Option(metavar="NAME=PART,...", help="Splits to draw, of whole images: train=0.8,val=0.2."),
+        typer.Option(metavar="NAME=FRACTION,...", help="Splits to draw, of whole images: train=0.8,val=0.2."),
     ] = None,
-    split_seed: Annotated[int, typer.Option(help="Which images fall to which share.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Which images fall to which split.")] = 0,
     pictures: Annotated[Pictures, typer.Option(help="Copy the pictures, link to them, or leave them.")] = Pictures.copy,
 ) -> None:
     """Write a data set of boxes in another format, or one of captions in their hdf5 layout.
@@ -68,8 +68,8 @@ def command(
         if tile is not None or overlap or skip_empty or pictures != Pictures.copy:
             what = "--tile, --overlap, --skip-empty and --pictures are said of boxes"
             raise UserError(what, where=f"--to {to}", fix="leave them out")
-        drawn = None if shares is None else _shares(shares)
-        written = convert_captions(source, out, reading, split=split, shares=drawn, split_seed=split_seed)
+        drawn = None if random_split is None else _split_fractions(random_split)
+        written = convert_captions(source, out, reading, split=split, random_split=drawn, split_seed=split_seed)
         note(", ".join(f"{number:,} images of {name}" for name, number in written.images.items()))
         for line in (*written.read.lines(), *written.lost.lines()):
             note(line)
@@ -83,7 +83,7 @@ def command(
         split=split,
         pictures=pictures.value,
         tiles=_tiles(tile, overlap, skip_empty),
-        shares=None if shares is None else _shares(shares),
+        random_split=None if random_split is None else _split_fractions(random_split),
         split_seed=split_seed,
     )
     note(f"{done.images:,} images, {done.objects:,} objects")
@@ -101,7 +101,7 @@ def _tiles(tile: int | None, overlap: int, skip_empty: bool) -> Tiles | None:
     return None if tile is None else Tiles(size=tile, overlap=overlap, skip_empty=skip_empty)
 
 
-def _shares(text: str) -> dict[str, float]:
+def _split_fractions(text: str) -> dict[str, float]:
     """
     Raises:
         UserError: not NAME=PART,NAME=PART, a name twice, or parts that are more than one together.
@@ -115,5 +115,5 @@ def _shares(text: str) -> dict[str, float]:
     are_parts = all(part > 0 for part in found.values()) and sum(found.values()) <= 1 + 1e-9
     if len(found) < len(pairs) or not are_folders or not are_parts:
         what = "no names of splits with their parts of one"
-        raise UserError(what, where=f"--shares {text}", fix="--shares train=0.8,val=0.2")
+        raise UserError(what, where=f"--random-split {text}", fix="--random-split train=0.8,val=0.2")
     return found

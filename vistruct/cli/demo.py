@@ -21,7 +21,7 @@ class Domain(StrEnum):
 
 def command(
     quick: Annotated[bool, typer.Option("--quick", help="About a minute; its numbers mean nothing.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="More label shares and seeds.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="More label fractions and seeds.")] = False,
     domain: Annotated[
         Domain, typer.Option(help="Tree crowns from the air, or cells under the microscope.")
     ] = Domain.trees,

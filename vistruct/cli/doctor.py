@@ -25,7 +25,7 @@ LOW_DISK_GB = 5.0  # checkpoints of a small model, twice
 
 
 def command(
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Examine this machine: versions, devices, measured speed, disk, and what to do about problems.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vistruct.engine.run import Source, State
 
 MIB = 2**20
-ADAM_BYTES = 4 + 4 + 4  # for each number that moves: its gradient and AdamW's two moments, in float32
+ADAM_BYTES = 4 + 4 + 4  # for each number that trains: its gradient and AdamW's two moments, in float32
 
 
 def describe(run: Run, devices: int = 1) -> str:
@@ -44,8 +44,8 @@ def describe(run: Run, devices: int = 1) -> str:
 
 def _data(state: State) -> list[str]:
     from vistruct.data.statistics import in_words
+    from vistruct.engine.introduce import drawn_in_words
     from vistruct.engine.length import length_in_words
-    from vistruct.engine.train import drawn_in_words
 
     run = state.run
     lines = length_in_words(run, {name: len(source.dataset) for name, source in state.sources.items()})
@@ -70,13 +70,15 @@ def _memory(state: State, devices: int) -> list[str]:
     bytes_of = {name: activation_bytes(state, source) for name, source in state.sources.items()}
     largest = max(sizes, key=lambda name: sizes[name] * bytes_of[name])  # one micro-batch after the other
     one, samples = bytes_of[largest], sizes[largest]
-    total = weights + optimiser + one * samples
+    average = 0 if run.ema is None else state.plan.trainable * 4 // parts
+    total = weights + optimiser + average + one * samples
     return [
         "memory on each device (estimate):",
         f"  weights              {weights / MIB:>10,.1f} MiB",
         f"  gradients and AdamW  {optimiser / MIB:>10,.1f} MiB",
+        *([] if run.ema is None else [f"  averages (EMA)       {average / MIB:>10,.1f} MiB"]),
         f"  activations          {one * samples / MIB:>10,.1f} MiB  (measured on one sample, x {samples})",
-        f"  together             {total / MIB:>10,.1f} MiB, and what the libraries take",
+        f"  total                {total / MIB:>10,.1f} MiB, plus framework overhead",
     ]
 
 

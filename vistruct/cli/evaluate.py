@@ -60,7 +60,7 @@ def command(
         str, typer.Option(metavar="QUESTION", help="What a model that has language is asked of images with captions.")
     ] = DESCRIBE,
     lora: LoraOption = None,
-    most: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Samples to ask about, a fixed random choice.")] = None,
     max_new_tokens: Annotated[int | None, LongestOption] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
@@ -75,7 +75,7 @@ def command(
     coded: Annotated[
         Coded, typer.Option(help="Predicted label maps: values as in the labels, or numbers of classes from 0.")
     ] = Coded.auto,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a trained model, on its own evaluation data or on other data; or predictions that lie in files.
 
@@ -92,7 +92,7 @@ def command(
     adapters = one_lora(lora)
     others = opener_of(run, worded, ask)
     if others is None and not is_run(run):
-        asked = {"--most": most, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale, "--lora": lora}
+        asked = {"--limit": limit, "--max-new-tokens": max_new_tokens, "--flip": flip, "--scale": scale, "--lora": lora}
         _score(run, data, split, reading, values, patches, coded, json, [flag for flag, one in asked.items() if one])
         return
     if patches is not None or coded != Coded.auto:
@@ -107,7 +107,7 @@ def command(
 
     device = setup().device
     if others is None:
-        task, card = load_model(run, device)
+        task, card = load_model(run, device, or_onnx=True)
     else:
         task, card = opened(run, data, reading, values, split, others)
         task = task.to(device).eval()
@@ -123,7 +123,7 @@ def command(
         evals = on_other_data(card.run, data, kind.metrics(task), reading, values, split, ask)
     if not evals:
         raise UserError("this run has no evaluation data", where=run, fix="--data ANNOTATIONS")
-    plans = [(name, one if most is None else _at_most(one, most)) for name, one in evals]
+    plans = [(name, one if limit is None else _at_most(one, limit)) for name, one in evals]
     names = [
         "" if data is None else name_of(data, split),
         "" if adapters is None else f"lora-{name_of(adapters, None)}",
@@ -146,9 +146,9 @@ def _measure(
     from vistruct.data.checks.learned import learned_images
     from vistruct.distributed.precision import amp_dtype
     from vistruct.distributed.ranks import setup
+    from vistruct.engine.data_sets import for_classes
     from vistruct.engine.evaluate import asked_of, keep_measured, measurable, watched
     from vistruct.engine.evaluate import measure as measured_by
-    from vistruct.engine.run import for_classes
     from vistruct.files.owned import Owned
     from vistruct.metrics.means import partial_means
     from vistruct.study.compare import side_by_side
@@ -357,9 +357,9 @@ def _read_as(source: Any, part: Any, is_measured: bool) -> Any:
     fields = set(type(source).model_fields)
     whole = {
         "split": None,
-        "share": 1.0,
+        "fraction": 1.0,
         "augment": None,
-        "shares": None,
+        "random_split": None,
         "lists": None,
         "empty": 1.0,
         "format": "auto",
@@ -383,11 +383,11 @@ def _read_as(source: Any, part: Any, is_measured: bool) -> Any:
 
 _CHOICE = ("classes", "others", "join", "drop", "missing")
 # A run asks a few at its end; here all are wanted.
-_ALL: dict[str, dict[str, object]] = {"answers": {"most": None}, "grounded": {"most": None}}
+_ALL: dict[str, dict[str, object]] = {"answers": {"limit": None}, "grounded": {"limit": None}}
 
 
-def _at_most(one: Eval, most: int) -> Eval:
+def _at_most(one: Eval, limit: int) -> Eval:
     """With fewer samples where the metric takes a part of them."""
-    if "most" not in vars(one.metric):
+    if "limit" not in vars(one.metric):
         return one
-    return one.model_copy(update={"metric": one.metric.model_copy(update={"most": most})})
+    return one.model_copy(update={"metric": one.metric.model_copy(update={"limit": limit})})

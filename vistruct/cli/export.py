@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,10 @@ def command(
         Path | None,
         typer.Option(help="Of onnx: a folder of images to compare on. Default: those that the run was measured on."),
     ] = None,
+    most: Annotated[
+        int,
+        typer.Option(min=0, help="Of onnx: samples of the run's evaluation that both are measured on; 0: none."),
+    ] = 32,
 ) -> None:
     """Write a model for others; it is read back and compared before it is there.
 
@@ -55,7 +60,10 @@ def command(
     if format in ONNX_FORMATS:
         if dtype != "float32":
             raise UserError(f"onnx is written in float32, not {dtype}", where="--dtype", fix="leave it out")
-        made(export_onnx(run, out, images=images, lora=one_lora(lora), say=note).path)
+        from vistruct.engine.onnx_metric import numbers_beside
+
+        beside = partial(numbers_beside, most=most) if most else None
+        made(export_onnx(run, out, images=images, lora=one_lora(lora), beside=beside, say=note).path)
         return
     if images is not None:
         raise UserError(f"{format} is compared on random inputs", where="--images", fix="leave it out")

@@ -20,7 +20,7 @@ def command(
         Path, typer.Argument(help="A run, model, backbone or adapters directory, or weights of others: folder or file.")
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For a program; all tensors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all tensors.")] = False,
     take: Annotated[str, typer.Option(help="With --out: what stands before the names of the tensors to take.")] = "",
     out_file: Annotated[
         Path | None, typer.Option("--out", help="A .safetensors file to make of weights of others, a .pth for example.")

@@ -32,9 +32,7 @@ def command(
         str | None,
         typer.Option(metavar="PX[-PX]", help="Side of a crop, or smallest and largest; by default by the objects."),
     ] = None,
-    questions: Annotated[
-        int | None, typer.Option("--questions", "--turns", min=1, help="Questions in a conversation, at most.")
-    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="Questions in a conversation, at most.")] = None,
     pointing: Annotated[
         bool, typer.Option("--pointing", help="Questions that show regions, answers that point: boxes, masks, ...")
     ] = False,
@@ -51,8 +49,9 @@ def command(
     always: Annotated[
         list[str] | None, typer.Option(metavar="FAMILY", help="Ask this family about every picture; repeatable.")
     ] = None,
-    turned: Annotated[
-        bool, typer.Option("--turned", help="Also turn and mirror the pictures: for those without an up.")
+    rot90: Annotated[
+        bool,
+        typer.Option("--rot90", help="Random rotations by 90 degrees and flips: aerial, microscopy."),
     ] = False,
     control: Annotated[
         Path | None,
@@ -78,7 +77,7 @@ def command(
     from vistruct.data.instructions.write import FILE, LABELS, write_instructions
 
     told: dict[str, Any] = {"reading": reading, "values": values, "split": split, "crops": crops}
-    told |= {"turned": turned, "seed": seed}
+    told |= {"rot90": rot90, "seed": seed}
     told["crop_size"] = None if crop_size is None else sides(crop_size)
     if pointing:
         _refuse("leave it out, or --pointing", family=family, always=always, boxes=boxes)

@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             _tell(UserError("the device has no memory left", fix=fix), args)
         if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL")):
             what = f"another process of this run has ended, or does not answer: {str(error).splitlines()[0]}"
-            fix = "what it said itself is the reason; the same command goes on from the last checkpoint"
+            fix = "what it said itself is the reason; the same command resumes from the last checkpoint"
             _tell(UserError(what, fix=fix), args, LOST)
         raise
 

@@ -40,7 +40,7 @@ class Existing(StrEnum):
 @grouped
 def command(
     source: Annotated[Path, typer.Argument(metavar="DATA", help="Annotated boxes in any known format.")],
-    out: Annotated[Path, typer.Option(help="Folder of the results; the same command goes on where it was stopped.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; the same command resumes where it was stopped.")],
     reading: Reading,
     values: PixelValues,
     sam: Annotated[
@@ -122,5 +122,5 @@ def command(
     made(done.path)
     if done.broken:
         what = f"{len(done.broken)} images are left out; first: {done.broken[0][1].what}"
-        fix = "mend or remove them; the same command looks at what is left"
+        fix = "mend or remove them; the same command runs on what is left"
         raise LeftOut(what, where=", ".join(name for name, _ in done.broken[:3]), fix=fix)

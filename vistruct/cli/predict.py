@@ -88,7 +88,7 @@ def command(
 ) -> None:
     """Run inference on images, pairs, volumes and folders: files of the usual formats and pictures, or answers.
 
-    What is done is kept in the results' folder: the same command goes on where it was stopped. What cannot be read is
+    What is done is kept in the results' folder: the same command resumes where it was stopped. What cannot be read is
     left out and named at the end (exit status 4). Files that are no earlier results are never overwritten.
     """
     if together and ask is None:
@@ -152,7 +152,7 @@ def command(
     if found.broken:
         names = ", ".join(case.name for case, _ in found.broken[:3])
         what = f"{len(found.broken)} of {len(cases)} {what} are left out; first: {found.broken[0][1].what}"
-        raise LeftOut(what, where=names, fix="mend or remove them; the same command looks at what is left")
+        raise LeftOut(what, where=names, fix="mend or remove them; the same command runs on what is left")
 
 
 def region_of(text: str) -> Region:
@@ -216,7 +216,7 @@ def _check_pairs(model: Model, pairs: bool) -> None:
         UserError: pairs for a model of single images, or none for one of pairs.
     """
     if pairs != (model.input.images == 2):
-        what = "this model looks at single images" if pairs else "this model compares pairs of images"
+        what = "this model takes single images" if pairs else "this model takes pairs of images"
         fix = "leave --pairs out" if pairs else "vistruct predict RUN before/ after/ --pairs"
         raise UserError(what, where="--pairs", fix=fix)
 

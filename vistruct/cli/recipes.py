@@ -1,4 +1,4 @@
-"""`vistruct recipes`: what can be trained, read from the recipes' docstrings without importing them."""
+"""`vistruct recipes`: what can be trained, a line each or one in full, read without importing any of them."""
 
 from __future__ import annotations
 
@@ -10,39 +10,53 @@ from typing import Annotated
 
 import typer
 
-from vistruct.cli.output import as_json, made, note, out
+from vistruct.cli.output import as_json, made, note, out, table
 from vistruct.errors import UserError, closest
 from vistruct.recipes import RECIPES
+from vistruct.recipes.listing import GROUPS
 
 FIELDS = ("Run", "Needs", "Expect", "Source", "Differs")
+NOT_MEASURED = "no figure of ours: built and tested small"
 
 
 def command(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Only this one.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Only this one, in full.")] = None,
     mix: Annotated[Path | None, typer.Option(help="Write the recipe's published mix as a file to fill in.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, every recipe in full.")] = False,
 ) -> None:
-    """List the recipes: what each does, needs, and can be expected to give."""
+    """List the recipes, a line each: what it trains, on which data, and where figures of ours are.
+
+    vistruct recipes detect: how to run it, what it needs, which published numbers to expect, its source and how it
+    differs from that.
+    """
     if recipe is not None and recipe not in RECIPES:
         raise UserError(f"no recipe {recipe!r}", fix=closest(recipe, RECIPES))
     if mix is not None:
         write_mix(recipe, mix)
         return
-    entries = [describe(name) for name in ([recipe] if recipe else RECIPES)]
     if json:
-        as_json(entries)
+        as_json([describe(name) for name in ([recipe] if recipe else RECIPES)])
         return
+    if recipe is not None:
+        _tell(describe(recipe))
+        note(f"its options: vistruct train {recipe} --help")
+        return
+    for group, lines in GROUPS.items():
+        rows = [[name, one.does, one.data, one.measured or "-"] for name, one in lines.items()]
+        table(["recipe", "trains", "data", "measured here"], rows, title=group)
+    note(f"measured here: the page of docs/ with figures of ours; -: {NOT_MEASURED}")
+    note("one in full: vistruct recipes NAME; its options: vistruct train NAME --help")
+
+
+def _tell(entry: dict[str, str]) -> None:
     from rich.markup import escape
     from rich.text import Text
 
     console = out()
-    for entry in entries:
-        console.print(Text(entry["name"], style="bold"), Text(entry["summary"]))
-        for field in FIELDS:
-            if entry.get(field.lower()):
-                console.print(f"  [cyan]{field + ':':<9}[/]{escape(entry[field.lower()])}")
-        console.print()
-    note("options of one: vistruct train RECIPE --help")
+    console.print(Text(entry["name"], style="bold"), Text(entry["summary"]))
+    for field in (*FIELDS, "Measured"):
+        if entry.get(field.lower()):
+            console.print(f"  [cyan]{field + ':':<10}[/]{escape(entry[field.lower()])}")
 
 
 def write_mix(recipe: str | None, path: Path) -> None:
@@ -63,11 +77,14 @@ def write_mix(recipe: str | None, path: Path) -> None:
 
 
 def describe(name: str) -> dict[str, str]:
-    """A recipe's name, its docstring's first paragraph, and the fields `Run:`, `Needs:`, ... that it has."""
+    """A recipe's name, its docstring's first paragraph, its fields `Run:`, `Needs:`, ..., and its line in the table."""
     text = docstring(name)
     summary = " ".join(text.split("\n\n")[0].split())
     fields = re.findall(rf"^({'|'.join(FIELDS)}):\s*(.*(?:\n[ \t]+\S.*)*)", text, re.MULTILINE)
-    return {"name": name, "summary": summary} | {key.lower(): " ".join(value.split()) for key, value in fields}
+    group, line = next((group, lines[name]) for group, lines in GROUPS.items() if name in lines)
+    measured = f"docs/{line.measured}" if line.measured else NOT_MEASURED
+    own = {"name": name, "summary": summary, "group": group, "trains": line.does, "data": line.data}
+    return own | {key.lower(): " ".join(value.split()) for key, value in fields} | {"measured": measured}
 
 
 def docstring(name: str) -> str:

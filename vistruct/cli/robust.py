@@ -22,9 +22,9 @@ def command(
     metric: Annotated[str | None, typer.Option(help="Number to compare; else the usual one.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples in a forward pass.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a trained model under twelve corruptions at five severities; stopped, it goes on where it was."""
+    """Measure a trained model under twelve corruptions at five severities; stopped, the same command resumes."""
     from vistruct.study.robustness import FILE, robustness
     from vistruct.transforms.corruptions import CORRUPTIONS, SEVERITIES
 

@@ -63,7 +63,7 @@ def command(
         typer.Option(
             "--from",
             metavar="NAME=PATH",
-            help="Weights that teachers go on from, or `random`, the default; repeatable.",
+            help="Pretrained weights that teachers start from, or `random`, the default; repeatable.",
         ),
     ] = None,
     budget: Annotated[
@@ -112,7 +112,7 @@ def command(
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a device.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of each run, on a CPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and what they cost; run none.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For a program.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     help: Annotated[bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")] = False,
 ) -> None:
     """Measure what initial weights are worth: one recipe from several of them, paired by seed. Or which way to make

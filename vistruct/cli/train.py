@@ -39,7 +39,7 @@ def command(
     ] = None,
     help: Annotated[bool, typer.Option("--help", "-h", help="Show this; with a recipe, its options.")] = False,
 ) -> None:
-    """Train a recipe or a saved run; the same command again goes on where it stopped.
+    """Train a recipe or a saved run; the same command again resumes from the last checkpoint.
 
     vistruct train detect --data annotations.json
 

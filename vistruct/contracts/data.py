@@ -21,6 +21,7 @@ class DataInfo:
     # Of each channel, measured where the task asks for it: of values from 0 to 1, or in the unit of raw ones.
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    pixel_counts: tuple[int, ...] | None = None  # of each class of pixels, counted where the task asks for it
     input: Mapping[str, Any] = field(default_factory=dict)  # how images are put before a model: `data.input`, as json
     num_records: int = 0
     fingerprint: str = ""  # sha256 over the annotation files and the list of images with their sizes in bytes

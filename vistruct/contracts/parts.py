@@ -115,6 +115,7 @@ class TaskTraits:
     after_step: Callable[[], None] | None = None  # after each: statistics of earlier steps, summed over ranks by itself
     still: tuple[str, ...] = ()  # modules of it that never train: teachers
     ships: str = "backbone"  # the module whose weights become the run's backbone
+    remarks: tuple[str, ...] = ()  # lines for the log about what it made of its data
     teachers: Mapping[str, OutsideTeacher] = field(default_factory=dict)  # from files; never kept or shipped
 
 

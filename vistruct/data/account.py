@@ -1,4 +1,4 @@
-"""Where every line of a data set went: used, left out and why, or beyond the share that was asked for."""
+"""Where every line of a data set went: used, left out and why, or beyond the fraction that was asked for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Account:
 
     def dropped(self) -> dict[str, int]:
         """Numbers by reason, with the first places in the reason, as `DataInfo.dropped` has them."""
-        beyond = {f"{self._prefix()}beyond the share asked for": self.beyond} if self.beyond else {}
+        beyond = {f"{self._prefix()}beyond the fraction asked for": self.beyond} if self.beyond else {}
         return beyond | {
             f"{self._prefix()}{reason} ({report.places(reason)})": number
             for report in (self.left_out, self.repaired)

@@ -115,7 +115,7 @@ def any_at(
     if reading.format != "images" and not is_plain:
         if not_in:
             what = "--not-in means nothing for images with labels"
-            raise UserError(what, where=path, fix="--format images looks at them without their labels")
+            raise UserError(what, where=path, fix="--format images reads them without their labels")
         return part_at(path, reading, values, split=split)
     _fits("images", reading, values, path)
     if split is not None:
@@ -188,24 +188,30 @@ def learned_and_measured(
         more: of those to learn from: `augment`, and what is cut into windows.
 
     Raises:
-        UserError: both are said; a share that is none.
+        UserError: both are said; a fraction that is none.
     """
-    share = mixing.train_share
+    fraction = mixing.train_fraction
     if not data:
         raise UserError("nothing to learn from", where="--data", fix="--data FOLDER")
-    if share is None:
+    if fraction is None:
         measured = images_at(val, values, groups=mixing.groups, tiles=more.get("tiles"), resize=resize) if val else None
         learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, not_in=tuple(val), **more)
         return learned, measured
-    if val or not 0 < share < 1:
+    if val or not 0 < fraction < 1:
         what = (
-            "--val and --train-share both say what is measured on" if val else f"--train-share {share} leaves nothing"
+            "--val and --train-fraction both say what is measured on"
+            if val
+            else f"--train-fraction {fraction} leaves nothing"
         )
-        raise UserError(what, where="--train-share", fix="leave --train-share out" if val else "--train-share 0.9")
-    shares = {"train": share, "val": 1 - share}
-    measured = images_at(data, values, groups=mixing.groups, shares=shares, split="val",
+        raise UserError(
+            what, where="--train-fraction", fix="leave --train-fraction out" if val else "--train-fraction 0.9"
+        )
+    random_split = {"train": fraction, "val": 1 - fraction}
+    measured = images_at(data, values, groups=mixing.groups, random_split=random_split, split="val",
                          tiles=more.get("tiles"), resize=resize)  # fmt: skip
-    learned = images_at(data, values, mix=mixing.mix, groups=mixing.groups, shares=shares, split="train", **more)
+    learned = images_at(
+        data, values, mix=mixing.mix, groups=mixing.groups, random_split=random_split, split="train", **more
+    )
     return learned, measured
 
 

@@ -19,7 +19,7 @@ from vistruct.data.formats.read import read
 from vistruct.data.formats.splits import chosen
 from vistruct.data.input import Input, Windows
 from vistruct.data.kept_boxes import kept
-from vistruct.data.selection import check_shares, drawn, group_of, shared
+from vistruct.data.selection import check_random_split, drawn, group_of, shared
 from vistruct.errors import UserError
 from vistruct.files.coding import Coding
 from vistruct.files.fingerprint import fingerprint
@@ -43,8 +43,8 @@ class BoxDataConfig(Part):
     images: Path | None = None  # folder of the images; None: where the format keeps them
     format: str = "auto"  # name of the format; auto: what the files are
     split: str | None = None  # train, val, test, ... where a folder holds several; None: the only one
-    shares: dict[str, float] | None = None  # of the images, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
-    split_seed: int = 0  # which images fall to which share
+    random_split: dict[str, float] | None = None  # of the images, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
+    split_seed: int = 0  # which images fall to which split
     classes: tuple[str, ...] | None = None  # names in order; None: the data's own
     others: Literal["stop", "drop"] = "stop"  # what objects of a class do that is none of `classes`
     join: dict[str, tuple[str, ...]] = Field({})  # classes that become one, by its name
@@ -58,15 +58,15 @@ class BoxDataConfig(Part):
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     tiles: Tiles | None = None  # cut into windows; None: whole images
     augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
-    share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
-    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    fraction: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
+    fraction_seed: int = 0  # which part; of one seed, a larger fraction contains a smaller
     resize: PlacedSizing | None = None  # factor, or a size, of each window (or image)
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
     @model_validator(mode="after")
     def _shares_are_parts(self) -> Self:
-        check_shares(self.shares)
+        check_random_split(self.random_split)
         return self
 
     def build(self, cache: Path | None = None) -> RecordDataset:
@@ -83,13 +83,13 @@ class BoxDataConfig(Part):
             return read(self.annotation, "boxes", format=self.format, ask=self.ask())
 
         decides = {"images", "format", "split", "missing", "classes", "others", "join", "drop", "masks", "as_written"}
-        decides = (decides | {"class_field", "label_maps"}) - ({"split"} if self.shares is not None else set())
+        decides = (decides | {"class_field", "label_maps"}) - ({"split"} if self.random_split is not None else set())
         settings = self.model_dump(mode="json", include=decides)
         walked, report = kept(found, cache, self.annotation, settings)
         records, class_names = walked.records, walked.class_names
-        if self.shares is not None:
-            names = chosen(self.split, self.shares, self.annotation)
-            records = drawn(records, self.shares, self.split_seed, names, unit=group_of)
+        if self.random_split is not None:
+            names = chosen(self.split, self.random_split, self.annotation)
+            records = drawn(records, self.random_split, self.split_seed, names, unit=group_of)
         labels_of = None
         if self.label_maps != "none":
             labels_of = label_reader(self.label_maps, walked, self.intake, self.annotation, report)
@@ -100,7 +100,7 @@ class BoxDataConfig(Part):
         if self.tiles is not None:
             records, dropped = tile_records(records, self.tiles)
             report.merge(dropped)
-        records = shared(records, self.share, self.share_seed, report)
+        records = shared(records, self.fraction, self.fraction_seed, report)
         labels = Counter(int(label) for record in records for label in record.objects.labels)
         if not labels:
             what = "no boxes are left" + (f": {'; '.join(report.lines())}" if report.counts else "")
@@ -130,7 +130,7 @@ class BoxDataConfig(Part):
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""
         return Ask(
-            split=None if self.shares is not None else self.split,
+            split=None if self.random_split is not None else self.split,
             images=self.images,
             classes=self.classes,
             others=self.others,

@@ -18,7 +18,7 @@ from vistruct.data.formats.format import Ask
 from vistruct.data.formats.order import stop_here
 from vistruct.data.formats.read import read
 from vistruct.data.input import Input
-from vistruct.data.selection import check_shares, drawn, group_of, shared
+from vistruct.data.selection import check_random_split, drawn, group_of, shared
 from vistruct.errors import UserError
 from vistruct.files.fingerprint import fingerprint
 from vistruct.files.geo import num_channels
@@ -33,34 +33,34 @@ class CaptionDataConfig(Part):
     annotation: Path  # file, or the folder of the data set
     images: Path | None = None  # folder that image names start from; None: found beside the annotation
     format: str = "auto"  # karpathy, coco-captions, ...; auto: what the files are
-    split: str | None = None  # as it is called on disk, several with a plus; or train, val, test of `shares`
-    shares: dict[str, float] | None = None  # of the images, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
-    split_seed: int = 0  # which images fall to which share
+    split: str | None = None  # as it is called on disk, several with a plus; or train, val, test of `random_split`
+    random_split: dict[str, float] | None = None  # of the images, drawn: {"train": 0.8, "val": 0.2}; None: as on disk
+    split_seed: int = 0  # which images fall to which split
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     augment: ColourAugment | None = None  # random variation; None, as in evaluation: none
-    share: float = Field(1.0, gt=0, le=1)  # part of the images used, with all their captions
-    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    fraction: float = Field(1.0, gt=0, le=1)  # part of the images used, with all their captions
+    fraction_seed: int = 0  # which part; of one seed, a larger fraction contains a smaller
     resize: Annotated[float, Field(gt=0)] | Size | None = None  # factor, or a size, of each image
     missing: Literal["stop", "drop"] = "stop"  # what a listed image that is not on disk does
     on_broken: OnBroken = "stop"  # at an unreadable image in training; see `fetch`
 
     @model_validator(mode="after")
     def _shares_are_parts(self) -> Self:
-        check_shares(self.shares)
+        check_random_split(self.random_split)
         return self
 
     def build(self, cache: Path | None = None) -> RecordDataset:
         """Find the images and their captions; no pixel is decoded yet.
 
         Raises:
-            UserError: see `formats.read.read`; or no such share.
+            UserError: see `formats.read.read`; or no such split.
         """
         found, report = read(self.annotation, "captions", format=self.format, ask=self.ask())
         records = found.records
-        if self.shares is not None:
-            names = chosen_splits(self.split, list(self.shares), self.annotation)
-            records = drawn(records, self.shares, self.split_seed, names, unit=group_of)
-        records = shared(records, self.share, self.share_seed, report, unit=group_of)
+        if self.random_split is not None:
+            names = chosen_splits(self.split, list(self.random_split), self.annotation)
+            records = drawn(records, self.random_split, self.split_seed, names, unit=group_of)
+        records = shared(records, self.fraction, self.fraction_seed, report, unit=group_of)
         if not records:
             raise UserError("no images are left", where=self.annotation, fix="`vistruct check` says more")
         if self.intake is not None:
@@ -81,7 +81,7 @@ class CaptionDataConfig(Part):
 
     def ask(self) -> Ask:
         """What is asked of the reader of a format."""
-        split = None if self.shares is not None else self.split
+        split = None if self.random_split is not None else self.split
         return Ask(split=split, images=self.images, missing=self.missing)
 
 

@@ -20,7 +20,7 @@ from vistruct.data.formats.detect import splits_of
 from vistruct.data.formats.format import Writer
 from vistruct.data.formats.read import format_of, read
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
-from vistruct.data.selection import check_shares, drawn, group_of
+from vistruct.data.selection import check_random_split, drawn, group_of
 from vistruct.errors import UserError, closest
 from vistruct.files.intake import Intake
 from vistruct.files.owned import new_folder, refuse
@@ -60,7 +60,7 @@ def convert(
     split: str | None = None,
     pictures: Pictures = "copy",
     tiles: Tiles | None = None,
-    shares: Mapping[str, float] | None = None,
+    random_split: Mapping[str, float] | None = None,
     split_seed: int = 0,
 ) -> Conversion:
     """Read a data set and write it as a new folder in another format.
@@ -73,22 +73,22 @@ def convert(
         split: which part of `path`; None: all, each in a folder of its name.
         pictures: whether they are copied, linked to (symbolically), or left where they are.
         tiles: cut large images into these; their pictures are written then. None: images stay whole.
-        shares: splits to draw anew, {"train": 0.8, "val": 0.2}: whole images (or what belongs together), before they
-            are cut; the same as `BoxDataConfig.shares` draws. None: as on disk.
-        split_seed: which images fall to which share.
+        random_split: splits to draw anew, {"train": 0.8, "val": 0.2}: whole images (or what belongs together), before
+            they are cut; the same as `BoxDataConfig.random_split` draws. None: as on disk.
+        split_seed: which images fall to which split.
 
     Raises:
-        UserError: `out` is there already, tiles whose pictures are not written, shares that are no parts of one or
-            more than there are images, and all that `read` and the format's `write` raise.
+        UserError: `out` is there already, tiles whose pictures are not written, splits that are no
+            fractions of one or more than there are images, and all that `read` and the format's `write` raise.
         OSError: no room, or no right to write there; nothing is left of `out` then.
     """
     out = Path(out)
     form = writer(to)
     refuse(out)
-    check_shares(shares)
+    check_random_split(random_split)
     found = read_parts(path, reading, AS_THEY_ARE, split=split)
-    if shares is not None:
-        found = _drawn(found, shares, split_seed, path)
+    if random_split is not None:
+        found = _drawn(found, random_split, split_seed, path)
     parts, class_names = dict(found.parts), found.class_names
     lost = IssueCounter()
     places: dict[str, Window] = {}  # of tiles, by their ids
@@ -154,17 +154,17 @@ def read_parts(path: Path, reading: Reading, values: PixelValues, *, split: str 
     return Parts(parts=parts, class_names=walked.class_names, splits=tuple(several), report=report, intake=part.intake)
 
 
-def _drawn(found: Parts, shares: Mapping[str, float], seed: int, path: Path) -> Parts:
+def _drawn(found: Parts, random_split: Mapping[str, float], seed: int, path: Path) -> Parts:
     """The same images in splits that are drawn.
 
     Raises:
         UserError: fewer images than splits.
     """
     records = [record for part in found.parts.values() for record in part]
-    parts = {name: drawn(records, shares, seed, [name], unit=group_of) for name in shares}
+    parts = {name: drawn(records, random_split, seed, [name], unit=group_of) for name in random_split}
     if not all(parts.values()):
-        raise UserError(f"{len(records)} images for {len(shares)} splits", where=path, fix="fewer --shares")
-    return replace(found, parts=parts, splits=tuple(shares))
+        raise UserError(f"{len(records)} images for {len(random_split)} splits", where=path, fix="fewer --random-split")
+    return replace(found, parts=parts, splits=tuple(random_split))
 
 
 def written() -> dict[str, Writer]:

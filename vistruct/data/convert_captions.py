@@ -35,7 +35,7 @@ def convert_captions(
     reading: Reading = AS_FOUND,
     *,
     split: str | None = None,
-    shares: Mapping[str, float] | None = None,
+    random_split: Mapping[str, float] | None = None,
     split_seed: int = 0,
     layout: hdf5.Layout | None = None,
 ) -> CaptionConversion:
@@ -43,7 +43,7 @@ def convert_captions(
 
     Args:
         split: which part, as the training split; None: all that there are, those of `restval` with `train`.
-        shares: splits to draw anew; None: as on disk.
+        random_split: splits to draw anew; None: as on disk.
         layout: how many captions of an image, and which words; None: as published for COCO.
 
     Raises:
@@ -53,9 +53,9 @@ def convert_captions(
     part = captions_at(path, reading, AS_THEY_ARE)
     part = part.model_copy(update={"format": format_of(path, "captions", part.format, part.ask())})
     wanted: dict[str, str | None] = {"train": split}
-    if shares is not None:
-        part = part.model_copy(update={"shares": dict(shares), "split_seed": split_seed})
-        wanted = {name: name for name in shares}
+    if random_split is not None:
+        part = part.model_copy(update={"random_split": dict(random_split), "split_seed": split_seed})
+        wanted = {name: name for name in random_split}
     elif split is None and (known := splits_of(path, part.format)):
         wanted = {name: name for name in known if name != REST}
         if REST in known and "train" in known:

@@ -54,8 +54,8 @@ class MapDataConfig(Part):
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     tiles: Tiles | None = None  # cut into windows, for training; None: whole images, as evaluations have them
     augment: PlacedAugment | None = None  # random variation; None, as in evaluation: none
-    share: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
-    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    fraction: float = Field(1.0, gt=0, le=1)  # part of the windows (or images) used
+    fraction_seed: int = 0  # which part; of one seed, a larger fraction contains a smaller
     resize: PlacedSizing | None = None  # what the model is shown; predictions are put back
     missing: Literal["stop", "drop"] = "stop"  # what an image without its labels (or the other way round) does
     on_broken: OnBroken = "stop"
@@ -78,7 +78,7 @@ class MapDataConfig(Part):
                 fix = "leave skip_empty out: every pixel of a window has its class"
                 raise UserError("label maps have no empty windows", where="tiles.skip_empty", fix=fix)
             records, _ = tile_records(records, self.tiles)
-        records = shared(records, self.share, self.share_seed, report)
+        records = shared(records, self.fraction, self.fraction_seed, report)
         dataset = as_dataset(
             records,
             report,

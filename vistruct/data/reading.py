@@ -94,7 +94,7 @@ class Mixing:
 
     mix: tuple[float, ...] | None = _told(None, "Of each of --data, its part of an epoch; none: every image once.")
     groups: str = _told("none", "What is of one patient or scene stays on one side: folder, or such as '^([^_]+)_'.")
-    train_share: float | None = _told(None, "Part of the images or groups drawn for training, the rest measured on.")
+    train_fraction: float | None = _told(None, "Part of the images or groups drawn for training, the rest measured on.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Which part of a data set is used, drawn alike for every family: a share of it, or one of several splits.
+"""Which part of a data set is used, drawn alike for every family: a fraction of it, or one of several splits.
 
 What is drawn are units: images, or patients with all that is theirs. They are ranked by the hashes of their names, so
-that every machine draws the same, a larger share contains a smaller one, and a new unit moves few of the others to
+that every machine draws the same, a larger fraction contains a smaller one, and a new unit moves few of the others to
 another split. torch's `random_split` and scikit-learn's `train_test_split` draw anew when a unit is added.
 """
 
@@ -16,7 +16,7 @@ from vistruct.errors import UserError
 from vistruct.issues import IssueCounter
 from vistruct.ops.seeds import derive
 
-BEYOND_SHARE = "left out: beyond the share asked for"
+BEYOND_FRACTION = "left out: beyond the fraction asked for"
 ID = attrgetter("id")  # of records
 
 Item = TypeVar("Item")
@@ -27,19 +27,25 @@ def group_of(record: Record) -> str:
     return record.group or record.id
 
 
-def check_shares(shares: Mapping[str, float] | None) -> None:
+def check_random_split(random_split: Mapping[str, float] | None) -> None:
     """Of splits that are drawn.
 
     Raises:
         UserError: none at all, one that is no part, or more than everything together.
     """
-    if shares is not None and (not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9):
-        raise UserError(f"shares={shares} are no parts of one", where="data.shares", fix="train: 0.8, val: 0.2")
+    if random_split is not None and (
+        not random_split or min(random_split.values()) <= 0 or sum(random_split.values()) > 1 + 1e-9
+    ):
+        raise UserError(
+            f"random_split={random_split} are no fractions of one",
+            where="data.random_split",
+            fix="train: 0.8, val: 0.2",
+        )
 
 
 def shared(
     items: Sequence[Item],
-    share: float,
+    fraction: float,
     seed: int,
     report: IssueCounter,
     *,
@@ -50,25 +56,25 @@ def shared(
     """The items of so large a part of the units, in their old order.
 
     Args:
-        share: of the units of every stratum; at least one is kept.
+        fraction: of the units of every stratum; at least one is kept.
         unit: what an item belongs to.
         name: of an item that is left out, for the report.
         stratum: what is drawn from apart from the others, such as a class.
     """
-    if share == 1:
+    if fraction == 1:
         return list(items)
     kept: set[str] = set()
     for units in _units(items, unit, stratum):
-        kept |= set(_ranked(units, seed, "share")[: max(1, round(share * len(units)))])
+        kept |= set(_ranked(units, seed, "share")[: max(1, round(fraction * len(units)))])
     for item in items:
         if unit(item) not in kept:
-            report.note(BEYOND_SHARE, name(item))
+            report.note(BEYOND_FRACTION, name(item))
     return [item for item in items if unit(item) in kept]
 
 
 def drawn(
     items: Sequence[Item],
-    shares: Mapping[str, float],
+    random_split: Mapping[str, float],
     seed: int,
     names: Iterable[str],
     *,
@@ -79,28 +85,28 @@ def drawn(
     wanted = set(names)
     kept: set[str] = set()
     for units in _units(items, unit, stratum):
-        for name, part in drawn_split(units, shares, seed).items():
+        for name, part in drawn_split(units, random_split, seed).items():
             kept |= part if name in wanted else set()
     return [item for item in items if unit(item) in kept]
 
 
-def drawn_split(units: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, set[str]]:
+def drawn_split(units: Iterable[str], random_split: Mapping[str, float], seed: int) -> dict[str, set[str]]:
     """Units drawn into splits.
 
     Args:
-        shares: part of the units for each split, at most 1 together.
+        random_split: part of the units for each split, at most 1 together.
 
     Returns:
         the units of every split, at least one each where there are enough for all; else of the first ones.
     """
     ranked = _ranked(units, seed, "split")
-    number, parts = len(ranked), list(shares.values())
+    number, parts = len(ranked), list(random_split.values())
     ends = [round(number * sum(parts[: at + 1])) for at in range(len(parts))]
     ends = [min(max(end, at), number) for at, end in enumerate(ends, start=1)]  # at least one each, from the front
     for at in reversed(range(len(ends) - 1 if number >= len(ends) else 0)):  # and room for those behind
         ends[at] = min(ends[at], ends[at + 1] - 1)
     starts = [0, *ends[:-1]]
-    return {name: set(ranked[start:end]) for name, start, end in zip(shares, starts, ends, strict=True)}
+    return {name: set(ranked[start:end]) for name, start, end in zip(random_split, starts, ends, strict=True)}
 
 
 def _ranked(units: Iterable[str], seed: int, word: str) -> list[str]:

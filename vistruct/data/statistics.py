@@ -42,9 +42,8 @@ def with_statistics_of_pixels(dataset: Dataset, cache: Path | None = None) -> Re
     if not isinstance(dataset, RecordDataset):
         what = f"mean and std of a {type(dataset).__name__} are not measured"
         raise UserError(what, where="task.mean", fix="give them as numbers")
-    chosen = sorted(range(len(dataset)), key=lambda index: derive(0, "statistics", dataset.records[index].id))
-    chosen = sorted(chosen[:MOST])
-    file = None if cache is None else cache / f"statistics-{_key(dataset, chosen)}.json"
+    chosen = chosen_records(dataset)
+    file = None if cache is None else cache / f"statistics-{key_of(dataset, chosen)}.json"
     found = None if file is None else read_cached(file, _Statistics)
     if found is None:
         found = _measure(dataset, chosen)
@@ -79,6 +78,12 @@ def in_words(info: DataInfo) -> str:
     return f"{told}, normalised with mean {mean} and std {std} of the training data"
 
 
+def chosen_records(dataset: RecordDataset) -> list[int]:
+    """Indices of the records that are looked at: MOST of them at most, always the same."""
+    drawn = sorted(range(len(dataset)), key=lambda index: derive(0, "statistics", dataset.records[index].id))
+    return sorted(drawn[:MOST])
+
+
 def _measure(dataset: RecordDataset, chosen: Sequence[int]) -> dict[str, list[float]]:
     count, mean, squares = 0, torch.zeros(0), torch.zeros(0)
     with tracking("measuring mean and std", done=0, total=len(chosen)) as show:
@@ -111,7 +116,7 @@ def _of_one(image: Tensor) -> tuple[int, Tensor, Tensor]:
     return values.shape[1], mean, ((values - mean[:, None]) ** 2).sum(dim=1)
 
 
-def _key(dataset: RecordDataset, chosen: Sequence[int]) -> str:
+def key_of(dataset: RecordDataset, chosen: Sequence[int]) -> str:
     """Whatever decides the numbers: the files, which images and windows of them, and how they are read."""
     info = dataset.info
     said = [info.fingerprint, info.pixels, info.channels, json.dumps(dict(info.input), sort_keys=True)]

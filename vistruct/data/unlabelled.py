@@ -22,7 +22,7 @@ from vistruct.data.formats.format import Stop
 from vistruct.data.formats.order import stop_here
 from vistruct.data.images_below import Found, files_of, found_at, is_volume_path
 from vistruct.data.input import Input, Slices
-from vistruct.data.selection import check_shares, drawn, group_of, shared
+from vistruct.data.selection import check_random_split, drawn, group_of, shared
 from vistruct.data.twins import twins_of
 from vistruct.data.volumes import SPACING
 from vistruct.errors import UserError, closest
@@ -59,9 +59,9 @@ class ImagesDataConfig(Part):
     mix: tuple[float, ...] | None = None  # of each path, its part of an epoch beside the others'; None: all images once
     groups: str = "none"  # of one patient, scene, flight: none, folder, or a pattern of names below a path
     pairs: bool = False  # each image with the next of its group by name, of the same size: dates of one place
-    split: str | None = None  # one of `shares`, if there are any
-    shares: dict[str, float] | None = None  # of the groups, drawn: {"train": 0.9, "val": 0.1}; None: no splits
-    split_seed: int = 0  # which groups fall to which share
+    split: str | None = None  # one of `random_split`, if there are any
+    random_split: dict[str, float] | None = None  # of the groups, drawn: {"train": 0.9, "val": 0.1}; None: no splits
+    split_seed: int = 0  # which groups fall to which split
     axis: Axis = "axial"  # across which volumes are sliced
     neighbours: int = Field(0, ge=0)  # of volumes: slices on either side that become channels too
     unpack: bool = True  # keep packed volumes as plain arrays beside the run: no slice costs more then
@@ -69,8 +69,8 @@ class ImagesDataConfig(Part):
     intake: Intake | None = None  # of bands that are not 8-bit colours; None: 8-bit images
     augment: Augment | None = None  # random variation; None, as in evaluation: none
     resize: Sizing | None = None  # factor, or a size, of each image or window
-    share: float = Field(1.0, gt=0, le=1)  # part of the images (or groups) used, one at least
-    share_seed: int = 0  # which part; of one seed, a larger share contains a smaller
+    fraction: float = Field(1.0, gt=0, le=1)  # part of the images (or groups) used, one at least
+    fraction_seed: int = 0  # which part; of one seed, a larger fraction contains a smaller
     not_in: tuple[Path, ...] = ()  # folders or images to measure on: none of these may be among those to learn from
     twins: Literal["stop", "drop"] = "stop"  # what an image that is in `not_in` does, by its bytes or pixels
     unreadable: Literal["stop", "drop"] = "stop"  # what a file that is no image does
@@ -78,10 +78,10 @@ class ImagesDataConfig(Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_shares(self.shares)
-        if self.split not in (self.shares or {None: 1.0}):
-            fix = closest(str(self.split), self.shares) if self.shares else "leave data.split out"
-            raise UserError(f"split={self.split!r} is none of the shares", where="data.split", fix=fix)
+        check_random_split(self.random_split)
+        if self.split not in (self.random_split or {None: 1.0}):
+            fix = closest(str(self.split), self.random_split) if self.random_split else "leave data.split out"
+            raise UserError(f"split={self.split!r} is no split of random_split", where="data.split", fix=fix)
         if self.mix is not None and (len(self.mix) != len(self.paths) or min(self.mix) <= 0):
             what = f"mix={self.mix} for {len(self.paths)} paths"
             raise UserError(what, where="data.mix", fix="a number above 0 for each: 3,1")
@@ -225,16 +225,16 @@ class ImagesDataConfig(Part):
         return str(path) if pattern is not None or is_volume_path(path) else ""
 
     def _chosen(self, records: list[Record], report: IssueCounter) -> list[Record]:
-        """Those of the split and the share, without those that are measured on: `not_in`, or the other splits."""
+        """Those of the split and the fraction, without those that are measured on: `not_in`, or the other splits."""
         others = [one.path for one in found_at(self.not_in, IssueCounter(), stop_here)]
-        if self.shares is not None and self.split is not None:
-            kept = drawn(records, self.shares, self.split_seed, [self.split], unit=group_of)
-            if self.split == next(iter(self.shares)):  # the first one is learned from
-                rest = list(self.shares)[1:]
-                measured = drawn(records, self.shares, self.split_seed, rest, unit=group_of)
+        if self.random_split is not None and self.split is not None:
+            kept = drawn(records, self.random_split, self.split_seed, [self.split], unit=group_of)
+            if self.split == next(iter(self.random_split)):  # the first one is learned from
+                rest = list(self.random_split)[1:]
+                measured = drawn(records, self.random_split, self.split_seed, rest, unit=group_of)
                 others += [record.images[0] for record in measured]
             records = kept
-        records = shared(records, self.share, self.share_seed, report, unit=group_of)
+        records = shared(records, self.fraction, self.fraction_seed, report, unit=group_of)
         twins = twins_of([record.images[0] for record in records], others, self.intake, report) if others else {}
         for image, other in twins.items():
             if self.twins == "stop":
@@ -273,7 +273,7 @@ class ImagesDataConfig(Part):
         mixed: list[Record] = []
         for own, part in zip(by_path.values(), mix, strict=True):
             rounds, rest = divmod(round(each * part), len(own))
-            last = set(sorted(range(len(own)), key=lambda at: derive(self.share_seed, "mix", own[at].id))[:rest])
+            last = set(sorted(range(len(own)), key=lambda at: derive(self.fraction_seed, "mix", own[at].id))[:rest])
             for number in range(rounds + bool(rest)):
                 again = f"~{number + 1}" if number else ""
                 mixed += [

@@ -24,7 +24,7 @@ from vistruct.data.formats.read import read
 from vistruct.data.formats.volumes.cases import in_split, straddles, straddling, with_patients
 from vistruct.data.formats.volumes.nifti import WITHOUT_LABELS
 from vistruct.data.input import Input, Slices
-from vistruct.data.selection import check_shares, drawn, shared
+from vistruct.data.selection import check_random_split, drawn, shared
 from vistruct.errors import UserError, closest
 from vistruct.files.class_files import ClassFiles, Painting
 from vistruct.files.coding import Coding
@@ -53,9 +53,9 @@ class VolumeDataConfig(Part):
     kind: Literal["volumes"] = "volumes"
     root: Path
     format: str = "auto"  # amos2022, amos2022_mr, brats2021, nifti, dicom; auto: what the files are
-    split: str | None = None  # as on disk, or one of `shares`; None: the only one
-    shares: dict[str, float] | None = None  # of the patients, drawn: {"train": 0.8, "test": 0.2}; None: as on disk
-    split_seed: int = 0  # which patients fall to which share
+    split: str | None = None  # as on disk, or one of `random_split`; None: the only one
+    random_split: dict[str, float] | None = None  # of the patients, drawn: {train: 0.8, test: 0.2}; None: as on disk
+    split_seed: int = 0  # which patients fall to which split
     patient: str | None = None  # regular expression: its first group is the patient in a case's name; None: see format
     coding: Coding | None = None  # what the label values mean; None: the format's own
     classes: tuple[str, ...] | None = None  # names in order; None: those of the coding
@@ -69,8 +69,8 @@ class VolumeDataConfig(Part):
     empty: float = Field(1.0, ge=0, le=1)  # part of the slices without any labelled voxel that is kept, for training
     unpack: bool = True  # keep packed volumes as plain arrays beside the run: no slice costs more then
     augment: PlacedAugment | None = None
-    share: float = Field(1.0, gt=0, le=1)  # part of the *patients* used
-    share_seed: int = 0
+    fraction: float = Field(1.0, gt=0, le=1)  # part of the *patients* used
+    fraction_seed: int = 0
     resize: PlacedSizing | None = None
     label_grid: LabelGrid = "header"  # where labels lie; image: as its array does, whatever they say
     missing: Literal["stop", "drop"] = "stop"  # what a volume without labels, a modality, or a slice does
@@ -78,10 +78,10 @@ class VolumeDataConfig(Part):
 
     @model_validator(mode="after")
     def _shares_are_parts(self) -> VolumeDataConfig:
-        check_shares(self.shares)
-        if self.shares is not None and self.split not in self.shares:
-            fix = closest(str(self.split), self.shares)
-            raise UserError(f"split={self.split!r} is none of the shares", where="data.split", fix=fix)
+        check_random_split(self.random_split)
+        if self.random_split is not None and self.split not in self.random_split:
+            fix = closest(str(self.split), self.random_split)
+            raise UserError(f"split={self.split!r} is no split of random_split", where="data.split", fix=fix)
         return self
 
     def format_used(self) -> str:
@@ -140,21 +140,21 @@ class VolumeDataConfig(Part):
         cases = with_patients(found.cases, self.patient)
         for patient, cases_of in straddling(cases).items():
             raise straddles(patient, cases_of, self.root)
-        if self.shares is not None:
+        if self.random_split is not None:
             labelled = [case for case in cases if case.label is not None]
             for case in cases:
                 if case.label is None:
                     report.note(WITHOUT_LABELS, case.name)
             splits = sorted({case.split for case in labelled})
             if len(splits) > 1:
-                what = f"shares are drawn, and labelled volumes are split already: {', '.join(splits)}"
-                raise UserError(what, where=self.root, fix="leave data.shares out, and --split NAME")
+                what = f"random_split draws, and labelled volumes are split already: {', '.join(splits)}"
+                raise UserError(what, where=self.root, fix="leave data.random_split out, and --split NAME")
             number = len({case.patient for case in labelled})
-            if number < len(self.shares):
-                what = f"{number} patients (or groups) for {len(self.shares)} splits"
-                raise UserError(what, where="data.shares", fix="fewer splits, or more patients")
+            if number < len(self.random_split):
+                what = f"{number} patients (or groups) for {len(self.random_split)} splits"
+                raise UserError(what, where="data.random_split", fix="fewer splits, or more patients")
             names = [self.split or ""]
-            kept = drawn(labelled, self.shares, self.split_seed, names, unit=attrgetter("patient"))
+            kept = drawn(labelled, self.random_split, self.split_seed, names, unit=attrgetter("patient"))
             return _labelled(kept, self.missing, report, self.root)
         return _labelled(in_split(cases, self.split, self.root), self.missing, report, self.root)
 
@@ -172,7 +172,7 @@ class VolumeDataConfig(Part):
         report = IssueCounter()
         (coding, painting), intake = self.labels_used(report), self.intake_used()
         patient, case_name = attrgetter("patient"), attrgetter("name")
-        cases = shared(self.cases(report), self.share, self.share_seed, report, unit=patient, name=case_name)
+        cases = shared(self.cases(report), self.fraction, self.fraction_seed, report, unit=patient, name=case_name)
         usual = find_format(self.format_used(), "volumes").modalities
         cases, modalities = _with_modalities(cases, self.modalities, usual, self, report)
         copies = cache if self.unpack else None
@@ -366,7 +366,7 @@ def _without_empty(
             like = record.images[0] if data.label_grid == "image" else None
             filled[label] = filled_slices(label, background, data.axis, cache, like, painting)
     empty = [one.id for one in records if one.label_map is not None and not filled[one.label_map][one.slice or 0]]
-    ranked = sorted(empty, key=lambda id: derive(data.share_seed, "empty", id))
+    ranked = sorted(empty, key=lambda id: derive(data.fraction_seed, "empty", id))
     out = set(ranked[round(data.empty * len(ranked)) :])
     for id in sorted(out):
         report.note(EMPTY_SLICE, id)

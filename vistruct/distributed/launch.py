@@ -79,7 +79,7 @@ def launch(argv: Sequence[str], devices: int, *, env: Mapping[str, str] | None =
             print(
                 f"process {failed} of {devices} was killed ({name})",
                 "--devices",
-                "was it out of memory? the same command goes on from the last checkpoint",
+                "was it out of memory? the same command resumes from the last checkpoint",
                 sep="\n",
                 file=sys.stderr,
             )

@@ -17,6 +17,7 @@ from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import fault_of_all, step_name, write_json
 from vistruct.config import Judge, Run
 from vistruct.distributed.ranks import barrier
+from vistruct.engine.average import averages, in_place
 from vistruct.engine.run import State
 from vistruct.engine.ship import ship
 from vistruct.errors import UserError, closest
@@ -72,13 +73,17 @@ def leave_models(state: State, measure: Callable[[], object], say: Callable[[str
     if goes_back:
         if state.ranks.is_main:
             _keep_evaluations(state.out_dir, place, last_step)
-        ship(state, place, note=weights_in_words(state, LAST))
-        state.step = restore(kept, model=state.model, optimizer=state.optimizer)
+        with in_place(state.average):
+            ship(state, place, note=weights_in_words(state, LAST))
+        state.step = restore(kept, model=state.model, optimizer=state.optimizer, average=averages(state.average))
         measure()
     elif state.ranks.is_main:
         shutil.rmtree(place, ignore_errors=True)
     if state.ranks.is_main:
         write_json(state.out_dir / RESULT, result_of(state, last_step))
+    if state.average is not None:
+        state.average.settle()
+        state.average = None
     ship(state, state.out_dir, note=weights_in_words(state, "model" if goes_back else ""))
     barrier()
 
@@ -103,6 +108,7 @@ def result_of(state: State, last_step: int) -> dict[str, Any]:
         "best_step": standing.best_step,
         "best": standing.best,
         "last": standing.last,
+        "ema": state.run.ema,
     }
 
 
@@ -141,6 +147,7 @@ def last_lines(state: State) -> list[str]:
         best = f"best by {result['metric']}: {result['best']:.4g}, step {result['best_step']:,}"
         last = "" if result["last"] is None else f"; last: {result['last']:.4g}, step {result['last_step']:,}"
         where = f" (model/ is the best, {LAST}/ the last)" if result["step"] != result["last_step"] else ""
-        lines.append(best + last + where)
+        averaged = "" if state.run.ema is None else ", of the averaged weights (EMA)"
+        lines.append(best + last + where + averaged)
     report = state.out_dir / "report.html"
     return [*lines, *([f"report: {report}"] if report.exists() else [])]

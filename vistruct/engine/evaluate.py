@@ -118,7 +118,7 @@ def measure(
     torch.manual_seed(derive(0, "eval"))
     # Some tasks are asked otherwise than trained: without the answers.
     collator = task.collator if needs_loss else task.traits.predict_collator or task.collator
-    among = few(len(dataset), vars(metric_part).get("most"))
+    among = few(len(dataset), vars(metric_part).get("limit"))
     found: list[tuple[int, Any]] = []  # by index of the (first) sample
     with eval_mode(task):
         for indices, samples in eval_batches(dataset, collator, batch, ranks.rank, ranks.world, workers, among):
@@ -176,7 +176,7 @@ def watched(path: Path, metric: Any, measured: Measured) -> Measured:
 def asked_of(eval: Eval, dataset: Dataset) -> str:
     """In words: how many of a data set's samples an evaluation takes."""
     metric: Any = eval.metric
-    taken = len(few(len(dataset), vars(metric).get("most")))
+    taken = len(few(len(dataset), vars(metric).get("limit")))
     share = "" if taken == len(dataset) else f" of {len(dataset):,}, drawn once and for all"
     split = vars(eval.data).get("split")  # data sets of one piece have none
     return f"{metric.kind} on {taken:,} samples{share}" + (f" ({split})" if split else "")

@@ -80,10 +80,10 @@ def kept_maps(run: Run, model: Any, tasks: Mapping[str, Any], ranks: Ranks, amp:
     moving = [name for name, one in backbone.named_parameters() if one.requires_grad]
     if moving:
         what = f"the backbone trains (backbone.{moving[0]} does), so that its maps change with every step"
-        raise UserError(what, where="move", fix="--set cache_maps=null, or freeze backbone with all its adapters")
+        raise UserError(what, where="trainable", fix="--set cache_maps=null, or freeze backbone with all its adapters")
     if backbone.training:
         what = "the frozen backbone is in training mode, where it gives other maps each time"
-        raise UserError(what, where="move", fix="--set cache_maps=null, or train_mode: false")
+        raise UserError(what, where="trainable", fix="--set cache_maps=null, or train_mode: false")
     if run.parallel == "fsdp" and ranks.world > 1:
         what = "a backbone that is spread over devices is computed by all of them, and maps are kept by each alone"
         raise UserError(what, where="parallel", fix="--set parallel=ddp, or --set cache_maps=null")

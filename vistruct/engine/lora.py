@@ -98,7 +98,7 @@ def _weight(layer: Any) -> Tensor:
     if lora.dropout and layer.training:
         raise UserError(
             f"{layer.lora_name} is not called: its weight is read, and there is no input for the adapter's dropout",
-            where="move: lora: dropout",
+            where="trainable: lora: dropout",
             fix="set dropout: 0 for this layer",
         )
     layer.lora_uses += torch.is_grad_enabled()
@@ -171,7 +171,7 @@ def _check_fused(model: nn.Module, name: str, layer: nn.Linear) -> None:
     if kind.__module__ in _OTHER_ORDERS or layer.out_features % len(PARTS):
         raise UserError(
             f"{name} of {kind.__name__} ({kind.__module__}) is not queries, keys and values in thirds",
-            where="move: lora: parts",
+            where="trainable: lora: parts",
             fix="leave parts out: the layer is adapted whole",
         )
 
@@ -253,7 +253,7 @@ def begin_with(
         what="adapters",
         matched=tuple(sorted(found.layers)),
         fresh=tuple(sorted(layers.keys() - found.layers.keys())),
-        notes=(*found.notes, f"{len(going_on)} go on training, {len(rest.layers)} were added into the weights"),
+        notes=(*found.notes, f"{len(going_on)} train on, {len(rest.layers)} were added into the weights"),
         licence=f"{licence}of the adapters unknown: that of {source.name} holds",
         adapters=(given.record,),
         before=before,
@@ -331,7 +331,7 @@ class AdapterWatch:
             names = ", ".join(w.name for w in idle[:4]) + (", ..." if len(idle) > 4 else "")
             raise UserError(
                 f"{len(idle)} of {self.total} adapters (LoRA) had no share in the loss of {self.steps} steps: {names}",
-                where="move",
+                where="trainable",
                 fix="leave these layers out of the rule with mode lora, or let the loss depend on them",
             )
 

@@ -18,23 +18,19 @@ from vistruct.checkpoint.parts import load_parts
 from vistruct.checkpoint.restore import restore
 from vistruct.checkpoint.save import newest_good, sweep
 from vistruct.checkpoint.weights import Coverage, load_backbone
-from vistruct.config import Move, Run, Stream, flat
-from vistruct.contracts import Costs, DataInfo, Dataset, MapTask, Task, named_term
-from vistruct.data.account import check_left_out
-from vistruct.data.boxes import BoxDataConfig
+from vistruct.config import Run, Stream, Trainable, flat
+from vistruct.contracts import Costs, Dataset, MapTask, Task, named_term
 from vistruct.data.chat.costs import admit
 from vistruct.data.checks.counted import check_counted, is_named
 from vistruct.data.checks.groups import check_groups
-from vistruct.data.formats.maps.painted_objects import BACKGROUND
 from vistruct.data.loading.loader import check_split
 from vistruct.data.loading.streams import learners
-from vistruct.data.maps import MapDataConfig
-from vistruct.data.shuffled import with_shuffled_truth
-from vistruct.data.statistics import with_statistics_of_pixels
 from vistruct.distributed.gradients import GradientSum, broadcast_weights
 from vistruct.distributed.precision import amp_dtype
 from vistruct.distributed.ranks import Ranks, barrier, main_first
 from vistruct.distributed.shard import shard
+from vistruct.engine.average import Averaged, averages
+from vistruct.engine.data_sets import learned_from, measured_on
 from vistruct.engine.evaluate import measurable
 from vistruct.engine.kept_maps import KeptMaps, kept_maps
 from vistruct.engine.length import settled
@@ -42,7 +38,7 @@ from vistruct.engine.lora import begin_with
 from vistruct.engine.optim import build_optimizer
 from vistruct.engine.schedule import check_schedule
 from vistruct.engine.teachers import Present, kept, present
-from vistruct.engine.trainable import Plan, apply_moves, set_train_mode
+from vistruct.engine.trainable import Plan, apply_rules, set_train_mode
 from vistruct.errors import UserError, closest
 from vistruct.ops.seeds import derive
 from vistruct.tasks.joint import Joint, share_trunk
@@ -83,6 +79,7 @@ class State:
     teachers: tuple[Present, ...] = ()  # frozen, outside of the model
     loss_weights: dict[str, float] = field(default_factory=dict)  # of terms that do not count once
     amp: torch.dtype | None = None  # autocast dtype; None: float32
+    average: Averaged | None = None  # EMA of the weights, in whose place they are measured and shipped
     maps: KeptMaps | None = None  # of a frozen backbone, kept on disk; None: it looks at every batch
     step: int = 0  # optimiser steps done
     standing: Standing = field(default_factory=Standing)  # by the number that the run is judged by
@@ -125,8 +122,8 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
     _check(run, ranks)
     index = index or out_dir / "index"
     with main_first(ranks):
-        datasets = _learned_from(run, index)
-        eval_datasets = _measured_on(run, datasets, index)
+        datasets = learned_from(run, index)
+        eval_datasets = measured_on(run, datasets, index)
         evals = {name: (run.task_of(e), eval_datasets[name]) for name, e in run.evals.items()}
         check_counted(datasets, evals, {name: is_named(stream.data) for name, stream in run.streams.items()})
         check_groups(datasets, evals)
@@ -149,7 +146,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
     backbone: Any = model.backbone
     coverage = None if run.init is None else load_backbone(backbone, run.init)
     teachers = present(tasks)
-    plan = apply_moves(model, (*run.move, *_still(tasks)))
+    plan = apply_rules(model, (*run.trainable, *_still(tasks)))
     if run.adapters is not None:
         started = (one.coverage for one in sources.values() if one.coverage is not None)
         already = [record for one in (*started, *([coverage] if coverage else [])) for record in one.adapters]
@@ -161,6 +158,8 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
     if is_spread:
         shard(model, ranks.device, amp)
     set_train_mode(model, plan)
+    if run.ema is not None:
+        _check_averaged(tasks)
     return State(
         run=run,
         out_dir=out_dir,
@@ -175,6 +174,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
         teachers=teachers if run.cache_maps is None else kept(teachers, run, ranks, amp),
         loss_weights=loss_weights(run, {name: task.traits.terms for name, task in tasks.items()}),
         amp=amp,
+        average=None if run.ema is None else Averaged.of(model, run.ema),
         maps=None if run.cache_maps is None or teachers else kept_maps(run, model, tasks, ranks, amp),
     )
 
@@ -207,41 +207,18 @@ def _check(run: Run, ranks: Ranks) -> None:
         check_schedule(run.schedule, run.steps)
 
 
-def _learned_from(run: Run, cache: Path) -> dict[str, Dataset]:
-    """The training data of each stream, with the mean and deviation of its pixels where a task asks for them."""
-    found: dict[str, Dataset] = {}
-    for owner, stream in run.streams.items():
-        if stream.samples:
-            continue
-        dataset, names = _data(stream.data, cache, run.max_left_out), learners(run, owner)
-        told = [run.streams[name].task.model_dump(mode="json") for name in names]
-        if stream.shuffled:
-            dataset = with_shuffled_truth(dataset, run.seed)
-        if any("data" in (one.get("mean"), one.get("std")) for one in told):
-            dataset = with_statistics_of_pixels(dataset, cache)
-        found |= dict.fromkeys(names, dataset)
-    return {name: found[name] for name in run.streams}
+def _check_averaged(tasks: Mapping[str, Task]) -> None:
+    for name, task in tasks.items():
+        if task.traits.ships != "backbone":
+            what = f"ema averages what learns, and {name} ships {task.traits.ships}, an average of its own"
+            raise UserError(what, where="ema", fix="leave ema out: what is shipped is averaged already")
 
 
-def _measured_on(run: Run, datasets: Mapping[str, Dataset], cache: Path) -> dict[str, Dataset]:
-    """The data of each evaluation; what several tasks are measured on is read once."""
-    read: list[tuple[Any, Dataset]] = []
-    found = {}
-    for name, measured in run.evals.items():
-        part = for_classes(measured.data, datasets[run.task_of(measured)].info)
-        dataset = next((there for one, there in read if one == part), None)
-        if dataset is None:
-            dataset = _data(part, cache, run.max_left_out)
-            read.append((part, dataset))
-        found[name] = dataset
-    return found
-
-
-def _still(tasks: Mapping[str, Task]) -> list[Move]:
+def _still(tasks: Mapping[str, Task]) -> list[Trainable]:
     """What never trains, whatever the rules say."""
     alone = len(tasks) == 1
     return [
-        Move(pattern=module if alone else f"tasks.{name}.{module}", mode="frozen")
+        Trainable(pattern=module if alone else f"tasks.{name}.{module}", mode="frozen")
         for name, task in tasks.items()
         for module in task.traits.still
     ]
@@ -363,24 +340,6 @@ def resume(state: State, say: Callable[[str], None]) -> None:
     barrier()
     newest = newest_good(root, say)
     if newest is not None:
-        state.step = restore(newest, model=state.model, optimizer=state.optimizer)
+        state.step = restore(newest, model=state.model, optimizer=state.optimizer, average=averages(state.average))
         state.standing = read_manifest(newest).standing or state.standing
-        say(f"going on from step {state.step}")
-
-
-def for_classes(part: Any, info: DataInfo) -> Any:
-    """Data read with a model's classes in their order, where it does not say its own: a part of a data set need not
-    have an object of every class. Objects have no background, and label maps beside them do."""
-    names = info.pixel_class_names if isinstance(part, MapDataConfig) else info.class_names
-    if isinstance(part, BoxDataConfig) and part.label_maps != "none" and names[:1] == (BACKGROUND,):
-        names = names[1:]
-    if vars(part).get("classes", ()) is not None or not names:
-        return part
-    return part.model_copy(update={"classes": names})
-
-
-def _data(part: Any, cache: Path, max_left_out: float) -> Dataset:
-    dataset = part.build(cache=cache)
-    # Of conversations alone; a data set from outside has none.
-    check_left_out(getattr(dataset, "accounts", ()), max_left_out)
-    return dataset
+        say(f"resuming from step {state.step}")

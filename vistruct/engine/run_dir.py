@@ -86,7 +86,7 @@ def _another(differences: Sequence[str], out_dir: Path) -> UserError:
     return UserError(
         f"this directory holds a different run ({shown})",
         where=out_dir,
-        fix=f"choose another --out, or go on with that run: vistruct train -c {out_dir}/run.yaml --out {out_dir}",
+        fix=f"choose another --out, or resume that run: vistruct train -c {out_dir}/run.yaml --out {out_dir}",
     )
 
 
@@ -183,6 +183,7 @@ def info_to_dict(info: DataInfo) -> dict[str, Any]:
         "pixels": info.pixels,
         "mean": info.mean,
         "std": info.std,
+        "pixel_counts": info.pixel_counts,
         "input": dict(info.input),
         "num_records": info.num_records,
         "fingerprint": info.fingerprint,

@@ -22,6 +22,7 @@ from vistruct.data.checks.groups import LEARNED
 from vistruct.data.input import Input, as_measured, read_input
 from vistruct.data.statistics import in_words
 from vistruct.distributed.shard import on_main
+from vistruct.engine.average import ema_in_words
 from vistruct.engine.lora import merged_state, plain_name
 from vistruct.engine.proof import asked, prove
 from vistruct.engine.run import Source, State, model_place, started_from
@@ -182,6 +183,7 @@ def card(state: State, source: Source, place: Path, note: str = "") -> str:
         "",
         f'- Use: `vistruct predict {path} IMAGE`, or `vistruct.load("{path}")` in Python',
         *([f"- Weights: {note}"] if note else []),
+        *([f"- Averaged: {ema_in_words(run.ema)}"] if run.ema is not None else []),
         f"- Started from: {started_from(state, source)}",
         *[f"- Taught by: {one.line()}" for one in state.teachers],
         f"- Data: {info.num_records:,} records, fingerprint `{info.fingerprint[:16]}`",

@@ -84,7 +84,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     figures, reached = step_figures(outs, units, state.loss_weights, reached)
     if any(units.values()) and not reached:
         raise UserError(
-            "the loss depends on nothing that trains", where="move", fix="let a part move that the task uses"
+            "the loss depends on nothing that trains", where="trainable", fix="make a part trainable that the task uses"
         )
     named = [(name, p) for name, p in named if p.grad is not None]
     gradients = [local(p.grad) for _, p in named]
@@ -104,6 +104,8 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         if traits.after_step is not None:
             traits.after_step()
     state.step += 1
+    if state.average is not None:
+        state.average.update(state.step)
 
     seconds = time.perf_counter() - start
     return {

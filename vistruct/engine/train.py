@@ -5,36 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import Progress
-from torch import Tensor
 
 from vistruct.checkpoint.saver import Saver
 from vistruct.config import Run
-from vistruct.contracts import Dataset, OutsideTeacher, Sample, Watching
+from vistruct.contracts import Watching
 from vistruct.data.loading.fetch import aloud
 from vistruct.data.loading.loader import Loader
-from vistruct.data.loading.streams import JointCollator, Streams, learners, seed_of, streams_of, turns_before
-from vistruct.data.statistics import in_words
-from vistruct.distributed.ranks import any_rank, barrier, gather_objects, setup
-from vistruct.distributed.shard import gathered, is_sharded
+from vistruct.data.loading.streams import JointCollator, Streams, learners, seed_of, turns_before
+from vistruct.distributed.ranks import any_rank, barrier, setup
+from vistruct.distributed.shard import gathered
+from vistruct.engine.average import averages, in_place
 from vistruct.engine.best import is_out_of_patience, judged, last_lines, leave_models
 from vistruct.engine.environment import compute_seconds
-from vistruct.engine.evaluate import asked_of, keep_measured, measure, watched
-from vistruct.engine.kept_maps import Shown, announce
-from vistruct.engine.length import length_in_words
+from vistruct.engine.evaluate import keep_measured, measure, watched
+from vistruct.engine.introduce import announce_maps, introduce, tell_replaced, tell_unused
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
 from vistruct.engine.run import State, build, resume
 from vistruct.engine.run_dir import note_data, note_plan, note_run, open_run_dir
 from vistruct.engine.snapshots import write_snapshot
-from vistruct.engine.step import train_step, without_gradient
+from vistruct.engine.step import train_step
 from vistruct.engine.stop import EXIT_CODE, StopRequest
-from vistruct.issues import IssueCounter
 from vistruct.progress import tracking
 
 
@@ -140,7 +135,8 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             is_over = state.step == run.steps
             watch.after_step(is_last=is_over)
             if state.step in run.snapshots:  # before any checkpoint that a run could go on from behind it
-                log.say(f"adapters after step {state.step:,}: {write_snapshot(state)}")
+                with in_place(state.average):
+                    log.say(f"adapters after step {state.step:,}: {write_snapshot(state)}")
             if on_step is not None:
                 on_step(state.step, {**metrics, "compute_seconds": spent})
 
@@ -161,13 +157,13 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 saver.finish()  # says why, on every rank
             if stopping or is_over or (is_best and keeps_best) or due(state.step, run.save_every, last=run.steps):
                 log.flush()
-                saver.save(state.step, state.model, state.optimizer, state.standing)
+                saver.save(state.step, state.model, state.optimizer, state.standing, averages(state.average))
     tell_replaced(loader, log.say)
     for maps in (state.maps, *(one.maps for one in state.teachers)):
         if maps is not None:
             maps.tell(log.say)
     if not is_over:
-        log.say(f"{stop.name}: saved at step {state.step}; the same command goes on from there")
+        log.say(f"{stop.name}: saved at step {state.step}; the same command resumes from there")
         raise SystemExit(EXIT_CODE)
     log.flush()
     leave_models(state, lambda: evaluate_all(state, log.say, due_evals(run, at_end=True)), log.say)
@@ -224,100 +220,6 @@ def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
     return Streams(run, loaders, state.step)
 
 
-def introduce(state: State, say: Callable[[str], None]) -> None:
-    """Say what is about to train: the data and what was left out of it, the length, the starting weights, what is
-    trainable."""
-    say("\n".join(length_in_words(state.run, {name: len(one.dataset) for name, one in state.sources.items()})))
-    for name, source in state.sources.items():
-        info = source.dataset.info
-        if source.stream.samples:
-            say(f"{name}: the samples of {source.stream.samples}")
-            continue
-        if info.class_names:
-            several = "es" if len(info.class_names) > 1 else ""
-            say(("" if len(state.sources) == 1 else f"{name}: ") + f"{len(info.class_names)} class{several}")
-        if info.pixels != "uint8" or info.mean is not None:
-            say(in_words(info))
-        for reason, number in info.dropped.items():
-            say(f"  {number} x {reason}")
-    if len(state.sources) > 1:
-        say(drawn_in_words(state.run))
-    told: list[Dataset] = []  # several tasks may be measured on the same
-    for name, measured in state.run.evals.items():
-        when, dataset = " at the end" if measured.at_end else "", state.eval_datasets[name]
-        say(f"to be measured{when}, as {name}: {asked_of(measured, dataset)}")
-        if not any(dataset is one for one in told):
-            for reason, number in dataset.info.dropped.items():
-                say(f"  {number} x {reason}")
-        told.append(dataset)
-    for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
-        say("\n".join(coverage.lines()))
-    say("\n".join(["trainable parameters:", *state.plan.lines()]))
-    spread = ", spread over them" if is_sharded(state.model) else ""
-    say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}{spread}")
-
-
-def announce_maps(state: State, say: Callable[[str], None]) -> None:
-    """Say how much room the maps that are kept will take.
-
-    Raises:
-        UserError: more than is free.
-    """
-    if state.maps is not None:
-        sources = [source for source in state.sources.values() if not source.stream.samples]
-        shown = [Shown(dataset=s.dataset, images=partial(_seen_by_backbone, s.task, state.device)) for s in sources]
-        announce(state.maps, shown, say)
-    for one in state.teachers:
-        if one.maps is not None:
-            images = partial(_seen_by, one.teacher, state.device)
-            announce(one.maps, [Shown(dataset=state.sources[one.stream].dataset, images=images)], say)
-
-
-def _seen_by_backbone(task: Any, device: torch.device, samples: list[Sample]) -> Tensor:
-    return task.images(task.collator(samples).to(device))
-
-
-def _seen_by(teacher: OutsideTeacher, device: torch.device, samples: list[Sample]) -> Tensor:
-    return teacher.seen(torch.stack([sample.images[0] for sample in samples]).to(device))
-
-
-def drawn_in_words(run: Run) -> str:
-    """How the streams of a run take part in its steps."""
-    if run.draw == "every":
-        told = {n: n + (f" (loss x {s.weight:g})" if s.weight != 1 else "") for n, s in run.streams.items()}
-        parts = (
-            f"{s.batch} of {' and '.join(told[one] for one in learners(run, name))}"
-            for name, s in run.streams.items()
-            if not s.samples
-        )
-        passed = ", in one pass of the backbone" if run.one_pass else ""
-        return f"each step learns from every stream{passed}: {', '.join(parts)}"
-    whole = sum(s.weight for s in run.streams.values())
-    parts = (f"{name} {s.weight / whole:.1%} ({s.batch} samples)" for name, s in run.streams.items())
-    return f"each step learns from one stream, drawn: {', '.join(parts)}"
-
-
-def tell_unused(state: State, say: Callable[[str], None]) -> None:
-    """Say which parts are trainable and had no share in the first step's loss, whose streams had their turn in it."""
-    drawn = streams_of(state.run, state.step - 1)
-    waiting = tuple(f"tasks.{name}." for name in state.run.streams if name not in drawn)
-    # Of a fresh adapter B is zero, and so is the first gradient of A.
-    names = [n for n in without_gradient(state) if not n.endswith(".lora_A") and not n.startswith(waiting)]
-    if names:
-        rest = ", ..." if len(names) > 4 else ""
-        why = "no part in the loss, or behind a layer that begins at zero"
-        say(f"{len(names)} trainable tensors had no gradient in the first step ({why}): {', '.join(names[:4])}{rest}")
-
-
-def tell_replaced(loader: Streams, say: Callable[[str], None]) -> None:
-    """Say how many samples others stood in for, on all ranks, since this process began."""
-    report = IssueCounter()
-    for part in gather_objects(loader.report):
-        report.merge(part)
-    for line in report.lines():
-        say(line)
-
-
 def due_evals(run: Run, *, along: bool = True, at_end: bool = False, before: bool = False) -> list[str]:
     """The evaluations that are measured now.
 
@@ -345,7 +247,7 @@ def evaluate_all(
     line: dict[str, float] = {}
     if not names:
         return line
-    with gathered(state.model):
+    with in_place(state.average), gathered(state.model):
         for name in names:
             asked = state.run.evals[name]
             source, dataset = state.asked(name), state.eval_datasets[name]

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from vistruct.config import Lora, Move
+from vistruct.config import Lora, Trainable
 from vistruct.engine.lora import adapt, layers_to_adapt
 from vistruct.errors import UserError, closest
 
@@ -64,10 +64,10 @@ class Plan:
         return [*lines, f"{self.trainable:,} of {self.total:,} parameters trainable ({share:.1%})"]
 
 
-EVERYTHING = Move(pattern="*")
+EVERYTHING = Trainable(pattern="*")
 
 
-def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
+def apply_rules(model: nn.Module, given: Sequence[Trainable]) -> Plan:
     """Freeze, unfreeze and adapt the parts of `model`, in place.
 
     Under a rule of mode `lora` each matched linear layer gets an adapter, and all else that it matches is frozen.
@@ -77,16 +77,16 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
         UserError: a pattern that matches nothing, with the closest name; a `lora` rule without a linear
             layer; rules that leave nothing to train.
     """
-    rules = [EVERYTHING, *moves]
+    rules = [EVERYTHING, *given]
     names: dict[int, list[str]] = {}  # of each tensor, all of its names
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    for move in moves:
-        if not any(_matches(name, move.pattern) for known in names.values() for name in known):
+    for rule in given:
+        if not any(_matches(name, rule.pattern) for known in names.values() for name in known):
             raise UserError(
-                f"nothing is called {move.pattern!r}",
-                where="move",
-                fix=_closest_name(move.pattern, names.values()),
+                f"nothing is called {rule.pattern!r}",
+                where="trainable",
+                fix=_closest_name(rule.pattern, names.values()),
             )
     holder = {
         identity: max(i for i, rule in enumerate(rules) for n in known if _matches(n, rule.pattern))
@@ -117,7 +117,7 @@ def apply_moves(model: nn.Module, moves: Sequence[Move]) -> Plan:
     if not factors:
         raise UserError(
             "nothing trains: every parameter is frozen",
-            where="move",
+            where="trainable",
             fix="leave one part in mode full or lora",
         )
     return Plan(
@@ -156,7 +156,7 @@ def _closest_name(pattern: str, names: Iterable[list[str]]) -> str:
 
 
 def _adapt(
-    model: nn.Module, index: int, rules: Sequence[Move], holder: Mapping[int, int], names: Mapping[int, list[str]]
+    model: nn.Module, index: int, rules: Sequence[Trainable], holder: Mapping[int, int], names: Mapping[int, list[str]]
 ) -> tuple[int, tuple[str, ...]]:
     """Adapt what rule `index` holds; how many layers, and what was left as it was."""
     rule = rules[index]
@@ -184,7 +184,7 @@ def _adapt(
         known = next(name for name in names[weight] if _matches(name, later.pattern))
         what += f": {len(elsewhere)} are held by the later rule {later.pattern!r} ({later.mode}), such as {known}"
         fix = f"of several rules the last one holds: put the one for {rule.pattern!r} behind it"
-    raise UserError(what, where="move", fix=fix)
+    raise UserError(what, where="trainable", fix=fix)
 
 
 def _frozen_modules(model: nn.Module, kept: set[int]) -> Iterator[str]:

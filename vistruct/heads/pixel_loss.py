@@ -12,6 +12,7 @@ Shapes: B images, K classes, H x W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor
 from vistruct.config import Part
 from vistruct.contracts import IGNORED, HeadLoss
 from vistruct.errors import UserError
+from vistruct.heads.imbalance import ClassWeights, focal_cross_entropy, numbers_of
 
 
 class Dice(Part):
@@ -41,7 +43,7 @@ class HardPixels(Part):
 class PixelLoss(Part):
     """Cross-entropy, and what it is changed by."""
 
-    class_weights: tuple[float, ...] | None = None  # one a class; None: 1
+    class_weights: ClassWeights | None = None  # None: 1
     smoothing: float = Field(0.0, ge=0, lt=1)  # part of the truth that is spread over all classes
     focal_gamma: float = Field(0.0, ge=0)  # a pixel's loss times (1 - probability of its class) ** gamma
     hard: HardPixels | None = None  # None: all pixels that count
@@ -68,8 +70,9 @@ class PixelLoss(Part):
             raise ValueError(f"logits {list(logits.shape)} and label map {list(label_map.shape)} do not fit")
         self._check(num_classes)
         logits, labels = logits.float(), label_map.long()
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        pixels = self._cross_entropies(logits, labels, weights)  # [B, H, W], 0 where ignored
+        weights = None if self._weights is None else logits.new_tensor(self._weights)
+        pixels = focal_cross_entropy(logits, labels, weights, smoothing=self.smoothing, gamma=self.focal_gamma)
+        # [B, H, W], 0 where ignored
         counts = self._counts(labels, weights)  # [B]
         entropy = pixels.sum()
         if self.hard is not None:
@@ -91,9 +94,27 @@ class PixelLoss(Part):
     def units(self, label_map: Tensor) -> dict[str, Tensor]:
         """float64[] of each term: the pixels that count in int[B, H, W], or the sum of their classes' weights."""
         weights = None
-        if self.class_weights is not None:
-            weights = torch.tensor(self.class_weights, device=label_map.device)
+        if self._weights is not None:
+            weights = torch.tensor(self._weights, device=label_map.device)
         return dict.fromkeys(self.terms, self._counts(label_map.long(), weights).sum())
+
+    @property
+    def _weights(self) -> tuple[float, ...] | None:
+        if self.class_weights is not None and not isinstance(self.class_weights, tuple):
+            raise ValueError("class weights by name, or balanced, are numbers of some data: see `of_classes`")
+        return self.class_weights
+
+    def of_classes(self, names: Sequence[str], counts: Sequence[int] | None) -> PixelLoss:
+        """The same loss with its class weights as numbers.
+
+        Args:
+            counts: pixels of each class in the training data; None: they were not counted.
+
+        Raises:
+            UserError: as `imbalance.numbers_of`.
+        """
+        weights = numbers_of(self.class_weights, names, counts, "loss.class_weights")
+        return self if weights == self.class_weights else self.model_copy(update={"class_weights": weights})
 
     def _counts(self, labels: Tensor, weights: Tensor | None) -> Tensor:
         """float64[B]."""
@@ -101,26 +122,16 @@ class PixelLoss(Part):
         units = counted if weights is None else weights[labels.clamp(min=0)] * counted
         return units.flatten(1).sum(dim=1, dtype=torch.float64)
 
-    def _cross_entropies(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        """float[B, H, W], 0 at ignored pixels."""
-        losses = F.cross_entropy(
-            logits, labels, weights, ignore_index=IGNORED, reduction="none", label_smoothing=self.smoothing
-        )
-        if not self.focal_gamma:
-            return losses
-        right = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").neg().exp()
-        return losses * (1 - right).clamp(min=1e-6) ** self.focal_gamma  # at 0 a power below 1 has no slope
-
     def _check(self, num_classes: int) -> None:
-        if self.class_weights is not None and len(self.class_weights) != num_classes:
+        if self._weights is not None and len(self._weights) != num_classes:
             raise UserError(
-                f"{len(self.class_weights)} class weights for {num_classes} classes",
+                f"{len(self._weights)} class weights for {num_classes} classes",
                 where="loss.class_weights",
                 fix="give one weight for each class, in the order of the data's class names",
             )
-        if self.class_weights is not None and any(not 0 <= w < math.inf for w in self.class_weights):
+        if self._weights is not None and any(not 0 <= w < math.inf for w in self._weights):
             raise UserError(
-                f"class weights {list(self.class_weights)}", where="loss.class_weights", fix="weights are at least 0"
+                f"class weights {list(self._weights)}", where="loss.class_weights", fix="weights are at least 0"
             )
         beyond = [c for c in (self.dice.classes or () if self.dice else ()) if not 0 <= c < num_classes]
         if beyond:

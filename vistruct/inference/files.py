@@ -126,7 +126,7 @@ class _Work:
         if not self.parts.is_noted("settings", self.parts.settings):
             if (self.parts.folder / "settings.json").exists():
                 what = "another model or another way to ask it than last time"
-                notice(f"{self.owned.folder}: {what}; all {self.model.kind.what} are looked at again")
+                notice(f"{self.owned.folder}: {what}; inference is run again on all {self.model.kind.what}")
             self.parts.note("settings", self.parts.settings)
         for format in self.each:
             if not self._is_current(format):

@@ -204,7 +204,7 @@ def _look_at_all(
     """Look at every image that is not done yet; the ones that could not be read."""
     if not parts.is_noted("settings", parts.settings):
         if (parts.folder / "settings.json").exists():
-            notice(f"{out}: other prompts, tiles or another segmenter than last time; all images are looked at again")
+            notice(f"{out}: other prompts, tiles or another segmenter than last time: all images again")
         parts.note("settings", parts.settings)
     broken: Broken = []
     before = 0
@@ -222,7 +222,7 @@ def _look_at_all(
                     broken.append((name, error))
             show(number, name)
     if before:
-        notice(f"{out}: {before} of {len(every)} images were looked at before")
+        notice(f"{out}: {before} of {len(every)} images are done already")
     return broken
 
 

@@ -47,7 +47,7 @@ ELSE: dict[Else, str] = {
     "ellipse": "object with its ellipse in place of a rejected mask",
     "box": "object with its box in place of a rejected mask",
 }
-NO_TILE = "object that no tile shows whole with its margin: looked at in a window of its own"
+NO_TILE = "object that no tile shows whole with its margin: given a window of its own"
 _SAME_PX = 0.51  # corners of a polygon and of a box that are the same, written in whole pixels
 
 

@@ -48,7 +48,7 @@ def load(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not Path(path).exists():
         raise UserError("no such directory", where=path, fix="give a run directory, or the model directory inside one")
-    asked, card = load_model(Path(path), where, task, lora=None if lora is None else Path(lora))
+    asked, card = load_model(Path(path), where, task, lora=None if lora is None else Path(lora), or_onnx=True)
     return Model(task=asked, card=card, device=where)
 
 
@@ -93,7 +93,7 @@ class Model:
         """
         unit, known = self.kind.windows, self.input.windows
         if unit is None:
-            what = f"a model of {self.kind.name} looks at whole images"
+            what = f"a model of {self.kind.name} takes whole images"
             raise UserError(what, where="--tile, --overlap", fix="leave them out")
         windows = Windows(size=size, overlap=overlap, blend=known.blend if known else "smooth", unit=unit)
         return replace(self, card=replace(self.card, input=self.input.model_copy(update={"windows": windows})))
@@ -231,7 +231,7 @@ class Model:
         if self.input.images == 2 and len(case.pictures) != 2:
             raise UserError("this model compares two images", where=case.name, fix="give pairs: (before, after)")
         if len(case.pictures) > self.input.images:
-            what = "a pair, and the model looks at single images"
+            what = "a pair, and the model takes single images"
             raise UserError(what, where=case.name, fix="give the images one by one")
         return scene_of(case.pictures, case.name, self.input.channels, self.input.intake)
 

@@ -84,8 +84,8 @@ def _images_in(folder: Path) -> list[Path]:
     if not files:
         raise UserError("no images in this folder", where=folder, fix=f"images end in {', '.join(sorted(IMAGES))}")
     if mine:
-        notice(f"{folder}: {len(mine)} files in it that vistruct wrote are not looked at")
+        notice(f"{folder}: {len(mine)} files in it that vistruct wrote are skipped")
     others = len(every) - len(files)
     if others:
-        notice(f"{folder}: {len(files)} images; {others} other files are not looked at")
+        notice(f"{folder}: {len(files)} images; {others} other files are skipped")
     return files

@@ -176,7 +176,7 @@ def _cases_in(folder: Path, wanted: Sequence[str]) -> list[Case]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and is_volume_file(path))
     images = [file for file in files if rest_of_label(stem(file)) is None]
     if len(images) < len(files):
-        notice(f"{folder}: {len(files) - len(images)} label volumes are not looked at")
+        notice(f"{folder}: {len(files) - len(images)} label volumes are skipped")
     if not images:
         raise UserError("no volumes in this folder", where=folder, fix=_VOLUMES)
     return [_case(file.relative_to(folder).as_posix(), {"": file}, wanted) for file in images]

@@ -48,7 +48,7 @@ class AnswersConfig(Part):
     """How many are asked."""
 
     kind: Literal["answers"] = "answers"
-    most: int | None = Field(None, gt=0)  # samples, a random choice that never changes; None: all
+    limit: int | None = Field(None, gt=0)  # samples, a random choice that never changes; None: all
 
     def build(self, dataset: Any) -> Answers:
         """The data set is not asked: every prediction brings its truth."""

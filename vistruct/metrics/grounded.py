@@ -42,7 +42,7 @@ class GroundedConfig(Part):
     """How many are asked, and when two phrases are the same words."""
 
     kind: Literal["grounded"] = "grounded"
-    most: int | None = Field(None, gt=0)  # samples, a random choice that never changes; None: all
+    limit: int | None = Field(None, gt=0)  # samples, a random choice that never changes; None: all
     words: str = "normalised"  # or "exact", or "module:function" of words said and true words -> float[N, M] in [0, 1]
     min_alike: float = Field(0.5, gt=0, le=1)  # from which on words that such a function compares are the same
     sigmas: tuple[float, ...] | None = None  # of each key point, see `drawn.py`; None: COCO's

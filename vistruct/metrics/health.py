@@ -27,7 +27,7 @@ class HealthConfig(Part):
     kind: Literal["health"] = "health"
     least_deviation: float = 0.02  # as part of 1 / sqrt(D), what features that fill their space have
     most_cosine: float = 0.9999
-    most: int | None = 1000  # images, drawn once and for all; None: all of them
+    limit: int | None = 1000  # images, drawn once and for all; None: all of them
 
     def build(self, dataset: Any) -> Health:
         """Images of one class each tell which belong together; of other data neighbours are not measured."""

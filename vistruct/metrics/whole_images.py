@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vistruct.contracts import BoxPrediction, Column, Objects, Record
 from vistruct.data.dataset import RecordDataset
-from vistruct.data.selection import BEYOND_SHARE
+from vistruct.data.selection import BEYOND_FRACTION
 from vistruct.errors import UserError
 from vistruct.windows.merge import merge_windows
 from vistruct.windows.tiles import EMPTY_WINDOW
@@ -29,7 +29,7 @@ def whole_truths(dataset: RecordDataset) -> list[Record]:
     """
     left_out = dataset.report.counts[EMPTY_WINDOW]
     if any(record.window_xyxy is not None for record in dataset.records):
-        left_out += dataset.report.counts[BEYOND_SHARE]
+        left_out += dataset.report.counts[BEYOND_FRACTION]
     if left_out:
         raise UserError(
             f"{left_out} windows of the evaluation data are left out, so whole images cannot be measured",

@@ -1,8 +1,8 @@
 """Captions of images: a transformer that reads the map of a backbone and writes a sentence, or the text in the image.
 
-Run:      vistruct train caption --data captions.jsonl --train-share 0.9 --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: docs/captions.md
+Run:      vistruct train caption --data captions.jsonl --train-fraction 0.9 --backbone runs/pretrained
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   the decoder of Vaswani et al., arXiv:1706.03762; words as in the public captioning tutorials
 Differs:  no pretrained language; `train instruct` recipes have one
 """
@@ -35,11 +35,12 @@ HEADS: dict[str, Part] = {
 def recipe(
     *,
     data: Path,  # captions to train on: a json, jsonl or table, or a folder in any format that `vistruct check` knows
-    val: Path | None = None,  # captions to measure on, never trained on; None: see val_split and train_share
+    val: Path | None = None,  # captions to measure on, never trained on; None: see val_split and train_fraction
     split: str
     | None = None,  # part of `data` to train on, where it holds several, as train+restval; None: the only one
     val_split: str | None = None,  # part of `val` (of `data`, where there is no `val`) to measure on
-    train_share: float | None = None,  # part of the images drawn for training, the rest measured on; None: as on disk
+    train_fraction: float
+    | None = None,  # part of the images drawn for training, the rest is measured; None: as on disk
     backbone: Path | None = None,  # run, backbone directory or InternViT weights; None: ViT-S from scratch
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     start: Path | None = None,  # a caption model to begin with whole, with its words: run or model
@@ -53,8 +54,8 @@ def recipe(
     size: int = 224,  # pixels that every image is brought to, both sides
     batch: int = 64,
     lr: float = 2e-4,
-    share: float = 1.0,  # part of the training images used
-    seed: int = 0,  # of the weights, the order, the captions drawn, the split and the choice of the share
+    fraction: float = 1.0,  # part of the training images used
+    seed: int = 0,  # of the weights, the order, the captions drawn, the split and the choice of the fraction
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
@@ -62,24 +63,24 @@ def recipe(
 ) -> Run:
     """A model that describes images in sentences like those of its training data."""
     intake = intake_of(values)
-    shares = None if train_share is None else {"train": train_share, "val": 1 - train_share}
+    random_split = None if train_fraction is None else {"train": train_fraction, "val": 1 - train_fraction}
     whole = Size(height=size, width=size, keep_aspect=False)
     train = captions_at(
         data,
         reading,
         values,
-        split="train" if shares else split,
-        shares=shares,
+        split="train" if random_split else split,
+        random_split=random_split,
         split_seed=seed,
         augment=None if is_raw(intake) else Augment(photometric=0.2),
         resize=whole,
-        share=share,
-        share_seed=seed,
+        fraction=fraction,
+        fraction_seed=seed,
     )
-    wanted = "val" if shares else val_split
-    update: dict[str, Any] = {"split": wanted, "augment": None, "share": 1.0}
+    wanted = "val" if random_split else val_split
+    update: dict[str, Any] = {"split": wanted, "augment": None, "fraction": 1.0}
     if val is not None:
-        update |= {"annotation": val, "images": None, "split": val_split, "shares": None, "format": "auto"}
+        update |= {"annotation": val, "images": None, "split": val_split, "random_split": None, "format": "auto"}
     evals = (
         {}
         if val is None and wanted is None

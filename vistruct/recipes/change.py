@@ -1,8 +1,8 @@
 """What changed between two images of one place: folders of your own with before, after and a mask of the change.
 
 Run:      vistruct train change --data data/pairs --split train --val-split val --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   shared backbone and fusion as in Open-CD and MTP (arXiv:2403.13430): absolute differences and a UNet, or, as
           ViTP (arXiv:2509.17562) has it, both maps beside each other and UPerNet
 Differs:  before and after are exchanged half of the time; windows of large pairs while training
@@ -20,6 +20,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
 from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.imbalance import AS_MANY, Imbalance
 from vistruct.recipes.segment import HeadName, evaluated, made_tiny, segmenter, varied
 from vistruct.samples.made_maps import levir_folder
 from vistruct.tasks.segment import Fusion
@@ -42,15 +43,16 @@ def recipe(
     overlap: int = 64,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # pairs of windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = True,  # images from above have no up: turn them all ways
+    rot90: bool = True,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     exchange: float = 0.5,  # how often before and after are swapped; 0 where only one direction is a change
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where little changes
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    imbalance: Imbalance = AS_MANY,  # of classes
     fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A change detector for pairs of any size."""
@@ -62,9 +64,9 @@ def recipe(
         values,
         split=split,
         tiles=Tiles(size=size, overlap=0),
-        augment=varied(size, intake_of(values), flips=True, turns=turns, exchange=exchange),
-        share=share,
-        share_seed=seed,
+        augment=varied(size, intake_of(values), flips=True, rot90=rot90, exchange=exchange),
+        fraction=fraction,
+        fraction_seed=seed,
     )
     return segmenter(
         "change",
@@ -85,6 +87,7 @@ def recipe(
         channels=channels,
         dice=dice,
         normalise=normalise,
+        imbalance=imbalance,
         fit=fit,
     )
 

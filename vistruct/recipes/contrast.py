@@ -2,8 +2,8 @@
 
 Run:      vistruct train contrast --data images/ --backbone runs/pretrained
           vistruct train contrast --data images/ --model small     (minutes on a CPU)
-Needs:    published: ResNet-50, 800 epochs of COCO at 256 images in a step; ours: not yet measured
-Expect:   published DenseCL 56.7 AP on VOC detection, where MoCo v2 has 54.7; ours: not yet run
+Needs:    published: ResNet-50, 800 epochs of COCO at 256 images in a step
+Expect:   published DenseCL 56.7 AP on VOC detection, where MoCo v2 has 54.7
 Source:   DenseCL (arXiv:2011.09157) and its public configuration: vectors of 128 numbers, a head of 2,048, temperature
           0.2, momentum 0.999, 65,536 vectors in a queue, half the loss from wholes and half from places, crops of 20 %
           and more, changes of colour, grey, blur. AdamW, its rate for 256 images and its decay of MoCo v3
@@ -51,7 +51,7 @@ def recipe(
     batch: int | None = None,  # None: 256 as published, or 32 of small
     lr: float | None = None,  # None: 1.5e-4 for 256 images, as published of ViTs, or 5e-4 of small
     momentum: float | None = None,  # of the slow encoder; None: 0.999 as published, or 0.99 of small
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     colours: bool = True,  # change colours; false: where they mean something, or values stay raw
     seed: int = 0,
     mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
@@ -73,7 +73,7 @@ def recipe(
         backbone=parts,
         levels=levels,
         regions=regions,
-        views=ViewsConfig(size=size, area=(0.2, 1.0), turns=turns, **plain),
+        views=ViewsConfig(size=size, area=(0.2, 1.0), rot90=rot90, **plain),
         hidden=256 if is_small else 2048,
         queue=queue,
         momentum=momentum or (0.99 if is_small else 0.999),
@@ -82,7 +82,7 @@ def recipe(
     whole = Size(height=size, width=size, keep_aspect=False)
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
     if regions == "objects":
-        if len(data) > 1 or "region" not in levels or mixing.train_share is not None:
+        if len(data) > 1 or "region" not in levels or mixing.train_fraction is not None:
             what = "regions that are objects are of one set of boxes, and --val are images"
             raise UserError(what, where="--regions", fix="--levels region --data ANNOTATIONS --val IMAGES")
         learned = boxes_at(data[0], AS_FOUND, values, tiles=tiles)

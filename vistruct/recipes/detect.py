@@ -1,12 +1,14 @@
 """Detection of any annotated boxes: a backbone, a pyramid and a head, by default InternViT and FCOS.
 
 Run:      vistruct train detect --data data/train.json --val data/val.json --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   pyramid and layer-wise learning rates of ViTDet (Li et al., arXiv:2203.16527); FCOS (Tian et al.,
           arXiv:2006.09214), RetinaNet, Faster R-CNN and Mask R-CNN by torchvision, Cascade R-CNN (Cai and Vasconcelos,
           arXiv:1712.00726), DETR (Carion et al., arXiv:2005.12872),
           Mask2Former (Cheng et al., arXiv:2112.01527)
+Classes:  class imbalance is met by the heads: fcos and retina learn by a focal loss (arXiv:1708.02002), the
+          others by sampled regions or matched queries; there are no class weights
 Differs:  FCOS in place of ViTDet's Mask R-CNN, global attention in every block, windows of large images in place of
           resized images
 """
@@ -89,10 +91,10 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     names: Path | None = None,  # a CLIP that reads the class names, by which classes are then told; None: by number
     names_learn: bool = False,  # its text tower learns too
     reading: Reading = AS_FOUND,  # how the data are read
@@ -123,13 +125,13 @@ def recipe(
             tiles=Tiles(size=size, overlap=overlap),
             augment=Augment(
                 hflip=True,
-                vflip=turns,
-                turns90=turns,
+                vflip=rot90,
+                rot90=rot90,
                 photometric=0.0 if is_raw(intake_of(values)) else 0.2,
                 scale=(0.8, 1.25),
             ),
-            share=share,
-            share_seed=seed,
+            fraction=fraction,
+            fraction_seed=seed,
         ),
         val=measured_on(data, val, val_split),
         metric=CocoMasksConfig() if masks else CocoBoxesConfig(),
@@ -150,7 +152,9 @@ def recipe(
 
 def tiny() -> Run:
     """A few steps on one of the shipped tree-crown scenes, measured on the other; it hardly learns."""
-    run = recipe(data=trees().train, val=trees().test, steps=6, size=256, overlap=64, batch=2, share=0.1, channels=16)
+    run = recipe(
+        data=trees().train, val=trees().test, steps=6, size=256, overlap=64, batch=2, fraction=0.1, channels=16
+    )
     return made_tiny(run, head=FcosConfig(num_convs=1))
 
 
@@ -180,7 +184,7 @@ def detector(
     parts, mean_std = architecture(backbone, timm, normalise, data.intake, start)
     evals = {}
     if val is not None:
-        whole = {"annotation": val[0], "split": val[1], "augment": None, "share": 1.0, "as_written": True}
+        whole = {"annotation": val[0], "split": val[1], "augment": None, "fraction": 1.0, "as_written": True}
         whole |= {} if val[0] == data.annotation else {"images": None}
         evals["val"] = Eval(data=data.model_copy(update=whole), metric=metric)
     begun = model_at(start, DetectConfig)

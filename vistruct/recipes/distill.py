@@ -3,8 +3,8 @@
 Run:      vistruct train distill --data images/ --teacher runs/large --model small     (minutes on a CPU)
           vistruct train distill --data images/ --teacher vit_small_patch14_dinov2.lvd142m=dinov2_s.safetensors \\
               --teacher runs/ours --backbone runs/pretrained
-Needs:    one GPU for size base; memory and hours: not yet measured
-Expect:   no published number for these settings; ours: not yet run at full size
+Needs:    one GPU for size base
+Expect:   no published number for these settings
 Source:   rates, decay, crops, flips and colours of the public configuration of LightlyTrain's distillation: AdamW 5e-4
           for 1,536 images, by the square root of their number, decay 0.04, crops of 14 % and more, colours 0.4.
           Several teachers with a head each, their channels standardised: RADIO, arXiv:2312.06709
@@ -64,7 +64,7 @@ def recipe(
     batch: int | None = None,  # None: 256, or 32 of small
     lr: float | None = None,  # None: 5e-4 for 1,536 images, by the square root of their number, or 1e-3 of small
     augment: bool = True,  # crops and flips; --no-augment: whole images or windows, brought to the size of a crop
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     cache: str | None = None,  # folder for the teachers' maps, computed once; with --no-augment
     cache_limit: float = 200.0,  # GB that the maps of each teacher may take there
     seed: int = 0,
@@ -81,9 +81,9 @@ def recipe(
     intake = intake_of(values)
     tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(0.14, 1.0))
-    varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop) if augment else None
-    if turns and not augment:
-        raise UserError("turned images are varied ones", where="--turns", fix="leave --turns or --no-augment out")
+    varied = Augment(hflip=True, vflip=rot90, rot90=rot90, resized_crop=crop) if augment else None
+    if rot90 and not augment:
+        raise UserError("turned images are varied ones", where="--rot90", fix="leave --rot90 or --no-augment out")
     whole = Size(height=size, width=size, keep_aspect=False)
     parts, mean_std = architecture(backbone, None, normalise, intake, start)
     if backbone is None and start is None:

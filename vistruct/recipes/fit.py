@@ -18,7 +18,8 @@ class Fit:
     eval_every: int | None = None  # steps; None: an epoch or a tenth of the run, whichever is more
     keep_model: Literal["best", "last"] | None = None  # the weights shipped; None: best, where one evaluation can tell
     best_by: str | None = None  # EVALUATION/NUMBER that tells which are best; None: the usual one of the evaluation
-    patience: int | None = None  # evaluations without a better one that end the run; None: it is never ended early
+    patience: int | None = None  # early stopping: evaluations without a better one that end the run; None: none do
+    ema: float | None = None  # decay of a moving average (EMA) of the weights, which is measured and kept; 0.999, say
 
 
 BY_DATA = Fit()
@@ -50,4 +51,5 @@ def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval]) -> dict[str, 
         "keep_model": fit.keep_model or ("best" if can_tell else "last"),
         "best_by": fit.best_by or "",
         "patience": fit.patience,
+        "ema": fit.ema,
     }

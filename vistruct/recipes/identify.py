@@ -1,8 +1,8 @@
 """Grounded object identification: which class is in each given box, by a light head on the map of a frozen backbone.
 
 Run:      vistruct train identify --data data/train.json --val data/val.json --backbone runs/pretrained
-Needs:    one GPU for a ViT-g; memory and hours: not yet measured
-Expect:   no published number of this protocol; ours: docs/visft.md
+Needs:    one GPU for a ViT-g
+Expect:   no published number of this protocol
 Source:   the evaluation that ViSFT (Jiang et al., arXiv:2401.10222) names and has not released: a light head on frozen
           features. RoIAlign (He et al., arXiv:1703.06870) reads 7 x 7 cells of a box
 Differs:  which head and which data ViSFT took is not known, so that figures compare backbones here, before and after an
@@ -51,7 +51,7 @@ def recipe(
     batch: int = 16,  # images (or windows) in a step
     steps: int | None = None,  # None: those of epochs
     lr: float = 1e-3,
-    share: float = 1.0,  # part of the training images (or windows) used
+    fraction: float = 1.0,  # part of the training images (or windows) used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -60,7 +60,7 @@ def recipe(
     """A head that says what is in boxes that are given, on a backbone that stays as it is."""
     resize: PlacedSizing = Size(height=size, width=size)
     tiles = None if tile is None else Tiles(size=tile, overlap=overlap)
-    found = boxes_at(data, reading, values, split=split, tiles=tiles, share=share, share_seed=seed)
+    found = boxes_at(data, reading, values, split=split, tiles=tiles, fraction=fraction, fraction_seed=seed)
     train, evals = shown(found, None, resize, measured_on(data, val, val_split), IdentifiedConfig())
     trunk, mean_std = backbone_of(model, backbone, timm, None, normalise, intake_of(values))
     levels = "by_size" if _is_pyramid(trunk) else "each"

@@ -2,7 +2,7 @@
 
 Run:      vistruct train joint --task boxes=detect:data/boxes.json --task fields=segment:data/masks
 Needs:    as the tasks together; one micro-batch of one task is in memory at a time
-Expect:   depends on the data; no published number. ours: not yet run
+Expect:   depends on the data; no published number
 Source:   every task in every step: multi-task pretraining, MTP (Wang et al., arXiv:2403.13430); one task drawn for each
           step: ViSFT (Jiang et al., arXiv:2401.10222)
 Differs:  each term of the loss is divided by its own units over the whole step, so that neither the size of a batch nor
@@ -99,7 +99,7 @@ def tiny() -> Run:
     run = recipe(
         task=(Named(f"boxes=detect:{trees().train}"), Named(f"fields=segment:{loveda_folder()}")),
         option=(
-            *(Named(f"boxes.{text}") for text in (f"val={trees().test}", "size=256", "overlap=64", "share=0.1")),
+            *(Named(f"boxes.{text}") for text in (f"val={trees().test}", "size=256", "overlap=64", "fraction=0.1")),
             *(Named(f"fields.{text}") for text in ("split=train", "val_split=val", "size=64", "overlap=16")),
         ),
         steps=4,

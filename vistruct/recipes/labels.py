@@ -1,8 +1,8 @@
 """The labels themselves: annotated objects found as boxes, and painted as pixels, by one backbone in one pass.
 
 Run:      vistruct train labels --data data/train.json --val data/val.json
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: docs/mtp.md, on trees
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   multi-task pretraining, MTP (Wang et al., arXiv:2403.13430): several tasks learn from the same samples over
           one backbone; the parts are those of the recipes detect and segment
 Differs:  horizontal boxes and the pixels that they cover (or masks, where there are some), in place of MTP's three
@@ -43,10 +43,10 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int = 256,  # of pyramids and heads
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     fit: Fit = BY_DATA,  # how long, and which weights are kept
@@ -54,7 +54,7 @@ def recipe(
     """A detector and a segmenter that learn from the same samples; each is left as a model of its own."""
     found = detect.recipe(
         data=data, val=val, split=split, val_split=val_split, backbone=backbone, timm=timm, head=head, steps=steps,
-        size=size, overlap=overlap, batch=batch, lr=lr, share=share, seed=seed, channels=channels, turns=turns,
+        size=size, overlap=overlap, batch=batch, lr=lr, fraction=fraction, seed=seed, channels=channels, rot90=rot90,
         reading=reading, values=values,
     )  # fmt: skip
     task: Any = found.only.task

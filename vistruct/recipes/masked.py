@@ -5,9 +5,9 @@ of pairs of dates one is hidden, and the other seen whole (CroCo).
 Run:      vistruct train masked --data images/ --backbone runs/pretrained
           vistruct train masked --data images/ --model small     (minutes on a CPU)
           vistruct train masked --data images/ --target hog
-Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100 (pixels); ours: not yet measured
+Needs:    published: ViT-L, 800 epochs of ImageNet, 42 hours on 64 V100 (pixels)
 Expect:   published, ViT-B fine-tuned on ImageNet: pixels 83.6 (1,600 epochs), HOG 84.0 (1,600), spectrum 83.1
-          (300), positions 84.2 (800); ours: not yet run
+          (300), positions 84.2 (800)
 Source:   pixels: He et al., MAE, arXiv:2111.06377, and its public configuration: 75 % of the patches hidden, a decoder
           of 8 blocks, 512 wide, AdamW (0.9, 0.95) with decay 0.05, 1.5e-4 for 256 images, 4,096 in a step, 5 % of the
           steps warm-up, crops of 20 % and more, flips, no change of colour. Squares: Pixio, arXiv:2512.15715.
@@ -193,7 +193,7 @@ def recipe(
     tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: as published, 4,096 of pixels, or 32 of small
     lr: float | None = None,  # None: as published, 1.5e-4 for 256 images of pixels, or 1e-3 of small
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     seed: int = 0,
     mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -208,7 +208,7 @@ def recipe(
     intake = intake_of(values)
     tiles = Tiles(size=max(tile, size), overlap=0)
     crop = ResizedCrop(height=size, width=size, area=(told.area, 1.0))
-    varied = Augment(hflip=True, vflip=turns, turns90=turns, resized_crop=crop)
+    varied = Augment(hflip=True, vflip=rot90, rot90=rot90, resized_crop=crop)
     whole = Size(height=size, width=size, keep_aspect=False)
     parts, mean_std = architecture(backbone, timm, normalise, intake, start)
     if backbone is None and timm is None and start is None:
@@ -229,7 +229,7 @@ def recipe(
         more = {"tiles": tiles, "augment": varied, "pairs": pairs}
         learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, **more)
     else:
-        said = {"--data": data, "--val": val, "--turns": turns}
+        said = {"--data": data, "--val": val, "--rot90": rot90}
         learned, measured = drawn_instead(formula, said, (values, mixing), augment=varied, resize=whole, seed=seed)
     return Run(
         recipe="masked",

@@ -1,8 +1,8 @@
 """Reading text in images of words: a light transformer that spells what it finds on the map of a frozen backbone.
 
 Run:      vistruct train ocr --data words/train --val words/test --backbone runs/pretrained
-Needs:    one GPU for a ViT-g; memory and hours: not yet measured
-Expect:   no published number of this protocol; ours: docs/visft.md
+Needs:    one GPU for a ViT-g
+Expect:   no published number of this protocol
 Source:   the evaluation that ViSFT (Jiang et al., arXiv:2401.10222) names and has not released: a light head on frozen
           features. Images squashed to one size, and the longest text of 25 characters, as in the benchmarks of scene
           text recognition (Baek et al., arXiv:1904.01906)
@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vistruct.config import Eval, Move, Part, Run
+from vistruct.config import Eval, Part, Run, Trainable
 from vistruct.data.at_path import captions_at, intake_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.caption_transformer import CaptionTransformerConfig
@@ -48,7 +48,7 @@ def recipe(
     batch: int = 64,
     steps: int | None = None,  # None: those of epochs
     lr: float = 3e-4,
-    share: float = 1.0,  # part of the training images used
+    fraction: float = 1.0,  # part of the training images used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -56,10 +56,10 @@ def recipe(
 ) -> Run:
     """A head that spells the text in an image, on one map of a backbone that stays as it is."""
     size = Size(height=height, width=width, keep_aspect=False)
-    train = captions_at(data, reading, values, split=split, resize=size, share=share, share_seed=seed)
+    train = captions_at(data, reading, values, split=split, resize=size, fraction=fraction, fraction_seed=seed)
     evals = {}
     if val is not None or val_split is not None:
-        own: dict[str, Any] = {"split": val_split, "share": 1.0}
+        own: dict[str, Any] = {"split": val_split, "fraction": 1.0}
         own |= {} if val is None else {"annotation": val, "images": None, "format": "auto"}
         evals = {"val": Eval(data=train.model_copy(update=own), metric=TextConfig())}
     trunk, mean_std = backbone_of(model, backbone, timm, None, normalise, intake_of(values))
@@ -92,7 +92,9 @@ def recipe(
 
 def light(run: Run, tune_backbone: bool) -> Run:
     """The run, in which the head alone learns unless the backbone is to."""
-    return run if tune_backbone else run.model_copy(update={"move": (Move(pattern="backbone", mode="frozen"),)})
+    return (
+        run if tune_backbone else run.model_copy(update={"trainable": (Trainable(pattern="backbone", mode="frozen"),)})
+    )
 
 
 def tiny() -> Run:

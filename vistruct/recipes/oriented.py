@@ -1,8 +1,8 @@
 """Detection of oriented boxes in a folder of any format: Oriented R-CNN, or a single-stage head for speed.
 
 Run:      vistruct train oriented --data data/DOTA --split train --val-split val --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: 43 real buildings in docs/oriented.md
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   Oriented R-CNN (Xie et al., arXiv:2108.05699); FCOS (Tian et al., arXiv:2006.09214), its locations giving
           centre, sides and twice the angle; DOTA's evaluation (Xia et al., arXiv:1711.10398)
 Differs:  windows are cut while training, nothing is written; turned by any angle half of the time
@@ -40,8 +40,8 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
     rotate: float = 0.5,  # how often a window is turned by any angle; 0 where images have an up
     difficult: Literal["learn", "ignore", "drop"] = "learn",
@@ -68,8 +68,8 @@ def recipe(
                 photometric=0.0 if is_raw(intake_of(values)) else 0.2,
                 scale=(0.8, 1.25),
             ),
-            share=share,
-            share_seed=seed,
+            fraction=fraction,
+            fraction_seed=seed,
         ),
         val=measured_on(data, val, val_split),
         metric=OrientedBoxesConfig(),

@@ -1,8 +1,8 @@
 """Things and stuff together: each object with its mask, and the class of every other pixel, by Mask2Former.
 
 Run:      vistruct train panoptic --data coco --format coco-panoptic --split train --val-split val --backbone runs/pre
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   no published number for these backbones; ours: not yet run
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   no published number for these backbones
 Source:   Mask2Former (Cheng et al., arXiv:2112.01527), its head, losses and inference; pyramid and layer-wise learning
           rates of ViTDet (Li et al., arXiv:2203.16527)
 Differs:  scales and crops of the generic recipes in place of large-scale jitter
@@ -40,10 +40,10 @@ def recipe(
     size: int = 512,  # pixels of what is cut out of an image in training; predictions look at whole images
     batch: int = 8,
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training images used
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training images used
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int = 256,  # of pyramid and head
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
@@ -63,14 +63,14 @@ def recipe(
         values,
         split=split,
         masks=True,
-        augment=varied(size, intake, flips=True, turns=turns),
-        share=share,
-        share_seed=seed,
+        augment=varied(size, intake, flips=True, rot90=rot90),
+        fraction=fraction,
+        fraction_seed=seed,
     )
     parts, mean_std = architecture(backbone, timm, normalise, intake)
     evals, place = {}, measured_on(data, val, val_split)
     if place is not None:
-        whole: dict[str, Any] = {"annotation": place[0], "split": place[1], "augment": None, "share": 1.0}
+        whole: dict[str, Any] = {"annotation": place[0], "split": place[1], "augment": None, "fraction": 1.0}
         whole |= {} if place[0] == data else {"images": None}
         evals["val"] = Eval(data=train.model_copy(update=whole), metric=PanopticQualityConfig())
     return one_task(

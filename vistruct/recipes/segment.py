@@ -1,8 +1,8 @@
 """Segmentation of a folder of your own: images with masks, annotated objects, GeoTIFF, NIfTI volumes or DICOM series.
 
 Run:      vistruct train segment --data data/fields --split train --val-split val --backbone runs/pretrained
-Needs:    the defaults without --backbone (ViT-S) train on one GPU; memory and hours: not yet measured
-Expect:   depends on the data; no published number. ours: docs/segmentation.md
+Needs:    the defaults without --backbone (ViT-S) train on one GPU
+Expect:   depends on the data; no published number
 Source:   UPerNet (Xiao et al., arXiv:1807.10221), Mask2Former (Cheng et al., arXiv:2112.01527); pyramid and layer-wise
           learning rates of ViTDet (Li et al., arXiv:2203.16527)
 Differs:  windows of large images while training, and smoothly joined windows afterwards, in place of resized images
@@ -44,6 +44,7 @@ from vistruct.recipes.detect import (
     pyramid_strides,
 )
 from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.imbalance import AS_MANY, Imbalance, focal_gamma_asked, weights_asked
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
 from vistruct.tasks.segment import Fusion, SegmentConfig
@@ -70,15 +71,16 @@ def recipe(
     overlap: int = 128,  # pixels shared by neighbouring windows of predictions
     batch: int = 8,  # windows in a step
     lr: float = 1e-4,
-    share: float = 1.0,  # part of the training windows used (of the patients, for volumes)
-    seed: int = 0,  # of the weights, the order and the choice of the share
+    fraction: float = 1.0,  # part of the training windows used (of the patients, for volumes)
+    seed: int = 0,  # of the weights, the order and the choice of the fraction
     channels: int | None = None,  # of pyramid and head; None: those of start, or 256
-    turns: bool = False,  # images without an up (from above, through a microscope): turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     flips: bool = True,  # left and right; false where sides matter, as in a body
     dice: float = 0.0,  # weight of the dice loss beside cross-entropy; 1 helps where objects are small
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
     normalise: Normalisation | None = None,  # mean and std of; None: backbone, of values in the unit of the files data
+    imbalance: Imbalance = AS_MANY,  # of classes
     fit: Fit = BY_DATA,  # how long, and which weights are kept
 ) -> Run:
     """A segmenter for images of any size, 8-bit or not, and for volumes slice by slice."""
@@ -88,9 +90,9 @@ def recipe(
         values,
         split=split,
         size=size,
-        share=share,
+        fraction=fraction,
         seed=seed,
-        augment=varied(size, intake_of(values), flips=flips, turns=turns),
+        augment=varied(size, intake_of(values), flips=flips, rot90=rot90),
     )
     return segmenter(
         "segment",
@@ -110,6 +112,7 @@ def recipe(
         channels=channels,
         dice=dice,
         normalise=normalise,
+        imbalance=imbalance,
         fit=fit,
     )
 
@@ -127,12 +130,12 @@ def pixel_data(
     *,
     split: str | None,
     size: int,
-    share: float,
+    fraction: float,
     seed: int,
     augment: Augment,
 ) -> MapDataConfig | VolumeDataConfig:
     """Training data with the class of every pixel, as what lies at `data` asks for."""
-    shared: dict[str, Any] = {"split": split, "share": share, "share_seed": seed, "augment": augment}
+    shared: dict[str, Any] = {"split": split, "fraction": fraction, "fraction_seed": seed, "augment": augment}
     format = reading.format
     if reading.labels is None and (
         matching(data, "volumes") if format == "auto" else find_format(format).kind == "volumes"
@@ -141,12 +144,12 @@ def pixel_data(
     return maps_at(data, reading, values, tiles=Tiles(size=size, overlap=0), **shared)
 
 
-def varied(size: int, intake: Intake | None, *, flips: bool, turns: bool, exchange: float = 0.0) -> Augment:
+def varied(size: int, intake: Intake | None, *, flips: bool, rot90: bool, exchange: float = 0.0) -> Augment:
     """How the training images of the generic recipes for pixels are varied."""
     return Augment(
         hflip=flips,
-        vflip=turns,
-        turns90=turns,
+        vflip=rot90,
+        rot90=rot90,
         exchange=exchange,
         photometric=0.0 if is_raw(intake) else 0.2,
         scale=(0.8, 1.25),
@@ -158,7 +161,7 @@ def evaluated(train: MapDataConfig | VolumeDataConfig, val: tuple[Path, str | No
     """The data to measure on, read as the training data, whole and without variation."""
     if val is None:
         return None
-    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "share": 1.0}
+    changes: dict[str, Any] = {"root": val[0], "split": val[1], "augment": None, "fraction": 1.0}
     changes |= {"empty": 1.0} if isinstance(train, VolumeDataConfig) else {"tiles": None}
     return train.model_copy(update=changes)
 
@@ -183,6 +186,7 @@ def segmenter(
     dice: float = 0.0,
     fusion: Fusion | None = None,
     normalise: Normalisation | None = None,
+    imbalance: Imbalance = AS_MANY,
     fit: Fit = BY_DATA,
 ) -> Run:
     """What the generic recipes for pixels share: any head on any backbone, for one image or a pair."""
@@ -197,13 +201,22 @@ def segmenter(
             f"--dice {dice:g} beside mask2former, which has a dice loss of its own (weight {part.loss.dice_weight:g})"
         )
         raise UserError(what, where="--dice", fix=f"--set task.head.loss.dice_weight={dice:g} in its place")
+    loss = PixelLoss(
+        class_weights=weights_asked(imbalance),
+        focal_gamma=focal_gamma_asked(imbalance),
+        dice=Dice(weight=dice) if dice else None,
+    )
+    if isinstance(part, Mask2FormerMapsConfig) and loss != PixelLoss():
+        option = "--loss focal" if loss.focal_gamma else "--class-weights"
+        what = f"{option} beside mask2former, which has a loss of its own"
+        raise UserError(what, where=option, fix="another head: --head upernet")
     task = SegmentConfig(
         kind="segment" if fusion is None else "change",
         backbone=parts,
         neck=neck,
         head=part,
         fusion=fusion,
-        loss=PixelLoss(dice=Dice(weight=dice) if dice else None),
+        loss=loss,
         slide=Slide(size=size, overlap=min(overlap, size // 2)),
         **mean_std,
     )

@@ -3,9 +3,9 @@
 Run:      vistruct train self_distill --data images/ --timm vit_small_patch14_dinov2 --backbone weights.safetensors
           vistruct train self_distill --data images/ --backbone runs/pretrained --lora-rank 8
           vistruct train self_distill --data images/ --model small     (minutes on a CPU)
-Needs:    not yet measured
+Needs:    a GPU, but for --model small
 Expect:   published iBOT from random weights: ViT-S 77.9 linear on ImageNet, ViT-B 79.5; of going on ExPLoRA
-          (arXiv:2406.10973) says up to 8 points of a linear probe on satellite images. ours: not yet run
+          (arXiv:2406.10973) says up to 8 points of a linear probe on satellite images
 Source:   views, hidden patches, temperatures and momentum of DINOv2's public configuration; of iBOT's
           (arXiv:2111.07832) 8,192 prototypes, one head for images and patches, 5e-4 for 256 images, 1,024 in a step,
           decay 0.04 that rises to 0.4, clip 3
@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Run, Schedule, Stream, with_values
+from vistruct.config import MAIN, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable, with_values
 from vistruct.data.at_path import intake_of, learned_and_measured
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.errors import UserError
@@ -61,7 +61,7 @@ def recipe(
     tile: int = 512,  # pixels; larger images are cut into windows of so many
     batch: int | None = None,  # None: 1,024 as published, or 16 of small
     lr: float | None = None,  # of the heads; None: 5e-4 for 256 images, as published, or 1e-3 of small
-    turns: bool = False,  # images from above have no up: turn them all ways
+    rot90: bool = False,  # random rotations by 90 degrees and flips: no up in the images (aerial, microscopy)
     colours: bool = True,  # change colours; false: where they mean something, or values stay raw
     seed: int = 0,
     mixing: Mixing = EACH_ONCE,  # of several sets, and of what is drawn of them to measure on
@@ -82,10 +82,10 @@ def recipe(
         what = f"--anchor {anchor} holds the backbone near the weights of --backbone, and there are none"
         raise UserError(what, where="--anchor", fix="leave --anchor out, or name the weights: --backbone FILE")
     plain: dict[str, Any] = {} if colours and not is_raw(intake) else {"jitter": 0.0, "hue": 0.0, "grey": 0.0}
-    wide: dict[str, Any] = {"number": 1, "size": size, "area": (0.32, 1.0), "turns": turns, **plain}
+    wide: dict[str, Any] = {"number": 1, "size": size, "area": (0.32, 1.0), "rot90": rot90, **plain}
     dark = 0.2 if colours else 0.0
     number = local_views if local_views is not None else (2 if is_small else 8)
-    narrow = ViewsConfig(number=max(1, number), size=local_size, area=(0.05, 0.32), turns=turns, **plain)
+    narrow = ViewsConfig(number=max(1, number), size=local_size, area=(0.05, 0.32), rot90=rot90, **plain)
     task = SelfDistillConfig(
         backbone=parts,
         global_views=(ViewsConfig(**wide, blur=1.0), ViewsConfig(**wide, blur=0.1, solarise=dark)),
@@ -110,7 +110,7 @@ def recipe(
         },
         evals={} if measured is None else {"health": Eval(data=measured, metric=HealthConfig())},
         init=backbone,
-        move=() if lora_rank is None else (Move(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),),
+        trainable=() if lora_rank is None else (Trainable(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),),
         steps=steps,
         optim=AdamW(lr=lr or (1e-3 if is_small else 5e-4 * batch / 256), weight_decay=0.04, final_weight_decay=0.4),
         schedule=Schedule(shape="cosine", warmup_steps=steps // 10),
@@ -152,9 +152,9 @@ def going_on(
     stream = stream.model_copy(
         update={"task": stream.task.model_copy(update=told), "loss_weights": weights | stream.loss_weights}
     )
-    slow = run.move or (Move(pattern="backbone", lr_factor=SLOWER),)
+    slow = run.trainable or (Trainable(pattern="backbone", lr_factor=SLOWER),)
     optim = run.optim.model_copy(update={"final_weight_decay": None})
-    return with_values(run, streams={MAIN: stream}, move=slow, optim=optim)
+    return with_values(run, streams={MAIN: stream}, trainable=slow, optim=optim)
 
 
 def tiny() -> Run:

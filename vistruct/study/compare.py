@@ -57,7 +57,7 @@ class Number:
         return None if self.a is None or self.b is None else self.b - self.a
 
     def as_json(self) -> dict[str, Any]:
-        """For a program."""
+        """As plain values."""
         values = {key: value for key, value in asdict(self).items() if key != "interval"}
         ends = None if self.interval is None else [self.interval.low, self.interval.high]
         return values | {"difference": self.difference, "interval": ends}
@@ -86,7 +86,7 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For a program."""
+        """As plain values."""
         return {
             "kind": self.kind,
             "a": str(self.a),

@@ -165,7 +165,7 @@ def study_of(
             "size": 96,
             "overlap": 32,
             "batch": 8,
-            "turns": True,
+            "rot90": True,
         },
         settings=(
             "optim.layer_decay=1.0",
@@ -191,7 +191,7 @@ def teachers_of(made: Mapping[str, Mapping[str, Any]], imagenet: Path | None) ->
     """Everybody who can teach the training scene's pictures, by name; where answers are learned there is a control of
     shuffled ones."""
     true, shuffled = made["instructions"]["true"], made["instructions"]["shuffled"]
-    images = {"data": [str(Path(true).parent / "images")], "model": "small", "batch": BATCH, "turns": True}
+    images = {"data": [str(Path(true).parent / "images")], "model": "small", "batch": BATCH, "rot90": True}
     asked = {"data": true, "size": "small", "batch": BATCH}
     quiet = ("log_every=5",)
     found = {
@@ -221,7 +221,7 @@ def teachers_of(made: Mapping[str, Mapping[str, Any]], imagenet: Path | None) ->
     }
     if imagenet is not None:
         kept = str(Path(true).parents[1] / "maps")  # the teacher looks at each picture once, for all repetitions
-        whole = {name: value for name, value in images.items() if name != "turns"} | {"augment": False, "cache": kept}
+        whole = {name: value for name, value in images.items() if name != "rot90"} | {"augment": False, "cache": kept}
         options = whole | {"teacher": [f"{NETWORK}={imagenet}"]}
         found["distilled"] = Teacher(recipe="distill", options=options, settings=quiet)
     return found
@@ -251,7 +251,7 @@ def labelled(data: str) -> Teacher:
             "streams.boxes.task.head={kind: fcos, num_convs: 1, nms_iou: 0.35, prior: 0.1}",
             "optim.weight_decay=0.01",
             "optim.layer_decay=1.0",
-            "move=[{pattern: backbone, lr_factor: 0.5}]",
+            "trainable=[{pattern: backbone, lr_factor: 0.5}]",
             "workers=0",
             "log_every=5",
         ),
@@ -273,7 +273,7 @@ def write_data(
         crop_size=(crop[0], crop[1]),
         questions=3,
         always=("grid_map",),
-        turned=True,
+        rot90=True,
         boxes=Path(out) / "labels",
         seed=0,
         progress=lambda done, total: report(done, total, "pictures"),
@@ -297,7 +297,7 @@ def write_questions(
     for scene, source in (("test", Path(asked)), ("train", Path(taught))):
         summary = write_instructions(
             source, Path(out) / "questions" / scene, crops=pictures, crop_size=(crop[0], crop[1]), questions=8,
-            turned=True, seed=1, progress=lambda done, total: report(done, total, "pictures"),
+            rot90=True, seed=1, progress=lambda done, total: report(done, total, "pictures"),
         )  # fmt: skip
         said[scene] = str(summary.path)
     return said

@@ -21,7 +21,7 @@ from vistruct.checkpoint.catalogue.find import near
 from vistruct.checkpoint.catalogue.here import located
 from vistruct.checkpoint.tensors import sha256
 from vistruct.checkpoint.weights import backbone_dir, read_backbone_card
-from vistruct.config import Move, Run, explain, with_values
+from vistruct.config import Run, Trainable, explain, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
 from vistruct.recipes.options import called, options_of
@@ -33,7 +33,7 @@ TRAIN = "vistruct.study.trial:train_and_measure"
 ROBUST = "vistruct.study.trial:corrupted"
 VARIED = {  # options of recipes that the study sets itself, and where it is told them
     "backbone": "inits (--init NAME=PATH)",
-    "share": "fractions (--fraction)",
+    "fraction": "fractions (--fraction)",
     "seed": "seeds (--seeds)",
     "lr": "lr (--lr MODE=RATE)",
 }
@@ -215,7 +215,7 @@ def _one(
 ) -> Run:
     parameters = options_of(function)
     source = weights_of(study, init, seed)
-    own: dict[str, Any] = {"backbone": source, "share": fraction, "seed": seed, "lr": study.lr.get(tuning)}
+    own: dict[str, Any] = {"backbone": source, "fraction": fraction, "seed": seed, "lr": study.lr.get(tuning)}
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
     run = measured_at_the_end(made_by(study.recipe, function, {**options, **given}))
     if len(run.streams) > 1:
@@ -224,7 +224,7 @@ def _one(
     changes: dict[str, Any] = {"recipe": run.recipe or study.recipe, "seed": seed}
     if "lr" not in parameters and tuning in study.lr:
         changes["optim"] = run.optim.model_copy(update={"lr": study.lr[tuning]})
-    if "share" not in parameters:
+    if "fraction" not in parameters:
         changes["data"] = _shared(run.only.data, fraction, seed)
     if "backbone" not in parameters:
         changes["init"] = source
@@ -237,31 +237,33 @@ def _one(
     if study.is_random(init):
         changes |= {"init": None, "start": None}
     if tuning != "full" or study.backbone_lr != 1:
-        changes["move"] = (*run.move, _move(run.only.task, study, tuning))
+        changes["trainable"] = (*run.trainable, _trainable(run.only.task, study, tuning))
     run = with_values(run, **changes)
     return check_choice(with_settings(run, list(study.settings))) if study.settings else run
 
 
 def _shared(data: Any, fraction: float, seed: int) -> Any:
     settings = vars(data)
-    if "share" not in settings:
+    if "fraction" not in settings:
         if fraction == 1:
             return data
         what = f"data of kind {settings.get('kind', '?')} cannot be used in part"
         raise UserError(what, where="fractions", fix="leave fractions out")
-    return data.model_copy(update={"share": fraction, **({"share_seed": seed} if "share_seed" in settings else {})})
+    return data.model_copy(
+        update={"fraction": fraction, **({"fraction_seed": seed} if "fraction_seed" in settings else {})}
+    )
 
 
-def _move(task: Any, study: Study, tuning: Tuning) -> Move:
+def _trainable(task: Any, study: Study, tuning: Tuning) -> Trainable:
     """What a tuning mode trains. Of an adapter backbone only the ViT inside has weights to keep: the rest is a head."""
     backbone = vars(task).get("backbone")
     inner = backbone is not None and vars(backbone).get("kind") == "vit_adapter"
     pattern = "backbone.vit" if inner else "backbone"
     if tuning == "full":
-        return Move(pattern=pattern, lr_factor=study.backbone_lr)
+        return Trainable(pattern=pattern, lr_factor=study.backbone_lr)
     if tuning == "probe":
-        return Move(pattern=pattern, mode="frozen")
-    return Move(pattern=pattern, mode="lora", lora=study.lora)
+        return Trainable(pattern=pattern, mode="frozen")
+    return Trainable(pattern=pattern, mode="lora", lora=study.lora)
 
 
 def study_jobs(

@@ -55,7 +55,7 @@ def dense_features(
         UserError: no patches, or the backbone gives NaN or infinity.
     """
     if not len(patches):
-        raise UserError("no patches to look at", fix="use a scene with objects")
+        raise UserError("no patches to probe", fix="use a scene with objects")
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     centre = torch.tensor(mean, device=device).view(3, 1, 1)
     spread = torch.tensor(std, device=device).view(3, 1, 1)

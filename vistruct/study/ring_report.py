@@ -25,7 +25,7 @@ def write_ring(page: Report, found: Found) -> None:
     page.figure(
         gains_of_teachers(found),
         f"Gain over the start, with Student's interval over {_count(many, 'pretraining')}; in a ring: those that pay, "
-        "clearly better than their start and than every control, corrected for how many were looked at.",
+        "clearly better than their start and than every control, corrected for how many were compared.",
     )
     page.table(
         [

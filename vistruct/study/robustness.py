@@ -31,8 +31,8 @@ from vistruct.config import Eval
 from vistruct.data.dataset import RecordDataset
 from vistruct.distributed.precision import amp_dtype
 from vistruct.distributed.ranks import from_main, setup
+from vistruct.engine.data_sets import for_classes
 from vistruct.engine.evaluate import evaluate
-from vistruct.engine.run import for_classes
 from vistruct.errors import UserError, closest
 from vistruct.files.json_files import read_cached
 from vistruct.study.corrupted import corrupted, why_not

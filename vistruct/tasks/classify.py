@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from vistruct.config import Part
 from vistruct.contracts import Backbone, ClassPrediction, DataInfo, Ratio, Sample, StepOutput, TaskTraits
 from vistruct.errors import UserError
+from vistruct.heads.imbalance import (
+    ClassWeights,
+    focal_cross_entropy,
+    numbers_of,
+    positive_weights,
+    weights_in_words,
+)
 from vistruct.kinds import BackbonePart, ClassHeadPart, NeckPart
 from vistruct.ops.values import flipped
 from vistruct.tasks.features import features
@@ -40,7 +47,10 @@ class ClassifyConfig(Part):
     head: ClassHeadPart
     multi_label: bool = False  # any number of classes an image
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # share of the target spread over all classes; one class only
-    class_weights: tuple[float, ...] | None = None  # one for each class; None: all alike
+    # Of several classes an image balanced weighs positives (pos_weight), and numbers weigh a class as a whole.
+    class_weights: ClassWeights | None = None  # None: all alike
+    positive_weights: tuple[float, ...] | None = None  # of several classes an image: what each one's positives count
+    focal_gamma: float = Field(0.0, ge=0)  # an image's loss times (1 - probability of what is true) ** gamma
     mean: Statistics = IMAGENET_MEAN  # of each channel in [0, 1]; data: measured on the training data
     std: Statistics = IMAGENET_STD
     flips: tuple[Flip, ...] = Field(("none",), min_length=1)  # views that predictions average over
@@ -55,10 +65,22 @@ class ClassifyConfig(Part):
         if len(info.class_names) < least:
             what = f"a classifier needs {least} classes, the data have {len(info.class_names)}"
             raise UserError(what, where="data", fix="use data with classes of images (kind: image_classes)")
-        if self.class_weights is not None and len(self.class_weights) != len(info.class_names):
-            what = f"{len(self.class_weights)} weights for {len(info.class_names)} classes"
-            raise UserError(what, where="task.class_weights", fix="one for each class, in their order")
-        return Classify(with_statistics(self, info), info.class_names, info.channels, backbone)
+        names, asked = info.class_names, self.class_weights
+        counts = [info.counts[name] for name in names] if set(names) <= set(info.counts) else None
+        weights, told = numbers_of(asked, names, counts, "task.class_weights"), {}
+        if self.multi_label and asked == "balanced" and counts is not None:
+            weights, told = None, {"positive_weights": positive_weights(counts, info.num_records)}
+        config = with_statistics(self, info).model_copy(update={"class_weights": weights, **told})
+        if config.positive_weights is not None and (not self.multi_label or len(config.positive_weights) != len(names)):
+            what = "weights of positives are of several classes an image, one each"
+            raise UserError(what, where="task.positive_weights", fix="class_weights, or --multi-label")
+        remarks: tuple[str, ...] = ()
+        if asked is not None and weights is not None:
+            remarks = (weights_in_words(weights, names, asked, "images"),)
+        elif asked is not None and config.positive_weights is not None:
+            line = weights_in_words(config.positive_weights, names, None, "images")
+            remarks = (f"{line} (of positives: training images without the class to those with it)",)
+        return Classify(config, names, info.channels, backbone, remarks)
 
 
 @dataclass(kw_only=True)
@@ -132,18 +154,25 @@ class Classify(nn.Module):
     """ClassBatch -> StepOutput in training, scores from `predict`."""
 
     def __init__(
-        self, config: ClassifyConfig, class_names: tuple[str, ...], channels: int, backbone: Backbone | None = None
+        self,
+        config: ClassifyConfig,
+        class_names: tuple[str, ...],
+        channels: int,
+        backbone: Backbone | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.remarks = remarks
         self.config, self.class_names, self.channels = config, class_names, channels
         maps = features(config.backbone, config.neck, channels=channels, shared=backbone)
         self.normalise = Normalise(config.mean, config.std, channels)
         self.backbone, self.neck, self.size_divisor = maps.backbone, maps.neck, maps.size_divisor
         self.head = config.head.build(maps.specs, len(class_names))
+        self.outside: Callable[[Tensor], Tensor] | None = None  # gives the scores in place of the layers
 
     @property
     def traits(self) -> TaskTraits:
-        return TaskTraits(prediction="classes", terms=("classes",), class_names=self.class_names)
+        return TaskTraits(prediction="classes", terms=("classes",), class_names=self.class_names, remarks=self.remarks)
 
     @property
     def collator(self) -> Callable[[list[Sample]], ClassBatch]:
@@ -174,13 +203,16 @@ class Classify(nn.Module):
         logits = self.logits_of(maps)
         weights = self._weights(batch)
         if self.config.multi_label:
-            every = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none")
+            every = sigmoid_focal_loss(logits, batch.targets, alpha=-1, gamma=self.config.focal_gamma)
+            if self.config.positive_weights is not None:
+                every = every * (1 + batch.targets * (logits.new_tensor(self.config.positive_weights) - 1))
             total = (every if weights is None else every * weights).mean(dim=1).sum()
             right = ((logits > 0) == (batch.targets > 0.5)).float().mean(dim=1)
         else:
             labels = batch.targets.argmax(dim=1)
             smoothing = self.config.label_smoothing
-            total = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+            gamma = self.config.focal_gamma
+            total = focal_cross_entropy(logits, labels, weights, smoothing=smoothing, gamma=gamma).sum()
             right = (logits.argmax(dim=1) == labels).float()
         accuracy = Ratio(total=right.detach().sum(), count=len(batch))
         return StepOutput(terms={"classes": total}, metrics={"accuracy": accuracy})
@@ -194,7 +226,7 @@ class Classify(nn.Module):
 
     def _weights(self, batch: ClassBatch) -> Tensor | None:
         """float[K]."""
-        given = self.config.class_weights
+        given = self.config.class_weights  # numbers, since `build`
         return None if given is None else batch.targets.new_tensor(given)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -222,5 +254,7 @@ class Classify(nn.Module):
 
     def scores(self, images: Tensor) -> Tensor:
         """float[B, K] in [0, 1] of images [B, C, H, W] as a batch has them."""
+        if self.outside is not None:
+            return self.outside(images)
         logits = self.logits(images)
         return logits.sigmoid() if self.config.multi_label else logits.softmax(dim=1)

@@ -155,7 +155,7 @@ class ContrastCollator:
 
     def _check(self, sample: Sample) -> None:
         if len(sample.images) != 1:
-            what = f"{len(sample.images)} images, where one is looked at"
+            what = f"{len(sample.images)} images in a sample, where the task takes one"
             raise UserError(what, where=sample.id, fix="use data with one image each (kind: images)")
         if len(sample.images[0]) != self.channels:
             what = f"an image of {len(sample.images[0])} channels, the model takes {self.channels}"

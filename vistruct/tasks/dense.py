@@ -185,6 +185,7 @@ class Detect(nn.Module):
             fix = "head.name_width is names.text.width; --names CLIP of `detect` with --head fcos sets both"
             raise UserError(what, where="task.head.name_width", fix=fix)
         self.normalise = Normalise(config.mean, config.std, channels)
+        self.outside: Callable[[Detect, DetectBatch], list[Detections]] | None = None  # finds in place of the layers
 
     @property
     def traits(self) -> TaskTraits:
@@ -236,6 +237,8 @@ class Detect(nn.Module):
 
     def _detections(self, batch: DetectBatch) -> list[Detections]:
         """In pixels of the padded batch."""
+        if self.outside is not None:
+            return self.outside(self, batch)
         image, views, traits = self.normalise(batch.images, batch.sizes_hw), self.config.views, self.head.traits
         if views is None:
             return self.head.decode(self._look(image, batch.sizes_hw), batch.sizes_hw)

@@ -119,7 +119,7 @@ class DistillCollator:
 
     def _check(self, sample: Sample, shape: torch.Size) -> None:
         if len(sample.images) != 1:
-            what = f"{len(sample.images)} images, where one is looked at"
+            what = f"{len(sample.images)} images in a sample, where the task takes one"
             raise UserError(what, where=sample.id, fix="use data with one image each (kind: images)")
         found = sample.images[0].shape
         if found[0] != self.channels:

@@ -30,6 +30,7 @@ from vistruct.contracts import (
     TaskTraits,
 )
 from vistruct.errors import UserError
+from vistruct.heads.imbalance import weights_in_words
 from vistruct.heads.pixel_loss import PixelLoss
 from vistruct.kinds import BackbonePart, NeckPart, PixelHeadPart
 from vistruct.tasks.features import check_in_place, features
@@ -83,7 +84,12 @@ class SegmentConfig(Part):
         if len(names) < 2:
             what = f"a segmenter tells classes apart, the data have {len(names)}"
             raise UserError(what, where="data", fix="use data with classes of pixels (kind: maps)")
-        return Segment(with_statistics(self, info), names, info.channels, backbone)
+        config, asked = with_statistics(self, info), self.loss.class_weights
+        config = config.model_copy(update={"loss": self.loss.of_classes(names, info.pixel_counts)})
+        weights, remarks = config.loss.class_weights, ()
+        if asked is not None and isinstance(weights, tuple):
+            remarks = (weights_in_words(weights, names, asked, "pixels"),)
+        return Segment(config, names, info.channels, backbone, remarks)
 
 
 @dataclass(kw_only=True)
@@ -142,7 +148,7 @@ class MapCollator:
         if len(sample.images) != self.num_images:
             what = f"{len(sample.images)} images in a sample, the model compares {self.num_images}"
             if self.num_images == 1:
-                what = f"{len(sample.images)} images in a sample, the model looks at one"
+                what = f"{len(sample.images)} images in a sample, the model takes one"
             raise UserError(what, where=sample.id, fix="pairs are for kind: change, single images for kind: segment")
         shapes = {tuple(image.shape) for image in sample.images}
         if len(shapes) > 1:
@@ -165,9 +171,15 @@ class Segment(nn.Module):
     """MapBatch -> StepOutput in training, the class of every pixel of the file from `predict`."""
 
     def __init__(
-        self, config: SegmentConfig, class_names: tuple[str, ...], channels: int, backbone: Backbone | None = None
+        self,
+        config: SegmentConfig,
+        class_names: tuple[str, ...],
+        channels: int,
+        backbone: Backbone | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.remarks = remarks
         self.config, self.class_names, self.channels = config, class_names, channels
         self.num_images = 1 if config.fusion is None else 2
         maps = features(
@@ -182,11 +194,12 @@ class Segment(nn.Module):
         if isinstance(self.head, LearningHead) and config.loss != PixelLoss():
             what = f"a head of kind {config.head.kind} has a loss of its own"
             raise UserError(what, where="task.loss", fix="leave loss out; weights are settings of the head")
+        self.outside: Callable[[Tensor], Tensor] | None = None  # gives probabilities in place of the layers
 
     @property
     def traits(self) -> TaskTraits:
         terms = self.head.terms if isinstance(self.head, LearningHead) else self.config.loss.terms
-        return TaskTraits(prediction="maps", terms=terms, class_names=self.class_names)
+        return TaskTraits(prediction="maps", terms=terms, class_names=self.class_names, remarks=self.remarks)
 
     @property
     def collator(self) -> Callable[[list[Sample]], MapBatch]:
@@ -244,6 +257,8 @@ class Segment(nn.Module):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """float[B, K, H, W] of images [B, T, C, H, W] as a batch has them."""
+        if self.outside is not None:
+            return self.outside(images)
         return self.logits(self.normalise(images)).softmax(dim=1)
 
     def predict(self, batch: MapBatch) -> list[MapPrediction]:

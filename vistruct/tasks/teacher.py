@@ -63,7 +63,7 @@ class Teacher(nn.Module):
         wrong = [band for band in config.bands or () if not 0 <= band < channels]
         if wrong or taken != (channels if config.bands is None else len(config.bands)):
             asked = "" if config.bands is None else f", of which bands {list(config.bands)} are asked for"
-            what = f"the teacher looks at {taken} channels, and images have {channels}{asked}"
+            what = f"the teacher takes {taken} channels, and images have {channels}{asked}"
             usual = [min(band, channels - 1) for band in range(taken)]
             fix = f"say which of them it sees, numbered from 0 to {channels - 1}: --set {where}.bands={usual}"
             raise UserError(what, where=config.weights, fix=fix)

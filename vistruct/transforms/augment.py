@@ -54,7 +54,7 @@ class Augment(Part):
     vflip: bool = False  # top and bottom
     dflip: bool = False  # both, half a turn
     flips: Literal["each", "one"] = "each"  # each flip half of the time; or one at most, each a quarter of the time
-    turns90: bool = False  # 0 to 3 quarter turns, equally often
+    rot90: bool = False  # 0 to 3 quarter turns, equally often
     rotate: float = Field(0.0, ge=0, le=1)  # how often (chance) by any angle about the centre
     rotate_range: tuple[float, float] = (-180.0, 180.0)  # degrees, clockwise on screen
     rot_flip: float = Field(0.0, ge=0, le=1)  # how often (chance), where not rotated, one of the four mirror images
@@ -132,7 +132,7 @@ class Augment(Part):
             self.hflip
             or self.vflip
             or self.dflip
-            or self.turns90
+            or self.rot90
             or self.rotate > 0
             or self.rot_flip > 0
             or self.sized_crop is not None
@@ -178,7 +178,7 @@ class Augment(Part):
         sample = self._sized(sample, size, grow, generator)
         for flip in self._flips(left_right, top_bottom, half_turn):
             sample = flip(sample)
-        if self.turns90:
+        if self.rot90:
             sample = turn(sample, int(quarters * 4))
         if whether < self.rotate:
             sample = self._rotated(sample, angle)

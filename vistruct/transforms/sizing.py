@@ -31,7 +31,7 @@ class Size(Part):
 
 def _of_all(size: Size) -> Size:
     if size.middle is not None:
-        what = "middle looks at a part of each image, and what lies outside of it could not be found"
+        what = "middle shows a part of each image, and what lies outside of it could not be found"
         raise UserError(what, where="resize", fix="leave middle out: it is for classes of whole images")
     return size
 

@@ -37,7 +37,7 @@ class ViewsConfig(Part):
     area: tuple[float, float] = (0.32, 1.0)  # smallest and largest share of the image's area
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # narrowest and widest, width to height
     hflip: float = Field(0.5, ge=0, le=1)  # chance
-    turns: bool = False  # any of four quarter turns; with hflip all eight orientations
+    rot90: bool = False  # any of four quarter turns; with hflip all eight orientations
     colours: float = Field(0.8, ge=0, le=1)  # chance of `jitter` and `hue`
     jitter: float = Field(0.4, ge=0, le=1)  # change of brightness and contrast, and of three channels' saturation
     hue: float = Field(0.1, ge=0, le=0.5)  # largest change, in turns of the circle; of 8-bit RGB alone
@@ -117,7 +117,7 @@ def _view(sample: Sample, config: ViewsConfig, seed: int) -> View:
     draw = torch.Generator().manual_seed(derive(seed, "moves"))
     flip, turn = torch.rand(2, generator=draw, dtype=torch.float64).tolist()
     x, y, width, height = window["left"], window["top"], window["width"], window["height"]
-    mirrored, quarters = flip < config.hflip, int(4 * turn) if config.turns else 0
+    mirrored, quarters = flip < config.hflip, int(4 * turn) if config.rot90 else 0
     pixels = resized(image[:, y : y + height, x : x + width], size_hw)
     pixels = flipped(pixels, (-1,)) if mirrored else pixels
     pixels = moved(pixels, lambda bits: torch.rot90(bits, quarters, dims=(-2, -1)).contiguous())

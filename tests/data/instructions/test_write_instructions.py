@@ -83,7 +83,7 @@ def pairs(rows: list[dict]) -> list[tuple[dict, str, str, str]]:
 def written(tmp_path_factory) -> dict[str, Summary]:
     root = tmp_path_factory.mktemp("instructions")
     return {
-        "train": write_instructions(trees().train, root / "train", crops=220, turned=True),
+        "train": write_instructions(trees().train, root / "train", crops=220, rot90=True),
         "test": write_instructions(trees().test, root / "test", crops=150),
     }
 
@@ -143,7 +143,7 @@ def test_boxes_in_answers_lie_on_what_is_seen_in_the_turned_crop(tmp_path):
         tmp_path / "out",
         crops=60,
         crop_size=(110, 180),
-        turned=True,
+        rot90=True,
         families=("ground_all",),
         questions=3,
     )

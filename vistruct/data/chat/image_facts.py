@@ -132,7 +132,7 @@ def _mended(before: ImageFacts, after: ImageFacts, changed: np.ndarray, index: I
     mended = changed[is_same[changed] & (after.crc32[changed] != before.crc32[changed])]
     if len(mended):
         names = ", ".join(index.name(image)[-60:] for image in mended[:3]) + (", ..." if len(mended) > 3 else "")
-        notice(f"{len(mended)} images have changed since they were looked at, and are read as they are now: {names}")
+        notice(f"{len(mended)} images have changed since they were indexed, and are read as they are now: {names}")
     return after
 
 

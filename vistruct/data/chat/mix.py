@@ -4,7 +4,7 @@
                    "max_dynamic_patch": 12, "data_augment": false, "length": 27133}, ...}
 
 Source: the data files of ViTP and InternVL (`meta_path`).
-Differs: `repeat_time` below 1 draws lines where the published code takes the first ones (`share_of`); `length` is
+Differs: `repeat_time` below 1 draws lines where the published code takes the first ones (`fraction_of`); `length` is
 counted here and never believed; what cannot be used is counted where the published code puts a random other sample.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.config import Part
-from vistruct.data.chat.sources import ShareOf, Wanted, open_source
+from vistruct.data.chat.sources import FractionOf, Wanted, open_source
 from vistruct.data.dataset import ColourAugment, OnBroken, RecordDataset, conversations
 from vistruct.errors import UserError, closest
 from vistruct.files.text import read_text
@@ -27,7 +27,7 @@ from vistruct.transforms.jpeg import JpegReencode
 KEYS = ("root", "annotation", "repeat_time", "max_dynamic_patch", "data_augment")
 IGNORED = {
     "length": "the lines are counted here",
-    "force_image_size": "the published loader does not look at it either",
+    "force_image_size": "the published loader ignores it too",
 }
 
 
@@ -37,8 +37,8 @@ class MixDataConfig(Part):
     kind: Literal["mix"] = "mix"
     mix: Path  # json file
     root: Path | None = None  # folder that relative paths in it start from; None: that of the file
-    share_of: ShareOf = "random"  # what repeat_time below 1 takes: drawn lines, or as published the first ones
-    seed: int = 0  # of the draw; of one seed, a larger share contains a smaller
+    fraction_of: FractionOf = "random"  # what repeat_time below 1 takes: drawn lines, or as published the first ones
+    seed: int = 0  # of the draw; of one seed, a larger fraction contains a smaller
     missing: Literal["count", "stop"] = "count"  # what a listed image does that is not on disk
     checksums: bool = True  # read every image once before training, so that a damaged one is found
     obey_data_augment: bool = True  # random JPEG compression where the file asks for it; off for evaluation
@@ -58,7 +58,7 @@ class MixDataConfig(Part):
         opened = [
             open_source(
                 one,
-                share_of=self.share_of,
+                fraction_of=self.fraction_of,
                 seed=self.seed,
                 missing=self.missing,
                 checksums=self.checksums,
@@ -103,15 +103,15 @@ def read_mix(path: Path, root: Path | None = None) -> tuple[list[Wanted], IssueC
 def _wanted(name: str, entry: Mapping[str, Any], start: Path, where: str, report: IssueCounter) -> Wanted:
     for key in entry:
         if key in IGNORED:
-            report.note(f"key {key!r} of the mix not looked at: {IGNORED[key]}", name, "kept")
+            report.note(f"key {key!r} of the mix ignored: {IGNORED[key]}", name, "kept")
         elif key not in KEYS:
-            report.note(f"key {key!r} of the mix is not known and not looked at; {closest(key, KEYS)}", name, "kept")
+            report.note(f"key {key!r} of the mix is not known and ignored; {closest(key, KEYS)}", name, "kept")
     annotation, root = entry.get("annotation"), entry.get("root")
     if not isinstance(annotation, str) or not annotation:
         raise UserError("this data set has no annotation", where=where, fix='"annotation": "FILE.jsonl"')
     if root is not None and not isinstance(root, str):
         raise UserError(f"root is the folder of the images, this is {root!r}", where=where, fix='"root": "FOLDER"')
-    share, repeats = _share_and_repeats(entry.get("repeat_time", 1), where)
+    fraction, repeats = _fraction_and_repeats(entry.get("repeat_time", 1), where)
     most = entry.get("max_dynamic_patch")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise UserError(f"max_dynamic_patch is a number of tiles, this is {most!r}", where=where, fix="12, for example")
@@ -123,22 +123,22 @@ def _wanted(name: str, entry: Mapping[str, Any], start: Path, where: str, report
         name=name,
         annotation=file,
         root=start / root if root else file.parent,
-        share=share,
+        fraction=fraction,
         repeats=repeats,
         max_tiles=most,
         reencode=reencode,
     )
 
 
-def _share_and_repeats(value: object, where: str) -> tuple[float, int]:
+def _fraction_and_repeats(value: object, where: str) -> tuple[float, int]:
     """repeat_time as the part of the lines to use and how often to use them."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if 0 < value < 1:
             return float(value), 1
         if value >= 1 and math.isfinite(value) and value == int(value):
             return 1.0, int(value)
-    fix = "a share below 1, or a whole number; to leave the data set out, remove it"
-    raise UserError(f"repeat_time {value!r} is neither a share nor a number of repeats", where=where, fix=fix)
+    fix = "a fraction below 1, or a whole number; to leave the data set out, remove it"
+    raise UserError(f"repeat_time {value!r} is neither a fraction nor a number of repeats", where=where, fix=fix)
 
 
 class _Twins(Exception):

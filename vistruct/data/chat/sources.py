@@ -22,7 +22,7 @@ from vistruct.ops.seeds import derive
 IMAGE_MISSING = f"{LEFT_OUT}an image is missing"
 IMAGE_UNREADABLE = f"{LEFT_OUT}an image cannot be read"
 
-ShareOf = Literal["random", "first-lines"]
+FractionOf = Literal["random", "first-lines"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Wanted:
     name: str  # "" where it stands alone
     annotation: Path
     root: Path  # folder that its image paths start from
-    share: float = 1.0  # part of its lines, in (0, 1]
+    fraction: float = 1.0  # part of its lines, in (0, 1]
     repeats: int = 1
     max_tiles: int | None = None
     reencode: bool = False
@@ -51,7 +51,7 @@ class Opened:
 def open_source(
     wanted: Wanted,
     *,
-    share_of: ShareOf = "random",
+    fraction_of: FractionOf = "random",
     seed: int = 0,
     missing: Literal["count", "stop"] = "count",
     checksums: bool = True,
@@ -61,8 +61,8 @@ def open_source(
     """Find out about every line and every image that is asked for.
 
     Args:
-        share_of: which lines a share below 1 takes: drawn, or as many from the top.
-        seed: of the draw; of one seed, a larger share contains a smaller.
+        fraction_of: which lines a fraction below 1 takes: drawn, or as many from the top.
+        seed: of the draw; of one seed, a larger fraction contains a smaller.
         missing: what an image does that is not on disk: its conversation is counted, or all stops.
         checksums: read every image file whole, so that damage is found later.
         cache: folder for what is found out; None: it is not kept.
@@ -72,7 +72,7 @@ def open_source(
         UserError: no such annotation file, nothing in it, a list that is not json; a missing image, if so asked.
     """
     index = open_index(wanted.annotation, cache)
-    rows = shared_rows(len(index), wanted.share, share_of, derive(seed, "share", wanted.name))
+    rows = shared_rows(len(index), wanted.fraction, fraction_of, derive(seed, "share", wanted.name))
     status = index.status[rows]
     faults = {reason: rows[status == 1 + number] for number, reason in enumerate(REASONS)}
     usable = rows[status == OK]
@@ -117,15 +117,15 @@ def open_source(
     return Opened(source=source, account=account, faults=faults, fingerprint=digest)
 
 
-def shared_rows(num_rows: int, share: float, share_of: ShareOf, seed: int) -> np.ndarray:
-    """int64[K] of `num_rows` rows, in order; K is `int(num_rows * share)`, as in the published code.
+def shared_rows(num_rows: int, fraction: float, fraction_of: FractionOf, seed: int) -> np.ndarray:
+    """int64[K] of `num_rows` rows, in order; K is `int(num_rows * fraction)`, as in the published code.
 
     The draw is numpy's PCG64 bit stream, which is the same in every version.
     """
-    if share == 1:
+    if fraction == 1:
         return np.arange(num_rows)
-    kept = int(num_rows * share)
-    if share_of == "first-lines":
+    kept = int(num_rows * fraction)
+    if fraction_of == "first-lines":
         return np.arange(kept)
     draw = np.random.PCG64(seed).random_raw(num_rows)
     return np.sort(np.argsort(draw, kind="stable")[:kept])

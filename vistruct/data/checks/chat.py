@@ -187,7 +187,7 @@ def _percent(reach: list[float]) -> list[Problem]:
 
 def in_numbers(account: Account) -> dict[str, int]:
     """An account without its reasons."""
-    numbers = {"lines": account.lines, "used": account.used, "beyond the share asked for": account.beyond}
+    numbers = {"lines": account.lines, "used": account.used, "beyond the fraction asked for": account.beyond}
     return {**numbers, "left out": account.left_out.counts.total(), "repeats": account.repeats}
 
 

@@ -154,7 +154,9 @@ def check_run(
         if bare in seen or isinstance(part, FormulaDataConfig):  # which has no files to look at
             continue
         seen.append(bare)
-        asked = vars(part).get("split") if "shares" not in vars(part) or vars(part)["shares"] is None else None
+        asked = (
+            vars(part).get("split") if "random_split" not in vars(part) or vars(part)["random_split"] is None else None
+        )
         found[name] = check_part(part, split=asked, decode_at_most=decode_at_most, max_left_out=max_left_out)
     if not found:
         raise UserError("nothing in this run lies in files", where="check", fix="`vistruct show` draws some of it")
@@ -220,7 +222,7 @@ def _family(part: Any) -> Family:
         if isinstance(part, config):
             path = part.annotation if "annotation" in vars(part) else part.root
             return Family(kind=kind, format=format_of(path, kind, part.format, part.ask()), path=path)
-    what = f"data of kind {part.kind!r} are not looked at"
+    what = f"data of kind {part.kind!r} cannot be checked"
     raise UserError(what, where="check", fix="vistruct check PATH --format NAME, where a format reads them")
 
 

@@ -58,9 +58,9 @@ def look(parts: Parts, decode_at_most: int | None) -> Findings:
     parts.errors.extend(seen.errors)
     if cases and all(case.label is None for case in cases):
         error = without_any_labels(len(cases), path)
-        fix = f"{error.fix}; --format images looks at them as images without labels"
+        fix = f"{error.fix}; --format images reads them as images without labels"
         parts.errors.append(UserError(error.what, where=error.where, fix=fix))
-    stopping = _UNLABELLED if parts.part.shares is None else {}  # shares are drawn of what is labelled
+    stopping = _UNLABELLED if parts.part.random_split is None else {}  # splits are drawn of what is labelled
     counts = {
         "volumes": len(cases),
         "patients": len({case.patient for case in cases}),

@@ -95,7 +95,7 @@ def write_pointing(
     values: PixelValues = AS_THEY_ARE,
     crops: int | None = None,
     crop_size: tuple[int, int] | None = None,
-    turned: bool = False,
+    rot90: bool = False,
     tasks: Sequence[str] = tuple(TASKS),
     per_image: int | None = None,
     turns: int = 4,
@@ -107,7 +107,7 @@ def write_pointing(
     Args:
         source: annotations of any family, or a public source of `data.known.SOURCES`.
         reading: which of its files and classes; `format` may be a name of SOURCES.
-        crops: see `write_instructions`; with `crop_size` and `turned` of annotations, not of public sources.
+        crops: see `write_instructions`; with `crop_size` and `rot90` of annotations, not of public sources.
         tasks: names of TASKS that may be asked.
         per_image: conversations about a picture, at most; None: as many as use what was said of it, at least one.
         turns: questions in a conversation, at most.
@@ -123,9 +123,9 @@ def write_pointing(
     summary = Pointed(path=out / FILE, names=tuple(name for name in TASKS if name in tasks))
     public = _public(source, reading)
     if public is not None:
-        if crops is not None or crop_size is not None or turned:
-            what = "crops and turned pictures are made of annotations, not of public sources"
-            raise UserError(what, where=source, fix="leave --crops, --crop-size and --turned out")
+        if crops is not None or crop_size is not None or rot90:
+            what = "crops and rotated pictures are made of annotations, not of public sources"
+            raise UserError(what, where=source, fix="leave --crops, --crop-size and --rot90 out")
         images = None if reading.images is None else Path(reading.images)
         ask = Ask(split=split, images=images, missing=reading.missing)
         total, intake = None, None
@@ -142,7 +142,7 @@ def write_pointing(
         planned = _planned(found.records, crops, crop_size, seed, summary.report, is_cut=found.kind == "boxes")
         total = len(planned)
         pictures = (
-            Picture(known=found.known(record), window=window, turn=_turn(seed, number) if turned else 0)
+            Picture(known=found.known(record), window=window, turn=_turn(seed, number) if rot90 else 0)
             for number, (record, window) in enumerate(planned)
         )
     write_lines(pictures, out, summary, intake, total, per_image, turns, seed, progress)

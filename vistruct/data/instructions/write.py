@@ -79,7 +79,7 @@ def write_instructions(
     questions: int = 8,
     families: Sequence[str] = tuple(FAMILIES),
     always: Sequence[str] = (),
-    turned: bool = False,
+    rot90: bool = False,
     boxes: Path | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -102,7 +102,7 @@ def write_instructions(
             asked.
         families: which of FAMILIES to ask.
         always: those of them that every conversation asks, as far as its picture allows.
-        turned: also turn and mirror the pictures: for those without an up (aerial, microscopy).
+        rot90: also turn and mirror the pictures: for those without an up (aerial, microscopy).
         boxes: folder for a COCO json of the same pictures with the boxes that the questions are made of, for
             training on the labels themselves. What is neither there nor not there is a crowd: not learned.
         seed: the same seed writes the same files.
@@ -136,7 +136,7 @@ def write_instructions(
         Owned(boxes, "instruct").check([boxes / LABELS])
     with owned.held():
         rows, scenes = _rows(
-            plan, names, intake, owned, summary, report, questions, families, always, turned, seed, progress
+            plan, names, intake, owned, summary, report, questions, families, always, rot90, seed, progress
         )
         if not rows:
             raise UserError("nothing could be asked about any picture", where=source, fix="other families or crops")
@@ -161,7 +161,7 @@ def _rows(
     questions: int,
     families: Sequence[str],
     always: Sequence[str],
-    turned: bool,
+    rot90: bool,
     seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[dict[str, Any]], list[Scene]]:
@@ -170,7 +170,7 @@ def _rows(
     scenes: list[Scene] = []
     for index, (record, window) in enumerate(plan):
         rng = np.random.default_rng(derive(seed, "picture", index))
-        turn = int(rng.integers(8)) if turned else 0
+        turn = int(rng.integers(8)) if rot90 else 0
         scene = view(record, window, names, turn)
         exchanges = converse(scene, questions, families, rng, summary.tally, always)
         if exchanges:

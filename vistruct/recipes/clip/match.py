@@ -3,7 +3,7 @@
 Run:      vistruct train clip.match --clip EVA02_CLIP_E_psz14_plus_s9B.pt --data dataset_flickr30k.json --val-split test
           vistruct train clip.match --clip CLIP --data instructions.jsonl --format instructions --among bank
 Needs:    memory for the whole CLIP; `vistruct eval CLIP --data PATH` trains nothing
-Expect:   EVA02_CLIP_E_plus as published 75.0 R@5 of images for captions on COCO, without training; ours: not yet run
+Expect:   EVA02_CLIP_E_plus as published 75.0 R@5 of images for captions on COCO, without training
 Source:   CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343)
 Differs:  captions are compared with the images of one micro-batch, or an image with all texts of the data; the text
           tower stays as it is

@@ -10,7 +10,7 @@ from typing import Any
 from vistruct.checkpoint.clip import TASKS
 from vistruct.checkpoint.clip_layouts import PublicClip, is_public_clip, public_clip
 from vistruct.checkpoint.load import read_card
-from vistruct.config import MAIN, AdamW, Eval, Move, Part, Run, Schedule, Stream
+from vistruct.config import MAIN, AdamW, Eval, Part, Run, Schedule, Stream, Trainable
 from vistruct.data.reading import Worded
 from vistruct.errors import UserError
 from vistruct.metrics.classes import ClassesConfig
@@ -23,7 +23,7 @@ from vistruct.tasks.zero_shot import ZeroShotConfig
 from vistruct.transforms.sizing import Size
 from vistruct.vlm.text_tower import open_clip
 
-TEXT = Move(pattern="clip.text", mode="frozen")
+TEXT = Trainable(pattern="clip.text", mode="frozen")
 
 
 def clip_at(clip: Path, worded: Worded) -> PublicClip:
@@ -87,7 +87,7 @@ def run_of(
         recipe=name,
         streams={MAIN: Stream(task=task, data=data, batch=batch, start=clip)},
         evals=evals,
-        move=(TEXT,),
+        trainable=(TEXT,),
         steps=steps,
         optim=AdamW(lr=lr, weight_decay=0.05),
         schedule=Schedule(warmup_steps=min(250, steps // 10)),

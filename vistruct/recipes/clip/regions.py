@@ -2,7 +2,7 @@
 
 Run:      vistruct train clip.regions --clip CLIP --data data/train.json --val data/val.json
 Needs:    memory for the whole CLIP; `vistruct eval CLIP --data BOXES` trains nothing
-Expect:   no published number of this protocol; ours: not yet run
+Expect:   no published number of this protocol
 Source:   RegionCLIP (arXiv:2112.09106): regions read from the map beside texts; SigLIP (arXiv:2303.15343)
 Differs:  the text of a region is the name of its class in templates, and boxes are the user's; the text tower stands
           still

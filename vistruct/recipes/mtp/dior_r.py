@@ -1,10 +1,10 @@
 """Oriented detection on DIOR-R (20 classes) from a backbone pretrained with MTP: Oriented R-CNN.
 
 Run:      vistruct train mtp.dior_r --data data/DIOR --model rvsa_l --backbone mtp_l_encoder.pth --devices 4
-Needs:    published: 4 accelerators of 8.1 to 8.7 GB; ours: not yet measured. The folder of DIOR as published, with its
+Needs:    published: 4 accelerators of 8.1 to 8.7 GB. The folder of DIOR as published, with its
           oriented xml
 Expect:   published mAP50 (11-point) on test, without MTP -> with it: rvsa_b 68.06 -> 71.29, rvsa_l 70.54
-          -> 74.54, intern_xl 71.14 -> 72.17; ours: not yet run
+          -> 74.54, intern_xl 71.14 -> 72.17
 Source:   MTP (arXiv:2403.13430), `oriented_rcnn_*_diorr` of its public code: 12 epochs of 2,932 steps of 4 images
 Differs:  as `mtp.detection` and `mtp.fine_tuning`
 """

@@ -2,10 +2,10 @@
 
 Run:      vistruct train mtp.dota_v1 --data data/DOTA --model rvsa_l --backbone mtp_l_encoder.pth --devices 4
           vistruct predict runs/mtp.dota_v1 data/DOTA/test/images --format dota --scale 0.5,1,1.5
-Needs:    published: 2 A40 of 2 images each; ours: not yet measured. DOTA-v1.0 as published: train and val with images
+Needs:    published: 2 A40 of 2 images each. DOTA-v1.0 as published: train and val with images
           and labelTxt
 Expect:   published figures on test come from the server and are not repeated here (the 85 to 89 in the logs are of
-          images that were learned); ours: not yet run
+          images that were learned)
 Source:   MTP (arXiv:2403.13430), `oriented_rcnn_*_dota10` of its public code: 12 epochs of 17,082 steps of 4 windows;
           half of the images turned by any angle, by quarters where a storage tank or a roundabout is in it
 Differs:  the published data are cut beforehand at scales 0.5, 1 and 1.5, windows that share 500; here windows of twice

@@ -2,9 +2,9 @@
 
 Run:      vistruct train mtp.dota_v2 --data data/DOTA --model rvsa_l --backbone mtp_l_encoder.pth --devices 4
           vistruct predict runs/mtp.dota_v2 data/DOTA/test-dev/images --format dota      (Task1.zip for the server)
-Needs:    published: 2 A40 of 2 images each; ours: not yet measured. DOTA-v2.0 as published: train and val with images
+Needs:    published: 2 A40 of 2 images each. DOTA-v2.0 as published: train and val with images
           and labelTxt
-Expect:   published figures on test-dev come from the server and are not repeated here; ours: not yet run
+Expect:   published figures on test-dev come from the server and are not repeated here
 Source:   MTP (arXiv:2403.13430), `oriented_rcnn_*_dota20` of its public code: 40 epochs of 4,389 steps of 4 windows, a
           tenth of the rate after 24, 32 and 38; flips and no rotation
 Differs:  it trains on train and val and watches val, which it knows by heart; `--split train` leaves val to be

@@ -1,10 +1,10 @@
 """Scene classification on EuroSAT (10 classes, RGB) from a backbone pretrained with MTP.
 
 Run:      vistruct train mtp.eurosat --data data/EuroSAT --model rvsa_l --backbone mtp_l_encoder.pth
-Needs:    published: 8 accelerators of 3.1 (rvsa_b), 9.5 (rvsa_l) or 12.4 GB (intern_xl); ours: not yet measured. The
+Needs:    published: 8 accelerators of 3.1 (rvsa_b), 9.5 (rvsa_l) or 12.4 GB (intern_xl). The
           folder of EuroSAT and the lists of its 16,200 / 5,400 / 5,400 images: `eurosat-train.txt`, ... beside it
 Expect:   published OA on val, without MTP -> with it: rvsa_b 98.54 -> 98.76, rvsa_l 98.56 -> 98.78,
-          intern_xl 99.30 -> 99.24; ours: not yet run
+          intern_xl 99.30 -> 99.24
 Source:   MTP (arXiv:2403.13430), `eurosat` of its public code: 100 epochs of 253 steps
 Differs:  as `mtp.fine_tuning`
 """

@@ -2,9 +2,9 @@
 
 Run:      vistruct train mtp.fair1m_v2 --data data/FAIR1M --model rvsa_l --backbone mtp_l_encoder.pth
           vistruct predict runs/mtp.fair1m_v2 data/FAIR1M/test/images --format fair1m    (the xml for the server)
-Needs:    published: as `mtp.dior_r`; ours: not yet measured. FAIR1M as published: train and validation with images and
+Needs:    published: as `mtp.dior_r`. FAIR1M as published: train and validation with images and
           xml
-Expect:   published figures come from the server and are not repeated here; ours: not yet run
+Expect:   published figures come from the server and are not repeated here
 Source:   MTP (arXiv:2403.13430), `oriented_rcnn_*_fair1m20` of its public code for MMRotate 1: 12 epochs of 10,467
           steps. On how many accelerators of one image each is not said: 4 here, as its other detectors
 Differs:  how the images were cut is not published: windows of 800 pixels here that share a fifth, cut while training.

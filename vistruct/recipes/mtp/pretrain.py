@@ -2,8 +2,8 @@
 
 Run:      vistruct train mtp.pretrain --data sota=SAMRS/SOTA-RBB --data sior=SAMRS/SIOR --data fast=SAMRS/FAST
               --model rvsa_l --backbone mae_vit_l.pth --devices 32
-Needs:    published: 32 accelerators of one image of each data set; memory and hours of ours: not yet measured
-Expect:   no published number of its own; what it brings: the recipes `mtp.*`. ours: docs/mtp.md, on trees
+Needs:    published: 32 accelerators of one image of each data set
+Expect:   no published number of its own; what it brings: the recipes `mtp.*`
 Source:   MTP (Wang et al., arXiv:2403.13430) and SAMRS (arXiv:2305.02034): AdamW at 6e-5 (InternImage 2e-5), a cosine
           to 0 over 80,000 steps without warm-up, gradients clipped at norm 5, drop path 0.1 (0.2); UPerNet of 256
           channels, Mask R-CNN and Oriented R-CNN, each with a trunk that all data sets share and last layers of their

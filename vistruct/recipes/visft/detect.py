@@ -2,8 +2,8 @@
 
 Run:      vistruct train visft.detect --data data/coco/annotations/instances_train2017.json --model eva02_e
               --backbone EVA02_CLIP_E_psz14_plus_s9B.pt --devices 8
-Needs:    published: 8 accelerators of 32 GB; ours: not yet measured. docs/visft.md has what kept maps save
-Expect:   no published number: its evaluation was never released; ours: docs/visft.md
+Needs:    published: 8 accelerators of 32 GB. docs/visft.md has what kept maps save
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): DETR (arXiv:2005.12872) of 100 queries, an encoder 128 wide, on the
           last map of the ViT; flips; the shorter side at 480 to 672 in steps of 32, the longer never above 672; half
           of the time before that at 400, 500 or 600, and a window of 384 to 600 of it; measured at 672
@@ -58,14 +58,14 @@ def recipe(
     batch: int = 8,  # images in a step
     steps: int = 150_000,
     lr: float = 5e-5,
-    share: float = 1.0,  # part of the training images used
+    fraction: float = 1.0,  # part of the training images used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """DETR on one map of a backbone that stays as it is."""
     tiles = None if tile is None else Tiles(size=tile, overlap=tile // 4)
-    found = boxes_at(data, reading, values, split=split, tiles=tiles, share=share, share_seed=seed)
+    found = boxes_at(data, reading, values, split=split, tiles=tiles, fraction=fraction, fraction_seed=seed)
     varied = _varied(size) if augment else None
     kept = kept_maps(cache, varied, cache_limit)
     trunk, mean_std = backbone_of(model, backbone, timm, start, normalise, intake_of(values))

@@ -3,8 +3,8 @@
 Run:      vistruct train visft.joint --start detect=runs/detect --start segment=runs/segment
               --start caption=runs/caption
               --snapshots 5000,10000,15000,20000,50000 --steps 100000 --devices 8
-Needs:    published: 8 accelerators of 32 GB, under two days for a backbone of 4.4 billion; ours: not yet measured
-Expect:   no published number: its evaluation was never released. ours, on trees: docs/visft.md
+Needs:    published: 8 accelerators of 32 GB, under two days for a backbone of 4.4 billion
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): a step learns from one task, drawn (captions 0.4, boxes 0.3, masks
           0.3) alike on all devices; batches of 64, 8 and 8; adapters (LoRA) of rank 64 times 1/64 on queries and values
           of every block; AdamW at 1e-5, decay 1e-4, 2,000 steps of warm-up, a cosine to 0 over 100,000, gradients
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistruct.checkpoint.load import is_ours, read_card
-from vistruct.config import STREAM_NAME, AdamW, Eval, Lora, Move, Run, Schedule, Stream
+from vistruct.config import STREAM_NAME, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable
 from vistruct.data.reading import Named
 from vistruct.errors import UserError, closest
 from vistruct.recipes.options import called, convert, option, options_of
@@ -149,9 +149,9 @@ def _adapted(
         draw=draw,
         evals={called_: one for each in told.values() for called_, one in each.evals.items()},
         init=backbone,
-        move=(
-            Move(pattern="*", mode="frozen", train_mode=head_dropout),
-            Move(
+        trainable=(
+            Trainable(pattern="*", mode="frozen", train_mode=head_dropout),
+            Trainable(
                 pattern=layers,
                 mode="lora",
                 lora=Lora(rank=rank, scale=1 / max(rank, 1) if scale is None else scale, parts=parts),

@@ -20,7 +20,7 @@ from vistruct.checkpoint.catalogue.find import backbone_of as named_backbone
 from vistruct.checkpoint.catalogue.find import entry_of
 from vistruct.checkpoint.load import is_ours
 from vistruct.checkpoint.weights import backbone_dir
-from vistruct.config import MAIN, AdamW, CacheMaps, Eval, Move, Part, Run, Schedule, Stream
+from vistruct.config import MAIN, AdamW, CacheMaps, Eval, Part, Run, Schedule, Stream, Trainable
 from vistruct.data.boxes import BoxDataConfig
 from vistruct.errors import UserError
 from vistruct.files.intake import Intake
@@ -118,7 +118,7 @@ def stage_one(
         streams={MAIN: Stream(task=task, data=data, batch=batch, start=start)},
         evals=evals,
         init=backbone,
-        move=(Move(pattern="backbone", mode="frozen"),),
+        trainable=(Trainable(pattern="backbone", mode="frozen"),),
         cache_maps=cache,
         steps=steps,
         optim=AdamW(lr=lr, weight_decay=1e-4),
@@ -137,7 +137,7 @@ def shown(
     train = data.model_copy(update={"augment": augment, "resize": plain if augment is None else None})
     if val is None:
         return train, {}
-    whole = {"annotation": val[0], "split": val[1], "resize": plain, "share": 1.0, "as_written": True}
+    whole = {"annotation": val[0], "split": val[1], "resize": plain, "fraction": 1.0, "as_written": True}
     whole |= {"masks": bool(data.masks)}
     whole |= {} if val[0] == data.annotation else {"images": None}
     return train, {"val": Eval(data=data.model_copy(update=whole), metric=metric)}

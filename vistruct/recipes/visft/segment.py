@@ -2,8 +2,8 @@
 
 Run:      vistruct train visft.segment --data data/coco/annotations/instances_train2017.json --model eva02_e
               --backbone EVA02_CLIP_E_psz14_plus_s9B.pt --devices 8
-Needs:    published: 8 accelerators of 32 GB, one image on each; ours: not yet measured
-Expect:   no published number: its evaluation was never released; ours: docs/visft.md
+Needs:    published: 8 accelerators of 32 GB, one image on each
+Expect:   no published number: its evaluation was never released
 Source:   ViSFT (Jiang et al., arXiv:2401.10222): Mask2Former (arXiv:2112.01527) on the last map of the ViT alone, 100
           queries; flips and large-scale jitter: a factor of 0.1 to 2 of 1024 pixels, a crop of that; masks drawn four
           times as large and brought down, so that edges are soft; measured with the shorter side at 800, the longer
@@ -58,14 +58,16 @@ def recipe(
     batch: int = 8,  # images in a step
     steps: int = 150_000,
     lr: float = 5e-5,
-    share: float = 1.0,  # part of the training images used
+    fraction: float = 1.0,  # part of the training images used
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
 ) -> Run:
     """Mask2Former on one map of a backbone that stays as it is."""
     tiles = None if tile is None else Tiles(size=tile, overlap=tile // 4)
-    found = boxes_at(data, reading, values, split=split, tiles=tiles, masks="soft", share=share, share_seed=seed)
+    found = boxes_at(
+        data, reading, values, split=split, tiles=tiles, masks="soft", fraction=fraction, fraction_seed=seed
+    )
     varied = jitter(size) if augment else None
     kept = kept_maps(cache, varied, cache_limit)
     trunk, mean_std = backbone_of(model, backbone, timm, start, normalise, intake_of(values))

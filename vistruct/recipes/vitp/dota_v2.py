@@ -2,8 +2,8 @@
 
 Run:      vistruct train vitp.dota_v2 --data data/DOTA --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
           vistruct predict runs/vitp.dota_v2 data/DOTA/test-dev/images --format dota      (Task1.zip for the server)
-Needs:    8 GPUs; memory and hours: not yet measured. DOTA-v2.0 as published: train and val with images and labelTxt
-Expect:   published 60.23 mAP50 on test-dev, from the server; ours: not yet run
+Needs:    8 GPUs. DOTA-v2.0 as published: train and val with images and labelTxt
+Expect:   published 60.23 mAP50 on test-dev, from the server
 Source:   ViTP (arXiv:2509.17562), `vitp_dotav2_orcnn` of its public code
 Differs:  windows of 1024 pixels that share 200 are cut while training; the public code has no splitting tool. It
           trains on trainval and watches a part of that: here val is only measured where `--split train` leaves it

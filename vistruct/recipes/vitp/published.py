@@ -31,13 +31,13 @@ def recipe_for(name: str) -> Callable[..., Run]:
         val: Path | None = None,  # conversations to measure on, never trained on; None: nothing is measured
         size: Literal["1b", "2b"] = "1b",  # only matters without `start`
         vrl: Literal["off", "paper", "published-code"] = "paper",
-        share_of: Literal["random", "first-lines"] = "random",
+        fraction_of: Literal["random", "first-lines"] = "random",
         steps: int | None = None,  # None: 8000
         seed: int = 0,
     ) -> Run:
         """A backbone pretrained by answering about the images of a mix."""
         run = pretrain.recipe(data=data, root=root, start=start, val=val, size=size, vrl=vrl, steps=steps, seed=seed)
-        mix = MixDataConfig(mix=data, root=root, share_of=share_of, seed=seed)
+        mix = MixDataConfig(mix=data, root=root, fraction_of=fraction_of, seed=seed)
         return with_values(run, recipe=name, data=mix, save_every=500, keep=4)
 
     return recipe

@@ -1,8 +1,8 @@
 """Oriented detection in radar images (RSAR, 6 classes) from a ViT-L pretrained with ViTP: Oriented R-CNN.
 
 Run:      vistruct train vitp.rsar --data data/RSAR --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. RSAR as published: train, val and test with images and annfiles
-Expect:   published 72.31 mAP50 (11-point) on test; ours: not yet run
+Needs:    8 GPUs. RSAR as published: train, val and test with images and annfiles
+Expect:   published 72.31 mAP50 (11-point) on test
 Source:   ViTP (arXiv:2509.17562), `vitp_rsar_orcnn` of its public code
 Differs:  images are stretched to 800 x 800 as published, but boxes are stretched with them: the public code scales
           their sides by one number and leaves the angle alone. It watches the test set while training, this measures

@@ -1,8 +1,8 @@
 """What changed in S2Looking (buildings, seen from aside) from a ViT-L pretrained with ViTP: UPerNet on both maps.
 
 Run:      vistruct train vitp.s2looking --data data/S2Looking --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. S2Looking as published: Image1, Image2 and label in each split
-Expect:   published 69.89 F1 of what changed, on test; ours: not yet run
+Needs:    8 GPUs. S2Looking as published: Image1, Image2 and label in each split
+Expect:   published 69.89 F1 of what changed, on test
 Source:   ViTP (arXiv:2509.17562), `vitp_s2looking_upernet` of its public code
 Differs:  as `vitp.segmentation`
 """

@@ -1,8 +1,8 @@
 """Horizontal detection in radar images (SARDet-100K, 6 classes) from a ViT-L pretrained with ViTP: Cascade R-CNN.
 
 Run:      vistruct train vitp.sardet100k --data data/SARDet_100K --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. SARDet-100K as published: Annotations/*.json, JPEGImages/*/
-Expect:   published 57.9 AP in the README of the code, 59.7 in the paper; ours: not yet run
+Needs:    8 GPUs. SARDet-100K as published: Annotations/*.json, JPEGImages/*/
+Expect:   published 57.9 AP in the README of the code, 59.7 in the paper
 Source:   ViTP (arXiv:2509.17562), `vitp_sardet100k_cascade_rcnn` of its public code
 Differs:  the paper says 800 pixels for radar images, the configuration 1024, and so does this. The public code
           watches the test set while training. As `vitp.detection`

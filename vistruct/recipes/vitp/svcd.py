@@ -1,8 +1,8 @@
 """What changed in SVCD (also called CDD: seasons, and what is not a season) from a ViT-L pretrained with ViTP.
 
 Run:      vistruct train vitp.svcd --data data/SVCD --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. SVCD's patches of 256 pixels: train, val and test with A, B, OUT
-Expect:   published 98.63 F1 of what changed, on test; ours: not yet run
+Needs:    8 GPUs. SVCD's patches of 256 pixels: train, val and test with A, B, OUT
+Expect:   published 98.63 F1 of what changed, on test
 Source:   ViTP (arXiv:2509.17562), `vitp_svcd_upernet` of its public code. The labels are JPEG: changed from 128 on
 Differs:  layer decay 0.94 over the ViT's 24 blocks; the public configuration counts 39 layers, left over from another
           backbone, so that its highest block learns at 0.372 of the rate and its lowest at 0.089; here at 0.94 and

@@ -2,8 +2,8 @@
 
 Run:      vistruct train vitp.uavid --data data/UAVid --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
           vistruct predict runs/vitp.uavid data/UAVid/uavid_test --format uavid --flip horizontal --scale 0.5 ...
-Needs:    8 GPUs; memory and hours: not yet measured. UAVid as published: sequences with Images and Labels
-Expect:   published 73.39 mIoU on test, from the server, in 6 scales and flipped; ours: not yet run
+Needs:    8 GPUs. UAVid as published: sequences with Images and Labels
+Expect:   published 73.39 mIoU on test, from the server, in 6 scales and flipped
 Source:   ViTP (arXiv:2509.17562), `vitp_uavid_upernet` of its public code
 Differs:  the published evaluation shrinks 3840 x 2160 to 1024 x 576, which is smaller than its window and stops it;
           here images are looked at in full size, in windows. It trains on train and val and watches val: here val is

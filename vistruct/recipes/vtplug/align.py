@@ -1,8 +1,8 @@
 """VT-PLUG, first stage: what a frozen backbone sees becomes words; boxes are numbers in the text.
 
 Run:      vistruct train vtplug.align --data out/instructions.jsonl --language vicuna-7b --backbone clip.safetensors
-Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Needs:    published: 8 GPUs for the size 7b. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had
 Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: the
           projector alone learns, 256 conversations in a step, one epoch, 3,558 steps (by the name of a checkpoint)
 Differs:  see `recipes/vtplug/parts.py`; the published rate of its last state is 2e-6, of earlier ones 2e-5
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistruct.config import Move, Run
+from vistruct.config import Run, Trainable
 from vistruct.recipes.vtplug.parts import FROZEN, Size, made_tiny, stage
 from vistruct.vlm.grammar import Grammar
 
@@ -45,7 +45,7 @@ def recipe(
         grammar=Grammar(coordinates=True),
         regions="off",
         groups=True,
-        move=(*FROZEN, Move(pattern="language", mode="frozen")),
+        trainable=(*FROZEN, Trainable(pattern="language", mode="frozen")),
         loss_weights={},
         lora_rank=None,
         steps=(300 if size == "small" else 3558) if steps is None else steps,

@@ -1,8 +1,8 @@
 """VT-PLUG, decoders alone: the language model stays as it is, and what draws its object tokens learns.
 
 Run:      vistruct train vtplug.decoders --data out/instructions.jsonl --start runs/tune --units mask
-Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Needs:    published: 8 GPUs for the size 7b. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had
 Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: the run with a
           frozen language model: 96 conversations in a step, one epoch, 2e-5; all losses count alike
 Differs:  see `recipes/vtplug/parts.py`; 10,000 steps are ours, its epoch depends on the data
@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from vistruct.config import Move, Run
+from vistruct.config import Run, Trainable
 from vistruct.recipes.vtplug.parts import FROZEN, Size, Unit, made_tiny, stage
 from vistruct.vlm.grammar import Grammar
 
@@ -51,7 +51,11 @@ def recipe(
         grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
         regions=regions,
         groups=groups,
-        move=(Move(pattern="language", mode="frozen"), Move(pattern="projector", mode="frozen"), *FROZEN),
+        trainable=(
+            Trainable(pattern="language", mode="frozen"),
+            Trainable(pattern="projector", mode="frozen"),
+            *FROZEN,
+        ),
         loss_weights={},
         lora_rank=None,
         steps=(400 if size == "small" else 10000) if steps is None else steps,

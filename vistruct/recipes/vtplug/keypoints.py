@@ -1,8 +1,8 @@
 """VT-PLUG, third stage: key points of the objects that are pointed at.
 
 Run:      vistruct train vtplug.keypoints --data out/instructions.jsonl --start runs/tune
-Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Needs:    published: 8 GPUs for the size 7b. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had
 Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: language model, projector,
           region tokens and a new decoder learn, 64 conversations in a step, 20 epochs of COCO's persons, 1e-4
 Differs:  see `recipes/vtplug/parts.py`; 40,000 steps are ours, nobody says how many 20 epochs were
@@ -53,7 +53,7 @@ def recipe(
         grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
         regions=regions,
         groups=groups,
-        move=() if train_backbone else FROZEN,
+        trainable=() if train_backbone else FROZEN,
         loss_weights={},
         lora_rank=lora_rank,
         steps=(600 if size == "small" else 40000) if steps is None else steps,

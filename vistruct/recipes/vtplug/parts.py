@@ -21,7 +21,7 @@ import numpy as np
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
-from vistruct.config import MAIN, AdamW, Eval, Lora, Move, Pack, Part, Run, Schedule, Stream, with_values
+from vistruct.config import MAIN, AdamW, Eval, Lora, Pack, Part, Run, Schedule, Stream, Trainable, with_values
 from vistruct.data.instructions.point import write_pointing
 from vistruct.heads.query_box import QueryBoxConfig
 from vistruct.heads.query_keypoint import QueryKeypointConfig
@@ -46,7 +46,7 @@ Size = Literal["7b", "1b", "small"]
 Unit = Literal["box", "mask", "keypoint", "point", "depth"]
 COCO_POINTS = 17
 WARMUP = 0.03  # of the steps
-FROZEN = (Move(pattern="backbone", mode="frozen"),)
+FROZEN = (Trainable(pattern="backbone", mode="frozen"),)
 EVALS = 8  # times that the loss on `val` is measured in a run
 MOST_ASKED = 500  # conversations of `val` that are asked at the end
 _VICUNA: dict[str, Any] = {
@@ -155,7 +155,7 @@ def stage(
     grammar: Grammar,
     regions: Literal["pooled", "published", "off"],
     groups: bool,
-    move: tuple[Move, ...],
+    trainable: tuple[Trainable, ...],
     loss_weights: dict[str, float],
     lora_rank: int | None,
     steps: int,
@@ -193,12 +193,12 @@ def stage(
         }
     )
     if pointing.tower is not None and pointing.decoders:
-        move = (*move, Move(pattern="pointing.tower", mode="frozen"))
+        trainable = (*trainable, Trainable(pattern="pointing.tower", mode="frozen"))
     evals = {}
     if val is not None:
         talk = conversations(val, root)
         evals["val"] = Eval(data=talk, metric=MeanLossConfig())
-        evals["answers"] = Eval(data=talk, metric=GroundedConfig(most=MOST_ASKED), at_end=True)
+        evals["answers"] = Eval(data=talk, metric=GroundedConfig(limit=MOST_ASKED), at_end=True)
     return Run(
         recipe=name,
         streams={
@@ -213,7 +213,7 @@ def stage(
         },
         evals=evals,
         init=backbone,
-        move=(*move, *_adapted(lora_rank)),
+        trainable=(*trainable, *_adapted(lora_rank)),
         steps=steps,
         optim=AdamW(lr=lr, weight_decay=0.0, betas=(0.9, 0.999)),
         schedule=Schedule(shape="cosine", warmup_steps=round(WARMUP * steps)),
@@ -225,12 +225,12 @@ def stage(
     )
 
 
-def _adapted(rank: int | None) -> tuple[Move, ...]:
+def _adapted(rank: int | None) -> tuple[Trainable, ...]:
     """Adapters inside of the language model; its tables learn in full, for the tokens that point are new in them."""
     if rank is None:
         return ()
-    lora = Move(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank))
-    return (lora, Move(pattern="language.model.embed_tokens"), Move(pattern="language.lm_head"))
+    lora = Trainable(pattern="language", mode="lora", lora=Lora(rank=rank, alpha=2.0 * rank))
+    return (lora, Trainable(pattern="language.model.embed_tokens"), Trainable(pattern="language.lm_head"))
 
 
 def halved(units: tuple[Unit, ...]) -> dict[str, float]:

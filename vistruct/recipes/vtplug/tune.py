@@ -3,8 +3,8 @@
 Run:      vistruct instruct annotations.json --out out --pointing
           vistruct train vtplug.tune --data out/instructions.jsonl --start runs/align --devices 8
           vistruct train vtplug.tune --data out/instructions.jsonl --size small     (minutes on a CPU)
-Needs:    published: 8 GPUs for the size 7b; ours: not yet measured. Size small: 2 CPU cores, minutes
-Expect:   no figure of the published system could be had; ours on trees: docs/vtplug.md
+Needs:    published: 8 GPUs for the size 7b. Size small: 2 CPU cores, minutes
+Expect:   no figure of the published system could be had
 Source:   REF-VLM, arXiv:2503.07413 (VT-PLUG), and its public configurations: language model, projector,
           region tokens and decoders learn, 120 conversations in a step, 68,900 steps (by the names of
           checkpoints), 2e-6; losses of boxes and masks count half
@@ -56,7 +56,7 @@ def recipe(
         grammar=Grammar(cot=cot, command=command, spelling="published" if size == "7b" else "ours"),
         regions=regions,
         groups=groups,
-        move=() if train_backbone else FROZEN,
+        trainable=() if train_backbone else FROZEN,
         loss_weights=halved(units),
         lora_rank=lora_rank,
         steps=(600 if size == "small" else 68900) if steps is None else steps,

@@ -65,7 +65,7 @@ def walk(root: Path, ask: Ask, report: IssueCounter, stop: Stop) -> Walked:
     places = split_folders(top)
     if list(places) == [""]:
         if ask.split is not None:
-            fix = "--train-share 0.8 draws them; or --lists '{split}.txt' names the lists that say them"
+            fix = "--train-fraction 0.8 draws them; or --lists '{split}.txt' names the lists that say them"
             stop(UserError(f"no split {ask.split!r} here: no folders of splits", where=top, fix=fix))
         names = [""]
     else:

@@ -157,7 +157,7 @@ def found_out(root: Path, records: Sequence[Record], ask: Ask, report: IssueCoun
     if is_two and numbers == {0, 1}:
         return _two(ask, (0, 1), report, root)
     if not numbers and not seen.colours:
-        raise UserError("none of the labels looked at can be read", where=root, fix="`vistruct check` says more")
+        raise UserError("none of the labels can be read", where=root, fix="`vistruct check` says more")
     if is_lossy(seen.numbers) and (ask.classes is None or not numbers <= {*range(len(ask.classes)), 255}):
         names = "" if ask.classes is not None and len(ask.classes) == 2 else f" {to_type(TWO_CLASSES)}"
         what = f"two classes near 0 and near 255, smeared as a JPEG smears them: {in_words(seen)}"
