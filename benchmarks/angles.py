@@ -189,7 +189,7 @@ def main() -> None:
 def picture(folder: Path, run: Path, path: Path) -> None:
     """What a model found in a turned scene, beside the truth."""
     records = read(folder, "boxes")[0].records
-    found = load(run).predict(read_image(records[0].images[0]))
+    found = load(run).predict(read_image(records[0].images[0])).prediction
     draw_prediction(read_image(records[0].images[0]), found, truth=records[0], min_score=0.3).save(path, quality=92)
 
 

@@ -39,7 +39,7 @@ def main(run: Path, file: Path) -> None:
     inside = (scene.objects.boxes_xyxy[:, :2] < PART[2:]).all(1) & (scene.objects.boxes_xyxy[:, 2:] > PART[:2]).all(1)
     truth = scene.objects.keep(inside).tensors()
     truth.boxes_xyxy.sub_(torch.tensor(PART[:2] * 2)).clamp_(0, PART[2] - PART[0])
-    found, filled = (_in_its_size(load(run, task=name)).predict(part) for name in (BOXES, FILLED))
+    found, filled = (_in_its_size(load(run, task=name)).predict(part).prediction for name in (BOXES, FILLED))
     assert isinstance(found, BoxPrediction)
     assert isinstance(filled, MapPrediction)
     ranked = np.sort(found.objects.scores.numpy())[::-1]

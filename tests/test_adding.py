@@ -160,7 +160,7 @@ def test_the_command_line_checks_measures_and_predicts_with_it_and_goes_on_where
     assert len(rows) == 8
     model = load(run_dir)
     for row in rows:
-        assert model.predict(data[1] / row["image"]).number == pytest.approx(float(row["number"]), rel=1e-4)
+        assert model.predict(data[1] / row["image"]).prediction.number == pytest.approx(float(row["number"]), rel=1e-4)
 
 
 def test_its_head_and_its_label_maps_serve_a_task_of_ours(outside, data, tmp_path):
@@ -173,7 +173,7 @@ def test_its_head_and_its_label_maps_serve_a_task_of_ours(outside, data, tmp_pat
     task = SegmentConfig(backbone=ConvConfig(stages=2), head=PointwiseConfig())
     maps = MapDataConfig(root=data[0], format="my_parts.formats:TRUTH")
     run = Run.model_validate({"task": task, "data": maps, "batch": 4, "steps": 20, "optim": {"lr": 1e-2}})
-    found = load(train(run, tmp_path / "run")).predict(data[1] / "0.jpg")
+    found = load(train(run, tmp_path / "run")).predict(data[1] / "0.jpg").prediction
     truth = torch.from_numpy(np.array(Image.open(data[1] / "0.truth.png"))).long()
     assert found.class_names == ("ground", "square")
     assert float((found.label_map == truth).float().mean()) > 0.8

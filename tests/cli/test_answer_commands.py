@@ -109,7 +109,7 @@ def test_a_question_goes_to_each_of_several_images(
     value = json.loads(run_main(capsys, "predict", run_dir, *images, "--ask", "Any tree?", "--out", out, "--json"))
     assert [row["image"] for row in value["answers"]] == [str(image) for image in images]
     assert {row["question"] for row in value["answers"]} == {"Any tree?"}
-    alone = [load(run_dir).predict(image, ask="Any tree?").answer for image in images]
+    alone = [load(run_dir).predict(image, ask="Any tree?").prediction.answer for image in images]
     assert [row["answer"] for row in value["answers"]] == alone
     assert [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()] == value["answers"]
     plain = run_main(capsys, "predict", run_dir, tmp_path, "--ask", "Any tree?", "--out", out)
@@ -157,7 +157,7 @@ def test_the_length_of_answers_is_an_option(
     capsys: pytest.CaptureFixture[str], run_dir: Path, talk: Path, tmp_path: Path
 ) -> None:
     asked = ("predict", run_dir, tmp_path / "a.png", "--ask", "Any tree?", "--json", "--out", tmp_path / "long")
-    long = load(run_dir).answering(40).predict(tmp_path / "a.png", ask="Any tree?").answer
+    long = load(run_dir).answering(40).predict(tmp_path / "a.png", ask="Any tree?").prediction.answer
     assert json.loads(run_main(capsys, *asked, "--max-new-tokens", "40"))["answers"][0]["answer"] == long
     short = json.loads(run_main(capsys, *asked, "--max-new-tokens", "1"))["answers"][0]["answer"]
     assert len(short) <= len(long)

@@ -169,7 +169,7 @@ def test_predict_on_a_folder_writes_coco_json_that_reads_back_and_a_picture_each
     assert [image["file_name"] for image in document["images"]] == ["a.png", "below/a.jpg"]
     records, names, _ = read_coco(target / "predictions.json", pictures)
     assert names == ("tree",)
-    direct = load(run_dir).predict(pictures / "a.png")
+    direct = load(run_dir).predict(pictures / "a.png").prediction
     assert len(records[0].objects) == len(direct.objects) > 0
     assert records[0].objects.boxes_xyxy == pytest.approx(direct.objects.boxes_xyxy.numpy(), abs=1e-3)
 

@@ -77,7 +77,7 @@ def test_a_contract_that_is_none_is_refused() -> None:
 ALONE = """
 import sys, vistruct
 model = vistruct.load(sys.argv[1], device="cpu")
-print(type(model.predict(sys.argv[2])).__name__, model.input.windows)
+print(type(model.predict(sys.argv[2]).prediction).__name__, model.input.windows)
 heavy = [name for name in sys.modules if name.startswith(("vistruct.data.chat", "vistruct.metrics", "hotcoco",
          "vistruct.data.boxes", "vistruct.engine", "vistruct.vlm", "transformers", "rasterio", "nibabel"))]
 heavy = set(heavy) - {"vistruct.vlm", "vistruct.vlm.text_tower"}  # classes may be told by their names; plain torch

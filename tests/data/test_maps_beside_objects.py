@@ -323,7 +323,7 @@ def test_a_segmenter_learns_from_painted_boxes_is_measured_and_knows_its_classes
     assert model.class_names == ("background", *NAMES)
     assert model.input.windows is not None
     assert model.input.windows.unit == "shown"
-    said = model.predict(np.zeros((140, 150, 3), np.uint8))
+    said = model.predict(np.zeros((140, 150, 3), np.uint8)).prediction
     assert said.class_names == ("background", *NAMES)
     assert "- Classes: background, ship, plane, crane, dock\n" in (out / "model" / "README.md").read_text()
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])

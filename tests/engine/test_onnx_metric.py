@@ -152,7 +152,7 @@ def test_both_measure_alike_and_the_export_says_so(exported: tuple[Path, list[st
 def test_a_folder_predicts_as_its_model_does(exported: tuple[Path, list[str]]) -> None:
     top, _ = exported
     tile = next(iter(tiles().values()))
-    own, other = (vistruct.load(top / folder, device="cpu").predict(tile) for folder in ("model", "onnx"))
+    own, other = (vistruct.load(top / folder, device="cpu").predict(tile).prediction for folder in ("model", "onnx"))
     if isinstance(own, BoxPrediction):
         assert torch.allclose(own.objects.scores, other.objects.scores, atol=1e-4)
         assert len(own.objects) > 20

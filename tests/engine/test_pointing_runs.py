@@ -101,5 +101,5 @@ def test_it_learns_beside_detection_over_one_backbone(tmp_path: Path) -> None:
     shared = [name for name in found if name.startswith("backbone.")]
     assert shared
     assert all(torch.equal(found[name], said[name]) for name in shared)
-    answer = load(out, task="talk").predict(tmp_path / "data" / "0.png", ask="find all trees ?")
+    answer = load(out, task="talk").predict(tmp_path / "data" / "0.png", ask="find all trees ?").prediction
     assert isinstance(answer, GroundedPrediction)

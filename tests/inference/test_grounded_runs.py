@@ -39,11 +39,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_answers_with_regions_and_a_history(run_dir: Path) -> None:
     model = load(run_dir)
-    first = model.predict(IMAGE, ask="What is <region>?", regions=(CLICK,))
+    first = model.predict(IMAGE, ask="What is <region>?", regions=(CLICK,)).prediction
     assert isinstance(first, GroundedPrediction)
     before = Exchange(question="What is <region>?", regions=(CLICK,), answer=first)
     box = Region(kind="box", xy=((20.0, 30.0), (90.0, 110.0)))
-    second = model.predict(IMAGE, ask="And <region>?", regions=(box,), history=(before,))
+    second = model.predict(IMAGE, ask="And <region>?", regions=(box,), history=(before,)).prediction
     assert second.question == "And <region>?"
     assert second.truth is None
     with pytest.raises(UserError, match="not told what to answer with"):
@@ -75,7 +75,7 @@ def test_a_model_that_is_told_its_task_is_told_what_to_answer_with(tmp_path: Pat
         assert write_command(sample.turns[-1]) in said
         assert f"task name: {task}\n" in said
     assert commands_of(model)[:2] == ("box", "mask")  # what its own decoders draw stands first
-    answered = model.predict(case.pictures[0], ask="Where?", command="mask")
+    answered = model.predict(case.pictures[0], ask="Where?", command="mask").prediction
     assert answered.truth is None
     assert answered.question == "Where?"
     with pytest.raises(UserError, match="must be told"):

@@ -54,7 +54,7 @@ def test_detections_have_their_corners_on_the_map(tmp_path: Path, kind: str) -> 
     boxes = place(8, (700, 900), seed=3)
     case, model = scene(tmp_path, boxes), finder(boxes, kind)
     predict_files(model, [case], tmp_path / "out", formats=BOTH)
-    found = model.predict(case.files[0]).objects
+    found = model.predict(case.files[0]).prediction.objects
     for folder, name in READ:
         crs, features = read_vectors(tmp_path / "out" / folder / name)
         assert crs == "EPSG:32612"
@@ -124,7 +124,7 @@ def detections(tmp_path: Path) -> int:
 def test_scores_and_classes_choose_in_every_file_and_are_counted(tmp_path: Path) -> None:
     boxes = place(8, (700, 900), seed=3)
     case, model = scene(tmp_path, boxes), finder(boxes)
-    found = model.predict(case.files[0]).objects
+    found = model.predict(case.files[0]).prediction.objects
     edge = float(found.scores.sort().values[4]) - 1e-6
 
     def ask(**asked) -> tuple[dict, int, int]:

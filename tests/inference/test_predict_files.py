@@ -143,7 +143,7 @@ def test_every_object_of_a_large_image_comes_out_once(tmp_path: Path, kind: str)
     boxes = place(90, (2000, 3000), seed=1)
     file = paint(tmp_path / "scene.png", boxes, (2000, 3000))
     model = finder(boxes, kind)
-    found = model.predict(file, batch=5)
+    found = model.predict(file, batch=5).prediction
     assert model.task.asked == len(places(model, (2000, 3000))) > 40
     assert len(found.objects.scores) == len(boxes) == 90
     assert found.objects.scores.tolist() == sorted(found.objects.scores.tolist(), reverse=True)
@@ -173,7 +173,7 @@ def test_memory_is_that_of_a_row_of_windows(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(WindowMerger, "finish", watched)
     boxes = place(90, (6000, 640), seed=2)
     model = finder(boxes)
-    found = model.predict(paint(tmp_path / "strip.png", boxes, (6000, 640)), batch=3)
+    found = model.predict(paint(tmp_path / "strip.png", boxes, (6000, 640)), batch=3).prediction
     assert len(found.objects.scores) == 90
     assert held[0] < model.task.seen / 3
 
@@ -269,7 +269,7 @@ def test_a_part_gives_back_what_was_put_in_bit_for_bit(tmp_path: Path) -> None:
     boxes = place(20, (700, 900), seed=5)
     file = paint(tmp_path / "a.png", boxes, (700, 900))
     for kind in ("oriented", "masks", "plain"):
-        found = finder(boxes, kind).predict(file)
+        found = finder(boxes, kind).predict(file).prediction
         parts = Parts(tmp_path / kind, {})
         name = "ein/lang" + "er/" * 90 + "näme?.png"
         case = Case(pictures=(file,), name=name)

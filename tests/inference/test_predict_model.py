@@ -81,7 +81,7 @@ def test_an_object_that_several_windows_see_comes_back_once_and_in_its_place() -
     tiles = Tiles(size=64, overlap=32)
     assert len(windows((150, 230), tiles)) > 20
     for batch in (1, 7, 100):
-        found = finder(tiles).predict(scene(), batch=batch)
+        found = finder(tiles).predict(scene(), batch=batch).prediction
         order = found.objects.boxes_xyxy[:, 0].argsort()
         assert found.objects.boxes_xyxy[order].tolist() == [[50, 40, 80, 70], [190, 110, 210, 140]]
         assert found.window_xyxy is None
@@ -95,13 +95,13 @@ def test_where_a_file_has_no_data_nothing_is_searched(tmp_path: Path, capsys: py
     with rasterio.open(file, "w", driver="GTiff", height=150, width=230, count=3, dtype="uint8") as out:
         out.write(pixels)
         out.write_mask(mask)
-    found = finder(Tiles(size=64, overlap=32)).predict(file)
+    found = finder(Tiles(size=64, overlap=32)).predict(file).prediction
     assert found.objects.boxes_xyxy.tolist() == [[50, 40, 80, 70]]
     assert "windows have no data and are not searched" in capsys.readouterr().err
 
 
 def test_the_training_datas_resize_is_undone() -> None:
-    found = finder(Tiles(size=64, overlap=32), resize=2.0).predict(scene())
+    found = finder(Tiles(size=64, overlap=32), resize=2.0).predict(scene()).prediction
     order = found.objects.boxes_xyxy[:, 0].argsort()
     expected = torch.tensor([[50.0, 40, 80, 70], [190, 110, 210, 140]])
     torch.testing.assert_close(found.objects.boxes_xyxy[order], expected, rtol=0, atol=1.0)
@@ -112,16 +112,15 @@ def test_every_kind_of_picture_gives_the_same_boxes(tmp_path: Path) -> None:
     array = pixels.permute(1, 2, 0).numpy()
     Image.fromarray(array).save(tmp_path / "a.png")
     pictures = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), array, pixels]
-    expected = model.predict(pixels)
+    expected = model.predict(pixels).prediction
     assert len(expected.objects.scores) > 0
-    found = model.predict(pictures)
-    assert isinstance(found, list)
+    found = [one.prediction for one in model.predict(pictures)]
     assert [p.id for p in found] == [*[str(tmp_path / "a.png")] * 2, "image 2", "image 3", "image 4"]
     for prediction in found:
         assert torch.equal(prediction.objects.boxes_xyxy, expected.objects.boxes_xyxy)
         assert torch.equal(prediction.objects.scores, expected.objects.scores)
-    assert model.predict([]) == []
-    assert len(model.predict([pixels])) == 1
+    assert list(model.predict([])) == []
+    assert len(list(model.predict([pixels]))) == 1
 
 
 def test_grey_and_palette_pil_images_become_rgb_and_a_rotated_array_view_is_read_right() -> None:
@@ -133,7 +132,7 @@ def test_grey_and_palette_pil_images_become_rgb_and_a_rotated_array_view_is_read
 
 
 def test_an_image_of_one_pixel_is_looked_at() -> None:
-    found = build(Tiles(size=64, overlap=8)).predict(torch.zeros(3, 1, 1, dtype=torch.uint8))
+    found = build(Tiles(size=64, overlap=8)).predict(torch.zeros(3, 1, 1, dtype=torch.uint8)).prediction
     assert (found.objects.boxes_xyxy <= 1).all()
 
 
@@ -180,8 +179,8 @@ class Echo(nn.Module):
 
 def test_a_question_goes_to_a_model_with_language_with_the_image_before_it() -> None:
     model = replace(build(), task=Echo())
-    assert model.predict(scene(), ask="How many?").question == "<image>\nHow many?"
-    assert model.predict([scene()], ask="In <image>, how many?")[0].question == "In <image>, how many?"
+    assert model.predict(scene(), ask="How many?").prediction.question == "<image>\nHow many?"
+    assert next(model.predict([scene()], ask="In <image>, how many?")).prediction.question == "In <image>, how many?"
     with pytest.raises(UserError, match="answers questions"):
         model.predict(scene())
 

@@ -29,13 +29,13 @@ def test_every_kind_of_picture_gives_the_same_map(tmp_path: Path, monkeypatch):
     array = pixels.permute(1, 2, 0).numpy()
     Image.fromarray(array).save(tmp_path / "a.png")
     for one in (pixels, array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")):
-        found = model.predict(one)
+        found = model.predict(one).prediction
         assert isinstance(found, MapPrediction)
         assert torch.equal(found.label_map, strongest(pixels))
         assert found.class_names == NAMES
         assert found.confidence is not None
         assert found.confidence.shape == (21, 34)
-    both = model.predict([pixels, array])
+    both = [one.prediction for one in model.predict([pixels, array])]
     assert [one.id for one in both] == ["image 0", "image 1"]
 
 
@@ -54,9 +54,9 @@ def test_the_arithmetic_is_that_of_the_run(amp: str, monkeypatch):
 def test_windows_and_flips_do_not_move_a_pixel(monkeypatch, views, batch):
     model, pixels = segmenter(monkeypatch, slide=Slide(size=16, overlap=5)), picture(50, 39)
     model = model if views is None else model.seen_in(views)
-    assert torch.equal(model.predict(pixels, batch=batch).label_map, strongest(pixels))
+    assert torch.equal(model.predict(pixels, batch=batch).prediction.label_map, strongest(pixels))
     other = model.in_windows(20, 2)
-    assert torch.equal(other.predict(pixels, batch=batch).label_map, strongest(pixels))
+    assert torch.equal(other.predict(pixels, batch=batch).prediction.label_map, strongest(pixels))
 
 
 @pytest.mark.parametrize("resize", [None, 0.5, Size(height=24, width=40, keep_aspect=False)])
@@ -68,7 +68,7 @@ def test_a_prediction_is_what_an_evaluation_of_the_same_image_has(monkeypatch, r
     model, pixels = segmenter(monkeypatch, shown={"resize": resize}, cell=4, slide=how), picture(48, 60, 3)
     sample = sized(Sample(id="a", image_id="a", seed=0, images=[pixels]), resize)
     (evaluated,) = model.task.predict(model.task.collator([sample]))
-    found = model.predict(pixels)
+    found = model.predict(pixels).prediction
     assert found.label_map.shape == (48, 60)
     assert torch.equal(found.label_map, evaluated.label_map)
     assert torch.equal(found.confidence, evaluated.confidence)
@@ -94,17 +94,17 @@ def test_a_pair_is_looked_at_together(monkeypatch):
         model.task.head.linear.bias.copy_(torch.tensor([0.0, -1.0]))
     before, after = picture(30, 40), picture(30, 40, seed=1)
     truth = (before != after).any(dim=0).to(torch.int16)
-    one = model.predict((before, after))
+    one = model.predict((before, after)).prediction
     assert torch.equal(one.label_map, truth)
-    several = model.predict([(before, after), (after, after)])
+    several = [one.prediction for one in model.predict([(before, after), (after, after)])]
     assert torch.equal(several[0].label_map, truth)
     assert several[1].label_map.sum() == 0
     with pytest.raises(UserError, match="compares two images"):
-        model.predict([before, after])
+        next(model.predict([before, after]))
     with pytest.raises(UserError, match="40 x 30 and 40 x 29 pixels"):
         model.predict((before, after[:, 1:]))
     with pytest.raises(UserError, match="takes single images"):
-        segmenter(monkeypatch).predict([(before, after)])
+        next(segmenter(monkeypatch).predict([(before, after)]))
 
 
 def test_a_geotiff_is_read_in_windows_and_given_out_in_rows(tmp_path: Path, monkeypatch):
@@ -126,7 +126,7 @@ def test_bands_are_read_as_the_training_data_was(tmp_path: Path, monkeypatch):
     with rasterio.open(file, "w", driver="GTiff", height=40, width=30, count=3, dtype="uint16") as out:
         out.write(values[[2, 0, 1]])
     intake = Intake(bands=(2, 3, 1), low=(0,), high=(10200,))
-    found = segmenter(monkeypatch, shown={"intake": intake}).predict(file)
+    found = segmenter(monkeypatch, shown={"intake": intake}).predict(file).prediction
     assert torch.equal(found.label_map, strongest(torch.from_numpy(values.astype(np.int32))))
     two = segmenter(monkeypatch, shown={"intake": Intake(bands=(2, 3), low=(0,), high=(9,))})
     with pytest.raises(UserError, match="2 channels, the model takes 3"):
@@ -183,13 +183,13 @@ def test_images_are_classified_one_size_at_a_time_and_in_their_order(monkeypatch
         image = torch.full((3, *size), 30, dtype=torch.uint8)
         image[number % 3] = 250
         images.append(image)
-    found = model.predict(images, batch=2)
+    found = [one.prediction for one in model.predict(images, batch=2)]
     assert all(isinstance(one, ClassPrediction) for one in found)
     assert [int(one.scores.argmax()) for one in found] == [0, 1, 2, 0, 1]
     assert [one.id for one in found] == [f"image {n}" for n in range(5)]
-    (one,) = [model.predict(images[2])]
+    one = model.predict(images[2]).prediction
     assert torch.allclose(one.scores, found[2].scores)
-    flipped = model.seen_in(Views(flips=("none", "horizontal"))).predict(images[2])
+    flipped = model.seen_in(Views(flips=("none", "horizontal"))).predict(images[2]).prediction
     assert torch.allclose(flipped.scores, one.scores)
     with pytest.raises(UserError, match="a classifier has one size"):
         model.seen_in(Views(scales=(0.5, 1.0)))

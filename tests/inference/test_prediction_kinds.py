@@ -143,7 +143,7 @@ def test_a_kind_from_outside_is_predicted_drawn_written_and_resumed(
     counter: Model, spots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     assert counter.kind.name == "counts"
-    assert counter.predict(spots / "b.png").number == 2  # ty: ignore[unresolved-attribute]
+    assert counter.predict(spots / "b.png").prediction.number == 2
     assert kind_of(counter.task).draw is not None
     monkeypatch.setattr("vistruct.inference.model.load", lambda run, lora=None: counter)
     counter.task.seen = 0

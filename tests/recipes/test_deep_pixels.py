@@ -156,9 +156,11 @@ def test_a_geotiff_through_training_evaluation_and_prediction(tmp_path: Path, se
     whole = model.input.model_copy(update={"windows": None})  # all of it at once
     model = dataclasses.replace(model, card=dataclasses.replace(model.card, input=whole))
     file = root / "val" / "images" / "0.tif"
-    found: Any = model.predict(file)
+    found: Any = model.predict(file).prediction
     values = read_tif(file)[[3, 1, 0]]
-    again: Any = model.predict(values.astype(np.uint16).transpose(1, 2, 0))  # an array as it comes from rasterio
+    again: Any = model.predict(
+        values.astype(np.uint16).transpose(1, 2, 0)
+    ).prediction  # an array as it comes from rasterio
     assert torch.equal(found.label_map, again.label_map)
     low, high = (settings[name][0] if not is_raw else side for name, side in (("low", 0.0), ("high", 1.0)))
     share = torch.from_numpy(((values - low) / (high - low)).clip(*((0, 1) if not is_raw else (None, None)))).float()

@@ -37,7 +37,7 @@ def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_predicts(run_dir:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     figures = {key: value for line in lines for key, value in line.items()}
     assert any(key.endswith("AP50") for key in figures)
-    found = load(run_dir).predict(read_image(trees().test.with_suffix(".jpg"))[:, :300, :400])
+    found = load(run_dir).predict(read_image(trees().test.with_suffix(".jpg"))[:, :300, :400]).prediction
     assert isinstance(found, BoxPrediction)
     assert found.class_names == ("tree",)
 
@@ -87,7 +87,7 @@ def test_an_adapter_around_a_timm_vit_learns_is_shipped_and_predicts(tmp_path: P
     adapter = f"task.backbone={{kind: vit_adapter, vit: {vit}, groups: [[0, 0], [1, 1]], heads: 4, conv_width: 8}}"
     run = with_settings(tiny(), [adapter, "task.neck={kind: fpn, channels: 16}", "steps=2", "evals={}"])
     train(run, tmp_path / "run")
-    found = load(tmp_path / "run").predict(read_image(trees().test.with_suffix(".jpg"))[:, :100, :150])
+    found = load(tmp_path / "run").predict(read_image(trees().test.with_suffix(".jpg"))[:, :100, :150]).prediction
     assert isinstance(found, BoxPrediction)
     again = recipe(data=trees().train, backbone=tmp_path / "run" / "backbone", channels=16)
     assert (again.only.task.backbone, again.only.task.neck.kind) == (run.only.task.backbone, "fpn")

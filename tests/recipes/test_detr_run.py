@@ -79,7 +79,7 @@ def test_a_batch_in_two_parts_takes_the_same_steps(tmp_path: Path) -> None:
 
 def test_a_large_image_is_asked_in_windows_and_a_start_keeps_the_head(whole: Path) -> None:
     image = read_image(trees().test.with_suffix(".jpg"))[:, :200, :260]
-    found = load(whole).predict(image)
+    found = load(whole).predict(image).prediction
     assert len(found.objects) > 0
     assert found.objects.boxes_xyxy[:, 2].max() > 128
     started: Any = recipe(data=trees().train, start=whole).only.task

@@ -178,6 +178,6 @@ def test_a_model_that_was_left_can_be_asked_without_its_teacher(done: tuple[Run,
 
     model = vistruct.load(str(done[1]))
     image = next(eurosat_folder().rglob("*.jpg"))
-    found: Any = model.predict(image)
+    found: Any = model.predict(image).prediction
     assert found.image.norm() == pytest.approx(1)
     assert torch.isfinite(found.image).all()

@@ -45,8 +45,8 @@ def test_both_tasks_are_measured_drawn_and_asked_alone_and_the_backbone_is_one(r
     drawn = {path.name for path in (run_dir / "samples").iterdir()}
     assert {"first_batch_boxes.png", "first_batch_fields.png", "predictions_boxes.png"} <= drawn
     image = read_image(trees().test.with_suffix(".jpg"))[:, :300, :400]
-    assert isinstance(load(run_dir, task="boxes").predict(image), BoxPrediction)
-    assert isinstance(load(run_dir / "model" / "fields").predict(image), MapPrediction)
+    assert isinstance(load(run_dir, task="boxes").predict(image).prediction, BoxPrediction)
+    assert isinstance(load(run_dir / "model" / "fields").predict(image).prediction, MapPrediction)
     boxes, fields = (read_tensors(run_dir / "model" / name / "model.safetensors") for name in ("boxes", "fields"))
     shared = [name for name in boxes if name.startswith("backbone.")]
     assert shared

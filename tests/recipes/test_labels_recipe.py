@@ -31,8 +31,8 @@ def test_the_tiny_twin_leaves_two_models_over_one_backbone(run_dir: Path) -> Non
     assert {"boxes.loss_box", "filled.loss_pixels"} <= lines[0].keys()
     assert {"boxes_val/AP50", "filled_val/IoU/tree"} <= lines[-1].keys()
     image = read_image(trees().test.with_suffix(".jpg"))[:, :300, :400]
-    assert isinstance(load(run_dir, task="boxes").predict(image), BoxPrediction)
-    assert isinstance(load(run_dir, task="filled").predict(image), MapPrediction)
+    assert isinstance(load(run_dir, task="boxes").predict(image).prediction, BoxPrediction)
+    assert isinstance(load(run_dir, task="filled").predict(image).prediction, MapPrediction)
     boxes, filled = (read_tensors(run_dir / "model" / name / "model.safetensors") for name in ("boxes", "filled"))
     shared = [name for name in boxes if name.startswith("backbone.")]
     assert shared

@@ -77,7 +77,7 @@ def test_objects_from_annotations_to_masks(tmp_path: Path) -> None:
     model = load(tmp_path / "run")
     for views in (None, Views(flips=("none", "horizontal"), scales=(1.0, 0.5))):
         model.task.config = model.task.config.model_copy(update={"views": views})
-        seen = model.predict(read_image(tmp_path / "data/1.png"))
+        seen = model.predict(read_image(tmp_path / "data/1.png")).prediction
         assert isinstance(seen, BoxPrediction)
         assert len(seen.objects) > 0
         for patch, box in zip(seen.objects.masks, seen.objects.boxes_xyxy.tolist(), strict=True):

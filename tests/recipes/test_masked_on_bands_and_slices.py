@@ -93,10 +93,10 @@ def test_held_out_slices_are_measured_and_drawn(tmp_path: Path) -> None:
     mean = rows[:, 1:].mean(axis=0)
     np.testing.assert_allclose(whole, mean / np.linalg.norm(mean), atol=1e-5)
     model = vistruct.load(out)
-    found = model.predict(str(val / "ct.nii.gz"))
+    found = model.predict(str(val / "ct.nii.gz")).prediction
     assert isinstance(found, Embedded)
     assert found.slices is not None
     np.testing.assert_allclose(found.slices, rows[:, 1:], atol=1e-6)
     voxels = nibabel_slices(val / "ct.nii.gz")  # as pictures: the same numbers, looked at one by one
-    one = model.predict(voxels[1])
+    one = model.predict(voxels[1]).prediction
     np.testing.assert_allclose(one.image, rows[1, 1:], atol=1e-4)  # ty: ignore[unresolved-attribute]

@@ -42,7 +42,7 @@ def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_answers(run_dir: 
     assert lines[-1]["step"] == tiny().steps
     assert np.isfinite(lines[-1]["val/loss"])
     assert lines[-1]["loss"] < lines[0]["loss"]
-    said = load(run_dir).predict(trees().test.with_suffix(".jpg"), ask="How many trees are there?")
+    said = load(run_dir).predict(trees().test.with_suffix(".jpg"), ask="How many trees are there?").prediction
     assert isinstance(said, AnswerPrediction)
     assert said.question == "How many trees are there?"
 
@@ -219,7 +219,7 @@ def test_annotations_become_a_model_that_answers_by_looking(tmp_path: Path) -> N
     wrong = [right[row["conversations"]] for row in shuffle_answers(rows, seed=0)]  # another picture for each truth
 
     def accuracy(pictures: list[Path]) -> float:
-        said = model.predict(pictures, ask="What does the image show?")
+        said = [one.prediction for one in model.predict(pictures, ask="What does the image show?")]
         return float(np.mean([colour in one.answer for colour, one in zip(colours, said, strict=True)]))
 
     assert accuracy(right) >= 0.9

@@ -41,7 +41,7 @@ def test_the_tiny_twin_trains_measures_and_predicts(name: str, tmp_path: Path) -
     assert any(key.endswith("/AP50") for key in figures)
     assert ("test/mask/AP" in figures) == (name == "vitp.ssdd")
     model = load(out)
-    found: Any = model.predict(scenes(("ship",))[2].pixels)
+    found: Any = model.predict(scenes(("ship",))[2].pixels).prediction
     assert (found.objects.boxes_cxcywha is not None) == (run.only.task.head.kind.startswith("oriented"))
     assert (found.objects.masks is not None) == (name == "vitp.ssdd")
     assert read_run(out / "run.yaml") == run

@@ -16,7 +16,7 @@ from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.measured import show, show_before_and_after
 from vistruct.cli.models_of_others import opened, opener_of
 from vistruct.cli.output import as_json, made, note
-from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption, views_of
+from vistruct.cli.predict import FlipOption, LongestOption, ScaleOption
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, DESCRIBE, PixelValues, Reading, Worded
 from vistruct.errors import UserError
 
@@ -104,6 +104,7 @@ def command(
     from vistruct.checkpoint.load import load_model, lora_for
     from vistruct.distributed.ranks import setup
     from vistruct.inference.kind import config_seen_in, kind_of, with_longest
+    from vistruct.windows.views import views_of
 
     device = setup().device
     if others is None:
@@ -112,7 +113,7 @@ def command(
         task, card = opened(run, data, reading, values, split, others)
         task = task.to(device).eval()
     found = None if adapters is None else lora_for(task, card, adapters)  # told before it is measured without them
-    views = views_of(flip, scale)
+    views = views_of(flip or (), scale or ())
     kind = kind_of(task, card.input)
     if views is not None:
         task.config = config_seen_in(kind, task.config, views)

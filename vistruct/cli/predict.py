@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,7 +17,6 @@ from vistruct.errors import LeftOut, UserError
 if TYPE_CHECKING:
     from vistruct.contracts import Prompt, Region
     from vistruct.inference.model import Model
-    from vistruct.windows.views import Views
 
 FlipOption = Annotated[
     list[str] | None,
@@ -106,7 +105,6 @@ def command(
         raise UserError("a command is about a question", where="--command", fix='--ask "Where are the trees?"')
     if region and ask is None:
         raise UserError("a region is shown in a question", where="--region", fix='--ask "What is <region>?"')
-    views = views_of(flip, scale)
     from vistruct.data.at_path import intake_of
     from vistruct.files.intake import Intake
     from vistruct.inference.files import predict_files
@@ -114,7 +112,9 @@ def command(
     from vistruct.inference.model import load
     from vistruct.inference.scenes import Case
     from vistruct.recipes.options import convert
+    from vistruct.windows.views import views_of
 
+    views = views_of(flip or (), scale or ())
     model = load(run, lora=one_lora(lora))
     for line in model.card.notes:
         note(line)
@@ -124,7 +124,7 @@ def command(
     if chosen is not None and model.task.traits.take_classes is not None:
         model = model.finding(chosen)  # by name, whether it has learned them or not
     _check_pairs(model, pairs)
-    model = _in_windows(model, tile, overlap)
+    model = model if tile is None and overlap is None else model.in_windows(tile, overlap)
     model = model if views is None else model.seen_in(views)
     model = model if max_new_tokens is None else model.answering(max_new_tokens)
     cases = model.kind.cases(model, sources)
@@ -191,25 +191,6 @@ def region_of(text: str) -> Region:
     return Region(kind=cast("Prompt", kind), xy=places)
 
 
-def views_of(flip: list[str] | None, scale: list[float] | None) -> Views | None:
-    """Test-time augmentation as asked for: the image itself, each flip of it, all of these at every scale."""
-    if not flip and not scale:
-        return None
-    from pydantic import ValidationError
-
-    from vistruct.windows.views import Views
-
-    values: Any = {"flips": tuple(dict.fromkeys(["none", *(flip or ())])), "scales": tuple(scale or (1.0,))}
-    try:
-        return Views(**values)
-    except ValidationError:
-        raise UserError(
-            f"no such view: flips {', '.join(flip or ())}, scales {', '.join(map(str, scale or ()))}",
-            where="--flip, --scale",
-            fix="flips are horizontal, vertical and diagonal; scales are factors like 0.75 and 1.25",
-        ) from None
-
-
 def _check_pairs(model: Model, pairs: bool) -> None:
     """
     Raises:
@@ -219,16 +200,3 @@ def _check_pairs(model: Model, pairs: bool) -> None:
         what = "this model takes single images" if pairs else "this model takes pairs of images"
         fix = "leave --pairs out" if pairs else "vistruct predict RUN before/ after/ --pairs"
         raise UserError(what, where="--pairs", fix=fix)
-
-
-def _in_windows(model: Model, window: int | None, overlap: int | None) -> Model:
-    """The same model with windows of this size; by default they share as much as those of its data, or a fifth."""
-    if window is None and overlap is None:
-        return model
-    known = model.input.windows
-    size = window or (known.size if known is not None else None)
-    if size is None:
-        raise UserError("an overlap of no windows", where="--overlap", fix="give --tile PX too")
-    if overlap is None:
-        overlap = min(known.overlap, size // 2) if known is not None else size // 5
-    return model.in_windows(size, overlap)

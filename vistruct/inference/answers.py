@@ -19,7 +19,7 @@ from vistruct.files.text import printable, write_text
 from vistruct.inference.conversation import conversation, with_places, with_regions
 from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.scenes import Case
+from vistruct.inference.scenes import Case, as_pixels
 from vistruct.inference.view import View
 from vistruct.vlm.answers import UNITS
 from vistruct.vlm.grammar import Grammar, commands, read_answer, read_coordinates
@@ -119,6 +119,11 @@ def _draw(found: Sequence[AnswerPrediction], sample: Sample, _: Sequence[RGB] | 
     return draw_conversation(replace(sample, turns=tuple(turns)))
 
 
+def _picture(model: Model, case: Case, found: AnswerPrediction, asked: Asked) -> Image.Image:
+    images = [as_pixels(one, case.name) for one in case.pictures]
+    return _draw([found], Sample(id=case.name, image_id=case.name, seed=0, images=images), None)
+
+
 def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
     write_text(file, [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(done)])
     return file
@@ -132,6 +137,7 @@ ANSWERS = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    picture=_picture,
     view=lambda model, done: View(words=done.values["answer"]),
     check=check,
     at_once=True,

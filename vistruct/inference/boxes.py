@@ -25,14 +25,14 @@ from torch import Tensor
 from vistruct.contracts import RGB, BoxPrediction, Column, MaskPatch, Objects, Sample, Window
 from vistruct.errors import UserError
 from vistruct.files.features import Feature
-from vistruct.files.images import image_size
 from vistruct.files.outlines import outlines
 from vistruct.files.packing import zip_files
-from vistruct.inference.files import flat_files
-from vistruct.inference.kind import PICTURED, Asked, Done, EachFile, Kind, OneFile, Told, Values
+from vistruct.inference.files import picture_format
+from vistruct.inference.in_supervision import detections
+from vistruct.inference.kind import PICTURED, Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import footprint_format, outline_formats
-from vistruct.inference.scenes import Case, Scene, small
+from vistruct.inference.scenes import Case, Scene, size_hw_of, small
 from vistruct.inference.view import Mark, View
 from vistruct.ops.oriented import cxcywha_to_quads
 from vistruct.progress import notice, tracking
@@ -111,7 +111,7 @@ def _with_data(scene: Scene, found: BoxPrediction) -> BoxPrediction:
 
 
 def _pack(case: Case, prediction: BoxPrediction) -> dict[str, Any]:
-    return {"size_hw": list(image_size(case.files[0])), **packed_objects(prediction.objects)}
+    return {"size_hw": list(size_hw_of(case.pictures[0])), **packed_objects(prediction.objects)}
 
 
 def packed_objects(objects: Objects[Tensor]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _draw(found: Sequence[BoxPrediction], sample: Sample, _: Sequence[RGB] | Non
     return draw_prediction(sample.images[0], boxes_in_sample(found[0], sample), truth=sample.objects)
 
 
-def _write_picture(model: Model, case: Case, found: BoxPrediction, file: Path, asked: Asked) -> None:
+def _picture(model: Model, case: Case, found: BoxPrediction, asked: Asked) -> Image.Image:
     from vistruct.pictures.in_sample import boxes_in_sample
     from vistruct.pictures.objects import draw_prediction
 
@@ -221,9 +221,7 @@ def _write_picture(model: Model, case: Case, found: BoxPrediction, file: Path, a
     (height, width), image = scene.size_hw, small(scene, _LONGEST)[0]
     scale = (image.shape[2] / width, image.shape[1] / height)
     shown = boxes_in_sample(found, Sample(id=case.name, image_id=case.name, seed=0, images=[image], scale_xy=scale))
-    draw_prediction(image, shown, min_score=PICTURED if asked.min_score is None else asked.min_score).save(
-        file, quality=90
-    )
+    return draw_prediction(image, shown, min_score=PICTURED if asked.min_score is None else asked.min_score)
 
 
 def _sizes_hw(done: Sequence[Done]) -> dict[str, tuple[int, int]]:
@@ -332,6 +330,8 @@ BOXES = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    picture=_picture,
+    supervision=detections,
     view=_view,
     windows="file",
     choices=frozenset({"min_score", "classes"}),
@@ -339,14 +339,7 @@ BOXES = Kind(
     seen_in=lambda config, views: config.model_copy(update={"views": views}),
     metrics=_metrics,
     formats=(
-        EachFile(
-            name="pictures",
-            folder="pictures",
-            files=flat_files,
-            write=_write_picture,
-            use="always",
-            settings=lambda asked: asked.choice,
-        ),
+        picture_format(_picture, settings=lambda asked: asked.choice),
         OneFile(name="coco", file="predictions.json", write=_write_coco, use="usual"),
         *outline_formats(features, {"class": str, "score": float}),
         OneFile(name="dota", file="dota", write=_write_dota, check=_check_dota),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vistruct.contracts import RGB, CaptionPrediction, Sample
 from vistruct.data.formats.captions.said import end_numbers
 from vistruct.files.text import write_text
-from vistruct.inference.classes import in_batches
+from vistruct.inference.classes import in_batches, sample_of
 from vistruct.inference.kind import Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.scenes import Case
@@ -90,6 +90,7 @@ CAPTIONS = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    picture=lambda model, case, found, asked: _draw([found], sample_of(model, case), None),
     view=_view,
     at_once=True,
     metrics=lambda task: ("text" if task.config.units == "characters" else "captions",),

@@ -14,9 +14,10 @@ import torch
 from vistruct.contracts import RGB, ClassPrediction, Sample
 from vistruct.errors import UserError
 from vistruct.files.text import write_text
-from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
+from vistruct.inference.in_supervision import classifications
+from vistruct.inference.kind import SEEN, Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
-from vistruct.inference.scenes import Case
+from vistruct.inference.scenes import Case, small
 from vistruct.inference.view import View
 from vistruct.transforms.sizing import sized
 from vistruct.windows.views import Views
@@ -86,6 +87,11 @@ def _draw(found: Sequence[ClassPrediction], sample: Sample, _: Sequence[RGB] | N
     return draw_classes(sample, found[0])
 
 
+def sample_of(model: Model, case: Case) -> Sample:
+    """Its image, to be drawn."""
+    return Sample(id=case.name, image_id=case.name, seed=0, images=small(model.scene(case), SEEN))
+
+
 def _write(model: Model, done: Sequence[Done], file: Path) -> Path:
     """Image, class (several parted by semicolons, none: empty), and the score of each class in its column."""
     text = io.StringIO()
@@ -112,6 +118,8 @@ CLASSES = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    picture=lambda model, case, found, asked: _draw([found], sample_of(model, case), None),
+    supervision=classifications,
     view=_view,
     at_once=True,
     seen_in=_seen_in,

@@ -14,17 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vistruct.errors import UserError, closest
 from vistruct.files.owned import Owned, inside
 from vistruct.files.text import printable
 from vistruct.inference.cache import Parts
-from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, check_asked
-from vistruct.inference.model import Model
+from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Picture, Told, Use, Values, check_asked
 from vistruct.inference.scenes import Case
 from vistruct.progress import notice, tracking
+
+if TYPE_CHECKING:
+    from vistruct.inference.model import Model
 
 ALL = "all"  # every format that can hold the names and classes
 
@@ -76,7 +78,7 @@ def _all_done(work: _Work) -> Broken:
         notice(f"{work.owned.folder}: {len(ready)} of {total} {work.model.kind.what} were done before")
     left = [case for case in work.cases if case.name not in ready]
     with tracking("predicting", done=len(ready), total=total) as show:
-        looked = _looked(work.model, left, work.asked)
+        looked = looked_at(work.model, left, work.asked)
         every = itertools.chain(((case, None) for case in work.cases if case.name in ready), looked)
         for number, (case, found) in enumerate(every, 1):
             try:
@@ -141,8 +143,9 @@ class _Work:
         return not own or self.parts.is_noted(format.name, own)
 
     def is_done(self, case: Case) -> bool:
+        """Whether it was looked at before; of an image in memory nobody knows that it is the same."""
         kept = [self.places[case.name][format.name] for format in self.each if format.is_kept]
-        return self.parts.has(case.name, case.files) and all(file.is_file() for file in kept)
+        return bool(case.files) and self.parts.has(case.name, case.files) and all(file.is_file() for file in kept)
 
     def done(self, case: Case) -> Done:
         values, files = self.parts.read(case.name), self.places[case.name]
@@ -192,7 +195,7 @@ class _Work:
         return files, files[asked[0].name] if is_one else self.owned.folder
 
 
-def _looked(model: Model, cases: Sequence[Case], asked: Asked) -> Iterator[tuple[Case, Any]]:
+def looked_at(model: Model, cases: Sequence[Case], asked: Asked) -> Iterator[tuple[Case, Any]]:
     """Each case with its prediction, or with the error that there was; where several go through together and one of
     them cannot be read, one by one."""
     step = asked.batch if model.kind.at_once else 1
@@ -204,7 +207,7 @@ def _looked(model: Model, cases: Sequence[Case], asked: Asked) -> Iterator[tuple
             if len(some) == 1:
                 yield some[0], error
             else:
-                yield from _looked(model, some, replace(asked, batch=1))
+                yield from looked_at(model, some, replace(asked, batch=1))
         else:
             yield from zip(some, found, strict=True)
 
@@ -253,6 +256,17 @@ def chosen_formats(
             else:
                 chosen.append(format)
     return chosen
+
+
+def picture_format(
+    draw: Picture, *, use: Use = "always", settings: Callable[[Asked], Values] = lambda asked: {}
+) -> EachFile:
+    """Pictures of a kind of prediction: a jpg for each case."""
+
+    def write(model: Model, case: Case, found: Any, file: Path, asked: Asked) -> None:
+        draw(model, case, found, asked).save(file, quality=90)
+
+    return EachFile(name="pictures", folder="pictures", files=flat_files, write=write, use=use, settings=settings)
 
 
 def flat_files(cases: Sequence[Case], _: bool = True) -> dict[str, Path]:

@@ -19,14 +19,14 @@ import torch
 
 from vistruct.contracts import RGB, BoxPrediction, Grounded, GroundedPrediction, MaskPatch, Phrase, Sample
 from vistruct.files.features import Feature
-from vistruct.files.images import image_size
 from vistruct.files.text import printable, write_text
 from vistruct.inference import answers, boxes
-from vistruct.inference.files import flat_files
-from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
+from vistruct.inference.files import picture_format
+from vistruct.inference.in_supervision import detections
+from vistruct.inference.kind import Asked, Done, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import outline_formats
-from vistruct.inference.scenes import Case, as_pixels
+from vistruct.inference.scenes import Case, as_pixels, size_hw_of
 from vistruct.inference.view import Mark, Spoken, View
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _pack(case: Case, prediction: GroundedPrediction) -> dict[str, Any]:
         ],
         "plan": [list(row) for row in found.plan],
         "defects": list(found.defects),
-        "size_hw": list(image_size(case.files[0])) if case.files else [],
+        "size_hw": list(size_hw_of(case.pictures[0])) if case.pictures else [],
         **boxes.packed_objects(found.objects),
     }
 
@@ -133,11 +133,11 @@ def _write_coco(model: Model, done: Sequence[Done], file: Path) -> Path:
     return file
 
 
-def _write_picture(model: Model, case: Case, prediction: GroundedPrediction, file: Path, asked: Asked) -> None:
+def _picture(model: Model, case: Case, prediction: GroundedPrediction, asked: Asked) -> Image.Image:
     from vistruct.pictures.grounded import draw_grounded
 
     image = as_pixels(case.pictures[0], case.name)
-    draw_grounded(image, prediction, asked.regions).save(file, quality=90)
+    return draw_grounded(image, prediction, asked.regions)
 
 
 def _draw(found: Sequence[GroundedPrediction], sample: Sample, _: Sequence[RGB] | None) -> Image.Image:
@@ -199,6 +199,8 @@ GROUNDED = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    picture=_picture,
+    supervision=lambda case, found: detections(case, _as_boxes(found)),
     view=_view,
     check=answers.check,
     at_once=True,
@@ -206,14 +208,7 @@ GROUNDED = Kind(
     prompts=("point", "box", "scribble", "mask"),
     metrics=lambda task: ("grounded", "mean_loss"),
     formats=(
-        EachFile(
-            name="pictures",
-            folder="pictures",
-            files=flat_files,
-            write=_write_picture,
-            use="usual",
-            settings=lambda asked: asked.said,
-        ),
+        picture_format(_picture, use="usual", settings=lambda asked: asked.said),
         OneFile(name="jsonl", file="answers.jsonl", write=_write, use="always"),
         OneFile(name="coco", file="predictions.json", write=_write_coco, use="usual"),
         *outline_formats(_features, {"class": str, "score": float}),

@@ -43,6 +43,7 @@ KINDS = {
 Values = Mapping[str, Any]  # plain json
 # Always written; where no format is named; only where it is named.
 Use = Literal["always", "usual", "asked"]
+Picture = Callable[["Model", "Case", Any, "Asked"], "Image.Image"]  # of a prediction on its image
 Choice = Literal["min_score", "classes"]
 PICTURED = 0.3  # score from which on detections are drawn, where nobody says another
 
@@ -182,6 +183,8 @@ class Kind:
     chosen: Callable[[Any, Asked], Any] | None = None  # that part; None: `look` gives it, and with another looks again
     probabilities: Callable[[Sequence[str]], list[EachFile]] | None = None  # formats of theirs, by class; None: none
     draw: Callable[[Sequence[Any], Sample, Sequence[RGB] | None], Image.Image] | None = None  # with a sample's truth
+    picture: Picture | None = None  # without a truth, of any size; None: none
+    supervision: Callable[[Case, Any], Any] | None = None  # as `supervision` has it; None: it has no such thing
     frames: Callable[[Model, Case], Frames] = _frames  # of a case, to look at
     view: Callable[[Model, Done], View] | None = None  # to look at on a page; None: its pictures and what is told
     cases: Callable[[Model, Sequence[Path]], list[Case]] = _images  # what there is to look at in files and folders

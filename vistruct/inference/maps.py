@@ -48,7 +48,7 @@ from vistruct.files.outlines import outlines
 from vistruct.files.packing import zip_files
 from vistruct.files.rasters import read_raster
 from vistruct.files.text import write_text
-from vistruct.inference.files import flat_files, own_files
+from vistruct.inference.files import own_files, picture_format
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import footprint_format, on_map, outline_formats, stem_of
@@ -289,15 +289,14 @@ def _check_geotiff(cases: Sequence[Case], class_names: Sequence[str]) -> None:
         raise UserError("writing GeoTIFF needs rasterio", where="--format geotiff", fix='pip install "vistruct[geo]"')
 
 
-def _write_picture(model: Model, case: Case, found: MapPrediction, file: Path, asked: Asked) -> None:
+def picture_of_map(model: Model, case: Case, found: MapPrediction, asked: Asked) -> Image.Image:
+    """An image (or a pair) under its classes, small enough to be drawn."""
     from vistruct.pictures.maps import draw_map, draw_pair
 
     images, labels = overview(model.scene(case), found.label_map.numpy())
     if len(images) == 2:
-        picture = draw_pair(*images, prediction=labels, class_names=model.class_names, palette=model.palette)
-    else:
-        picture = draw_map(images[0], labels, model.class_names, model.palette)
-    picture.save(file, quality=90)
+        return draw_pair(*images, prediction=labels, class_names=model.class_names, palette=model.palette)
+    return draw_map(images[0], labels, model.class_names, model.palette)
 
 
 def _submission(kind: Submission) -> OneFile:
@@ -353,6 +352,7 @@ MAPS = Kind(
     unpack=_unpack,
     tell=partial(tell_areas, "images"),
     draw=_draw,
+    picture=picture_of_map,
     view=partial(view_areas, "pixels", "m²"),
     windows="shown",
     choices=frozenset({"classes"}),
@@ -369,7 +369,7 @@ MAPS = Kind(
         *outline_formats(_features, {"class": str, "value": int, "pixels": int}),
         *map(_submission, SUBMISSIONS),
         footprint_format(_features),
-        EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
+        picture_format(picture_of_map),
         OneFile(name="legend", file="legend.json", write=_write_legend, use="always"),
         OneFile(name="areas", file="areas.csv", write=partial(write_areas, "image", "pixels", "m2"), use="always"),
     ),

@@ -1,30 +1,55 @@
 """A finished run as something to ask: `vistruct.load("runs/x").predict("port.tif")`.
 
 Images are put before the model as its card's input contract says: cut into windows, resized, with its bands and ranges
-of values. What comes back is in pixels of the image that was given, and of the task's kind (see `kind.py`). Of a large
-image only the windows of one pass are put before the model at a time, and what was found is joined as soon as it can
-be.
+of values. What comes back is in pixels of the image that was given, and of the task's kind (see `kind.py`); with the
+image it is a `Result` (see `result.py`). Of a large image only the windows of one pass are put before the model at a
+time, and what was found is joined as soon as it can be.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, overload
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
+from typing_extensions import Unpack
 
 from vistruct.checkpoint.load import ModelCard, load_model
-from vistruct.contracts import RGB, Prediction, Region
+from vistruct.contracts import RGB, Region
 from vistruct.data.input import Input, Windows
 from vistruct.distributed.precision import amp_dtype, autocast
-from vistruct.errors import UserError
+from vistruct.errors import UserError, closest
 from vistruct.files.intake import Intake
+from vistruct.files.text import printable
 from vistruct.inference.kind import Asked, Exchange, Kind, check_asked, config_seen_in, kind_of, with_longest
+from vistruct.inference.result import Predictions, Result, result_of
 from vistruct.inference.scenes import PICTURES, Case, Pair, Picture, Scene, scene_of
-from vistruct.windows.views import Views
+from vistruct.windows.views import Views, views_of
+
+
+class Words(TypedDict, total=False):
+    """How `Model.predict` is asked."""
+
+    ask: str | None
+    regions: Sequence[Region]
+    history: Sequence[Exchange]
+    command: str | None
+    batch: int
+    min_score: float | None
+    classes: Sequence[str] | None
+    drop: Sequence[str]
+    probabilities: bool
+    tile: int | None
+    overlap: int | None
+    flip: Sequence[str]
+    scale: Sequence[float]
 
 
 def load(
@@ -85,13 +110,22 @@ class Model:
         """How images are put before it: as in its evaluations, and cut as its training data was."""
         return self.card.input
 
-    def in_windows(self, size: int, overlap: int) -> Model:
+    def in_windows(self, size: int | None = None, overlap: int | None = None) -> Model:
         """The same model, which looks at images in windows of so many pixels.
 
+        Args:
+            size: None: as in training.
+            overlap: None: as much as in training, or a fifth.
+
         Raises:
-            UserError: a model that looks at whole images; no stride is left.
+            UserError: a model that looks at whole images; no size is known; no stride is left.
         """
         unit, known = self.kind.windows, self.input.windows
+        size = size or (known.size if known is not None else None)
+        if size is None:
+            raise UserError("an overlap of no windows", where="--overlap", fix="give --tile PX too")
+        if overlap is None:
+            overlap = min(known.overlap, size // 2) if known is not None else size // 5
         if unit is None:
             what = f"a model of {self.kind.name} takes whole images"
             raise UserError(what, where="--tile, --overlap", fix="leave them out")
@@ -147,46 +181,25 @@ class Model:
         return replace(self, task=task, longest=max_new_tokens)
 
     @overload
-    def predict(
-        self,
-        images: Picture | Pair,
-        *,
-        ask: str | None = None,
-        regions: Sequence[Region] = (),
-        history: Sequence[Exchange] = (),
-        command: str | None = None,
-        batch: int = 8,
-    ) -> Prediction: ...
+    def predict(self, images: str | Path, **words: Unpack[Words]) -> Result | Any: ...
 
     @overload
-    def predict(
-        self,
-        images: Sequence[Picture] | Sequence[Pair],
-        *,
-        ask: str | None = None,
-        regions: Sequence[Region] = (),
-        history: Sequence[Exchange] = (),
-        command: str | None = None,
-        batch: int = 8,
-    ) -> list[Prediction]: ...
+    def predict(self, images: Image.Image | np.ndarray | Tensor, **words: Unpack[Words]) -> Result: ...
 
-    def predict(
-        self,
-        images: Any,
-        *,
-        ask: str | None = None,
-        regions: Sequence[Region] = (),
-        history: Sequence[Exchange] = (),
-        command: str | None = None,
-        batch: int = 8,
-    ) -> Prediction | list[Prediction]:
+    @overload
+    def predict(self, images: Sequence[Picture] | Sequence[Pair], **words: Unpack[Words]) -> Predictions: ...
+
+    def predict(self, images: Any, **words: Unpack[Words]) -> Any:
         """Boxes in an image, the class of every pixel, what changed in a pair, the class of an image, or an answer.
+
+        The words are those of `vistruct predict`.
 
         Args:
             images: a path, a PIL image, uint8[H, W, C] array or uint8[C, H, W] tensor (3 channels are RGB); for a
-                model of change a tuple of two of those (before, after); or a list of any of these. With a question a
-                tuple in a list is images that it is about together. Arrays and tensors of another number type hold
-                values as files have them, of a model whose training data had such.
+                model of change a tuple of two of those (before, after); a list of any of these; or a folder (for a
+                model of change two), with all images in it and below it. With a question a tuple in a list is images
+                that it is about together. Arrays and tensors of another number type hold values as files have them,
+                of a model whose training data had such.
             ask: the question, for a model with language; of a list of images, about each of them. `<image>` in it
                 marks where an image goes; without a mark they go in front.
             regions: what the question shows, of a model that points: one for each `<region>` in it, or named behind it.
@@ -194,22 +207,54 @@ class Model:
             command: what to answer with, of a model that is told (`grammar.command`): a unit (box, mask, ...), "text",
                 or the name of a task.
             batch: windows that are looked at in one pass, or images that are asked about.
+            min_score: of detections; None: all.
+            classes: only these in the results; of a model that knows classes by their names, whatever is to be found.
+            drop: not these.
+            probabilities: of the class of every pixel or voxel, those of all classes are kept.
+            tile: pixels of the windows that images are cut into; None: as in training.
+            overlap: pixels that windows share.
+            flip: test-time augmentation: also flipped "horizontal", "vertical", "diagonal".
+            scale: also at so many times the size; name 1 among them.
 
         Returns:
-            One prediction for an image or pair, a list of them for a list.
+            A `Result` for one image or pair; for a list or a folder `Predictions`, an iterator of results.
 
         Raises:
-            UserError: an image that cannot be read or has another type or shape; a question to a model
-                without language, or none to one with it; a pair for a model of single images, or the other way round.
+            UserError: an image that cannot be read or has another type or shape (of several, when it is its turn); a
+                question to a model without language, or none to one with it; a pair for a model of single images, or
+                the other way round; words that this kind of model has no use for.
         """
-        is_one = isinstance(images, (*PICTURES, tuple) if self.input.images > 1 else PICTURES)
-        cases = [_case(one, number) for number, one in enumerate([images] if is_one else images)]
-        kind, shown, said = self.kind, tuple(regions), tuple(history)
-        asked = Asked(question=ask, regions=shown, history=said, command=command, batch=batch)
-        check_asked(kind, self, cases, asked)
-        step = batch if kind.at_once else 1
-        found = [one for at in range(0, len(cases), step) for one in self.look(cases[at : at + step], asked)]
-        return found[0] if is_one else found
+        for name in words:
+            if name not in Words.__annotations__:
+                raise UserError(f"no word {name!r}", where="predict", fix=closest(name, Words.__annotations__))
+        model, classes = self._told(words), words.get("classes")
+        is_one, cases = cases_of(model, images)
+        asked = Asked(
+            question=words.get("ask"),
+            regions=tuple(words.get("regions", ())),
+            history=tuple(words.get("history", ())),
+            command=words.get("command"),
+            batch=words.get("batch", 8),
+            min_score=words.get("min_score"),
+            classes=None if classes is None else tuple(classes),
+            drop=tuple(words.get("drop", ())),
+            probabilities=words.get("probabilities", False),
+        )
+        check_asked(model.kind, model, cases, asked)
+        if not is_one:
+            return Predictions(model, cases, asked)
+        (found,) = model.look(cases, asked)
+        return result_of(model, cases[0], found, asked)
+
+    def _told(self, words: Words) -> Model:
+        """The same model, which finds other classes, in other windows and more views."""
+        model, classes = self, words.get("classes")
+        tile, overlap = words.get("tile"), words.get("overlap")
+        views = views_of(words.get("flip", ()), words.get("scale", ()))
+        if classes is not None and self.task.traits.take_classes is not None:
+            model = model.finding(tuple(classes))
+        model = model if tile is None and overlap is None else model.in_windows(tile, overlap)
+        return model if views is None else model.seen_in(views)
 
     def look(self, cases: Sequence[Case], asked: Asked) -> list[Any]:
         """One prediction for each case, in the arithmetic that the run was measured in (its `amp`).
@@ -236,7 +281,26 @@ class Model:
         return scene_of(case.pictures, case.name, self.input.channels, self.input.intake)
 
 
-def _case(image: Picture | tuple[Picture, ...], number: int) -> Case:
-    pictures = image if isinstance(image, tuple) else (image,)
-    last = pictures[-1]
-    return Case(pictures=pictures, name=str(last) if isinstance(last, str | Path) else f"image {number}")
+def cases_of(model: Model, images: Any) -> tuple[bool, list[Case]]:
+    """What `Model.predict` is given: whether it is one image (or pair, or volume), and the cases."""
+    if isinstance(images, (*PICTURES, tuple) if model.input.images > 1 else PICTURES):
+        parts = images if isinstance(images, tuple) else (images,)
+        folders = [Path(one) for one in parts if isinstance(one, str | Path) and Path(one).is_dir()]
+        if len(folders) == len(parts):
+            cases = model.kind.cases(model, folders)
+            return len(cases) == 1 and cases[0].files == tuple(folders), cases  # a series of DICOM is one volume
+        return True, _cases([images])
+    return False, _cases(list(images))
+
+
+def _cases(images: Sequence[Any]) -> list[Case]:
+    """Named by their files, by the whole paths where two would be called alike; what is no file by its number."""
+    every = [one if isinstance(one, tuple) else (one,) for one in images]
+    last = [parts[-1] if parts and isinstance(parts[-1], str | Path) else None for parts in every]
+    alike = Counter(Path(one).name for one in last if one is not None)
+    cases = []
+    for number, (parts, file) in enumerate(zip(every, last, strict=True)):
+        name = f"image {number}" if file is None else Path(file).name
+        name = name if file is None or alike[name] == 1 else Path(file).as_posix()
+        cases.append(Case(pictures=parts, name=printable(name)))
+    return cases

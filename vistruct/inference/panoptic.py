@@ -24,7 +24,8 @@ from vistruct.data.formats.captions.said import end_numbers
 from vistruct.files.label_png import write_png
 from vistruct.files.rasters import read_raster
 from vistruct.files.text import write_text
-from vistruct.inference.files import flat_files, own_files
+from vistruct.inference.files import own_files, picture_format
+from vistruct.inference.in_supervision import segments
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import stem_of
@@ -107,11 +108,11 @@ def _draw(found: Sequence[PanopticPrediction], sample: Sample, _: Sequence[RGB] 
     return draw_map(sample.images[0], shown.to(torch.int16) - 1, _names(found[0]))
 
 
-def _write_picture(model: Model, case: Case, found: PanopticPrediction, file: Path, asked: Asked) -> None:
+def _picture(model: Model, case: Case, found: PanopticPrediction, asked: Asked) -> Image.Image:
     from vistruct.pictures.maps import draw_map
 
     images, shown = overview(model.scene(case), found.segment_map.numpy())
-    draw_map(images[0], shown - 1, _names(found)).save(file, quality=90)
+    return draw_map(images[0], shown - 1, _names(found))
 
 
 def _write_png(model: Model, case: Case, found: PanopticPrediction, file: Path, asked: Asked) -> None:
@@ -151,11 +152,13 @@ PANOPTIC = Kind(
     unpack=_unpack,
     tell=_tell,
     draw=_draw,
+    picture=_picture,
+    supervision=segments,
     view=_view,
     metrics=lambda task: ("panoptic_quality",),
     formats=(
         EachFile(name="png", folder="panoptic", files=_pngs, write=_write_png, use="always", is_kept=True),
         OneFile(name="json", file="panoptic.json", write=_write_json, use="always"),
-        EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
+        picture_format(_picture),
     ),
 )

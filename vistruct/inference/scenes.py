@@ -133,6 +133,21 @@ def small(scene: Scene, longest: int) -> list[Tensor]:
     return list(torch.cat(strips, dim=-2))
 
 
+def size_hw_of(picture: Picture) -> tuple[int, int]:
+    """(height, width) in pixels, as it is looked at.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    if isinstance(picture, str | Path):
+        return image_size(Path(picture))
+    if isinstance(picture, Image.Image):
+        width, height = ImageOps.exif_transpose(picture).size
+        return height, width
+    shape = picture.shape if isinstance(picture, np.ndarray) else picture.shape[1:]
+    return int(shape[0]), int(shape[1])
+
+
 def as_pixels(image: Picture, name: str, channels: int = 3, intake: Intake | None = None) -> Tensor:
     """number[C, H, W] of any picture, RGB where C is 3; `name` is said in errors.
 

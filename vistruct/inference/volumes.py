@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,9 +38,9 @@ from vistruct.files.volume_files import (
     write_volume,
 )
 from vistruct.files.volume_names import channel_path, file_of, is_volume_file, stem
-from vistruct.inference.files import flat_files, own_files
+from vistruct.inference.files import own_files, picture_format
 from vistruct.inference.kind import Asked, EachFile, Kind, OneFile, Values
-from vistruct.inference.maps import MAPS, counted, map_of, tell_areas, view_areas, write_areas
+from vistruct.inference.maps import MAPS, counted, map_of, picture_of_map, tell_areas, view_areas, write_areas
 from vistruct.inference.model import Model
 from vistruct.inference.pixels import open_case, slices_of
 from vistruct.inference.probabilities import by_class, space_for
@@ -48,6 +48,9 @@ from vistruct.inference.scenes import Case
 from vistruct.inference.view import Frames
 from vistruct.issues import IssueCounter
 from vistruct.progress import notice, tracking
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _VOLUMES = "volumes are .nii, .nii.gz, .nrrd, .mha, or a folder with a DICOM series"
 
@@ -257,13 +260,15 @@ def _write_probability(
     write_volume(file, found.probabilities[number].numpy(), open_volume(paths_of(case)[0], shown(model).axis))
 
 
-def _write_picture(model: Model, case: Case, found: VolumePrediction, file: Path, asked: Asked) -> None:
+def _picture(model: Model, case: Case, found: Any, asked: Asked) -> Image.Image:
+    if not case.files:  # it was looked at as one slice
+        return picture_of_map(model, case, found, asked)
     from vistruct.pictures.volume import draw_volume
 
     volume = open_case(model, paths_of(case))
     numbers = _worth_drawing(found.label_map.numpy())
     slices, labels = [volume.slice(number) for number in numbers], [found.label_map[number] for number in numbers]
-    draw_volume(slices, labels, model.class_names, model.palette, numbers=numbers).save(file, quality=90)
+    return draw_volume(slices, labels, model.class_names, model.palette, numbers=numbers)
 
 
 def _worth_drawing(label_maps: np.ndarray, most: int = 12) -> list[int]:
@@ -281,6 +286,7 @@ VOLUMES = Kind(
     unpack=_unpack,
     tell=partial(tell_areas, "volumes"),
     draw=MAPS.draw,  # of samples, which are slices
+    picture=_picture,
     frames=frames_of,
     view=partial(view_areas, "voxels", "ml"),
     cases=volumes_at,
@@ -306,7 +312,7 @@ VOLUMES = Kind(
             write=_write_dicomseg,
             check=_check_series,
         ),
-        EachFile(name="pictures", folder="pictures", files=flat_files, write=_write_picture, use="always"),
+        picture_format(_picture),
         OneFile(name="volumes", file="volumes.csv", write=partial(write_areas, "volume", "voxels", "ml"), use="always"),
     ),
 )

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from vistruct.config import Part
 from vistruct.contracts import Detections, cat
+from vistruct.errors import UserError
 from vistruct.ops.oriented import cxcywha_to_quads, cxcywha_to_xyxy, quads_to_cxcywha
 from vistruct.ops.oriented_nms import oriented_batched_nms
 
@@ -37,6 +38,25 @@ class Views(Part):
         if any(not 0 < scale < 100 for scale in scales):
             raise ValueError("scales are factors above 0, for example 0.75, 1 and 1.25")
         return scales
+
+
+def views_of(flips: Sequence[str], scales: Sequence[float]) -> Views | None:
+    """Test-time augmentation as asked for: the image itself, each flip of it, all of these at every scale; None: none.
+
+    Raises:
+        UserError: no such flip, or a scale that is no factor.
+    """
+    if not flips and not scales:
+        return None
+    values: Any = {"flips": tuple(dict.fromkeys(["none", *flips])), "scales": tuple(scales or (1.0,))}
+    try:
+        return Views(**values)
+    except ValidationError:
+        raise UserError(
+            f"no such view: flips {', '.join(flips)}, scales {', '.join(map(str, scales))}",
+            where="--flip, --scale",
+            fix="flips are horizontal, vertical and diagonal; scales are factors like 0.75 and 1.25",
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
