@@ -62,6 +62,7 @@ class Pretraining(Part):
     # backbone. Of a recipe that joins several (visft.joint): one for each task, by its name.
     start: str | dict[str, str] | None = None
     backbone: str | None = None  # an earlier one of which it takes the backbone alone
+    is_from_random: bool = False  # those earlier weights are random: a recipe that goes on gently has nothing to keep
     seed: int | None = None  # of its first weights, order and draws; None: as the recipe and `settings` say
     budget: Budget | None = None  # in place of the recipe's steps
     paced_as: str | None = None  # the pretraining whose steps are timed for a budget in seconds; None: its own are
