@@ -73,7 +73,7 @@ def pretrained(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def plan(pretrained) -> Study:
     inits = {"random": "random", "ours": str(pretrained)}
-    return Study(recipe="toy", inits=inits, fractions=(0.5, 1.0), seeds=2, tune=("probe", "full"), robust=True)
+    return Study(recipe="toy", inits=inits, fractions=(0.5, 1.0), seeds=2, tune=("head", "full"), robust=True)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_every_cell_has_its_numbers_and_its_cost_and_no_checkpoints(out, found):
         assert trial["value"] == trial["numbers"]["val/loss"] == json.loads(lines[-1])["val/loss"]
         assert (run / "backbone" / "backbone.json").exists()
         assert not (run / "checkpoints").exists()
-        trainable = {"probe": 10, "full": 546}[trial["tuning"]]  # the head's 8 + 1 and its scale; all
+        trainable = {"head": 10, "full": 546}[trial["tuning"]]  # the head's 8 + 1 and its scale; all
         assert (trial["cost"]["trainable"], trial["cost"]["parameters"]) == (trainable, 546)
         assert trial["cost"]["samples"] == 32
         assert trial["cost"]["seconds"] > 0
