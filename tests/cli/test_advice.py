@@ -23,7 +23,7 @@ from vistruct.recipes import RECIPES, find
 from vistruct.recipes.options import option, options_of
 
 HOUSE = Path(vistruct.__file__).parent
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 SETTING = re.compile(r"--set ['\"]?([a-zA-Z_.{}]+)=")
 # A key of a run file where an option, or `--set` with it, is meant.
 BARE = re.compile(r"(?<!--set )(?<![\w./'`-])(?:data|task|evals|intake|coding|optim|metric)\.[a-z_.]+\s?=")
