@@ -91,7 +91,7 @@ def command(
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions of everything; 3 unless told.")] = None,
     tune: Annotated[
         list[str] | None,
-        typer.Option(metavar="probe|lora|full", help="Of the backbone train nothing, adapters, or all; repeatable."),
+        typer.Option(metavar="head|lora|full", help="Of the backbone train nothing, adapters, or all; repeatable."),
     ] = None,
     lr: Annotated[
         list[str] | None,
@@ -119,7 +119,7 @@ def command(
     them pays on these images, at equal compute.
 
     vistruct study detect --data train.json --val val.json --init random --init ours=runs/pretrained --fraction 0.1
-    --fraction 1 --tune probe --tune full
+    --fraction 1 --tune head --tune full
 
     vistruct study detect --data train.json --val val.json --teacher masked --teacher-option masked.data=images/
     --teacher labels --teacher-option labels.data=train.json --from random --budget samples=20000 --pretrain-seeds 3
@@ -303,7 +303,7 @@ def rates(words: Sequence[str], tune: Sequence[str]) -> dict[str, float]:
         try:
             rate = float(text)
         except ValueError:
-            fix = "--lr full=1e-4 --lr probe=1e-3"
+            fix = "--lr full=1e-4 --lr head=1e-3"
             raise UserError(f"{text!r} is no learning rate", where=f"--lr {word}", fix=fix) from None
         found |= {tuning: rate} if has_mode else dict.fromkeys(tune, rate)
     return found

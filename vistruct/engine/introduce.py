@@ -56,6 +56,10 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
         say("\n".join(coverage.lines()))
     say("\n".join(["trainable parameters:", *state.plan.lines()]))
+    streams = state.run.streams.values()
+    is_fresh = state.run.init is None and not any(one.start or one.start_parts for one in streams)
+    if is_fresh and any(one.pattern.startswith("backbone") and one.mode != "full" for one in state.run.trainable):
+        say("WARNING: the backbone is frozen and has random weights: it never learns (--backbone FILE, or --tune full)")
     if state.run.ema is not None:
         say(f"measured and shipped: {ema_in_words(state.run.ema)}")
     spread = ", spread over them" if is_sharded(state.model) else ""

@@ -42,7 +42,7 @@ class Effort(Part):
     draws: int  # of labels, for the probes
     teachers: tuple[str, ...]
     from_imagenet: tuple[str, ...] = ()  # those of the teachers that go on from a network of ImageNet too
-    tune: tuple[Tuning, ...] = ("probe", "full")  # segmenters on the frozen backbone, and fine-tuned whole
+    tune: tuple[Tuning, ...] = ("head", "full")  # segmenters on the frozen backbone, and fine-tuned whole
 
 
 ALL = ("masked", "contrast", "distilled", "labels", "instructions", "VRL")
@@ -57,7 +57,7 @@ EFFORTS = {
         pretrain_seeds=1,
         draws=2,
         teachers=("masked", "labels", "instructions"),
-        tune=("probe",),
+        tune=("head",),
     ),
     "default": Effort(
         crops=1600,
@@ -180,7 +180,7 @@ def study_of(
         fractions=effort.fractions,
         seeds=effort.seeds,
         tune=effort.tune,
-        lr={tuning: rate for tuning, rate in (("probe", 1e-2), ("full", 1e-3)) if tuning in effort.tune},
+        lr={tuning: rate for tuning, rate in (("head", 1e-2), ("full", 1e-3)) if tuning in effort.tune},
         metric=domain.metric,
         probes=domain.probes,
         questions={TRAIN: made["questions"]["train"], TEST: made["questions"]["test"]},
