@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import any_rank, gather_objects
+from vistruct.engine.environment import out_of_memory
 from vistruct.engine.run import Source, State
 from vistruct.engine.teachers import fetch
 from vistruct.errors import UserError
@@ -47,8 +48,11 @@ def fit_to_memory(state: State, say: Callable[[str], None], *, tries: bool | Non
             raise UserError(f"one sample does not fit into the memory of {state.device}", where="accumulate", fix=fix)
     else:
         room = (available_bytes() or math.inf) * MEMORY_SHARE
-        with as_it_was(state.model):
-            needed = {name: activation_bytes(state, source) for name, source in state.sources.items()}
+        try:
+            with as_it_was(state.model):
+                needed = {name: activation_bytes(state, source) for name, source in state.sources.items()}
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(str(error), state.device) from error
         fits = (number for number in possible if max(_sizes(state, number, needed)) <= room)
         chosen = max(gather_objects(next(fits, possible[-1])))
     how = "tried on the device" if tries else "by what a sample needs of the memory that is free"
