@@ -106,6 +106,13 @@ def test_an_unknown_key_in_a_run_file_names_the_closest(capsys: pytest.CaptureFi
     assert err.splitlines()[0] == "error: unknown key 'bacth'"
     assert str(run) in err.splitlines()[1]
     assert "did you mean 'batch'?" in err.splitlines()[2]
+    values = detect.tiny().model_dump(mode="json")
+    values["data"]["augment"]["hflp"] = True  # of a part of any kind: which fields it has is on a page
+    run.write_text(json.dumps(values))
+    code, _, err = run_main(capsys, "train", "-c", str(run))
+    assert code == 2
+    assert err.splitlines()[0] == "error: unknown key 'data.augment.hflp'"
+    assert "docs/reference.md" in err.splitlines()[2]
 
 
 def test_an_option_beside_a_saved_run_is_refused_and_set_offered(capsys: pytest.CaptureFixture[str]) -> None:
