@@ -182,7 +182,7 @@ def test_its_head_and_its_label_maps_serve_a_task_of_ours(outside, data, tmp_pat
 def test_a_study_asks_what_a_pretrained_backbone_of_it_is_worth(outside, data, run_dir, tmp_path):
     words = [
         *("study", "my_parts.recipe", "--data", str(data[0]), "--val", str(data[1]), "--steps", "4"),
-        *("--init", "random", "--init", f"ours={run_dir}", "--fraction", "1", "--tune", "probe", "--seeds", "2"),
+        *("--init", "random", "--init", f"ours={run_dir}", "--fraction", "1", "--tune", "head", "--seeds", "2"),
         *("--out", str(tmp_path / "study"), "--json"),
     ]
     done = subprocess.run([sys.executable, "-m", "vistruct.cli.main", *words], capture_output=True, text=True)

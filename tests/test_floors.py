@@ -122,6 +122,13 @@ def test_no_file_is_too_long() -> None:
     assert not long, "split by what it holds, not by its length"
 
 
+def test_no_merge_is_left_half_done() -> None:
+    root = HOUSE.parent
+    files = [one for folder in ("vistruct", "docs", "scripts", "benchmarks") for one in (root / folder).rglob("*")]
+    pages = [one for one in (*files, *root.glob("*.md"), *root.glob("*.toml")) if one.suffix in (".md", ".py", ".toml")]
+    assert not [one for one in pages if re.search(r"^(<{7}|>{7}) ", one.read_text(encoding="utf-8"), re.M)]
+
+
 def test_probes_are_few_and_each_says_why() -> None:
     """What a part of ours offers is declared; who asks a foreign library says in a comment what it may lack."""
     probes, silent = 0, []

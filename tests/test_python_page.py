@@ -65,7 +65,7 @@ def test_every_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names["done"].broken == []
     assert names["table"].shape[1] == 4
     (gain,) = names["found"].gains
-    assert (gain.init, gain.against, gain.tuning) == ("ours", "random", "probe")
+    assert (gain.init, gain.against, gain.tuning) == ("ours", "random", "head")
     assert (gain.mean, gain.interval, names["found"].trials[0].value) == (0.25, None, 0.5)
 
 
@@ -123,7 +123,7 @@ def test_mistakes_name_the_nearest_and_the_call(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'classes'"):
         vistruct.check(data, clases="a,b")
     with pytest.raises(UserError, match="did you mean 'tune'"):
-        vistruct.study("segment", data=data, tunes="probe")
+        vistruct.study("segment", data=data, tunes="head")
     with pytest.raises(UserError, match="no recipe"):
         vistruct.study()
     assert not (tmp_path / "runs").exists()

@@ -17,6 +17,7 @@ class AdamW(Part):
 
     lr: float = Field(2e-5, gt=0)  # peak
     weight_decay: float = Field(0.05, ge=0)
+    final_weight_decay: float | None = Field(None, ge=0)  # at the last step, along half a cosine; None: the same
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)  # learning-rate factor from one backbone block to the one below

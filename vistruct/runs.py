@@ -45,10 +45,12 @@ def train_and_report(
     progress: Progress | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     index: Path | None = None,
+    is_shown: bool = True,
 ) -> Path:
     """`engine.train.train`, with pictures of the first batch and of predictions, and `report.html`.
 
     Args:
+        is_shown: False: none of those, for one of many runs that nobody looks at.
         progress, on_step: as there.
         index: as `engine.run.build`.
 
@@ -57,9 +59,11 @@ def train_and_report(
     """
     with started(run, out_dir, progress=progress, index=index) as training:
         state = training.state
-        if state.ranks.is_main and state.step == 0:
+        if is_shown and state.ranks.is_main and state.step == 0:
             draw_first_batch(state)
         train_steps(training, on_step)
+        if not is_shown:
+            return out_dir
         with gathered(state.model):
             if state.ranks.is_main:
                 draw_predictions(state)

@@ -169,3 +169,24 @@ def test_of_satmae_the_blocks_are_taken_and_the_rest_is_said(groups: tuple[int, 
     assert ("3 groups of bands" in said) == bool(groups)
     assert "model.satmae.pos_embed" in report.unexpected
     assert ours.tokens(torch.rand(1, sum(groups) or 3, 32, 32)).patches.shape == (1, 16, 32)
+
+
+def test_satmae_of_one_set_of_bands_has_maes_names_and_its_decoders_are_left(tmp_path: Path) -> None:
+    config = TimmConfig(
+        name="vit_base_patch16_224", image_size=32, final_norm=True, channels=10,
+        options={"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8},
+    )  # fmt: skip
+    ours, other = config.build(), config.build()
+    state = {name.removeprefix("model."): torch.randn_like(value) for name, value in other.state_dict().items()}
+    decoder = {"mask_token": torch.randn(1, 1, 16), "decoder_pos_embed": torch.randn(1, 17, 16)}
+    decoder |= {"decoder_embed.weight": torch.randn(16, 32), "decoder_pred.bias": torch.randn(640)}
+    # What SatMAE++ has beside them: a pyramid of pixels above the decoder.
+    decoder |= {"proj_up_conv.weight": torch.randn(40, 10, 1, 1), "proj_up_norm.weight": torch.randn(40)}
+    decoder |= {
+        f"up_block.{name}": torch.randn(40) for name in ("up_conv.bias", "res_block.conv1.bias", "up_norm.bias")
+    }
+    torch.save({"model": state | decoder, "epoch": 49}, tmp_path / "satmae_pp.pth")
+    report = load_backbone(ours, tmp_path / "satmae_pp.pth")
+    assert (report.missing, report.fresh) == ((), ())
+    assert all(torch.equal(ours.state_dict()[f"model.{name}"], value) for name, value in state.items())
+    assert {name.removeprefix("model.") for name in report.unexpected} == set(decoder) - {"mask_token"}

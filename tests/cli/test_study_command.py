@@ -28,17 +28,17 @@ def run_main(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, st
 
 def test_a_dry_run_prints_a_study_that_is_its_own_input_and_its_cells(capsys, tmp_path: Path) -> None:
     words = ["study", "detect", *DATA, "--steps", "50", "--fraction", "0.1", "--fraction", "1", "--seeds", "2"]
-    words += ["--tune", "probe", "--tune", "full", "--lr", "probe=1e-3", "--out", tmp_path / "none", "--dry-run"]
+    words += ["--tune", "head", "--tune", "full", "--lr", "head=1e-3", "--out", tmp_path / "none", "--dry-run"]
     code, out, err = run_main(capsys, *words)
     assert code == 0
     file = tmp_path / "study.yaml"
     file.write_text(out[: out.index("\n", out.index("robust:")) + 1])
     study = read_study(file)
-    assert (study.fractions, study.seeds, study.tune, study.lr) == ((0.1, 1.0), 2, ("probe", "full"), {"probe": 1e-3})
+    assert (study.fractions, study.seeds, study.tune, study.lr) == ((0.1, 1.0), 2, ("head", "full"), {"head": 1e-3})
     assert study.options["steps"] == 50
     assert study.options["data"] == str(trees().train)
     assert out.count("to do") == 8
-    assert "probe-random-0.1-1" in out
+    assert "head-random-0.1-1" in out
     assert "8 trials, 3,200 training samples; compared by val/AP50" in err
     assert not (tmp_path / "none").exists()
     code, again, _ = run_main(capsys, "study", "-c", file, "--seeds", "1", "--json", "--dry-run")
@@ -52,7 +52,7 @@ def test_words_become_starts_and_rates() -> None:
         "ours": "a=b.pt",
         "vit_s": "runs/vit-s",
     }
-    assert rates(["1e-4", "probe=2e-3"], ["probe", "full"]) == {"probe": 2e-3, "full": 1e-4}
+    assert rates(["1e-4", "head=2e-3"], ["head", "full"]) == {"head": 2e-3, "full": 1e-4}
     with pytest.raises(UserError, match="two inits"):
         inits(["random", "random"])
     with pytest.raises(UserError, match="no learning rate"):
@@ -73,7 +73,7 @@ def test_mistakes_are_three_lines_with_a_way_out(capsys, tmp_path: Path) -> None
     assert "did you mean '--steps'" in refused("detect", *DATA, "--stps", "3")
     assert "--val" in refused("detect", *DATA[:2])
     assert "no such run" in refused("detect", *DATA, "--init", f"ours={tmp_path / 'absent'}")
-    assert "probe" in refused("detect", *DATA, "--tune", "half")
+    assert "head" in refused("detect", *DATA, "--tune", "half")
     assert "once" in refused("-c", tmp_path / "x.yaml", "detect")
 
 

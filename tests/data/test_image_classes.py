@@ -417,7 +417,7 @@ def test_check_tells_every_error_of_a_list_and_not_the_first_alone(tmp_path: Pat
 def test_check_tells_of_classes_that_are_unbalanced_few_or_alike(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 90, "b": 4, "Storage-Tank": 5, "storagetank": 5})
     found = problems_of(root)
-    assert "classes of very different sizes: 'a' has 90 images, 'b' 4" in found
+    assert "class imbalance: 'a' has 90 images, 'b' 4" in found
     assert "class of fewer than 5 images" in found
     assert "classes that differ in capitals, spaces or hyphens only" in found
 

@@ -7,7 +7,7 @@ from toy_engine import ToyTask, ToyTaskConfig
 
 from vistruct.config import AdamW, Trainable
 from vistruct.contracts import BackboneTraits
-from vistruct.engine.optim import build_optimizer, is_decayed, set_learning_rate
+from vistruct.engine.optim import build_optimizer, is_decayed, set_learning_rate, set_weight_decay
 from vistruct.engine.trainable import apply_rules
 from vistruct.errors import UserError
 
@@ -51,6 +51,9 @@ def test_only_matrices_are_decayed(task):
         "head.weight",
     }
     assert {value for value in decay.values() if value != 0.3} == {0.0}
+    set_weight_decay(optimizer, 0.5)
+    risen = by_name(optimizer, "weight_decay")
+    assert risen == {name: 0.5 if value else 0.0 for name, value in decay.items()}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from vistruct.config import Schedule
-from vistruct.engine.schedule import check_schedule, lr_factor
+from vistruct.config import AdamW, Schedule
+from vistruct.engine.schedule import check_schedule, decay_at, lr_factor
 from vistruct.errors import UserError
 
 STEPS, WARMUP = 50, 8
@@ -80,3 +80,16 @@ def test_a_schedule_that_cannot_do_what_it_says_is_refused(schedule, word):
 
 def test_a_schedule_that_just_fits_is_accepted():
     check_schedule(Schedule(shape="step", warmup_steps=9, drops_at=(9,)), 10)
+
+
+def test_a_decay_that_rises_follows_torchs_cosine():
+    ours = [decay_at(step, STEPS, AdamW(weight_decay=0.04, final_weight_decay=0.4)) for step in range(STEPS)]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.04)
+    scheduler, theirs = CosineAnnealingLR(optimizer, T_max=STEPS - 1, eta_min=0.4), []
+    for _ in range(STEPS):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert ours == pytest.approx(theirs, abs=1e-9)
+    assert {decay_at(step, STEPS, AdamW(weight_decay=0.04)) for step in range(STEPS)} == {0.04}
+    assert decay_at(0, 1, AdamW(weight_decay=0.04, final_weight_decay=0.4)) == 0.04

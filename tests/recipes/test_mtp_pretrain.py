@@ -146,7 +146,7 @@ def test_what_is_read_once_is_told_once(tmp_path: Path) -> None:
     said: list[str] = []
     introduce(build(pretrain.tiny(), tmp_path), said.append)
     assert sum("order of SOTA's label ids" in line for line in said) == 2  # of training, and of what is measured
-    assert sum(line.startswith("to be measured") for line in said) == 6
+    assert sum(line.startswith("evaluation ") for line in said) == 6
 
 
 def test_two_ranks_take_the_same_steps_as_one(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.metrics.texts import TextConfig
 from vistruct.recipes import ocr
+from vistruct.recipes.fit import Fit
 from vistruct.samples.made_words import words_folder
 from vistruct.transforms.sizing import Size
 
@@ -29,7 +30,7 @@ def test_settings_and_the_backbone_that_is_needed() -> None:
     assert (data.resize, data.augment) == (Size(height=112, width=448, keep_aspect=False), None)
     assert run.evals["val"].metric == TextConfig()
     assert run.trainable == (Trainable(pattern="backbone", mode="frozen"),)
-    assert ocr.recipe(data=words / "train", model="eva_g", backbone=words, tune_backbone=True).trainable == ()
+    assert ocr.recipe(data=words / "train", model="eva_g", backbone=words, fit=Fit(tune="full")).trainable == ()
     with pytest.raises(UserError, match="none is named"):
         ocr.recipe(data=words / "train")
 

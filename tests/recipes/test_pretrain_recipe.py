@@ -37,6 +37,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+class Interrupted(Exception):
+    pass
+
+
 def test_the_tiny_twin_trains_measures_and_leaves_a_model_that_answers(run_dir: Path) -> None:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == tiny().steps
@@ -60,6 +64,29 @@ def test_weighed_tokens_and_alignment_are_options_and_train(tmp_path: Path) -> N
     assert recipe(data=data, size="small", start=tmp_path / "run").only.task.alignment is None
     with pytest.raises(UserError, match="below 0"):
         recipe(data=data, alignment=-1.0)
+
+
+def test_the_running_means_of_weighed_tokens_and_alignment_are_resumed_to_the_bit(tmp_path: Path) -> None:
+    data = tiny().only.data.jsonl
+    asked = recipe(data=data, size="small", token_weights="prior", alignment=0.05).only
+    own = {name: vars(asked.task)[name] for name in ("token_weights", "alignment")}
+    stream = asked.model_copy(update={"task": tiny().only.task.model_copy(update=own), "batch": 2})
+    run = with_values(tiny(), streams={"main": stream}, steps=5, save_every=2, evals={})
+
+    def interrupt(step: int, _: dict[str, float]) -> None:
+        if step == 3:  # between two checkpoints
+            raise Interrupted
+
+    train(run, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(run, tmp_path / "cut", on_step=interrupt)
+    train(run, tmp_path / "cut")
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    one, other = (
+        [{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in own] for own in lines
+    )
+    assert one == other
+    assert "loss_alignment" in one[-1]
 
 
 def test_a_vit_of_timm_goes_on_from_its_public_weights_in_a_language_model(tmp_path: Path) -> None:

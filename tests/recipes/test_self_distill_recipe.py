@@ -156,10 +156,12 @@ def test_settings_from_random_weights_and_going_on(whole: Path) -> None:
     assert (task.last_layer_first, task.koleo, fresh.only.loss_weights) == (1250, 1024, {"koleo": 0.1})
     assert (fresh.only.batch, fresh.steps, fresh.optim.lr, fresh.trainable) == (1024, 125_000, 2e-3, ())
     assert (task.heads_first, task.anchor, task.head.number) == (0, None, 8192)
+    assert (fresh.optim.weight_decay, fresh.optim.final_weight_decay) == (0.04, 0.4)
     on = self_distill.recipe(data=(Path("images"),), backbone=whole)
     task = on.only.task
     assert (task.last_layer_first, task.koleo) == (0, 0)
     assert (on.steps, task.heads_first, task.anchor, task.anchor_by) == (10_000, 500, whole, "gram")
     assert on.trainable == (Trainable(pattern="backbone", lr_factor=0.05),)
+    assert on.optim.final_weight_decay is None
     with pytest.raises(UserError, match="there are none"):
         self_distill.recipe(data=(Path("images"),), anchor="gram")

@@ -232,10 +232,10 @@ def test_the_study_trains_the_same_segmenter_from_every_init_frozen_and_whole(tm
     assert len(trials) == len(INITS) * EFFORT.seeds * 2
     for one in trials:
         assert [(rule.pattern, rule.mode) for rule in one.run.trainable] == (
-            [("backbone", "frozen")] if one.tuning == "probe" else []
+            [("backbone", "frozen")] if one.tuning == "head" else []
         )
         stream = one.run.only
-        rate = 1e-2 if one.tuning == "probe" else 1e-3
+        rate = 1e-2 if one.tuning == "head" else 1e-3
         assert (one.run.steps, stream.batch, one.run.optim.lr) == (EFFORT.steps, 8, rate)
         assert stream.task.head.kind == "linear"
         assert str(one.run.evals["val"].data.root) == "tested.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_run_study import TOYS, Heard, Text
 from toy_study import recipe
 
@@ -21,7 +22,7 @@ from vistruct.samples import trees
 from vistruct.study.asked import with_teachers
 from vistruct.study.finished import written_out
 from vistruct.study.pace import Pace
-from vistruct.study.pretraining import keeps_statistics, pace_jobs, pretraining_jobs, samples_of_a_step
+from vistruct.study.pretraining import begun_jobs, keeps_statistics, pace_jobs, pretraining_jobs, samples_of_a_step
 from vistruct.study.results import by_pretraining
 from vistruct.study.ring import Member, controls, expanded, members, pairs, verdicts
 from vistruct.study.runner import run_study
@@ -127,13 +128,40 @@ def test_the_steps_are_those_that_fill_the_budget(tmp_path):
     assert run["steps"] == 33  # two tasks learn from the same samples
     assert run["seed"] == 0
     timed = study.model_copy(update={"budget": Budget(seconds=10.0)})
-    ((name, job),) = pace_jobs(expanded(timed)).items()
+    ((name, job),) = pace_jobs(expanded(timed), {}).items()
     assert (name, job.name) == ("labels", "pace-labels")
     assert job.arguments["run"]["init"] is None
     jobs, _ = pretraining_jobs(expanded(timed), tmp_path, {name: pace_of(0.5)})
     assert jobs[-1].arguments["run"]["steps"] == 20
     with pytest.raises(UserError, match="not one step of labels, which takes 20 seconds"):
         pretraining_jobs(expanded(timed), tmp_path, {name: pace_of(20.0)})
+
+
+def test_a_recipe_goes_on_gently_from_every_start_but_random_weights(tmp_path):
+    save_file({name: torch.zeros(2) for name in ("a", "b")}, tmp_path / "net.safetensors")
+    of_net = {"recipe": "detect", "options": {"timm": "test_vit3", "backbone": str(tmp_path / "net.safetensors")}}
+    alike = {"data": [str(trees().train.parent)], "model": "small", "batch": 4, "anchor_weight": 2.0}
+    study = Study.model_validate(
+        {
+            "recipe": "detect", "options": {"data": str(trees().train)}, "budget": {"samples": 80},
+            "starts": {"random": {}, "net": of_net},
+            "teachers": {"alike": {"recipe": "self_distill", "options": alike}},
+        }
+    )  # fmt: skip
+    jobs, places = pretraining_jobs(expanded(study), tmp_path / "out")
+    runs = {job.name.removeprefix("pretrain-"): job.arguments["run"] for job in jobs}
+    one, other = runs["alike.random"], runs["alike.net"]
+    assert (one["task"]["anchor"], one["task"]["heads_first"], one["trainable"]) == (None, 0, [])
+    assert one["optim"]["final_weight_decay"] == 0.4
+    assert other["task"]["anchor"] == other["init"] == str(places["start.net"])
+    assert (other["task"]["heads_first"], other["loss_weights"]) == (2, {"anchor": 2.0})  # a tenth of 20 steps
+    assert [(rule["pattern"], rule["lr_factor"]) for rule in other["trainable"]] == [("backbone", 0.05)]
+    assert other["optim"]["final_weight_decay"] is None
+    timed = study.model_copy(update={"budget": Budget(seconds=10.0)})
+    starts, begun = begun_jobs(expanded(timed), tmp_path / "out")
+    assert {job.name for job in starts} == {"pretrain-start.random", "pretrain-start.net"}
+    held = pace_jobs(expanded(timed), begun)["alike.net"].arguments["run"]
+    assert held["task"]["anchor"] == str(begun["start.net"])
 
 
 @pytest.mark.parametrize("setting", ["steps=5", "patience=2"])

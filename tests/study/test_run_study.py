@@ -11,8 +11,10 @@ import pytest
 from headless import LAPTOP, PHONE, Browser, assert_sound
 from toy_study import recipe, train_and_measure
 
+from vistruct.config import with_values
 from vistruct.engine.train import train
 from vistruct.errors import UserError
+from vistruct.recipes import segment
 from vistruct.study.compare import compare
 from vistruct.study.compare_report import write_comparison
 from vistruct.study.display import Lines
@@ -21,6 +23,7 @@ from vistruct.study.runner import describe, run_study
 from vistruct.study.statistics import paired_gain
 from vistruct.study.study import Study
 from vistruct.study.trial import cost_of
+from vistruct.study.trial import train_and_measure as train_trial
 
 TOYS = {"train": "toy_study:train_and_measure", "robust": "toy_study:corrupted", "make": recipe}
 
@@ -70,7 +73,7 @@ def pretrained(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def plan(pretrained) -> Study:
     inits = {"random": "random", "ours": str(pretrained)}
-    return Study(recipe="toy", inits=inits, fractions=(0.5, 1.0), seeds=2, tune=("probe", "full"), robust=True)
+    return Study(recipe="toy", inits=inits, fractions=(0.5, 1.0), seeds=2, tune=("head", "full"), robust=True)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_every_cell_has_its_numbers_and_its_cost_and_no_checkpoints(out, found):
         assert trial["value"] == trial["numbers"]["val/loss"] == json.loads(lines[-1])["val/loss"]
         assert (run / "backbone" / "backbone.json").exists()
         assert not (run / "checkpoints").exists()
-        trainable = {"probe": 10, "full": 546}[trial["tuning"]]  # the head's 8 + 1 and its scale; all
+        trainable = {"head": 10, "full": 546}[trial["tuning"]]  # the head's 8 + 1 and its scale; all
         assert (trial["cost"]["trainable"], trial["cost"]["parameters"]) == (trainable, 546)
         assert trial["cost"]["samples"] == 32
         assert trial["cost"]["seconds"] > 0
@@ -245,3 +248,18 @@ def test_the_report_is_whole_and_within_its_window(out, browser: Browser, size):
     assert_sound(seen, size)
     assert seen.tables
     assert seen.images
+
+
+def test_a_trial_is_drawn_for_the_first_seed_alone(tmp_path):
+    tiny = segment.tiny()
+    run = with_values(tiny, steps=2, eval_every=2, keep_model="last")
+    drawn = []
+    for seed in (0, 1):
+        place = tmp_path / "runs" / f"seed-{seed}"
+        asked = with_values(run, seed=seed).model_dump(mode="json")
+        found = train_trial(
+            run=asked, directory=str(place), data={}, weights="", results={}, report=lambda *_: None
+        )  # what is measured is the same
+        assert found["numbers"]
+        drawn.append(((place / "report.html").exists(), (place / "samples").exists(), (place / "model").exists()))
+    assert drawn == [(True, True, True), (False, False, True)]

@@ -38,7 +38,7 @@ def study(pretrained: Path | None = None, **changes) -> Study:
 
 
 def test_a_plan_has_every_start_fraction_seed_and_way_once(pretrained):
-    plan = plan_trials(study(pretrained, fractions=(0.5, 1.0), tune=("probe", "lora", "full")), recipe)
+    plan = plan_trials(study(pretrained, fractions=(0.5, 1.0), tune=("head", "lora", "full")), recipe)
     keys = {(p.init, p.fraction, p.seed, p.tuning) for p in plan.trials}
     assert len(plan.trials) == len(keys) == 2 * 2 * 2 * 3
     assert len({p.name for p in plan.trials}) == len(plan.trials)
@@ -64,16 +64,16 @@ def test_runs_of_several_tasks_are_not_compared():
 
 
 def test_ways_say_what_moves(pretrained):
-    plan = plan_trials(study(pretrained, tune=("probe", "lora", "full"), lora={"rank": 2}), recipe)
+    plan = plan_trials(study(pretrained, tune=("head", "lora", "full"), lora={"rank": 2}), recipe)
     moves = {p.tuning: p.run.trainable for p in plan.trials}
-    assert moves["probe"] == (Trainable(pattern="backbone", mode="frozen"),)
+    assert moves["head"] == (Trainable(pattern="backbone", mode="frozen"),)
     assert moves["lora"][0].mode == "lora"
     assert moves["lora"][0].lora.rank == 2
     assert moves["full"] == ()
 
 
 def test_of_an_adapter_backbone_only_the_vit_inside_is_held():
-    plan = plan_trials(study(tune=("probe",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
+    plan = plan_trials(study(tune=("head",), seeds=1, options={"data": str(trees().train)}), adapter_recipe)
     assert plan.trials[0].run.trainable == (Trainable(pattern="backbone.vit", mode="frozen"),)
 
 
@@ -84,7 +84,7 @@ def adapter_recipe(*, data: Path, fraction: float = 1.0, seed: int = 0):
     return with_values(run, task=run.only.task.model_copy(update={"backbone": VitAdapterConfig(vit=detect.VIT_S)}))
 
 
-@pytest.mark.parametrize("tuning", ["probe", "lora", "full"])
+@pytest.mark.parametrize("tuning", ["head", "lora", "full"])
 def test_every_start_begins_with_the_same_head_for_the_same_seed(pretrained, tmp_path, tuning):
     plan = plan_trials(study(pretrained, tune=(tuning,)), recipe)
     heads = {(p.init, p.seed): first_head(p.run, tmp_path / p.name) for p in plan.trials}
@@ -98,7 +98,7 @@ def test_heads_of_detectors_are_alike_too_with_weights_from_a_run(tmp_path):
     """The real thing: a ViT whose position embeddings are loaded, a pyramid and FCOS."""
     small = {"data": str(trees().train), "val": str(trees().test)}
     ship(build(small_detector(data=trees().train, val=trees().test, seed=7), tmp_path / "init"))
-    for tuning in ("probe", "lora"):
+    for tuning in ("head", "lora"):
         inits = {"random": "random", "ours": str(tmp_path / "init")}
         one = Study(recipe="detect", inits=inits, tune=(tuning,), seeds=1, options=small)
         random, ours = plan_trials(one, small_detector).trials
@@ -146,8 +146,8 @@ def sized(*, backbone: Path | None = None, fraction: float = 1.0, seed: int = 0)
 
 
 def test_a_rate_belongs_to_its_way_and_settings_to_every_run():
-    plan = plan_trials(study(tune=("probe", "full"), lr={"probe": 0.3}, settings=("log_every=7",)), recipe)
-    assert {p.tuning: p.run.optim.lr for p in plan.trials} == {"probe": 0.3, "full": 1e-2}
+    plan = plan_trials(study(tune=("head", "full"), lr={"head": 0.3}, settings=("log_every=7",)), recipe)
+    assert {p.tuning: p.run.optim.lr for p in plan.trials} == {"head": 0.3, "full": 1e-2}
     assert {p.run.log_every for p in plan.trials} == {7}
 
 
@@ -184,7 +184,7 @@ def test_mistakes_are_told_before_anything_runs(pretrained):
 
 
 def test_a_study_is_its_own_input_and_unknown_keys_are_named(pretrained, tmp_path):
-    full = study(pretrained, fractions=(0.1, 1.0), tune=("probe", "full"), lr={"full": 1e-4}, options={"steps": 3})
+    full = study(pretrained, fractions=(0.1, 1.0), tune=("head", "full"), lr={"full": 1e-4}, options={"steps": 3})
     file = tmp_path / "study.yaml"
     file.write_text(study_to_yaml(full))
     assert read_study(file) == full

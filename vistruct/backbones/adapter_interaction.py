@@ -20,6 +20,11 @@ from vistruct.ops.deformable_attention import DeformableAttention, Sizes, centre
 Variant = Literal["mmcv", "ddetr"]
 
 
+def as_map(cells: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """float[B, D, h * w] -> float[B, D, h, w]; unflatten would be of one size where it is traced for ONNX."""
+    return cells.reshape(cells.shape[0], int(cells.shape[1]), *size_hw)
+
+
 class DepthwiseConv(nn.Module):
     """A 3x3 convolution of every channel by itself, on the three maps of the pyramid: float[B, C, D] -> the same."""
 
@@ -29,7 +34,7 @@ class DepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor, sizes_hw: Sizes) -> Tensor:
         parts = x.transpose(1, 2).split([h * w for h, w in sizes_hw], dim=2)
-        maps = [self.dwconv(part.unflatten(2, size)) for part, size in zip(parts, sizes_hw, strict=True)]
+        maps = [self.dwconv(as_map(part, size)) for part, size in zip(parts, sizes_hw, strict=True)]
         return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2)
 
 

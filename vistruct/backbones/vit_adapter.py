@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 
-from vistruct.backbones.adapter_interaction import Extractor, Injector, Interaction
+from vistruct.backbones.adapter_interaction import Extractor, Injector, Interaction, as_map
 from vistruct.backbones.intern_vit import InternVitConfig
 from vistruct.backbones.spatial_prior import SpatialPrior
 from vistruct.backbones.tokens import Entered
@@ -163,16 +163,16 @@ class VitAdapter(nn.Module):
         levels = [c.flatten(2).transpose(1, 2) + embed for c, embed in zip(pyramid, self.level_embed, strict=True)]
         c = torch.cat(levels, dim=1)  # [B, C, D]
         entered = self.vit.enter(image)
-        first, x = entered.tokens.tensor_split([entered.num_first], dim=1)  # [B, P, D], [B, h * w, D]
+        first, x = entered.tokens[:, : entered.num_first], entered.tokens[:, entered.num_first :]  # [B, P or h * w, D]
         beside = [first]  # the patches, as the last block left them
         for interaction, group in zip(self.interactions, self.config.groups, strict=True):
             x, c = interaction(x, c, self._group(group, grid_hw, entered, beside), self._call, grid_hw, sizes_hw)
 
         parts = c.split([h * w for h, w in sizes_hw], dim=1)
-        maps = [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, sizes_hw, strict=True)]
+        maps = [as_map(p.transpose(1, 2), size) for p, size in zip(parts, sizes_hw, strict=True)]
         maps = [self.up(maps[0]) + c1, *maps]
         if self.config.add_vit_maps:
-            whole = at_least_float32(x.transpose(1, 2).unflatten(2, grid_hw))
+            whole = at_least_float32(as_map(x.transpose(1, 2), grid_hw))
             maps = [m + F.interpolate(whole, m.shape[2:], mode="bilinear", align_corners=False) for m in maps]
         maps = [m.to(self.level_embed.dtype) for m in maps]
         if self.config.final_norm:

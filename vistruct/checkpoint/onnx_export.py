@@ -147,7 +147,7 @@ def prove(task: Any, card: ModelCard, plan: Plan, every: Sequence[Sequence[Sampl
     first = every[0][0].images[0]
     size_hw = (int(first.shape[-2]), int(first.shape[-1]))
     wrong: UserError | None = None
-    for freedom in FREEDOMS:
+    for freedom in (one for one in FREEDOMS if not (one.batch and plan.is_sized)):
         asked = [
             samples
             for samples in every
@@ -216,11 +216,11 @@ def _write(
             warnings.simplefilter("ignore")  # what is fixed by tracing shows in the comparison
             torch.onnx.export(
                 plan.core.eval(),  # torch gives it back as it was
-                (image,),
+                (image, torch.tensor([height, width])) if plan.is_sized else (image,),
                 made,
                 dynamo=False,
                 opset_version=OPSET,
-                input_names=["x"],
+                input_names=["x", "size"] if plan.is_sized else ["x"],
                 output_names=list(plan.names),
                 dynamic_axes={"x": axes, **{name: {0: f"{name}_n", 1: f"{name}_k"} for name in plan.names}},
             )
@@ -229,7 +229,10 @@ def _write(
         what = f"torch cannot write this model as ONNX: {first[:200]}"
         raise UserError(what, where="--format onnx", fix="another backbone, or --format backbone-plain") from error
     pieces = (parsed(plan.before(dtype)), onnx.load_from_string(made.getvalue()), parsed(plan.behind))
-    ways = ([("pre_x", "x")], [(name, name) for name in (*plan.names, "hw")])
+    ways = (
+        [("pre_x", "x"), *([("hw", "size")] if plan.is_sized else [])],
+        [(name, name) for name in (*plan.names, "hw")],
+    )
     model = joined(pieces, ways, plan.outputs)
     model.producer_name, model.producer_version = "vistruct", vistruct.__version__
     if not freedom.size or not freedom.batch:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistruct.contracts import DenseBoxHead, Selection
+from vistruct.contracts import DenseBoxHead, Selection, Shown
 from vistruct.errors import UserError
 from vistruct.ops.values import FULL_SCALE
 from vistruct.tasks.classify import Classify
@@ -43,12 +43,13 @@ class Plan:
     """How a task becomes a file."""
 
     config: Any  # the task's, as far as the file is it
-    core: nn.Module  # float[n, C, P, Q], normalised and padded -> a tuple of tensors
+    core: nn.Module  # float[n, C, P, Q], normalised and padded (and int64[2] if `is_sized`) -> a tuple of tensors
     names: tuple[str, ...]  # of these
     images: int  # that are looked at together
     before: Callable[[torch.dtype], Piece]  # of images of this type
     behind: Piece
     outputs: tuple[str, ...]
+    is_sized: bool = False  # the core looks at one image, and is told its height and width without padding
     remaining: tuple[str, ...] = ()  # what of a prediction whoever runs the file does
 
 
@@ -61,11 +62,14 @@ class BoxCore(nn.Module):
         with torch.no_grad():
             self.words = None if task.names is None else task.names(task.class_names)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        maps, head = self.task.backbone(image), self.task.head
+    def forward(self, image: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
+        maps, head = self.task.backbone(image), cast("Any", self.task.head)
         maps = maps if self.task.neck is None else self.task.neck(maps)
-        output: Any = head(maps) if self.words is None else head(maps, None, self.words)  # ty: ignore
-        return tuple(one for level in head.dense(output) for one in level)  # ty: ignore
+        sizes_hw: Any = () if size is None else ((size[0], size[1]),)
+        padded_hw = (image.shape[-2], image.shape[-1])
+        shown = None if size is None else Shown(sizes_hw=sizes_hw, padded_hw=padded_hw)
+        output = head(maps, shown) if self.words is None else head(maps, shown, self.words)
+        return tuple(one for level in head.dense(output, sizes_hw) for one in level)
 
 
 class MapCore(nn.Module):
@@ -110,9 +114,9 @@ def plan_of(task: Any) -> Plan:
 
 def _boxes(task: Detect) -> Plan:
     head: Any = task.head
-    if not isinstance(head, DenseBoxHead):
-        what = f"a head of kind {task.config.head.kind!r} chooses what it looks at while it runs (proposals, queries)"
-        fix = "train with --head fcos or retina, which look at every place alike"
+    if not isinstance(head, DenseBoxHead) or (head.selection.is_sized and task.head.traits.is_oriented):
+        what = f"a head of kind {task.config.head.kind!r} reads turned proposals, or masks of what it has found"
+        fix = "train with --head fcos, retina, faster_rcnn or detr; of oriented boxes --head oriented_fcos"
         raise UserError(f"{what}, which this export does not hold", where="--format onnx", fix=fix)
     names = [name for level in range(head.num_levels) for name in (f"scores_{level}", f"boxes_{level}")]
     oriented = task.head.traits.is_oriented
@@ -132,6 +136,7 @@ def _boxes(task: Detect) -> Plan:
         before=lambda dtype: _before(task, 1, dtype),
         behind=_select(head.num_levels, len(task.class_names), selection, oriented),
         outputs=("boxes", "scores", "labels") if oriented else ("boxes", "scores", "labels", "num"),
+        is_sized=selection.is_sized,
         remaining=tuple(remaining),
     )
 
@@ -215,12 +220,13 @@ def _select(levels: int, num_classes: int, selection: Selection, oriented: bool)
     """
     width = 5 if oriented else 4
     said = ", ".join(
-        f"float[b, n{i}, {num_classes}] scores_{i}, float[b, n{i}, {width}] boxes_{i}" for i in range(levels)
+        f"float[b, n{i}, {num_classes}] scores_{i}, float[b, m{i}, {width}] boxes_{i}" for i in range(levels)
     )
-    lines = [line for i in range(levels) for line in _best_of_level(i)]
+    lines = [line for i in range(levels) for line in _best_of_level(i, selection.by_class)]
     for name in ("score", "label", "box"):
         lines.append(f"post_{name} = Concat <axis = 1> ({', '.join(f'post_{name}_{i}' for i in range(levels))})")
-    lines += _ranked("post_score") if oriented else _SUPPRESS + _ranked("post_kept")
+    suppress = _WITH_AREA + (_ABOVE if selection.nms_iou is None else _SUPPRESS)
+    lines += _ranked("post_score") if oriented else suppress + _ranked("post_kept")
     number = "" if oriented else ", int64[b] num"
     outputs = f"float[b, d, {width}] boxes, float[b, d] scores, int64[b, d] labels{number}"
     body = "\n        ".join(lines)
@@ -238,31 +244,32 @@ def _select(levels: int, num_classes: int, selection: Selection, oriented: bool)
         "post_nothing": np.array(0, np.float32),
         "post_none": np.array(-1, np.int64),
         "post_least": np.array(LEAST_SIDE, np.float32),
-        "post_candidates": np.array([selection.max_candidates], np.int64),
+        "post_candidates": np.array([selection.max_candidates or 2**31], np.int64),
         "post_most": np.array([selection.max_detections], np.int64),
         "post_most_ranked": np.array([2**31 if oriented else selection.max_detections], np.int64),
-        "post_iou": np.array([selection.nms_iou], np.float32),
+        "post_iou": np.array([selection.nms_iou or 1.0], np.float32),
         "post_threshold": np.array([selection.score_threshold], np.float32),
     }
     text = f"behind ({said}, int64[2] hw) => ({outputs}) {{\n        {body}\n    }}"
     return Piece(text=text, constants={name: value for name, value in constants.items() if name in text})
 
 
-def _best_of_level(i: int) -> list[str]:
+def _best_of_level(i: int, by_class: bool) -> list[str]:
+    place = f"Identity (post_at_{i})" if by_class else f"Div (post_at_{i}, post_classes)"
     return [
         f"post_flat_{i} = Reshape (scores_{i}, post_rows)",
         f"post_shape_{i} = Shape (post_flat_{i})",
         f"post_pairs_{i} = Slice (post_shape_{i}, post_one, post_two)",
         f"post_num_{i} = Min (post_pairs_{i}, post_candidates)",
         f"post_score_{i}, post_at_{i} = TopK <axis = 1> (post_flat_{i}, post_num_{i})",
-        f"post_place_{i} = Div (post_at_{i}, post_classes)",
+        f"post_place_{i} = {place}",
         f"post_label_{i} = Mod (post_at_{i}, post_classes)",
         f"post_index_{i} = Unsqueeze (post_place_{i}, post_two)",
         f"post_box_{i} = GatherND <batch_dims = 1> (boxes_{i}, post_index_{i})",
     ]
 
 
-_SUPPRESS = [
+_WITH_AREA = [
     "post_sides = Gather <axis = 0> (hw, post_twice)",
     "post_limits = Cast <to = 1> (post_sides)",
     "post_above = Max (post_box, post_nothing)",
@@ -273,6 +280,12 @@ _SUPPRESS = [
     "post_shorter = ReduceMin <keepdims = 0> (post_extent, post_two)",
     "post_solid = GreaterOrEqual (post_shorter, post_least)",
     "post_real = Where (post_solid, post_score, post_nothing)",
+]
+_ABOVE = [
+    "post_is_above = Greater (post_real, post_threshold)",
+    "post_kept = Where (post_is_above, post_real, post_nothing)",
+]
+_SUPPRESS = [
     "post_label_row = Unsqueeze (post_label, post_one)",
     "post_is_class = Equal (post_label_row, post_class_column)",
     "post_real_row = Unsqueeze (post_real, post_one)",

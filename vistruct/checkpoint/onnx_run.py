@@ -130,7 +130,7 @@ def found_in(said: dict[str, Tensor], head: Any, size_hw: tuple[int, int]) -> De
     if not head.traits.is_oriented:
         return Detections(boxes_xyxy=boxes, scores=scores, labels=labels)
     most: Selection = head.selection
-    return select_oriented(boxes, scores, labels, size_hw, nms_iou=most.nms_iou, num=most.max_detections)
+    return select_oriented(boxes, scores, labels, size_hw, nms_iou=most.nms_iou or 1.0, num=most.max_detections)
 
 
 def _detections(file: OnnxFile, known: tuple[str, ...], task: Detect, batch: DetectBatch) -> list[Detections]:

@@ -33,7 +33,8 @@ def command(
     every: Annotated[bool, typer.Option("--all", help="Name every place, not the first three of each kind.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count everything in a data set; find broken, empty, duplicate and misplaced annotations.
+    """Count everything in a data set; find broken, empty, duplicate and misplaced annotations, class imbalance, and
+    leakage: images or groups (patients, scenes) that are in two splits.
 
     Boxes as COCO, DOTA, VOC, DIOR, DIOR-R, FAIR1M, HRSC2016, YOLO or xView; masks, oriented boxes and key points too.
     Exports of CVAT, Label Studio, labelme, VIA, Datumaro, Supervisely, Roboflow; csv of boxes; GeoJSON over a scene.

@@ -62,10 +62,10 @@ def command(
     margin: Annotated[int, typer.Option(min=0, metavar="PX", help="Around an object that its tile shows.")] = 64,
     min_iou: Annotated[float | None, typer.Option(help="Reject masks of a lower predicted IoU.")] = None,
     min_inside: Annotated[
-        float, typer.Option(min=0, max=1, help="Reject masks of which a smaller share lies inside its box.")
+        float, typer.Option(min=0, max=1, help="Reject masks with a smaller fraction inside their box.")
     ] = 0.5,
     min_covered: Annotated[
-        float, typer.Option(min=0, max=1, help="Reject masks that cover a smaller share of their box.")
+        float, typer.Option(min=0, max=1, help="Reject masks that cover a smaller fraction of their box.")
     ] = 0.0,
     otherwise: Annotated[
         Otherwise, typer.Option("--else", help="In place of a rejected mask: none, the ellipse or the box.")

@@ -87,6 +87,8 @@ def command(
 ) -> None:
     """Run inference on images, pairs, volumes and folders: files of the usual formats and pictures, or answers.
 
+    Large images are cut into tiles and stitched in constant memory; test-time augmentation is --flip and --scale.
+
     What is done is kept in the results' folder: the same command resumes where it was stopped. What cannot be read is
     left out and named at the end (exit status 4). Files that are no earlier results are never overwritten.
     """

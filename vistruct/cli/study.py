@@ -92,7 +92,7 @@ def command(
     seeds: Annotated[int | None, typer.Option(min=1, help="Repetitions of everything; 3 unless told.")] = None,
     tune: Annotated[
         list[str] | None,
-        typer.Option(metavar="probe|lora|full", help="Of the backbone train nothing, adapters, or all; repeatable."),
+        typer.Option(metavar="head|lora|full", help="Of the backbone train nothing, adapters, or all; repeatable."),
     ] = None,
     lr: Annotated[
         list[str] | None,
@@ -120,7 +120,7 @@ def command(
     them pays on these images, at equal compute.
 
     vistruct study detect --data train.json --val val.json --init random --init ours=runs/pretrained --fraction 0.1
-    --fraction 1 --tune probe --tune full
+    --fraction 1 --tune head --tune full
 
     vistruct study detect --data train.json --val val.json --teacher masked --teacher-option masked.data=images/
     --teacher labels --teacher-option labels.data=train.json --from random --budget samples=20000 --pretrain-seeds 3

@@ -40,7 +40,10 @@ def command(
 
     vistruct train detect --data annotations.json
 
-    vistruct train RECIPE --help shows the options of the recipe itself.
+    vistruct train RECIPE --help shows the options of the recipe itself: pretrained weights (--backbone, a file or a
+    name), --epochs or --steps, --fraction of the labels, --patience (early stopping). The best checkpoint becomes
+    RUN/model, the last one RUN/last. Which parameters are trainable and which frozen is shown by --dry-run, and changed
+    by --set 'trainable=[{pattern: backbone, mode: frozen}]'.
     """
     if help:
         _help(context, recipe)

@@ -30,7 +30,7 @@ class Shown:
         for axis, cells in enumerate(grid_hw):
             nearest = torch.arange(cells, device=device) * self.padded_hw[axis] // cells  # as nearest interpolation
             starts = torch.tensor([corner[axis] for corner in corners], device=device)
-            ends = starts + torch.tensor([size[axis] for size in self.sizes_hw], device=device)
+            ends = starts + torch.stack([starts.new_zeros(()) + size[axis] for size in self.sizes_hw])
             edges.append((nearest[None] < starts[:, None]) | (nearest[None] >= ends[:, None]))
         return edges[0][:, :, None] | edges[1][:, None, :]
 

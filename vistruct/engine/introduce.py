@@ -48,7 +48,7 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     told: list[Dataset] = []  # several tasks may be measured on the same
     for name, measured in state.run.evals.items():
         when, dataset = " at the end" if measured.at_end else "", state.eval_datasets[name]
-        say(f"to be measured{when}, as {name}: {asked_of(measured, dataset)}")
+        say(f"evaluation {name}{when}: {asked_of(measured, dataset)}")
         if not any(dataset is one for one in told):
             for reason, number in dataset.info.dropped.items():
                 say(f"  {number} x {reason}")
@@ -56,10 +56,15 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     for coverage in (*state.coverages(), *(one.coverage for one in state.teachers)):
         say("\n".join(coverage.lines()))
     say("\n".join(["trainable parameters:", *state.plan.lines()]))
+    streams = state.run.streams.values()
+    is_fresh = state.run.init is None and not any(one.start or one.start_parts for one in streams)
+    if is_fresh and any(one.pattern.startswith("backbone") and one.mode != "full" for one in state.run.trainable):
+        say("WARNING: the backbone is frozen and has random weights: it never learns (--backbone FILE, or --tune full)")
     if state.run.ema is not None:
         say(f"measured and shipped: {ema_in_words(state.run.ema)}")
     spread = ", spread over them" if is_sharded(state.model) else ""
-    say(f"on {state.ranks.world} x {state.device.type}, {'float32' if state.amp is None else 'bf16'}{spread}")
+    precision = "float32" if state.amp is None else "bf16"
+    say(f"device: {state.ranks.world} x {state.device.type}, precision: {precision}{spread}")
 
 
 def announce_maps(state: State, say: Callable[[str], None]) -> None:

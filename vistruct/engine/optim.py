@@ -35,7 +35,7 @@ def build_optimizer(model: nn.Module, optim: AdamW, plan: Plan) -> torch.optim.A
 
     Not decayed: tensors of at most one dimension (biases, norms, layer scales), anything called `bias`, and
     position, class and mask embeddings. Each group keeps `lr_scale`, its factor on the run's rate: the rule's
-    `lr_factor` times the layer's decay; `set_learning_rate` applies it.
+    `lr_factor` times the layer's decay; `set_learning_rate` applies it. `is_decayed` is for `set_weight_decay`.
 
     Raises:
         UserError: layer decay with a backbone that does not say which layer a parameter is in.
@@ -51,6 +51,7 @@ def build_optimizer(model: nn.Module, optim: AdamW, plan: Plan) -> torch.optim.A
                 "params": [],
                 "names": [],
                 "weight_decay": optim.weight_decay if decayed else 0.0,
+                "is_decayed": decayed,
                 "lr_scale": scale,
                 "lr": optim.lr * scale,
             },
@@ -64,6 +65,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Give `weight_decay` to every group that is decayed."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = weight_decay if group["is_decayed"] else 0.0
 
 
 def is_decayed(name: str, parameter: torch.Tensor) -> bool:

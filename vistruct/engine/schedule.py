@@ -1,10 +1,10 @@
-"""The learning rate over a run, as a pure function of the step."""
+"""Learning rate and weight decay over a run, as pure functions of the step."""
 
 from __future__ import annotations
 
 import math
 
-from vistruct.config import Schedule
+from vistruct.config import AdamW, Schedule
 from vistruct.errors import UserError
 
 MOST_WARMUP = 250  # steps
@@ -42,6 +42,17 @@ def lr_factor(step: int, steps: int, schedule: Schedule) -> float:
     if schedule.shape == "poly":
         return schedule.final + (1 - schedule.final) * (1 - progress) ** schedule.power
     return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def decay_at(step: int, steps: int, optim: AdamW) -> float:
+    """The weight decay of step `step` of `steps`: from `weight_decay` at the first to `final_weight_decay` at the last.
+
+    Source: the cosine of DINO (Caron et al., arXiv:2104.14294), whose decay rises from 0.04 to 0.4.
+    """
+    if optim.final_weight_decay is None or steps < 2:
+        return optim.weight_decay
+    change = optim.final_weight_decay - optim.weight_decay
+    return optim.weight_decay + change * (1 - math.cos(math.pi * step / (steps - 1))) / 2
 
 
 def check_schedule(schedule: Schedule, steps: int) -> None:

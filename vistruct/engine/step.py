@@ -23,9 +23,9 @@ from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
 from vistruct.distributed.shard import is_sharded, local, reach_all
 from vistruct.engine.environment import explained_memory, peak_memory_mb
-from vistruct.engine.optim import set_learning_rate
+from vistruct.engine.optim import set_learning_rate, set_weight_decay
 from vistruct.engine.run import State
-from vistruct.engine.schedule import lr_factor
+from vistruct.engine.schedule import decay_at, lr_factor
 from vistruct.errors import UserError
 from vistruct.ops.seeds import derive, on_rank
 from vistruct.tasks.joint import learned
@@ -55,6 +55,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     samples = samples_in(run, state.step)
     lr = run.optim.lr * lr_factor(state.step, run.steps, run.schedule)
     set_learning_rate(state.optimizer, lr)
+    set_weight_decay(state.optimizer, decay_at(state.step, run.steps, run.optim))
     state.optimizer.zero_grad(set_to_none=True)
 
     taking_part = [state.sources[name].task.traits for name in streams_of(run, state.step)]

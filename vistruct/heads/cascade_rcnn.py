@@ -17,12 +17,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Selection, Shown
 from vistruct.heads.boxes import add_images, count_images, split
 from vistruct.heads.published_names import CASCADE, RPN, renamed
 from vistruct.heads.roi_stage import RoiConfig, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
-from vistruct.heads.selection import select_classes, select_detections
+from vistruct.heads.selection import proposed, select_classes, select_detections
 
 
 class StageConfig(Part):
@@ -127,16 +127,33 @@ class CascadeRcnn(nn.Module):
         """
         found: list[Detections] = []
         for i, size_hw in enumerate(sizes_hw):
-            boxes = self.rpn.proposals(output, i, size_hw, train=False)
-            said: list[Tensor] = []
-            for stage in self.looks:
-                logits, deltas = stage(output.features, i, boxes)
-                boxes = stage.move(boxes, deltas, size_hw)[:, 0]
-                said.append(logits)
-            stacked = torch.stack(said)  # [stages, P, C + 1]
-            if self.config.average == "logits":
-                probabilities = stacked.mean(dim=0).softmax(dim=1)
-            else:
-                probabilities = stacked.softmax(dim=2).mean(dim=0)
+            boxes, probabilities = self._look(output, i, size_hw)
             found.append(select_classes(boxes[:, None], probabilities, size_hw, self.config, select_detections))
         return found
+
+    def _look(self, output: RpnOutput, i: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """float[P, 4] boxes and float[P, C + 1] probabilities of image `i`."""
+        boxes = self.rpn.proposals(output, i, size_hw, train=False)
+        said: list[Tensor] = []
+        for stage in self.looks:
+            logits, deltas = stage(output.features, i, boxes)
+            boxes = stage.move(boxes, deltas, size_hw)[:, 0]
+            said.append(logits)
+        stacked = torch.stack(said)  # [stages, P, C + 1]
+        if self.config.average == "logits":
+            return boxes, stacked.mean(dim=0).softmax(dim=1)
+        return boxes, stacked.softmax(dim=2).mean(dim=0)
+
+    @property
+    def num_levels(self) -> int:
+        return 1
+
+    @property
+    def selection(self) -> Selection:
+        return proposed(self.config)
+
+    def dense(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """As of `DenseBoxHead`, of one image: its proposals after the last look."""
+        (size_hw,) = sizes_hw
+        boxes, probabilities = self._look(output, 0, size_hw)
+        return [(probabilities[None, :, :-1], boxes[None])]

@@ -35,6 +35,7 @@ from vistruct.contracts import (
     HeadLoss,
     HeadTraits,
     Ratio,
+    Selection,
     Shown,
 )
 from vistruct.errors import UserError
@@ -43,6 +44,7 @@ from vistruct.heads.detr_layers import Decoder, Encoder, sine_positions, waves
 from vistruct.heads.matching import CROWD_SHARE
 from vistruct.heads.published_names import published, renamed
 from vistruct.heads.set_matching import assign, class_cost, class_goals, class_loss, class_units
+from vistruct.ops.values import as_numbers
 from vistruct.ops.window_area import covered_share
 
 _LAYERS = {
@@ -131,7 +133,7 @@ class DetrOutput:
         """float[L, Q, 4]: the boxes of image `i` in pixels."""
         height, width = self.sizes_hw[i]
         boxes = self.boxes[:, i]
-        return box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
+        return box_convert(boxes, "cxcywh", "xyxy") * as_numbers((width, height, width, height), boxes)
 
 
 class Detr(nn.Module):
@@ -273,6 +275,24 @@ class Detr(nn.Module):
         objects = float(sum(num))
         return {"class": class_units(num, self.config.queries, self.config.no_object), "l1": objects, "giou": objects}
 
+    @property
+    def num_levels(self) -> int:
+        return 1
+
+    @property
+    def selection(self) -> Selection:
+        most, threshold = self.config.max_detections, self.config.score_threshold
+        return Selection(
+            score_threshold=threshold, max_candidates=most, nms_iou=None, max_detections=most, is_sized=True
+        )
+
+    def dense(self, output: DetrOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """As of `DenseBoxHead`: what the last layer says, -1 for classes that are not a query's best (`one_label`)."""
+        scores = output.logits[-1].softmax(-1)[..., :-1]  # [B, Q, C]
+        if self.config.one_label:
+            scores = torch.where(scores == scores.amax(2, keepdim=True), scores, -1.0)
+        return [(scores, torch.stack([output.xyxy(i)[-1] for i in range(len(output.sizes_hw))]))]
+
     def decode(self, output: DetrOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
         """What the last layer says of each image, best first: the best pairs of query and class, or one of each query.
 
@@ -280,13 +300,10 @@ class Detr(nn.Module):
             output: of a batch of B images.
             sizes_hw: B real sizes before padding, pixels; boxes are clipped to them.
         """
-        scores = output.logits[-1].softmax(-1)[..., :-1]  # [B, Q, C]
+        ((scores, every),) = self.dense(output, sizes_hw)
         found: list[Detections] = []
-        for i, size_hw in enumerate(sizes_hw):
-            boxes = clip_boxes_to_image(output.xyxy(i)[-1], size_hw)
-            own = scores[i]
-            if self.config.one_label:
-                own = torch.where(own == own.amax(1, keepdim=True), own, -1.0)
+        for own, said, size_hw in zip(scores, every, sizes_hw, strict=True):
+            boxes = clip_boxes_to_image(said, size_hw)
             best = own.flatten().topk(min(self.config.max_detections, own.numel()))
             row, label = best.indices // own.shape[1], best.indices % own.shape[1]
             keep = (best.values > self.config.score_threshold).nonzero().squeeze(1)

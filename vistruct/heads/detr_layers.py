@@ -133,7 +133,7 @@ def sine_positions(padding: Tensor, width: int) -> Tensor:
     shown, places = ~padding, []
     for axis in (1, 2):
         at = shown.cumsum(axis, dtype=torch.float32)
-        places.append(at / (at.narrow(axis, -1, 1) + 1e-6))
+        places.append(at / (at.amax(axis, keepdim=True) + 1e-6))  # that of the last cell
     return waves(torch.stack(places, dim=-1), width).flatten(1, 2)
 
 

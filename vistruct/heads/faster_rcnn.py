@@ -17,13 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vistruct.config import Part
-from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Shown
+from vistruct.contracts import BoxTarget, Detections, FeatureSpec, HeadLoss, HeadTraits, Selection, Shown
 from vistruct.heads.boxes import add_images, count_images
 from vistruct.heads.oriented_roi import OrientedRoiStage
 from vistruct.heads.published_names import ROI, RPN, published, renamed
 from vistruct.heads.roi_stage import RoiConfig, RoiSample, RoiStage
 from vistruct.heads.rpn import Rpn, RpnConfig, RpnOutput
-from vistruct.heads.selection import select_classes
+from vistruct.heads.selection import proposed, select_classes
 
 
 class FasterRcnnConfig(Part):
@@ -117,10 +117,26 @@ class FasterRcnn(nn.Module):
             sizes_hw: B real sizes before padding, pixels; boxes are clipped to them and left out where nothing
                 stays; oriented ones are left out where they lie wholly outside.
         """
-        found: list[Detections] = []
-        for i, size_hw in enumerate(sizes_hw):
-            rois = self.rpn.proposals(output, i, size_hw, train=False)
-            logits, deltas = self.roi(output.features, i, rois)
-            boxes = self.roi.move(rois, deltas, size_hw)
-            found.append(select_classes(boxes, logits.softmax(dim=1), size_hw, self.config, self.rpn.kind.select))
-        return found
+        looks = [(*self._look(output, i, size_hw), size_hw) for i, size_hw in enumerate(sizes_hw)]
+        return [select_classes(*look, self.config, self.rpn.kind.select) for look in looks]
+
+    def _look(self, output: RpnOutput, i: int, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """float[P, K, 4 or 5] boxes and float[P, C + 1] probabilities of image `i`."""
+        rois = self.rpn.proposals(output, i, size_hw, train=False)
+        logits, deltas = self.roi(output.features, i, rois)
+        return self.roi.move(rois, deltas, size_hw), logits.softmax(dim=1)
+
+    @property
+    def num_levels(self) -> int:
+        return 1
+
+    @property
+    def selection(self) -> Selection:
+        by_class = isinstance(self.roi, RoiStage) and not self.roi.class_agnostic
+        return proposed(self.config, by_class=by_class)
+
+    def dense(self, output: RpnOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """As of `DenseBoxHead`, of one image: its proposals after the second look."""
+        (size_hw,) = sizes_hw
+        boxes, probabilities = self._look(output, 0, size_hw)
+        return [(probabilities[None, :, :-1], boxes.flatten(0, 1)[None])]

@@ -199,7 +199,7 @@ class Fcos(nn.Module):
     def selection(self) -> Selection:
         return selection_of(self.config)
 
-    def dense(self, output: Any) -> list[tuple[Tensor, Tensor]]:
+    def dense(self, output: Any, sizes_hw: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
         """As of `DenseBoxHead`."""
         return by_level(_scores(output), output.every(), output.level_sizes)
 

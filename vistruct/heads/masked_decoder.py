@@ -45,7 +45,9 @@ class Attention(nn.Module):
         """float[B, Q, D], float[B, S, D] twice, and bool[B, Q, S], false where not to look -> float[B, Q, D]."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, Q or S, D / heads]
+            F.linear(x, weight, bias)
+            .reshape(*x.shape[:2], self.heads, -1)
+            .transpose(1, 2)  # [B, heads, Q or S, D / heads]
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=None if sees is None else sees[:, None])
@@ -144,7 +146,8 @@ class MaskedDecoder(nn.Module):
         """float[B, Q, K + 1] and float[B, Q, h, w]."""
         x = self.decoder_norm(x)
         masks = self.mask_embed(x) @ mask_features.flatten(2)  # [B, Q, h * w]
-        return self.class_embed(x), masks.unflatten(2, mask_features.shape[2:])
+        # Where it is traced for ONNX, unflatten would be of one size.
+        return self.class_embed(x), masks.reshape(*masks.shape[:2], *mask_features.shape[2:])
 
 
 def looked_at(masks: Tensor, size_hw: tuple[int, int], padding: Tensor) -> Tensor:

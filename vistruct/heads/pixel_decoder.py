@@ -65,7 +65,7 @@ class DeformableEncoder(nn.Module):
         for layer in self.encoder["layers"].children():
             x = layer(x, positions, places, sizes_hw)
         parts = x.transpose(1, 2).split([h * w for h, w in sizes_hw], dim=2)
-        return [part.unflatten(2, size_hw) for part, size_hw in zip(parts, sizes_hw, strict=True)]
+        return [part.reshape(part.shape[0], width, *size_hw) for part, size_hw in zip(parts, sizes_hw, strict=True)]
 
 
 class NormedConv(nn.Conv2d):

@@ -147,7 +147,7 @@ class Retina(nn.Module):
     def selection(self) -> Selection:
         return selection_of(self.config)
 
-    def dense(self, output: RetinaOutput) -> list[tuple[Tensor, Tensor]]:
+    def dense(self, output: RetinaOutput, sizes_hw: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
         """As of `DenseBoxHead`."""
         deltas = output.deltas
         anchors = output.anchors[None].expand_as(deltas).reshape(-1, 4)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.ops import clip_boxes_to_image, roi_align
+from torchvision.ops import roi_align
 
 from vistruct.config import Part
 from vistruct.contracts import ClassLayer, FeatureSpec
 from vistruct.heads.matching import draw_samples, ignore_crowds, match_boxes
+from vistruct.heads.selection import clipped
 
 LEAST_CELLS = 14.0  # along the sides of a proposal, on all levels but the finest: 224 pixels at stride 16
 STDS = (0.1, 0.1, 0.2, 0.2)  # of x, y, log w and log h: a delta of one
@@ -132,8 +133,8 @@ class RoiStage(nn.Module):
 
     def move(self, rois: Tensor, deltas: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """float[P, K, 4]: the boxes that the deltas lead to, clipped to `size_hw`."""
-        moved = self.coder.decode_single(deltas, rois).view(len(rois), deltas.shape[1] // 4, 4)
-        return clip_boxes_to_image(moved, size_hw)
+        moved = self.coder.decode_single(deltas, rois).view(-1, int(deltas.shape[1]) // 4, 4)
+        return clipped(moved, size_hw)
 
 
 def last_layers(width: int, num_classes: int, numbers: int) -> tuple[nn.Linear, nn.Linear]:
@@ -185,7 +186,7 @@ def pool_rois(
     """
     features, strides = features[: config.levels], strides[: config.levels]
     level = levels_of(rois, strides)
-    pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
+    pooled = features[0].new_zeros(rois.shape[0], features[0].shape[1], size, size)
     for number, (feature, stride) in enumerate(zip(features, strides, strict=True)):
         mine = (level == number).nonzero().squeeze(1)
         read = roi_align(feature[i : i + 1], [rois[mine]], size, 1 / stride, config.sampling, config.aligned)

@@ -19,16 +19,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection._utils import BoxCoder, _topk_min
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, remove_small_boxes
 
 from vistruct.config import Part
 from vistruct.contracts import BoxTarget, Detections, FeatureSpec
 from vistruct.heads.anchors import Anchors
 from vistruct.heads.boxes import split
 from vistruct.heads.matching import draw_samples, ignore_crowds, match_boxes, sampler_of
-from vistruct.heads.selection import select_detections
+from vistruct.heads.selection import clipped, select_detections
 
 POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3  # paper, section 3.1.2
 MIN_SIDE = 1e-3  # pixels; a proposal that clipping left thinner is none
@@ -88,7 +88,7 @@ def _decoded(anchors: Tensor, deltas: Tensor) -> Tensor:
 
 
 def _clipped(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    boxes = clip_boxes_to_image(boxes_xyxy, size_hw)
+    boxes = clipped(boxes_xyxy, size_hw)
     return boxes, remove_small_boxes(boxes, MIN_SIDE)
 
 
@@ -149,7 +149,7 @@ class Rpn(nn.Module):
             objectness=torch.cat([_rows(level, 1) for level in objectness], dim=1).squeeze(2),
             deltas=torch.cat([_rows(level, self.kind.numbers) for level in deltas], dim=1),
             anchors=torch.cat(anchors),
-            level_sizes=[len(level) for level in anchors],
+            level_sizes=[level.shape[0] for level in anchors],
             size_hw=(rows * self.anchors.strides[0], columns * self.anchors.strides[0]),
         )
 
@@ -194,13 +194,18 @@ class Rpn(nn.Module):
         candidates, num = self.config.limits(train)
         objectness = output.objectness[i]
         bounds = itertools.pairwise(itertools.accumulate(output.level_sizes, initial=0))
-        best = [objectness[a:b].topk(min(b - a, candidates)).indices + a for a, b in bounds]
+        best = [most_of(objectness[a:b], candidates) + a for a, b in bounds]
         level = torch.cat([torch.full_like(index, number) for number, index in enumerate(best)])
         chosen = torch.cat(best)
         boxes = self.kind.decode(output.anchors[chosen], output.deltas[i, chosen])
         boxes, solid = self.kind.solid(boxes, size_hw)
         boxes, scores, level = boxes[solid], objectness[chosen][solid], level[solid]
         return boxes[batched_nms(self.kind.hulls(boxes), scores, level, self.config.nms_iou)[:num]]
+
+
+def most_of(scores: Tensor, num: int) -> Tensor:
+    """int64[K]: where the best of float[N] are, `num` of them or all."""
+    return scores.topk(_topk_min(scores, num, 0)).indices  # also where the network is traced for ONNX
 
 
 def _rows(level: Tensor, numbers: int) -> Tensor:

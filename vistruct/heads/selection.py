@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from vistruct.contracts import Detections, Selection
+from vistruct.ops.values import as_numbers
 
 
 def best_of_levels(
@@ -49,6 +50,18 @@ def selection_of(config: Any) -> Selection:
     )
 
 
+def proposed(config: Any, *, by_class: bool = False) -> Selection:
+    """What the settings of a head with proposals say of its detections: all of them are candidates."""
+    return Selection(
+        score_threshold=config.score_threshold,
+        max_candidates=None,
+        nms_iou=config.nms_iou,
+        max_detections=config.max_detections,
+        by_class=by_class,
+        is_sized=True,
+    )
+
+
 def by_level(scores: Tensor, boxes: Tensor, level_sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """float[B, N, C] and float[B, N, 4 or 5] over all levels -> the same of each."""
     levels, start = [], 0
@@ -77,6 +90,12 @@ def select_classes(
     row, label = (probabilities[:, :-1] > config.score_threshold).nonzero(as_tuple=True)
     chosen, scores = boxes[row, label if boxes.shape[1] > 1 else 0], probabilities[row, label]
     return select(chosen, scores, label, size_hw, nms_iou=config.nms_iou, num=config.max_detections)
+
+
+def clipped(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """float[..., 4] within an image; as torchvision's, and of a size too that is being traced for ONNX."""
+    height, width = size_hw
+    return torch.minimum(boxes_xyxy.clamp(min=0), as_numbers((width, height, width, height), boxes_xyxy))
 
 
 def select_detections(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistruct.ops.precision import at_least_float32
+from vistruct.ops.values import as_numbers
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -97,11 +98,12 @@ class DeformableAttention(nn.Module):
         b, q, _ = query.shape
         shape = (b, q, self.heads, self.levels, self.points)
         offsets = at_least_float32(self.sampling_offsets(query).view(*shape, 2))  # cells
-        cells_xy = places.new_tensor([[w, h] for h, w in sizes_hw])[:, None]  # [levels, 1, 2]
+        cells_xy = torch.stack([as_numbers((w, h), places) for h, w in sizes_hw])[:, None]  # [levels, 1, 2]
         weights = (
             self.attention_weights(query).view(b, q, self.heads, self.levels * self.points).softmax(-1).view(shape)
         )
-        value = self.value_proj(maps).unflatten(2, (self.heads, self.value_proj.out_features // self.heads))
+        value = self.value_proj(maps)
+        value = value.reshape(b, value.shape[1], self.heads, self.value_proj.out_features // self.heads)
         locations = places[:, None, None, None] + offsets / cells_xy
         return self.dropout(self.output_proj(deformable_attention(value, sizes_hw, locations, weights)))
 

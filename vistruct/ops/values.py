@@ -61,3 +61,8 @@ def moved(image: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
 def flipped(image: Tensor, axes: Sequence[int]) -> Tensor:
     """Pixels of any type mirrored along these axes."""
     return moved(image, lambda bits: bits.flip(tuple(axes)))
+
+
+def as_numbers(values: Sequence[int | Tensor], like: Tensor) -> Tensor:
+    """[N] of `like`'s type and device; of sizes too that are tensors, because a network is being traced for ONNX."""
+    return torch.stack([like.new_zeros(()) + one for one in values])

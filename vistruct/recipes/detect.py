@@ -262,7 +262,7 @@ def one_task(
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if fresh else layer_decay),
         seed=seed,
         workers=2,
-        **fitted(fit, steps, evals),
+        **fitted(fit, steps, evals, task),
     )
 
 

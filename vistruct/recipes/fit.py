@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from vistruct.config import Eval, Schedule
 from vistruct.errors import UserError
+from vistruct.recipes.tune import Tuning, tuned
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """Options of every generic recipe, beside `steps`."""
 
+    # Fine-tuning: full: everything is trainable; lora: the backbone is frozen but for adapters; head: it is frozen.
+    tune: Tuning = "full"
     epochs: float | None = None  # passes over the training data, in place of steps; None: by the number of samples
     eval_every: int | None = None  # steps; None: an epoch or a tenth of the run, whichever is more
     keep_model: Literal["best", "last"] | None = None  # the weights shipped; None: best, where one evaluation can tell
@@ -23,10 +26,14 @@ class Fit:
 
 
 BY_DATA = Fit()
+HEAD_ONLY = Fit(tune="head")
 
 
-def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval]) -> dict[str, Any]:
+def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval], task: Any) -> dict[str, Any]:
     """What they are in a `Run`.
+
+    Args:
+        task: its config, of several one.
 
     Raises:
         UserError: steps and epochs, or fewer than one of either; something that needs an evaluation, and there is none.
@@ -52,4 +59,5 @@ def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval]) -> dict[str, 
         "best_by": fit.best_by or "",
         "patience": fit.patience,
         "ema": fit.ema,
+        "trainable": tuned(fit.tune, task),
     }

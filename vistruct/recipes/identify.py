@@ -23,8 +23,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.identified import IdentifiedConfig
 from vistruct.recipes.detect import measured_on, one_task
-from vistruct.recipes.fit import BY_DATA, Fit
-from vistruct.recipes.ocr import light
+from vistruct.recipes.fit import HEAD_ONLY, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.visft.parts import Model, Normalisation, backbone_of, shown
 from vistruct.samples.made_scenes import coco_folder
@@ -42,7 +41,6 @@ def recipe(
     model: Model | None = None,  # None: what `backbone` is, where it is a run or directory, or --timm
     backbone: Path | None = None,  # its weights: a file, a run or a backbone directory
     timm: str | None = None,  # name of a timm model; `backbone` is then a file of its weights
-    tune_backbone: bool = False,  # it learns too, in place of staying as it is
     pooling: Literal["mean", "attention"] = "mean",  # of the cells of a box
     size: int = 448,  # pixels that each image (or window) fits into, its aspect kept
     tile: int | None = None,  # pixels of a window that images are cut into; None: whole images
@@ -55,7 +53,7 @@ def recipe(
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
-    fit: Fit = BY_DATA,  # how long, and which weights are kept
+    fit: Fit = HEAD_ONLY,  # how long, and which weights are kept
 ) -> Run:
     """A head that says what is in boxes that are given, on a backbone that stays as it is."""
     resize: PlacedSizing = Size(height=size, width=size)
@@ -65,7 +63,7 @@ def recipe(
     trunk, mean_std = backbone_of(model, backbone, timm, None, normalise, intake_of(values))
     levels = "by_size" if _is_pyramid(trunk) else "each"
     task = IdentifyConfig(backbone=trunk, head=PooledConfig(pooling=pooling), levels=levels, **mean_std)
-    run = one_task(
+    return one_task(
         "identify",
         task,
         train,
@@ -78,7 +76,6 @@ def recipe(
         seed=seed,
         fit=fit,
     )
-    return light(run, tune_backbone)
 
 
 def _is_pyramid(backbone: Any) -> bool:

@@ -89,7 +89,7 @@ def recipe(
         "init": backbone,
         "optim": base.optim.model_copy(update={"lr": lr, "layer_decay": 1.0 if backbone is None else 0.8}),
         "seed": seed,
-        **fitted(fit, steps, evals),
+        **fitted(fit, steps, evals, first),
     }
     return Run.model_validate(dict(base) | told)
 

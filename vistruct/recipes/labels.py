@@ -67,7 +67,7 @@ def recipe(
         std=task.std,
     )
     both = of_both(found, filled)
-    return Run.model_validate(dict(both) | fitted(fit, steps, both.evals))
+    return Run.model_validate(dict(both) | fitted(fit, steps, both.evals, task))
 
 
 def of_both(found: Run, filled: Part) -> Run:

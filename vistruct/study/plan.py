@@ -25,6 +25,7 @@ from vistruct.config import Run, Trainable, explain, with_values
 from vistruct.errors import UserError, closest
 from vistruct.recipes import find
 from vistruct.recipes.options import called, options_of
+from vistruct.recipes.tune import kept_part, tuned
 from vistruct.settings import with_settings
 from vistruct.study.jobs import Job
 from vistruct.study.study import Study, Tuning
@@ -36,6 +37,7 @@ VARIED = {  # options of recipes that the study sets itself, and where it is tol
     "fraction": "fractions (--fraction)",
     "seed": "seeds (--seeds)",
     "lr": "lr (--lr MODE=RATE)",
+    "tune": "tune (--tune)",
 }
 
 
@@ -216,6 +218,7 @@ def _one(
     parameters = options_of(function)
     source = weights_of(study, init, seed)
     own: dict[str, Any] = {"backbone": source, "fraction": fraction, "seed": seed, "lr": study.lr.get(tuning)}
+    own["tune"] = "full"  # of recipes that freeze the backbone by themselves; the mode comes below
     given = {name: value for name, value in own.items() if name in parameters and value is not None}
     run = measured_at_the_end(made_by(study.recipe, function, {**options, **given}))
     if len(run.streams) > 1:
@@ -236,8 +239,11 @@ def _one(
         changes["optim"] = optim.model_copy(update={"layer_decay": decay})
     if study.is_random(init):
         changes |= {"init": None, "start": None}
-    if tuning != "full" or study.backbone_lr != 1:
-        changes["trainable"] = (*run.trainable, _trainable(run.only.task, study, tuning))
+    rules = tuned(tuning, run.only.task, study.lora)
+    if not rules and study.backbone_lr != 1:
+        rules = (Trainable(pattern=kept_part(run.only.task), lr_factor=study.backbone_lr),)
+    if rules:
+        changes["trainable"] = (*run.trainable, *rules)
     run = with_values(run, **changes)
     return check_choice(with_settings(run, list(study.settings))) if study.settings else run
 
@@ -252,18 +258,6 @@ def _shared(data: Any, fraction: float, seed: int) -> Any:
     return data.model_copy(
         update={"fraction": fraction, **({"fraction_seed": seed} if "fraction_seed" in settings else {})}
     )
-
-
-def _trainable(task: Any, study: Study, tuning: Tuning) -> Trainable:
-    """What a tuning mode trains. Of an adapter backbone only the ViT inside has weights to keep: the rest is a head."""
-    backbone = vars(task).get("backbone")
-    inner = backbone is not None and vars(backbone).get("kind") == "vit_adapter"
-    pattern = "backbone.vit" if inner else "backbone"
-    if tuning == "full":
-        return Trainable(pattern=pattern, lr_factor=study.backbone_lr)
-    if tuning == "probe":
-        return Trainable(pattern=pattern, mode="frozen")
-    return Trainable(pattern=pattern, mode="lora", lora=study.lora)
 
 
 def study_jobs(
@@ -296,7 +290,7 @@ def study_jobs(
                 call=train,
                 arguments={**asked, "directory": directory},
                 # A frozen backbone has no backward pass.
-                cost=one.run.steps * one.run.only.batch * (1 if one.tuning == "probe" else 3),
+                cost=one.run.steps * one.run.only.batch * (1 if one.tuning == "head" else 3),
             )
         )
         if study.robust and one.seed == 0 and one.fraction == max(study.fractions):

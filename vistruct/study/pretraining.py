@@ -90,18 +90,25 @@ def check_pretrainings(study: Study) -> None:
             raise UserError(error.what, where=where, fix=f"{error.fix}{taught}") from error
 
 
-def pace_jobs(study: Study) -> dict[str, Job]:
+def begun_jobs(study: Study, out: Path) -> tuple[list[Job], dict[str, Path]]:
+    """Those of `pretraining_jobs` that learn nothing: the weights that teachers go on from."""
+    begun = {name: one for name, one in study.pretrain.items() if one.is_begun_only and not one.needs}
+    return pretraining_jobs(study.model_copy(update={"pretrain": begun}), out)
+
+
+def pace_jobs(study: Study, begun: Mapping[str, Path]) -> dict[str, Job]:
     """Jobs that time the steps of those whose budget is in seconds, by the names of the pretrainings that they are for.
 
     Args:
         study: its teachers written out.
+        begun: where the weights are that they go on from.
     """
     jobs, runs = dict[str, Job](), dict[str, Run]()
     asked = {name: one for name, one in study.pretrain.items() if one.budget is not None and one.budget.seconds}
     if not asked:
         return {}
     for name, one in study.pretrain.items():
-        run = runs[name] = _run(one, {start: Path(start) for start in runs}, runs)
+        run = runs[name] = _run(one, {start: begun.get(start, Path(start)) for start in runs}, runs)
         if name in asked and one.paced_as in (None, name):
             bare = {n: s.model_copy(update={"start": None}) for n, s in run.streams.items()}
             timed = with_all_phases(with_values(run, streams=bare, init=None))
@@ -212,10 +219,12 @@ def _made(one: Pretraining, places: Mapping[str, Path], runs: Mapping[str, Run],
     run = measured_at_the_end(made_by(one.recipe, function, told))
     if one.start is not None and goes_on:
         run = _begun(run, places[one.start])
-    if one.start is not None and not goes_on:
-        run = _over(run, runs[one.start], places[one.start])
-    if one.backbone is not None:
-        run = _over(run, runs[one.backbone], places[one.backbone])
+    for name in (None if goes_on else one.start, one.backbone):
+        if name is None:
+            continue
+        run = _over(run, runs[name], places[name])
+        if "going_on" in vars(module) and not one.is_from_random:
+            run = module.going_on(run, places[name], **one.options)
     return with_settings(run, list(one.settings)) if one.settings else run
 
 
@@ -277,7 +286,7 @@ def pretrain(
         times.add(step, metrics["compute_seconds"])
         report(step, resolved.steps, f"loss {metrics['loss']:.3f}")
 
-    train_and_report(resolved, place, on_step=note, index=index_of(place))
+    train_and_report(resolved, place, on_step=note, index=index_of(place), is_shown=resolved.seed == 0)
     spent = round(compute_seconds(device) - began, 3)
     is_whole = device.type == "cuda" or not resolved.workers
     return {

@@ -174,6 +174,7 @@ def _pretrainings(study: Study, member: Member, p: int) -> Iterator[tuple[str, P
                 settings=(*one.settings, *((STILL,) if is_end and member.control == NORMALISED else ())),
                 start=last or None,
                 backbone=None if last else begun,
+                is_from_random=not last and starts_of(study)[member.start].is_random,
                 seed=p,
                 budget=None if study.budget is None else study.budget.times(one.part),
                 # Of one teacher all repetitions and controls have the same steps.

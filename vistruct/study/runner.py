@@ -21,6 +21,7 @@ from vistruct.study.pace import Pace
 from vistruct.study.plan import ROBUST, TRAIN, Plan, data_fingerprints, plan_trials, study_jobs, weight_digests
 from vistruct.study.pretraining import (
     PRETRAIN,
+    begun_jobs,
     check_pretrainings,
     pace_jobs,
     pretraining_jobs,
@@ -106,7 +107,10 @@ def _run(
 
 def _pretrained(study: Study, out: Path, run: Callable[[list[Job]], Any]) -> tuple[dict[str, Any], dict[str, Path]]:
     """Results of the jobs that pretrain and of those that time steps for them, by name; where each run is."""
-    timing = pace_jobs(study)
+    starts, begun = begun_jobs(study, out)
+    timing = pace_jobs(study, begun)
+    if starts and timing:
+        run(starts)  # what is timed may be held near to the weights that it goes on from
     timed = run(list({job.name: job for job in timing.values()}.values())) if timing else {}
     first, places = pretraining_jobs(study, out, {name: Pace(**timed[job.name]) for name, job in timing.items()})
     return timed | (run(first) if first else {}), places

@@ -16,14 +16,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from vistruct.config import Lora, Part, explain
 from vistruct.errors import UserError, closest
 from vistruct.read_yaml import read_yaml
+from vistruct.recipes.tune import Tuning as Tuning
 
-Tuning = Literal["probe", "lora", "full"]
 TUNINGS: dict[str, str] = {
-    "probe": "frozen backbone",
+    "head": "frozen backbone",
     "lora": "adapters (LoRA)",
     "full": "fine-tuned whole",
 }
-SHORT = {"probe": "frozen", "lora": "LoRA", "full": "fine\u2011tuned"}  # for tables, where it must not break
+SHORT = {"head": "frozen", "lora": "LoRA", "full": "fine\u2011tuned"}  # for tables, where it must not break
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")  # no dash: names of trials have them between their parts
 
 
@@ -62,6 +62,7 @@ class Pretraining(Part):
     # backbone. Of a recipe that joins several (visft.joint): one for each task, by its name.
     start: str | dict[str, str] | None = None
     backbone: str | None = None  # an earlier one of which it takes the backbone alone
+    is_from_random: bool = False  # those earlier weights are random: a recipe that goes on gently has nothing to keep
     seed: int | None = None  # of its first weights, order and draws; None: as the recipe and `settings` say
     budget: Budget | None = None  # in place of the recipe's steps
     paced_as: str | None = None  # the pretraining whose steps are timed for a budget in seconds; None: its own are
@@ -146,7 +147,7 @@ class Study(Part):
     compare: tuple[tuple[str, str], ...] = ()  # [init, other] in place of all of them with each of `against`
     fractions: tuple[float, ...] = (1.0,)  # of the training data
     seeds: int = Field(3, ge=1)  # repetitions: 0, 1, ...; a seed decides the head's weights, the order and the fraction
-    tune: tuple[Tuning, ...] = ("full",)  # probe: frozen backbone; lora: adapters in it; full: everything trains
+    tune: tuple[Tuning, ...] = ("full",)  # head: frozen backbone; lora: adapters in it; full: everything trains
     lr: dict[Tuning, float] = Field({})  # peak learning rate of a tuning mode; one that is not named has the recipe's
     backbone_lr: float = Field(1.0, gt=0)  # of the tuning mode `full`: the backbone's rate as a part of the head's
     lora: Lora = Lora()

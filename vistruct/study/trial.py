@@ -51,6 +51,7 @@ def train_and_measure(
             place,
             on_step=lambda step, m: report(step, resolved.steps, f"loss {m['loss']:.3f}"),
             index=index_of(place),
+            is_shown=resolved.seed == 0,  # the pictures that the study's report has; of the others nobody asks
         )
         cost = cost_of(place, seconds=time.monotonic() - began, samples=resolved.steps * resolved.only.batch)
         write_json(place / COST, cost)

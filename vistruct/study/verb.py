@@ -28,7 +28,7 @@ class Gain:
     init: str
     against: str
     fraction: float  # of the labels
-    tuning: str  # probe, lora or full
+    tuning: str  # head, lora or full
     before: float | None  # mean of the metric with `against`
     after: float | None  # with `init`
     mean: float  # better by so much; what is better is above 0
@@ -109,7 +109,7 @@ def study(
         lora: adapters by the name of their init.
         fraction: of the labels, in (0, 1]; several are compared.
         seeds: repetitions of everything; None: 3.
-        tune: "probe", "lora" or "full", or several.
+        tune: "head", "lora" or "full", or several.
         lr: learning rate of all tuning modes, or of each by its name.
         metric: what is compared; None: the usual one of the task.
         against: inits to compare with; none: the random one.

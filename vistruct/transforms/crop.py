@@ -148,8 +148,10 @@ def settle(
         places: float[N, 4, 2], where each object is now, inside the image or not.
         had_mask: bool[N], whether an object's mask had any pixels before; None: no masks.
     """
-    size_hw = sample.images[0].shape[1:]
     objects = sample.objects
+    if len(objects) == 0:
+        return sample
+    size_hw = sample.images[0].shape[1:]
     shown = area_in_window(places, torch.tensor([0, 0, size_hw[1], size_hw[0]]))
     enough = shown >= (min_kept - 1e-6) * polygon_area(places)  # less than rounding in float32
     kept = (shown > 0) & (enough | ~objects.is_single)

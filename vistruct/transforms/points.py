@@ -38,6 +38,8 @@ def move_objects(objects: Objects[Tensor], matrix: Tensor, move: Callable[[Tenso
     Keypoints keep their numbers: after a mirroring, a left one is still called left. Keypoints that are not annotated
     (visibility 0) stay as they are.
     """
+    if len(objects) == 0 and objects.masks is None:
+        return objects  # as of images without labels: nothing is to be moved
     keypoints = objects.keypoints
     if keypoints is not None:
         places = move_points(keypoints[..., :2], matrix)

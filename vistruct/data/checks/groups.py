@@ -14,7 +14,7 @@ from vistruct.data.chat.records import Records
 from vistruct.data.dataset import RecordDataset
 from vistruct.errors import UserError
 
-LEARNED = "image of an evaluation that is training data too: what is measured on it was learned"
+LEARNED = "leakage: image of an evaluation that is training data too: what is measured on it was learned"
 
 
 def check_groups(streams: Mapping[str, Any], evals: Mapping[str, tuple[str, Any]]) -> None:
@@ -52,7 +52,7 @@ def _check_images(train: Any, evals: Mapping[str, Any]) -> None:
         if name == "train" or not has_truth:
             continue
         if len(again) == len(records):
-            what = f"all {len(records)} images of the evaluation {name!r} are training data"
+            what = f"leakage: all {len(records)} images of the evaluation {name!r} are training data"
             fix = 'measure on other images: --val-split, or --val; an evaluation on training data is called "train"'
             raise UserError(what, where=again[0].images[0], fix=fix)
         for record in again:
@@ -71,7 +71,7 @@ def _check_groups(train: Any, evals: Mapping[str, Any]) -> None:
             continue
         first = shared[0]
         more = f" and {len(shared) - 1} others" if len(shared) > 1 else ""
-        what = f"{first}{more} is in the training data and in the evaluation {name!r}"
+        what = f"group leakage across splits: {first}{more} is in the training data and in the evaluation {name!r}"
         where = f"{known[first].id} ({known[first].images[0]}), {own[first].id} ({own[first].images[0]})"
         fix = 'split by patient (or scene): no group may be in both; an evaluation on training data is called "train"'
         raise UserError(what, where=where, fix=fix)

@@ -215,5 +215,5 @@ def _straddling(parts: dict[str, Walked]) -> list[Problem]:
         for record in part.records:
             splits[record.group].add(name)
     places = [f"{group}: {', '.join(sorted(own))}" for group, own in splits.items() if group and len(own) > 1]
-    what = "scene (group) in two splits: a run that is measured on what it learned is refused"
+    what = "group leakage: a scene (group) in two splits; a run that is measured on what it learned is refused"
     return hints({what: places})
