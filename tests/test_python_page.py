@@ -28,9 +28,10 @@ def planned(study: Study, out: Path, **how: Any) -> dict[str, Any]:
     """What a study of these trials says, which are planned and not run: `tests/study` runs some."""
     trials = plan_trials(study).trials
     rows = [
-        {**{name: vars(one)[name] for name in ("name", "init", "fraction", "seed", "tuning")}, "value": 0.5}
+        {"name": one.name, "init": one.init, "fraction": one.fraction, "seed": one.seed, "tuning": one.tuning}
         for one in trials
     ]
+    rows = [{**row, "value": 0.5} for row in rows]
     gain = {"init": "ours", "against": study.baseline, "fraction": 1.0, "tuning": trials[0].tuning, "mean": 0.25}
     gain |= {"before": 0.25, "after": 0.5, "bootstrap": None, "wins": 1, "pairs": 1, "verdict": "not clear"}
     assert (len(trials), out, how) == (2, Path("runs/study"), {"workers": 1, "threads": 1})
