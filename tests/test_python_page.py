@@ -88,8 +88,7 @@ def test_what_is_told_in_python_is_what_the_command_line_is_told(tmp_path: Path)
         "a=b,c",
         "--bands",
         "1,2,3",
-        "--flips",
-        "false",
+        "--no-flips",
     ]
     typed = resolve("segment", None, [*words, "--steps", "7", "--low", "0"], ["optim.lr=0.5", "workers=0"])
     options: dict[str, Any] = {
