@@ -85,7 +85,8 @@ class Run(Part):
     # One of them; neither: as the number of samples asks for. A run that trains has steps (`engine.length.settled`).
     steps: int = Field(0, ge=0)  # optimiser steps; 0: not counted yet
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)  # passes over the training data
-    accumulate: int = Field(1, gt=0)  # micro-batches of a stream in a step, on each device; with `pack` by themselves
+    # Micro-batches of a stream in a step, on each device; with `pack` by themselves; auto: as many as memory asks for.
+    accumulate: Annotated[int, Field(gt=0)] | Literal["auto"] = 1
     parallel: Literal["ddp", "fsdp"] = "ddp"  # among devices: every one holds the whole model, or a part of it
     optim: AdamW = AdamW()
     schedule: Schedule = Schedule()
@@ -225,6 +226,11 @@ class Run(Part):
             what = f"neither more nor less of {name}/{number} is better"
             raise UserError(what, where="best_by", fix=f"best_by: {name}/{metric.usual(self.evals[name].data)}")
         return Judge(evaluation=name, number=number, higher_is_better=higher)
+
+    @property
+    def pieces(self) -> int:
+        """Micro-batches in a step; 1 where that is left open."""
+        return 1 if self.accumulate == "auto" else self.accumulate
 
     @property
     def only(self) -> Stream:

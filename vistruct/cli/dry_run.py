@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vistruct.config import Run
-    from vistruct.engine.run import Source, State
+    from vistruct.engine.run import State
 
 MIB = 2**20
 ADAM_BYTES = 4 + 4 + 4  # for each number that trains: its gradient and AdamW's two moments, in float32
@@ -61,12 +61,14 @@ def _data(state: State) -> list[str]:
 
 def _memory(state: State, devices: int) -> list[str]:
     """Weights and optimiser from their sizes; activations measured on one sample."""
+    from vistruct.engine.memory import activation_bytes
+
     run = state.run
     parts = devices if run.parallel == "fsdp" else 1  # that weights and optimiser are cut into
     own = {t.data_ptr(): t.numel() * t.element_size() for t in state.model.state_dict().values()}  # shared ones once
     weights = sum(own.values()) // parts
     optimiser = state.plan.trainable * ADAM_BYTES // parts
-    sizes = {name: source.stream.batch // (devices * run.accumulate) for name, source in state.sources.items()}
+    sizes = {name: source.stream.batch // (devices * run.pieces) for name, source in state.sources.items()}
     bytes_of = {name: activation_bytes(state, source) for name, source in state.sources.items()}
     largest = max(sizes, key=lambda name: sizes[name] * bytes_of[name])  # one micro-batch after the other
     one, samples = bytes_of[largest], sizes[largest]
@@ -80,36 +82,3 @@ def _memory(state: State, devices: int) -> list[str]:
         f"  activations          {one * samples / MIB:>10,.1f} MiB  (measured on one sample, x {samples})",
         f"  total                {total / MIB:>10,.1f} MiB, plus framework overhead",
     ]
-
-
-def activation_bytes(state: State, source: Source) -> int:
-    """Bytes that the forward pass of one sample of a stream keeps for the backward pass, weights apart.
-
-    Two go through it where a batch has as many: norms over a batch know nothing of a single one.
-    """
-    import torch
-
-    from vistruct.distributed.precision import autocast
-    from vistruct.ops.seeds import derive
-
-    own = {t.untyped_storage().data_ptr() for t in state.model.state_dict().values()}
-    kept: dict[int, int] = {}  # by address: what several operations keep is there once
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    seed = derive(state.run.seed, 0, 0)
-    torch.manual_seed(seed)
-    samples = [source.dataset.sample(0, seed)] * min(2, source.stream.batch)
-    batch = source.task.collator(samples).to(state.device)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        autocast(state.amp, state.device),
-    ):
-        output = source.task(batch)  # held while counting, so that no address is used twice
-        size = sum(kept.values()) // len(samples)
-    del output
-    return size

@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if "can't allocate memory" in str(error):  # torch's own, of arrays on the CPU
             _tell(_NO_MEMORY, args)
         if isinstance(error, torch.OutOfMemoryError):
-            fix = "a smaller batch, or the same batch in more parts: --set accumulate=4"
+            fix = "a smaller batch, or the same batch in more parts: --batch auto, --set accumulate=4"
             _tell(UserError("the device has no memory left", fix=fix), args)
         if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL")):
             what = f"another process of this run has ended, or does not answer: {str(error).splitlines()[0]}"

@@ -7,8 +7,6 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -20,17 +18,13 @@ from vistruct.errors import UserError
 PACKAGES = ("vistruct", "torch", "torchvision", "transformers", "peft", "safetensors", "numpy", "pillow")
 
 
-@contextmanager
-def explained_memory(device: torch.device) -> Generator[None]:
+def out_of_memory(said: str, device: torch.device) -> UserError:
     """Running out of an accelerator's memory is a setting that can be mended, and not a page of traceback."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on {device}: {str(error).splitlines()[0]}",
-            where="batch, accumulate",
-            fix="--set accumulate=N with a larger N: the same gradient from smaller pieces",
-        ) from error
+    return UserError(
+        f"out of memory on {device}: {(said or 'it says no more').splitlines()[0]}",
+        where="batch, accumulate",
+        fix="--batch auto, or --set accumulate=N with a larger N: the same gradient from smaller pieces",
+    )
 
 
 def peak_memory_mb(device: torch.device) -> float:

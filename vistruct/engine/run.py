@@ -82,6 +82,9 @@ class State:
     average: Averaged | None = None  # EMA of the weights, in whose place they are measured and shipped
     maps: KeptMaps | None = None  # of a frozen backbone, kept on disk; None: it looks at every batch
     step: int = 0  # optimiser steps done
+    cuts_again: bool = False  # smaller micro-batches may be taken where memory runs out
+    # The samples of this step in more micro-batches; None: they cannot be cut further.
+    smaller: Callable[[], Sequence[Any] | None] | None = None
     standing: Standing = field(default_factory=Standing)  # by the number that the run is judged by
 
     @property
@@ -185,7 +188,7 @@ def _check(run: Run, ranks: Ranks) -> None:
     for name, stream in run.streams.items():
         if stream.pack is None:
             where = "batch" if len(run.streams) == 1 else f"streams.{name}.batch"
-            check_split(stream.batch, world=ranks.world, accumulate=run.accumulate, where=where)
+            check_split(stream.batch, world=ranks.world, accumulate=run.pieces, where=where)
         elif run.accumulate != 1 and len(run.streams) == 1:
             raise UserError(
                 f"accumulate={run.accumulate} and pack both say what a micro-batch is",

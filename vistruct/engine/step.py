@@ -22,7 +22,8 @@ from vistruct.data.loading.streams import samples_in, streams_of
 from vistruct.distributed.precision import autocast
 from vistruct.distributed.ranks import all_reduce_sum, gather_objects
 from vistruct.distributed.shard import is_sharded, local, reach_all
-from vistruct.engine.environment import explained_memory, peak_memory_mb
+from vistruct.engine.environment import out_of_memory, peak_memory_mb
+from vistruct.engine.memory import kept_buffers, put_back
 from vistruct.engine.optim import set_learning_rate, set_weight_decay
 from vistruct.engine.run import State
 from vistruct.engine.schedule import decay_at, lr_factor
@@ -62,21 +63,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     for traits in taking_part:
         if traits.before_step is not None:
             traits.before_step(state.step, run.steps)
-    moved = [batch.to(state.device) for batch in microbatches]
-    model: Any = state.model
-    units = all_units([model.units(batch) for batch in moved])
-    outs: list[StepOutput] = []
-    for number, batch in enumerate(moved, 1):
-        with explained_memory(state.device), autocast(state.amp, state.device):
-            out = learned(model, batch, state.maps)
-            total = reach_all(model, loss_of(out.terms, units, state.loss_weights))
-        if number == len(microbatches) and state.gradients is not None:
-            state.gradients.start()
-        if total.requires_grad:  # not where the micro-batch had nothing to learn from
-            with explained_memory(state.device):
-                total.backward()
-        outs.append(StepOutput(terms={k: v.detach() for k, v in out.terms.items()}, metrics=out.metrics))
-
+    outs, units, microbatches = learned_in_parts(state, microbatches)
     named = [(n, p) for g in state.optimizer.param_groups for n, p in zip(g["names"], g["params"], strict=True)]
     reached = any(p.grad is not None for _, p in named)
     if state.gradients is not None:
@@ -117,6 +104,55 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         "samples_per_second": samples / seconds,
         "peak_memory_mb": peak_memory_mb(state.device),
     }
+
+
+def learned_in_parts(
+    state: State, microbatches: Sequence[Any]
+) -> tuple[list[StepOutput], dict[str, float], Sequence[Any]]:
+    """Forward and backward of all micro-batches; in smaller ones, from the beginning, where memory runs out and the run
+    may cut them.
+
+    Returns:
+        what the task made of each, the units of all ranks, and the micro-batches as they were in the end.
+
+    Raises:
+        UserError: the accelerator is too small.
+    """
+    seed = on_rank(derive(state.run.seed, "step", state.step), state.ranks.rank)
+    while True:
+        kept = kept_buffers(state.model) if state.smaller is not None else []
+        error = ""
+        try:
+            moved = [batch.to(state.device) for batch in microbatches]
+            units = all_units([state.model.units(batch) for batch in moved])  # ty: ignore[not-callable]
+            return _learned(state, moved, units), units, microbatches
+        except torch.OutOfMemoryError as caught:
+            error = str(caught)
+        # Out of the handler: what the failed pass holds is free by now.
+        again = None if state.smaller is None else state.smaller()
+        if again is None:
+            raise out_of_memory(error, state.device)
+        moved, microbatches = [], again
+        state.optimizer.zero_grad(set_to_none=True)
+        put_back(state.model, kept)
+        torch.manual_seed(seed)
+        if state.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _learned(state: State, moved: Sequence[Any], units: Mapping[str, float]) -> list[StepOutput]:
+    model: Any = state.model
+    outs: list[StepOutput] = []
+    for number, batch in enumerate(moved, 1):
+        with autocast(state.amp, state.device):
+            out = learned(model, batch, state.maps)
+            total = reach_all(model, loss_of(out.terms, units, state.loss_weights))
+        if number == len(moved) and state.gradients is not None:
+            state.gradients.start()
+        if total.requires_grad:  # not where the micro-batch had nothing to learn from
+            total.backward()
+        outs.append(StepOutput(terms={k: v.detach() for k, v in out.terms.items()}, metrics=out.metrics))
+    return outs
 
 
 def gradient_norms(gradients: Sequence[Tensor], *, spread: bool) -> list[float]:

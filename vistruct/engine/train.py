@@ -25,6 +25,7 @@ from vistruct.engine.evaluate import keep_measured, measure, watched
 from vistruct.engine.introduce import announce_maps, introduce, tell_replaced, tell_unused
 from vistruct.engine.log import RunLog
 from vistruct.engine.lora import AdapterWatch
+from vistruct.engine.memory import fit_to_memory, next_split
 from vistruct.engine.run import State, build, resume
 from vistruct.engine.run_dir import note_data, note_plan, note_run, open_run_dir
 from vistruct.engine.snapshots import write_snapshot
@@ -95,6 +96,7 @@ def started(
             out_dir,
             ranks,
         )
+        fit_to_memory(state, log.say)
         note_run(state.run, out_dir, ranks)
         note_plan(state.plan, out_dir, ranks)
         introduce(state, log.say)
@@ -122,12 +124,12 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 source.task.traits.before_step(0, run.steps)
         if before := evaluate_all(state, log.say, due_evals(run, before=True), before=True):
             log.write(0, before)
-    loader, watch = loader_of(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
+    feed, watch = Feed(state, log.say), AdapterWatch(state.model, resumed=state.step > 0)
     is_over = state.step == run.steps or is_out_of_patience(run, state.standing)
-    with saver_of(state, log.say) as saver, closing(iter(loader)) as batches, bar as show:
+    with saver_of(state, log.say) as saver, closing(feed), bar as show:
         while not is_over and not stopping:
             began = compute_seconds(state.device)
-            metrics = train_step(state, next(batches))
+            metrics = train_step(state, next(feed))
             spent = compute_seconds(state.device) - began
             show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
             if state.step == first + 1:
@@ -158,7 +160,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             if stopping or is_over or (is_best and keeps_best) or due(state.step, run.save_every, last=run.steps):
                 log.flush()
                 saver.save(state.step, state.model, state.optimizer, state.standing, averages(state.average))
-    tell_replaced(loader, log.say)
+    tell_replaced(feed.loader, log.say)
     for maps in (state.maps, *(one.maps for one in state.teachers)):
         if maps is not None:
             maps.tell(log.say)
@@ -167,6 +169,43 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
         raise SystemExit(EXIT_CODE)
     log.flush()
     leave_models(state, lambda: evaluate_all(state, log.say, due_evals(run, at_end=True)), log.say)
+
+
+class Feed:
+    """The micro-batches of one step after the other, smaller ones from where memory ran out."""
+
+    def __init__(self, state: State, say: Callable[[str], None]) -> None:
+        self.state, self.say = state, say
+        self._open()
+        if state.cuts_again:
+            state.smaller = self.smaller
+
+    def _open(self) -> None:
+        self.loader = loader_of(self.state, self.say)
+        self.batches = iter(self.loader)
+
+    def __next__(self) -> Any:
+        return next(self.batches)
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        self.batches.close()
+
+    def smaller(self) -> Any | None:
+        """The step that the state is at once more, in at least twice as many micro-batches; None: they are single
+        samples already."""
+        number = next_split(self.state)
+        if number is None:
+            return None
+        before = self.state.run.pieces
+        self.close()
+        tell_replaced(self.loader, self.say)
+        self.state.run = self.state.run.model_copy(update={"accumulate": number})
+        note_run(self.state.run, self.state.out_dir, self.state.ranks)
+        said = f"step {self.state.step + 1:,}: out of memory with micro-batches of 1/{before} of the batch"
+        self.say(f"{said}: of 1/{number} from now on; the batch is the same")
+        self._open()
+        return next(self)
 
 
 def due(step: int, every: int | str | None, *, last: int) -> bool:
@@ -206,7 +245,7 @@ def loader_of(state: State, say: Callable[[str], None] = aloud) -> Streams:
             source.dataset,
             collators[name] if len(collators) == 1 else JointCollator(collators=collators),
             batch=source.stream.batch,
-            accumulate=run.accumulate,
+            accumulate=run.pieces,
             seed=seed_of(run, name),
             workers=-(-run.workers // len(sources)),
             rank=state.ranks.rank,
@@ -251,7 +290,7 @@ def evaluate_all(
         for name in names:
             asked = state.run.evals[name]
             source, dataset = state.asked(name), state.eval_datasets[name]
-            batch = source.microbatch(state.ranks.world, state.run.accumulate)
+            batch = source.microbatch(state.ranks.world, state.run.pieces)
             measured = measure(
                 source.task, asked, state.device, batch, state.run.workers, dataset=dataset, amp=state.amp
             )

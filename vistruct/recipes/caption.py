@@ -19,7 +19,7 @@ from vistruct.heads.caption_transformer import CaptionTransformerConfig
 from vistruct.heads.show_attend_tell import ShowAttendTellConfig
 from vistruct.metrics.caption_scores import CaptionsConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_captions import karpathy_file
 from vistruct.tasks.caption import CaptionConfig
@@ -52,7 +52,7 @@ def recipe(
     beams: int = 3,  # sentences followed at once; 1: greedy
     steps: int | None = None,  # None: those of epochs
     size: int = 224,  # pixels that every image is brought to, both sides
-    batch: int = 64,
+    batch: BatchSize = 64,  # samples in a step; auto: in micro-batches that fit into memory
     lr: float = 2e-4,
     fraction: float = 1.0,  # part of the training images used
     seed: int = 0,  # of the weights, the order, the captions drawn, the split and the choice of the fraction

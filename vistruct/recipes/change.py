@@ -19,7 +19,7 @@ from vistruct.data.formats.maps.coding import CHANGE
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes.detect import Normalisation, measured_on
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit
 from vistruct.recipes.imbalance import AS_MANY, Imbalance
 from vistruct.recipes.segment import HeadName, evaluated, made_tiny, segmenter, varied
 from vistruct.samples.made_maps import levir_folder
@@ -41,7 +41,7 @@ def recipe(
     steps: int | None = None,  # None: those of epochs
     size: int = 256,  # pixels of a window; larger images are cut into windows
     overlap: int = 64,  # pixels shared by neighbouring windows of predictions
-    batch: int = 8,  # pairs of windows in a step
+    batch: BatchSize = 8,  # pairs of windows in a step; auto: in micro-batches that fit into memory
     lr: float = 1e-4,
     fraction: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the fraction

@@ -22,7 +22,7 @@ from vistruct.files.intake import Intake
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.classes import ClassesConfig
 from vistruct.recipes.detect import Normalisation, architecture, is_raw, model_at, one_task
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit
 from vistruct.recipes.imbalance import AS_MANY, Imbalance, focal_gamma_asked, weights_asked
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_classes import eurosat_folder
@@ -51,7 +51,7 @@ def recipe(
     least_count: int | None = None,  # of --format caption-words: images with a word that make it a class; None: 5
     steps: int | None = None,  # None: those of epochs
     size: int = 224,  # pixels that every image is brought to
-    batch: int = 64,
+    batch: BatchSize = 64,  # samples in a step; auto: in micro-batches that fit into memory
     lr: float = 6e-5,
     fraction: float = 1.0,  # part of the training images used
     seed: int = 0,  # of the weights, the order, the split and the choice of the fraction

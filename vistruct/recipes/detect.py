@@ -48,7 +48,7 @@ from vistruct.metrics.coco import CocoBoxesConfig, CocoMasksConfig
 from vistruct.necks.fpn import FpnConfig
 from vistruct.necks.simple_pyramid import SimplePyramidConfig
 from vistruct.recipes.clip.parts import clip_at
-from vistruct.recipes.fit import BY_DATA, Fit, fitted
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit, fitted, in_pieces
 from vistruct.recipes.named import named_architecture
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples import trees
@@ -89,7 +89,7 @@ def recipe(
     steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
-    batch: int = 8,  # windows in a step
+    batch: BatchSize = 8,  # windows in a step; auto: in micro-batches that fit into memory
     lr: float = 1e-4,
     fraction: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the fraction
@@ -169,7 +169,7 @@ def detector(
     timm: str | None,
     start: Path | None,
     steps: int | None,
-    batch: int,
+    batch: BatchSize,
     lr: float,
     seed: int,
     channels: int | None,
@@ -246,7 +246,7 @@ def one_task(
     backbone: Path | None,
     start: Path | None,
     steps: int | None,
-    batch: int,
+    batch: BatchSize,
     lr: float,
     seed: int,
     fit: Fit,
@@ -254,14 +254,16 @@ def one_task(
 ) -> Run:
     """How the generic recipes learn a task: layer-wise rates where the backbone knows something already."""
     fresh = backbone is None and start is None
+    number, pieces = in_pieces(name, batch)
     return Run(
         recipe=name,
-        streams={MAIN: Stream(task=task, data=data, batch=batch, start=start)},
+        streams={MAIN: Stream(task=task, data=data, batch=number, start=start)},
         evals=evals,
         init=backbone,
         optim=AdamW(lr=lr, weight_decay=0.05, layer_decay=1.0 if fresh else layer_decay),
         seed=seed,
         workers=2,
+        **pieces,
         **fitted(fit, steps, evals, task),
     )
 

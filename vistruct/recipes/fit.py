@@ -25,6 +25,18 @@ class Fit:
     ema: float | None = None  # decay of a moving average (EMA) of the weights, which is measured and kept; 0.999, say
 
 
+BatchSize = int | Literal["auto"]  # auto: as many as usual, in micro-batches that fit into memory
+USUAL_BATCH = {
+    "detect": 8, "oriented": 8, "segment": 8, "change": 8, "panoptic": 8,
+    "classify": 64, "caption": 64, "ocr": 64, "identify": 16,
+}  # fmt: skip
+
+
+def in_pieces(recipe: str, batch: BatchSize) -> tuple[int, dict[str, Any]]:
+    """Samples in a step, and how a `Run` says that they are cut by memory."""
+    return (USUAL_BATCH[recipe], {"accumulate": "auto"}) if batch == "auto" else (batch, {})
+
+
 BY_DATA = Fit()
 HEAD_ONLY = Fit(tune="head")
 

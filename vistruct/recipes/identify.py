@@ -23,7 +23,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.pooled import PooledConfig
 from vistruct.metrics.identified import IdentifiedConfig
 from vistruct.recipes.detect import measured_on, one_task
-from vistruct.recipes.fit import HEAD_ONLY, Fit
+from vistruct.recipes.fit import HEAD_ONLY, BatchSize, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.visft.parts import Model, Normalisation, backbone_of, shown
 from vistruct.samples.made_scenes import coco_folder
@@ -46,7 +46,7 @@ def recipe(
     tile: int | None = None,  # pixels of a window that images are cut into; None: whole images
     overlap: int = 0,  # pixels shared by neighbouring windows
     normalise: Normalisation | None = None,  # mean and std of; None: imagenet for EVA, of others their own
-    batch: int = 16,  # images (or windows) in a step
+    batch: BatchSize = 16,  # images (or windows) in a step; auto: in micro-batches that fit into memory
     steps: int | None = None,  # None: those of epochs
     lr: float = 1e-3,
     fraction: float = 1.0,  # part of the training images (or windows) used

@@ -87,6 +87,7 @@ def recipe(
         "one_pass": one_pass,
         "evals": evals,
         "init": backbone,
+        "accumulate": "auto" if any(run.accumulate == "auto" for run in runs.values()) else 1,
         "optim": base.optim.model_copy(update={"lr": lr, "layer_decay": 1.0 if backbone is None else 0.8}),
         "seed": seed,
         **fitted(fit, steps, evals, first),

@@ -18,7 +18,7 @@ from vistruct.config import Eval, Part, Run, Stream
 from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.metrics.pixels import PixelsConfig
 from vistruct.recipes import detect
-from vistruct.recipes.fit import BY_DATA, Fit, fitted
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit, fitted
 from vistruct.recipes.segment import HeadName, head_of, neck_of
 from vistruct.tasks.segment import SegmentConfig
 from vistruct.windows.slide import Slide
@@ -41,7 +41,7 @@ def recipe(
     steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
-    batch: int = 8,  # windows in a step
+    batch: BatchSize = 8,  # windows in a step; auto: in micro-batches that fit into memory
     lr: float = 1e-4,
     fraction: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the fraction

@@ -21,7 +21,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.caption_transformer import CaptionTransformerConfig
 from vistruct.metrics.texts import TextConfig
 from vistruct.recipes.detect import one_task
-from vistruct.recipes.fit import HEAD_ONLY, Fit
+from vistruct.recipes.fit import HEAD_ONLY, BatchSize, Fit
 from vistruct.recipes.small import quick, small_vit
 from vistruct.recipes.visft.parts import Model, Normalisation, backbone_of
 from vistruct.samples.made_words import words_folder
@@ -44,7 +44,7 @@ def recipe(
     longest: int = 25,  # characters of a text; the rest of a longer one is cut off, and counted
     beams: int = 1,  # texts followed at once; 1: greedy
     normalise: Normalisation | None = None,  # mean and std of; None: imagenet for EVA, of others their own
-    batch: int = 64,
+    batch: BatchSize = 64,  # samples in a step; auto: in micro-batches that fit into memory
     steps: int | None = None,  # None: those of epochs
     lr: float = 3e-4,
     fraction: float = 1.0,  # part of the training images used

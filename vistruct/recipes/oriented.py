@@ -19,7 +19,7 @@ from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
 from vistruct.heads.oriented_fcos import OrientedFcosConfig
 from vistruct.metrics.oriented import OrientedBoxesConfig
 from vistruct.recipes.detect import Normalisation, chosen_head, detector, is_raw, made_tiny, measured_on
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit
 from vistruct.samples.made_scenes import dota_folder
 from vistruct.transforms.augment import Augment
 from vistruct.windows.tiles import Tiles
@@ -38,7 +38,7 @@ def recipe(
     steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows; as large as the largest object if possible
-    batch: int = 8,  # windows in a step
+    batch: BatchSize = 8,  # windows in a step; auto: in micro-batches that fit into memory
     lr: float = 1e-4,
     fraction: float = 1.0,  # part of the training windows used
     seed: int = 0,  # of the weights, the order and the choice of the fraction

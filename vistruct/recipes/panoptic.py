@@ -22,7 +22,7 @@ from vistruct.heads.mask_loss import MaskLoss
 from vistruct.heads.mask_queries import MaskQueriesConfig, sized
 from vistruct.metrics.panoptic_quality import PanopticQualityConfig
 from vistruct.recipes.detect import Normalisation, architecture, made_tiny, measured_on, one_task, pyramid_on
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit
 from vistruct.recipes.segment import varied
 from vistruct.samples.made_scenes import coco_folder
 from vistruct.tasks.panoptic import PanopticConfig
@@ -38,7 +38,7 @@ def recipe(
     timm: str | None = None,  # name of a timm model in place of the ViT; `backbone` is then a file of its weights
     steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of what is cut out of an image in training; predictions look at whole images
-    batch: int = 8,
+    batch: BatchSize = 8,  # samples in a step; auto: in micro-batches that fit into memory
     lr: float = 1e-4,
     fraction: float = 1.0,  # part of the training images used
     seed: int = 0,  # of the weights, the order and the choice of the fraction

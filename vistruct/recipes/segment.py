@@ -43,7 +43,7 @@ from vistruct.recipes.detect import (
     one_task,
     pyramid_strides,
 )
-from vistruct.recipes.fit import BY_DATA, Fit
+from vistruct.recipes.fit import BY_DATA, BatchSize, Fit
 from vistruct.recipes.imbalance import AS_MANY, Imbalance, focal_gamma_asked, weights_asked
 from vistruct.recipes.small import quick, small_vit
 from vistruct.samples.made_maps import loveda_folder
@@ -69,7 +69,7 @@ def recipe(
     steps: int | None = None,  # None: those of epochs
     size: int = 512,  # pixels of a window; larger images are cut into windows
     overlap: int = 128,  # pixels shared by neighbouring windows of predictions
-    batch: int = 8,  # windows in a step
+    batch: BatchSize = 8,  # windows in a step; auto: in micro-batches that fit into memory
     lr: float = 1e-4,
     fraction: float = 1.0,  # part of the training windows used (of the patients, for volumes)
     seed: int = 0,  # of the weights, the order and the choice of the fraction
@@ -179,7 +179,7 @@ def segmenter(
     steps: int | None,
     size: int,
     overlap: int,
-    batch: int,
+    batch: BatchSize,
     lr: float,
     seed: int,
     channels: int | None,
