@@ -90,7 +90,9 @@ def test_what_is_told_in_python_is_what_the_command_line_is_told(tmp_path: Path)
         "1,2,3",
         "--no-flips",
     ]
-    typed = resolve("segment", None, [*words, "--steps", "7", "--low", "0"], ["optim.lr=0.5", "workers=0"])
+    typed = resolve(
+        "segment", None, [*words, "--steps", "7", "--low", "0", "--high", "1"], ["optim.lr=0.5", "workers=0"]
+    )
     options: dict[str, Any] = {
         "data": loveda_folder(),
         "split": "train",
@@ -98,7 +100,7 @@ def test_what_is_told_in_python_is_what_the_command_line_is_told(tmp_path: Path)
         "steps": 7,
         "flips": False,
     }
-    options |= {"join": {"a": ["b", "c"]}, "bands": [1, 2, 3], "low": "0"}
+    options |= {"join": {"a": ["b", "c"]}, "bands": [1, 2, 3], "low": "0", "high": [1]}
     told = taken(find("segment").recipe, options)
     assert changed(run_of("segment", told), {"optim.lr": 0.5, "workers": 0}) == typed
     assert settings_of("a.b=c") == ["a.b=c"]
