@@ -96,6 +96,7 @@ class Run(Part):
     amp: Literal["auto", "bf16", "off"] = "auto"  # auto: bf16 where this machine is faster with it
     seed: int = 0
     workers: int = Field(0, ge=0)  # loader processes for each device
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()  # where metrics go too, beside metrics.jsonl and TensorBoard
     log_every: int = Field(10, gt=0)  # steps
     # Steps; None: at the end only; auto: an epoch or a tenth of the run, whichever is more.
     eval_every: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None

@@ -31,6 +31,7 @@ from vistruct.engine.run_dir import note_data, note_plan, note_run, open_run_dir
 from vistruct.engine.snapshots import write_snapshot
 from vistruct.engine.step import train_step
 from vistruct.engine.stop import EXIT_CODE, StopRequest
+from vistruct.engine.trackers import check_trackers, open_trackers
 from vistruct.progress import tracking
 
 
@@ -83,6 +84,7 @@ def started(
     Raises:
         UserError: as `train`.
     """
+    check_trackers(run.log)
     ranks = setup()
     with (
         open_run_dir(run, out_dir, ranks),
@@ -115,7 +117,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     """
     state, log, stop = training.state, training.log, training.stop
     run, ranks = state.run, state.ranks
-    log.open_at(state.step)
+    log.open_at(state.step, lambda: open_trackers(run, state.out_dir))
     first, stopping, keeps_best = state.step, False, run.keep_model == "best"
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
     if state.step == 0:

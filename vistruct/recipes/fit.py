@@ -22,6 +22,7 @@ class Fit:
     keep_model: Literal["best", "last"] | None = None  # the weights shipped; None: best, where one evaluation can tell
     best_by: str | None = None  # EVALUATION/NUMBER that tells which are best; None: the usual one of the evaluation
     patience: int | None = None  # early stopping: evaluations without a better one that end the run; None: none do
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()  # send metrics to Weights & Biases or MLflow too
     ema: float | None = None  # decay of a moving average (EMA) of the weights, which is measured and kept; 0.999, say
 
 
@@ -71,5 +72,6 @@ def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval], task: Any) ->
         "best_by": fit.best_by or "",
         "patience": fit.patience,
         "ema": fit.ema,
+        "log": fit.log,
         "trainable": tuned(fit.tune, task),
     }
