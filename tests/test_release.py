@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -54,3 +56,17 @@ def test_an_index_is_shown_no_link_that_leads_nowhere() -> None:
 
 def test_types_are_shipped() -> None:
     assert (Path(vistruct.__file__).parent / "py.typed").is_file()
+
+
+def test_the_page_of_the_first_ten_minutes_has_the_commands_that_its_script_runs() -> None:
+    spec = importlib.util.spec_from_file_location("first_ten_minutes", ROOT / "scripts" / "first_ten_minutes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # as dataclasses need it
+    spec.loader.exec_module(script)
+    page = " ".join((ROOT / "docs" / "first_ten_minutes.md").read_text().split())
+    for name, recipe in script.KINDS.items():
+        assert f"vistruct train {recipe} --data data/{name} {script.TRAIN[name]} --out runs/{name}" in page
+        assert f"{script.SIDE[name]} px" in page
+    assert f"whl[{script.EXTRAS}]" in page

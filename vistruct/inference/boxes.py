@@ -170,7 +170,13 @@ def _tell(model: Model, done: Sequence[Done]) -> Told:
     if number < total:
         values["left_out"] = total - number
         lines.append(f"  {total - number} more are left out: of lower scores than --min-score, or of other classes")
+    elif (sure := sum(sum(score >= PICTURED for score in _scores(one.values)) for one in done)) < number:
+        lines.append(f"  {sure} score {PICTURED} or more, as in pictures; --min-score {PICTURED} leaves out the others")
     return Told(values=values, lines=lines)
+
+
+def _scores(values: Values) -> list[float]:
+    return values["tensors"]["scores"][2]
 
 
 def _chosen(found: BoxPrediction, asked: Asked) -> BoxPrediction:

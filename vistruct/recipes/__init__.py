@@ -60,6 +60,7 @@ RECIPES = {
     "mtp.dior_r": "vistruct.recipes.mtp.dior_r",
     "mtp.fair1m_v2": "vistruct.recipes.mtp.fair1m_v2",
     "mtp.dota_v1": "vistruct.recipes.mtp.dota_v1",
+    "mtp.dota_v1_5": "vistruct.recipes.mtp.dota_v1_5",
     "mtp.dota_v2": "vistruct.recipes.mtp.dota_v2",
     "mtp.spacenet_v1": "vistruct.recipes.mtp.spacenet_v1",
     "mtp.loveda": "vistruct.recipes.mtp.loveda",

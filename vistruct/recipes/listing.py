@@ -93,6 +93,7 @@ GROUPS: dict[str, dict[str, Line]] = {
         "mtp.dior_r": Line("oriented detection, DIOR-R", "DIOR-R"),
         "mtp.fair1m_v2": Line("oriented detection, FAIR1M-2.0", "FAIR1M-2.0"),
         "mtp.dota_v1": Line("oriented detection, DOTA-v1.0", "DOTA-v1.0"),
+        "mtp.dota_v1_5": Line("oriented detection, DOTA-v1.5", "DOTA-v1.5"),
         "mtp.dota_v2": Line("oriented detection, DOTA-v2.0", "DOTA-v2.0"),
         "mtp.spacenet_v1": Line("building segmentation, SpaceNet-v1", "SpaceNet-v1"),
         "mtp.loveda": Line("segmentation, LoveDA", "LoveDA"),

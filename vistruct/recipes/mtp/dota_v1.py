@@ -1,7 +1,7 @@
 """Oriented detection on DOTA-v1.0 (15 classes) from a backbone pretrained with MTP: Oriented R-CNN, several scales.
 
 Run:      vistruct train mtp.dota_v1 --data data/DOTA --model rvsa_l --backbone mtp_l_encoder.pth --devices 4
-          vistruct predict runs/mtp.dota_v1 data/DOTA/test/images --format dota --scale 0.5,1,1.5
+          vistruct predict runs/mtp.dota_v1 data/DOTA/test/images --format dota --scale 0.5 --scale 1 --scale 1.5
 Needs:    published: 2 A40 of 2 images each. DOTA-v1.0 as published: train and val with images
           and labelTxt
 Expect:   published figures on test come from the server and are not repeated here (the 85 to 89 in the logs are of
@@ -26,10 +26,12 @@ from vistruct.recipes.mtp.fine_tuning import BOX_RATES, Downstream, recipe_for, 
 from vistruct.samples.made_scenes import dota_folder
 from vistruct.windows.tiles import Tiles
 
-UPRIGHT = (9, 11)  # storage-tank and roundabout
+UPRIGHT = (9, 11)  # storage-tank and roundabout, in all versions
 
 
-def data(root: Path, split: str, size: int) -> tuple[BoxDataConfig, dict[str, Eval]]:
+def data(
+    root: Path, split: str, size: int, classes: tuple[str, ...] = DOTA_1_0
+) -> tuple[BoxDataConfig, dict[str, Eval]]:
     varied = {
         "scale": (0.5, 1.5),
         "scale_draw": "even",
@@ -41,7 +43,7 @@ def data(root: Path, split: str, size: int) -> tuple[BoxDataConfig, dict[str, Ev
         root,
         split,
         format="dota",
-        classes=DOTA_1_0,
+        classes=classes,
         size=size,
         tiles=Tiles(size=2 * size, overlap=round(size * 500 / 512), min_kept=0.7, skip_empty=True),
         augment=detection.FLIPS.model_copy(update=varied),
