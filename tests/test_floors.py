@@ -32,7 +32,10 @@ FLOORS = [
     ("engine inference", "the loop, and the answer: neither needs the other"),
     ("runs", "a run from its start to its report: training, then predictions, pictures and pages"),
     ("recipes", "parts put together with values that suit a purpose"),
-    ("study web", "many runs of recipes, compared; a page on which models are asked"),
+    (
+        "study web verbs",
+        "many runs of recipes, compared; a page on which models are asked; what Python and the command line both call",
+    ),
     ("cli", "one command for each of these"),
 ]
 FLOOR = {room: number for number, (rooms, _) in enumerate(FLOORS) for room in rooms.split()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -9,6 +11,13 @@ import yaml
 from vistruct.config import Part, Run, run_from_dict
 from vistruct.errors import UserError, closest
 from vistruct.read_yaml import from_yaml
+
+
+def settings_of(set: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """`a.b=c` of each, as `with_settings` takes them; values of a mapping as json, which is YAML."""
+    if not isinstance(set, Mapping):
+        return [set] if isinstance(set, str) else list(set)
+    return [f"{name}={json.dumps(value, default=str)}" for name, value in set.items()]
 
 
 def with_settings(run: Run, settings: list[str]) -> Run:

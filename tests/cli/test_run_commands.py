@@ -11,10 +11,11 @@ from box_sets import read_coco
 from PIL import Image
 
 from vistruct.cli.main import main
-from vistruct.cli.train import default_dir, resolve
+from vistruct.cli.train import resolve
 from vistruct.config import read_run, run_to_yaml
 from vistruct.errors import UserError
 from vistruct.samples import trees
+from vistruct.verbs.train import default_dir
 
 SMALL = ["--set", "steps=2", "--set", "data.fraction=0.01", "--set", "evals={}"]
 

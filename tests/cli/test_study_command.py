@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from vistruct.cli.main import main
-from vistruct.cli.study import inits, rates, resolve
+from vistruct.cli.study import resolve
 from vistruct.errors import UserError
 from vistruct.samples import trees
+from vistruct.study.asked import inits, rates
 from vistruct.study.study import read_study
 
 DATA = ["--data", str(trees().train), "--val", str(trees().test)]

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from vistruct.checkpoint.export import export
 from vistruct.checkpoint.load import load_model
 from vistruct.checkpoint.restore import read_weights
-from vistruct.cli.train import with_lora
 from vistruct.config import Eval, Run, with_values
 from vistruct.data.dataset import ChatDataConfig
 from vistruct.engine import ship
@@ -25,6 +24,7 @@ from vistruct.errors import UserError
 from vistruct.metrics.loss import MeanLossConfig
 from vistruct.recipes.vitp.pretrain import recipe
 from vistruct.settings import with_settings
+from vistruct.verbs.train import with_lora
 
 COLOURS = ("red", "green", "blue")
 

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from test_run_study import TOYS, Heard, Text
 from toy_study import recipe
 
-from vistruct.cli.study import resolve, with_teachers
+from vistruct.cli.study import resolve
 from vistruct.config import with_values
 from vistruct.errors import UserError
 from vistruct.recipes import detect
 from vistruct.samples import trees
+from vistruct.study.asked import with_teachers
 from vistruct.study.finished import written_out
 from vistruct.study.pace import Pace
 from vistruct.study.pretraining import begun_jobs, keeps_statistics, pace_jobs, pretraining_jobs, samples_of_a_step

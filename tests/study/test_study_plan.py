@@ -9,7 +9,6 @@ import pytest
 import torch
 from toy_study import first_head, recipe
 
-from vistruct.cli.study import with_adapters
 from vistruct.config import AdamW, Lora, Run, Trainable, with_values
 from vistruct.engine.run import build
 from vistruct.engine.ship import ship
@@ -17,6 +16,7 @@ from vistruct.engine.train import train
 from vistruct.errors import UserError
 from vistruct.recipes import detect
 from vistruct.samples import trees
+from vistruct.study.asked import with_adapters
 from vistruct.study.display import Lines
 from vistruct.study.jobs import Job, run_jobs
 from vistruct.study.plan import data_fingerprints, init_digest, plan_trials, study_jobs, weight_digests

@@ -9,8 +9,7 @@ import typer
 
 from vistruct.cli.groups import grouped
 from vistruct.cli.output import as_json
-from vistruct.data.reading import AS_FOUND, AS_THEY_ARE, PixelValues, Reading
-from vistruct.errors import UserError
+from vistruct.data.reading import PixelValues, Reading
 
 ALL = 10**9
 
@@ -46,27 +45,13 @@ def command(
     told of the data, this is told in the same words; a run.yaml (`vistruct train ... --dry-run` writes one) has said
     it already. Ends with 1 where training would stop at a problem.
     """
-    from vistruct.config import data_from_dict
-    from vistruct.data.checks.check import MAX_LEFT_OUT, PLACES, check, check_run
-    from vistruct.read_yaml import read_yaml, run_file_at
+    from vistruct.verbs.check import checked
 
-    run_file = run_file_at(path)
-    measured = tuple(map(Path, not_in.split(","))) if not_in else ()
-    if run_file is not None:
-        if reading != AS_FOUND or values != AS_THEY_ARE or split is not None or measured:
-            raise UserError("a run.yaml says itself how its data are read", where=path, fix=f"vistruct check {path}")
-        told = read_yaml(run_file)
-        parts = data_from_dict(told, run_file)
-        limit = told.get("max_left_out", MAX_LEFT_OUT) if max_left_out is None else max_left_out
-        found = check_run(parts, decode_at_most=decode, max_left_out=limit)
-    else:
-        limit = MAX_LEFT_OUT if max_left_out is None else max_left_out
-        found = {
-            "": check(path, reading, values, split=split, not_in=measured, decode_at_most=decode, max_left_out=limit)
-        }
+    others = tuple(map(Path, not_in.split(","))) if not_in else ()
+    found = checked(path, reading, values, split=split, not_in=others, decode=decode, max_left_out=max_left_out)
     if json:
-        told: dict[str, Any] = {name: result.to_dict() for name, result in found.items()}
+        told: dict[str, Any] = {name: part.to_dict() for name, part in found.parts.items()}
         as_json(told.get("", told))
-    for name, result in found.items() if not json else ():
-        typer.echo("\n".join([*([f"[{name}]"] if name else []), result.text(ALL if every else PLACES)]))
-    raise typer.Exit(0 if all(result.ok for result in found.values()) else 1)
+    else:
+        typer.echo(found.text(ALL if every else None))
+    raise typer.Exit(0 if found.ok else 1)

@@ -40,7 +40,7 @@ def command(
         Path | None,
         typer.Option(help="Of onnx: a folder of images to compare on. Default: those that the run was measured on."),
     ] = None,
-    most: Annotated[
+    limit: Annotated[
         int,
         typer.Option(min=0, help="Of onnx: samples of the run's evaluation that both are measured on; 0: none."),
     ] = 32,
@@ -62,7 +62,7 @@ def command(
             raise UserError(f"onnx is written in float32, not {dtype}", where="--dtype", fix="leave it out")
         from vistruct.engine.onnx_metric import numbers_beside
 
-        beside = partial(numbers_beside, most=most) if most else None
+        beside = partial(numbers_beside, most=limit) if limit else None
         made(export_onnx(run, out, images=images, lora=one_lora(lora), beside=beside, say=note).path)
         return
     if images is not None:

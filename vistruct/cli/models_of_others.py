@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistruct.cli.output import note
-from vistruct.cli.train import RUNS
 from vistruct.data.reading import AS_USUAL, PixelValues, Reading, Worded
 from vistruct.errors import UserError
+from vistruct.verbs.train import RUNS
 
 if TYPE_CHECKING:
     from vistruct.checkpoint.load import ModelCard

@@ -67,8 +67,17 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Files to write; repeat. On the map: geojson, gpkg, spacenet. Boxes: coco, dota, fair1m, xview. "
+            help="Files to write; repeat. On the map: geojson, gpkg, spacenet. Boxes: coco, dota, fair1m, xview; "
+            "for annotators label-studio, cvat, yolo, yolo-conf. "
             "Classes of pixels: png, color, geotiff, loveda, uavid, isaid. Volumes: nifti, dicomseg. Or all.",
+        ),
+    ] = None,
+    queue: Annotated[
+        str | None,
+        typer.Option(
+            metavar="confidence|margin|entropy",
+            help="Boxes and classes of images: a queue.csv for annotators, and every file in its order, the most "
+            "uncertain images first.",
         ),
     ] = None,
     probabilities: Annotated[
@@ -141,6 +150,7 @@ def command(
         min_score=min_score,
         classes=chosen,
         drop=convert(drop, tuple[str, ...], "--drop") if drop is not None else (),
+        queue=queue,
         probabilities=probabilities,
     )
     target = out if out is not None else run / "predictions"

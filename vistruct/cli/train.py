@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +11,10 @@ import typer
 from vistruct.cli.lora import LoraOption, one_lora
 from vistruct.cli.output import made, note
 from vistruct.errors import UserError
+from vistruct.verbs.train import default_dir, launched, run_of, with_lora
 
 if TYPE_CHECKING:
     from vistruct.config import Run
-
-RUNS = Path("runs")
 
 
 def command(
@@ -63,7 +60,7 @@ def command(
         return
     out_dir = out if out is not None else default_dir(run, config)
     if devices > 1:
-        raise typer.Exit(_launch(run, out_dir, devices))
+        raise typer.Exit(launched(run, out_dir, devices))
     note(f"run directory: {out_dir}")
     from vistruct.distributed.ranks import leave, setup
     from vistruct.runs import train_and_report
@@ -84,11 +81,9 @@ def resolve(
     Raises:
         UserError: neither or both of a recipe and a file, an unknown recipe, option, key or setting.
     """
-    from pydantic import ValidationError
-
-    from vistruct.config import Run, explain, read_run
+    from vistruct.config import read_run
     from vistruct.recipes import find
-    from vistruct.recipes.options import called, parse
+    from vistruct.recipes.options import parse
     from vistruct.settings import with_settings
 
     if recipe is not None and recipe.startswith("-"):  # an option that train does not know came first
@@ -111,60 +106,8 @@ def resolve(
             raise UserError(f"--tiny takes no options, got {options[0]!r}", fix="change values with --set")
         own = ("--config", "--set", "--lora", "--tiny", "--dry-run", "--devices", "--out")
         values = {} if tiny else parse(module.recipe, options, own)
-        try:
-            run = module.tiny() if tiny else called(module.recipe, values)
-        except ValidationError as error:  # a value that a part of the run does not take
-            raise explain(error, Run, " ".join(["vistruct train", recipe, *options])) from error
-        if not run.recipe:
-            run = run.model_copy(update={"recipe": recipe})
+        run = run_of(recipe, values, tiny=tiny, asked=" ".join(["vistruct train", recipe, *options]))
     return with_settings(run, settings) if settings else run
-
-
-def with_lora(run: Run, lora: Path | None) -> Run:
-    """The run, begun with these adapters too.
-
-    Raises:
-        UserError: it has some already; it begins with random weights, which no adapter was trained beside.
-    """
-    if lora is None:
-        return run
-    if run.adapters is not None:
-        what = f"this run begins with the adapters of {run.adapters} already"
-        raise UserError(what, where=f"--lora {lora}", fix="leave --lora out, or --set adapters=null beside it")
-    if run.init is None and all(stream.start is None for stream in run.streams.values()):
-        what = "adapters belong to weights, and this run begins with random ones"
-        raise UserError(what, where=f"--lora {lora}", fix="--backbone with the weights that they were trained beside")
-    return run.model_copy(update={"adapters": lora})
-
-
-def default_dir(run: Run, config: Path | None = None) -> Path:
-    """`runs/RECIPE-1a2b3c`, from what the run is, so that the same command finds its directory again.
-
-    A saved run that is repeated from its own directory gets a new one beside it.
-    """
-    from vistruct.config import run_to_yaml
-
-    short = hashlib.sha256(run_to_yaml(run).encode()).hexdigest()[:6]
-    place = first = RUNS / f"{(run.recipe or 'run').replace('.', '-')}-{short}"
-    number = 1
-    while config is not None and (
-        place.resolve() == config.resolve().parent or any((place / "model").glob("**/model.json"))
-    ):
-        number += 1
-        place = first.with_name(f"{first.name}-{number}")
-    return place
-
-
-def _launch(run: Run, out_dir: Path, devices: int) -> int:
-    """Start this command once a device, each with the resolved run."""
-    from vistruct.config import run_to_yaml
-    from vistruct.distributed.launch import launch
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "run.yaml"
-        file.write_text(run_to_yaml(run))
-        argv = ["-m", "vistruct.cli.main", "train", "--config", str(file), "--out", str(out_dir)]
-        return launch(argv, devices)
 
 
 def _help(context: typer.Context, recipe: str | None) -> None:

@@ -42,7 +42,7 @@ def numbers_beside(task: Any, other: Any, card: ModelCard, *, most: int = 32) ->
     if apart[worst] > SAME:
         what = f"on {on} it has {worst} {said[worst]:.4f}, and the model {own[worst]:.4f}"
         raise UserError(
-            what, where="--format onnx", fix="report this, with the settings of the run; --most 0 leaves it out"
+            what, where="--format onnx", fix="report this, with the settings of the run; --limit 0 leaves it out"
         )
     metric: Any = asked.metric
     usual = metric.usual(asked.data)
@@ -83,5 +83,5 @@ def _part(dataset: RecordDataset, most: int) -> RecordDataset:
             left -= pieces[image]
     if not kept:
         what = f"every image is cut into more than {most} windows"
-        raise UserError(what, where="--most", fix=f"--most {min(pieces.values())}")
+        raise UserError(what, where="--limit", fix=f"--limit {min(pieces.values())}")
     return replace(dataset, records=[record for record in dataset.records if record.image_id in kept])

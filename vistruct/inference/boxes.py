@@ -6,6 +6,7 @@ dota/Task1.zip          to submit, and its files
 fair1m/test.zip         to submit, and its files
 xview/predictions.zip   to score, and its files
 spacenet/proposals.csv  to score, of buildings, and GeoJSONs
+label-studio/ cvat/ yolo/ yolo-conf/    for people to correct, see prelabels.py
 pictures/port.tif.jpg   the image with its detections
 """
 
@@ -29,9 +30,11 @@ from vistruct.files.outlines import outlines
 from vistruct.files.packing import zip_files
 from vistruct.inference.files import picture_format
 from vistruct.inference.in_supervision import detections
-from vistruct.inference.kind import PICTURED, Asked, Done, Kind, OneFile, Told, Values
+from vistruct.inference.kind import PICTURED, Asked, Done, Doubt, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
 from vistruct.inference.on_map import footprint_format, outline_formats
+from vistruct.inference.prelabels import PRELABELS
+from vistruct.inference.queue import of_each
 from vistruct.inference.scenes import Case, Scene, size_hw_of, small
 from vistruct.inference.view import Mark, View
 from vistruct.ops.oriented import cxcywha_to_quads
@@ -182,6 +185,11 @@ def _scores(values: Values) -> list[float]:
 def _chosen(found: BoxPrediction, asked: Asked) -> BoxPrediction:
     wanted = torch.tensor(asked.wanted(found.class_names), dtype=torch.bool)
     return found.keep(wanted[found.objects.labels] & (found.objects.scores >= (asked.min_score or 0)))
+
+
+def _doubt(found: BoxPrediction, measure: str) -> Doubt:
+    scores = found.objects.scores.float().cpu().numpy()
+    return Doubt(value=of_each(scores, measure), objects=len(scores))
 
 
 def features(model: Model, case: Case, found: BoxPrediction, asked: Asked) -> Iterator[Feature]:
@@ -337,6 +345,7 @@ BOXES = Kind(
     tell=_tell,
     draw=_draw,
     picture=_picture,
+    doubt=_doubt,
     supervision=detections,
     view=_view,
     windows="file",
@@ -352,5 +361,6 @@ BOXES = Kind(
         OneFile(name="fair1m", file="fair1m", write=_write_fair1m, check=_check_fair1m),
         OneFile(name="xview", file="xview", write=_write_xview, check=_check_xview),
         footprint_format(features),
+        *PRELABELS,
     ),
 )

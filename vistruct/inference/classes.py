@@ -15,8 +15,9 @@ from vistruct.contracts import RGB, ClassPrediction, Sample
 from vistruct.errors import UserError
 from vistruct.files.text import write_text
 from vistruct.inference.in_supervision import classifications
-from vistruct.inference.kind import SEEN, Asked, Done, Kind, OneFile, Told, Values
+from vistruct.inference.kind import SEEN, Asked, Done, Doubt, Kind, OneFile, Told, Values
 from vistruct.inference.model import Model
+from vistruct.inference.queue import of_each, of_one
 from vistruct.inference.scenes import Case, small
 from vistruct.inference.view import View
 from vistruct.transforms.sizing import sized
@@ -87,6 +88,12 @@ def _draw(found: Sequence[ClassPrediction], sample: Sample, _: Sequence[RGB] | N
     return draw_classes(sample, found[0])
 
 
+def _doubt(found: ClassPrediction, measure: str) -> Doubt:
+    scores = found.scores.float().cpu().numpy()
+    value = of_each(scores, measure) if found.is_multi_label else of_one(scores, measure)
+    return Doubt(value=value, objects=len(said(found)))
+
+
 def sample_of(model: Model, case: Case) -> Sample:
     """Its image, to be drawn."""
     return Sample(id=case.name, image_id=case.name, seed=0, images=small(model.scene(case), SEEN))
@@ -120,6 +127,7 @@ CLASSES = Kind(
     draw=_draw,
     picture=lambda model, case, found, asked: _draw([found], sample_of(model, case), None),
     supervision=classifications,
+    doubt=_doubt,
     view=_view,
     at_once=True,
     seen_in=_seen_in,

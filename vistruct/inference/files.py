@@ -22,6 +22,7 @@ from vistruct.files.owned import Owned, inside
 from vistruct.files.text import printable
 from vistruct.inference.cache import Parts
 from vistruct.inference.kind import Asked, Done, EachFile, Kind, OneFile, Picture, Told, Use, Values, check_asked
+from vistruct.inference.queue import check_queue, queue_file, queued
 from vistruct.inference.scenes import Case
 from vistruct.progress import notice, tracking
 
@@ -67,6 +68,8 @@ def predict_files(
             raise broken[0][1]
         out = {case.name for case, _ in broken}
         done = [work.done(case) for case in cases if case.name not in out]
+        if asked.queue is not None:
+            done = queued(model.kind, done, asked.queue)
         files, made = work.written(done)
     return Results(done=done, broken=broken, told=model.kind.tell(model, done), files=files, made=made)
 
@@ -101,9 +104,13 @@ class _Work:
     def __init__(self, model: Model, cases: Sequence[Case], owned: Owned, formats: Sequence[str], asked: Asked) -> None:
         self.model, self.cases, self.owned, self.asked = model, cases, owned, asked
         check_asked(model.kind, model, cases, asked)
+        if asked.queue is not None:
+            check_queue(model.kind, asked.queue)
         self.chosen = chosen_formats(model.kind, formats, cases, model.class_names)
         if asked.probabilities and model.kind.probabilities is not None:
             self.chosen += model.kind.probabilities(model.class_names)
+        if asked.queue is not None:
+            self.chosen.append(queue_file(asked.queue))
         self.each = [format for format in self.chosen if isinstance(format, EachFile)]
         self.parts = Parts(owned.home / "parts", settings(model, asked))
         self.places: dict[str, dict[str, Path]] = {case.name: {} for case in cases}  # by case and format

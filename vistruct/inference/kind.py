@@ -70,6 +70,7 @@ class Asked:
     min_score: float | None = None  # of detections in files and pictures; None: all in files, from PICTURED in pictures
     classes: tuple[str, ...] | None = None  # that are in the results; None: all
     drop: tuple[str, ...] = ()  # of those, that are not
+    queue: str | None = None  # measure of uncertainty that the results are put in order by, see queue.py
     probabilities: bool = False  # of pixels and voxels: those of all classes are kept
     quiet: bool = True  # no bar for a single large image
     scratch: Path | None = None  # folder for what is too large for memory; None: it stays there
@@ -108,6 +109,14 @@ class Done:
         [], Any
     ]  # the prediction, of it what was asked for, from disk: together they may not fit into memory
     is_all: bool = True  # whether nothing of it is left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """How unsure a model is of what it found in an image."""
+
+    value: float  # in [0, 1]
+    objects: int  # that it found
 
 
 def _fits(cases: Sequence[Case], class_names: Sequence[str]) -> None:
@@ -183,6 +192,9 @@ class Kind:
     chosen: Callable[[Any, Asked], Any] | None = None  # that part; None: `look` gives it, and with another looks again
     probabilities: Callable[[Sequence[str]], list[EachFile]] | None = None  # formats of theirs, by class; None: none
     draw: Callable[[Sequence[Any], Sample, Sequence[RGB] | None], Image.Image] | None = None  # with a sample's truth
+    doubt: Callable[[Any, str], Doubt] | None = (
+        None  # of a prediction, by a measure of queue.py; None: it has no scores
+    )
     picture: Picture | None = None  # without a truth, of any size; None: none
     supervision: Callable[[Case, Any], Any] | None = None  # as `supervision` has it; None: it has no such thing
     frames: Callable[[Model, Case], Frames] = _frames  # of a case, to look at

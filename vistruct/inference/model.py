@@ -45,6 +45,7 @@ class Words(TypedDict, total=False):
     min_score: float | None
     classes: Sequence[str] | None
     drop: Sequence[str]
+    queue: str | None
     probabilities: bool
     tile: int | None
     overlap: int | None
@@ -210,6 +211,7 @@ class Model:
             min_score: of detections; None: all.
             classes: only these in the results; of a model that knows classes by their names, whatever is to be found.
             drop: not these.
+            queue: "confidence", "margin" or "entropy": `.save` of several puts the most uncertain first.
             probabilities: of the class of every pixel or voxel, those of all classes are kept.
             tile: pixels of the windows that images are cut into; None: as in training.
             overlap: pixels that windows share.
@@ -238,6 +240,7 @@ class Model:
             min_score=words.get("min_score"),
             classes=None if classes is None else tuple(classes),
             drop=tuple(words.get("drop", ())),
+            queue=words.get("queue"),
             probabilities=words.get("probabilities", False),
         )
         check_asked(model.kind, model, cases, asked)

@@ -112,6 +112,54 @@ def parse(recipe: Callable[..., Any], args: Sequence[str], known_elsewhere: Sequ
     return kwargs
 
 
+def taken(
+    recipe: Callable[..., Any], given: Mapping[str, Any], known_elsewhere: Sequence[str] = (), asked: str = ""
+) -> dict[str, Any]:
+    """Values given in Python as a recipe's keyword arguments: of the types that it wants, or as text, which is read as
+    that of the command line. `join` and its like may be a mapping.
+
+    Args:
+        given: by name.
+        known_elsewhere: keywords of the caller itself, so that a typo in one of them is recognised.
+        asked: who asks, for errors.
+
+    Raises:
+        UserError: as `parse`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = options_of(recipe)
+    kwargs: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            fix = closest(name, [*known, *known_elsewhere])
+            raise UserError(f"no option {name!r}", where=asked, fix=fix)
+        hint = known[name].hint
+        if Named in typing.get_args(hint):
+            kwargs[name] = tuple(Named(one) for one in named_words(value))
+        elif isinstance(value, str | Path):
+            kwargs[name] = convert(str(value), hint, f"{name}=", is_named=name in OF_WEIGHTS)
+        else:
+            try:
+                kwargs[name] = TypeAdapter(hint).validate_python(value)
+            except ValidationError as error:
+                what = f"{name}: {error.errors()[0]['msg']}, got {value!r}"
+                raise UserError(what, where=asked, fix=f"{name}={describe_type(hint)}") from None
+    missing = [name for name, one in known.items() if one.is_needed and name not in kwargs]
+    if missing:
+        fix = ", ".join(f"{name}={describe_type(known[name].hint)}" for name in missing)
+        raise UserError(f"needs {', '.join(missing)}", where=asked, fix=f"add {fix}")
+    return kwargs
+
+
+def named_words(value: Any) -> list[str]:
+    """`NAME=VALUE` of each, as it is typed: of a mapping (a value may be several), of one text, of a list of texts."""
+    if isinstance(value, Mapping):
+        lists = {name: one if isinstance(one, list | tuple) else [one] for name, one in value.items()}
+        return [f"{name}={','.join(map(str, one))}" for name, one in lists.items()]
+    return [value] if isinstance(value, str) else [str(one) for one in value]
+
+
 def convert(text: str, hint: Any, flag: str, *, is_named: bool = False) -> Any:
     """A word of the command line as the type that is wanted; lists may be written 1,2,3.
 

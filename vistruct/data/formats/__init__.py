@@ -69,6 +69,7 @@ FORMATS: dict[str, Listed] = {
     "yolo": Listed("boxes", "boxes.yolo:FORMAT", _YAML),
     "yolo-obb": Listed("boxes", "boxes.yolo:ORIENTED", _YAML, is_guessed=False),
     "yolo-masks": Listed("boxes", "boxes.yolo:MASKS", _YAML, is_guessed=False),
+    "yolo-conf": Listed("boxes", "boxes.yolo:SCORED", _YAML, is_guessed=False),
     "geojson": Listed("boxes", "boxes.geojson:FORMAT", (".geojson", ".json", ".gpkg", ".shp")),
     "xview": Listed("boxes", "boxes.xview:FORMAT", (".geojson", ".json")),
     "cvat": Listed("boxes", "boxes.cvat:FORMAT", _XML),

@@ -5,8 +5,9 @@
     3 0.46 0.33 0.56 0.35 0.55 0.53              class, three or more points: a mask
 
 Rows of four corners are oriented boxes, unless other rows show that the data set is of masks, or masks are wanted; as
-`yolo-obb` they are oriented boxes, as `yolo-masks` outlines. Boxes among outlines are boxes, and where masks are wanted
-an error; boxes among rows of four corners are a question. With `kpt_shape` in its yaml every row is a box with key
+`yolo-obb` they are oriented boxes, as `yolo-masks` outlines. As `yolo-conf` they are of a detector, with a score
+behind each that is not read. Boxes among outlines are boxes, and where masks are wanted an error; boxes among rows of
+four corners are a question. With `kpt_shape` in its yaml every row is a box with key
 points behind it. `yolo_find` says where the files may lie. Coordinates are written with nine decimals: 2e-5 pixels of
 an image of 20,000.
 """
@@ -50,7 +51,9 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(find_layout(path).splits)
 
 
-def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, four: Four = "auto") -> Walked:
+def walk(
+    path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, four: Four = "auto", has_scores: bool = False
+) -> Walked:
     """Read a split of a yaml, of a darknet file, or of the folder of a data set.
 
     A folder of images that is asked for takes the place of the split's; its labels are beside it, or in the data set.
@@ -59,7 +62,7 @@ def walk(path: Path, ask: Ask, report: IssueCounter, stop: Stop, *, four: Four =
     places, listed = _listed(path, layout, ask)
     files = _opened(listed, path, report, stop, ask)
     for one in files:
-        one.rows = read_rows(one.file, layout, stop)
+        one.rows = read_rows(one.file, layout, stop, has_scores=has_scores)
     kind = kind_of(files, layout, four, ask.masks, stop)
     _count_mixed(files, kind, report)
     for one in files:
@@ -177,3 +180,4 @@ ORIENTED = replace(
     FORMAT, walk=partial(walk, four="oriented"), writer=Writer(write=write_oriented, join=join, quads=True)
 )
 MASKS = replace(FORMAT, walk=partial(walk, four="masks"), writer=None)
+SCORED = replace(FORMAT, walk=partial(walk, has_scores=True), writer=None)

@@ -42,8 +42,12 @@ class Labels:
     rows: list[YoloRow] = field(default_factory=list)
 
 
-def read_rows(file: Path, layout: YoloLayout, stop: Stop) -> list[YoloRow]:
-    """The rows of a file that can be understood; the others go to `stop`. A file that is not there has none."""
+def read_rows(file: Path, layout: YoloLayout, stop: Stop, *, has_scores: bool = False) -> list[YoloRow]:
+    """The rows of a file that can be understood; the others go to `stop`. A file that is not there has none.
+
+    Args:
+        has_scores: the last number of a row is that of a detector, and is not read.
+    """
     if not file.is_file():
         return []
     try:
@@ -55,7 +59,9 @@ def read_rows(file: Path, layout: YoloLayout, stop: Stop) -> list[YoloRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                rows.append(_row(line.split(), number, f"{file}, line {number}", layout))
+                words = line.split()
+                words = words[:-1] if has_scores else words
+                rows.append(_row(words, number, f"{file}, line {number}", layout))
             except UserError as error:
                 stop(error)
     return rows
@@ -79,7 +85,7 @@ def _row(words: list[str], number: int, where: str, layout: YoloLayout) -> YoloR
         if size == 3 and not all(value in (0, 1, 2) for value in values[7::3]):
             raise UserError("the visibility of a key point is 0, 1 or 2", where=where, fix="correct this line")
     elif len(values) == 6:
-        fix = "take the labels that were drawn"
+        fix = "take the labels that were drawn, or --format yolo-conf"
         raise UserError("six fields: these are a detector's findings with their scores", where=where, fix=fix)
     elif len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
         what = "behind its class a row has four numbers (box), eight (corners) or pairs of at least three points"
