@@ -4,7 +4,7 @@ Run:      vistruct train mtp.dota_v1_5 --data data/DOTA-v1.5 --model rvsa_l --ba
           vistruct predict runs/mtp.dota_v1_5 data/DOTA/test/images --format dota --scale 0.5 --scale 1 --scale 1.5
 Needs:    as `mtp.dota_v1`. The images of DOTA-v1.0 with the annotations of v1.5: train and val with images and
           labelTxt-v1.5
-Expect:   no published number of these settings; ours: not yet run
+Expect:   no published number of these settings
 Source:   `mtp.dota_v1` (MTP has no configuration for v1.5). DOTA-v1.5 (DOAI 2019): the same images, with a 16th class,
           container-crane, and objects below 10 pixels annotated too
 Differs:  an epoch counts as long as one of DOTA-v1.0. As `mtp.dota_v1`
