@@ -93,9 +93,11 @@ class Run(Part):
     clip_norm: float | None = Field(1.0, gt=0)  # None: no clipping
     # Decay of an exponential moving average (EMA) of the weights, which is measured and shipped; None: none
     ema: float | None = Field(None, gt=0, lt=1)
-    amp: Literal["auto", "bf16", "off"] = "auto"  # auto: bf16 where this machine is faster with it
+    # auto: bf16 where this machine is faster with it; fp16 scales its gradients, for GPUs without bf16; off: float32
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     seed: int = 0
     workers: int = Field(0, ge=0)  # loader processes for each device
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()  # where metrics go too, beside metrics.jsonl and TensorBoard
     log_every: int = Field(10, gt=0)  # steps
     # Steps; None: at the end only; auto: an epoch or a tenth of the run, whichever is more.
     eval_every: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None

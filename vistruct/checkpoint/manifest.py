@@ -10,6 +10,7 @@
               their moving averages
     aliases   further names of one and the same weight (tied)
     standing  null, or what the run is judged by: step and value of the best, value of the last, evaluations since
+    scaler    null, or of fp16 how its gradients are scaled
     sha256    of all the rest
 
 The file is written last, so that a directory with a manifest is a whole checkpoint.
@@ -89,6 +90,7 @@ class Manifest:
     tensors: Mapping[str, Entry]
     aliases: Mapping[str, str]  # name -> the name that its tensor is stored under
     standing: Standing | None = None  # None: not judged yet
+    scaler: Mapping[str, float] | None = None  # state of torch's GradScaler; None: there is none
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written."""
@@ -108,6 +110,7 @@ class Manifest:
             },
             "aliases": dict(self.aliases),
             "standing": None if self.standing is None else asdict(self.standing),
+            "scaler": None if self.scaler is None else dict(self.scaler),
         }
         return values | {"sha256": _digest(values)}
 
@@ -123,6 +126,7 @@ def assemble(
     shards: Sequence[Shard],
     aliases: Mapping[str, str],
     standing: Standing | None = None,
+    scaler: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Put together what all ranks hold.
 
@@ -156,6 +160,7 @@ def assemble(
         tensors=tensors,
         aliases=dict(aliases),
         standing=standing,
+        scaler=scaler,
     )
 
 
@@ -189,6 +194,7 @@ def read_manifest(path: Path) -> Manifest:
             },
             aliases=values["aliases"],
             standing=None if values["standing"] is None else Standing(**values["standing"]),
+            scaler=values.get("scaler"),
         )
     except OSError as error:
         raise UserError(f"{MANIFEST}: {error.strerror}", where=file, fix=fix) from error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         standing: Standing | None = None,
         average: Mapping[str, Tensor] | None = None,
+        scaler: Mapping[str, float] | None = None,
     ) -> None:
         """Save what model and optimiser are now; what becomes of them afterwards does not matter.
 
@@ -71,6 +72,7 @@ class Saver:
             standing: how the run stands; the checkpoint of its best step is kept as long as this one is.
             optimizer: its groups list their parameters' names under `names`.
             average: EMA of some of the model's tensors, by their names.
+            scaler: state of torch's GradScaler.
 
         Raises:
             UserError: this save or the one before it did not succeed; older checkpoints are as they were.
@@ -85,7 +87,7 @@ class Saver:
         rows = list(rows_of(tensors, buffers, rank=self.rank, world=self.world))
         self._snapshot.take(rows)
         held = tuple(part.held for part in rows)
-        self._running = self._thread.submit(self._write, step, held, aliases, standing)
+        self._running = self._thread.submit(self._write, step, held, aliases, (standing, scaler))
         if not self.background:
             self.finish()
 
@@ -118,7 +120,7 @@ class Saver:
         finally:
             self._thread.shutdown()
 
-    def _write(self, step: int, held: tuple[Held, ...], aliases: dict[str, str], standing: Standing | None) -> None:
+    def _write(self, step: int, held: tuple[Held, ...], aliases: dict[str, str], beside: tuple[Any, Any]) -> None:
         """What the thread does, of every rank alike."""
         self._agree(lambda: begin(self.root, step))
         partial = self.root / f"{PARTIAL}{step_name(step)}"
@@ -136,7 +138,7 @@ class Saver:
                     if isinstance(shard, UserError):
                         raise shard
                 written = [shard for shard in shards if isinstance(shard, Shard)]
-                commit(partial, assemble(step, self.parallel, written, aliases, standing), keep=self.keep)
+                commit(partial, assemble(step, self.parallel, written, aliases, *beside), keep=self.keep)
             except UserError:
                 sweep(self.root)
                 raise

@@ -1,4 +1,4 @@
-"""The arithmetic of a run on a device, float32 or products in bfloat16: one for training, measuring and predicting."""
+"""The arithmetic of a run on a device, float32 or half precision: one for training, measuring and predicting."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def cpu_capabilities() -> frozenset[str]:
     return frozenset(name for name, f in asked.items() if vars(torch.cpu).get(f, bool)())
 
 
-def amp_dtype(amp: Literal["auto", "bf16", "off"], device: torch.device) -> torch.dtype | None:
+def amp_dtype(amp: Literal["auto", "bf16", "fp16", "off"], device: torch.device) -> torch.dtype | None:
     """The autocast dtype for a run; None: float32 throughout."""
+    if amp == "fp16":
+        return torch.float16
     wanted = amp == "bf16" or (amp == "auto" and has_native_bf16(device))
     return torch.bfloat16 if wanted else None
 

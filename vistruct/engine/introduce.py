@@ -63,7 +63,7 @@ def introduce(state: State, say: Callable[[str], None]) -> None:
     if state.run.ema is not None:
         say(f"measured and shipped: {ema_in_words(state.run.ema)}")
     spread = ", spread over them" if is_sharded(state.model) else ""
-    precision = "float32" if state.amp is None else "bf16"
+    precision = {None: "float32", torch.float16: "fp16, gradients scaled"}.get(state.amp, "bf16")
     say(f"device: {state.ranks.world} x {state.device.type}, precision: {precision}{spread}")
 
 

@@ -7,13 +7,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from vistruct.checkpoint.save import write_text
 from vistruct.checkpoint.tensors import no_room
+from vistruct.engine.trackers import Tracking
 from vistruct.errors import UserError
 
 
@@ -30,14 +31,19 @@ class RunLog:
         self._metrics: TextIO | None = None
         self._events: Any = None
         self._text: TextIO | None = None
+        self._more: list[Tracking] = []
 
     def __enter__(self) -> Self:
         if not self.quiet:
             self._text = (self.out_dir / "train.log").open("a", encoding="utf-8")
         return self
 
-    def open_at(self, step: int) -> None:
-        """Take metrics from `step` on; lines of later steps, which a resumed run takes again, are cut."""
+    def open_at(self, step: int, open_more: Callable[[], list[Tracking]] = list) -> None:
+        """Take metrics from `step` on; lines of later steps, which a resumed run takes again, are cut.
+
+        Args:
+            open_more: opens what gets the metrics too.
+        """
         if self.quiet:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -50,6 +56,7 @@ class RunLog:
                 write_text(path, "".join(f"{line}\n" for line in kept))
         self._metrics = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(self.out_dir), purge_step=step + 1)
+        self._more = open_more()
 
     def say(self, text: str) -> None:
         """Tell the user on stderr, and train.log with the time."""
@@ -79,6 +86,8 @@ class RunLog:
             raise no_room(error, self.out_dir) from error
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        for one in self._more:
+            one.write(step, values)
 
     def flush(self) -> None:
         """Put all on disk; before a checkpoint, so that no step it contains is missing from the records."""
@@ -96,6 +105,8 @@ class RunLog:
         for file in (self._metrics, self._events, self._text):
             if file is not None:
                 file.close()
+        for one in self._more:
+            one.close(failed=error is not None)
 
 
 def _step_of(line: str) -> float:

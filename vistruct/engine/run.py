@@ -79,6 +79,7 @@ class State:
     teachers: tuple[Present, ...] = ()  # frozen, outside of the model
     loss_weights: dict[str, float] = field(default_factory=dict)  # of terms that do not count once
     amp: torch.dtype | None = None  # autocast dtype; None: float32
+    scaler: torch.amp.GradScaler | None = None  # of fp16, whose small gradients would be zero
     average: Averaged | None = None  # EMA of the weights, in whose place they are measured and shipped
     maps: KeptMaps | None = None  # of a frozen backbone, kept on disk; None: it looks at every batch
     step: int = 0  # optimiser steps done
@@ -158,6 +159,9 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
     broadcast_weights(model)
     amp = amp_dtype(run.amp, ranks.device)
     is_spread = run.parallel == "fsdp" and ranks.world > 1
+    if is_spread and amp == torch.float16:
+        what = "gradients of fp16 are not scaled where they lie spread"
+        raise UserError(what, where="amp", fix="amp=bf16, or parallel=ddp")
     if is_spread:
         shard(model, ranks.device, amp)
     set_train_mode(model, plan)
@@ -177,6 +181,7 @@ def build(run: Run, out_dir: Path, ranks: Ranks | None = None, index: Path | Non
         teachers=teachers if run.cache_maps is None else kept(teachers, run, ranks, amp),
         loss_weights=loss_weights(run, {name: task.traits.terms for name, task in tasks.items()}),
         amp=amp,
+        scaler=torch.amp.GradScaler(ranks.device.type) if amp == torch.float16 else None,
         average=None if run.ema is None else Averaged.of(model, run.ema),
         maps=None if run.cache_maps is None or teachers else kept_maps(run, model, tasks, ranks, amp),
     )
@@ -344,5 +349,8 @@ def resume(state: State, say: Callable[[str], None]) -> None:
     newest = newest_good(root, say)
     if newest is not None:
         state.step = restore(newest, model=state.model, optimizer=state.optimizer, average=averages(state.average))
-        state.standing = read_manifest(newest).standing or state.standing
+        manifest = read_manifest(newest)
+        state.standing = manifest.standing or state.standing
+        if state.scaler is not None and manifest.scaler is not None:
+            state.scaler.load_state_dict(dict(manifest.scaler))
         say(f"resuming from step {state.step}")

@@ -25,7 +25,7 @@ from vistruct.files.owned import free
 # where a batch is cut otherwise. That has to be possible: a run may go on with fewer devices. So may what is done about
 # an image that broke under way (`on_broken`): where none did it changes nothing.
 FREE = (
-    *("recipe", "workers", "log_every", "save_every", "save_async", "keep", "max_left_out"),
+    *("recipe", "workers", "log", "log_every", "save_every", "save_async", "keep", "max_left_out"),
     *("accumulate", "parallel"),
     *("cache_maps.folder", "cache_maps.limit_gb"),
 )

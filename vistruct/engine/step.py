@@ -31,6 +31,8 @@ from vistruct.errors import UserError
 from vistruct.ops.seeds import derive, on_rank
 from vistruct.tasks.joint import learned
 
+LEAST_SCALE = 1.0  # of gradients of fp16; one that overflows here would in float32
+
 
 class NonFiniteGradient(UserError):
     """The gradient of a step is NaN or infinite; the weights are still those of the step before."""
@@ -75,18 +77,27 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
         )
     named = [(name, p) for name, p in named if p.grad is not None]
     gradients = [local(p.grad) for _, p in named]
+    scaler = state.scaler if gradients else None
+    if scaler is not None:
+        scaler.unscale_(state.optimizer)
     norms = gradient_norms(gradients, spread=is_sharded(state.model))
     loss, grad_norm = figures["loss"], math.hypot(*norms)
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+    overflows = scaler is not None and math.isfinite(loss) and not math.isfinite(grad_norm)
+    if overflows and scaler is not None and scaler.get_scale() <= LEAST_SCALE:
+        overflows = False  # no scale is small enough: the gradient itself is broken
+    if not overflows and not (math.isfinite(loss) and math.isfinite(grad_norm)):
         broken = [name for (name, _), norm in zip(named, norms, strict=True) if not math.isfinite(norm)]
         raise _non_finite(state, microbatches, loss, grad_norm, broken)
     clip = math.inf if run.clip_norm is None else run.clip_norm
-    if grad_norm + 1e-6 > clip:
+    if not overflows and grad_norm + 1e-6 > clip:
         torch._foreach_mul_(gradients, clip / (grad_norm + 1e-6))
     for (_, p), norm in zip(named, norms, strict=True):
         if norm == 0.0:  # nothing in the whole batch used it: no decay and no momentum, on however many devices
             p.grad = None
-    state.optimizer.step()
+    if not overflows:
+        state.optimizer.step()
+    if scaler is not None:
+        scaler.update()
     for traits in taking_part:
         if traits.after_step is not None:
             traits.after_step()
@@ -98,6 +109,7 @@ def train_step(state: State, microbatches: Sequence[Any]) -> dict[str, float]:
     return {
         **figures,
         "grad_norm": grad_norm,
+        **({} if scaler is None else {"loss_scale": scaler.get_scale(), "overflow": float(overflows)}),
         **({f"{streams_of(run, state.step - 1)[0]}.grad_norm": grad_norm} if run.draw == "one" else {}),
         "lr": lr,
         "seconds": seconds,
@@ -150,7 +162,7 @@ def _learned(state: State, moved: Sequence[Any], units: Mapping[str, float]) -> 
         if number == len(moved) and state.gradients is not None:
             state.gradients.start()
         if total.requires_grad:  # not where the micro-batch had nothing to learn from
-            total.backward()
+            (total if state.scaler is None else state.scaler.scale(total)).backward()
         outs.append(StepOutput(terms={k: v.detach() for k, v in out.terms.items()}, metrics=out.metrics))
     return outs
 

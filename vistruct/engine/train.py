@@ -31,6 +31,7 @@ from vistruct.engine.run_dir import note_data, note_plan, note_run, open_run_dir
 from vistruct.engine.snapshots import write_snapshot
 from vistruct.engine.step import train_step
 from vistruct.engine.stop import EXIT_CODE, StopRequest
+from vistruct.engine.trackers import check_trackers, open_trackers
 from vistruct.progress import tracking
 
 
@@ -83,6 +84,7 @@ def started(
     Raises:
         UserError: as `train`.
     """
+    check_trackers(run.log)
     ranks = setup()
     with (
         open_run_dir(run, out_dir, ranks),
@@ -115,7 +117,7 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
     """
     state, log, stop = training.state, training.log, training.stop
     run, ranks = state.run, state.ranks
-    log.open_at(state.step)
+    log.open_at(state.step, lambda: open_trackers(run, state.out_dir))
     first, stopping, keeps_best = state.step, False, run.keep_model == "best"
     bar = tracking(state.out_dir.name, state.step, run.steps, quiet=not ranks.is_main, progress=training.progress)
     if state.step == 0:
@@ -134,6 +136,9 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
             show(state.step, f"loss {metrics['loss']:.4g}  {metrics['samples_per_second']:.3g} samples/s")
             if state.step == first + 1:
                 tell_unused(state, log.say)
+            if metrics.get("overflow"):
+                scale = metrics["loss_scale"]
+                log.say(f"step {state.step:,}: gradients overflow in fp16: the step is skipped, scale {scale:g} now")
             is_over = state.step == run.steps
             watch.after_step(is_last=is_over)
             if state.step in run.snapshots:  # before any checkpoint that a run could go on from behind it
@@ -159,7 +164,8 @@ def train_steps(training: Training, on_step: Callable[[int, dict[str, float]], N
                 saver.finish()  # says why, on every rank
             if stopping or is_over or (is_best and keeps_best) or due(state.step, run.save_every, last=run.steps):
                 log.flush()
-                saver.save(state.step, state.model, state.optimizer, state.standing, averages(state.average))
+                scaler = None if state.scaler is None else state.scaler.state_dict()
+                saver.save(state.step, state.model, state.optimizer, state.standing, averages(state.average), scaler)
     tell_replaced(feed.loader, log.say)
     for maps in (state.maps, *(one.maps for one in state.teachers)):
         if maps is not None:

@@ -22,6 +22,9 @@ class Fit:
     keep_model: Literal["best", "last"] | None = None  # the weights shipped; None: best, where one evaluation can tell
     best_by: str | None = None  # EVALUATION/NUMBER that tells which are best; None: the usual one of the evaluation
     patience: int | None = None  # early stopping: evaluations without a better one that end the run; None: none do
+    # Mixed precision; auto: bf16 where the machine is faster with it; fp16: for GPUs without bf16, gradients scaled.
+    precision: Literal["auto", "bf16", "fp16", "float32"] | None = None
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()  # send metrics to Weights & Biases or MLflow too
     ema: float | None = None  # decay of a moving average (EMA) of the weights, which is measured and kept; 0.999, say
 
 
@@ -71,5 +74,7 @@ def fitted(fit: Fit, steps: int | None, evals: Mapping[str, Eval], task: Any) ->
         "best_by": fit.best_by or "",
         "patience": fit.patience,
         "ema": fit.ema,
+        "log": fit.log,
+        **({} if fit.precision is None else {"amp": "off" if fit.precision == "float32" else fit.precision}),
         "trainable": tuned(fit.tune, task),
     }
