@@ -299,7 +299,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: object) -> Us
     path = ".".join(str(p) for p in flat)
     if first["type"] == "extra_forbidden":
         known = _fields_at(model, loc[:-1]) | (set(_FLAT) if model is Run and len(flat) == 1 else set())
-        fix = closest(str(first["loc"][-1]), known) if known else "docs/reference.md has the fields of every kind of part"
+        fix = (
+            closest(str(first["loc"][-1]), known) if known else "docs/reference.md has the fields of every kind of part"
+        )
         return UserError(f"unknown key {path!r}", where=where, fix=fix)
     got = "" if first["type"] == "missing" else f", got {reprlib.repr(first['input'])}"
     return UserError(f"{path}: {first['msg']}{got}", where=where, fix="correct this value")
