@@ -82,7 +82,7 @@ def test_peft_loads_them_and_so_do_weights_and_adapters_of_ours(tmp_path, settin
     apply_rules(going_on, [rule])
     coverage = begin_with(going_on, folder)
     assert_close(going_on(IMAGE), expected, rtol=1e-3, atol=5e-4)
-    assert f"{len(adapted_layers(model))} go on training, 0 were added" in coverage.lines()[-1]
+    assert f"{len(adapted_layers(model))} train on, 0 were added" in coverage.lines()[-1]
     for name, layer in adapted_layers(going_on).items():
         assert_close(layer.lora_B, adapted_layers(model)[name].lora_B)
 
@@ -126,7 +126,7 @@ def test_adapters_of_layers_without_a_rule_are_added_and_the_others_go_on(tmp_pa
     apply_rules(model, [Trainable(pattern="backbone.encoder.layers.1", mode="lora", lora=Lora(rank=4))])
     coverage = begin_with(model, folder)
     assert_close(model(IMAGE), expected(IMAGE), rtol=1e-3, atol=5e-4)
-    assert "4 go on training, 8 were added" in coverage.lines()[-1]
+    assert "4 train on, 8 were added" in coverage.lines()[-1]
 
 
 @pytest.mark.parametrize("settings", [{"rank": 8}, {"parts": ("q", "v")}, {"rank": 2, "parts": ("q", "v")}])

@@ -179,7 +179,7 @@ def test_merged_or_going_on_the_maps_of_eva_are_those_of_the_original(golden, mo
     if goes_on:
         apply_rules(task, [Trainable(pattern="*", mode="lora", lora=Lora(rank=64, scale=1 / 64, parts=("q", "v")))])
         coverage = begin_with(task, folder / "lora_r64.safetensors")
-        assert "go on training, 0 were added" in coverage.lines()[-1]
+        assert "train on, 0 were added" in coverage.lines()[-1]
     else:
         merge_adapters(task, folder / "lora_r64.safetensors")
     expected = io[f"{model}_lora_r64.b.out"]

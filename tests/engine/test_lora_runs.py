@@ -85,7 +85,7 @@ def test_what_was_trained_is_shipped_and_is_the_base_with_the_adapters(tmp_path,
     assert "were added into the weights" in "\n".join(added.coverages()[-1].lines())
     onward = build(run.model_copy(update={"adapters": out / "adapters"}), tmp_path / "onward")
     assert_close(features(onward.model), expected, rtol=1e-4, atol=2e-5)
-    assert "go on training, 0 were added" in "\n".join(onward.coverages()[-1].lines())
+    assert "train on, 0 were added" in "\n".join(onward.coverages()[-1].lines())
 
 
 def test_a_run_from_adapters_says_so_and_leaves_none_where_it_trains_none(tmp_path):

@@ -140,6 +140,6 @@ def test_the_recipe_adapts_and_begins_with_adapters(tmp_path, tied):
     assert onward.only.task.language.recompute
     assert onward.only.task.backbone.recompute
     state = build(onward, tmp_path / "onward")
-    assert "14 go on training, 0 were added" in "\n".join(state.coverages()[-1].lines())
+    assert "14 train on, 0 were added" in "\n".join(state.coverages()[-1].lines())
     # Projector and backbone begin as they were; without images they are in no question.
     assert loss_of(state.model, tied) == pytest.approx(shipped, rel=1e-4)

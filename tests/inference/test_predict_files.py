@@ -36,6 +36,7 @@ from vistruct.windows.merge import WindowMerger
 from vistruct.windows.tiles import Tiles
 
 CLASSES = ("plane", "ship")
+PRELABELS = ("label-studio", "cvat", "yolo", "yolo-conf")  # for annotation tools
 TILES = Tiles(size=512, overlap=160)
 
 
@@ -295,13 +296,13 @@ def test_a_submission_of_every_kind(tmp_path: Path, folder: tuple[Tensor, list[C
     boxes, images = folder
     found = predict_files(finder(boxes), images, tmp_path)
     assert found.made == tmp_path / "predictions.json"
-    assert possible(images, CLASSES) == ["coco", "geojson", "gpkg", "dota"]  # FAIR1M has no class "plane"
+    assert possible(images, CLASSES) == ["coco", "geojson", "gpkg", "dota", *PRELABELS]  # FAIR1M has no class "plane"
     with pytest.raises(UserError, match="no class"):
         chosen_formats(BOXES, ["fair1m"], images, CLASSES)
     twins = [*images, Case(pictures=images[0].pictures, name="again/a.tif")]
     with pytest.raises(UserError, match="two images"):
         chosen_formats(BOXES, ["dota"], twins, CLASSES)
-    assert possible(twins, ("Passenger Ship",)) == ["coco", "geojson", "gpkg"]
+    assert possible(twins, ("Passenger Ship",)) == ["coco", "geojson", "gpkg", *PRELABELS]
     records, names, _ = read_coco(tmp_path / "predictions.json", tmp_path / "images")
     assert names == CLASSES
     assert [record.id for record in records] == [image.name for image in images]
@@ -320,7 +321,7 @@ def test_fair1m_files_are_zipped_in_a_folder(tmp_path: Path) -> None:
     look = model.task.look
     model.task.look = lambda sample: dataclasses.replace(look(sample), class_names=names)
     model.task.traits = TaskTraits(prediction="boxes", terms=(), class_names=names)
-    assert possible(images, names) == ["coco", "geojson", "gpkg", "dota", "fair1m"]
+    assert possible(images, names) == ["coco", "geojson", "gpkg", "dota", "fair1m", *PRELABELS]
     found = predict_files(model, images, tmp_path / "out", formats=["fair1m"])
     with zipfile.ZipFile(found.files["fair1m"]) as archive:
         assert archive.namelist() == ["test/0.xml", "test/1.xml"]

@@ -268,7 +268,7 @@ def test_images_smaller_than_a_given_crop_are_counted(tmp_path):
     assert summary.dropped[TOO_SMALL] == 4
 
 
-@pytest.mark.parametrize("options", [{}, {"crops": 12}, {"crops": 12, "turned": True}, {"crop_size": (60, 60)}])
+@pytest.mark.parametrize("options", [{}, {"crops": 12}, {"crops": 12, "rot90": True}, {"crop_size": (60, 60)}])
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path, options):
     source = data_set(tmp_path / "data", EDGES)
 
@@ -282,7 +282,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path, opti
     assert files("c", 1)["instructions.jsonl"] != first["instructions.jsonl"]
 
 
-@pytest.mark.parametrize("options", [{}, {"crops": 6}, {"turned": True}])
+@pytest.mark.parametrize("options", [{}, {"crops": 6}, {"rot90": True}])
 def test_what_is_written_can_be_checked_and_trained_on_without_a_root(tmp_path, options):
     source = data_set(tmp_path / "data", EDGES)
     write_instructions(source, tmp_path / "out", **options)
@@ -325,7 +325,7 @@ def test_the_control_lies_in_a_folder_of_its_own_and_finds_its_pictures(written,
 def test_labels_of_the_same_pictures_are_what_the_questions_are_made_of(tmp_path):
     boxes = [("person", 20, 30, 30, 20, 0), ("aircraft", 70, 60, 30, 40, 0), ("person", 5, 80, 16, 12, 1)]
     source = data_set(tmp_path / "data", [{"size": (120, 110), "boxes": boxes}])
-    asked = {"crops": 30, "crop_size": (50, 90), "turned": True}
+    asked = {"crops": 30, "crop_size": (50, 90), "rot90": True}
     summary = write_instructions(source, tmp_path / "talk", boxes=tmp_path / "far" / "labels", **asked)
     walked, report = read(tmp_path / "far" / "labels" / "annotations.json", "boxes")
     assert not report.counts
