@@ -149,7 +149,7 @@ def slow_hard_pixels(
 @given(
     seed=st.integers(0, 10_000),
     threshold=st.sampled_from([0.05, 0.3, 0.7, 1.0]),
-    fraction=st.sampled_from([0.01, 0.3, 1.0]),
+    share=st.sampled_from([0.01, 0.3, 1.0]),
     ignored=st.sampled_from([0.0, 0.5, 0.97]),
 )
 def test_hard_pixels_are_those_of_a_slow_search(seed, threshold, share, ignored):
