@@ -30,7 +30,7 @@ def command(
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the report and its runs.")] = Path("runs/demo"),
 ) -> None:
-    """Run the whole idea on real images: pretrain in several ways, transfer, say which paid (13 to 24 minutes on two cores)."""
+    """Run the whole idea on real images: pretrain in several ways, transfer, say which paid (13 to 24 minutes)."""
     if quick and full:
         raise UserError("--quick and --full exclude each other", fix="choose one of them")
     from vistruct.study.demo import imagenet_weights, run_demo
