@@ -41,7 +41,7 @@ def test_what_is_saved_is_what_the_command_line_writes(images: tuple[Model, Path
     names = ["coco", "geojson", "gpkg", "dota", "pictures"]
     predict_files(model, images_at([file]), written, formats=names)
     found = model.predict(file)
-    assert (found.name, len(found.prediction.objects), repr(found)) == ("a.png", 3, "a.png: 3 detections in 1 images")
+    assert (found.name, len(found.prediction.objects), repr(found)) == ("a.png", 3, "a.png: 3 detections in 1 image")
     assert found.save(saved, format=names) == saved
     below = [one.relative_to(written) for one in written.rglob("*") if one.is_file() and ".vistruct" not in one.parts]
     assert len(below) > 5
@@ -106,7 +106,7 @@ def test_a_folder_is_an_iterator_that_keeps_nothing(images: tuple[Model, Path], 
     said = json.loads((tmp_path / "out" / "geojson" / "c.geojson").read_text())
     assert {one["properties"]["class"] for one in said["features"]} == {"plane"}
     chosen = model.predict(folder / "c.png", drop=["ship"])
-    assert chosen.summary == "2 detections in 1 images"
+    assert chosen.summary == "2 detections in 1 image"
     assert len(chosen.to_coco()["annotations"]) == len(chosen.prediction.objects) == 2
 
 

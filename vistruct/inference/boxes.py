@@ -169,7 +169,7 @@ def unpacked_mask(values: Values) -> MaskPatch:
 def _tell(model: Model, done: Sequence[Done]) -> Told:
     total = sum(one.values["num"] for one in done)
     number = sum(one.values["num"] if one.is_all else len(one.read().objects) for one in done)
-    values, lines = {"detections": number}, [f"{number} detections in {len(done)} images"]
+    values, lines = {"detections": number}, [f"{number} detections in {len(done)} image{'' if len(done) == 1 else 's'}"]
     if number < total:
         values["left_out"] = total - number
         lines.append(f"  {total - number} more are left out: of lower scores than --min-score, or of other classes")
